@@ -1,0 +1,170 @@
+//! The one error type: its kind answers "what now?", its text names object, expected and got.
+
+use std::fmt;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller should do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The request is wrong; sending it again unchanged fails again.
+    Invalid,
+    /// The named thing does not exist.
+    NotFound,
+    /// The state moved on or forbids this; read it again and decide anew.
+    Conflict,
+    /// Something this needs is away (disk full, node stopping); the same request may succeed later.
+    Unavailable,
+    /// A bound is reached; wait and send the same again.
+    Busy,
+    /// Stored bytes are not what was written; run `shoal check`, then `shoal repair`.
+    Corrupt,
+    /// Understood, but not offered here.
+    Unsupported,
+    /// A defect in Shoal or the machine.
+    Internal,
+}
+
+/// An error with its kind, a text for a person, and the steps it passed through.
+pub struct Error {
+    kind: Kind,
+    /// A stable word for programs, such as `precondition_failed`; empty when the kind says it all.
+    code: &'static str,
+    message: String,
+    hint: Option<String>,
+    /// The attribute a schema error is about; the API echoes it beside the text.
+    attribute: Option<String>,
+}
+
+impl Error {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, code: "", message: message.into(), hint: None, attribute: None }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unavailable, message)
+    }
+
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self::new(Kind::Busy, message)
+    }
+
+    pub fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt, message)
+    }
+
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unsupported, message)
+    }
+
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// The same error, with a stable word for programs.
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The same error, with what to do about it.
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same error, naming the attribute it is about.
+    pub fn with_attribute(mut self, attribute: impl Into<String>) -> Self {
+        self.attribute = Some(attribute.into());
+        self
+    }
+
+    /// The same error, with the step that failed in front: `open namespace a/b/c: ...`.
+    pub fn context(mut self, step: impl fmt::Display) -> Self {
+        self.message = format!("{step}: {}", self.message);
+        self
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    pub fn attribute(&self) -> Option<&str> {
+        self.attribute.as_deref()
+    }
+
+    /// A second copy, for the many writers that share one failed sync.
+    pub fn duplicate(&self) -> Self {
+        Error {
+            kind: self.kind,
+            code: self.code,
+            message: self.message.clone(),
+            hint: self.hint.clone(),
+            attribute: self.attribute.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::NotFound => Error::not_found(error.to_string()),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => {
+                Error::unavailable(error.to_string())
+                    .with_code("storage_full")
+                    .with_hint("free space on the data directory's file system; writes resume by themselves")
+            }
+            _ => Error::internal(error.to_string()),
+        }
+    }
+}
+
+/// Adds the step that failed to an error on its way up.
+pub trait Context<T> {
+    fn context<D: fmt::Display>(self, step: impl FnOnce() -> D) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
+    fn context<D: fmt::Display>(self, step: impl FnOnce() -> D) -> Result<T> {
+        self.map_err(|error| error.into().context(step()))
+    }
+}

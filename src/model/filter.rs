@@ -1,0 +1,101 @@
+//! Filters: as a request says them ([`Expr`]), and bound to a schema ([`Filter`]).
+
+use serde_json::Value as Json;
+
+use super::ids::DocId;
+use super::schema::ColumnUid;
+use super::value::Value;
+
+/// A filter as the request has it: names and JSON operands, shape checked, meaning not yet.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expr {
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
+    Not(Box<Expr>),
+    Leaf(ExprLeaf),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExprLeaf {
+    /// `id` or an attribute's name.
+    pub attribute: String,
+    /// The operator's wire name, such as `ContainsAny`.
+    pub op: String,
+    /// The operand; in write conditions it may be `{"$ref_new": "attr"}`.
+    pub operand: Json,
+    /// The fourth element where there is one, such as `{"last_as_prefix": true}`.
+    pub params: Option<Json>,
+}
+
+/// A filter bound to one schema. Negated operators are `Not` around their positive form.
+#[derive(Clone, Debug)]
+pub enum Filter {
+    /// Matches every document.
+    All,
+    /// Matches none.
+    None,
+    And(Vec<Filter>),
+    Or(Vec<Filter>),
+    Not(Box<Filter>),
+    Id(IdTest),
+    Column(ColumnUid, Test),
+}
+
+/// A test of the document's id.
+#[derive(Clone, Debug)]
+pub enum IdTest {
+    In(Vec<DocId>),
+    Compare(Order, DocId),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Lt,
+    Lte,
+    Gt,
+    Gte,
+}
+
+/// A test of one column's value. Operands have the column's element type.
+#[derive(Clone, Debug)]
+pub enum Test {
+    /// The value is absent.
+    Null,
+    /// A scalar equals one of these, or any element of an array does. `Eq`, `In`, `Contains`, `ContainsAny`. A whole
+    /// array never equals an operand.
+    AnyOf(Vec<Value>),
+    /// A scalar compares so; absent values sort below everything, so `Lt` and `Lte` match them.
+    Compare(Order, Value),
+    /// Any element of an array compares so.
+    AnyCompare(Order, Value),
+    /// A string, or any string of an array, matches the pattern.
+    Pattern(Pattern),
+    /// Tokens of a full-text column.
+    Tokens(TokenTest),
+    /// The whole array equals this (`Eq` on an array column), element by element.
+    Equals(Value),
+}
+
+#[derive(Clone, Debug)]
+pub enum Pattern {
+    /// The matcher, and the literal prefix every match starts with (empty when there is none or case is ignored).
+    Glob(globset::GlobMatcher, String),
+    Regex(regex::Regex),
+}
+
+/// What a full-text column's tokens must contain; the tokens are already analysed as the column's are.
+#[derive(Clone, Debug)]
+pub struct TokenTest {
+    pub mode: TokenMode,
+    pub tokens: Vec<String>,
+    /// The last token is a prefix.
+    pub last_as_prefix: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenMode {
+    All,
+    Any,
+    /// One after another, in this order.
+    Sequence,
+}

@@ -1,0 +1,9 @@
+//! The words everything else speaks: plain data, no I/O, no bytes.
+
+pub mod document;
+pub mod filter;
+pub mod ids;
+pub mod query;
+pub mod schema;
+pub mod value;
+pub mod write;

@@ -1,0 +1,188 @@
+//! Queries: what a request asks for, and what the answer is.
+
+use serde_json::Value as Json;
+
+use super::filter::Expr;
+use super::ids::DocId;
+use super::schema::Metric;
+use super::value::Value;
+
+/// One or several queries answered from one snapshot.
+#[derive(Clone, Debug)]
+pub struct QueryRequest {
+    pub queries: Vec<Query>,
+    /// Fuses the answers of several queries into one.
+    pub fusion: Option<Fusion>,
+}
+
+/// One query. Attribute names and operands are as the request has them; the engine binds them to the schema.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    pub rank_by: Option<Rank>,
+    /// How many rows, or groups; the default and the bounds are the contract's.
+    pub limit: Option<u32>,
+    /// At most `limit` rows of each combination of these attributes' values.
+    pub per: Option<Per>,
+    pub offset: u32,
+    pub filter: Option<Expr>,
+    pub projection: Projection,
+    /// Label and aggregate, in the request's order.
+    pub aggregate_by: Vec<(String, Aggregate)>,
+    pub group_by: Vec<GroupKey>,
+    pub metric: Option<Metric>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Per {
+    pub attributes: Vec<String>,
+    pub limit: u32,
+}
+
+/// Which attributes an answer's rows carry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Projection {
+    #[default]
+    None,
+    All,
+    Include(Vec<String>),
+    Exclude(Vec<String>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Aggregate {
+    Count,
+    Sum(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum GroupKey {
+    Attribute(String),
+    /// `{label: ["ForEachUnique", array_attribute]}`: a document counts once for each distinct element.
+    ForEachUnique {
+        label: String,
+        attribute: String,
+    },
+}
+
+/// What rows are ordered by.
+#[derive(Clone, Debug)]
+pub enum Rank {
+    /// Nearest first; exact for now, approximate later.
+    Ann { attribute: String, vector: Json },
+    /// Nearest first, exactly; needs a filter.
+    Knn { attribute: String, vector: Json },
+    /// Highest score first.
+    Score(Clause),
+    /// By attribute values or id.
+    Attributes(Vec<(String, Direction)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Asc,
+    Desc,
+}
+
+/// A scoring expression. Scores are never negative.
+#[derive(Clone, Debug)]
+pub enum Clause {
+    Bm25 {
+        attribute: String,
+        query: Json,
+        last_as_prefix: bool,
+    },
+    SparseKnn {
+        attribute: String,
+        vector: Json,
+    },
+    Sum(Vec<Clause>),
+    Max(Vec<Clause>),
+    Product(f64, Box<Clause>),
+    /// 1 where it matches, else 0.
+    Filter(Expr),
+    /// A numeric attribute's value.
+    Attribute(String),
+    /// A constant, as the floor inside `Max`.
+    Constant(f64),
+}
+
+/// Reciprocal rank fusion: the score is the sum of `weight / (rank_constant + rank)` over the queries, rank from 1
+/// (Cormack, Clarke and Büttcher, SIGIR 2009).
+#[derive(Clone, Debug)]
+pub struct Fusion {
+    pub rank_constant: f64,
+    /// One per query, or empty for 1 each.
+    pub weights: Vec<f64>,
+    pub limit: Option<u32>,
+    pub offset: u32,
+}
+
+/// The answers, one per query or one fused, and what answering took.
+#[derive(Clone, Debug, Default)]
+pub struct QueryOutcome {
+    pub answers: Vec<Answer>,
+    pub stats: QueryStats,
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Rows(Vec<ResultRow>),
+    /// Label and value, in the request's order.
+    Aggregations(Vec<(String, Number)>),
+    Groups(Vec<Group>),
+}
+
+/// One group: its key by label, then its aggregates by label. A key is absent where the attribute is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    pub key: Vec<(String, Option<Value>)>,
+    pub aggregates: Vec<(String, Number)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    Int(i64),
+    Uint(u64),
+    Float(f64),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResultRow {
+    pub id: DocId,
+    /// Distance or score; absent when ordered by attributes.
+    pub dist: Option<f32>,
+    /// The attributes asked for, by name; absent values are absent.
+    pub fields: Vec<(String, Value)>,
+}
+
+/// What answering took; true figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueryStats {
+    pub documents: u64,
+    /// Documents compared one by one rather than through an index.
+    pub exhaustive: u64,
+    pub bytes_queried: u64,
+    pub bytes_returned: u64,
+    /// Share of the bytes touched that were in memory when the query came; 1.0 where everything is local.
+    pub cache_hit_ratio: f64,
+    pub execution_micros: u64,
+}
+
+/// `_debug/recall`: compares ANN with exact search over sampled or given vectors.
+#[derive(Clone, Debug)]
+pub struct RecallRequest {
+    pub num: u32,
+    pub top_k: u32,
+    pub filter: Option<Expr>,
+    pub include_ground_truth: bool,
+    pub rank_by: Option<Rank>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct RecallOutcome {
+    pub avg_recall: f64,
+    pub avg_exhaustive_count: f64,
+    pub avg_ann_count: f64,
+    /// Query vector and its true nearest rows; only when asked for.
+    pub ground_truth: Option<Vec<(Vec<f32>, Vec<ResultRow>)>>,
+}

@@ -1,0 +1,111 @@
+//! The file system as Shoal uses it: the one seam through which disk faults are injected.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use super::mmap::Mapping;
+
+/// A file system. Nothing written is durable until it is synced; no name is durable until its directory is.
+pub trait Disk: Send + Sync + fmt::Debug {
+    /// Creates a file for appending. Fails with `AlreadyExists` when the name is taken.
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens an existing file for appending at its end.
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// The whole file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// The whole file, mapped. Only for files that never change any more.
+    fn map(&self, path: &Path) -> io::Result<Mapping>;
+    /// The file's length in bytes; `NotFound` when there is none.
+    fn size(&self, path: &Path) -> io::Result<u64>;
+    /// Renames, replacing what is there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes the directory's entries durable: creations, renames and removals in it.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// The directory's entries, sorted by name.
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+    /// Takes the exclusive lock of a directory; `WouldBlock` when another holds it. Held until dropped.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// Bytes an unprivileged writer may still use on the file system of `path`.
+    fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// A file for reading and writing at any offset, created when absent. Only redb uses it.
+    fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;
+}
+
+/// A file that is appended to.
+pub trait DiskFile: Send {
+    /// Appends all of `bytes`, or fails; after a failure any part of them may be in the file.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes everything written so far durable, its length included. After a failure nothing written since the last
+    /// success may be trusted, and the file must not be written again (fsyncgate: Rebello et al., ATC 2020).
+    fn sync(&mut self) -> io::Result<()>;
+    /// Cuts the file to `len` bytes.
+    fn truncate(&mut self, len: u64) -> io::Result<()>;
+}
+
+/// A file that is read and written at offsets.
+pub trait RandomFile: Send + Sync + fmt::Debug {
+    fn size(&self) -> io::Result<u64>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Fills `out` from `offset`, or fails.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub is_dir: bool,
+    /// The file's length; 0 for directories.
+    pub len: u64,
+}
+
+/// The suffix of files that are not in place yet; any that a crash left over may be removed at start.
+pub const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// Puts a whole file in place, durably: temporary file, sync, rename, sync of the directory. Afterwards a crash finds
+/// all of it; a crash before finds nothing, or the file that was there before.
+pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display())));
+    };
+    let temporary = parent.join(format!("{}{TEMPORARY_SUFFIX}", name.to_string_lossy()));
+    let result = (|| {
+        match disk.remove(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = disk.create(&temporary)?;
+        file.write(bytes)?;
+        file.sync()?;
+        disk.rename(&temporary, path)?;
+        disk.sync_dir(parent)
+    })();
+    if result.is_err() {
+        // Best effort: a full disk needs the space back at once; what stays is removed at the next start.
+        let _ = disk.remove(&temporary);
+    }
+    result
+}
+
+/// Creates a directory and its missing ancestors, each durable in its parent.
+pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    if disk.list(path).is_ok() {
+        return Ok(());
+    }
+    let Some(parent) = path.parent() else { return Ok(()) };
+    if !parent.as_os_str().is_empty() {
+        create_dirs(disk, parent)?;
+    }
+    match disk.create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if parent.as_os_str().is_empty() { Ok(()) } else { disk.sync_dir(parent) }
+}

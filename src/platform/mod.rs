@@ -1,0 +1,7 @@
+//! The operating system, behind the traits through which tests inject faults.
+
+pub mod clock;
+pub mod disk;
+pub mod mmap;
+pub mod random;
+pub mod real_disk;
