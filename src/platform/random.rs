@@ -48,3 +48,24 @@ impl Random for SeededRandom {
         z ^ (z >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Random, SeededRandom};
+
+    #[test]
+    fn the_same_seed_gives_the_same_sequence_and_another_gives_another() {
+        let (a, b, c) = (SeededRandom::new(7), SeededRandom::new(7), SeededRandom::new(8));
+        for _ in 0..100 {
+            let x = a.next_u64();
+            assert_eq!(x, b.next_u64());
+            assert_ne!(x, c.next_u64());
+        }
+    }
+
+    #[test]
+    fn ids_made_later_sort_later() {
+        let random = SeededRandom::new(1);
+        assert!(random.uuid_v7(1_000) < random.uuid_v7(1_001));
+    }
+}
