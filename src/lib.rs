@@ -1,5 +1,6 @@
 //! Shoal: a search store for edge nodes.
 
 pub mod error;
+pub mod format;
 pub mod model;
 pub mod platform;

@@ -1,0 +1,4 @@
+//! Bytes at rest: made and read here and nowhere else, little-endian, as `storage-format.md` says.
+
+pub mod bytes;
+pub mod record;
