@@ -1,6 +1,8 @@
 //! Shoal: a search store for edge nodes.
 
+pub mod config;
 pub mod error;
 pub mod format;
 pub mod model;
+pub mod ops;
 pub mod platform;

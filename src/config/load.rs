@@ -1,0 +1,126 @@
+//! Reads the settings: a TOML file, then `SHOAL_SECTION__KEY` variables, then flags; unknown keys are errors.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::{Config, LogFormat, validate, wrong};
+use crate::error::Result;
+
+/// What flags say; they win over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub listen: Option<SocketAddr>,
+    pub data_dir: Option<PathBuf>,
+    pub tokens_file: Option<PathBuf>,
+    pub log_level: Option<String>,
+    pub log_format: Option<LogFormat>,
+}
+
+/// The settings, valid together. Errors carry [`super::BAD_CONFIGURATION`] and name the key, what was expected and
+/// where it came from.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: Overrides,
+) -> Result<Config> {
+    let mut table = match file {
+        None => Table::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| wrong(format!("read configuration {}: {error}", path.display())))?;
+            text.parse::<Table>()
+                .map_err(|error| wrong(format!("parse configuration {}: {error}", path.display())))?
+        }
+    };
+    for (name, value) in environment {
+        if let Some((section, key)) = section_and_key(&name) {
+            let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let Value::Table(section) = section else {
+                return Err(wrong(format!("{name}: the configuration has a value where this needs a section")));
+            };
+            section.insert(key, Value::String(value));
+        }
+    }
+    let mut unknown = Vec::new();
+    let mut config: Config = serde_ignored::deserialize(Value::Table(table), |path| unknown.push(path.to_string()))
+        .map_err(|error| wrong(format!("configuration: {}", error.to_string().trim())))?;
+    if !unknown.is_empty() {
+        return Err(wrong(format!("configuration has unknown keys: {}", unknown.join(", ")))
+            .with_hint("keys from the environment are spelled SHOAL_SECTION__KEY; `shoal config` prints all keys"));
+    }
+    if let Some(listen) = flags.listen {
+        config.server.listen = listen;
+    }
+    if let Some(data_dir) = flags.data_dir {
+        config.storage.data_dir = data_dir;
+    }
+    if flags.tokens_file.is_some() {
+        config.auth.tokens_file = flags.tokens_file;
+    }
+    if let Some(level) = flags.log_level {
+        config.log.level = level;
+    }
+    if let Some(format) = flags.log_format {
+        config.log.format = format;
+    }
+    validate::check(&config)?;
+    Ok(config)
+}
+
+/// `SHOAL_SERVER__LISTEN` is `server` and `listen`; variables without two underscores are not settings.
+fn section_and_key(name: &str) -> Option<(String, String)> {
+    let (section, key) = name.strip_prefix("SHOAL_")?.split_once("__")?;
+    Some((section.to_lowercase(), key.to_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(text: &str, environment: &[(&str, &str)], flags: Overrides) -> Result<Config> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shoal.toml");
+        std::fs::write(&path, text).unwrap();
+        load(Some(&path), environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())), flags)
+    }
+
+    #[test]
+    fn nothing_said_means_loopback_and_the_default_port() {
+        let config = load(None, [], Overrides::default()).unwrap();
+        assert_eq!(config.server.listen.to_string(), "127.0.0.1:7345");
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_which_wins_over_the_file() {
+        let text = "[server]\nlisten = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n";
+        let config = from(text, &[("SHOAL_SERVER__LISTEN", "127.0.0.1:2")], Overrides::default()).unwrap();
+        assert_eq!((config.server.listen.port(), config.log.level.as_str()), (2, "warn"));
+        let flags = Overrides { listen: Some("127.0.0.1:3".parse().unwrap()), ..Overrides::default() };
+        let config = from(text, &[("SHOAL_SERVER__LISTEN", "127.0.0.1:2")], flags).unwrap();
+        assert_eq!(config.server.listen.port(), 3);
+    }
+
+    #[test]
+    fn unknown_keys_are_errors_that_name_them() {
+        let error = from("[server]\nlissten = \"127.0.0.1:1\"\n", &[], Overrides::default()).unwrap_err();
+        assert!(error.message().contains("server.lissten"), "{error}");
+        assert_eq!(error.code(), crate::config::BAD_CONFIGURATION);
+        let error = from("", &[("SHOAL_SERVER__PORT", "1")], Overrides::default()).unwrap_err();
+        assert!(error.message().contains("server.port"), "{error}");
+    }
+
+    #[test]
+    fn an_open_address_without_tokens_is_refused() {
+        let error = from("[server]\nlisten = \"0.0.0.0:7345\"\n", &[], Overrides::default()).unwrap_err();
+        assert_eq!(error.code(), crate::config::BAD_CONFIGURATION);
+        assert!(error.message().contains("0.0.0.0:7345"), "{error}");
+    }
+
+    #[test]
+    fn a_tokens_file_that_cannot_be_read_stops_the_start() {
+        let text = "[auth]\ntokens_file = \"/nonexistent/tokens\"\n";
+        assert!(from(text, &[], Overrides::default()).unwrap_err().message().contains("/nonexistent/tokens"));
+    }
+}
