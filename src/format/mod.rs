@@ -1,4 +1,5 @@
 //! Bytes at rest: made and read here and nowhere else, little-endian, as `storage-format.md` says.
 
 pub mod bytes;
+pub mod log;
 pub mod record;
