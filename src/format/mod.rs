@@ -1,5 +1,7 @@
 //! Bytes at rest: made and read here and nowhere else, little-endian, as `storage-format.md` says.
 
 pub mod bytes;
+pub mod envelope;
 pub mod log;
+pub mod manifest;
 pub mod record;

@@ -1,0 +1,248 @@
+//! The manifest: one state of a namespace, and every object it consists of.
+//!
+//! Invariant: every object a manifest names was durable before the manifest was.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::envelope;
+use crate::error::{Error, Result};
+use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
+use crate::model::schema::Schema;
+
+pub const VERSION: u32 = 1;
+/// The most log objects one manifest names; back-pressure keeps a namespace below it.
+pub const LOGS_MAX: usize = 1_024;
+/// The most segments one manifest names; compaction keeps a namespace below it.
+pub const SEGMENTS_MAX: usize = 4_096;
+
+/// One commit. Its number is its place in this node's or the bucket's chain; its identity is `commit_id`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format: u32,
+    pub nsid: Nsid,
+    /// `org/project/name` when this was written.
+    pub name: String,
+    pub generation: u64,
+    /// The commit before this one in the chain, and the checksum of its manifest.
+    pub parent: Option<Parent>,
+    pub commit_id: CommitId,
+    pub origin: Origin,
+    pub hlc: Hlc,
+    /// Counts logical changes only.
+    pub data_seq: u64,
+    /// The first sequence number of `origin` that no object named here holds.
+    pub next_seq: u64,
+    /// Recovery replays records of `origin` from this sequence number on; those below are in segments.
+    pub replay_from: u64,
+    /// Per origin the highest sequence number merged in.
+    pub version_vector: BTreeMap<String, u64>,
+    /// Tombstones with a clock below this were dropped.
+    pub horizon: Hlc,
+    pub schema: Schema,
+    pub labels: BTreeMap<String, String>,
+    pub read_only: bool,
+    /// The incarnation and commit this one was branched from.
+    pub lineage: Option<Lineage>,
+    /// Sealed logs whose records are not in segments yet.
+    pub logs: Vec<LogRef>,
+    pub segments: Vec<SegmentRef>,
+    /// Keys of conflict objects that no user has resolved.
+    pub conflicts: Vec<String>,
+    /// Integer ids below this are handed out.
+    pub ids_reserved: u64,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    /// When documents last changed.
+    pub written_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    pub commit_id: CommitId,
+    pub crc32c: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lineage {
+    pub nsid: Nsid,
+    pub commit_id: CommitId,
+}
+
+/// A sealed log, by its key in the tier and the bucket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogRef {
+    pub key: String,
+    pub origin: Origin,
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub bytes: u64,
+    pub crc32c: u32,
+}
+
+/// A segment and the bitmap of its deleted rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentRef {
+    pub key: String,
+    pub segment_id: Uuid,
+    pub level: u8,
+    pub bytes: u64,
+    pub crc32c: u32,
+    pub rows: u32,
+    pub tombstones: u32,
+    /// What the rows count for in logical sizes.
+    pub logical_bytes: u64,
+    pub deletions: Option<DeletionsRef>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeletionsRef {
+    pub key: String,
+    pub bytes: u64,
+    pub crc32c: u32,
+    /// How many rows are deleted.
+    pub rows: u32,
+}
+
+/// The manifest's bytes and the checksum of its body, which the next one names.
+pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
+    check(manifest).map_err(|what| Error::internal(format!("encode manifest of {}: {what}", manifest.name)))?;
+    envelope::seal(manifest)
+}
+
+/// The manifest in `bytes`, and the checksum of its body.
+pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
+    let (manifest, checksum) = envelope::open::<Manifest>(bytes, VERSION, name)?;
+    check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
+    Ok((manifest, checksum))
+}
+
+/// What must hold in every manifest, checked before it is written and after it is read.
+fn check(manifest: &Manifest) -> std::result::Result<(), String> {
+    if manifest.logs.len() > LOGS_MAX {
+        return Err(format!("{} log objects, expected at most {LOGS_MAX}", manifest.logs.len()));
+    }
+    if manifest.segments.len() > SEGMENTS_MAX {
+        return Err(format!("{} segments, expected at most {SEGMENTS_MAX}", manifest.segments.len()));
+    }
+    if manifest.replay_from > manifest.next_seq {
+        return Err(format!(
+            "replay_from is {}, expected at most next_seq, {}",
+            manifest.replay_from, manifest.next_seq
+        ));
+    }
+    if (manifest.generation == 0) != manifest.parent.is_none() {
+        return Err(format!("generation {} must have a parent exactly when it is not 0", manifest.generation));
+    }
+    for log in &manifest.logs {
+        if log.first_seq > log.last_seq {
+            return Err(format!("log {} holds {} to {}", log.key, log.first_seq, log.last_seq));
+        }
+    }
+    for segment in &manifest.segments {
+        if let Some(deletions) = &segment.deletions
+            && deletions.rows > segment.rows
+        {
+            return Err(format!(
+                "segment {} has {} rows, and {} deleted ones",
+                segment.key, segment.rows, deletions.rows
+            ));
+        }
+    }
+    let keys = manifest.logs.iter().map(|log| &log.key).chain(manifest.segments.iter().map(|s| &s.key));
+    for key in keys.chain(manifest.segments.iter().filter_map(|s| s.deletions.as_ref().map(|d| &d.key))) {
+        if !is_key(key) {
+            return Err(format!("object key {key:?} is not a relative path of A-Za-z0-9._=-"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `key` names an object inside the store and nothing else: a hostile manifest must not reach other files.
+fn is_key(key: &str) -> bool {
+    key.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'=' | b'-'))
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::{LogRef, Manifest, Parent, VERSION, decode_manifest, encode_manifest};
+    use crate::error::Kind;
+    use crate::format::envelope;
+    use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
+    use crate::model::schema::Schema;
+    use uuid::Uuid;
+
+    fn a_manifest() -> Manifest {
+        Manifest {
+            format: VERSION,
+            nsid: Nsid(Uuid::from_u128(1)),
+            name: "acme/search/docs".into(),
+            generation: 1,
+            parent: Some(Parent { commit_id: CommitId(Uuid::from_u128(2)), crc32c: 7 }),
+            commit_id: CommitId(Uuid::from_u128(3)),
+            origin: Origin(u64::MAX),
+            hlc: Hlc(9),
+            data_seq: 4,
+            next_seq: 20,
+            replay_from: 10,
+            version_vector: [(Origin(1).to_string(), 19)].into(),
+            horizon: Hlc(0),
+            schema: Schema::default(),
+            labels: Default::default(),
+            read_only: false,
+            lineage: None,
+            logs: vec![LogRef {
+                key: "acme/search/namespaces/x/wal/00000000000000000010-a.wal".into(),
+                origin: Origin(5),
+                first_seq: 10,
+                last_seq: 19,
+                bytes: 400,
+                crc32c: 1,
+            }],
+            segments: Vec::new(),
+            conflicts: Vec::new(),
+            ids_reserved: 0,
+            created_ms: 1,
+            updated_ms: 2,
+            written_ms: 2,
+        }
+    }
+
+    #[test]
+    fn a_manifest_comes_back_as_it_was_written() {
+        let (bytes, checksum) = encode_manifest(&a_manifest()).unwrap();
+        assert_eq!(decode_manifest(&bytes, "manifest").unwrap(), (a_manifest(), checksum));
+    }
+
+    #[test]
+    fn a_manifest_cannot_name_files_outside_the_store() {
+        for key in ["../../etc/passwd", "/etc/passwd", "a//b", "a/./b", "", "a/b\0c", "a/..wal"] {
+            let mut manifest = a_manifest();
+            manifest.logs[0].key = key.into();
+            let (bytes, _) = envelope::seal(&manifest).unwrap();
+            assert_eq!(decode_manifest(&bytes, "manifest").unwrap_err().kind(), Kind::Corrupt, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_itself_is_neither_written_nor_read() {
+        let mut manifest = a_manifest();
+        manifest.replay_from = 21;
+        assert_eq!(encode_manifest(&manifest).unwrap_err().kind(), Kind::Internal);
+        let (bytes, _) = envelope::seal(&manifest).unwrap();
+        let error = decode_manifest(&bytes, "manifest").unwrap_err();
+        assert_eq!(error.message(), "manifest: replay_from is 21, expected at most next_seq, 20");
+    }
+}
