@@ -1,6 +1,7 @@
 //! Shoal: a search store for edge nodes.
 
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod format;
 pub mod model;

@@ -1,0 +1,250 @@
+//! Appends commits to an open log and makes all that wait durable with one barrier.
+//!
+//! Invariants:
+//! - A commit is acknowledged only after a sync that began when its bytes were in the file.
+//! - Commits are durable in the order in which they were appended.
+//! - After a failed write or sync every pending commit fails and the log takes no more: what lies beyond `synced` is
+//!   unknown, whatever a later read shows (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020).
+//!
+//! The first waiter leads: it writes and syncs what is pending, its own commit included, while others append behind it.
+//! A single writer therefore pays no hand-over between threads, and many share a barrier.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::error::{Error, Result};
+use crate::platform::disk::DiskFile;
+
+/// The most bytes that may wait for a barrier; further commits are refused until it is done.
+pub const PENDING_BYTES_MAX: usize = 128 << 20;
+
+/// One open log, shared by its writers.
+pub struct GroupCommit {
+    state: Mutex<State>,
+    progress: watch::Sender<Progress>,
+}
+
+struct State {
+    /// Away while a leader writes.
+    file: Option<Box<dyn DiskFile>>,
+    pending: Vec<u8>,
+    /// The log's length once everything appended so far is in it.
+    appended: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Progress {
+    /// The log's length known durable.
+    synced: u64,
+    failed: Option<String>,
+}
+
+/// A commit on its way: durable once the log's durable length reaches this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+impl GroupCommit {
+    /// Takes a log whose first `synced` bytes are durable and which has no others.
+    pub fn new(file: Box<dyn DiskFile>, synced: u64) -> Self {
+        GroupCommit {
+            state: Mutex::new(State { file: Some(file), pending: Vec::new(), appended: synced }),
+            progress: watch::Sender::new(Progress { synced, failed: None }),
+        }
+    }
+
+    /// The log's length known durable.
+    pub fn synced(&self) -> u64 {
+        self.progress.borrow().synced
+    }
+
+    /// Puts one commit's frames behind all earlier ones. `Busy` when too much waits; `Unavailable` once the log failed.
+    pub fn append(&self, frames: &[u8]) -> Result<Ticket> {
+        let mut state = self.lock();
+        self.check()?;
+        // A commit larger than the bound must still be possible, alone.
+        if !state.pending.is_empty() && state.pending.len() + frames.len() > PENDING_BYTES_MAX {
+            return Err(Error::busy(format!(
+                "{} bytes wait for the disk, at most {PENDING_BYTES_MAX} may; send the same again later",
+                state.pending.len()
+            )));
+        }
+        state.pending.extend_from_slice(frames);
+        state.appended += frames.len() as u64;
+        Ok(Ticket(state.appended))
+    }
+
+    /// Waits until the commit is durable, leading a barrier when nobody does. `Unavailable` when its barrier failed: then
+    /// the commit was not acknowledged, and reading the log back decides whether it happened.
+    pub async fn wait(&self, ticket: Ticket) -> Result<()> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            {
+                let now = progress.borrow_and_update();
+                if now.synced >= ticket.0 {
+                    return Ok(());
+                }
+            }
+            self.check()?;
+            let led = match self.take() {
+                Some(work) => {
+                    tokio::task::block_in_place(|| self.lead(work));
+                    true
+                }
+                None => false,
+            };
+            // The leader publishes before it puts the file back, and a waiter that finds the file away subscribed before,
+            // so no change is missed.
+            if !led && progress.changed().await.is_err() {
+                return Err(Error::internal("the log was dropped while a commit waited for it"));
+            }
+        }
+    }
+
+    /// Makes everything appended so far durable; for the thread that seals the log. `Busy` while a leader writes.
+    pub fn flush(&self) -> Result<u64> {
+        self.check()?;
+        match self.take() {
+            Some(work) => self.lead(work),
+            None => return Err(Error::busy("a barrier is under way")),
+        }
+        self.check()?;
+        Ok(self.synced())
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.progress.borrow().failed {
+            None => Ok(()),
+            Some(why) => Err(Error::unavailable(format!("append to the log: {why}")).with_code("log_failed")),
+        }
+    }
+
+    fn take(&self) -> Option<(Box<dyn DiskFile>, Vec<u8>)> {
+        let mut state = self.lock();
+        let file = state.file.take()?;
+        Some((file, std::mem::take(&mut state.pending)))
+    }
+
+    /// Writes and syncs; publishes the new length or the failure; puts the file back unless it failed.
+    fn lead(&self, (mut file, bytes): (Box<dyn DiskFile>, Vec<u8>)) {
+        let result = if bytes.is_empty() { Ok(()) } else { file.write(&bytes).and_then(|()| file.sync()) };
+        match result {
+            Ok(()) => {
+                // File first: who wakes to the new length may lead the next barrier.
+                self.lock().file = Some(file);
+                self.progress.send_modify(|progress| progress.synced += bytes.len() as u64);
+            }
+            Err(error) => {
+                let synced = self.synced();
+                // Best effort: a full disk gets its space back. Recovery cuts at `synced` in any case.
+                let _ = file.truncate(synced);
+                self.lock().pending.clear();
+                self.progress.send_modify(|progress| progress.failed = Some(error.to_string()));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use super::GroupCommit;
+    use crate::error::Kind;
+    use crate::platform::disk::DiskFile;
+
+    /// Counts barriers, and fails from the nth on.
+    #[derive(Clone, Default)]
+    struct CountingFile {
+        written: Arc<Mutex<Vec<u8>>>,
+        synced: Arc<AtomicU64>,
+        barriers: Arc<AtomicU64>,
+        fail_from: Option<u64>,
+    }
+
+    impl DiskFile for CountingFile {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.written.lock().unwrap().extend_from_slice(bytes);
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            let nth = self.barriers.fetch_add(1, Ordering::SeqCst);
+            if self.fail_from.is_some_and(|from| nth >= from) {
+                return Err(io::Error::other("injected"));
+            }
+            self.synced.store(self.written.lock().unwrap().len() as u64, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn truncate(&mut self, len: u64) -> io::Result<()> {
+            self.written.lock().unwrap().truncate(usize::try_from(len).unwrap());
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_writer_pays_one_barrier_a_commit() {
+        let file = CountingFile::default();
+        let log = GroupCommit::new(Box::new(file.clone()), 0);
+        for n in 1..=10 {
+            let ticket = log.append(b"frame").unwrap();
+            log.wait(ticket).await.unwrap();
+            assert_eq!(file.barriers.load(Ordering::SeqCst), n);
+            assert_eq!(log.synced(), 5 * n);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn commits_that_wait_share_a_barrier() {
+        let file = CountingFile::default();
+        let log = GroupCommit::new(Box::new(file.clone()), 0);
+        let tickets: Vec<_> = (0..64).map(|_| log.append(b"frame").unwrap()).collect();
+        for ticket in tickets {
+            log.wait(ticket).await.unwrap();
+        }
+        assert_eq!(file.barriers.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nothing_is_acknowledged_before_it_is_durable() {
+        let file = CountingFile::default();
+        let log = Arc::new(GroupCommit::new(Box::new(file.clone()), 0));
+        let mut writers = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let (log, file) = (log.clone(), file.clone());
+            writers.spawn(async move {
+                for _ in 0..50 {
+                    let ticket = log.append(b"frame").unwrap();
+                    log.wait(ticket).await.unwrap();
+                    assert!(file.synced.load(Ordering::SeqCst) >= ticket.0);
+                }
+            });
+        }
+        while let Some(done) = writers.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(log.synced(), 32 * 50 * 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn after_a_failed_barrier_every_pending_and_later_commit_fails() {
+        let file = CountingFile { fail_from: Some(1), ..CountingFile::default() };
+        let log = GroupCommit::new(Box::new(file.clone()), 0);
+        let first = log.append(b"first").unwrap();
+        log.wait(first).await.unwrap();
+        let (second, third) = (log.append(b"second").unwrap(), log.append(b"third").unwrap());
+        assert_eq!(log.wait(second).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(log.wait(third).await.unwrap_err().kind(), Kind::Unavailable);
+        assert_eq!(log.append(b"fourth").unwrap_err().code(), "log_failed");
+        log.wait(first).await.unwrap();
+        assert_eq!(log.synced(), 5);
+        assert_eq!(*file.written.lock().unwrap(), b"first");
+    }
+}

@@ -1,0 +1,3 @@
+//! Namespaces: durable writes, and what recovery makes of them.
+
+pub mod group_commit;
