@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod disk;
+pub mod memory_disk;
 pub mod mmap;
 pub mod random;
 pub mod real_disk;

@@ -1,0 +1,478 @@
+//! A disk in memory that knows what is durable: it can lose power, and fail any operation.
+//!
+//! What a power cut leaves:
+//! - of a file's bytes, what was synced; each 512-byte sector written since is there, or not, at random, and so is its
+//!   new length;
+//! - of names, what was synced with their directory; each creation, rename and removal since is there, or not, at
+//!   random. A rename happens whole or not at all, as on a journalling file system.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::disk::{Disk, DiskFile, Entry, RandomFile};
+use super::mmap::Mapping;
+use super::random::Random;
+
+const SECTOR_BYTES: usize = 512;
+
+/// Cloning shares the disk.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDisk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    names: BTreeMap<PathBuf, Node>,
+    durable_names: BTreeMap<PathBuf, Node>,
+    /// Changes of names since their directory was synced, oldest first.
+    unsynced: Vec<Change>,
+    files: Vec<Content>,
+    locked: Vec<PathBuf>,
+    operations: u64,
+    barriers: u64,
+    fault: Option<Fault>,
+    /// Raised by every power cut: files opened before are dead.
+    life: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Node {
+    Dir,
+    File(usize),
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Insert(PathBuf, Node),
+    Remove(PathBuf),
+    Rename(PathBuf, PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct Content {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+}
+
+/// Which operations fail, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// The operation's number, from 0 since the disk was made.
+    pub at: u64,
+    /// All operations from there on fail, not only this one.
+    pub forever: bool,
+    pub kind: io::ErrorKind,
+}
+
+impl MemoryDisk {
+    /// How many operations were asked for so far.
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// How many of them were syncs of a file or a directory.
+    pub fn barriers(&self) -> u64 {
+        self.state().barriers
+    }
+
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state().fault = fault;
+    }
+
+    /// Cuts the power: afterwards the disk holds what a machine might find at its next start. Open files and locks are
+    /// gone; so is any fault.
+    pub fn power_cut(&self, random: &dyn Random) {
+        let mut state = self.state();
+        let coin = || random.next_u64() & 1 == 0;
+        let mut names = std::mem::take(&mut state.durable_names);
+        for change in std::mem::take(&mut state.unsynced) {
+            if coin() {
+                apply(&mut names, &change);
+            }
+        }
+        for content in &mut state.files {
+            let mut found = content.durable.clone();
+            if content.now != content.durable {
+                let (short, long) = (content.durable.len().min(content.now.len()), content.now.len());
+                let len = match random.next_u64() % 3 {
+                    0 => content.durable.len(),
+                    1 => long,
+                    _ => short + usize::try_from(random.next_u64()).unwrap_or(0) % (long.max(short) - short + 1),
+                };
+                found.resize(len, 0);
+                for start in (0..len).step_by(SECTOR_BYTES) {
+                    let end = (start + SECTOR_BYTES).min(len).min(content.now.len());
+                    if start < end && coin() {
+                        found[start..end].copy_from_slice(&content.now[start..end]);
+                    }
+                }
+            }
+            content.now.clone_from(&found);
+            content.durable = found;
+        }
+        state.names = names.clone();
+        state.durable_names = names;
+        state.locked.clear();
+        state.fault = None;
+        state.life += 1;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one operation, which fails when a fault says so.
+    fn operation(&self) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        let number = state.operations;
+        state.operations += 1;
+        match state.fault {
+            Some(fault) if number == fault.at || (fault.forever && number > fault.at) => {
+                Err(io::Error::new(fault.kind, format!("injected at operation {number}")))
+            }
+            _ => Ok(state),
+        }
+    }
+
+    fn open(&self, state: &State, file: usize) -> OpenFile {
+        OpenFile { disk: self.clone(), file, life: state.life }
+    }
+}
+
+impl State {
+    fn file(&self, path: &Path) -> io::Result<usize> {
+        match self.names.get(path) {
+            Some(Node::File(file)) => Ok(*file),
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn change(&mut self, change: Change) {
+        apply(&mut self.names, &change);
+        self.unsynced.push(change);
+    }
+
+    fn check_parent(&self, path: &Path) -> io::Result<()> {
+        match path.parent() {
+            Some(parent) if !is_root(parent) && self.names.get(parent) != Some(&Node::Dir) => {
+                Err(io::ErrorKind::NotFound.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn create(&mut self, path: &Path) -> io::Result<usize> {
+        self.check_parent(path)?;
+        self.files.push(Content::default());
+        let file = self.files.len() - 1;
+        self.change(Change::Insert(path.to_owned(), Node::File(file)));
+        Ok(file)
+    }
+}
+
+fn is_root(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path == Path::new("/")
+}
+
+/// Applies a change where it still makes sense: a rename whose source was never durable leaves nothing.
+fn apply(names: &mut BTreeMap<PathBuf, Node>, change: &Change) {
+    match change {
+        Change::Insert(path, node) => {
+            names.insert(path.clone(), *node);
+        }
+        Change::Remove(path) => {
+            names.remove(path);
+        }
+        Change::Rename(from, to) => {
+            if let Some(node) = names.remove(from) {
+                names.insert(to.clone(), node);
+            }
+        }
+    }
+}
+
+fn touches(change: &Change, dir: &Path) -> bool {
+    let within = |path: &Path| path.parent() == Some(dir);
+    match change {
+        Change::Insert(path, _) | Change::Remove(path) => within(path),
+        Change::Rename(from, to) => within(from) || within(to),
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.operation()?;
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = state.create(path)?;
+        Ok(Box::new(self.open(&state, file)))
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let state = self.operation()?;
+        Ok(Box::new(self.open(&state, state.file(path)?)))
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.operation()?;
+        Ok(state.files[state.file(path)?].now.clone())
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        Ok(Mapping::of_bytes(self.read(path)?))
+    }
+
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        let state = self.operation()?;
+        Ok(state.files[state.file(path)?].now.len() as u64)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.operation()?;
+        state.file(from)?;
+        state.check_parent(to)?;
+        state.change(Change::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operation()?;
+        state.file(path)?;
+        state.change(Change::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operation()?;
+        if state.names.get(path) != Some(&Node::Dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if state.names.keys().any(|name| name.parent() == Some(path)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.change(Change::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operation()?;
+        if state.names.contains_key(path) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.check_parent(path)?;
+        state.change(Change::Insert(path.to_owned(), Node::Dir));
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.operation()?;
+        state.barriers += 1;
+        if !is_root(path) && state.names.get(path) != Some(&Node::Dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let (synced, unsynced) = std::mem::take(&mut state.unsynced).into_iter().partition(|c| touches(c, path));
+        state.unsynced = unsynced;
+        let synced: Vec<Change> = synced;
+        for change in &synced {
+            apply(&mut state.durable_names, change);
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        let state = self.operation()?;
+        if !is_root(path) && state.names.get(path) != Some(&Node::Dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = state.names.iter().filter(|(name, _)| name.parent() == Some(path));
+        Ok(inside
+            .filter_map(|(name, node)| {
+                let name = name.file_name()?.to_string_lossy().into_owned();
+                Some(match node {
+                    Node::Dir => Entry { name, is_dir: true, len: 0 },
+                    Node::File(file) => Entry { name, is_dir: false, len: state.files[*file].now.len() as u64 },
+                })
+            })
+            .collect())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let mut state = self.operation()?;
+        if state.locked.iter().any(|locked| locked == path) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        state.locked.push(path.to_owned());
+        Ok(Box::new(Lock { disk: self.clone(), path: path.to_owned(), life: state.life }))
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        self.operation().map(|_| u64::MAX)
+    }
+
+    fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        let mut state = self.operation()?;
+        let file = match state.file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => state.create(path)?,
+            found => found?,
+        };
+        Ok(Box::new(self.open(&state, file)))
+    }
+}
+
+struct Lock {
+    disk: MemoryDisk,
+    path: PathBuf,
+    life: u64,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut state = self.disk.state();
+        if state.life == self.life {
+            state.locked.retain(|locked| *locked != self.path);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    disk: MemoryDisk,
+    file: usize,
+    life: u64,
+}
+
+impl OpenFile {
+    fn with<T>(&self, act: impl FnOnce(&mut Content) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.disk.operation()?;
+        if state.life != self.life {
+            return Err(io::Error::other("opened before the power was cut"));
+        }
+        act(&mut state.files[self.file])
+    }
+
+    fn barrier(&self) -> io::Result<()> {
+        self.disk.state().barriers += 1;
+        self.with(|content| {
+            content.durable.clone_from(&content.now);
+            Ok(())
+        })
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.with(|content| {
+            content.now.extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.barrier()
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        RandomFile::set_len(self, len)
+    }
+}
+
+impl RandomFile for OpenFile {
+    fn size(&self) -> io::Result<u64> {
+        self.with(|content| Ok(content.now.len() as u64))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.with(|content| {
+            content.now.resize(len, 0);
+            Ok(())
+        })
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        self.with(|content| {
+            let bytes = content.now.get(start..).and_then(|rest| rest.get(..out.len()));
+            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        })
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).map_err(io::Error::other)?;
+        self.with(|content| {
+            let end = start + bytes.len();
+            if content.now.len() < end {
+                content.now.resize(end, 0);
+            }
+            content.now[start..end].copy_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.barrier()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::{Fault, MemoryDisk};
+    use crate::platform::disk::{Disk, create_dirs, publish};
+    use crate::platform::random::SeededRandom;
+
+    #[test]
+    fn what_was_published_survives_every_power_cut() {
+        for seed in 0..100 {
+            let disk = MemoryDisk::default();
+            create_dirs(&disk, Path::new("/data/a")).unwrap();
+            publish(&disk, Path::new("/data/a/file"), b"first").unwrap();
+            publish(&disk, Path::new("/data/a/file"), b"second").unwrap();
+            disk.power_cut(&SeededRandom::new(seed));
+            assert_eq!(disk.read(Path::new("/data/a/file")).unwrap(), b"second");
+        }
+    }
+
+    #[test]
+    fn a_crash_at_any_operation_leaves_the_old_file_or_the_new_one() {
+        let path = Path::new("/data/file");
+        for at in 0.. {
+            let disk = MemoryDisk::default();
+            create_dirs(&disk, Path::new("/data")).unwrap();
+            publish(&disk, path, b"old").unwrap();
+            disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: io::ErrorKind::Other }));
+            let result = publish(&disk, path, b"new");
+            disk.power_cut(&SeededRandom::new(at));
+            let found = disk.read(path).unwrap();
+            assert!(found == b"old" || found == b"new", "operation {at}: {found:?}");
+            if result.is_ok() {
+                assert_eq!(found, b"new");
+                return;
+            }
+        }
+    }
+
+    #[test]
+    fn unsynced_bytes_and_names_are_lost_in_some_power_cuts_and_kept_in_others() {
+        let (mut lost_name, mut lost_bytes, mut kept) = (0, 0, 0);
+        for seed in 0..200 {
+            let disk = MemoryDisk::default();
+            let mut file = disk.create(Path::new("/file")).unwrap();
+            file.write(b"bytes").unwrap();
+            disk.power_cut(&SeededRandom::new(seed));
+            match disk.read(Path::new("/file")) {
+                Err(_) => lost_name += 1,
+                Ok(bytes) if bytes == b"bytes" => kept += 1,
+                Ok(_) => lost_bytes += 1,
+            }
+            assert!(file.write(b"more").is_err(), "a file outlived the power cut");
+        }
+        assert!(lost_name > 20 && lost_bytes > 20 && kept > 5, "{lost_name} {lost_bytes} {kept}");
+    }
+}
