@@ -1,5 +1,6 @@
 //! Shoal: a search store for edge nodes.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod error;

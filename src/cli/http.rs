@@ -1,0 +1,180 @@
+//! A small HTTP client for one daemon: one kept-alive connection, retries with the same key.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// How often a request is sent before the client gives up.
+const ATTEMPTS_MAX: u32 = 6;
+/// The wait before the second attempt; it doubles each time.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+/// How long one attempt may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Which daemon to ask
+#[derive(Args, Clone)]
+pub struct Target {
+    /// The daemon, with /ORG/PROJECT behind it for another project than the default one
+    #[arg(long, env = "SHOAL_URL", default_value = "http://127.0.0.1:7345", value_name = "URL")]
+    pub url: String,
+    /// File that holds the bearer token
+    #[arg(long, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<std::path::PathBuf>,
+}
+
+/// A client of one daemon. Cheap to create; each has a connection of its own, opened when first needed.
+pub struct Client {
+    authority: String,
+    prefix: String,
+    token: Option<String>,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// Checks the URL and reads the token; connects later.
+    pub fn new(target: &Target) -> Result<Self> {
+        let url = &target.url;
+        let uri: Uri = url.parse().map_err(|error| Error::invalid(format!("url {url:?}: {error}")))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(Error::invalid(format!("url {url:?}: expected http://ADDRESS:PORT")));
+        }
+        let Some(authority) = uri.authority() else {
+            return Err(Error::invalid(format!("url {url:?}: expected http://ADDRESS:PORT")));
+        };
+        let token = match &target.token_file {
+            None => None,
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).context(|| format!("read the token file {}", path.display()))?;
+                let token = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+                Some(
+                    token
+                        .ok_or_else(|| Error::invalid(format!("token file {} is empty", path.display())))?
+                        .to_owned(),
+                )
+            }
+        };
+        Ok(Client {
+            authority: authority.to_string(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            token,
+            connection: None,
+        })
+    }
+
+    /// Sends a request and returns the answer's JSON. Attempts that fail on the way, or that the daemon asks to repeat
+    /// (429, 503), are repeated; a write repeated with the same `key` takes effect once. Errors of the daemon keep
+    /// their kind and text.
+    pub async fn json(&mut self, method: Method, path: &str, body: Bytes, key: Option<&str>) -> Result<Value> {
+        let mut wait = RETRY_WAIT;
+        for attempt in 1.. {
+            let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(&method, path, body.clone(), key))
+                .await
+                .unwrap_or_else(|_| Err(Error::unavailable(format!("no answer within {ATTEMPT_TIMEOUT:?}"))));
+            let error = match answer {
+                Ok((status, bytes)) if status.is_success() => {
+                    if bytes.is_empty() {
+                        return Ok(Value::Null);
+                    }
+                    return serde_json::from_slice(&bytes).map_err(|error| {
+                        Error::internal(format!("{method} {path}: the answer is not JSON: {error}"))
+                    });
+                }
+                Ok((status, bytes)) => refusal(status, &bytes),
+                Err(error) => {
+                    self.connection = None;
+                    error
+                }
+            };
+            let retryable = matches!(error.kind(), Kind::Unavailable | Kind::Busy);
+            if !retryable || attempt >= ATTEMPTS_MAX {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+        Err(Error::internal("no attempt was made"))
+    }
+
+    async fn attempt(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+        key: Option<&str>,
+    ) -> Result<(StatusCode, Bytes)> {
+        let away = |error: &dyn std::fmt::Display, authority: &str| {
+            Error::unavailable(format!("daemon at {authority}: {error}"))
+                .with_hint("is it running? `shoal serve` starts it; --url names another address")
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header("host", &self.authority)
+            .header("user-agent", concat!("shoal/", env!("CARGO_PKG_VERSION")));
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| Error::invalid(format!("request {method} {path}: {error}")))?;
+        let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection,
+            None => {
+                let address = if self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+                {
+                    self.authority.clone()
+                } else {
+                    format!("{}:80", self.authority)
+                };
+                let stream = TcpStream::connect(&address).await.map_err(|error| away(&error, &self.authority))?;
+                // Requests are small and wait for their answers; Nagle's algorithm would only delay them.
+                stream.set_nodelay(true)?;
+                let (sender, connection) =
+                    handshake(TokioIo::new(stream)).await.map_err(|error| away(&error, &self.authority))?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        connection.ready().await.map_err(|error| away(&error, &self.authority))?;
+        let answer = connection.send_request(request).await.map_err(|error| away(&error, &self.authority))?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.map_err(|error| away(&error, &self.authority))?.to_bytes();
+        self.connection = Some(connection);
+        Ok((status, bytes))
+    }
+}
+
+/// The daemon's refusal as an error of the kind it had there.
+fn refusal(status: StatusCode, body: &[u8]) -> Error {
+    let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    let text = body.get("error").and_then(Value::as_str).unwrap_or("no explanation");
+    let kind = match status.as_u16() {
+        404 => Kind::NotFound,
+        409 | 412 => Kind::Conflict,
+        408 | 429 => Kind::Busy,
+        502..=504 => Kind::Unavailable,
+        400..500 => Kind::Invalid,
+        _ => Kind::Internal,
+    };
+    let error = Error::new(kind, format!("{text} (HTTP {})", status.as_u16()));
+    match body.get("hint").and_then(Value::as_str) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    }
+}

@@ -1,0 +1,361 @@
+//! `shoal import`: rows from a file or standard input, several batches in flight, each written exactly once.
+//!
+//! - A batch's idempotency key is a hash of its bytes, so a repeated batch takes effect once.
+//! - The first batch goes alone: it creates the namespace and its schema.
+//! - With `--resume` a state file beside the input counts the rows known to be written without a gap.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use hyper::Method;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::task::JoinSet;
+
+use super::http::{Client, Target};
+use super::output;
+use crate::error::{Context, Error, Result};
+
+/// Batches on their way at the same time.
+const IN_FLIGHT_MAX: usize = 4;
+/// The largest batch, in bytes; a batch ends early when its rows are big.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+
+#[derive(Args)]
+pub struct Import {
+    /// The namespace
+    namespace: String,
+    /// Rows, one JSON object a line; - is standard input
+    #[arg(long, default_value = "-")]
+    file: PathBuf,
+    #[command(flatten)]
+    target: Target,
+    /// Rows in one write
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch_rows: u32,
+    /// Distance metric; needed with the first vectors of a namespace
+    #[arg(long, value_parser = ["cosine_distance", "euclidean_squared", "dot_product"])]
+    metric: Option<String>,
+    /// Schema as the API takes it
+    #[arg(long, value_name = "JSON")]
+    schema: Option<String>,
+    /// Skip what an interrupted import of the same file has written
+    #[arg(long)]
+    resume: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What an import has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Imported {
+    pub rows: u64,
+    pub skipped: u64,
+}
+
+/// What stands in front of and behind the rows of every write.
+#[derive(Clone, Default)]
+pub(super) struct Settings {
+    pub metric: Option<String>,
+    pub schema: Option<Box<RawValue>>,
+    pub batch_rows: u32,
+}
+
+impl Import {
+    pub(super) async fn run(self) -> Result<()> {
+        let schema = match &self.schema {
+            None => None,
+            Some(text) => Some(
+                serde_json::from_str::<Box<RawValue>>(text)
+                    .map_err(|error| Error::invalid(format!("--schema: expected JSON: {error}")))?,
+            ),
+        };
+        let settings = Settings { metric: self.metric.clone(), schema, batch_rows: self.batch_rows };
+        let standard_input = self.file == Path::new("-");
+        if standard_input && self.resume {
+            return Err(Error::invalid("--resume needs --file FILE: standard input cannot be read again"));
+        }
+        let mut input: Box<dyn BufRead> = if standard_input {
+            Box::new(std::io::stdin().lock())
+        } else {
+            Box::new(BufReader::new(File::open(&self.file).context(|| format!("open {}", self.file.display()))?))
+        };
+        let mut state = match self.resume {
+            true => Some(State::open(&self.file, &self.target.url, &self.namespace)?),
+            false => None,
+        };
+        let progress = progress();
+        let imported =
+            write_rows(&mut input, &self.namespace, &self.target, &settings, state.as_mut(), &progress).await;
+        progress.finish_and_clear();
+        let imported = imported?;
+        if let Some(state) = state {
+            state.remove()?;
+        }
+        if self.json {
+            let answer = serde_json::json!({ "namespace": self.namespace, "rows": imported.rows, "skipped": imported.skipped });
+            return output::print_json(&answer);
+        }
+        let skipped = match imported.skipped {
+            0 => String::new(),
+            n => format!(", {n} were written before"),
+        };
+        output::print(&format!("{} rows written to {}{skipped}\n", imported.rows, self.namespace))
+    }
+}
+
+/// A moving count of rows when a person is watching, else nothing.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} rows written, {per_sec}, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// Writes every row of `input`. On an error the batches before it may be written; repeating the import is harmless.
+pub(super) async fn write_rows(
+    input: &mut dyn BufRead,
+    namespace: &str,
+    target: &Target,
+    settings: &Settings,
+    mut state: Option<&mut State>,
+    progress: &ProgressBar,
+) -> Result<Imported> {
+    let path = format!("/v2/namespaces/{namespace}");
+    let skipped = state.as_deref().map_or(0, |state| state.saved.rows);
+    let mut lines = Lines { input, line: 0 };
+    for _ in 0..skipped {
+        if lines.next()?.is_none() {
+            break;
+        }
+    }
+    let mut done = Done::new(skipped);
+    let mut clients = Vec::new();
+    for _ in 0..IN_FLIGHT_MAX {
+        clients.push(Client::new(target)?);
+    }
+    let mut flying: JoinSet<(Client, u64, u64, Result<()>)> = JoinSet::new();
+    let mut next_row = skipped;
+    let mut rows = 0;
+    let mut limit = 1;
+    loop {
+        let batch = lines.batch(settings)?;
+        let ended = batch.is_none();
+        if let Some((body, count)) = batch {
+            let mut client = clients.pop().ok_or_else(|| Error::internal("no client is free"))?;
+            let (first, path) = (next_row, path.clone());
+            next_row += count;
+            flying.spawn(async move {
+                let mut hash = blake3::Hasher::new();
+                hash.update(path.as_bytes());
+                hash.update(&body);
+                let key = format!("import-{}", hash.finalize().to_hex());
+                let result = client.json(Method::POST, &path, body, Some(&key)).await.map(drop);
+                (client, first, count, result)
+            });
+        }
+        while flying.len() >= limit || (ended && !flying.is_empty()) {
+            let Some(landed) = flying.join_next().await else { break };
+            let (client, first, count, result) =
+                landed.map_err(|error| Error::internal(format!("write a batch: {error}")))?;
+            result.map_err(|error| error.context(format!("write rows {} to {}", first + 1, first + count)))?;
+            clients.push(client);
+            limit = IN_FLIGHT_MAX;
+            rows += count;
+            progress.inc(count);
+            let written = done.add(first, count);
+            if let Some(state) = state.as_deref_mut() {
+                state.save(written)?;
+            }
+        }
+        if ended {
+            return Ok(Imported { rows, skipped });
+        }
+    }
+}
+
+/// The rows of an input, checked to be JSON objects.
+struct Lines<'a> {
+    input: &'a mut dyn BufRead,
+    line: u64,
+}
+
+impl Lines<'_> {
+    /// The next line that is not blank.
+    fn next(&mut self) -> Result<Option<String>> {
+        loop {
+            let mut text = String::new();
+            self.line += 1;
+            if self.input.read_line(&mut text).context(|| format!("read line {}", self.line))? == 0 {
+                return Ok(None);
+            }
+            let trimmed = text.trim();
+            if trimmed.is_empty() {
+                continue;
+            }
+            let row: &RawValue = serde_json::from_str(trimmed)
+                .map_err(|error| Error::invalid(format!("line {}: expected a JSON object: {error}", self.line)))?;
+            if !row.get().starts_with('{') {
+                return Err(Error::invalid(format!("line {}: expected a JSON object, got another value", self.line)));
+            }
+            return Ok(Some(trimmed.to_owned()));
+        }
+    }
+
+    /// The body of the next write and how many rows it has.
+    fn batch(&mut self, settings: &Settings) -> Result<Option<(Bytes, u64)>> {
+        let mut body = String::from("{\"upsert_rows\":[");
+        let mut count = 0;
+        while count < u64::from(settings.batch_rows) && body.len() < BATCH_BYTES_MAX {
+            let Some(row) = self.next()? else { break };
+            if count > 0 {
+                body.push(',');
+            }
+            body.push_str(&row);
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(None);
+        }
+        body.push(']');
+        if let Some(metric) = &settings.metric {
+            body.push_str(&format!(",\"distance_metric\":\"{metric}\""));
+        }
+        if let Some(schema) = &settings.schema {
+            body.push_str(",\"schema\":");
+            body.push_str(schema.get());
+        }
+        body.push('}');
+        Ok(Some((body.into(), count)))
+    }
+}
+
+/// Which rows are written, when batches finish in any order.
+struct Done {
+    written: u64,
+    ahead: BTreeSet<(u64, u64)>,
+}
+
+impl Done {
+    fn new(written: u64) -> Self {
+        Done { written, ahead: BTreeSet::new() }
+    }
+
+    /// Adds a batch; returns how many rows from the first on are written without a gap.
+    fn add(&mut self, first: u64, count: u64) -> u64 {
+        self.ahead.insert((first, count));
+        while let Some(&(first, count)) = self.ahead.first().filter(|(first, _)| *first == self.written) {
+            self.ahead.remove(&(first, count));
+            self.written = first + count;
+        }
+        self.written
+    }
+}
+
+/// How far an import of one file into one namespace has come.
+pub(super) struct State {
+    path: PathBuf,
+    saved: Saved,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    url: String,
+    namespace: String,
+    input_bytes: u64,
+    rows: u64,
+}
+
+impl State {
+    /// The state beside `file`, at zero when there is none. Refuses one of another destination or another input.
+    fn open(file: &Path, url: &str, namespace: &str) -> Result<Self> {
+        let input_bytes = std::fs::metadata(file).context(|| format!("look at {}", file.display()))?.len();
+        let mut name = file.as_os_str().to_owned();
+        name.push(".shoal-import");
+        let path = PathBuf::from(name);
+        let fresh = Saved { url: url.into(), namespace: namespace.into(), input_bytes, rows: 0 };
+        let saved = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fresh,
+            Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
+            Ok(bytes) => {
+                let saved: Saved = serde_json::from_slice(&bytes)
+                    .map_err(|error| Error::invalid(format!("import state {}: {error}", path.display())))?;
+                if (&saved.url, &saved.namespace, saved.input_bytes) != (&fresh.url, &fresh.namespace, input_bytes) {
+                    return Err(Error::conflict(format!(
+                        "import state {} is of {} bytes into {} at {}, expected {input_bytes} bytes into {namespace} at {url}",
+                        path.display(), saved.input_bytes, saved.namespace, saved.url
+                    ))
+                    .with_hint("remove the state file to import from the first row on"));
+                }
+                saved
+            }
+        };
+        Ok(State { path, saved })
+    }
+
+    /// Losing the last saves to a crash is harmless: the rows are then written once more.
+    fn save(&mut self, rows: u64) -> Result<()> {
+        if rows == self.saved.rows {
+            return Ok(());
+        }
+        self.saved.rows = rows;
+        let bytes = serde_json::to_vec(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
+        let temporary = self.path.with_extension("shoal-import.tmp");
+        std::fs::write(&temporary, bytes)
+            .and_then(|()| std::fs::rename(&temporary, &self.path))
+            .context(|| format!("save {}", self.path.display()))
+    }
+
+    fn remove(self) -> Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::from(error).context(format!("remove {}", self.path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_without_a_gap_count_as_written() {
+        let mut done = Done::new(5);
+        assert_eq!(done.add(7, 2), 5);
+        assert_eq!(done.add(5, 2), 9);
+    }
+
+    #[test]
+    fn a_batch_holds_the_rows_as_they_were_given() {
+        let mut input = "{\"id\": 1}\n\n{\"id\":2}\n{\"id\":3}\n".as_bytes();
+        let mut lines = Lines { input: &mut input, line: 0 };
+        let settings = Settings { batch_rows: 2, metric: Some("cosine_distance".into()), schema: None };
+        let (body, count) = lines.batch(&settings).unwrap().unwrap();
+        assert_eq!(count, 2);
+        assert_eq!(body, "{\"upsert_rows\":[{\"id\": 1},{\"id\":2}],\"distance_metric\":\"cosine_distance\"}");
+        assert_eq!(lines.batch(&settings).unwrap().unwrap().1, 1);
+        assert!(lines.batch(&settings).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_line_that_is_no_object_is_named() {
+        let mut input = "{}\n[1]\n".as_bytes();
+        let mut lines = Lines { input: &mut input, line: 0 };
+        let error = lines.batch(&Settings { batch_rows: 9, ..Settings::default() }).unwrap_err();
+        assert!(error.message().starts_with("line 2:"), "{error}");
+    }
+}

@@ -1,0 +1,96 @@
+//! The command line: one file per command, errors and exit codes here.
+
+mod http;
+mod import;
+mod output;
+mod query;
+mod settings;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::BAD_CONFIGURATION;
+use crate::error::{Context, Error, Kind, Result};
+
+/// `EX_CONFIG`: the service manager must not try again before a person has looked.
+const EXIT_CONFIGURATION: u8 = 78;
+
+/// A search store for edge nodes: durable local writes, hybrid search, one daemon, one directory.
+#[derive(Parser)]
+#[command(name = "shoal", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not found; 4 conflict; \
+5 unavailable or busy, try again later; 6 stored data is damaged; 78 wrong configuration";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write rows from a file or standard input, one JSON object a line
+    Import(import::Import),
+    /// Search a namespace
+    Query(query::Query),
+    /// Show how the daemon or one namespace is
+    Status(status::Status),
+    /// Print the configuration in force
+    Config(settings::Settings),
+}
+
+/// Runs the command of this process and returns its exit code. Errors are printed here, once.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Config(command) => command.run(),
+        Command::Import(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Status(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("  hint: {hint}");
+            }
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn client_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context(|| "start the runtime")
+}
+
+fn exit_code(error: &Error) -> u8 {
+    if error.code() == BAD_CONFIGURATION {
+        return EXIT_CONFIGURATION;
+    }
+    match error.kind() {
+        Kind::Invalid | Kind::Unsupported | Kind::Internal => 1,
+        Kind::NotFound => 3,
+        Kind::Conflict => 4,
+        Kind::Unavailable | Kind::Busy => 5,
+        Kind::Corrupt => 6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrong_configuration_exits_with_78() {
+        assert_eq!(exit_code(&crate::config::wrong("x")), 78);
+        assert_eq!(exit_code(&Error::not_found("x")), 3);
+    }
+}
