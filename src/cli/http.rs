@@ -13,8 +13,10 @@ use tokio::net::TcpStream;
 
 use crate::error::{Context, Error, Kind, Result};
 
-/// How often a request is sent before the client gives up.
-const ATTEMPTS_MAX: u32 = 6;
+/// How often a write is sent before the client gives up.
+const WRITE_ATTEMPTS_MAX: u32 = 6;
+/// How often any other request is sent: a person is waiting, and nothing is lost.
+const READ_ATTEMPTS_MAX: u32 = 2;
 /// The wait before the second attempt; it doubles each time.
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 /// How long one attempt may take.
@@ -75,6 +77,7 @@ impl Client {
     /// (429, 503), are repeated; a write repeated with the same `key` takes effect once. Errors of the daemon keep
     /// their kind and text.
     pub async fn json(&mut self, method: Method, path: &str, body: Bytes, key: Option<&str>) -> Result<Value> {
+        let attempts = if key.is_some() { WRITE_ATTEMPTS_MAX } else { READ_ATTEMPTS_MAX };
         let mut wait = RETRY_WAIT;
         for attempt in 1.. {
             let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(&method, path, body.clone(), key))
@@ -96,7 +99,7 @@ impl Client {
                 }
             };
             let retryable = matches!(error.kind(), Kind::Unavailable | Kind::Busy);
-            if !retryable || attempt >= ATTEMPTS_MAX {
+            if !retryable || attempt >= attempts {
                 return Err(error);
             }
             tokio::time::sleep(wait).await;

@@ -4,7 +4,7 @@
 //! - The first batch goes alone: it creates the namespace and its schema.
 //! - With `--resume` a state file beside the input counts the rows known to be written without a gap.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -135,18 +135,21 @@ pub(super) async fn write_rows(
 ) -> Result<Imported> {
     let path = format!("/v2/namespaces/{namespace}");
     let skipped = state.as_deref().map_or(0, |state| state.saved.rows);
-    let mut lines = Lines { input, line: 0 };
+    let mut lines = Lines::new(input);
     for _ in 0..skipped {
         if lines.next()?.is_none() {
             break;
         }
     }
-    let mut done = Done::new(skipped);
+    if let Some(state) = state.as_deref() {
+        state.check(lines.hash())?;
+    }
+    let mut done = Done::new(skipped, lines.hash());
     let mut clients = Vec::new();
     for _ in 0..IN_FLIGHT_MAX {
         clients.push(Client::new(target)?);
     }
-    let mut flying: JoinSet<(Client, u64, u64, Result<()>)> = JoinSet::new();
+    let mut flying: JoinSet<(Client, Batch, Result<()>)> = JoinSet::new();
     let mut next_row = skipped;
     let mut rows = 0;
     let mut limit = 1;
@@ -155,7 +158,8 @@ pub(super) async fn write_rows(
         let ended = batch.is_none();
         if let Some((body, count)) = batch {
             let mut client = clients.pop().ok_or_else(|| Error::internal("no client is free"))?;
-            let (first, path) = (next_row, path.clone());
+            let path = path.clone();
+            let sent = Batch { first: next_row, count, hash: lines.hash() };
             next_row += count;
             flying.spawn(async move {
                 let mut hash = blake3::Hasher::new();
@@ -163,21 +167,22 @@ pub(super) async fn write_rows(
                 hash.update(&body);
                 let key = format!("import-{}", hash.finalize().to_hex());
                 let result = client.json(Method::POST, &path, body, Some(&key)).await.map(drop);
-                (client, first, count, result)
+                (client, sent, result)
             });
         }
         while flying.len() >= limit || (ended && !flying.is_empty()) {
             let Some(landed) = flying.join_next().await else { break };
-            let (client, first, count, result) =
+            let (client, sent, result) =
                 landed.map_err(|error| Error::internal(format!("write a batch: {error}")))?;
-            result.map_err(|error| error.context(format!("write rows {} to {}", first + 1, first + count)))?;
+            let (first, last) = (sent.first + 1, sent.first + sent.count);
+            result.map_err(|error| error.context(format!("write rows {first} to {last}")))?;
             clients.push(client);
             limit = IN_FLIGHT_MAX;
-            rows += count;
-            progress.inc(count);
-            let written = done.add(first, count);
+            rows += sent.count;
+            progress.inc(sent.count);
+            done.add(sent);
             if let Some(state) = state.as_deref_mut() {
-                state.save(written)?;
+                state.save(done.written, done.hash)?;
             }
         }
         if ended {
@@ -190,9 +195,19 @@ pub(super) async fn write_rows(
 struct Lines<'a> {
     input: &'a mut dyn BufRead,
     line: u64,
+    hasher: blake3::Hasher,
 }
 
-impl Lines<'_> {
+impl<'a> Lines<'a> {
+    fn new(input: &'a mut dyn BufRead) -> Self {
+        Lines { input, line: 0, hasher: blake3::Hasher::new() }
+    }
+
+    /// A hash of all rows given out so far.
+    fn hash(&self) -> blake3::Hash {
+        self.hasher.finalize()
+    }
+
     /// The next line that is not blank.
     fn next(&mut self) -> Result<Option<String>> {
         loop {
@@ -210,6 +225,7 @@ impl Lines<'_> {
             if !row.get().starts_with('{') {
                 return Err(Error::invalid(format!("line {}: expected a JSON object, got another value", self.line)));
             }
+            self.hasher.update(trimmed.as_bytes()).update(b"\n");
             return Ok(Some(trimmed.to_owned()));
         }
     }
@@ -242,25 +258,34 @@ impl Lines<'_> {
     }
 }
 
+/// Some rows of the input, one write.
+struct Batch {
+    first: u64,
+    count: u64,
+    /// Of all rows from the input's first to this batch's last.
+    hash: blake3::Hash,
+}
+
 /// Which rows are written, when batches finish in any order.
 struct Done {
+    /// How many rows from the first on are written without a gap.
     written: u64,
-    ahead: BTreeSet<(u64, u64)>,
+    /// Of these rows.
+    hash: blake3::Hash,
+    ahead: BTreeMap<u64, Batch>,
 }
 
 impl Done {
-    fn new(written: u64) -> Self {
-        Done { written, ahead: BTreeSet::new() }
+    fn new(written: u64, hash: blake3::Hash) -> Self {
+        Done { written, hash, ahead: BTreeMap::new() }
     }
 
-    /// Adds a batch; returns how many rows from the first on are written without a gap.
-    fn add(&mut self, first: u64, count: u64) -> u64 {
-        self.ahead.insert((first, count));
-        while let Some(&(first, count)) = self.ahead.first().filter(|(first, _)| *first == self.written) {
-            self.ahead.remove(&(first, count));
-            self.written = first + count;
+    fn add(&mut self, batch: Batch) {
+        self.ahead.insert(batch.first, batch);
+        while let Some(batch) = self.ahead.remove(&self.written) {
+            self.written += batch.count;
+            self.hash = batch.hash;
         }
-        self.written
     }
 }
 
@@ -274,28 +299,31 @@ pub(super) struct State {
 struct Saved {
     url: String,
     namespace: String,
-    input_bytes: u64,
     rows: u64,
+    /// BLAKE3 of these rows, so that another input is not taken for this one.
+    rows_hash: String,
 }
 
 impl State {
-    /// The state beside `file`, at zero when there is none. Refuses one of another destination or another input.
+    /// The state beside `file`, at zero when there is none. Refuses one of another destination.
     fn open(file: &Path, url: &str, namespace: &str) -> Result<Self> {
-        let input_bytes = std::fs::metadata(file).context(|| format!("look at {}", file.display()))?.len();
         let mut name = file.as_os_str().to_owned();
         name.push(".shoal-import");
         let path = PathBuf::from(name);
-        let fresh = Saved { url: url.into(), namespace: namespace.into(), input_bytes, rows: 0 };
+        let fresh =
+            Saved { url: url.into(), namespace: namespace.into(), rows: 0, rows_hash: blake3::hash(b"").to_string() };
         let saved = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => fresh,
             Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
             Ok(bytes) => {
                 let saved: Saved = serde_json::from_slice(&bytes)
                     .map_err(|error| Error::invalid(format!("import state {}: {error}", path.display())))?;
-                if (&saved.url, &saved.namespace, saved.input_bytes) != (&fresh.url, &fresh.namespace, input_bytes) {
+                if (&saved.url, &saved.namespace) != (&fresh.url, &fresh.namespace) {
                     return Err(Error::conflict(format!(
-                        "import state {} is of {} bytes into {} at {}, expected {input_bytes} bytes into {namespace} at {url}",
-                        path.display(), saved.input_bytes, saved.namespace, saved.url
+                        "import state {} is of namespace {} at {}, expected {namespace} at {url}",
+                        path.display(),
+                        saved.namespace,
+                        saved.url
                     ))
                     .with_hint("remove the state file to import from the first row on"));
                 }
@@ -305,12 +333,26 @@ impl State {
         Ok(State { path, saved })
     }
 
+    /// Refuses an input whose first rows are not the ones that were written.
+    fn check(&self, hash: blake3::Hash) -> Result<()> {
+        if self.saved.rows_hash == hash.to_string() {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "the first {} rows of the input are not the ones import state {} counts as written",
+            self.saved.rows,
+            self.path.display()
+        ))
+        .with_hint("remove the state file to import from the first row on"))
+    }
+
     /// Losing the last saves to a crash is harmless: the rows are then written once more.
-    fn save(&mut self, rows: u64) -> Result<()> {
+    fn save(&mut self, rows: u64, hash: blake3::Hash) -> Result<()> {
         if rows == self.saved.rows {
             return Ok(());
         }
         self.saved.rows = rows;
+        self.saved.rows_hash = hash.to_string();
         let bytes = serde_json::to_vec(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
         let temporary = self.path.with_extension("shoal-import.tmp");
         std::fs::write(&temporary, bytes)
@@ -334,15 +376,18 @@ mod tests {
 
     #[test]
     fn only_rows_without_a_gap_count_as_written() {
-        let mut done = Done::new(5);
-        assert_eq!(done.add(7, 2), 5);
-        assert_eq!(done.add(5, 2), 9);
+        let batch = |first, count| Batch { first, count, hash: blake3::hash(&[count as u8]) };
+        let mut done = Done::new(5, blake3::hash(b""));
+        done.add(batch(7, 3));
+        assert_eq!((done.written, done.hash), (5, blake3::hash(b"")));
+        done.add(batch(5, 2));
+        assert_eq!((done.written, done.hash), (10, blake3::hash(&[3])));
     }
 
     #[test]
     fn a_batch_holds_the_rows_as_they_were_given() {
         let mut input = "{\"id\": 1}\n\n{\"id\":2}\n{\"id\":3}\n".as_bytes();
-        let mut lines = Lines { input: &mut input, line: 0 };
+        let mut lines = Lines::new(&mut input);
         let settings = Settings { batch_rows: 2, metric: Some("cosine_distance".into()), schema: None };
         let (body, count) = lines.batch(&settings).unwrap().unwrap();
         assert_eq!(count, 2);
@@ -354,7 +399,7 @@ mod tests {
     #[test]
     fn a_line_that_is_no_object_is_named() {
         let mut input = "{}\n[1]\n".as_bytes();
-        let mut lines = Lines { input: &mut input, line: 0 };
+        let mut lines = Lines::new(&mut input);
         let error = lines.batch(&Settings { batch_rows: 9, ..Settings::default() }).unwrap_err();
         assert!(error.message().starts_with("line 2:"), "{error}");
     }

@@ -1,0 +1,185 @@
+//! The command line as a process: its exit codes, its configuration, and imports against a server that counts.
+
+#![expect(clippy::unwrap_used, reason = "the helpers below are part of the tests")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+fn shoal() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+    command.env_clear();
+    command
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Every request a server got: path, idempotency key, body.
+type Requests = Arc<Mutex<Vec<(String, String, String)>>>;
+
+/// A server that refuses the first `refusals` requests with 503 and acknowledges all others.
+fn server(refusals: usize) -> (String, Requests) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Requests::default();
+    let seen = requests.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let seen = seen.clone();
+            std::thread::spawn(move || answer(stream.unwrap(), &seen, refusals));
+        }
+    });
+    (url, requests)
+}
+
+fn answer(mut stream: TcpStream, seen: &Requests, refusals: usize) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+            head.push(line.trim().to_owned());
+        }
+        let header = |name: &str| {
+            head.iter().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()))
+        };
+        let mut body = vec![0; header("content-length").map_or(0, |n| n.parse().unwrap())];
+        reader.read_exact(&mut body).unwrap();
+        let path = head[0].split(' ').nth(1).unwrap().to_owned();
+        let count = {
+            let mut seen = seen.lock().unwrap();
+            seen.push((path, header("idempotency-key").unwrap_or_default(), String::from_utf8(body).unwrap()));
+            seen.len()
+        };
+        let (status, body) = if count <= refusals {
+            ("503 Busy", r#"{"error":"starting"}"#)
+        } else {
+            ("200 OK", r#"{"status":"OK"}"#)
+        };
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    }
+}
+
+#[test]
+fn an_open_address_without_tokens_exits_with_78_and_says_why() {
+    let output = shoal().args(["config", "--listen", "0.0.0.0:7345"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("0.0.0.0:7345"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
+}
+
+#[test]
+fn an_unknown_key_in_the_environment_exits_with_78() {
+    let output = shoal().arg("config").env("SHOAL_SERVER__PROT", "1").output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(stderr(&output).contains("server.prot"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_printed_configuration_is_accepted_and_prints_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = shoal().args(["config", "--listen", "127.0.0.1:1", "--data-dir", "/d"]).output().unwrap();
+    let path = folder.path().join("shoal.toml");
+    std::fs::write(&path, &printed.stdout).unwrap();
+    let again = shoal().args(["config", "--config"]).arg(&path).output().unwrap();
+    assert!(again.status.success(), "{}", stderr(&again));
+    assert_eq!(printed.stdout, again.stdout);
+}
+
+#[test]
+fn the_packaged_configuration_is_valid() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/shoal.toml");
+    let output = shoal().args(["config", "--config", path]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn an_absent_daemon_exits_with_5_and_says_what_to_do() {
+    // Bound but never listening again once dropped: nothing answers on this port.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let output = shoal().args(["status", "--url", &format!("http://127.0.0.1:{port}")]).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    assert!(stderr(&output).contains("shoal serve"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_refused_batch_is_sent_again_with_the_same_key_and_every_row_arrives() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    let rows: String = (0..95).map(|n| format!("{{\"id\":{n}}}\n")).collect();
+    std::fs::write(&file, rows).unwrap();
+    let (url, requests) = server(1);
+    let output = shoal()
+        .args(["import", "things", "--batch-rows", "10", "--resume", "--url", &url, "--file"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "95 rows written to things\n");
+    let requests = requests.lock().unwrap();
+    assert_eq!(requests.len(), 11, "ten batches, the first of them twice");
+    assert_eq!(requests[0], requests[1]);
+    assert!(requests[0].1.starts_with("import-"), "{}", requests[0].1);
+    assert!(requests.iter().all(|(path, ..)| path == "/v2/namespaces/things"));
+    for n in 0..95 {
+        let row = format!("{{\"id\":{n}}}");
+        assert_eq!(requests[1..].iter().filter(|(.., body)| body.contains(&row)).count(), 1, "row {n}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no state file stays after success");
+}
+
+#[test]
+fn an_import_that_met_a_bad_line_resumes_after_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n[\"id\"3]\n").unwrap();
+    let (url, requests) = server(0);
+    let import = || {
+        let mut command = shoal();
+        command.args(["import", "things", "--batch-rows", "1", "--resume", "--url", &url, "--file"]).arg(&file);
+        command.output().unwrap()
+    };
+    let output = import();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("line 4"), "{}", stderr(&output));
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n").unwrap();
+    let output = import();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let last = requests.lock().unwrap().last().unwrap().2.clone();
+    assert!(last.contains("{\"id\":3}"), "{last}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("were written before"));
+}
+
+#[test]
+fn an_import_of_another_input_does_not_resume_on_this_ones_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n[]\n").unwrap();
+    let (url, _) = server(0);
+    let import = || {
+        let mut command = shoal();
+        command.args(["import", "things", "--batch-rows", "1", "--resume", "--url", &url, "--file"]).arg(&file);
+        command.output().unwrap()
+    };
+    assert_eq!(import().status.code(), Some(1));
+    std::fs::write(&file, "{\"id\":7}\n{\"id\":8}\n").unwrap();
+    assert_eq!(import().status.code(), Some(4));
+}
+
+#[test]
+fn the_bundled_rows_are_valid_and_go_into_one_namespace() {
+    let (url, requests) = server(0);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/packages.ndjson");
+    let output = shoal().args(["import", "packages", "--url", &url, "--file", path]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "612 rows written to packages\n", "{}", stderr(&output));
+    assert_eq!(requests.lock().unwrap().len(), 1);
+}
