@@ -113,7 +113,7 @@ fn frame_checksum(salt: u32, frame: &[u8]) -> u32 {
 
 /// Reads a log. `Corrupt` when the header or an acknowledged frame is damaged; a torn tail is reported, not an error.
 pub fn decode_log(bytes: &[u8], name: &str) -> Result<LogContents> {
-    let header = decode_header(bytes, name)?;
+    let header = peek_header(bytes, name)?;
     let mut contents = LogContents { header, frames: Vec::new(), valid_bytes: HEADER_BYTES as u64, torn: false };
     let mut at = HEADER_BYTES;
     let mut next_seq = contents.header.first_seq;
@@ -151,7 +151,8 @@ pub fn decode_log(bytes: &[u8], name: &str) -> Result<LogContents> {
     Ok(contents)
 }
 
-fn decode_header(bytes: &[u8], name: &str) -> Result<LogHeader> {
+/// The header alone. `Corrupt` when it is damaged, `Unsupported` when its version is unknown.
+pub fn peek_header(bytes: &[u8], name: &str) -> Result<LogHeader> {
     let mut reader = Reader::new(bytes, name);
     let magic = reader.take(8)?;
     if magic != MAGIC {

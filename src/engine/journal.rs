@@ -1,0 +1,296 @@
+//! The log of one namespace on this node: appended, group-committed, sealed into the tier, and read back after a crash.
+//!
+//! Invariants:
+//! - A log file appears under its name with a durable header, so a file whose header does not decode is damaged.
+//! - Sequence numbers run on without holes from one log to the next; a hole means that a file is missing.
+//! - Recovery seals what it finds: a torn tail is cut, the rest is synced and moved into the tier, and the next write
+//!   starts a new file. So no file that a crash or a failed sync touched is ever appended to again.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::group_commit::{GroupCommit, Ticket};
+use crate::error::{Context, Error, Result};
+use crate::format::log::{Frame, LogHeader, PreviousLog, decode_log, encode_frame, encode_header, peek_header};
+use crate::format::record::Batch;
+use crate::model::ids::{Hlc, Nsid, Origin};
+use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::random::Random;
+
+/// Where a namespace's logs are. All directories may be absent until the first write.
+#[derive(Clone, Debug)]
+pub struct LogPaths {
+    /// Open logs of all namespaces: `{nsid}-{name}`.
+    pub open: PathBuf,
+    /// Sealed logs of this namespace: `{name}`.
+    pub sealed: PathBuf,
+}
+
+/// Whose log this is.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    pub nsid: Nsid,
+    pub origin: Origin,
+}
+
+/// An open log.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    paths: LogPaths,
+    writer: Writer,
+    /// `{first_seq:020}-{token}.wal`
+    name: String,
+    salt: u32,
+    first_seq: u64,
+    next_seq: u64,
+    group: Arc<GroupCommit>,
+}
+
+/// A log that never changes again, in the tier under `paths.sealed`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SealedLog {
+    pub name: String,
+    pub first_seq: u64,
+    /// The last record's; below `first_seq` when the log has none.
+    pub last_seq: u64,
+    pub bytes: u64,
+    pub crc32c: u32,
+}
+
+/// What recovery found: every acknowledged commit from the sequence number asked for, in order.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    pub frames: Vec<Frame>,
+    pub logs: Vec<SealedLog>,
+    pub next_seq: u64,
+    /// Bytes of commits that were never acknowledged, cut off.
+    pub torn_bytes: u64,
+}
+
+/// A log that failed in this process, and how much of it may be trusted.
+#[derive(Clone, Debug)]
+pub struct Distrust {
+    pub name: String,
+    pub synced: u64,
+}
+
+impl Journal {
+    /// Starts a log whose first record will be `first_seq`, after `previous`; it is durable, and empty, on return.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        paths: LogPaths,
+        writer: Writer,
+        first_seq: u64,
+        previous: Option<&SealedLog>,
+        random: &dyn Random,
+    ) -> Result<Journal> {
+        let salt = (random.next_u64() >> 32) as u32;
+        let name = format!("{first_seq:020}-{:016x}.wal", random.next_u64());
+        let header = LogHeader {
+            salt,
+            nsid: writer.nsid,
+            origin: writer.origin,
+            first_seq,
+            previous: previous.map(|log| PreviousLog { first_seq: log.first_seq, bytes: log.bytes }),
+        };
+        let bytes = encode_header(&header);
+        let path = paths.open.join(open_name(writer.nsid, &name));
+        create_dirs(&*disk, &paths.open).context(|| format!("create {}", paths.open.display()))?;
+        publish(&*disk, &path, &bytes).context(|| format!("create log {}", path.display()))?;
+        let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
+        let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
+        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, group })
+    }
+
+    /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
+    pub fn append(&mut self, hlc: Hlc, batches: Vec<Batch>) -> Result<(Arc<GroupCommit>, Ticket)> {
+        let mut bytes = Vec::new();
+        let mut next_seq = self.next_seq;
+        let last = batches.len().saturating_sub(1);
+        let synced = self.group.synced();
+        for (n, batch) in batches.into_iter().enumerate() {
+            let count = batch.records.len() as u64;
+            let frame = Frame { synced, first_seq: next_seq, more: n < last, hlc, batch };
+            bytes.extend(encode_frame(self.salt, &frame)?);
+            next_seq += count;
+        }
+        let ticket = self.group.append(&bytes)?;
+        self.next_seq = next_seq;
+        Ok((self.group.clone(), ticket))
+    }
+
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// What recovery needs to know when a barrier of this log failed.
+    pub fn distrust(&self) -> Distrust {
+        Distrust { name: self.name.clone(), synced: self.group.synced() }
+    }
+
+    /// Makes the log durable and moves it into the tier. `Busy` while a barrier is under way.
+    pub fn seal(self) -> Result<SealedLog> {
+        let bytes = self.group.flush()?;
+        let path = self.paths.open.join(open_name(self.writer.nsid, &self.name));
+        let content = self.disk.read(&path).context(|| format!("read log {}", path.display()))?;
+        let content = usize::try_from(bytes).ok().and_then(|n| content.get(..n)).ok_or_else(|| {
+            Error::corrupt(format!("log {}: {} bytes, expected {bytes}", path.display(), content.len()))
+        })?;
+        let sealed = SealedLog {
+            name: self.name.clone(),
+            first_seq: self.first_seq,
+            last_seq: self.next_seq.saturating_sub(1),
+            bytes,
+            crc32c: crc32c::crc32c(content),
+        };
+        move_to_tier(&*self.disk, &self.paths, self.writer.nsid, &self.name)?;
+        Ok(sealed)
+    }
+}
+
+/// Reads this node's own logs back, from the record `replay_from` on. `Corrupt` names the file when an acknowledged commit
+/// is damaged or missing. Can be interrupted and repeated anywhere.
+pub fn recover(
+    disk: &dyn Disk,
+    paths: &LogPaths,
+    writer: Writer,
+    replay_from: u64,
+    distrust: Option<&Distrust>,
+) -> Result<Recovered> {
+    let mut logs = find(disk, paths, writer)?;
+    for at in 0..logs.len() {
+        // A successor was started only after its predecessor's end was known; what lies behind was never acknowledged.
+        let named =
+            logs.get(at + 1).and_then(|next| next.header.previous).filter(|p| p.first_seq == logs[at].first_seq);
+        let known = distrust.filter(|d| d.name == logs[at].name).map(|d| d.synced);
+        if let Some(end) = named.map(|p| p.bytes).or(known) {
+            let log = &mut logs[at];
+            if end > log.bytes.len() as u64 {
+                return Err(Error::corrupt(format!("log {}: {} bytes, expected {end}", log.name, log.bytes.len())));
+            }
+            log.trusted = usize::try_from(end).unwrap_or(log.bytes.len());
+        }
+    }
+    let mut recovered = Recovered { next_seq: replay_from, ..Recovered::default() };
+    let mut moved = false;
+    for log in logs {
+        let contents = decode_log(&log.bytes[..log.trusted], &log.name)?;
+        let records: u64 = contents.frames.iter().map(|frame| frame.batch.records.len() as u64).sum();
+        let end = log.first_seq + records;
+        let valid = usize::try_from(contents.valid_bytes).unwrap_or(log.trusted);
+        if log.is_open {
+            if valid < log.bytes.len() {
+                recovered.torn_bytes += (log.bytes.len() - valid) as u64;
+            }
+            settle(disk, paths, writer.nsid, &log, contents.valid_bytes)?;
+            moved = true;
+        } else if valid < log.bytes.len() {
+            return Err(Error::corrupt(format!(
+                "sealed log {}: damaged at byte {valid} of {}",
+                log.name,
+                log.bytes.len()
+            )));
+        }
+        if end <= replay_from && records > 0 {
+            continue;
+        }
+        if log.first_seq > recovered.next_seq {
+            return Err(Error::corrupt(format!(
+                "log {} starts at record {}, expected {}: the file before it is missing",
+                log.name, log.first_seq, recovered.next_seq
+            )));
+        }
+        recovered.next_seq = recovered.next_seq.max(end);
+        recovered.frames.extend(contents.frames.into_iter().filter(|frame| {
+            frame.batch.records.is_empty() || frame.first_seq + frame.batch.records.len() as u64 > replay_from
+        }));
+        recovered.logs.push(SealedLog {
+            crc32c: crc32c::crc32c(&log.bytes[..valid]),
+            name: log.name,
+            first_seq: log.first_seq,
+            last_seq: end.saturating_sub(1),
+            bytes: contents.valid_bytes,
+        });
+    }
+    if !moved && disk.list(&paths.sealed).is_ok() {
+        // A crash may have come between a rename and its sync: what is served must be durable first.
+        disk.sync_dir(&paths.sealed).context(|| format!("sync {}", paths.sealed.display()))?;
+    }
+    Ok(recovered)
+}
+
+struct Found {
+    name: String,
+    first_seq: u64,
+    is_open: bool,
+    header: LogHeader,
+    bytes: Vec<u8>,
+    /// How many of `bytes` may hold acknowledged commits.
+    trusted: usize,
+}
+
+/// The writer's own logs in order; leftovers of creations that never finished are removed.
+fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer) -> Result<Vec<Found>> {
+    let prefix = open_name(writer.nsid, "");
+    let mut found = Vec::new();
+    for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
+        let entries = match disk.list(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries.context(|| format!("list {}", dir.display()))?,
+        };
+        for entry in entries {
+            let name = if is_open { entry.name.strip_prefix(&prefix) } else { Some(entry.name.as_str()) };
+            let Some(name) = name else { continue };
+            let path = dir.join(&entry.name);
+            if name.ends_with(TEMPORARY_SUFFIX) {
+                disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+                continue;
+            }
+            let bytes = disk.read(&path).context(|| format!("read log {}", path.display()))?;
+            let header = peek_header(&bytes, name)?;
+            if header.nsid != writer.nsid {
+                return Err(Error::corrupt(format!(
+                    "log {}: belongs to namespace {}, expected {}",
+                    path.display(),
+                    header.nsid,
+                    writer.nsid
+                )));
+            }
+            if header.origin != writer.origin {
+                continue;
+            }
+            let (first_seq, trusted) = (header.first_seq, bytes.len());
+            found.push(Found { name: name.to_owned(), first_seq, is_open, header, bytes, trusted });
+        }
+    }
+    // Two logs may start at the same record when the first has none; the one that names the other comes second.
+    found.sort_by_key(|log| (log.first_seq, log.header.previous.map_or(0, |p| p.first_seq + 1)));
+    Ok(found)
+}
+
+/// Cuts an open log, makes it durable and moves it into the tier.
+fn settle(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, log: &Found, valid: u64) -> Result<()> {
+    let path = paths.open.join(open_name(nsid, &log.name));
+    let step = || format!("cut log {} at byte {valid}", path.display());
+    let mut file = disk.append(&path).context(step)?;
+    if valid < log.bytes.len() as u64 {
+        file.truncate(valid).context(step)?;
+    }
+    file.sync().context(step)?;
+    move_to_tier(disk, paths, nsid, &log.name)
+}
+
+fn move_to_tier(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, name: &str) -> Result<()> {
+    let (from, to) = (paths.open.join(open_name(nsid, name)), paths.sealed.join(name));
+    let step = || format!("seal log {}", from.display());
+    create_dirs(disk, &paths.sealed).context(step)?;
+    disk.rename(&from, &to).context(step)?;
+    // The new name first: between the two syncs the log must be somewhere.
+    disk.sync_dir(&paths.sealed).context(step)?;
+    disk.sync_dir(&paths.open).context(step)
+}
+
+fn open_name(nsid: Nsid, name: &str) -> String {
+    format!("{nsid}-{name}")
+}
