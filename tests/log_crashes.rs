@@ -188,17 +188,21 @@ fn a_single_failed_operation_loses_nothing_and_the_same_process_goes_on() {
 #[test]
 fn a_commit_whose_barrier_failed_does_not_come_back_in_the_same_process() {
     let runtime = runtime();
-    let mut run = Run::new(3);
-    runtime.block_on(async {
-        run.commit().await.unwrap();
-        // The write succeeds, its sync does not: the bytes are readable, and not durable.
-        let fault = Fault { at: run.disk.operations() + 1, forever: false, kind: io::ErrorKind::Other };
-        run.disk.set_fault(Some(fault));
-        assert_eq!(run.commit().await.unwrap_err().kind(), Kind::Unavailable);
-    });
-    let distrust = run.journal.as_ref().map(Journal::distrust);
-    run.recover(distrust.as_ref()).unwrap();
-    assert_eq!(run.written.len(), 1);
+    // With `forever` the failed log cannot even be cut: its bytes stay readable, and are not durable.
+    for forever in [false, true] {
+        let mut run = Run::new(3);
+        runtime.block_on(async {
+            run.commit().await.unwrap();
+            // The write succeeds, its sync does not.
+            let fault = Fault { at: run.disk.operations() + 1, forever, kind: io::ErrorKind::Other };
+            run.disk.set_fault(Some(fault));
+            assert_eq!(run.commit().await.unwrap_err().kind(), Kind::Unavailable);
+        });
+        run.disk.set_fault(None);
+        let distrust = run.journal.as_ref().map(Journal::distrust);
+        run.recover(distrust.as_ref()).unwrap();
+        assert_eq!(run.written.len(), 1, "forever: {forever}");
+    }
 }
 
 #[test]

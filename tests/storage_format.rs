@@ -1,0 +1,264 @@
+//! Holds storage-format.md and the golden files to the code, both ways.
+//!
+//! The golden files are made once per format version with `SHOAL_WRITE_GOLDEN=1 cargo test --test storage_format`, and
+//! never again.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use half::f16;
+use shoal::format::log::{
+    FRAME_HEADER_BYTES, Frame, HEADER_BYTES, LogHeader, PreviousLog, decode_log, encode_frame, encode_header,
+};
+use shoal::format::manifest::{
+    DeletionsRef, Lineage, LogRef, Manifest, Parent, SegmentRef, VERSION, decode_manifest, encode_manifest,
+};
+use shoal::format::record::{Batch, IdempotencyEntry, Record};
+use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
+use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
+use shoal::model::value::{SparseVector, Value, Vector};
+use uuid::Uuid;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The rows of the first table under a heading of storage-format.md, without its two head lines.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(root().join("storage-format.md")).unwrap();
+    let chapter = text.split(&format!("\n## {heading}\n")).nth(1).expect(heading);
+    let chapter = chapter.split("\n## ").next().unwrap();
+    let rows = chapter.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    rows.skip(2).map(|row| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+fn header() -> LogHeader {
+    LogHeader {
+        salt: 0x0102_0304,
+        nsid: Nsid(Uuid::from_u128(0x1112_1314_1516_1718_191a_1b1c_1d1e_1f20)),
+        origin: Origin(0x2122_2324_2526_2728),
+        first_seq: 0x3132_3334_3536_3738,
+        previous: Some(PreviousLog { first_seq: 0x4142_4344_4546_4748, bytes: 0x5152_5354_5556_5758 }),
+    }
+}
+
+/// Every value and every kind of record, in two frames of one commit.
+fn frames() -> Vec<Frame> {
+    let values = [
+        Value::Bool(true),
+        Value::Int(-7),
+        Value::Uint(u64::MAX),
+        Value::Float(0.1),
+        Value::String("shoal".into()),
+        Value::Uuid(Uuid::from_u128(7)),
+        Value::DateTime(1_763_700_000_000),
+        Value::Bytes(vec![0, 255]),
+        Value::Bools(vec![true, false]),
+        Value::Ints(vec![-1, 1]),
+        Value::Uints(vec![1, 2]),
+        Value::Floats(vec![1.5]),
+        Value::Strings(vec!["a".into(), "b".into()]),
+        Value::Uuids(vec![Uuid::nil()]),
+        Value::DateTimes(vec![0]),
+        Value::Vector(Vector::F32(vec![0.1, -2.0])),
+        Value::Vector(Vector::F16(vec![f16::from_f32(0.5)])),
+        Value::Vector(Vector::I8(vec![-128, 127])),
+        Value::Sparse(SparseVector { entries: vec![("fugu".into(), f16::from_f32(0.5))] }),
+    ];
+    let fields = values.into_iter().enumerate().map(|(n, value)| (ColumnUid(n as u64), value)).collect();
+    let first = Batch {
+        idempotency: Some(IdempotencyEntry {
+            key_hash: [1; 16],
+            body_hash: [2; 16],
+            upserted: 1,
+            patched: 1,
+            deleted: 1,
+            rows_remaining: false,
+            filter_matched: Some(3),
+            bytes_written: 99,
+        }),
+        schema: Some(schema()),
+        ids_reserved: Some(1 << 32),
+        records: vec![Record::Upsert { id: DocId::Uint(1), fields }],
+    };
+    let second = Batch {
+        records: vec![
+            Record::Patch {
+                id: DocId::String("two".into()),
+                base: Version { hlc: Hlc(5), origin: Origin(6) },
+                changed: vec![(ColumnUid(3), None), (ColumnUid(9), Some(Value::Ints(vec![4])))],
+            },
+            Record::Delete { id: DocId::Uuid(Uuid::from_u128(3)) },
+        ],
+        ..Batch::default()
+    };
+    let first_seq = header().first_seq;
+    let hlc = Hlc(0x6162_6364_6566_6768);
+    vec![
+        Frame { synced: HEADER_BYTES as u64, first_seq, more: true, hlc, batch: first },
+        Frame { synced: HEADER_BYTES as u64, first_seq: first_seq + 1, more: false, hlc, batch: second },
+    ]
+}
+
+fn schema() -> Schema {
+    let mut title = Column::new("title", AttributeType::String, 0);
+    title.full_text = Some(FullText::default());
+    title.filterable = false;
+    Schema {
+        id_type: Some(IdType::Uint),
+        metric: Some(Metric::CosineDistance),
+        columns: vec![title, Column::new("vector", AttributeType::Vector { dims: 2, element: Element::F32 }, 1)],
+        dropped: vec![("vector".into(), 1)],
+    }
+}
+
+fn log() -> Vec<u8> {
+    let mut bytes = encode_header(&header());
+    for frame in frames() {
+        bytes.extend(encode_frame(header().salt, &frame).unwrap());
+    }
+    bytes
+}
+
+fn manifest() -> Manifest {
+    let prefix = "acme/search/namespaces/x";
+    Manifest {
+        format: VERSION,
+        nsid: Nsid(Uuid::from_u128(1)),
+        name: "acme/search/docs".into(),
+        generation: 2,
+        parent: Some(Parent { commit_id: CommitId(Uuid::from_u128(2)), crc32c: 0xdead_beef }),
+        commit_id: CommitId(Uuid::from_u128(3)),
+        origin: Origin(0xabc),
+        hlc: Hlc(9 << 16),
+        data_seq: 4,
+        next_seq: 20,
+        replay_from: 10,
+        version_vector: [(Origin(0xabc).to_string(), 19)].into(),
+        horizon: Hlc(0),
+        schema: schema(),
+        labels: [("shop".to_owned(), "17".to_owned())].into(),
+        read_only: true,
+        lineage: Some(Lineage { nsid: Nsid(Uuid::from_u128(4)), commit_id: CommitId(Uuid::from_u128(5)) }),
+        logs: vec![LogRef {
+            key: format!("{prefix}/wal/00000000000000000010-000000000000000a.wal"),
+            origin: Origin(0xabc),
+            first_seq: 10,
+            last_seq: 19,
+            bytes: 400,
+            crc32c: 1,
+        }],
+        segments: vec![SegmentRef {
+            key: format!("{prefix}/segments/s/data.seg"),
+            segment_id: Uuid::from_u128(6),
+            level: 0,
+            bytes: 4_096,
+            crc32c: 2,
+            rows: 9,
+            tombstones: 1,
+            logical_bytes: 900,
+            deletions: Some(DeletionsRef {
+                key: format!("{prefix}/deletions/s-1.del"),
+                bytes: 40,
+                crc32c: 3,
+                rows: 2,
+            }),
+        }],
+        conflicts: vec![format!("{prefix}/conflicts/1.json")],
+        ids_reserved: 1 << 32,
+        created_ms: 1,
+        updated_ms: 2,
+        written_ms: 3,
+    }
+}
+
+#[test]
+fn the_log_header_is_laid_out_as_documented() {
+    let bytes = encode_header(&header());
+    let checksum = crc32c::crc32c(&bytes[..68]);
+    let expected = |field: &str| -> Vec<u8> {
+        match field {
+            "magic" => b"SHOALLOG".to_vec(),
+            "version" => vec![1, 0, 0, 0],
+            "salt" => vec![4, 3, 2, 1],
+            "nsid" => (0x11..=0x20).collect(),
+            "origin" => (0x21..=0x28).rev().collect(),
+            "first_seq" => (0x31..=0x38).rev().collect(),
+            "previous_first_seq" => (0x41..=0x48).rev().collect(),
+            "previous_bytes" => (0x51..=0x58).rev().collect(),
+            "reserved" => vec![0; 4],
+            "checksum" => checksum.to_le_bytes().to_vec(),
+            other => panic!("storage-format.md has a field {other} that the header has not"),
+        }
+    };
+    check_layout(&table("Log header"), &bytes, HEADER_BYTES, expected);
+}
+
+#[test]
+fn the_log_frame_is_laid_out_as_documented() {
+    let frame = &frames()[0];
+    let bytes = encode_frame(header().salt, frame).unwrap();
+    let covered = [&header().salt.to_le_bytes(), &bytes[..4], &bytes[8..]].concat();
+    let expected = |field: &str| -> Vec<u8> {
+        match field {
+            "length" => u32::try_from(bytes.len() - FRAME_HEADER_BYTES).unwrap().to_le_bytes().to_vec(),
+            "checksum" => crc32c::crc32c(&covered).to_le_bytes().to_vec(),
+            "synced" => frame.synced.to_le_bytes().to_vec(),
+            "first_seq" => (0x31..=0x38).rev().collect(),
+            "count" => vec![1, 0, 0, 0],
+            "flags" => vec![1, 0, 0, 0],
+            "hlc" => (0x61..=0x68).rev().collect(),
+            other => panic!("storage-format.md has a field {other} that the frame has not"),
+        }
+    };
+    let mut rows = table("Log frame");
+    let payload = rows.pop().unwrap();
+    assert_eq!((payload[0].as_str(), payload[3].as_str()), ("40", "payload"));
+    check_layout(&rows, &bytes[..FRAME_HEADER_BYTES], FRAME_HEADER_BYTES, expected);
+}
+
+/// Every documented field is where the document says, and the fields cover all bytes.
+fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl Fn(&str) -> Vec<u8>) {
+    let mut end = 0;
+    for row in rows {
+        let (offset, size): (usize, usize) = (row[0].parse().unwrap(), row[1].parse().unwrap());
+        assert_eq!(offset, end, "{} starts after a gap", row[3]);
+        end = offset + size;
+        assert_eq!(bytes[offset..end], expected(&row[3]), "{}", row[3]);
+    }
+    assert_eq!(end, size, "the table ends early");
+}
+
+#[test]
+fn the_manifest_has_exactly_the_documented_fields() {
+    let documented: BTreeSet<String> = table("Manifest").into_iter().map(|row| row[0].clone()).collect();
+    let json = serde_json::to_value(manifest()).unwrap();
+    let fields: BTreeSet<String> = json.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(documented, fields);
+}
+
+#[test]
+fn golden_files_of_every_version_are_read_and_written_to_the_byte() {
+    let golden = |name: &str, bytes: &[u8]| {
+        let path = root().join("tests/golden/v1").join(name);
+        if std::env::var_os("SHOAL_WRITE_GOLDEN").is_some() && !path.exists() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let found = std::fs::read(&path).unwrap();
+        assert_eq!(found, bytes, "{name} is not written any more as it was");
+        found
+    };
+    let log = decode_log(&golden("log.wal", &log()), "golden").unwrap();
+    assert_eq!((log.header, log.frames, log.torn), (header(), frames(), false));
+    let (found, _) =
+        decode_manifest(&golden("manifest.json", &encode_manifest(&manifest()).unwrap().0), "golden").unwrap();
+    assert_eq!(found, manifest());
+}
+
+#[test]
+fn a_column_keeps_its_identity_for_ever() {
+    let uids: Vec<u64> = schema().columns.iter().map(|column| column.uid().0).collect();
+    let by_hand = |text: &str| u64::from_le_bytes(blake3::hash(text.as_bytes()).as_bytes()[..8].try_into().unwrap());
+    assert_eq!(uids, [by_hand("title\0string\x000"), by_hand("vector\0[2]f32\x001")]);
+}
