@@ -1,5 +1,6 @@
 //! Shoal: a search store for edge nodes.
 
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod engine;

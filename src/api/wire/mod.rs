@@ -1,0 +1,7 @@
+//! JSON as the wire has it, to and from the words of the model.
+
+pub mod filter;
+pub mod query;
+pub mod rank;
+pub mod shape;
+pub mod write;

@@ -1,0 +1,116 @@
+//! What rows are ordered by, from JSON.
+
+use serde_json::Value as Json;
+
+use super::filter::parse_filter;
+use super::shape::{boolean, number, wrong};
+use crate::error::{Error, Result};
+use crate::model::query::{Clause, Direction, Rank};
+
+/// The most attributes rows may be ordered by.
+pub const ORDER_ATTRIBUTES_MAX: usize = 8;
+/// The most clauses one score may have, and how deep they may nest.
+pub const CLAUSES_MAX: usize = 1_024;
+pub const CLAUSE_DEPTH_MAX: usize = 16;
+
+const NO_MATCH: &str = "data did not match any variant of untagged enum RankBy";
+
+/// Reads `rank_by`; errors carry `path`.
+pub fn parse_rank(path: &str, json: Json) -> Result<Rank> {
+    let Json::Array(items) = json else { return Err(wrong(path, NO_MATCH)) };
+    match items.as_slice() {
+        [] => Err(Error::invalid("💔 rank_by cannot be empty")),
+        [Json::Array(_), ..] => {
+            if items.len() > ORDER_ATTRIBUTES_MAX {
+                return Err(Error::invalid(format!(
+                    "{path}: at most {ORDER_ATTRIBUTES_MAX} attributes to order by, got {}",
+                    items.len()
+                )));
+            }
+            items.iter().map(|item| order(path, item)).collect::<Result<_>>().map(Rank::Attributes)
+        }
+        [Json::String(_), Json::String(direction)] if matches!(direction.as_str(), "asc" | "desc") => {
+            Ok(Rank::Attributes(vec![order(path, &Json::Array(items))?]))
+        }
+        [Json::String(attribute), Json::String(op), vector] if matches!(op.as_str(), "ANN" | "kNN") => {
+            refuse_embed(vector)?;
+            let (attribute, vector) = (attribute.clone(), vector.clone());
+            Ok(if op == "ANN" { Rank::Ann { attribute, vector } } else { Rank::Knn { attribute, vector } })
+        }
+        _ => {
+            let mut clauses = 0;
+            clause(path, Json::Array(items), 0, &mut clauses).map(Rank::Score)
+        }
+    }
+}
+
+fn refuse_embed(vector: &Json) -> Result<()> {
+    if vector.get(0).and_then(Json::as_str) == Some("Embed") {
+        return Err(Error::unsupported("Embed is not offered: this daemon runs no models")
+            .with_hint("embed the text in the application and pass the vector"));
+    }
+    Ok(())
+}
+
+fn order(path: &str, json: &Json) -> Result<(String, Direction)> {
+    let pair = json.as_array().map(Vec::as_slice);
+    let Some([Json::String(attribute), Json::String(direction)]) = pair else { return Err(wrong(path, NO_MATCH)) };
+    let direction = match direction.as_str() {
+        "asc" => Direction::Asc,
+        "desc" => Direction::Desc,
+        other => return Err(wrong(path, format!("unknown variant `{other}`, expected `asc` or `desc`"))),
+    };
+    Ok((attribute.clone(), direction))
+}
+
+fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<Clause> {
+    *clauses += 1;
+    if depth > CLAUSE_DEPTH_MAX || *clauses > CLAUSES_MAX {
+        return Err(Error::invalid(format!(
+            "{path}: score is too large, at most {CLAUSES_MAX} clauses nested {CLAUSE_DEPTH_MAX} deep"
+        )));
+    }
+    let items = match &json {
+        Json::Array(items) => items.as_slice(),
+        _ => return Err(wrong(path, NO_MATCH)),
+    };
+    let mut inner = |json: &Json| clause(path, json.clone(), depth + 1, clauses);
+    match items {
+        [Json::String(op), Json::Array(parts)] if op == "Sum" => {
+            parts.iter().map(inner).collect::<Result<_>>().map(Clause::Sum)
+        }
+        [Json::String(op), Json::Array(parts)] if op == "Max" => parts
+            .iter()
+            .map(|part| if part.is_number() { constant(path, part).map(Clause::Constant) } else { inner(part) })
+            .collect::<Result<_>>()
+            .map(Clause::Max),
+        [Json::String(op), a, b] if op == "Product" && (a.is_number() || b.is_number()) => {
+            let (weight, of) = if a.is_number() { (a, b) } else { (b, a) };
+            Ok(Clause::Product(constant(path, weight)?, Box::new(inner(of)?)))
+        }
+        [Json::String(op), Json::String(attribute)] if op == "Attribute" => Ok(Clause::Attribute(attribute.clone())),
+        [Json::String(op), ..] if matches!(op.as_str(), "Dist" | "Saturate" | "Decay") => {
+            Err(Error::unsupported(format!("rank_by {op} is not offered by this version"))
+                .with_hint("use Attribute, Sum, Max, Product, BM25, SparseKNN or a filter"))
+        }
+        [Json::String(attribute), Json::String(op), query, params @ ..] if op == "BM25" && params.len() <= 1 => {
+            let last_as_prefix = params.first().and_then(|params| params.get("last_as_prefix"));
+            let last_as_prefix = last_as_prefix.map(|json| boolean(path, json)).transpose()?.unwrap_or(false);
+            Ok(Clause::Bm25 { attribute: attribute.clone(), query: query.clone(), last_as_prefix })
+        }
+        [Json::String(attribute), Json::String(op), vector] if op == "SparseKNN" => {
+            refuse_embed(vector)?;
+            Ok(Clause::SparseKnn { attribute: attribute.clone(), vector: vector.clone() })
+        }
+        _ => parse_filter(path, json).map(Clause::Filter),
+    }
+}
+
+/// A weight or floor: finite and not negative.
+fn constant(path: &str, json: &Json) -> Result<f64> {
+    let value = number(path, json)?;
+    if value.is_finite() && value >= 0.0 {
+        return Ok(value);
+    }
+    Err(Error::invalid(format!("{path}: constants in rank_by must not be negative, got {json}")))
+}

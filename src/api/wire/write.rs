@@ -1,0 +1,288 @@
+//! Write requests from JSON.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+use super::filter::parse_filter;
+use super::shape::{boolean, map, sequence, string, take, variant, wrong};
+use crate::error::{Error, Result};
+use crate::model::schema::Metric;
+use crate::model::write::{ByFilter, PatchByFilter, Row, SchemaUpdate, WriteRequest};
+
+/// The names of the distance metrics.
+pub const METRICS: [(&str, Metric); 3] = [
+    ("cosine_distance", Metric::CosineDistance),
+    ("euclidean_squared", Metric::EuclideanSquared),
+    ("dot_product", Metric::DotProduct),
+];
+
+/// What a write body asks for: documents and schema, or a whole namespace from another.
+#[derive(Clone, Debug)]
+pub enum WriteBody {
+    Write(Box<WriteRequest>),
+    /// The source namespace's name.
+    Copy(String),
+}
+
+/// Reads a write body.
+pub fn parse_write(json: Json) -> Result<WriteBody> {
+    let mut body = map("", json, "struct WriteRequest")?;
+    refuse_unsupported(&mut body)?;
+    if take(&mut body, "branch_from_namespace").is_some() {
+        return Err(Error::unsupported("branch_from_namespace is not offered by this version")
+            .with_hint("branches come later; use copy_from_namespace for an independent copy"));
+    }
+    if let Some(source) = take(&mut body, "copy_from_namespace") {
+        let source = copy_source(source)?;
+        if body.values().any(|json| !json.is_null()) {
+            return Err(Error::invalid("💔 copy_from_namespace cannot be used with other write request fields"));
+        }
+        return Ok(WriteBody::Copy(source));
+    }
+    let mut names = Names::default();
+    let mut request = WriteRequest {
+        upserts: rows(&mut body, "upsert", &mut names)?,
+        patches: rows(&mut body, "patch", &mut names)?,
+        deletes: deletes(&mut body)?,
+        ..WriteRequest::default()
+    };
+    let mut condition = |key: &str| take(&mut body, key).map(|json| parse_filter(key, json)).transpose();
+    request.upsert_condition = condition("upsert_condition")?;
+    request.patch_condition = condition("patch_condition")?;
+    request.delete_condition = condition("delete_condition")?;
+    let delete_filter = condition("delete_by_filter")?;
+    let allow_partial = flag(&mut body, "delete_by_filter_allow_partial")?.unwrap_or(false);
+    request.delete_by_filter = delete_filter.map(|filter| ByFilter { filter, allow_partial });
+    let allow_partial = flag(&mut body, "patch_by_filter_allow_partial")?.unwrap_or(false);
+    if let Some(json) = take(&mut body, "patch_by_filter") {
+        request.patch_by_filter = Some(patch_by_filter(json, allow_partial, &mut names)?);
+    }
+    request.return_affected_ids = flag(&mut body, "return_affected_ids")?.unwrap_or(false);
+    request.disable_backpressure = flag(&mut body, "disable_backpressure")?.unwrap_or(false);
+    request.create_namespace = flag(&mut body, "create_namespace")?;
+    request.metric =
+        take(&mut body, "distance_metric").map(|json| variant("distance_metric", &json, &METRICS)).transpose()?;
+    request.schema = take(&mut body, "schema").map(|json| parse_schema("schema", json)).transpose()?;
+    check_complete(&request)?;
+    Ok(WriteBody::Write(Box::new(request)))
+}
+
+/// Reads a bare schema map.
+pub fn parse_schema(path: &str, json: Json) -> Result<SchemaUpdate> {
+    let attributes = map(path, json, "a map")?;
+    for (name, config) in &attributes {
+        if !config.is_string() && !config.is_object() {
+            let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            return Err(wrong(&at, "data did not match any variant of untagged enum AttributeSchema"));
+        }
+    }
+    Ok(SchemaUpdate { attributes: attributes.into_iter().collect() })
+}
+
+fn refuse_unsupported(body: &mut Map<String, Json>) -> Result<()> {
+    if let Some(encryption) = take(body, "encryption") {
+        check_encryption(&encryption)?;
+    }
+    if take(body, "sharding").is_some() {
+        return Err(Error::unsupported("sharding is not offered: a namespace lives whole on its node")
+            .with_hint("leave out `sharding`"));
+    }
+    Ok(())
+}
+
+/// Accepts the default mode; refuses customer-managed keys.
+fn check_encryption(encryption: &Json) -> Result<()> {
+    if encryption.get("mode").and_then(Json::as_str) == Some("default") {
+        return Ok(());
+    }
+    let key = encryption.get("key_name").or_else(|| encryption.pointer("/cmek/key_name")).and_then(Json::as_str);
+    let Some(key) = key else {
+        return Err(Error::invalid("encryption: expected {\"mode\":\"default\"}"));
+    };
+    if !key.starts_with("projects/") && !key.starts_with("arn:") {
+        return Err(Error::invalid(format!("Malformed Cloud KMS crypto key: {key}")));
+    }
+    Err(Error::unsupported("encryption with customer-managed keys is not offered")
+        .with_hint("leave out `encryption`, and encrypt the data directory's file system"))
+}
+
+fn copy_source(json: Json) -> Result<String> {
+    let path = "copy_from_namespace";
+    let mut config = match json {
+        Json::String(source) => return Ok(source),
+        other => map(path, other, "a string or a map")?,
+    };
+    if take(&mut config, "source_region").is_some() {
+        return Err(Error::unsupported("cross-region copy_from_namespace is not offered")
+            .with_hint("leave out `source_region`; the source must be on this node"));
+    }
+    if let Some(encryption) = take(&mut config, "dest_encryption") {
+        check_encryption(&encryption)?;
+    }
+    match take(&mut config, "source_namespace") {
+        Some(source) => string("copy_from_namespace.source_namespace", source),
+        None => Err(wrong(path, "missing field `source_namespace`")),
+    }
+}
+
+/// Attribute names, each allocated once for all rows.
+#[derive(Default)]
+struct Names(HashMap<String, Arc<str>>);
+
+impl Names {
+    fn intern(&mut self, name: String) -> Arc<str> {
+        if let Some(shared) = self.0.get(&name) {
+            return Arc::clone(shared);
+        }
+        let shared: Arc<str> = name.as_str().into();
+        self.0.insert(name, Arc::clone(&shared));
+        shared
+    }
+}
+
+fn flag(body: &mut Map<String, Json>, key: &str) -> Result<Option<bool>> {
+    take(body, key).map(|json| boolean(key, &json)).transpose()
+}
+
+fn rows(body: &mut Map<String, Json>, verb: &str, names: &mut Names) -> Result<Vec<Row>> {
+    let path = format!("{verb}_rows");
+    let mut rows = Vec::new();
+    if let Some(json) = take(body, &path) {
+        for (at, json) in sequence(&path, json)?.into_iter().enumerate() {
+            let path = || format!("{path}[{at}]");
+            let Json::Object(mut fields) = json else {
+                return Err(map(&path(), json, "a map").err().unwrap_or_else(|| wrong(&path(), "expected a map")));
+            };
+            let Some(id) = fields.remove("id") else { return Err(wrong(&path(), "missing field `id`")) };
+            check_id(|| format!("{}.id", path()), &id)?;
+            let fields = fields.into_iter().map(|(name, value)| (names.intern(name), value)).collect();
+            rows.push(Row { id, fields });
+        }
+    }
+    let path = format!("{verb}_columns");
+    if let Some(json) = take(body, &path) {
+        columns(&path, json, names, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Result<()> {
+    let mut columns = map(path, json, "a map")?;
+    let ids = columns.remove("id").ok_or_else(|| wrong(path, "missing field `id`"))?;
+    let ids = sequence(&format!("{path}.id"), ids)?;
+    let first = rows.len();
+    for (at, id) in ids.into_iter().enumerate() {
+        check_id(|| format!("{path}.id[{at}]"), &id)?;
+        rows.push(Row { id, fields: Vec::with_capacity(columns.len()) });
+    }
+    let count = rows.len() - first;
+    for (name, values) in columns {
+        let values = sequence(&format!("{path}.{name}"), values)?;
+        if values.len() != count {
+            return Err(Error::invalid(format!(
+                "{path}.{name}: has {} values, expected {count} as `id` has",
+                values.len()
+            )));
+        }
+        let name = names.intern(name);
+        for (row, value) in rows[first..].iter_mut().zip(values) {
+            row.fields.push((Arc::clone(&name), value));
+        }
+    }
+    Ok(())
+}
+
+fn check_id(path: impl Fn() -> String, id: &Json) -> Result<()> {
+    match id {
+        Json::String(_) => Ok(()),
+        Json::Number(n) if !n.is_f64() => Ok(()),
+        _ => Err(wrong(&path(), "data did not match any variant of untagged enum Id")),
+    }
+}
+
+fn deletes(body: &mut Map<String, Json>) -> Result<Vec<Json>> {
+    let mismatch = || wrong("deletes", "data did not match any variant of untagged enum IdVec");
+    match take(body, "deletes") {
+        None => Ok(Vec::new()),
+        Some(Json::Array(ids)) => {
+            for id in &ids {
+                check_id(|| "deletes".into(), id).map_err(|_| mismatch())?;
+            }
+            Ok(ids)
+        }
+        Some(_) => Err(mismatch()),
+    }
+}
+
+fn patch_by_filter(json: Json, allow_partial: bool, names: &mut Names) -> Result<PatchByFilter> {
+    let path = "patch_by_filter";
+    let mut config = map(path, json, "struct PatchByFilter")?;
+    let filter = config.remove("filters").ok_or_else(|| wrong(path, "missing field `filters`"))?;
+    let patch = config.remove("patch").ok_or_else(|| wrong(path, "missing field `patch`"))?;
+    let fields = map("patch_by_filter.patch", patch, "a map")?;
+    let fields = fields.into_iter().map(|(name, value)| (names.intern(name), value)).collect();
+    let filter = parse_filter("patch_by_filter.filters", filter)?;
+    Ok(PatchByFilter { by: ByFilter { filter, allow_partial }, fields })
+}
+
+fn check_complete(request: &WriteRequest) -> Result<()> {
+    for (condition, empty, verb) in [
+        (&request.upsert_condition, request.upserts.is_empty(), "upsert"),
+        (&request.patch_condition, request.patches.is_empty(), "patch"),
+        (&request.delete_condition, request.deletes.is_empty(), "delete"),
+    ] {
+        if condition.is_some() && empty {
+            return Err(Error::invalid(format!(
+                "💔 cannot set {verb}_condition without corresponding {verb} writes"
+            )));
+        }
+    }
+    let writes = !request.upserts.is_empty()
+        || !request.patches.is_empty()
+        || !request.deletes.is_empty()
+        || request.delete_by_filter.is_some()
+        || request.patch_by_filter.is_some()
+        || request.schema.is_some()
+        || request.create_namespace == Some(true);
+    if writes { Ok(()) } else { Err(Error::invalid("💔 no writes provided")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{WriteBody, parse_write};
+
+    fn error(body: serde_json::Value) -> String {
+        parse_write(body).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn shapes_are_refused_in_the_contracts_words() {
+        assert!(error(json!({"upsert_rows": {"id": 1}})).contains("invalid type: map, expected a sequence"));
+        assert!(error(json!({"upsert_rows": [{"a": 1}]})).contains("upsert_rows[0]: missing field `id`"));
+        assert!(error(json!({"upsert_rows": [{"id": true}]})).contains("upsert_rows[0].id: data did not match"));
+        assert!(
+            error(json!({"deletes": 7})).contains("deletes: data did not match any variant of untagged enum IdVec")
+        );
+        assert_eq!(error(json!({"upsert_rows": []})), "💔 no writes provided");
+        let cmek = json!({"deletes": [1], "encryption": {"mode": "customer-managed", "key_name": "mykey"}});
+        assert_eq!(error(cmek), "Malformed Cloud KMS crypto key: mykey");
+    }
+
+    #[test]
+    fn columns_become_rows() {
+        let body = json!({"upsert_columns": {"id": [1, 2], "a": ["x", null]}});
+        let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
+        assert_eq!(request.upserts.len(), 2);
+        assert_eq!(request.upserts[0].fields[0].1, json!("x"));
+    }
+
+    #[test]
+    fn a_copy_stands_alone() {
+        assert!(matches!(parse_write(json!({"copy_from_namespace": "a"})), Ok(WriteBody::Copy(s)) if s == "a"));
+        assert!(error(json!({"copy_from_namespace": "a", "deletes": [1]})).contains("cannot be used with other"));
+    }
+}
