@@ -4,6 +4,8 @@
 //! Every history runs on a disk in memory whose every operation is made to fail in turn, with a power cut after it and
 //! another one during recovery. Seeds are in the messages of failed assertions.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,7 +59,7 @@ impl Run {
             let n = self.random.next_u64();
             let size = usize::try_from(n % 900).unwrap();
             let fields = vec![(ColumnUid(n), Value::Bytes(vec![n as u8; size]))];
-            if n % 5 == 0 {
+            if n.is_multiple_of(5) {
                 Record::Delete { id: DocId::Uint(n) }
             } else {
                 Record::Upsert { id: DocId::Uint(n), fields }
@@ -90,7 +92,7 @@ impl Run {
                 self.distrust = self.journal.as_ref().map(Journal::distrust);
                 return false;
             }
-            if self.random.next_u64() % 4 == 0 {
+            if self.random.next_u64().is_multiple_of(4) {
                 match self.journal.take().unwrap().seal() {
                     Ok(sealed) => self.last = Some(sealed),
                     Err(_) => return false,
