@@ -4,4 +4,5 @@ pub mod auth;
 pub mod body;
 pub mod error;
 pub mod limits;
+pub mod router;
 pub mod wire;
