@@ -1,4 +1,53 @@
-//! Shoal: a search store for edge nodes.
+//! Shoal: a search store for edge nodes. One daemon, one local directory and, later, one bucket.
+//!
+//! # Where things are
+//!
+//! A module imports from lower rows only; `tests/tidy.rs` keeps it so. Rows that are not there yet are named where they
+//! will stand.
+//!
+//! ```text
+//! 8  cli -> daemon                commands; the composition root
+//! 7  config                       TOML, environment, flags
+//! 6  api                          HTTP
+//! 5  sync   snapshot              history between places
+//! 4  engine                       namespaces: writes, recovery, queries
+//! 3  segment   tier               index bytes | keep bytes near
+//! 2  store     meta               objects | local facts in redb
+//! 1  format    ops                bytes at rest | what operators see
+//! 0  model     platform            words | the operating system; `error` below both
+//! ```
+//!
+//! # What always holds
+//!
+//! - **Acknowledged is durable.** [`engine::group_commit`] acknowledges a commit only after a barrier that began when its
+//!   bytes were in the log; [`engine::journal`] finds every such commit again after any crash.
+//! - **A crash can only leak.** Objects are durable before a manifest names them: [`platform::disk::publish`] puts whole
+//!   files in place, and logs are sealed by a rename.
+//! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
+//!   used again.
+//! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
+//!   wrong: never a panic, never an allocation taken from an unchecked length.
+//! - **Time, randomness and the disk enter through traits** ([`platform`]), which production and tests share; there are no
+//!   failpoints in the product.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | namespace | a named set of documents: `org/project/name` |
+//! | incarnation | one life of a namespace (`nsid`); deleting and creating again gives a new one |
+//! | origin | random 64 bits for one node's writable copy of one incarnation |
+//! | version | `(hlc, origin)` of a document; between two states the higher wins |
+//! | record | one upsert, patch or delete, with its sequence number per origin |
+//! | log object | an immutable batch of records |
+//! | segment | an immutable indexed set of documents and tombstones |
+//! | tail | records not yet in a segment |
+//! | commit | one new state of a namespace |
+//! | generation | the number of a manifest in one chain |
+//! | tier | the local directory that holds objects under the bucket's keys |
+//! | seal, flush | close a log object; tail to segment |
+//!
+//! The bytes at rest are described in `storage-format.md`.
 
 pub mod api;
 pub mod cli;
