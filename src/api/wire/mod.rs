@@ -3,5 +3,6 @@
 pub mod filter;
 pub mod query;
 pub mod rank;
+pub mod response;
 pub mod shape;
 pub mod write;
