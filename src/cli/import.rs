@@ -154,7 +154,11 @@ pub(super) async fn write_rows(
     let mut rows = 0;
     let mut limit = 1;
     loop {
-        let batch = lines.batch(settings)?;
+        // A bad line ends the input; what is on its way still lands and is remembered for `--resume`.
+        let (batch, broken) = match lines.batch(settings) {
+            Ok(batch) => (batch, None),
+            Err(error) => (None, Some(error)),
+        };
         let ended = batch.is_none();
         if let Some((body, count)) = batch {
             let mut client = clients.pop().ok_or_else(|| Error::internal("no client is free"))?;
@@ -186,7 +190,7 @@ pub(super) async fn write_rows(
             }
         }
         if ended {
-            return Ok(Imported { rows, skipped });
+            return broken.map_or(Ok(Imported { rows, skipped }), Err);
         }
     }
 }
