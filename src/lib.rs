@@ -58,3 +58,4 @@ pub mod format;
 pub mod model;
 pub mod ops;
 pub mod platform;
+pub mod segment;

@@ -1,0 +1,3 @@
+//! Index bytes in, answers out: what one immutable segment can be asked.
+
+pub mod text;
