@@ -13,8 +13,11 @@ use shoal::format::log::{
     FRAME_HEADER_BYTES, Frame, HEADER_BYTES, LogHeader, PreviousLog, decode_log, encode_frame, encode_header,
 };
 use shoal::format::manifest::{
-    DeletionsRef, Lineage, LogRef, Manifest, Parent, SegmentRef, VERSION, decode_manifest, encode_manifest,
+    DeletionsRef, Lineage, LogRef, Manifest, Parent, SegmentRef, StoredAnswer, VERSION, decode_manifest,
+    encode_manifest,
 };
+use shoal::format::names::{self, NameBinding, decode_binding, encode_binding};
+use shoal::format::node::{self, FormatFile, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
@@ -168,10 +171,45 @@ fn manifest() -> Manifest {
         }],
         conflicts: vec![format!("{prefix}/conflicts/1.json")],
         ids_reserved: 1 << 32,
+        idempotency: Vec::new(),
         created_ms: 1,
         updated_ms: 2,
         written_ms: 3,
     }
+}
+
+fn manifest_with_answers() -> Manifest {
+    let answer = StoredAnswer {
+        key_hash: "01".repeat(16),
+        body_hash: "02".repeat(16),
+        at: Hlc(8 << 16),
+        upserted: 1,
+        patched: 2,
+        deleted: 3,
+        rows_remaining: true,
+        filter_matched: Some(4),
+        bytes_written: 99,
+    };
+    Manifest { idempotency: vec![answer], ..manifest() }
+}
+
+fn binding() -> NameBinding {
+    NameBinding {
+        format: names::VERSION,
+        name: "acme/search/docs".into(),
+        rev: 3,
+        target: Some(Nsid(Uuid::from_u128(1))),
+        hlc: Hlc(9 << 16),
+    }
+}
+
+fn format_file() -> FormatFile {
+    FormatFile { format: node::VERSION, store: Uuid::from_u128(0x57) }
+}
+
+fn node_file() -> NodeFile {
+    let pins = vec![Pin { name: "acme/search/docs".into(), since_ms: 5 }];
+    NodeFile { format: node::VERSION, node: Uuid::from_u128(0x4e), store: Uuid::from_u128(0x57), pins }
 }
 
 #[test]
@@ -233,10 +271,21 @@ fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl 
 
 #[test]
 fn the_manifest_has_exactly_the_documented_fields() {
-    let documented: BTreeSet<String> = table("Manifest").into_iter().map(|row| row[0].clone()).collect();
-    let json = serde_json::to_value(manifest()).unwrap();
+    check_fields("Manifest", &manifest_with_answers());
+}
+
+#[test]
+fn the_small_metadata_files_have_exactly_the_documented_fields() {
+    check_fields("Name binding", &binding());
+    check_fields("Format file", &format_file());
+    check_fields("Node file", &node_file());
+}
+
+fn check_fields<T: serde::Serialize>(chapter: &str, body: &T) {
+    let documented: BTreeSet<String> = table(chapter).into_iter().map(|row| row[0].clone()).collect();
+    let json = serde_json::to_value(body).unwrap();
     let fields: BTreeSet<String> = json.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(documented, fields);
+    assert_eq!(documented, fields, "{chapter}");
 }
 
 #[test]
@@ -256,6 +305,15 @@ fn golden_files_of_every_version_are_read_and_written_to_the_byte() {
     let (found, _) =
         decode_manifest(&golden("manifest.json", &encode_manifest(&manifest()).unwrap().0), "golden").unwrap();
     assert_eq!(found, manifest());
+    let answers = encode_manifest(&manifest_with_answers()).unwrap().0;
+    let (found, _) = decode_manifest(&golden("manifest-answers.json", &answers), "golden").unwrap();
+    assert_eq!(found, manifest_with_answers());
+    let found = golden("binding.json", &encode_binding(&binding()).unwrap());
+    assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
+    let found = golden("_format.json", &encode_format(&format_file()).unwrap());
+    assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
+    let found = golden("node.json", &encode_node(&node_file()).unwrap());
+    assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
 }
 
 #[test]

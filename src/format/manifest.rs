@@ -17,6 +17,8 @@ pub const VERSION: u32 = 1;
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
 pub const SEGMENTS_MAX: usize = 4_096;
+/// The most answers one manifest keeps for repeated writes.
+pub const ANSWERS_MAX: usize = 1_024;
 
 /// One commit. Its number is its place in this node's or the bucket's chain; its identity is `commit_id`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +56,9 @@ pub struct Manifest {
     pub conflicts: Vec<String>,
     /// Integer ids below this are handed out.
     pub ids_reserved: u64,
+    /// Answers to repeat, oldest first, of commits whose log records are in segments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub idempotency: Vec<StoredAnswer>,
     pub created_ms: u64,
     pub updated_ms: u64,
     /// When documents last changed.
@@ -72,6 +77,22 @@ pub struct Parent {
 pub struct Lineage {
     pub nsid: Nsid,
     pub commit_id: CommitId,
+}
+
+/// The answer that a repeated write with the same key gets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredAnswer {
+    /// 32 hexadecimal digits each.
+    pub key_hash: String,
+    pub body_hash: String,
+    pub at: Hlc,
+    pub upserted: u64,
+    pub patched: u64,
+    pub deleted: u64,
+    pub rows_remaining: bool,
+    pub filter_matched: Option<u64>,
+    pub bytes_written: u64,
 }
 
 /// A sealed log, by its key in the tier and the bucket.
@@ -132,6 +153,9 @@ fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     }
     if manifest.segments.len() > SEGMENTS_MAX {
         return Err(format!("{} segments, expected at most {SEGMENTS_MAX}", manifest.segments.len()));
+    }
+    if manifest.idempotency.len() > ANSWERS_MAX {
+        return Err(format!("{} stored answers, expected at most {ANSWERS_MAX}", manifest.idempotency.len()));
     }
     if manifest.replay_from > manifest.next_seq {
         return Err(format!(
@@ -214,6 +238,7 @@ pub(crate) mod tests {
             segments: Vec::new(),
             conflicts: Vec::new(),
             ids_reserved: 0,
+            idempotency: Vec::new(),
             created_ms: 1,
             updated_ms: 2,
             written_ms: 2,

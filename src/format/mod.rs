@@ -4,4 +4,6 @@ pub mod bytes;
 pub mod envelope;
 pub mod log;
 pub mod manifest;
+pub mod names;
+pub mod node;
 pub mod record;
