@@ -55,6 +55,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod meta;
 pub mod model;
 pub mod ops;
 pub mod platform;

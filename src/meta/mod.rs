@@ -1,0 +1,466 @@
+//! Local facts in redb: an index over the files, rebuilt from them when it is lost, never on the path of a document write.
+//!
+//! Invariants:
+//! - A reference is counted durably before the manifest that names the object; everything else follows it lazily. So a
+//!   count is never below the truth, and a crash can only leave counts that are too high.
+//! - After an unclean stop, and after any error of the database, counts are not trusted: nothing may be reclaimed until
+//!   [`Meta::rebuild`] has recounted them from the manifests.
+
+mod backend;
+pub mod tables;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
+
+use self::backend::Backend;
+use self::tables::{ANSWERS, Answer, Bound, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, STATE};
+use crate::error::{Context, Error, Result};
+use crate::model::ids::Nsid;
+use crate::platform::disk::Disk;
+
+/// What redb may keep of its file in memory.
+const CACHE_BYTES: usize = 2 << 20;
+
+/// The open index.
+#[derive(Debug)]
+pub struct Meta {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    database: Mutex<Option<Database>>,
+    trusted: AtomicBool,
+}
+
+/// One object of the tier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectFact {
+    pub key: String,
+    pub bytes: u64,
+    pub crc32c: u32,
+}
+
+/// What a namespace's newest manifest says, as the index keeps it.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    /// The manifest's bytes as they are in its file.
+    pub manifest: Vec<u8>,
+    /// Every object that the manifest names.
+    pub objects: Vec<ObjectFact>,
+    /// Key hash and answer of each repeated write that the manifest remembers.
+    pub answers: Vec<([u8; 16], Answer)>,
+}
+
+/// Everything the index is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub names: BTreeMap<String, Bound>,
+    pub heads: Vec<(Nsid, Head)>,
+    pub pins: BTreeMap<String, u64>,
+}
+
+impl Meta {
+    /// Opens the index, or begins an empty one where it is missing or damaged. The second value says why everything has to
+    /// be rebuilt; `None` after a clean stop.
+    pub fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<(Meta, Option<String>)> {
+        let existed = disk.size(&path).is_ok_and(|bytes| bytes > 0);
+        let (database, why) = match open_database(&*disk, &path) {
+            Ok(database) => (database, None),
+            Err(error) => {
+                match disk.remove(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::from(error).context(format!("remove {}", path.display())));
+                    }
+                    _ => {}
+                }
+                let database = open_database(&*disk, &path).context(|| format!("create {}", path.display()))?;
+                (database, Some(format!("it is damaged ({})", error.message())))
+            }
+        };
+        let meta = Meta { disk, path, database: Mutex::new(Some(database)), trusted: AtomicBool::new(false) };
+        let clean = meta.read(|transaction| match transaction.open_table(STATE) {
+            Ok(table) => Ok(table.get(tables::CLEAN)?.is_some_and(|clean| clean.value() == 1)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        })?;
+        let why = match (why, existed, clean) {
+            (Some(why), ..) => Some(why),
+            (None, false, _) => Some("it is missing".to_owned()),
+            (None, true, false) => Some("the last stop was not clean".to_owned()),
+            (None, true, true) => None,
+        };
+        meta.write(Durability::Immediate, |transaction| {
+            transaction.open_table(STATE)?.insert(tables::CLEAN, 0)?;
+            // Every table exists from now on, so that readers need not ask.
+            transaction.open_table(REFERENCES)?;
+            transaction.open_table(NAMES)?;
+            transaction.open_table(MANIFESTS)?;
+            transaction.open_table(OBJECTS)?;
+            transaction.open_table(PINS)?;
+            transaction.open_table(ANSWERS)?;
+            Ok(())
+        })?;
+        meta.trusted.store(why.is_none(), Ordering::SeqCst);
+        Ok((meta, why))
+    }
+
+    /// Whether counts may decide that an object goes.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted.load(Ordering::SeqCst)
+    }
+
+    /// Counts one more reference to each object, durably. To be called before the manifest that names them is written.
+    pub fn hold(&self, keys: &[String]) -> Result<()> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.write(Durability::Immediate, |transaction| {
+            let mut table = transaction.open_table(REFERENCES)?;
+            for key in keys {
+                let count = table.get(key.as_str())?.map_or(0, |count| count.value());
+                table.insert(key.as_str(), count + 1)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Follows a manifest that is durable: its head, its new objects, and the objects that it names no more. Gives those that
+    /// nobody references now. Lazy: lost by a crash, and then recounted.
+    pub fn settle(&self, nsid: Nsid, head: Option<&Head>, released: &[String]) -> Result<Vec<String>> {
+        self.write(Durability::None, |transaction| {
+            {
+                let mut manifests = transaction.open_table(MANIFESTS)?;
+                match head {
+                    Some(head) => manifests.insert(nsid.0.as_bytes(), head.manifest.as_slice())?,
+                    None => manifests.remove(nsid.0.as_bytes())?,
+                };
+            }
+            write_head_rows(transaction, nsid, head)?;
+            let mut references = transaction.open_table(REFERENCES)?;
+            let mut objects = transaction.open_table(OBJECTS)?;
+            let mut free = Vec::new();
+            for key in released {
+                let count = references.get(key.as_str())?.map_or(0, |count| count.value());
+                if count > 1 {
+                    references.insert(key.as_str(), count - 1)?;
+                } else {
+                    references.remove(key.as_str())?;
+                    objects.remove(key.as_str())?;
+                    free.push(key.clone());
+                }
+            }
+            Ok(free)
+        })
+    }
+
+    /// Follows a name binding that is durable.
+    pub fn bind(&self, name: &str, bound: &Bound) -> Result<()> {
+        self.write(Durability::None, |transaction| {
+            transaction.open_table(NAMES)?.insert(name, bound.encode().as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Follows a pin that is durable in `node.json`; `None` removes it.
+    pub fn pin(&self, name: &str, since_ms: Option<u64>) -> Result<()> {
+        self.write(Durability::None, |transaction| {
+            let mut table = transaction.open_table(PINS)?;
+            match since_ms {
+                Some(since) => table.insert(name, since)?,
+                None => table.remove(name)?,
+            };
+            Ok(())
+        })
+    }
+
+    /// All bindings, tombstones included.
+    pub fn names(&self) -> Result<BTreeMap<String, Bound>> {
+        self.read(|transaction| {
+            let mut names = BTreeMap::new();
+            for row in transaction.open_table(NAMES)?.iter()? {
+                let (name, bound) = row?;
+                if let Some(bound) = Bound::decode(bound.value()) {
+                    names.insert(name.value().to_owned(), bound);
+                }
+            }
+            Ok(names)
+        })
+    }
+
+    /// The manifest last seen of an incarnation; the newest one after a clean stop.
+    pub fn manifest(&self, nsid: Nsid) -> Result<Option<Vec<u8>>> {
+        self.read(|transaction| {
+            Ok(transaction.open_table(MANIFESTS)?.get(nsid.0.as_bytes())?.map(|bytes| bytes.value().to_vec()))
+        })
+    }
+
+    /// The answer that a repeated write gets, when its first one is in a manifest.
+    pub fn answer(&self, nsid: Nsid, key_hash: &[u8; 16]) -> Result<Option<Answer>> {
+        self.read(|transaction| {
+            let table = transaction.open_table(ANSWERS)?;
+            Ok(table.get((nsid.0.as_bytes(), key_hash))?.and_then(|bytes| Answer::decode(bytes.value())))
+        })
+    }
+
+    /// How many heads reference an object.
+    pub fn references(&self, key: &str) -> Result<u64> {
+        self.read(|transaction| Ok(transaction.open_table(REFERENCES)?.get(key)?.map_or(0, |count| count.value())))
+    }
+
+    /// All counts, for `check`.
+    pub fn all_references(&self) -> Result<BTreeMap<String, u64>> {
+        self.read(|transaction| {
+            let mut counts = BTreeMap::new();
+            for row in transaction.open_table(REFERENCES)?.iter()? {
+                let (key, count) = row?;
+                counts.insert(key.value().to_owned(), count.value());
+            }
+            Ok(counts)
+        })
+    }
+
+    /// How many objects of how many bytes the catalogue has.
+    pub fn object_totals(&self) -> Result<(u64, u64)> {
+        self.read(|transaction| {
+            let (mut objects, mut bytes) = (0, 0);
+            for row in transaction.open_table(OBJECTS)?.iter()? {
+                objects += 1;
+                bytes += row?.1.value().0;
+            }
+            Ok((objects, bytes))
+        })
+    }
+
+    /// Replaces the whole index by what the files say; afterwards counts are trusted. Nothing may commit a manifest
+    /// between the reading of `facts` and the end of this.
+    pub fn rebuild(&self, facts: &Facts) -> Result<()> {
+        self.write(Durability::Immediate, |transaction| {
+            transaction.delete_table(REFERENCES)?;
+            transaction.delete_table(NAMES)?;
+            transaction.delete_table(MANIFESTS)?;
+            transaction.delete_table(OBJECTS)?;
+            transaction.delete_table(PINS)?;
+            transaction.delete_table(ANSWERS)?;
+            {
+                let mut names = transaction.open_table(NAMES)?;
+                for (name, bound) in &facts.names {
+                    names.insert(name.as_str(), bound.encode().as_slice())?;
+                }
+                let mut pins = transaction.open_table(PINS)?;
+                for (name, since) in &facts.pins {
+                    pins.insert(name.as_str(), since)?;
+                }
+                let mut manifests = transaction.open_table(MANIFESTS)?;
+                let mut references = transaction.open_table(REFERENCES)?;
+                for (nsid, head) in &facts.heads {
+                    manifests.insert(nsid.0.as_bytes(), head.manifest.as_slice())?;
+                    for object in &head.objects {
+                        let count = references.get(object.key.as_str())?.map_or(0, |count| count.value());
+                        references.insert(object.key.as_str(), count + 1)?;
+                    }
+                }
+            }
+            transaction.open_table(ANSWERS)?;
+            for (nsid, head) in &facts.heads {
+                write_head_rows(transaction, *nsid, Some(head))?;
+            }
+            Ok(())
+        })?;
+        self.trusted.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Makes everything durable and marks the stop as clean. Nothing may be written afterwards.
+    pub fn close(&self) -> Result<()> {
+        let clean = u64::from(self.is_trusted());
+        self.write(Durability::Immediate, |transaction| {
+            transaction.open_table(STATE)?.insert(tables::CLEAN, clean)?;
+            Ok(())
+        })?;
+        self.lock().take();
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read<T>(&self, run: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
+        self.with(|database| run(&database.begin_read()?))
+    }
+
+    fn write<T>(
+        &self,
+        durability: Durability,
+        run: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T> {
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_durability(durability)?;
+            let done = run(&transaction)?;
+            transaction.commit()?;
+            Ok(done)
+        })
+    }
+
+    /// Runs on the database; one that failed is opened anew, and its counts are not trusted any more.
+    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
+        let mut held = self.lock();
+        if held.is_none() {
+            *held = Some(open_database(&*self.disk, &self.path).context(|| format!("open {}", self.path.display()))?);
+        }
+        let Some(database) = held.as_ref() else { return Err(Error::internal("meta.redb is closed")) };
+        // redb asserts what its checksums have already vouched for; a damaged page must not take the daemon along.
+        let error = match catch_unwind(AssertUnwindSafe(|| run(database))) {
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(error)) => from_redb(error),
+            Err(_) => Error::corrupt("a page does not make sense"),
+        };
+        self.trusted.store(false, Ordering::SeqCst);
+        held.take();
+        Err(error.context(format!("use {}", self.path.display())))
+    }
+}
+
+/// The rows of one head beside its manifest: new objects, and answers in place of the ones before.
+fn write_head_rows(transaction: &WriteTransaction, nsid: Nsid, head: Option<&Head>) -> Result<(), redb::Error> {
+    let id = nsid.0.as_bytes();
+    let mut answers = transaction.open_table(ANSWERS)?;
+    answers.retain_in((id, &[0; 16])..=(id, &[0xff; 16]), |_, _| false)?;
+    let Some(head) = head else { return Ok(()) };
+    for (key_hash, answer) in &head.answers {
+        answers.insert((id, key_hash), answer.encode().as_slice())?;
+    }
+    let mut objects = transaction.open_table(OBJECTS)?;
+    for object in &head.objects {
+        objects.insert(object.key.as_str(), (object.bytes, object.crc32c))?;
+    }
+    Ok(())
+}
+
+fn open_database(disk: &dyn Disk, path: &std::path::Path) -> Result<Database> {
+    let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
+        let mut database =
+            redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(Backend::new(file))?;
+        database.check_integrity()?;
+        Ok(database)
+    }));
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(from_redb(error)),
+        Err(_) => Err(Error::corrupt(format!("{}: a page does not make sense", path.display()))),
+    }
+}
+
+fn from_redb(error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) => error.into(),
+        redb::Error::Corrupted(what) => Error::corrupt(what),
+        other => Error::internal(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use super::tables::{Answer, Bound};
+    use super::{Facts, Head, Meta, ObjectFact};
+    use crate::model::ids::Nsid;
+    use crate::platform::disk::{Disk, create_dirs};
+    use crate::platform::memory_disk::MemoryDisk;
+    use uuid::Uuid;
+
+    const NSID: Nsid = Nsid(Uuid::from_u128(5));
+
+    fn disk() -> Arc<dyn Disk> {
+        let disk = MemoryDisk::default();
+        create_dirs(&disk, Path::new("/data")).unwrap();
+        Arc::new(disk)
+    }
+
+    fn open(disk: &Arc<dyn Disk>) -> (Meta, Option<String>) {
+        Meta::open(disk.clone(), PathBuf::from("/data/meta.redb")).unwrap()
+    }
+
+    fn object(key: &str) -> ObjectFact {
+        ObjectFact { key: key.into(), bytes: 10, crc32c: 1 }
+    }
+
+    #[test]
+    fn an_object_is_free_when_its_last_reference_goes() {
+        let disk = disk();
+        let (meta, _) = open(&disk);
+        let keys = ["a".to_owned(), "b".to_owned()];
+        meta.hold(&keys).unwrap();
+        meta.hold(&keys[..1]).unwrap();
+        let head = Head { manifest: vec![1], objects: vec![object("a")], answers: Vec::new() };
+        assert_eq!(meta.settle(NSID, Some(&head), &keys).unwrap(), ["b"]);
+        assert_eq!(meta.references("a").unwrap(), 1);
+        assert_eq!(meta.settle(NSID, None, &keys[..1]).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn everything_is_there_again_after_a_clean_stop_and_not_trusted_after_another() {
+        let disk = disk();
+        let (meta, why) = open(&disk);
+        assert_eq!(why.as_deref(), Some("it is missing"));
+        let answer = Answer { body_hash: [2; 16], upserted: 1, ..Answer::default() };
+        let head =
+            Head { manifest: vec![7; 9], objects: vec![object("a")], answers: vec![([1; 16], answer.clone())] };
+        let bound = Bound { rev: 3, target: Some(NSID) };
+        let facts = Facts {
+            names: [("a/b/c".to_owned(), bound.clone())].into(),
+            heads: vec![(NSID, head)],
+            pins: [("a/b/c".to_owned(), 4)].into(),
+        };
+        meta.rebuild(&facts).unwrap();
+        assert!(meta.is_trusted());
+        meta.close().unwrap();
+        let (meta, why) = open(&disk);
+        assert_eq!((why, meta.is_trusted()), (None, true));
+        assert_eq!(meta.names().unwrap(), [("a/b/c".to_owned(), bound)].into());
+        assert_eq!(meta.manifest(NSID).unwrap(), Some(vec![7; 9]));
+        assert_eq!(meta.answer(NSID, &[1; 16]).unwrap(), Some(answer));
+        assert_eq!(meta.references("a").unwrap(), 1);
+        drop(meta);
+        let (meta, why) = open(&disk);
+        assert_eq!((why.as_deref(), meta.is_trusted()), (Some("the last stop was not clean"), false));
+    }
+
+    #[test]
+    fn a_damaged_file_is_begun_anew() {
+        let disk = disk();
+        let (meta, _) = open(&disk);
+        meta.hold(&["a".to_owned()]).unwrap();
+        meta.close().unwrap();
+        let path = Path::new("/data/meta.redb");
+        let bytes = disk.read(path).unwrap();
+        for (from, to, fill) in [(0, 64, 0xff), (0, bytes.len(), 0), (4_096, 16_384, 0xa5)] {
+            let file = disk.random_access(path).unwrap();
+            file.write_at(0, &bytes).unwrap();
+            file.write_at(from as u64, &vec![fill; to.min(bytes.len()) - from]).unwrap();
+            drop(file);
+            let (meta, why) = open(&disk);
+            assert!(why.is_some());
+            meta.hold(&["b".to_owned()]).unwrap();
+            meta.close().unwrap();
+        }
+        for len in [0, 1, 100, 4_096, bytes.len() as u64 / 2] {
+            let file = disk.random_access(path).unwrap();
+            file.set_len(0).unwrap();
+            file.set_len(bytes.len() as u64).unwrap();
+            file.write_at(0, &bytes).unwrap();
+            file.set_len(len).unwrap();
+            drop(file);
+            let (meta, why) = open(&disk);
+            assert!(why.is_some(), "{len}");
+            meta.close().unwrap();
+        }
+    }
+}
