@@ -60,3 +60,4 @@ pub mod model;
 pub mod ops;
 pub mod platform;
 pub mod segment;
+pub mod tier;

@@ -1,0 +1,179 @@
+//! Names of namespaces and what they are bound to.
+//!
+//! Invariant: a binding is durable as a file before it counts; the map here and the index in redb follow.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Bound as Edge;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::layout::{Layout, number_of, numbered};
+use crate::error::{Context, Error, Result};
+use crate::format::names::{NameBinding, VERSION, decode_binding, encode_binding, parse_name};
+use crate::meta::tables::Bound;
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::platform::disk::{Disk, create_dirs, publish};
+
+/// All names of this node.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    names: Mutex<BTreeMap<NamespaceName, Bound>>,
+}
+
+impl Catalog {
+    /// Takes what the index remembers of a clean stop.
+    pub fn from_index(names: BTreeMap<String, Bound>) -> Self {
+        let names = names.into_iter().filter_map(|(name, bound)| Some((parse_name(&name)?, bound))).collect();
+        Catalog { names: Mutex::new(names) }
+    }
+
+    /// Reads every binding from its files. A binding that cannot be read is reported and left out: its namespace is
+    /// quarantined, the others are served.
+    pub fn scan(disk: &dyn Disk, layout: &Layout) -> Result<(Self, Vec<Error>)> {
+        let mut names = BTreeMap::new();
+        let mut damaged = Vec::new();
+        for org in directories(disk, &layout.names())? {
+            for project in directories(disk, &layout.names().join(&org))? {
+                let Ok(parsed) = Project::new(&org, &project) else { continue };
+                for name in directories(disk, &layout.names().join(&org).join(&project))? {
+                    let Ok(name) = parsed.namespace(&name) else { continue };
+                    match newest(disk, &layout.bindings(&name)) {
+                        Ok(Some(bound)) => {
+                            names.insert(name, bound);
+                        }
+                        Ok(None) => {}
+                        Err(error) => damaged.push(error.context(format!("name {name}"))),
+                    }
+                }
+            }
+        }
+        Ok((Catalog { names: Mutex::new(names) }, damaged))
+    }
+
+    /// The incarnation that a name is bound to.
+    pub fn find(&self, name: &NamespaceName) -> Option<Nsid> {
+        self.lock().get(name).and_then(|bound| bound.target)
+    }
+
+    /// Binds a name, or unbinds it with `None`, durably; gives the new revision for the index.
+    pub fn bind(
+        &self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        name: &NamespaceName,
+        target: Option<Nsid>,
+        hlc: Hlc,
+    ) -> Result<Bound> {
+        let dir = layout.bindings(name);
+        let last = self.lock().get(name).map(|bound| bound.rev);
+        let rev = last.map_or(0, |rev| rev + 1);
+        let binding = NameBinding { format: VERSION, name: name.to_string(), rev, target, hlc };
+        create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
+        publish(disk, &dir.join(numbered(rev)), &encode_binding(&binding)?)
+            .context(|| format!("bind name {name}"))?;
+        let bound = Bound { rev, target };
+        self.lock().insert(name.clone(), bound.clone());
+        if let Some(last) = last {
+            // Best effort: the newest revision is what counts.
+            let _ = disk.remove(&dir.join(numbered(last)));
+        }
+        Ok(bound)
+    }
+
+    /// Bound names of a project with this prefix, after `after`, in order.
+    pub fn list(&self, project: &Project, prefix: &str, after: Option<&str>, max: usize) -> Vec<NamespaceName> {
+        let from = after.filter(|after| *after >= prefix);
+        let edge = NamespaceName { project: project.clone(), name: from.unwrap_or(prefix).into() };
+        let start = if from.is_some() { Edge::Excluded(edge) } else { Edge::Included(edge) };
+        self.lock()
+            .range((start, Edge::Unbounded))
+            .take_while(|(name, _)| name.project == *project && name.name.starts_with(prefix))
+            .filter(|(_, bound)| bound.target.is_some())
+            .take(max)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Every bound name and its incarnation.
+    pub fn all(&self) -> Vec<(NamespaceName, Nsid)> {
+        self.lock().iter().filter_map(|(name, bound)| Some((name.clone(), bound.target?))).collect()
+    }
+
+    /// Every binding, tombstones included, for the index.
+    pub fn for_index(&self) -> BTreeMap<String, Bound> {
+        self.lock().iter().map(|(name, bound)| (name.to_string(), bound.clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NamespaceName, Bound>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
+    match disk.list(path) {
+        Ok(entries) => Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(Error::from(error).context(format!("list {}", path.display()))),
+    }
+}
+
+/// The newest revision in a name's directory; `None` while there is none.
+fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
+    let entries = disk.list(dir).context(|| format!("list {}", dir.display()))?;
+    let Some(rev) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else { return Ok(None) };
+    let path = dir.join(numbered(rev));
+    let bytes = disk.read(&path).context(|| format!("read {}", path.display()))?;
+    let binding = decode_binding(&bytes, &path.display().to_string())?;
+    Ok(Some(Bound { rev, target: binding.target }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Catalog, Layout};
+    use crate::model::ids::{Hlc, Nsid, Project};
+    use crate::platform::disk::create_dirs;
+    use crate::platform::memory_disk::MemoryDisk;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_recreated_name_is_bound_to_its_new_life_only() {
+        let disk = MemoryDisk::default();
+        let layout = Layout::new("/data");
+        create_dirs(&disk, Path::new("/data")).unwrap();
+        let project = Project::default_project();
+        let name = project.namespace("docs").unwrap();
+        let catalog = Catalog::default();
+        let (first, second) = (Nsid(Uuid::from_u128(1)), Nsid(Uuid::from_u128(2)));
+        catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+        catalog.bind(&disk, &layout, &name, None, Hlc(2)).unwrap();
+        assert_eq!(catalog.find(&name), None);
+        assert_eq!(catalog.bind(&disk, &layout, &name, Some(second), Hlc(3)).unwrap().rev, 2);
+        let (again, damaged) = Catalog::scan(&disk, &layout).unwrap();
+        assert_eq!((again.find(&name), damaged.len()), (Some(second), 0));
+        assert_eq!(Catalog::from_index(again.for_index()).find(&name), Some(second));
+    }
+
+    #[test]
+    fn names_are_listed_in_order_by_project_prefix_and_page() {
+        let disk = MemoryDisk::default();
+        let layout = Layout::new("/data");
+        create_dirs(&disk, Path::new("/data")).unwrap();
+        let (ours, other) = (Project::default_project(), Project::new("acme", "search").unwrap());
+        let catalog = Catalog::default();
+        for (n, text) in ["b2", "a", "b1", "b3", "c"].iter().enumerate() {
+            let target = Some(Nsid(Uuid::from_u128(n as u128 + 1)));
+            catalog.bind(&disk, &layout, &ours.namespace(text).unwrap(), target, Hlc(1)).unwrap();
+            catalog.bind(&disk, &layout, &other.namespace(text).unwrap(), target, Hlc(1)).unwrap();
+        }
+        let list = |prefix, after, max| -> Vec<String> {
+            catalog.list(&ours, prefix, after, max).iter().map(|name| name.name.to_string()).collect()
+        };
+        assert_eq!(list("", None, 10), ["a", "b1", "b2", "b3", "c"]);
+        assert_eq!(list("b", None, 2), ["b1", "b2"]);
+        assert_eq!(list("b", Some("b2"), 2), ["b3"]);
+        assert_eq!(list("", Some("b"), 2), ["b1", "b2"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! Where everything lies in the data directory.
+//!
+//! ```text
+//! node.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
+//! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::journal::LogPaths;
+use crate::model::ids::{NamespaceName, Nsid, Project};
+
+/// Paths below one data directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Layout { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn node_file(&self) -> PathBuf {
+        self.root.join("node.json")
+    }
+
+    pub fn meta_file(&self) -> PathBuf {
+        self.root.join("meta.redb")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    pub fn format_file(&self) -> PathBuf {
+        self.store().join("_format.json")
+    }
+
+    pub fn local(&self) -> PathBuf {
+        self.root.join("local")
+    }
+
+    pub fn names(&self) -> PathBuf {
+        self.local().join("names")
+    }
+
+    pub fn bindings(&self, name: &NamespaceName) -> PathBuf {
+        let project = &name.project;
+        self.names().join(&*project.org).join(&*project.project).join(&*name.name)
+    }
+
+    /// This node's manifests of one incarnation.
+    pub fn manifests(&self, nsid: Nsid) -> PathBuf {
+        self.local().join(nsid.to_string())
+    }
+
+    pub fn manifest(&self, nsid: Nsid, generation: u64) -> PathBuf {
+        self.manifests(nsid).join(numbered(generation))
+    }
+
+    pub fn logs(&self, project: &Project, nsid: Nsid) -> LogPaths {
+        LogPaths { open: self.root.join("log"), sealed: self.store().join(wal_prefix(project, nsid)) }
+    }
+}
+
+/// `00000000000000000017.json`: 20 digits, so that a listing is in order and any u64 fits.
+pub fn numbered(n: u64) -> String {
+    format!("{n:020}.json")
+}
+
+/// The number in a name that [`numbered`] made.
+pub fn number_of(file: &str) -> Option<u64> {
+    let digits = file.strip_suffix(".json")?;
+    if digits.len() == 20 { digits.parse().ok() } else { None }
+}
+
+/// The key below which all objects of an incarnation lie.
+pub fn prefix(project: &Project, nsid: Nsid) -> String {
+    format!("{project}/namespaces/{nsid}")
+}
+
+fn wal_prefix(project: &Project, nsid: Nsid) -> String {
+    format!("{}/wal", prefix(project, nsid))
+}
+
+pub fn log_key(project: &Project, nsid: Nsid, name: &str) -> String {
+    format!("{}/{name}", wal_prefix(project, nsid))
+}
+
+pub fn segment_key(project: &Project, nsid: Nsid, segment: Uuid) -> String {
+    format!("{}/segments/{segment}/data.seg", prefix(project, nsid))
+}
+
+pub fn deletions_key(project: &Project, nsid: Nsid, segment: Uuid, token: u64) -> String {
+    format!("{}/deletions/{segment}-{token:016x}.del", prefix(project, nsid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{number_of, numbered};
+
+    #[test]
+    fn numbers_are_read_as_they_were_written_and_nothing_else_is() {
+        for n in [0, 17, u64::MAX] {
+            assert_eq!(number_of(&numbered(n)), Some(n));
+        }
+        for name in ["17.json", "00000000000000000017.json.tmp", "0000000000000000001x.json", ""] {
+            assert_eq!(number_of(name), None);
+        }
+    }
+}

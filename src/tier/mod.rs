@@ -1,0 +1,226 @@
+//! The local directory that holds objects under the keys they have in a bucket, too.
+//!
+//! Invariants:
+//! - An object appears under its key whole and durable, or not at all; it is never changed and its key never used again.
+//! - Objects leave by unlink, so whoever has one mapped keeps reading it.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Context, Error, Result};
+use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs};
+use crate::platform::mmap::Mapping;
+
+/// How much an object's writer gathers before it writes.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The objects on this node.
+#[derive(Debug)]
+pub struct Tier {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    written: AtomicU64,
+}
+
+impl Tier {
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf) -> Self {
+        Tier { disk, root, written: AtomicU64::new(0) }
+    }
+
+    /// Where the object of `key` lies.
+    pub fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Begins an object. Nothing is visible under its key before [`ObjectWriter::publish`].
+    pub fn create(&self, key: &str) -> Result<ObjectWriter<'_>> {
+        let path = self.path(key);
+        let temporary = PathBuf::from(format!("{}{TEMPORARY_SUFFIX}", path.display()));
+        let parent = path.parent().unwrap_or(&self.root);
+        create_dirs(&*self.disk, parent).context(|| format!("create {}", parent.display()))?;
+        let file = self.disk.create(&temporary).context(|| format!("create {}", temporary.display()))?;
+        Ok(ObjectWriter {
+            tier: self,
+            file,
+            path,
+            temporary,
+            buffer: Vec::with_capacity(BUFFER_BYTES),
+            bytes: 0,
+            crc32c: 0,
+            published: false,
+        })
+    }
+
+    /// Puts a small object in place; gives its length and CRC-32C.
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<(u64, u32)> {
+        let mut writer = self.create(key)?;
+        writer.write_all(bytes).context(|| format!("write {key}"))?;
+        writer.publish()
+    }
+
+    /// The object's bytes, mapped. `Corrupt` when there is none, or not of this length: a manifest names it.
+    pub fn map(&self, key: &str, bytes: u64) -> Result<Mapping> {
+        let path = self.path(key);
+        let mapping = self.disk.map(&path).map_err(|error| missing(key, error))?;
+        if mapping.len() as u64 != bytes {
+            return Err(Error::corrupt(format!("object {key}: {} bytes, expected {bytes}", mapping.len())));
+        }
+        Ok(mapping)
+    }
+
+    /// The object's bytes, read.
+    pub fn read(&self, key: &str) -> Result<Vec<u8>> {
+        self.disk.read(&self.path(key)).map_err(|error| missing(key, error))
+    }
+
+    /// Removes an object; one that is not there is removed already.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        match self.disk.remove(&self.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::from(error).context(format!("remove object {key}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keys and lengths of everything below a prefix of whole components, unfinished objects included.
+    pub fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        let mut open = vec![prefix.trim_end_matches('/').to_owned()];
+        while let Some(key) = open.pop() {
+            let path = if key.is_empty() { self.root.clone() } else { self.path(&key) };
+            let entries = match self.disk.list(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.context(|| format!("list {}", path.display()))?,
+            };
+            for entry in entries {
+                let below = if key.is_empty() { entry.name } else { format!("{key}/{}", entry.name) };
+                if entry.is_dir { open.push(below) } else { found.push((below, entry.len)) }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Bytes written into objects since the start.
+    pub fn bytes_written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+fn missing(key: &str, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Error::corrupt(format!("object {key} is missing"))
+            .with_hint("run `shoal check`; restore the data directory if the file was removed by hand");
+    }
+    Error::from(error).context(format!("read object {key}"))
+}
+
+/// An object on its way; dropped without [`ObjectWriter::publish`] it leaves nothing.
+pub struct ObjectWriter<'a> {
+    tier: &'a Tier,
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    temporary: PathBuf,
+    buffer: Vec<u8>,
+    bytes: u64,
+    crc32c: u32,
+    published: bool,
+}
+
+impl ObjectWriter<'_> {
+    /// Makes the object durable under its key; gives its length and CRC-32C.
+    pub fn publish(mut self) -> Result<(u64, u32)> {
+        let done = self.put_in_place();
+        done.context(|| format!("write object {}", self.path.display()))?;
+        self.published = true;
+        Ok((self.bytes, self.crc32c))
+    }
+
+    fn put_in_place(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.file.sync()?;
+        self.tier.disk.rename(&self.temporary, &self.path)?;
+        self.tier.disk.sync_dir(self.path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+impl Write for ObjectWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.bytes += bytes.len() as u64;
+        self.tier.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if self.buffer.len() + bytes.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        if bytes.len() >= BUFFER_BYTES {
+            self.file.write(bytes)?;
+        } else {
+            self.buffer.extend_from_slice(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.write(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ObjectWriter<'_> {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: a full disk needs the space back at once; leftovers are removed at the next start.
+            let _ = self.tier.disk.remove(&self.temporary);
+            let _ = self.tier.disk.remove(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use super::Tier;
+    use crate::platform::disk::create_dirs;
+    use crate::platform::memory_disk::MemoryDisk;
+    use crate::platform::random::SeededRandom;
+
+    fn tier(disk: &MemoryDisk) -> Tier {
+        create_dirs(disk, Path::new("/data")).unwrap();
+        Tier::new(Arc::new(disk.clone()), PathBuf::from("/data/store"))
+    }
+
+    #[test]
+    fn a_published_object_survives_a_power_cut_and_an_unpublished_one_leaves_nothing() {
+        for seed in 0..20 {
+            let disk = MemoryDisk::default();
+            let tier = tier(&disk);
+            let bytes = vec![7; 700_000];
+            assert_eq!(tier.put("a/b/c", &bytes).unwrap(), (700_000, crc32c::crc32c(&bytes)));
+            let mut unfinished = tier.create("a/b/d").unwrap();
+            unfinished.write_all(b"half").unwrap();
+            drop(unfinished);
+            assert_eq!(tier.list("a").unwrap(), [("a/b/c".to_owned(), 700_000)]);
+            disk.power_cut(&SeededRandom::new(seed));
+            assert_eq!(tier.map("a/b/c", 700_000).unwrap()[..], bytes);
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_not_there_is_named() {
+        let tier = tier(&MemoryDisk::default());
+        assert_eq!(tier.map("a/b", 3).unwrap_err().message(), "object a/b is missing");
+        tier.put("a/b", b"four").unwrap();
+        assert_eq!(tier.map("a/b", 3).unwrap_err().message(), "object a/b: 4 bytes, expected 3");
+        tier.remove("a/b").unwrap();
+        tier.remove("a/b").unwrap();
+    }
+}
