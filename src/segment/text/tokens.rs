@@ -1,53 +1,65 @@
 //! Turns text into terms: the tokenizer `word_v4` with its filters, or the array's strings as they are.
 
-use std::collections::BTreeMap;
-
 use alyze::analyze::{
     AnalysisOptions, Analyzer as Pipeline, LanguageWithStopwords, ReusableBuffer, StemmingLanguage, StopwordRemoval,
     TokenizerOptions,
 };
 use serde_json::Value as Json;
 
+use super::terms::DocTerms;
 use crate::error::{Error, Result};
 use crate::model::schema::{FullText, Language, Tokenizer};
 use crate::model::value::Value;
 
-/// Tokenizes values and queries of one column.
+/// Tokenizes values and queries of one column. Keep it: it holds a cache of stems that is costly to fill.
+///
+/// - `word_v0` to `word_v3` run as `word_v4`.
+/// - Where case counts, stems and stop words do not apply: both are lower case.
 pub struct Analyzer {
     /// `None`: the strings are tokens already.
     pipeline: Option<Pipeline<'static>>,
-}
-
-/// A document's terms in one column.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DocTerms {
-    /// How many tokens the document has.
-    pub length: u32,
-    /// Each term once, in bytewise order, with its ascending positions.
-    pub terms: Vec<(Box<str>, Vec<u32>)>,
+    buffer: ReusableBuffer,
+    /// The longest token, in bytes; longer ones are dropped.
+    bytes_max: usize,
 }
 
 impl Analyzer {
     pub fn new(options: &FullText) -> Self {
+        let bytes_max = options.max_token_length as usize;
         if options.tokenizer == Tokenizer::PreTokenizedArray {
-            return Analyzer { pipeline: None };
+            return Analyzer { pipeline: None, buffer: ReusableBuffer::new(), bytes_max: usize::MAX };
         }
-        // Stop words and stems are lower case: where case counts, neither can apply.
         let folded = !options.case_sensitive;
         let stopwords = if options.remove_stopwords && folded { stopwords(options.language) } else { None };
         let pipeline = Pipeline::new(AnalysisOptions {
             tokenizer: TokenizerOptions::UAX29Word(Default::default()),
-            maximum_token_length: Some(options.max_token_length as usize),
+            maximum_token_length: Some(bytes_max),
             case_sensitive: options.case_sensitive,
             stopword_removal: stopwords.map(StopwordRemoval::ForLanguage),
             stemming: (options.stemming && folded).then(|| stemming(options.language)),
             ascii_folding: options.ascii_folding,
         });
-        Analyzer { pipeline: Some(pipeline) }
+        Analyzer { pipeline: Some(pipeline), buffer: ReusableBuffer::new(), bytes_max }
+    }
+
+    /// The terms of a string or string array; other values have none.
+    pub fn analyze(&mut self, value: &Value) -> DocTerms {
+        let (mut text, mut ends) = (String::new(), Vec::new());
+        self.tokens(value, |token, _| {
+            text.push_str(token);
+            ends.push(text.len());
+        });
+        let mut begin = 0;
+        let mut tokens: Vec<&str> = Vec::with_capacity(ends.len());
+        for end in ends {
+            tokens.push(text.get(begin..end).unwrap_or_default());
+            begin = end;
+        }
+        DocTerms::from_tokens(&mut tokens)
     }
 
     /// Calls `each` with every token of a string or string array and its position; other values have none.
-    pub fn tokens(&self, value: &Value, each: impl FnMut(&str, u32)) {
+    pub fn tokens(&mut self, value: &Value, each: impl FnMut(&str, u32)) {
         match value {
             Value::String(text) => self.run(std::iter::once(text.as_str()), each),
             Value::Strings(texts) => self.run(texts.iter().map(String::as_str), each),
@@ -55,9 +67,14 @@ impl Analyzer {
         }
     }
 
+    /// Whether a query operand may be a string; a column of tokens takes arrays only.
+    pub fn takes_strings(&self) -> bool {
+        self.pipeline.is_some()
+    }
+
     /// The tokens of a query operand in order, repeats included: a string or an array of strings; an array only for
     /// `pre_tokenized_array`.
-    pub fn query_tokens(&self, operand: &Json) -> Result<Vec<String>> {
+    pub fn query_tokens(&mut self, operand: &Json) -> Result<Vec<String>> {
         let mut out = Vec::new();
         match operand {
             Json::String(text) if self.pipeline.is_some() => {
@@ -89,31 +106,19 @@ impl Analyzer {
         Error::invalid(format!("full-text query: expected {expected}, got {got}"))
     }
 
-    fn run<'a>(&self, inputs: impl Iterator<Item = &'a str>, mut each: impl FnMut(&str, u32)) {
+    fn run<'a>(&mut self, inputs: impl Iterator<Item = &'a str>, mut each: impl FnMut(&str, u32)) {
+        let bytes_max = self.bytes_max;
         match &self.pipeline {
-            Some(pipeline) => pipeline.analyze_inputs(inputs, &mut ReusableBuffer::new(), |token| {
-                each(token.text, token.position as u32);
+            Some(pipeline) => pipeline.analyze_inputs(inputs, &mut self.buffer, |token| {
+                // The tokenizer counts characters, the contract bytes.
+                if token.text.len() <= bytes_max {
+                    each(token.text, token.position as u32);
+                }
                 true
             }),
             None => inputs.zip(0..).for_each(|(token, position)| each(token, position)),
         }
     }
-}
-
-/// The terms of `value` under `options`.
-pub fn analyze(options: &FullText, value: &Value) -> DocTerms {
-    let mut terms: BTreeMap<Box<str>, Vec<u32>> = BTreeMap::new();
-    let mut length = 0;
-    Analyzer::new(options).tokens(value, |token, position| {
-        length += 1;
-        match terms.get_mut(token) {
-            Some(positions) => positions.push(position),
-            None => {
-                terms.insert(token.into(), vec![position]);
-            }
-        }
-    });
-    DocTerms { length, terms: terms.into_iter().collect() }
 }
 
 fn stopwords(language: Language) -> Option<LanguageWithStopwords> {
@@ -160,22 +165,22 @@ fn stemming(language: Language) -> StemmingLanguage {
 
 #[cfg(test)]
 mod tests {
-    use super::{Analyzer, analyze};
+    use super::Analyzer;
     use crate::model::schema::{FullText, Tokenizer};
     use crate::model::value::Value;
     use serde_json::json;
 
     #[test]
-    fn terms_are_sorted_and_keep_their_positions() {
-        let terms = analyze(&FullText::default(), &Value::String("Swim, fish! swim".into()));
-        assert_eq!(terms.length, 3);
-        assert_eq!(terms.terms, vec![("fish".into(), vec![1]), ("swim".into(), vec![0, 2])]);
+    fn text_becomes_counted_terms() {
+        let terms = Analyzer::new(&FullText::default()).analyze(&Value::String("Swim, fish! swim".into()));
+        assert_eq!(terms.length(), 3);
+        assert_eq!(terms.iter().collect::<Vec<_>>(), [("fish", 1), ("swim", 2)]);
     }
 
     #[test]
     fn a_string_is_no_query_for_a_pre_tokenized_array() {
         let options = FullText { tokenizer: Tokenizer::PreTokenizedArray, ..FullText::default() };
-        let analyzer = Analyzer::new(&options);
+        let mut analyzer = Analyzer::new(&options);
         assert!(analyzer.query_tokens(&json!("a b")).is_err());
         assert_eq!(analyzer.query_tokens(&json!(["a B", "c"])).unwrap(), vec!["a B", "c"]);
         assert!(Analyzer::new(&FullText::default()).query_tokens(&json!(1)).is_err());
@@ -185,6 +190,13 @@ mod tests {
     fn stemming_with_case_kept_is_no_panic() {
         let options =
             FullText { case_sensitive: true, stemming: true, remove_stopwords: true, ..FullText::default() };
-        assert_eq!(analyze(&options, &Value::String("The fishes".into())).length, 2);
+        assert_eq!(Analyzer::new(&options).analyze(&Value::String("The fishes".into())).length(), 2);
+    }
+
+    #[test]
+    fn tokens_longer_than_the_bound_in_bytes_are_dropped() {
+        let options = FullText { max_token_length: 5, ..FullText::default() };
+        let terms = Analyzer::new(&options).analyze(&Value::String("ab éééé abcdef abcde".into()));
+        assert_eq!(terms.iter().map(|(term, _)| term).collect::<Vec<_>>(), ["ab", "abcde"]);
     }
 }

@@ -1,0 +1,191 @@
+//! A sorted dictionary of terms: groups of 16, front-coded, each term with its number of rows and its bytes of postings.
+//!
+//! `terms` holds, per term: length shared with the term before (0 for the first of a group), length of the rest, the rest,
+//! number of rows, bytes of postings. `groups` holds, per group: its offset in `terms`, and its first postings' offset.
+//! Postings lie one behind the other in the dictionary's order.
+
+use super::bytes::Reader;
+use super::varint;
+use crate::error::{Error, Result};
+
+/// Terms of one group.
+pub const GROUP: usize = 16;
+pub const GROUP_ENTRY_BYTES: usize = 16;
+/// The longest term, in bytes.
+pub const TERM_BYTES_MAX: usize = 64 << 10;
+
+/// A term's place in the postings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Rows that hold the term.
+    pub df: u32,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Writes a dictionary, terms in ascending order.
+#[derive(Default)]
+pub struct DictionaryWriter {
+    pub terms: Vec<u8>,
+    pub groups: Vec<u8>,
+    pub count: u32,
+    last: String,
+}
+
+impl DictionaryWriter {
+    /// Adds a term, above all before it, whose postings begin at `offset`.
+    pub fn add(&mut self, term: &str, at: &Term) -> Result<()> {
+        if (self.count > 0 && term <= self.last.as_str()) || at.df == 0 || term.len() > TERM_BYTES_MAX {
+            return Err(Error::internal(format!("write term {term:?} after {:?}: out of order", self.last)));
+        }
+        let shared = if (self.count as usize).is_multiple_of(GROUP) {
+            self.groups.extend_from_slice(&(self.terms.len() as u64).to_le_bytes());
+            self.groups.extend_from_slice(&at.offset.to_le_bytes());
+            0
+        } else {
+            self.last.bytes().zip(term.bytes()).take_while(|(a, b)| a == b).count()
+        };
+        varint::write(&mut self.terms, shared as u64);
+        varint::write(&mut self.terms, (term.len() - shared) as u64);
+        self.terms.extend_from_slice(&term.as_bytes()[shared..]);
+        varint::write(&mut self.terms, u64::from(at.df));
+        varint::write(&mut self.terms, at.bytes);
+        self.count += 1;
+        self.last.clear();
+        self.last.push_str(term);
+        Ok(())
+    }
+}
+
+/// A dictionary at rest.
+#[derive(Clone, Copy)]
+pub struct Dictionary<'a> {
+    pub terms: &'a [u8],
+    pub groups: &'a [u8],
+    pub name: &'a str,
+}
+
+impl<'a> Dictionary<'a> {
+    /// How many bytes the groups of so many terms take.
+    pub fn groups_bytes(count: u32) -> usize {
+        (count as usize).div_ceil(GROUP) * GROUP_ENTRY_BYTES
+    }
+
+    /// A term's place; `None` when it is not there.
+    pub fn find(&self, term: &str) -> Result<Option<Term>> {
+        let Some(group) = self.group_of(term.as_bytes())? else { return Ok(None) };
+        let mut terms = self.from_group(group)?;
+        for _ in 0..GROUP {
+            match terms.step()? {
+                Some(found) if terms.text == term.as_bytes() => return Ok(Some(found)),
+                Some(_) if terms.text.as_slice() < term.as_bytes() => {}
+                _ => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Terms that begin with `prefix`, in order; at most `max`.
+    pub fn with_prefix(&self, prefix: &str, max: usize) -> Result<Vec<(String, Term)>> {
+        let mut found = Vec::new();
+        let mut terms = self.from_group(self.group_of(prefix.as_bytes())?.unwrap_or(0))?;
+        while let Some(term) = terms.step()? {
+            if terms.text.starts_with(prefix.as_bytes()) {
+                if found.len() == max {
+                    break;
+                }
+                found.push((terms.string()?, term));
+            } else if terms.text.as_slice() > prefix.as_bytes() {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// All terms in order.
+    pub fn all(&self) -> Result<Terms<'a>> {
+        self.from_group(0)
+    }
+
+    /// The last group whose first term is not above `term`.
+    fn group_of(&self, term: &[u8]) -> Result<Option<usize>> {
+        let (mut low, mut high) = (0, self.groups.len() / GROUP_ENTRY_BYTES);
+        while low < high {
+            let middle = low.midpoint(high);
+            let mut terms = self.from_group(middle)?;
+            terms.step()?;
+            if terms.text.as_slice() <= term {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low.checked_sub(1))
+    }
+
+    fn from_group(&self, group: usize) -> Result<Terms<'a>> {
+        let empty = Terms { reader: Reader::new(&[], self.name), text: Vec::new(), offset: 0, name: self.name };
+        let Some(entry) = self.groups.get(group * GROUP_ENTRY_BYTES..).filter(|entry| !entry.is_empty()) else {
+            return Ok(empty);
+        };
+        let mut entry = Reader::new(entry, self.name);
+        let (begin, offset) = (entry.u64()?, entry.u64()?);
+        let rest = usize::try_from(begin).ok().and_then(|begin| self.terms.get(begin..));
+        let rest = rest.ok_or_else(|| Error::corrupt(format!("{}: group {group} begins too far", self.name)))?;
+        Ok(Terms { reader: Reader::new(rest, self.name), offset, ..empty })
+    }
+}
+
+/// Walks over a dictionary.
+pub struct Terms<'a> {
+    reader: Reader<'a>,
+    text: Vec<u8>,
+    offset: u64,
+    name: &'a str,
+}
+
+impl Terms<'_> {
+    /// The next term's text and place.
+    pub fn next_term(&mut self) -> Result<Option<(String, Term)>> {
+        match self.step()? {
+            None => Ok(None),
+            Some(term) => Ok(Some((self.string()?, term))),
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Term>> {
+        if self.reader.remaining() == 0 {
+            return Ok(None);
+        }
+        let shared = varint::read(&mut self.reader, self.name)?;
+        let rest = varint::read_length(&mut self.reader, self.name)?;
+        let shared = usize::try_from(shared).ok().filter(|shared| *shared <= self.text.len());
+        let Some(shared) = shared.filter(|shared| shared + rest <= TERM_BYTES_MAX) else {
+            let at = self.reader.position();
+            return Err(Error::corrupt(format!("{}: a term before byte {at} is malformed", self.name)));
+        };
+        self.text.truncate(shared);
+        self.text.extend_from_slice(self.reader.take(rest)?);
+        let df = varint::read(&mut self.reader, self.name)?;
+        let bytes = varint::read(&mut self.reader, self.name)?;
+        let df = u32::try_from(df).map_err(|_| Error::corrupt(format!("{}: a term in {df} rows", self.name)))?;
+        let term = Term { df, offset: self.offset, bytes };
+        self.offset = self.offset.saturating_add(bytes);
+        Ok(Some(term))
+    }
+
+    fn string(&self) -> Result<String> {
+        let text = String::from_utf8(self.text.clone());
+        text.map_err(|_| Error::corrupt(format!("{}: a term is not UTF-8", self.name)))
+    }
+}
+
+/// The bytes of a term's postings.
+pub fn postings_of<'a>(postings: &'a [u8], term: &Term, name: &str) -> Result<&'a [u8]> {
+    let start = usize::try_from(term.offset).ok();
+    let len = usize::try_from(term.bytes).ok();
+    start
+        .zip(len)
+        .and_then(|(start, len)| postings.get(start..)?.get(..len))
+        .ok_or_else(|| Error::corrupt(format!("{name}: postings at {} of {} bytes", term.offset, term.bytes)))
+}

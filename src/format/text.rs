@@ -1,0 +1,312 @@
+//! A full-text column's index: a dictionary of terms, each one's rows and frequencies in blocks of 128, exact lengths.
+//!
+//! ```text
+//! header   64 bytes
+//! postings per term in the dictionary's order: full blocks behind a table of them, the rest as integers
+//! terms    the dictionary, see `dictionary`
+//! groups   its groups
+//! lengths  per row its number of tokens, 1, 2 or 4 bytes wide
+//! present  roaring bitmap of the rows that have a value; none when all have
+//! ```
+//!
+//! The block table holds each block's last row, end, largest frequency and smallest length, so that a reader can skip
+//! blocks that cannot matter (Ding and Suel, "Faster top-k document retrieval using block-max indexes", SIGIR 2011).
+
+use bitpacking::{BitPacker, BitPacker4x};
+use roaring::RoaringBitmap;
+
+use super::bytes::Reader;
+use super::dictionary::{Dictionary, DictionaryWriter, Term, postings_of};
+use super::varint;
+use crate::error::{Error, Result};
+
+pub const VERSION: u32 = 1;
+pub const HEADER_BYTES: usize = 64;
+/// Postings of one block.
+pub const BLOCK: usize = BitPacker4x::BLOCK_LEN;
+const TABLE_ENTRY_BYTES: usize = 16;
+
+/// Where everything in the section is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub rows: u32,
+    /// Rows that have a value.
+    pub docs: u32,
+    pub terms: u32,
+    pub length_width: u32,
+    pub total_length: u64,
+    pub postings_bytes: u64,
+    pub dictionary_bytes: u64,
+    pub present_bytes: u64,
+}
+
+/// What is known of a block without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockBounds {
+    pub last_row: u32,
+    pub end: u32,
+    pub max_tf: u32,
+    pub min_length: u32,
+}
+
+/// Writes a section, terms in ascending order.
+pub struct TextWriter {
+    lengths: Vec<u32>,
+    present: RoaringBitmap,
+    postings: Vec<u8>,
+    dictionary: DictionaryWriter,
+    packer: BitPacker4x,
+}
+
+impl TextWriter {
+    /// `lengths`: each row's number of tokens; `present`: the rows that have a value at all.
+    pub fn new(lengths: Vec<u32>, present: RoaringBitmap) -> Self {
+        TextWriter {
+            lengths,
+            present,
+            postings: Vec::new(),
+            dictionary: DictionaryWriter::default(),
+            packer: BitPacker4x::new(),
+        }
+    }
+
+    /// Adds a term, above all before it, with its rows ascending and frequencies of at least 1.
+    pub fn term(&mut self, term: &str, postings: &[(u32, u32)]) -> Result<()> {
+        let start = self.postings.len();
+        self.put_postings(postings);
+        let bytes = (self.postings.len() - start) as u64;
+        self.dictionary.add(term, &Term { df: postings.len() as u32, offset: start as u64, bytes })
+    }
+
+    fn put_postings(&mut self, postings: &[(u32, u32)]) {
+        let (full, rest) = postings.as_chunks::<BLOCK>();
+        let mut data = Vec::new();
+        let mut last = 0;
+        for block in full {
+            let (mut deltas, mut tfs) = ([0u32; BLOCK], [0u32; BLOCK]);
+            let mut bounds = BlockBounds { last_row: block[BLOCK - 1].0, end: 0, max_tf: 0, min_length: u32::MAX };
+            for (at, (row, tf)) in block.iter().enumerate() {
+                deltas[at] = row.wrapping_sub(last);
+                tfs[at] = *tf;
+                last = *row;
+                bounds.max_tf = bounds.max_tf.max(*tf);
+                let length = self.lengths.get(*row as usize).copied().unwrap_or(0);
+                bounds.min_length = bounds.min_length.min(length);
+            }
+            for numbers in [&deltas, &tfs] {
+                let bits = self.packer.num_bits(numbers);
+                let mut packed = [0u8; 4 * BLOCK];
+                let bytes = self.packer.compress(numbers, &mut packed, bits);
+                data.push(bits);
+                data.extend_from_slice(&packed[..bytes]);
+            }
+            for field in [bounds.last_row, data.len() as u32, bounds.max_tf, bounds.min_length] {
+                self.postings.extend_from_slice(&field.to_le_bytes());
+            }
+        }
+        self.postings.extend_from_slice(&data);
+        for (row, tf) in rest {
+            varint::write(&mut self.postings, u64::from(row.wrapping_sub(last)));
+            varint::write(&mut self.postings, u64::from(*tf));
+            last = *row;
+        }
+    }
+
+    /// The section.
+    pub fn finish(self) -> Result<Vec<u8>> {
+        let longest = self.lengths.iter().copied().max().unwrap_or(0);
+        let width = if longest <= 0xff {
+            1
+        } else if longest <= 0xffff {
+            2
+        } else {
+            4
+        };
+        let mut present = Vec::new();
+        if self.present.len() < self.lengths.len() as u64 {
+            self.present
+                .serialize_into(&mut present)
+                .map_err(|error| Error::internal(format!("encode a bitmap: {error}")))?;
+        }
+        let header = Header {
+            rows: self.lengths.len() as u32,
+            docs: self.present.len() as u32,
+            terms: self.dictionary.count,
+            length_width: width,
+            total_length: self.lengths.iter().map(|length| u64::from(*length)).sum(),
+            postings_bytes: self.postings.len() as u64,
+            dictionary_bytes: self.dictionary.terms.len() as u64,
+            present_bytes: present.len() as u64,
+        };
+        let mut out = header.encode();
+        out.extend_from_slice(&self.postings);
+        out.extend_from_slice(&self.dictionary.terms);
+        out.extend_from_slice(&self.dictionary.groups);
+        for length in &self.lengths {
+            out.extend_from_slice(&length.to_le_bytes()[..width as usize]);
+        }
+        out.extend_from_slice(&present);
+        Ok(out)
+    }
+}
+
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER_BYTES);
+        for field in [VERSION, self.rows, self.docs, self.terms, self.length_width, 0] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        for field in [self.total_length, self.postings_bytes, self.dictionary_bytes, self.present_bytes, 0] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        out
+    }
+}
+
+/// The parts of a section, lengths checked.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub header: Header,
+    pub postings: &'a [u8],
+    pub dictionary: Dictionary<'a>,
+    pub lengths: &'a [u8],
+    pub present: &'a [u8],
+}
+
+/// Splits a section into its parts.
+pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>> {
+    let mut reader = Reader::new(bytes, name);
+    let version = reader.u32()?;
+    if version != VERSION {
+        return Err(Error::unsupported(format!("{name}: text version {version}, this release reads {VERSION}")));
+    }
+    let (found, docs, terms, length_width) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
+    reader.take(4)?;
+    let header = Header {
+        rows: found,
+        docs,
+        terms,
+        length_width,
+        total_length: reader.u64()?,
+        postings_bytes: reader.u64()?,
+        dictionary_bytes: reader.u64()?,
+        present_bytes: reader.u64()?,
+    };
+    reader.take(8)?;
+    if found != rows || docs > rows || !matches!(length_width, 1 | 2 | 4) {
+        return Err(Error::corrupt(format!(
+            "{name}: {docs} of {found} rows with lengths of {length_width} bytes, expected {rows} rows"
+        )));
+    }
+    let size = |n: u64| usize::try_from(n).map_err(|_| Error::corrupt(format!("{name}: a part of {n} bytes")));
+    let postings = reader.take(size(header.postings_bytes)?)?;
+    let terms_bytes = reader.take(size(header.dictionary_bytes)?)?;
+    let groups = reader.take(Dictionary::groups_bytes(terms))?;
+    let dictionary = Dictionary { terms: terms_bytes, groups, name };
+    let lengths = reader.take(rows as usize * length_width as usize)?;
+    let present = reader.take(size(header.present_bytes)?)?;
+    reader.finish()?;
+    Ok(Parts { header, postings, dictionary, lengths, present })
+}
+
+impl Parts<'_> {
+    /// A row's number of tokens.
+    pub fn length(&self, row: u32) -> u32 {
+        let width = self.header.length_width as usize;
+        let at = row as usize * width;
+        let mut bytes = [0; 4];
+        match self.lengths.get(at..at + width) {
+            Some(found) => bytes[..width].copy_from_slice(found),
+            None => return 0,
+        }
+        u32::from_le_bytes(bytes)
+    }
+}
+
+/// A term's postings, block by block.
+pub struct PostingsBytes<'a> {
+    table: &'a [u8],
+    data: &'a [u8],
+    rest: Reader<'a>,
+    blocks: usize,
+    rest_len: usize,
+    next: usize,
+    last: u32,
+    rows: u32,
+    name: &'a str,
+    packer: BitPacker4x,
+}
+
+impl<'a> PostingsBytes<'a> {
+    pub fn new(parts: &Parts<'a>, term: &Term, name: &'a str) -> Result<Self> {
+        let malformed = || Error::corrupt(format!("{name}: postings at {} of {} bytes", term.offset, term.bytes));
+        let bytes = postings_of(parts.postings, term, name)?;
+        let (blocks, rest_len) = (term.df as usize / BLOCK, term.df as usize % BLOCK);
+        let (table, data) = bytes.split_at_checked(blocks * TABLE_ENTRY_BYTES).ok_or_else(malformed)?;
+        let mut postings = PostingsBytes {
+            table,
+            data,
+            rest: Reader::new(data, name),
+            blocks,
+            rest_len,
+            next: 0,
+            last: 0,
+            rows: parts.header.rows,
+            name,
+            packer: BitPacker4x::new(),
+        };
+        let end = if blocks == 0 { 0 } else { postings.bounds(blocks - 1)?.end as usize };
+        postings.rest = Reader::new(data.get(end..).ok_or_else(malformed)?, name);
+        Ok(postings)
+    }
+
+    /// Full blocks.
+    pub fn block_count(&self) -> usize {
+        self.blocks
+    }
+
+    /// What is known of a full block without reading it.
+    pub fn bounds(&self, block: usize) -> Result<BlockBounds> {
+        let mut reader = Reader::new(self.table.get(block * TABLE_ENTRY_BYTES..).unwrap_or_default(), self.name);
+        let (last_row, end) = (reader.u32()?, reader.u32()?);
+        Ok(BlockBounds { last_row, end, max_tf: reader.u32()?, min_length: reader.u32()? })
+    }
+
+    /// Reads the next block into the two buffers; false when there is none.
+    pub fn next_block(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<bool> {
+        rows.clear();
+        tfs.clear();
+        if self.next < self.blocks {
+            let begin = if self.next == 0 { 0 } else { self.bounds(self.next - 1)?.end as usize };
+            rows.resize(BLOCK, 0);
+            tfs.resize(BLOCK, 0);
+            let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
+            for out in [&mut *rows, &mut *tfs] {
+                let bits = reader.u8()?;
+                if bits > 32 {
+                    return Err(Error::corrupt(format!("{}: a block of {bits} bits", self.name)));
+                }
+                let packed = reader.take(BLOCK * usize::from(bits) / 8)?;
+                self.packer.decompress(packed, out, bits);
+            }
+        } else if self.next == self.blocks && self.rest_len > 0 {
+            for _ in 0..self.rest_len {
+                rows.push(varint::read(&mut self.rest, self.name)? as u32);
+                tfs.push(varint::read(&mut self.rest, self.name)? as u32);
+            }
+        } else {
+            return Ok(false);
+        }
+        for (at, row) in rows.iter_mut().enumerate() {
+            let first = self.next == 0 && at == 0;
+            let absolute = u64::from(self.last) + u64::from(*row);
+            if (*row == 0 && !first) || absolute >= u64::from(self.rows) {
+                return Err(Error::corrupt(format!("{}: postings are not ascending rows", self.name)));
+            }
+            *row = absolute as u32;
+            self.last = *row;
+        }
+        self.next += 1;
+        Ok(true)
+    }
+}
