@@ -44,6 +44,7 @@ pub enum Filter {
 /// A test of the document's id.
 #[derive(Clone, Debug)]
 pub enum IdTest {
+    /// Ascending, each once.
     In(Vec<DocId>),
     Compare(Order, DocId),
 }
@@ -62,7 +63,7 @@ pub enum Test {
     /// The value is absent.
     Null,
     /// A scalar equals one of these, or any element of an array does. `Eq`, `In`, `Contains`, `ContainsAny`. A whole
-    /// array never equals an operand.
+    /// array never equals an operand. Ascending, each once.
     AnyOf(Vec<Value>),
     /// A scalar compares so; absent values sort below everything, so `Lt` and `Lte` match them.
     Compare(Order, Value),

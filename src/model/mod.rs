@@ -1,9 +1,12 @@
 //! The words everything else speaks: plain data, no I/O, no bytes.
 
+pub mod datetime;
 pub mod document;
 pub mod filter;
 pub mod ids;
 pub mod query;
 pub mod schema;
+pub mod schema_render;
 pub mod value;
+pub mod value_render;
 pub mod write;

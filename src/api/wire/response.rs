@@ -2,23 +2,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use crate::model::ids::DocId;
 use crate::model::query::{Number, QueryStats};
+pub use crate::model::value_render::{f32_json, id_json};
 use crate::model::write::WriteOutcome;
-
-/// An f32 with the fewest decimals that read back as the same f32.
-pub fn f32_json(value: f32) -> Json {
-    value.to_string().parse::<f64>().map_or(Json::Null, Json::from)
-}
-
-/// An id as the wire has it: integers as numbers, UUIDs in lower case.
-pub fn id_json(id: &DocId) -> Json {
-    match id {
-        DocId::Uint(n) => (*n).into(),
-        DocId::Uuid(uuid) => uuid.to_string().into(),
-        DocId::String(text) => text.as_ref().into(),
-    }
-}
 
 /// An aggregate's value.
 pub fn number_json(number: Number) -> Json {
@@ -98,13 +84,7 @@ pub fn performance_json(stats: &QueryStats, total_micros: u64) -> Json {
 
 #[cfg(test)]
 mod tests {
-    use super::{WriteOutcome, f32_json, write_json};
-
-    #[test]
-    fn floats_have_the_fewest_decimals() {
-        assert_eq!(f32_json(0.7).to_string(), "0.7");
-        assert_eq!(f32_json(0.258_030_24).to_string(), "0.25803024");
-    }
+    use super::{WriteOutcome, write_json};
 
     #[test]
     fn counts_of_zero_are_left_out() {

@@ -1,0 +1,4 @@
+//! Filters: bound to a schema, and tested against documents.
+
+pub mod bind;
+pub mod matches;

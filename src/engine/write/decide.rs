@@ -1,0 +1,298 @@
+//! The second step of a write: what it changes, given the current documents.
+//!
+//! The order is the contract's: `delete_by_filter`, `patch_by_filter`, then upserts, patches and deletes under their
+//! conditions. Later steps see what earlier ones did; what comes out is the net effect, one change per document.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::prepare::{NewDocument, NewPatch, NewValues, Prepared, Terms};
+use super::schema_update::vector_comes_late;
+use super::{Change, Current, DELETE_BY_FILTER_MAX, Decision, PATCH_BY_FILTER_MAX, Patch, apply_patch};
+use crate::engine::analyzers::Analyzers;
+use crate::engine::filter::bind::{bind, bind_condition, refers_to_new};
+use crate::engine::filter::matches::matches_with;
+use crate::error::{Error, Result};
+use crate::model::document::Document;
+use crate::model::filter::{Expr, Filter};
+use crate::model::ids::{DocId, Version};
+use crate::model::schema::{ColumnUid, FullText, Schema};
+use crate::model::write::{ByFilter, WriteOutcome, WriteRequest};
+
+/// Decides a prepared write against the current state. Every document it writes gets `version`.
+pub fn decide(
+    prepared: Prepared,
+    request: &WriteRequest,
+    current: &dyn Current,
+    version: Version,
+) -> Result<Decision> {
+    if let Some(name) = &prepared.new_vector
+        && current.has_documents()
+    {
+        return Err(vector_comes_late(name));
+    }
+    let schema_changes = !Arc::ptr_eq(&prepared.base, &prepared.schema);
+    let schema = Arc::clone(&prepared.schema);
+    let mut write = Write {
+        schema: &schema,
+        current,
+        version,
+        full_text: full_text_columns(&schema),
+        analyzers: prepared.analyzers,
+        changes: Vec::with_capacity(prepared.upserts.len() + prepared.patches.len() + prepared.deletes.len()),
+        by_filter: HashMap::new(),
+        wants_ids: request.return_affected_ids,
+        outcome: WriteOutcome::default(),
+    };
+    if let Some(by) = &request.delete_by_filter {
+        write.delete_by_filter(by)?;
+    }
+    if let (Some(patch), Some(values)) = (&request.patch_by_filter, prepared.patch_by_filter) {
+        write.patch_by_filter(&patch.by, values)?;
+    }
+    let condition = Condition::new(request.upsert_condition.as_ref(), &schema)?;
+    for row in prepared.upserts {
+        write.upsert(row, &condition)?;
+    }
+    let condition = Condition::new(request.patch_condition.as_ref(), &schema)?;
+    for row in prepared.patches {
+        write.patch(row, &condition)?;
+    }
+    let condition = Condition::new(request.delete_condition.as_ref(), &schema)?;
+    for id in prepared.deletes {
+        write.delete(id, &condition)?;
+    }
+    let Write { changes, mut outcome, .. } = write;
+    let schema_only = request.schema.is_some() && !asks_for_documents(request);
+    outcome.schema_updated = request.schema.is_some() && (schema_changes || schema_only);
+    Ok(Decision { changes, schema: schema_changes.then_some(schema), outcome })
+}
+
+fn asks_for_documents(request: &WriteRequest) -> bool {
+    !request.upserts.is_empty()
+        || !request.patches.is_empty()
+        || !request.deletes.is_empty()
+        || request.delete_by_filter.is_some()
+        || request.patch_by_filter.is_some()
+}
+
+fn full_text_columns(schema: &Schema) -> Vec<(ColumnUid, &FullText)> {
+    schema.columns.iter().filter_map(|c| c.full_text.as_ref().map(|options| (c.uid(), options))).collect()
+}
+
+/// A condition, bound once where it can be.
+enum Condition<'a> {
+    None,
+    Bound(Filter),
+    /// Has a `$ref_new`: bound for every row.
+    PerRow(&'a Expr),
+}
+
+impl<'a> Condition<'a> {
+    fn new(expr: Option<&'a Expr>, schema: &Schema) -> Result<Self> {
+        Ok(match expr {
+            None => Condition::None,
+            Some(expr) if refers_to_new(expr) => {
+                // Bound once without a row, so that a wrong condition is refused whatever the rows are.
+                bind_condition(expr, schema, None)?;
+                Condition::PerRow(expr)
+            }
+            Some(expr) => Condition::Bound(bind_condition(expr, schema, None)?),
+        })
+    }
+}
+
+struct Write<'a> {
+    schema: &'a Schema,
+    current: &'a dyn Current,
+    version: Version,
+    full_text: Vec<(ColumnUid, &'a FullText)>,
+    analyzers: Analyzers,
+    changes: Vec<Change>,
+    /// The changes that by-filter steps made. Rows name each document once, so only these can meet another change.
+    by_filter: HashMap<DocId, usize>,
+    wants_ids: bool,
+    outcome: WriteOutcome,
+}
+
+impl Write<'_> {
+    fn delete_by_filter(&mut self, by: &ByFilter) -> Result<()> {
+        let ids = self.matching("delete_by_filter", by, DELETE_BY_FILTER_MAX)?;
+        for id in ids {
+            self.queried(id.logical_bytes());
+            self.note_deleted(&id);
+            self.put_by_filter(Change::Delete { id });
+        }
+        Ok(())
+    }
+
+    fn patch_by_filter(&mut self, by: &ByFilter, values: NewValues) -> Result<()> {
+        let ids = self.matching("patch_by_filter", by, PATCH_BY_FILTER_MAX)?;
+        for id in ids {
+            // Filters run on a snapshot: a document may be gone by now.
+            let Some(document) = self.current.document(&id)? else { continue };
+            self.queried(document.logical_bytes());
+            let change = self.patched(&document, values.clone());
+            self.put_by_filter(change);
+        }
+        Ok(())
+    }
+
+    /// The documents of a by-filter step that no earlier step has changed.
+    fn matching(&mut self, name: &str, by: &ByFilter, limit: usize) -> Result<Vec<DocId>> {
+        let filter = bind(&by.filter, self.schema)?;
+        self.queried(0);
+        let (mut ids, mut more) = match filter {
+            Filter::None => (Vec::new(), false),
+            filter => self.current.matching(&filter, limit + self.by_filter.len())?,
+        };
+        ids.retain(|id| !self.by_filter.contains_key(id));
+        more |= ids.len() > limit;
+        ids.truncate(limit);
+        if more && !by.allow_partial {
+            return Err(Error::invalid(format!("💔 {name} matches more documents than allowed, at most {limit}"))
+                .with_hint(format!(
+                    "set {name}_allow_partial, and repeat the request while rows_remaining is true"
+                )));
+        }
+        self.outcome.rows_remaining |= more;
+        *self.outcome.filter_matched.get_or_insert(0) += ids.len() as u64;
+        Ok(ids)
+    }
+
+    fn upsert(&mut self, row: NewDocument, condition: &Condition<'_>) -> Result<()> {
+        let NewDocument { id, fields, terms } = row;
+        let document = Document { id, version: self.version, fields, patch: None };
+        if !matches!(condition, Condition::None)
+            && let Some(current) = self.document(&document.id)?
+            && !self.holds(condition, &current, Some(&document))?
+        {
+            return Ok(());
+        }
+        self.outcome.upserted += 1;
+        self.outcome.bytes_written += document.logical_bytes();
+        if self.wants_ids {
+            self.outcome.upserted_ids.push(document.id.clone());
+        }
+        self.put(Change::Put { document: Arc::new(document), terms, patch: None });
+        Ok(())
+    }
+
+    fn patch(&mut self, row: NewPatch, condition: &Condition<'_>) -> Result<()> {
+        let NewPatch { id, values } = row;
+        let Some(current) = self.document(&id)? else { return Ok(()) };
+        let holds = match condition {
+            Condition::PerRow(_) => {
+                let set = values.changed.iter().filter_map(|(uid, value)| Some((*uid, value.clone()?)));
+                let new = Document { id, version: self.version, fields: set.collect(), patch: None };
+                self.holds(condition, &current, Some(&new))?
+            }
+            _ => self.holds(condition, &current, None)?,
+        };
+        if holds {
+            let change = self.patched(&current, values);
+            self.put(change);
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, id: DocId, condition: &Condition<'_>) -> Result<()> {
+        if !matches!(condition, Condition::None) {
+            let Some(current) = self.document(&id)? else { return Ok(()) };
+            if !self.holds(condition, &current, None)? {
+                return Ok(());
+            }
+        }
+        self.note_deleted(&id);
+        self.put(Change::Delete { id });
+        Ok(())
+    }
+
+    /// The document as the steps before have left it.
+    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
+        match self.by_filter.get(id).map(|at| &self.changes[*at]) {
+            Some(Change::Put { document, .. }) => Ok(Some(Arc::clone(document))),
+            Some(Change::Delete { .. }) => Ok(None),
+            None => self.current.document(id),
+        }
+    }
+
+    fn holds(&mut self, condition: &Condition<'_>, current: &Document, new: Option<&Document>) -> Result<bool> {
+        let bound;
+        let filter = match condition {
+            Condition::None => return Ok(true),
+            Condition::Bound(filter) => filter,
+            Condition::PerRow(expr) => {
+                bound = bind_condition(expr, self.schema, new)?;
+                &bound
+            }
+        };
+        self.queried(current.logical_bytes());
+        Ok(matches_with(filter, self.schema, current, &[], &mut self.analyzers))
+    }
+
+    /// The change that a patch of `current` is; counts it.
+    fn patched(&mut self, current: &Document, values: NewValues) -> Change {
+        let NewValues { changed, terms } = values;
+        let document = apply_patch(current, &changed, self.version);
+        let terms = self.terms(&document, &changed, terms);
+        self.outcome.patched += 1;
+        let written: u64 = changed.iter().filter_map(|(_, value)| value.as_ref()).map(|v| v.logical_bytes()).sum();
+        self.outcome.bytes_written += document.id.logical_bytes() + written;
+        if self.wants_ids {
+            self.outcome.patched_ids.push(document.id.clone());
+        }
+        Change::Put { document: Arc::new(document), terms, patch: Some(Patch { base: current.version, changed }) }
+    }
+
+    /// The terms of a patched document: what the patch set is analysed already.
+    fn terms(
+        &mut self,
+        document: &Document,
+        changed: &[(ColumnUid, Option<crate::model::value::Value>)],
+        new: Terms,
+    ) -> Terms {
+        let mut terms = new;
+        for (uid, options) in &self.full_text {
+            let is_new = changed.binary_search_by_key(uid, |(uid, _)| *uid).is_ok();
+            if !is_new && let Some(value) = document.get(*uid) {
+                terms.push((*uid, self.analyzers.terms(*uid, options, value)));
+            }
+        }
+        terms
+    }
+
+    fn put_by_filter(&mut self, change: Change) {
+        self.by_filter.insert(change.id().clone(), self.changes.len());
+        self.changes.push(change);
+    }
+
+    /// Takes a row's change, in the place of an earlier one of the same document.
+    fn put(&mut self, change: Change) {
+        let Some(at) = self.by_filter.get(change.id()) else { return self.changes.push(change) };
+        let earlier = std::mem::replace(&mut self.changes[*at], change);
+        if let (Change::Put { patch: Some(patch), .. }, Change::Put { patch: Some(earlier), .. }) =
+            (&mut self.changes[*at], earlier)
+        {
+            // Two patches in one write are one patch of what was there before.
+            patch.base = earlier.base;
+            for (uid, value) in earlier.changed {
+                if let Err(at) = patch.changed.binary_search_by_key(&uid, |(uid, _)| *uid) {
+                    patch.changed.insert(at, (uid, value));
+                }
+            }
+        }
+    }
+
+    fn note_deleted(&mut self, id: &DocId) {
+        self.outcome.deleted += 1;
+        self.outcome.bytes_written += id.logical_bytes();
+        if self.wants_ids {
+            self.outcome.deleted_ids.push(id.clone());
+        }
+    }
+
+    fn queried(&mut self, bytes: u64) {
+        *self.outcome.bytes_queried.get_or_insert(0) += bytes;
+    }
+}

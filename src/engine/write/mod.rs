@@ -1,0 +1,128 @@
+//! Writes decided: what a request changes, given what there is.
+//!
+//! Deciding has two steps. [`prepare`] is pure and needs no lock: it brings the schema up to date, gives every row the types
+//! of its columns and analyses its text. [`decide`] runs under the namespace's lock: it reads current documents where
+//! patches, conditions and filters need them, and gives one [`Change`] per document. Neither changes anything.
+
+pub mod decide;
+pub mod infer;
+pub mod prepare;
+pub mod schema_update;
+pub mod typing;
+
+use std::sync::Arc;
+
+pub use decide::decide;
+pub use prepare::{Prepared, prepare};
+pub use schema_update::apply_schema_update;
+
+use crate::error::Result;
+use crate::format::record::Record;
+use crate::model::document::{Document, PatchIntent};
+use crate::model::filter::Filter;
+use crate::model::ids::{DocId, Version};
+use crate::model::schema::{ColumnUid, Schema};
+use crate::model::value::Value;
+use crate::model::write::WriteOutcome;
+use crate::segment::text::tokens::DocTerms;
+
+/// The most documents of one `delete_by_filter`.
+pub const DELETE_BY_FILTER_MAX: usize = 5_000_000;
+/// The most documents of one `patch_by_filter`.
+pub const PATCH_BY_FILTER_MAX: usize = 50_000;
+/// The largest value, in logical bytes.
+pub const VALUE_BYTES_MAX: u64 = 8 << 20;
+/// The largest value of a filterable attribute, or element of one, in bytes.
+pub const FILTERABLE_BYTES_MAX: usize = 4 << 10;
+/// The largest document, in logical bytes.
+pub const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
+
+/// The state that a write is decided against.
+pub trait Current {
+    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>>;
+
+    fn has_documents(&self) -> bool;
+
+    /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
+    fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)>;
+}
+
+/// What a write does.
+#[derive(Debug)]
+pub struct Decision {
+    /// One per id.
+    pub changes: Vec<Change>,
+    /// The new schema, when the write changes it.
+    pub schema: Option<Arc<Schema>>,
+    /// Without its `etag`, which only a commit has.
+    pub outcome: WriteOutcome,
+}
+
+/// What becomes of one document.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Put {
+        document: Arc<Document>,
+        /// The terms of every full-text column that the document has a value of.
+        terms: Vec<(ColumnUid, DocTerms)>,
+        /// How the document came about, when a patch made it; `None` for a whole document.
+        patch: Option<Patch>,
+    },
+    Delete {
+        id: DocId,
+    },
+}
+
+/// The columns that a patch set, or cleared with `None`, on top of the version `base`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Patch {
+    pub base: Version,
+    /// Sorted by column, each once.
+    pub changed: Vec<(ColumnUid, Option<Value>)>,
+}
+
+impl Change {
+    pub fn id(&self) -> &DocId {
+        match self {
+            Change::Put { document, .. } => &document.id,
+            Change::Delete { id } => id,
+        }
+    }
+
+    /// The record that makes this change durable. What only the record needs is moved out, so take it once.
+    pub fn take_record(&mut self) -> Record {
+        match self {
+            Change::Put { document, patch: Some(patch), .. } => {
+                let changed = std::mem::take(&mut patch.changed);
+                Record::Patch { id: document.id.clone(), base: patch.base, changed }
+            }
+            Change::Put { document, patch: None, .. } => {
+                Record::Upsert { id: document.id.clone(), fields: document.fields.clone() }
+            }
+            Change::Delete { id } => Record::Delete { id: id.clone() },
+        }
+    }
+}
+
+/// The state that a patch makes of a document. What it meant is kept since the last whole state: earlier patches that are
+/// not merged away yet stay part of it.
+pub fn apply_patch(document: &Document, changed: &[(ColumnUid, Option<Value>)], version: Version) -> Document {
+    let mut patched = Document {
+        id: document.id.clone(),
+        version,
+        fields: document.fields.clone(),
+        patch: Some(match &document.patch {
+            Some(intent) => intent.clone(),
+            None => PatchIntent { base: document.version, changed: Vec::new() },
+        }),
+    };
+    for (column, value) in changed {
+        patched.set(*column, value.clone());
+        if let Some(intent) = &mut patched.patch
+            && let Err(at) = intent.changed.binary_search(column)
+        {
+            intent.changed.insert(at, *column);
+        }
+    }
+    patched
+}
