@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::model::schema::{ColumnUid, FullText};
 use crate::model::value::Value;
-use crate::segment::text::tokens::{Analyzer, DocTerms, analyze};
+use crate::segment::text::terms::DocTerms;
+use crate::segment::text::tokens::Analyzer;
 
 /// How many analyzers wait for their next use.
 const IDLE_MAX: usize = 8;
@@ -39,8 +40,7 @@ impl Analyzers {
 
     /// The terms of a value of a column.
     pub fn terms(&mut self, column: ColumnUid, options: &FullText, value: &Value) -> DocTerms {
-        let _ = column;
-        analyze(options, value)
+        self.get(column, options).analyze(value)
     }
 
     /// The tokens of a value of a column, in order, repeats included.

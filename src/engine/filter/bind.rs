@@ -5,6 +5,7 @@ use regex::RegexBuilder;
 use serde_json::Value as Json;
 
 use super::matches::order_values;
+use crate::engine::analyzers::Analyzers;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
 use crate::model::document::Document;
@@ -13,7 +14,6 @@ use crate::model::ids::{DocId, IdType};
 use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
 use crate::model::value::Value;
 use crate::model::value_render;
-use crate::segment::text::tokens::Analyzer;
 
 /// The longest pattern of `Glob` and `Regex`, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
@@ -402,7 +402,7 @@ impl ColumnBinder<'_> {
         if !fits {
             return Err(self.at.mismatch(if analyzed { "string" } else { "[]string" }, operand));
         }
-        Analyzer::new(options).query_tokens(operand)
+        Analyzers::new().get(self.column.uid(), options).query_tokens(operand)
     }
 
     fn last_as_prefix(&self, params: Option<&Json>) -> Result<bool> {

@@ -10,7 +10,7 @@ use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, Toke
 use crate::model::ids::DocId;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::segment::text::tokens::DocTerms;
+use crate::segment::text::terms::DocTerms;
 
 /// Whether `document` matches. `terms` are the document's, where the caller has them; a full-text column that is not among
 /// them is analysed anew. Who tests many documents calls [`matches_with`] and keeps the analyzers.
@@ -135,15 +135,11 @@ fn is_last(token: &str, last: &str, as_prefix: bool) -> bool {
 }
 
 fn has_last(terms: &DocTerms, last: &str, as_prefix: bool) -> bool {
-    if !as_prefix {
-        return has(terms, last);
-    }
-    let at = terms.terms.partition_point(|(term, _)| &**term < last);
-    terms.terms.get(at).is_some_and(|(term, _)| term.starts_with(last))
+    if as_prefix { terms.any_with_prefix(last) } else { has(terms, last) }
 }
 
 fn has(terms: &DocTerms, token: &str) -> bool {
-    terms.terms.binary_search_by(|(term, _)| (**term).cmp(token)).is_ok()
+    terms.tf(token) > 0
 }
 
 /// A scalar, or one element of an array, without its owner.
@@ -218,6 +214,7 @@ fn any_element<'a>(value: &'a Value, mut test: impl FnMut(Scalar<'a>) -> bool) -
 #[cfg(test)]
 mod tests {
     use super::{matches, order_values};
+    use crate::engine::analyzers::Analyzers;
     use crate::engine::filter::bind::bind;
     use crate::engine::write::typing;
     use crate::model::document::Document;
@@ -225,7 +222,6 @@ mod tests {
     use crate::model::ids::{DocId, Version};
     use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
     use crate::model::value::Value;
-    use crate::segment::text::tokens::analyze;
     use serde_json::{Value as Json, json};
 
     fn schema() -> Schema {
@@ -279,7 +275,10 @@ mod tests {
         let terms: Vec<_> = schema
             .columns
             .iter()
-            .filter_map(|c| Some((c.uid(), analyze(c.full_text.as_ref()?, document.get(c.uid())?))))
+            .filter_map(|c| {
+                let (options, value) = (c.full_text.as_ref()?, document.get(c.uid())?);
+                Some((c.uid(), Analyzers::new().terms(c.uid(), options, value)))
+            })
             .collect();
         let without = matches(&bound, &schema, &document, &[]);
         assert_eq!(matches(&bound, &schema, &document, &terms), without, "{filter}");

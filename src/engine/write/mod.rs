@@ -24,7 +24,7 @@ use crate::model::ids::{DocId, Version};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::model::write::WriteOutcome;
-use crate::segment::text::tokens::DocTerms;
+use crate::segment::text::terms::DocTerms;
 
 /// The most documents of one `delete_by_filter`.
 pub const DELETE_BY_FILTER_MAX: usize = 5_000_000;

@@ -15,7 +15,7 @@ use crate::model::ids::DocId;
 use crate::model::schema::{AttributeType, Column, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::model::write::{Row, WriteRequest};
-use crate::segment::text::tokens::DocTerms;
+use crate::segment::text::terms::DocTerms;
 
 /// The terms of a document's full-text columns.
 pub type Terms = Vec<(ColumnUid, DocTerms)>;
