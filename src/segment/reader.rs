@@ -1,0 +1,264 @@
+//! One open segment: its documents, and a reader for each of its indexes.
+
+use std::sync::OnceLock;
+
+use roaring::RoaringBitmap;
+use uuid::Uuid;
+
+use super::attributes::AttributeReader;
+use super::sections::Sections;
+use super::sparse::SparseReader;
+use super::text::reader::TextReader;
+use super::vectors::VectorReader;
+use super::{SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
+use crate::error::{Error, Result};
+use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
+use crate::format::ids::{self, Bloom, Ids};
+use crate::format::rows::{self, Block, BlockPlace, Record, RowsIndex, decode_record};
+use crate::format::segment::{Codec, Footer, Meta, decode_footer, decode_header, decode_meta};
+use crate::format::values;
+use crate::format::versions::{self, Versions, decode_tombstones};
+use crate::model::document::{Document, PatchIntent, Tombstone};
+use crate::model::ids::{DocId, IdType, Version};
+use crate::model::schema::{AttributeType, ColumnUid};
+use crate::platform::mmap::Mapping;
+
+/// An immutable, indexed set of documents and tombstones. Cheap to share; all methods take it by reference, and each chunk
+/// of the file is checked against its checksum when it is first touched.
+pub struct Segment {
+    pub(in crate::segment) sections: Sections,
+    segment_id: Uuid,
+    footer: Footer,
+    id_type: Option<IdType>,
+    columns: Vec<SegmentColumn>,
+    /// Per column, the rows that have a vector, once they were asked for.
+    present: Vec<OnceLock<RoaringBitmap>>,
+}
+
+impl Segment {
+    /// Opens a segment file; `name` is its name in errors. Reads and checks header, footer and meta only.
+    pub fn open(map: Mapping, name: &str) -> Result<Segment> {
+        let segment_id = decode_header(&map, name)?;
+        let footer = decode_footer(&map, name)?;
+        let Meta { id_type, columns, sections } = decode_meta(&map, &footer, name)?;
+        if id_type.is_none() && (footer.rows, footer.tombstones) != (0, 0) {
+            return Err(Error::corrupt(format!("{name}: has rows or tombstones, but no type of ids")));
+        }
+        let columns: Vec<SegmentColumn> =
+            columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
+        let present = columns.iter().map(|_| OnceLock::new()).collect();
+        Ok(Segment { sections: Sections::new(map, name, sections)?, segment_id, footer, id_type, columns, present })
+    }
+
+    pub fn segment_id(&self) -> Uuid {
+        self.segment_id
+    }
+
+    /// The file's name, for errors.
+    pub fn name(&self) -> &str {
+        self.sections.name()
+    }
+
+    /// How many rows there are, dead ones included.
+    pub fn rows(&self) -> u32 {
+        self.footer.rows
+    }
+
+    pub fn tombstone_count(&self) -> u32 {
+        self.footer.tombstones
+    }
+
+    /// Logical bytes of all rows.
+    pub fn logical_bytes(&self) -> u64 {
+        self.footer.logical_bytes
+    }
+
+    pub fn id_type(&self) -> Option<IdType> {
+        self.id_type
+    }
+
+    /// The columns of the schema that this segment was built with, in ascending order of identity.
+    pub fn columns(&self) -> &[SegmentColumn] {
+        &self.columns
+    }
+
+    pub fn column(&self, uid: ColumnUid) -> Option<&SegmentColumn> {
+        self.place(uid).map(|place| &self.columns[place])
+    }
+
+    pub(in crate::segment) fn place(&self, uid: ColumnUid) -> Option<usize> {
+        self.columns.binary_search_by_key(&uid, |column| column.uid).ok()
+    }
+
+    /// The row that has `id`.
+    pub fn row_of(&self, id: &DocId) -> Result<Option<u32>> {
+        if self.id_type != Some(id.id_type()) || self.rows() == 0 || !self.bloom()?.may_contain(id) {
+            return Ok(None);
+        }
+        self.ids()?.find(id)
+    }
+
+    pub fn id_of(&self, row: u32) -> Result<DocId> {
+        self.ids()?.get(row)
+    }
+
+    fn bloom(&self) -> Result<Bloom<'_>> {
+        Bloom::new(self.sections.required(ids::BLOOM_SECTION)?.whole()?, self.rows(), self.name())
+    }
+
+    fn ids(&self) -> Result<Ids<'_>> {
+        let kind = self.id_type.unwrap_or(IdType::Uint);
+        let index = match self.sections.find(ids::INDEX_SECTION) {
+            Some(index) => index.whole()?,
+            None => &[],
+        };
+        Ids::new(kind, self.rows(), self.sections.required(ids::SECTION)?.whole()?, index, self.name())
+    }
+
+    fn versions(&self) -> Result<Versions<'_>> {
+        Versions::new(self.sections.required(versions::SECTION)?.whole()?, self.rows(), self.name())
+    }
+
+    pub fn version_of(&self, row: u32) -> Result<Version> {
+        self.versions()?.get(row)
+    }
+
+    /// Logical bytes of one row's document; costs a look-up.
+    pub fn logical_bytes_of(&self, row: u32) -> Result<u64> {
+        let sizes = self.sections.required(versions::SIZES_SECTION)?.whole()?;
+        match sizes.as_chunks().0.get(row as usize) {
+            Some(size) => Ok(u64::from(u32::from_le_bytes(*size))),
+            None => Err(Error::corrupt(format!("{}: row {row} has no size", self.name()))),
+        }
+    }
+
+    /// All tombstones, in ascending order of id.
+    pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
+        let (Some(kind), 1..) = (self.id_type, self.tombstone_count()) else { return Ok(Vec::new()) };
+        let bytes = self.sections.required(versions::TOMBSTONES_SECTION)?.whole()?;
+        decode_tombstones(bytes, kind, self.tombstone_count(), self.name())
+    }
+
+    /// A row's document: all columns, or those of a sorted list. For many rows, [`Segment::scan`] is faster.
+    pub fn document(&self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
+        self.scan()?.document(row, columns)
+    }
+
+    /// Reads documents in any order, and cheapest in row order: neighbours lie in one block, which is kept.
+    pub fn scan(&self) -> Result<RowScan<'_>> {
+        let part = self.sections.required(rows::SECTION)?;
+        if part.codec() != Codec::Lz4Blocks {
+            return Err(Error::corrupt(format!("{}: rows are not stored in blocks", self.name())));
+        }
+        let index = self.sections.required(rows::INDEX_SECTION)?.whole()?;
+        let index = RowsIndex::new(index, self.rows(), part.bytes() as u64, self.name())?;
+        Ok(RowScan { segment: self, index, block: Block::default() })
+    }
+
+    /// The index of a column; `None` when the segment has none, for lack of the column or because it was not filterable
+    /// when the segment was built.
+    pub fn attribute(&self, uid: ColumnUid) -> Result<Option<AttributeReader<'_>>> {
+        let Some(SegmentColumn { column, .. }) = self.column(uid) else { return Ok(None) };
+        if !column.filterable || key_kind(column.kind).is_none() {
+            return Ok(None);
+        }
+        let bytes = self.index_of(ATTRIBUTE_SECTION, uid, &column.name)?;
+        AttributeReader::open(bytes, self.rows(), column.kind, self.name()).map(Some)
+    }
+
+    /// The dense vectors of a column; `None` when the segment has no such column.
+    pub fn vectors(&self, uid: ColumnUid) -> Result<Option<VectorReader<'_>>> {
+        let Some(place) = self.place(uid) else { return Ok(None) };
+        let AttributeType::Vector { dims, element } = self.columns[place].column.kind else { return Ok(None) };
+        VectorReader::open(&self.sections, &self.present[place], uid, (dims, element), self.rows()).map(Some)
+    }
+
+    /// The full-text index of a column; `None` when the segment has none, for lack of the column or because it was not
+    /// searched by text when the segment was built.
+    pub fn text(&self, uid: ColumnUid) -> Result<Option<TextReader<'_>>> {
+        let Some(SegmentColumn { column, .. }) = self.column(uid) else { return Ok(None) };
+        if column.full_text.is_none() {
+            return Ok(None);
+        }
+        let bytes = self.index_of(TEXT_SECTION, uid, &column.name)?;
+        TextReader::open(bytes, self.rows(), self.name()).map(Some)
+    }
+
+    /// The index of a column of sparse vectors; `None` when the segment has no such column.
+    pub fn sparse(&self, uid: ColumnUid) -> Result<Option<SparseReader<'_>>> {
+        let Some(SegmentColumn { column, .. }) = self.column(uid) else { return Ok(None) };
+        if column.kind != AttributeType::Sparse {
+            return Ok(None);
+        }
+        let bytes = self.index_of(SPARSE_SECTION, uid, &column.name)?;
+        SparseReader::open(bytes, self.rows(), self.name()).map(Some)
+    }
+
+    /// A column's section that must be there.
+    fn index_of(&self, what: &str, uid: ColumnUid, column: &str) -> Result<&[u8]> {
+        match self.sections.of_column(what, uid) {
+            Some(part) => part.whole(),
+            None => Err(Error::corrupt(format!("{}: has no section {what} for attribute {column:?}", self.name()))),
+        }
+    }
+}
+
+/// Reads documents one by one, keeping the block that the last one was in.
+pub struct RowScan<'a> {
+    segment: &'a Segment,
+    index: RowsIndex<'a>,
+    block: Block,
+}
+
+impl<'a> RowScan<'a> {
+    /// A row's document, as [`Segment::document`] gives it.
+    pub fn document(&mut self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
+        let segment = self.segment;
+        let wanted = |uid| columns.is_none_or(|list| list.binary_search(&uid).is_ok());
+        let id = segment.id_of(row)?;
+        let version = segment.version_of(row)?;
+        let record = self.record(row)?;
+        let mut fields = Vec::with_capacity(record.fields.len() + 1);
+        for (place, bytes) in &record.fields {
+            let SegmentColumn { uid, column } = &segment.columns[usize::from(*place)];
+            if wanted(*uid) {
+                fields.push((*uid, values::decode(column.kind, bytes, segment.name())?));
+            }
+        }
+        let vectors = segment.columns.iter().filter(|column| column.column.kind.is_vector() && wanted(column.uid));
+        for SegmentColumn { uid, .. } in vectors {
+            if let Some(reader) = segment.vectors(*uid)?
+                && let Some(vector) = reader.vector(row)?
+            {
+                fields.push((*uid, crate::model::value::Value::Vector(vector)));
+            }
+        }
+        fields.sort_unstable_by_key(|(uid, _)| *uid);
+        let patch = record.patch.map(|patch| PatchIntent {
+            base: patch.base,
+            changed: patch.changed.iter().map(|place| segment.columns[usize::from(*place)].uid).collect(),
+        });
+        Ok(Document { id, version, fields, patch })
+    }
+
+    /// A row's record; places are those of the segment's columns.
+    pub(in crate::segment) fn record(&mut self, row: u32) -> Result<Record<'_>> {
+        let name = self.segment.name();
+        if !self.block.rows().contains(&row) {
+            let place = self.index.block_of(row)?;
+            self.load(&place)?;
+        }
+        let record = decode_record(self.block.record(row, name)?, self.segment.columns.len(), name)?;
+        for (place, _) in &record.fields {
+            if self.segment.columns[usize::from(*place)].column.kind.is_vector() {
+                return Err(Error::corrupt(format!("{name}: row {row} has a dense vector among its fields")));
+            }
+        }
+        Ok(record)
+    }
+
+    fn load(&mut self, place: &BlockPlace) -> Result<()> {
+        let stored = self.segment.sections.required(rows::SECTION)?.range(place.bytes.clone())?;
+        self.block.load(place, stored, self.segment.name())
+    }
+}

@@ -1,0 +1,278 @@
+//! A segment's dense vectors of one column: read by row, or searched exactly.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::OnceLock;
+
+use roaring::RoaringBitmap;
+
+use super::{Measure, QueryVector, norm_of, widen};
+use crate::error::{Error, Result};
+use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, decode_rows};
+use crate::model::schema::{ColumnUid, Element};
+use crate::model::value::Vector;
+use crate::segment::sections::{Part, Sections};
+
+/// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
+const SPARSE_CANDIDATES: u64 = 64;
+
+/// The vectors of one column.
+pub struct VectorReader<'a> {
+    dims: u32,
+    element: Element,
+    rows: u32,
+    /// `None` when every row has a vector.
+    present: Option<&'a RoaringBitmap>,
+    matrix: Option<Part<'a>>,
+    norms: Option<Part<'a>>,
+    name: &'a str,
+}
+
+impl<'a> VectorReader<'a> {
+    /// `present` keeps the set of rows that have a vector, from one reader to the next.
+    pub(in crate::segment) fn open(
+        sections: &'a Sections,
+        present: &'a OnceLock<RoaringBitmap>,
+        uid: ColumnUid,
+        (dims, element): (u32, Element),
+        rows: u32,
+    ) -> Result<Self> {
+        let name = sections.name();
+        let matrix = sections.of_column(SECTION, uid);
+        let norms = sections.of_column(NORMS_SECTION, uid);
+        let present = match (sections.of_column(PRESENT_SECTION, uid), present.get()) {
+            (None, _) if matrix.is_some() => None,
+            (_, Some(known)) => Some(known),
+            (part, None) => {
+                let rows = part.map_or(Ok(RoaringBitmap::new()), |part| decode_rows(part.whole()?, rows, name))?;
+                Some(present.get_or_init(|| rows))
+            }
+        };
+        let stored = present.map_or(u64::from(rows), RoaringBitmap::len) as usize;
+        let bytes = |part: &Option<Part>| part.as_ref().map_or(0, Part::bytes);
+        let expected = stored * dims as usize * element.bytes();
+        if bytes(&matrix) != expected || norms.is_some() && bytes(&norms) != stored * 4 {
+            return Err(Error::corrupt(format!(
+                "{name}: {stored} vectors [{dims}]{} have {} bytes and {} bytes of norms, expected {expected} and {}",
+                element.name(),
+                bytes(&matrix),
+                bytes(&norms),
+                stored * 4
+            )));
+        }
+        Ok(VectorReader { dims, element, rows, present, matrix, norms, name })
+    }
+
+    pub fn dims(&self) -> u32 {
+        self.dims
+    }
+
+    pub fn element(&self) -> Element {
+        self.element
+    }
+
+    /// The rows that have a vector.
+    pub fn present(&self) -> Result<RoaringBitmap> {
+        Ok(match self.present {
+            Some(present) => present.clone(),
+            None => (0..self.rows).collect(),
+        })
+    }
+
+    /// How many rows have a vector.
+    pub fn count(&self) -> u64 {
+        self.present.map_or(u64::from(self.rows), RoaringBitmap::len)
+    }
+
+    pub fn vector(&self, row: u32) -> Result<Option<Vector>> {
+        self.bytes(row)?.map(|bytes| decode(bytes, self.dims, self.element, self.name)).transpose()
+    }
+
+    /// A vector's bytes, and the norm that is stored with it.
+    pub(in crate::segment) fn stored(&self, row: u32) -> Result<Option<(&'a [u8], Option<f32>)>> {
+        let Some(place) = self.place(row) else { return Ok(None) };
+        let norm = match &self.norms {
+            Some(norms) => norms.whole()?.as_chunks().0.get(place).map(|norm| f32::from_le_bytes(*norm)),
+            None => None,
+        };
+        Ok(self.bytes(row)?.map(|bytes| (bytes, norm)))
+    }
+
+    fn bytes(&self, row: u32) -> Result<Option<&'a [u8]>> {
+        let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) else { return Ok(None) };
+        let stride = self.stride();
+        matrix.range(place * stride..(place + 1) * stride).map(Some)
+    }
+
+    fn stride(&self) -> usize {
+        self.dims as usize * self.element.bytes()
+    }
+
+    /// The place of a row's vector in the matrix.
+    fn place(&self, row: u32) -> Option<usize> {
+        match self.present {
+            None => (row < self.rows).then_some(row as usize),
+            Some(present) => present.contains(row).then(|| present.rank(row) as usize - 1),
+        }
+    }
+
+    /// How far a row's vector is from the query; `None` when the row has none.
+    pub fn distance(&self, row: u32, query: &QueryVector) -> Result<Option<f32>> {
+        self.check(query)?;
+        let measure = Measure::new(query, self.element);
+        Ok(self.stored(row)?.map(|(bytes, norm)| measure.distance(bytes, || self.norm_or(norm, bytes))))
+    }
+
+    fn norm_or(&self, norm: Option<f32>, bytes: &[u8]) -> f32 {
+        norm.unwrap_or_else(|| norm_of(self.element, bytes, &widen(self.element, bytes)))
+    }
+
+    fn check(&self, query: &QueryVector) -> Result<()> {
+        if query.dims() == self.dims {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("the query has {} dimensions, the vectors {}", query.dims(), self.dims)))
+    }
+
+    /// The `k` nearest of `rows` (all with `None`) that are not dead: distance and row, nearest first, ties by row. Exact.
+    pub fn nearest(
+        &self,
+        query: &QueryVector,
+        rows: Option<&RoaringBitmap>,
+        dead: &RoaringBitmap,
+        k: usize,
+    ) -> Result<Vec<(f32, u32)>> {
+        self.check(query)?;
+        let Some(matrix) = &self.matrix else { return Ok(Vec::new()) };
+        let mut best = Best::new(k);
+        let candidates = match (rows, self.present) {
+            (Some(rows), Some(present)) => Some(rows & present),
+            (Some(rows), None) => Some(rows.clone()),
+            (None, Some(present)) => Some(present.clone()),
+            (None, None) => None,
+        };
+        let candidates = match candidates {
+            Some(mut candidates) => {
+                candidates -= dead;
+                candidates.remove_range(self.rows..);
+                Some(candidates)
+            }
+            None if dead.is_empty() => None,
+            None => {
+                let mut live: RoaringBitmap = (0..self.rows).collect();
+                live -= dead;
+                Some(live)
+            }
+        };
+        let count = candidates.as_ref().map_or(u64::from(self.rows), RoaringBitmap::len);
+        if k == 0 || count == 0 {
+            return Ok(Vec::new());
+        }
+        let scan = Scan {
+            measure: Measure::new(query, self.element),
+            norms: self.norms.as_ref().map(Part::whole).transpose()?.map(|norms| norms.as_chunks().0),
+            stride: self.stride(),
+            reader: self,
+        };
+        match (candidates, self.present) {
+            (None, _) => {
+                let all = matrix.whole()?;
+                for (row, bytes) in all.chunks_exact(scan.stride).enumerate() {
+                    best.offer(scan.distance(row, bytes), row as u32);
+                }
+            }
+            // Few of many: only their own chunks are read and checked.
+            (Some(few), _) if few.len() < self.count() / SPARSE_CANDIDATES => {
+                for row in &few {
+                    if let (Some(place), Some(bytes)) = (self.place(row), self.bytes(row)?) {
+                        best.offer(scan.distance(place, bytes), row);
+                    }
+                }
+            }
+            (Some(many), None) => {
+                let all = matrix.whole()?;
+                for row in &many {
+                    best.offer(scan.distance_at(all, row as usize), row);
+                }
+            }
+            (Some(many), Some(present)) => {
+                let all = matrix.whole()?;
+                let mut wanted = many.iter().peekable();
+                for (place, row) in present.iter().enumerate() {
+                    if wanted.next_if_eq(&row).is_some() {
+                        best.offer(scan.distance_at(all, place), row);
+                    }
+                }
+            }
+        }
+        Ok(best.into_sorted())
+    }
+}
+
+/// What one search needs for each vector.
+struct Scan<'r, 'a, 'q> {
+    measure: Measure<'q>,
+    norms: Option<&'a [[u8; 4]]>,
+    stride: usize,
+    reader: &'r VectorReader<'a>,
+}
+
+impl Scan<'_, '_, '_> {
+    #[inline]
+    fn distance_at(&self, matrix: &[u8], place: usize) -> f32 {
+        self.distance(place, &matrix[place * self.stride..(place + 1) * self.stride])
+    }
+
+    #[inline]
+    fn distance(&self, place: usize, bytes: &[u8]) -> f32 {
+        self.measure.distance(bytes, || {
+            let norm = self.norms.and_then(|norms| norms.get(place)).map(|norm| f32::from_le_bytes(*norm));
+            self.reader.norm_or(norm, bytes)
+        })
+    }
+}
+
+/// The nearest seen so far, the farthest of them on top.
+struct Best {
+    heap: BinaryHeap<Candidate>,
+    k: usize,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Candidate(f32, u32);
+
+impl Eq for Candidate {}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
+    }
+}
+
+impl Best {
+    fn new(k: usize) -> Self {
+        Best { heap: BinaryHeap::new(), k }
+    }
+
+    #[inline]
+    fn offer(&mut self, distance: f32, row: u32) {
+        let candidate = Candidate(distance, row);
+        if self.heap.len() < self.k {
+            self.heap.push(candidate);
+        } else if let Some(mut worst) = self.heap.peek_mut()
+            && candidate < *worst
+        {
+            *worst = candidate;
+        }
+    }
+
+    fn into_sorted(self) -> Vec<(f32, u32)> {
+        self.heap.into_sorted_vec().into_iter().map(|Candidate(distance, row)| (distance, row)).collect()
+    }
+}

@@ -1,0 +1,289 @@
+//! Builds segments and asks them: documents, ids, values, vectors come back as they were put in.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use half::f16;
+use roaring::RoaringBitmap;
+use shoal::model::document::{Document, PatchIntent, Tombstone};
+use shoal::model::ids::{DocId, Hlc, Origin, Version};
+use shoal::model::schema::{AttributeType, Column, Element, Metric, Schema};
+use shoal::model::value::{SparseVector, Value, Vector};
+use shoal::platform::mmap::Mapping;
+use shoal::segment::builder::{Entry, build};
+use shoal::segment::vectors::{QueryVector, distance};
+use shoal::segment::{Segment, Summary};
+use uuid::Uuid;
+
+/// One column of each type, named by it.
+fn schema() -> Schema {
+    let kinds = [
+        "bool",
+        "int",
+        "uint",
+        "float",
+        "string",
+        "uuid",
+        "datetime",
+        "bytes",
+        "[]bool",
+        "[]int",
+        "[]uint",
+        "[]float",
+        "[]string",
+        "[]uuid",
+        "[]datetime",
+        "[3]f32",
+        "[3]f16",
+        "[3]i8",
+        "{}f16",
+    ];
+    let columns = kinds.iter().map(|kind| Column::new(*kind, AttributeType::parse(kind).unwrap(), 0)).collect();
+    Schema { metric: Some(Metric::CosineDistance), columns, ..Schema::default() }
+}
+
+/// A value of a column's type; `n` decides which.
+fn value(kind: AttributeType, n: u64) -> Value {
+    let int = n as i64 - 5;
+    let float = n as f64 / 4.0 - 1.0;
+    let uuid = Uuid::from_u128(u128::from(n) << 64);
+    let text = format!("value-{:03}-{}", n % 40, "x".repeat(n as usize % 30));
+    match kind {
+        AttributeType::Bool => Value::Bool(n.is_multiple_of(3)),
+        AttributeType::Int => Value::Int(int),
+        AttributeType::Uint => Value::Uint(n),
+        AttributeType::Float => Value::Float(float),
+        AttributeType::String => Value::String(text),
+        AttributeType::Uuid => Value::Uuid(uuid),
+        AttributeType::DateTime => Value::DateTime(int),
+        AttributeType::Bytes => Value::Bytes(vec![n as u8; n as usize % 7]),
+        AttributeType::Bools => Value::Bools(vec![n.is_multiple_of(2); n as usize % 3]),
+        AttributeType::Ints => Value::Ints((0..int % 4).collect()),
+        AttributeType::Uints => Value::Uints(vec![n, n / 2, n]),
+        AttributeType::Floats => Value::Floats(vec![float, -float]),
+        AttributeType::Strings => Value::Strings(vec![text, String::new(), "shared".into()]),
+        AttributeType::Uuids => Value::Uuids(vec![uuid; n as usize % 2]),
+        AttributeType::DateTimes => Value::DateTimes(vec![int, 0]),
+        AttributeType::Sparse => Value::Sparse(SparseVector {
+            entries: vec![("a".into(), f16::ONE), (format!("t{n}"), f16::from_f32(0.5))],
+        }),
+        AttributeType::Vector { dims, element } => {
+            let numbers = (0..u64::from(dims)).map(|at| ((n * 7 + at * 13) % 31) as f32 - 15.0);
+            Value::Vector(match element {
+                Element::F32 => Vector::F32(numbers.collect()),
+                Element::F16 => Vector::F16(numbers.map(f16::from_f32).collect()),
+                Element::I8 => Vector::I8(numbers.map(|x| x as i8).collect()),
+            })
+        }
+    }
+}
+
+fn id(kind: usize, n: u64) -> DocId {
+    match kind {
+        0 => DocId::Uint(n * 3),
+        1 => DocId::Uuid(Uuid::from_u128(u128::from(n * 3) << 32)),
+        _ => DocId::String(format!("{:05}{}", n * 3, "y".repeat(n as usize % 9)).into()),
+    }
+}
+
+fn document(schema: &Schema, id: DocId, n: u64) -> Document {
+    let mut fields = Vec::new();
+    for (at, column) in schema.columns.iter().enumerate() {
+        // Every row lacks some columns; one column nobody has, one all have.
+        if at == 6 || at != 7 && !(n + at as u64).is_multiple_of(5) {
+            fields.push((column.uid(), value(column.kind, n)));
+        }
+    }
+    fields.sort_by_key(|(uid, _)| *uid);
+    let version = Version { hlc: Hlc(1_000 + n), origin: Origin(n % 3) };
+    let mut changed = vec![schema.columns[0].uid(), schema.columns[5].uid()];
+    changed.sort();
+    let patch =
+        n.is_multiple_of(4).then_some(PatchIntent { base: Version { hlc: Hlc(n), origin: Origin(9) }, changed });
+    Document { id, version, fields, patch }
+}
+
+fn entries(schema: &Schema, kind: usize, count: u64) -> Vec<Entry> {
+    (0..count)
+        .map(|n| {
+            let document = document(schema, id(kind, n), n);
+            match n % 11 {
+                7 => Entry::Tombstone(Tombstone { id: document.id, version: document.version }),
+                _ => Entry::Row { document: Arc::new(document), terms: Vec::new() },
+            }
+        })
+        .collect()
+}
+
+fn built(schema: &Schema, entries: &[Entry]) -> (Vec<u8>, Summary) {
+    let mut bytes = Vec::new();
+    let summary = build(Uuid::from_u128(6), schema, entries, &mut bytes).unwrap();
+    assert_eq!((summary.bytes, summary.crc32c), (bytes.len() as u64, crc32c::crc32c(&bytes)));
+    (bytes, summary)
+}
+
+fn open(bytes: Vec<u8>) -> Segment {
+    Segment::open(Mapping::of_bytes(bytes), "test.seg").unwrap()
+}
+
+fn documents(entries: &[Entry]) -> Vec<&Document> {
+    let rows = entries.iter().filter_map(|entry| match entry {
+        Entry::Row { document, .. } => Some(document.as_ref()),
+        Entry::Tombstone(_) => None,
+    });
+    rows.collect()
+}
+
+fn assert_shared<T: Send + Sync>(_: &T) {}
+
+#[test]
+fn every_document_comes_back_whole_and_in_part() {
+    for kind in 0..3 {
+        for count in [0, 1, 2, 700] {
+            let schema = schema();
+            let entries = entries(&schema, kind, count);
+            let documents = documents(&entries);
+            let (bytes, summary) = built(&schema, &entries);
+            let segment = open(bytes);
+            assert_shared(&segment);
+            assert_eq!(segment.rows() as usize, documents.len());
+            assert_eq!((summary.rows, summary.tombstones), (segment.rows(), segment.tombstone_count()));
+            assert_eq!(summary.logical_bytes, documents.iter().map(|d| d.logical_bytes()).sum::<u64>());
+            let mut scan = segment.scan().unwrap();
+            for (row, document) in (0..).zip(&documents) {
+                assert_eq!(segment.document(row, None).unwrap(), **document);
+                assert_eq!(segment.row_of(&document.id).unwrap(), Some(row));
+                assert_eq!(segment.id_of(row).unwrap(), document.id);
+                assert_eq!(segment.version_of(row).unwrap(), document.version);
+                assert_eq!(segment.logical_bytes_of(row).unwrap(), document.logical_bytes());
+                let wanted = [document.fields[0].0, document.fields[document.fields.len() - 1].0];
+                let part = scan.document(row, Some(&wanted)).unwrap();
+                assert_eq!(part.fields.len(), 2);
+                assert_eq!(part.get(wanted[1]), document.get(wanted[1]));
+                assert_eq!((part.version, part.patch), (document.version, document.patch.clone()));
+            }
+            let absent = (0..count + 3).map(|n| match id(kind, n) {
+                DocId::Uint(n) => DocId::Uint(n + 1),
+                DocId::Uuid(u) => DocId::Uuid(Uuid::from_u128(u.as_u128() + 1)),
+                DocId::String(s) => DocId::String(format!("{s}!").into()),
+            });
+            for id in absent {
+                assert_eq!(segment.row_of(&id).unwrap(), None);
+            }
+            assert_eq!(segment.row_of(&DocId::String("~".into())).unwrap(), None);
+            assert!(segment.document(segment.rows(), None).is_err());
+            let tombstones = segment.tombstones().unwrap();
+            let expected = entries.iter().filter_map(|entry| match entry {
+                Entry::Tombstone(tombstone) => Some(tombstone.clone()),
+                Entry::Row { .. } => None,
+            });
+            assert!(tombstones.into_iter().eq(expected));
+        }
+    }
+}
+
+fn elements(value: &Value) -> Vec<Value> {
+    match value {
+        Value::Bools(v) => v.iter().map(|v| Value::Bool(*v)).collect(),
+        Value::Ints(v) => v.iter().map(|v| Value::Int(*v)).collect(),
+        Value::Uints(v) => v.iter().map(|v| Value::Uint(*v)).collect(),
+        Value::Floats(v) => v.iter().map(|v| Value::Float(if *v == 0.0 { 0.0 } else { *v })).collect(),
+        Value::Strings(v) => v.iter().map(|v| Value::String(v.clone())).collect(),
+        Value::Uuids(v) => v.iter().map(|v| Value::Uuid(*v)).collect(),
+        Value::DateTimes(v) => v.iter().map(|v| Value::DateTime(*v)).collect(),
+        single => vec![single.clone()],
+    }
+}
+
+#[test]
+fn every_value_finds_its_rows_and_every_row_its_values() {
+    let schema = schema();
+    let entries = entries(&schema, 0, 2_000);
+    let documents = documents(&entries);
+    let segment = open(built(&schema, &entries).0);
+    let mut seen = 0;
+    for column in &schema.columns {
+        let reader = segment.attribute(column.uid()).unwrap();
+        assert_eq!(reader.is_some(), column.filterable);
+        let Some(reader) = reader else { continue };
+        seen += 1;
+        let holding = |test: &dyn Fn(&Value) -> bool| -> RoaringBitmap {
+            let rows = (0..)
+                .zip(&documents)
+                .filter(|(_, d)| d.get(column.uid()).is_some_and(|v| elements(v).iter().any(test)));
+            rows.map(|(row, _)| row).collect()
+        };
+        let present = (0..).zip(&documents).filter(|(_, d)| d.get(column.uid()).is_some()).map(|(row, _)| row);
+        assert_eq!(reader.present().unwrap(), present.collect());
+        for ordinal in 0..reader.values() {
+            let value = reader.value(ordinal).unwrap();
+            assert_eq!(reader.ordinal_of(&value).unwrap(), Some(ordinal));
+            assert_eq!(reader.rows_of(ordinal).unwrap(), holding(&|v| *v == value), "{} {value:?}", column.name);
+            assert_eq!(reader.ordinals(Bound::Included(&value), Bound::Unbounded).unwrap(), ordinal..reader.values());
+            assert_eq!(reader.ordinals(Bound::Unbounded, Bound::Excluded(&value)).unwrap(), 0..ordinal);
+        }
+        for range in [0..1, 0..reader.values(), 1..reader.values().min(9), 3..3] {
+            let expected =
+                range.clone().map(|at| reader.rows_of(at).unwrap()).fold(RoaringBitmap::new(), |a, b| a | b);
+            assert_eq!(reader.rows_in(range).unwrap(), expected);
+        }
+        for (row, document) in (0..).zip(&documents) {
+            let mut expected: Vec<u32> = document
+                .get(column.uid())
+                .map_or(Vec::new(), elements)
+                .iter()
+                .map(|element| reader.ordinal_of(element).unwrap().unwrap())
+                .collect();
+            expected.sort();
+            expected.dedup();
+            assert_eq!(reader.scalar_ordinal(row).unwrap(), expected.first().copied());
+            assert!(reader.row_ordinals(row).unwrap().eq(expected));
+        }
+    }
+    assert_eq!(seen, 14);
+    let strings = segment.attribute(schema.columns[4].uid()).unwrap().unwrap();
+    assert_eq!(strings.ordinal_of(&Value::String("value".into())).unwrap(), None);
+    assert_eq!(strings.ordinal_of(&Value::String("~".into())).unwrap(), None);
+    let (from, to) = (Value::String("value-003".into()), Value::String("value-004".into()));
+    let some = strings.ordinals(Bound::Included(&from), Bound::Excluded(&to)).unwrap();
+    assert!(!some.is_empty());
+    for ordinal in some {
+        assert!(matches!(strings.value(ordinal).unwrap(), Value::String(s) if s.starts_with("value-003")));
+    }
+    assert!(strings.ordinal_of(&Value::Int(1)).is_err());
+}
+
+#[test]
+fn the_nearest_are_those_of_a_sorted_list_of_all() {
+    let schema = schema();
+    let entries = entries(&schema, 0, 900);
+    let documents = documents(&entries);
+    let segment = open(built(&schema, &entries).0);
+    let few: RoaringBitmap = [5, 17, 400].into_iter().collect();
+    let many: RoaringBitmap = (0..800).filter(|row| row % 3 != 0).collect();
+    for column in schema.columns.iter().filter(|column| column.kind.is_vector()) {
+        let reader = segment.vectors(column.uid()).unwrap().unwrap();
+        for metric in [Metric::CosineDistance, Metric::EuclideanSquared, Metric::DotProduct] {
+            let query = QueryVector::new(metric, vec![1.0, -2.0, 0.5]);
+            for rows in [None, Some(&few), Some(&many)] {
+                for dead in [RoaringBitmap::new(), (0..100).chain([400]).collect()] {
+                    let mut expected = Vec::new();
+                    for (row, document) in (0..).zip(&documents) {
+                        let Some(Value::Vector(vector)) = document.get(column.uid()) else { continue };
+                        let far = distance(&query, vector);
+                        assert_eq!(reader.distance(row, &query).unwrap(), Some(far));
+                        if !dead.contains(row) && rows.is_none_or(|rows| rows.contains(row)) {
+                            expected.push((far, row));
+                        }
+                    }
+                    expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                    expected.truncate(10);
+                    assert_eq!(reader.nearest(&query, rows, &dead, 10).unwrap(), expected);
+                }
+            }
+        }
+        assert!(reader.nearest(&QueryVector::new(Metric::DotProduct, vec![1.0]), None, &few, 1).is_err());
+    }
+}
