@@ -94,7 +94,7 @@ impl Model {
         let mut expected: Vec<_> = (self.schema.columns.iter())
             .filter_map(|column| {
                 let (options, value) = (column.full_text.as_ref()?, document.get(column.uid())?);
-                Some((column.uid(), Analyzers::new().terms(column.uid(), options, value)))
+                Some((column.uid(), Analyzers::new().terms(options, value)))
             })
             .collect();
         expected.sort_by_key(|(uid, _)| *uid);
@@ -259,6 +259,23 @@ fn patches_merge_clear_and_add_attributes() {
     assert_eq!(model.rows()[0], json!({"id": 1, "vector": [1.0, 1.0], "b": 1, "c": 1}));
     let outcome = model.write(json!({"patch_rows": [{"id": 9, "a": 1}]})).unwrap();
     assert_eq!((outcome.patched, model.rows().len()), (0, 2));
+}
+
+#[test]
+fn a_patched_document_has_the_terms_of_all_its_text() {
+    // The model checks the terms of every change.
+    let text = json!({"type": "string", "full_text_search": {"stemming": true}});
+    let words = json!({"type": "[]string", "full_text_search": {"tokenizer": "pre_tokenized_array"}});
+    let mut model = Model::default();
+    let row = json!({"id": 1, "title": "Walruses swim", "body": "They dive", "words": ["A", "b"], "n": 1});
+    let schema = json!({"title": text, "body": text, "words": words});
+    model.write(json!({"upsert_rows": [row], "schema": schema})).unwrap();
+    model.write(json!({"patch_rows": [{"id": 1, "title": "Seals swim"}]})).unwrap();
+    model.write(json!({"patch_rows": [{"id": 1, "body": null, "words": ["c"]}]})).unwrap();
+    let by_filter = json!({"filters": ["title", "ContainsAllTokens", "seal"], "patch": {"title": "Orcas"}});
+    let body = json!({"patch_by_filter": by_filter, "patch_rows": [{"id": 1, "body": "They hunt"}]});
+    assert_eq!(model.write(body).unwrap().patched, 2);
+    assert_eq!(model.rows()[0]["title"], "Orcas");
 }
 
 #[test]

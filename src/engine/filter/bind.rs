@@ -402,7 +402,7 @@ impl ColumnBinder<'_> {
         if !fits {
             return Err(self.at.mismatch(if analyzed { "string" } else { "[]string" }, operand));
         }
-        Analyzers::new().get(self.column.uid(), options).query_tokens(operand)
+        Analyzers::new().get(options).query_tokens(operand)
     }
 
     fn last_as_prefix(&self, params: Option<&Json>) -> Result<bool> {

@@ -118,12 +118,12 @@ fn matches_tokens(
         return false;
     };
     if sequence {
-        let tokens = analyzers.tokens(column, options, value);
+        let tokens = analyzers.tokens(options, value);
         return tokens.windows(test.tokens.len()).any(|window| {
             window.split_last().is_some_and(|(end, start)| start == init && is_last(end, last, test.last_as_prefix))
         });
     }
-    let terms = analyzers.terms(column, options, value);
+    let terms = analyzers.terms(options, value);
     match test.mode {
         TokenMode::Any => init.iter().any(|t| has(&terms, t)) || has_last(&terms, last, test.last_as_prefix),
         TokenMode::All | TokenMode::Sequence => has_all(&terms),
@@ -277,7 +277,7 @@ mod tests {
             .iter()
             .filter_map(|c| {
                 let (options, value) = (c.full_text.as_ref()?, document.get(c.uid())?);
-                Some((c.uid(), Analyzers::new().terms(c.uid(), options, value)))
+                Some((c.uid(), Analyzers::new().terms(options, value)))
             })
             .collect();
         let without = matches(&bound, &schema, &document, &[]);

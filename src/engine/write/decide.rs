@@ -256,7 +256,7 @@ impl Write<'_> {
         for (uid, options) in &self.full_text {
             let is_new = changed.binary_search_by_key(uid, |(uid, _)| *uid).is_ok();
             if !is_new && let Some(value) = document.get(*uid) {
-                terms.push((*uid, self.analyzers.terms(*uid, options, value)));
+                terms.push((*uid, self.analyzers.terms(options, value)));
             }
         }
         terms

@@ -283,7 +283,7 @@ impl<'r> Typist<'r, '_> {
                 error.context(format!("attribute '{}' of document {what}", column.name)).with_attribute(&*column.name)
             })?;
         if let Some(options) = &column.full_text {
-            terms.push((uid, self.analyzers.terms(uid, options, &value)));
+            terms.push((uid, self.analyzers.terms(options, &value)));
         }
         if column.kind.is_vector() && self.schema.metric.is_none() {
             return Err(Error::invalid("💔 distance_metric must be specified for write to namespace with a vector"));
