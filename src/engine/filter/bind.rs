@@ -106,6 +106,11 @@ impl Binder<'_> {
         let Some(column) = self.schema.column(&leaf.attribute) else {
             return Err(at.error("attribute not found"));
         };
+        let takes_null = matches!(at.op, "Eq" | "NotEq" | "Lt" | "Lte" | "Gt" | "Gte");
+        if leaf.operand.is_object() && operand.is_null() && !takes_null && is_operator(at.op) {
+            // The incoming row has no such value: nothing contains it, and no pattern is it.
+            return Ok(if at.op.starts_with("Not") { Filter::All } else { Filter::None });
+        }
         let binding = ColumnBinder { at, column, indexed: matches!(self.new, New::Refused) };
         binding.bind(operand, leaf.params.as_ref())
     }
@@ -157,7 +162,7 @@ impl Binder<'_> {
             "Lte" => compare(Order::Lte),
             "Gt" => compare(Order::Gt),
             "Gte" => compare(Order::Gte),
-            op if OPERATORS.split(", ").any(|known| known == op) => Err(at.error(format!(
+            op if is_operator(op) => Err(at.error(format!(
                 "{op} does not apply to ids, expected one of Eq, NotEq, In, NotIn, Lt, Lte, Gt, Gte"
             ))),
             _ => Err(unknown(at)),
@@ -169,6 +174,10 @@ fn ids(mut ids: Vec<DocId>) -> Filter {
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() { Filter::None } else { Filter::Id(IdTest::In(ids)) }
+}
+
+fn is_operator(op: &str) -> bool {
+    OPERATORS.split(", ").any(|known| known == op)
 }
 
 fn unknown(at: &Leaf<'_>) -> Error {
@@ -598,6 +607,10 @@ mod tests {
         assert!(!holds(&newer, &old, None));
         let changed = leaf(json!(["vector", "NotEq", {"$ref_new": "vector"}]));
         assert!(!holds(&changed, &old, Some(&new)) && holds(&changed, &old, Some(&document(None, [0.0; 2]))));
+        let tagged = leaf(json!(["tags", "Contains", {"$ref_new": "hidden"}]));
+        assert!(matches!(bind_condition(&tagged, &schema, None).unwrap(), Filter::None));
+        let untagged = leaf(json!(["tags", "NotContains", {"$ref_new": "hidden"}]));
+        assert!(matches!(bind_condition(&untagged, &schema, Some(&new)).unwrap(), Filter::All));
         let error = bind(&newer, &schema).unwrap_err().to_string();
         assert!(error.contains("$ref_new is allowed in the conditions of writes only"));
         let unknown = leaf(json!(["n", "Lt", {"$ref_new": "m"}]));
