@@ -560,7 +560,7 @@ mod history {
         // The contract's order among rows does not matter: each names another document.
         for (id, row) in &step.rows {
             match (row, documents.get_mut(id)) {
-                (Row::Upsert(a, _), Some((old, _))) if step.newest_wins && !(*old < *a) => {}
+                (Row::Upsert(a, _), Some((old, _))) if step.newest_wins && *old >= *a => {}
                 (Row::Upsert(a, b), _) => {
                     documents.insert(*id, (*a, *b));
                     affected += 1;
