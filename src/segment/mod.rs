@@ -3,6 +3,8 @@
 mod attribute_builder;
 pub mod attributes;
 pub mod builder;
+pub mod merge;
+mod merge_postings;
 pub mod reader;
 mod sections;
 pub mod sparse;

@@ -106,7 +106,7 @@ impl Segment {
         Bloom::new(self.sections.required(ids::BLOOM_SECTION)?.whole()?, self.rows(), self.name())
     }
 
-    fn ids(&self) -> Result<Ids<'_>> {
+    pub(in crate::segment) fn ids(&self) -> Result<Ids<'_>> {
         let kind = self.id_type.unwrap_or(IdType::Uint);
         let index = match self.sections.find(ids::INDEX_SECTION) {
             Some(index) => index.whole()?,
@@ -115,7 +115,7 @@ impl Segment {
         Ids::new(kind, self.rows(), self.sections.required(ids::SECTION)?.whole()?, index, self.name())
     }
 
-    fn versions(&self) -> Result<Versions<'_>> {
+    pub(in crate::segment) fn versions(&self) -> Result<Versions<'_>> {
         Versions::new(self.sections.required(versions::SECTION)?.whole()?, self.rows(), self.name())
     }
 
@@ -243,18 +243,24 @@ impl<'a> RowScan<'a> {
 
     /// A row's record; places are those of the segment's columns.
     pub(in crate::segment) fn record(&mut self, row: u32) -> Result<Record<'_>> {
-        let name = self.segment.name();
-        if !self.block.rows().contains(&row) {
-            let place = self.index.block_of(row)?;
-            self.load(&place)?;
-        }
-        let record = decode_record(self.block.record(row, name)?, self.segment.columns.len(), name)?;
+        let segment = self.segment;
+        let name = segment.name();
+        let record = decode_record(self.record_bytes(row)?, segment.columns.len(), name)?;
         for (place, _) in &record.fields {
-            if self.segment.columns[usize::from(*place)].column.kind.is_vector() {
+            if segment.columns[usize::from(*place)].column.kind.is_vector() {
                 return Err(Error::corrupt(format!("{name}: row {row} has a dense vector among its fields")));
             }
         }
         Ok(record)
+    }
+
+    /// A row's record as it is stored.
+    pub(in crate::segment) fn record_bytes(&mut self, row: u32) -> Result<&[u8]> {
+        if !self.block.rows().contains(&row) {
+            let place = self.index.block_of(row)?;
+            self.load(&place)?;
+        }
+        self.block.record(row, self.segment.name())
     }
 
     fn load(&mut self, place: &BlockPlace) -> Result<()> {

@@ -123,7 +123,8 @@ impl<'a> VectorReader<'a> {
         Ok(self.stored(row)?.map(|(bytes, norm)| measure.distance(bytes, || self.norm_or(norm, bytes))))
     }
 
-    fn norm_or(&self, norm: Option<f32>, bytes: &[u8]) -> f32 {
+    /// The norm that is stored, or else computed.
+    pub(in crate::segment) fn norm_or(&self, norm: Option<f32>, bytes: &[u8]) -> f32 {
         norm.unwrap_or_else(|| norm_of(self.element, bytes, &widen(self.element, bytes)))
     }
 

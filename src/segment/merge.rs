@@ -1,0 +1,354 @@
+//! Merges segments into one, streaming: documents are copied as bytes, indexes are merged index by index.
+//!
+//! Held in memory are 8 bytes per row of the result and 4 per row of the inputs, and one column's ordinals or postings at
+//! a time.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use roaring::RoaringBitmap;
+use uuid::Uuid;
+
+use super::attribute_builder::{self, AttributeBuilder};
+use super::builder::{VectorsWriter, columns_of, finish, row_count, write_sizes, write_tombstones};
+use super::merge_postings::{TextMerge, merge_sparse, merge_text};
+use super::reader::RowScan;
+use super::{Segment, SegmentColumn, Summary};
+use crate::error::{Context, Error, Result};
+use crate::format::attributes::key_kind;
+use crate::format::rows::{PatchPlaces, RowsWriter, encode_record_of_bytes};
+use crate::format::segment_writer::SegmentWriter;
+use crate::format::{ids, values, versions};
+use crate::model::document::Tombstone;
+use crate::model::ids::{DocId, Hlc, IdType};
+use crate::model::schema::{AttributeType, ColumnUid, Metric, Schema};
+use crate::model::value::Value;
+
+/// A segment to merge, and its rows that are dead.
+pub struct Input<'a> {
+    pub segment: &'a Segment,
+    pub dead: &'a RoaringBitmap,
+}
+
+/// Says that an input's row is not in the result.
+pub(in crate::segment) const GONE: u32 = u32::MAX;
+
+/// What becomes of the inputs' rows and tombstones.
+pub(in crate::segment) struct Plan {
+    /// Each row of the result: which input, which row of it.
+    pub(in crate::segment) rows: Vec<(u32, u32)>,
+    /// Per input and row of it the row of the result, or [`GONE`].
+    pub(in crate::segment) new_rows: Vec<Vec<u32>>,
+    tombstones: Vec<Tombstone>,
+    id_type: Option<IdType>,
+}
+
+/// Writes one segment of the inputs' live rows to `out`, as [`super::builder::build`] would of their documents. Of an id that
+/// is there more than once the highest version stays. Tombstones older than `horizon` are dropped, and so are columns
+/// that `schema` does not have; indexes are those that `schema` says.
+pub fn merge(
+    segment_id: Uuid,
+    schema: &Schema,
+    inputs: &[Input],
+    horizon: Hlc,
+    out: &mut dyn Write,
+) -> Result<Summary> {
+    let columns = columns_of(schema);
+    let plan = Plan::new(inputs, horizon)?;
+    let rows = row_count(plan.rows.len())?;
+    let mut out = SegmentWriter::new(&segment_id, out)?;
+    let mut collected = Collected::new(inputs, &columns);
+    let sizes = merge_rows(inputs, &columns, &plan, &mut collected, &mut out)?;
+    let all_ids = inputs.iter().map(|input| input.segment.ids()).collect::<Result<Vec<_>>>()?;
+    ids::write(&mut out, rows, plan.rows.iter().map(|(input, row)| all_ids[*input as usize].get(*row)))?;
+    let all_versions = inputs.iter().map(|input| input.segment.versions()).collect::<Result<Vec<_>>>()?;
+    versions::write(&mut out, || plan.rows.iter().map(|(input, row)| all_versions[*input as usize].get(*row)))?;
+    let logical_bytes = write_sizes(&sizes, &mut out)?;
+    drop(sizes);
+    write_tombstones(&plan.tombstones, &mut out)?;
+    for column in &columns {
+        if column.column.kind.is_vector() {
+            merge_vectors(inputs, column.uid, schema.metric, &plan, rows, &mut out)?;
+        }
+        if column.column.filterable && key_kind(column.column.kind).is_some() {
+            merge_attribute(inputs, column, &plan, collected.values.remove(&column.uid), rows, &mut out)?;
+        }
+        if column.column.full_text.is_some() {
+            merge_text(inputs, column.uid, collected.text.remove(&column.uid), &plan, rows, &mut out)?;
+        }
+        if column.column.kind == AttributeType::Sparse {
+            merge_sparse(inputs, column.uid, &plan, rows, &mut out)?;
+        }
+    }
+    finish(out, plan.id_type, columns, rows, row_count(plan.tombstones.len())?, logical_bytes)
+}
+
+impl Plan {
+    fn new(inputs: &[Input], horizon: Hlc) -> Result<Plan> {
+        let mut id_type = None;
+        for found in inputs.iter().filter_map(|input| input.segment.id_type()) {
+            if id_type.is_some_and(|id_type| id_type != found) {
+                return Err(Error::internal("merge segments: their ids are of different types"));
+            }
+            id_type = Some(found);
+        }
+        let mut tombstones = newest_tombstones(inputs)?;
+        let mut new_rows: Vec<Vec<u32>> =
+            inputs.iter().map(|input| vec![GONE; input.segment.rows() as usize]).collect();
+        let mut heads = Vec::with_capacity(inputs.len());
+        for input in 0..inputs.len() {
+            heads.extend(Head::next_live(input, inputs, 0)?);
+        }
+        let mut rows = Vec::new();
+        let mut tombstone = 0;
+        let mut outlived = Vec::new();
+        while let Some(least) = heads.iter().map(|head| &head.id).min().cloned() {
+            let (mut newest, mut at) = (None, 0);
+            while let Some(Head { input, row, id }) = heads.get(at) {
+                if *id != least {
+                    at += 1;
+                    continue;
+                }
+                newest = newest.max(Some((inputs[*input].segment.version_of(*row)?, *input, *row)));
+                match Head::next_live(*input, inputs, *row + 1)? {
+                    Some(next) => {
+                        heads[at] = next;
+                        at += 1;
+                    }
+                    None => drop(heads.swap_remove(at)),
+                }
+            }
+            while tombstones.get(tombstone).is_some_and(|known| known.id < least) {
+                tombstone += 1;
+            }
+            let Some((version, input, row)) = newest else { continue };
+            match tombstones.get(tombstone).filter(|known| known.id == least) {
+                Some(known) if known.version > version => continue,
+                Some(_) => outlived.push(tombstone),
+                None => {}
+            }
+            new_rows[input][row as usize] = row_count(rows.len())?;
+            rows.push((input as u32, row));
+        }
+        let (mut at, mut outlived) = (0, outlived.into_iter().peekable());
+        tombstones.retain(|tombstone| {
+            at += 1;
+            outlived.next_if_eq(&(at - 1)).is_none() && tombstone.version.hlc >= horizon
+        });
+        let id_type = if rows.is_empty() && tombstones.is_empty() { None } else { id_type };
+        Ok(Plan { rows, new_rows, tombstones, id_type })
+    }
+}
+
+/// The newest tombstone of each id, in ascending order of id.
+fn newest_tombstones(inputs: &[Input]) -> Result<Vec<Tombstone>> {
+    let mut all = Vec::new();
+    for input in inputs {
+        all.extend(input.segment.tombstones()?);
+    }
+    all.sort_unstable_by(|a, b| a.id.cmp(&b.id).then(b.version.cmp(&a.version)));
+    all.dedup_by(|later, first| later.id == first.id);
+    Ok(all)
+}
+
+/// The next live row of one input.
+struct Head {
+    input: usize,
+    row: u32,
+    id: DocId,
+}
+
+impl Head {
+    /// An input's first live row from `row` on; `None` after the last.
+    fn next_live(input: usize, inputs: &[Input], row: u32) -> Result<Option<Head>> {
+        let Input { segment, dead } = &inputs[input];
+        let Some(row) = (row..segment.rows()).find(|row| !dead.contains(*row)) else { return Ok(None) };
+        Ok(Some(Head { input, row, id: segment.id_of(row)? }))
+    }
+}
+
+/// What is gathered from documents, because an input has no index of it that could be merged.
+struct Collected {
+    /// Of columns that were not filterable in some input: their values, with the rows of the result.
+    values: BTreeMap<ColumnUid, Vec<(u32, Value)>>,
+    /// Of columns that were not analysed in some input, or otherwise: the terms of that input's rows.
+    text: BTreeMap<ColumnUid, TextMerge>,
+}
+
+impl Collected {
+    fn new(inputs: &[Input], columns: &[SegmentColumn]) -> Self {
+        let mut collected = Collected { values: BTreeMap::new(), text: BTreeMap::new() };
+        for SegmentColumn { uid, column } in columns {
+            let had = || inputs.iter().filter_map(|input| input.segment.column(*uid));
+            if column.filterable && key_kind(column.kind).is_some() && had().any(|had| !had.column.filterable) {
+                collected.values.insert(*uid, Vec::new());
+            }
+            if let Some(options) = &column.full_text {
+                let merge = TextMerge::new(inputs, *uid, options);
+                if merge.analyses_any() {
+                    collected.text.insert(*uid, merge);
+                }
+            }
+        }
+        collected
+    }
+
+    /// Whether a column of an input is gathered.
+    fn wants(&self, uid: ColumnUid, input: usize) -> bool {
+        self.values.contains_key(&uid) || self.text.get(&uid).is_some_and(|merge| merge.analyses(input))
+    }
+
+    fn add(&mut self, uid: ColumnUid, input: usize, row: u32, value: Value) {
+        if let Some(merge) = self.text.get_mut(&uid).filter(|merge| merge.analyses(input)) {
+            merge.add(row, &value);
+        }
+        if let Some(values) = self.values.get_mut(&uid) {
+            values.push((row, value));
+        }
+    }
+}
+
+/// How one input's columns are found in the result.
+struct Columns {
+    /// Per column of the input its place in the result.
+    places: Vec<Option<u16>>,
+    /// Columns of the input whose values are gathered.
+    wanted: Vec<bool>,
+    /// Whether records can be copied as they are.
+    same: bool,
+    /// Dense vector columns that are dropped, and the logical bytes of each of their vectors.
+    dropped_vectors: Vec<(ColumnUid, u64)>,
+}
+
+impl Columns {
+    fn new(input: usize, segment: &Segment, columns: &[SegmentColumn], collected: &Collected) -> Self {
+        let place = |uid: ColumnUid| columns.binary_search_by_key(&uid, |c| c.uid).ok().map(|at| at as u16);
+        let places: Vec<Option<u16>> = segment.columns().iter().map(|column| place(column.uid)).collect();
+        let wanted: Vec<bool> = segment.columns().iter().map(|c| collected.wants(c.uid, input)).collect();
+        let same = (0..).zip(&places).all(|(at, place)| *place == Some(at)) && !wanted.contains(&true);
+        let dropped_vectors = segment
+            .columns()
+            .iter()
+            .zip(&places)
+            .filter_map(|(column, place)| match (column.column.kind, place) {
+                (AttributeType::Vector { dims, element }, None) => {
+                    Some((column.uid, u64::from(dims) * element.bytes() as u64))
+                }
+                _ => None,
+            })
+            .collect();
+        Columns { places, wanted, same, dropped_vectors }
+    }
+}
+
+/// Writes the rows, gathers what must be gathered, and gives the logical size of each row.
+fn merge_rows(
+    inputs: &[Input],
+    columns: &[SegmentColumn],
+    plan: &Plan,
+    collected: &mut Collected,
+    out: &mut SegmentWriter,
+) -> Result<Vec<u32>> {
+    let mut sources = Vec::with_capacity(inputs.len());
+    for (at, Input { segment, .. }) in inputs.iter().enumerate() {
+        sources.push((segment.scan()?, Columns::new(at, segment, columns, collected)));
+    }
+    let mut writer = RowsWriter::begin(out)?;
+    let mut sizes = Vec::with_capacity(plan.rows.len());
+    for (new_row, (input, row)) in (0..).zip(&plan.rows) {
+        let at = *input as usize;
+        let segment = inputs[at].segment;
+        let (scan, map) = &mut sources[at];
+        let mut size = segment.logical_bytes_of(*row)?;
+        if map.same {
+            let bytes = scan.record_bytes(*row)?;
+            writer.add(out, |record| record.extend_from_slice(bytes))?;
+        } else {
+            for (uid, bytes) in &map.dropped_vectors {
+                let has = segment.vectors(*uid)?.map(|reader| reader.stored(*row)).transpose()?.flatten().is_some();
+                size = size.saturating_sub(if has { *bytes } else { 0 });
+            }
+            let dropped = copy_record(segment, scan, map, at, (*row, new_row), collected, &mut writer, out)
+                .context(|| format!("merge row {row} of {}", segment.name()))?;
+            size = size.saturating_sub(dropped);
+        }
+        sizes.push(u32::try_from(size).unwrap_or(u32::MAX));
+    }
+    writer.finish(out)?;
+    Ok(sizes)
+}
+
+/// Copies one record with its columns' new places, and gives the logical bytes of the fields that were dropped.
+#[expect(clippy::too_many_arguments, reason = "a step of `merge_rows`, which owns them all")]
+fn copy_record(
+    segment: &Segment,
+    scan: &mut RowScan,
+    map: &Columns,
+    input: usize,
+    (row, new_row): (u32, u32),
+    collected: &mut Collected,
+    writer: &mut RowsWriter,
+    out: &mut SegmentWriter,
+) -> Result<u64> {
+    let record = scan.record(row)?;
+    let mut dropped = 0;
+    let mut fields = Vec::with_capacity(record.fields.len());
+    for (place, bytes) in &record.fields {
+        let at = usize::from(*place);
+        let SegmentColumn { uid, column } = &segment.columns()[at];
+        match map.places[at] {
+            None => dropped += values::decode(column.kind, bytes, segment.name())?.logical_bytes(),
+            Some(new_place) => {
+                fields.push((new_place, *bytes));
+                if map.wanted[at] {
+                    collected.add(*uid, input, new_row, values::decode(column.kind, bytes, segment.name())?);
+                }
+            }
+        }
+    }
+    let patch = record.patch.map(|patch| PatchPlaces {
+        base: patch.base,
+        changed: patch.changed.iter().filter_map(|place| map.places[usize::from(*place)]).collect(),
+    });
+    writer.add(out, |bytes| encode_record_of_bytes(&fields, patch.as_ref(), bytes))?;
+    Ok(dropped)
+}
+
+fn merge_vectors(
+    inputs: &[Input],
+    uid: ColumnUid,
+    metric: Option<Metric>,
+    plan: &Plan,
+    rows: u32,
+    out: &mut SegmentWriter,
+) -> Result<()> {
+    let readers = inputs.iter().map(|input| input.segment.vectors(uid)).collect::<Result<Vec<_>>>()?;
+    let mut writer = VectorsWriter::default();
+    for (new_row, (input, row)) in (0..).zip(&plan.rows) {
+        let Some(reader) = &readers[*input as usize] else { continue };
+        let Some((bytes, norm)) = reader.stored(*row)? else { continue };
+        let norm = (metric == Some(Metric::CosineDistance)).then(|| reader.norm_or(norm, bytes));
+        writer.add(uid, new_row, bytes, norm, out)?;
+    }
+    writer.finish(uid, rows, out)
+}
+
+fn merge_attribute(
+    inputs: &[Input],
+    SegmentColumn { uid, column }: &SegmentColumn,
+    plan: &Plan,
+    collected: Option<Vec<(u32, Value)>>,
+    rows: u32,
+    out: &mut SegmentWriter,
+) -> Result<()> {
+    let array = column.kind.is_array();
+    let Some(values) = collected else {
+        let sources = inputs.iter().map(|input| input.segment.attribute(*uid)).collect::<Result<Vec<_>>>()?;
+        return attribute_builder::merge(*uid, array, &sources, &plan.rows, out);
+    };
+    let mut builder = AttributeBuilder::new(*uid, array);
+    for (row, value) in &values {
+        builder.add(*row, value);
+    }
+    builder.finish(rows, out)
+}

@@ -1,0 +1,7 @@
+//! Segments: built, read, merged, and damaged.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod documents;
+mod merging;
+mod reading;
