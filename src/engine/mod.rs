@@ -6,4 +6,5 @@ pub mod filter;
 pub mod group_commit;
 pub mod journal;
 pub mod layout;
+pub mod view;
 pub mod write;

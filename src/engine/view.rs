@@ -1,0 +1,313 @@
+//! One snapshot of a namespace: segments with their dead rows, and the tail of rows that are in no segment yet.
+//!
+//! A document is live in at most one place: a segment's row that is not dead, or a row of the tail. Who writes keeps that
+//! true: before a row is pushed, the document's earlier row is removed from the tail or marked dead in its segment.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use crate::error::Result;
+use crate::model::document::Document;
+use crate::model::ids::DocId;
+use crate::model::schema::{ColumnUid, Schema};
+use crate::segment::Segment;
+use crate::segment::text::terms::DocTerms;
+
+/// Rows of one chunk of the tail: what a write copies at most when a snapshot still holds the chunk.
+const CHUNK_ROWS: usize = 256;
+
+/// What a query sees. Cheap to clone; never changes.
+#[derive(Clone)]
+pub struct View {
+    /// The namespace, for errors and explanations.
+    pub name: String,
+    pub schema: Arc<Schema>,
+    pub segments: Vec<SegmentView>,
+    pub tail: TailView,
+    pub etag: String,
+}
+
+/// A segment, and which of its rows later writes replaced or deleted.
+#[derive(Clone)]
+pub struct SegmentView {
+    pub segment: Arc<Segment>,
+    pub dead: Arc<RoaringBitmap>,
+}
+
+impl SegmentView {
+    /// How many rows are live.
+    pub fn live(&self) -> u64 {
+        u64::from(self.segment.rows()).saturating_sub(self.dead.len())
+    }
+
+    /// The rows that are live.
+    pub fn live_rows(&self) -> RoaringBitmap {
+        let mut rows = RoaringBitmap::new();
+        rows.insert_range(0..self.segment.rows());
+        rows -= self.dead.as_ref();
+        rows
+    }
+
+    /// The live row that has `id`.
+    pub fn live_row_of(&self, id: &DocId) -> Result<Option<u32>> {
+        Ok(self.segment.row_of(id)?.filter(|row| !self.dead.contains(*row)))
+    }
+}
+
+/// A document that is in no segment yet, with its terms in each full-text column it has.
+#[derive(Clone, Debug)]
+pub struct TailRow {
+    pub document: Arc<Document>,
+    pub terms: Vec<(ColumnUid, DocTerms)>,
+}
+
+impl TailRow {
+    /// The document's terms in a column.
+    pub fn terms_of(&self, column: ColumnUid) -> Option<&DocTerms> {
+        self.terms.iter().find(|(uid, _)| *uid == column).map(|(_, terms)| terms)
+    }
+}
+
+impl View {
+    /// How many documents there are.
+    pub fn documents(&self) -> u64 {
+        self.segments.iter().map(SegmentView::live).sum::<u64>() + self.tail.len()
+    }
+
+    pub fn has_documents(&self) -> bool {
+        self.tail.len() > 0 || self.segments.iter().any(|segment| segment.live() > 0)
+    }
+
+    /// The whole document that has `id`.
+    pub fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
+        if let Some(row) = self.tail.find(id) {
+            return Ok(Some(row.document.clone()));
+        }
+        for segment in &self.segments {
+            if let Some(row) = segment.live_row_of(id)? {
+                return segment.segment.document(row, None).map(|document| Some(Arc::new(document)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The rows that are in no segment yet, as their one writer has them. Slots count up and are never used again.
+#[derive(Default)]
+pub struct Tail {
+    view: TailView,
+}
+
+impl Tail {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a row and gives its slot. The document's earlier row, if any, must have been removed.
+    pub fn push(&mut self, row: Arc<TailRow>) -> u64 {
+        let view = &mut self.view;
+        if view.chunks.last().is_none_or(|chunk| chunk.rows.len() == CHUNK_ROWS) {
+            view.chunks.push(Arc::new(Chunk::default()));
+        }
+        let at = view.chunks.len() - 1;
+        let chunk = Arc::make_mut(&mut view.chunks[at]);
+        chunk.hashes.push(hash(&row.document.id));
+        chunk.rows.push(Some(row));
+        chunk.live += 1;
+        view.live += 1;
+        view.first_slot + (at * CHUNK_ROWS + chunk.rows.len() - 1) as u64
+    }
+
+    /// Removes the row in a slot, and gives it back.
+    pub fn remove(&mut self, slot: u64) -> Option<Arc<TailRow>> {
+        let view = &mut self.view;
+        let (at, place) = view.place(slot)?;
+        view.chunks.get(at)?.rows.get(place)?.as_ref()?;
+        let chunk = Arc::make_mut(&mut view.chunks[at]);
+        let row = chunk.rows[place].take();
+        chunk.live -= 1;
+        view.live -= 1;
+        if chunk.live == 0 {
+            self.release();
+        }
+        row
+    }
+
+    /// Removes a document's row, and gives it back.
+    pub fn remove_id(&mut self, id: &DocId) -> Option<Arc<TailRow>> {
+        let slot = self.view.slot_of(id)?;
+        self.remove(slot)
+    }
+
+    /// The slot of a document's row.
+    pub fn slot_of(&self, id: &DocId) -> Option<u64> {
+        self.view.slot_of(id)
+    }
+
+    pub fn get(&self, slot: u64) -> Option<&Arc<TailRow>> {
+        self.view.get(slot)
+    }
+
+    pub fn len(&self) -> u64 {
+        self.view.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.view.is_empty()
+    }
+
+    /// The rows as they are now. Costs one reference per chunk.
+    pub fn snapshot(&self) -> TailView {
+        self.view.clone()
+    }
+
+    /// Forgets full chunks at the front that have no rows left, so that a tail that is flushed again and again stays as
+    /// small as what it holds.
+    fn release(&mut self) {
+        let view = &mut self.view;
+        let empty = view.chunks.iter().take_while(|chunk| chunk.live == 0 && chunk.rows.len() == CHUNK_ROWS).count();
+        view.chunks.drain(..empty);
+        view.first_slot += (empty * CHUNK_ROWS) as u64;
+    }
+}
+
+/// The tail as it was at one moment. Within a view, rows are counted from 0 by `at`; some places are empty.
+#[derive(Clone, Default)]
+pub struct TailView {
+    chunks: Vec<Arc<Chunk>>,
+    /// The slot of the first chunk's first row.
+    first_slot: u64,
+    live: u64,
+}
+
+#[derive(Clone, Default)]
+struct Chunk {
+    rows: Vec<Option<Arc<TailRow>>>,
+    /// Of each row's id, so that a look-up compares few ids.
+    hashes: Vec<u32>,
+    live: usize,
+}
+
+impl TailView {
+    /// How many rows there are.
+    pub fn len(&self) -> u64 {
+        self.live
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Every row with its place, in the order they were written.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Arc<TailRow>)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks.flat_map(|(at, chunk)| {
+            let rows = chunk.rows.iter().enumerate();
+            rows.filter_map(move |(place, row)| Some(((at * CHUNK_ROWS + place) as u32, row.as_ref()?)))
+        })
+    }
+
+    /// The row at a place that [`iter`](Self::iter) named.
+    pub fn at(&self, place: u32) -> Option<&Arc<TailRow>> {
+        let place = place as usize;
+        self.chunks.get(place / CHUNK_ROWS)?.rows.get(place % CHUNK_ROWS)?.as_ref()
+    }
+
+    /// The slot that [`Tail::push`] gave for the row at a place.
+    pub fn slot_at(&self, place: u32) -> u64 {
+        self.first_slot + u64::from(place)
+    }
+
+    pub fn get(&self, slot: u64) -> Option<&Arc<TailRow>> {
+        let (at, place) = self.place(slot)?;
+        self.chunks.get(at)?.rows.get(place)?.as_ref()
+    }
+
+    /// A document's row.
+    pub fn find(&self, id: &DocId) -> Option<&Arc<TailRow>> {
+        self.get(self.slot_of(id)?)
+    }
+
+    /// The slot of a document's row.
+    pub fn slot_of(&self, id: &DocId) -> Option<u64> {
+        let wanted = hash(id);
+        // Newest first: a document that is written often is near the end.
+        for (at, chunk) in self.chunks.iter().enumerate().rev().filter(|(_, chunk)| chunk.live > 0) {
+            for (place, _) in chunk.hashes.iter().enumerate().filter(|(_, hash)| **hash == wanted) {
+                if chunk.rows[place].as_ref().is_some_and(|row| row.document.id == *id) {
+                    return Some(self.first_slot + (at * CHUNK_ROWS + place) as u64);
+                }
+            }
+        }
+        None
+    }
+
+    /// The chunk and the place in it of a slot.
+    fn place(&self, slot: u64) -> Option<(usize, usize)> {
+        let from_first = usize::try_from(slot.checked_sub(self.first_slot)?).ok()?;
+        Some((from_first / CHUNK_ROWS, from_first % CHUNK_ROWS))
+    }
+}
+
+fn hash(id: &DocId) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    id.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Tail, TailRow};
+    use crate::model::document::Document;
+    use crate::model::ids::{DocId, Version};
+
+    fn row(id: u64) -> Arc<TailRow> {
+        let document = Document { id: DocId::Uint(id), version: Version::default(), fields: Vec::new(), patch: None };
+        Arc::new(TailRow { document: Arc::new(document), terms: Vec::new() })
+    }
+
+    fn ids(tail: &super::TailView) -> Vec<DocId> {
+        tail.iter().map(|(_, row)| row.document.id.clone()).collect()
+    }
+
+    #[test]
+    fn a_snapshot_keeps_what_it_saw() {
+        let mut tail = Tail::new();
+        let slots: Vec<u64> = (0..1_000).map(|id| tail.push(row(id))).collect();
+        let before = tail.snapshot();
+        for slot in &slots[..700] {
+            assert!(tail.remove(*slot).is_some());
+            assert!(tail.remove(*slot).is_none());
+        }
+        tail.push(row(5));
+        assert_eq!((before.len(), tail.len()), (1_000, 301));
+        assert_eq!(ids(&before), (0..1_000).map(DocId::Uint).collect::<Vec<_>>());
+        assert_eq!(ids(&tail.snapshot()), (700..1_000).chain([5]).map(DocId::Uint).collect::<Vec<_>>());
+        assert_eq!(tail.slot_of(&DocId::Uint(5)), Some(1_000));
+        assert_eq!(tail.slot_of(&DocId::Uint(6)), None);
+        assert_eq!(before.slot_of(&DocId::Uint(6)), Some(6));
+    }
+
+    #[test]
+    fn slots_stay_valid_when_the_front_is_flushed_away() {
+        let mut tail = Tail::new();
+        for id in 0..10_000 {
+            tail.push(row(id));
+            if id >= 300 {
+                let oldest = tail.slot_of(&DocId::Uint(id - 300)).unwrap();
+                assert_eq!(oldest, id - 300);
+                assert_eq!(tail.remove(oldest).unwrap().document.id, DocId::Uint(id - 300));
+            }
+        }
+        assert_eq!(tail.len(), 300);
+        let view = tail.snapshot();
+        assert!(view.chunks.len() <= 3, "{} chunks", view.chunks.len());
+        let (place, found) = view.iter().next().unwrap();
+        assert_eq!(view.get(view.slot_at(place)).unwrap().document.id, found.document.id);
+        assert_eq!(view.at(place).unwrap().document.id, DocId::Uint(9_700));
+    }
+}
