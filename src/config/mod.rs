@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub use load::{Overrides, load};
 
+use crate::api::limits::ServerConfig;
+use crate::engine::EngineConfig;
 use crate::error::Error;
 
 /// The port a daemon listens on unless it is told another.
@@ -32,6 +34,20 @@ pub struct Config {
 #[serde(default)]
 pub struct Server {
     pub listen: SocketAddr,
+    /// `Host` values that requests may carry, without port; empty for any. Web pages cannot choose them.
+    pub allowed_hosts: Vec<String>,
+    pub connections_max: usize,
+    /// For the head of a request; also how long an idle connection is kept.
+    pub header_timeout_ms: u64,
+    /// The longest pause between two parts of a body.
+    pub body_idle_timeout_ms: u64,
+    pub request_timeout_ms: u64,
+    /// The longest body, decoded.
+    pub body_bytes_max: u64,
+    /// Decoded bodies held at once by all requests.
+    pub ingest_bytes_max: u64,
+    /// Queries answered at once for one namespace.
+    pub queries_concurrent_max: usize,
 }
 
 /// Where the data lies.
@@ -39,13 +55,22 @@ pub struct Server {
 #[serde(default)]
 pub struct Storage {
     pub data_dir: PathBuf,
+    /// A namespace's newest writes become a segment when they take this much memory.
+    pub flush_bytes: u64,
+    /// Writes to a namespace wait while its newest writes take more memory than this.
+    pub tail_bytes_max: u64,
+    /// The same for all namespaces together.
+    pub tails_bytes_max: u64,
+    /// Bytes a second that merging segments may write; 0 for no bound.
+    pub compaction_bytes_per_second: u64,
 }
 
 /// Who may ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Auth {
-    /// A file with one bearer token a line; with it every request must carry one of them.
+    /// A file with one token a line: `TOKEN [read|write|admin] [ORG/PROJECT]`; with it every request must carry one of them
+    /// as its bearer token. Without more words a token may do everything everywhere.
     pub tokens_file: Option<PathBuf>,
 }
 
@@ -68,13 +93,32 @@ pub enum LogFormat {
 
 impl Default for Server {
     fn default() -> Self {
-        Server { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT)) }
+        let limits = ServerConfig::default();
+        Server {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT)),
+            allowed_hosts: limits.allowed_hosts,
+            connections_max: limits.connections_max,
+            header_timeout_ms: limits.header_timeout_ms,
+            body_idle_timeout_ms: limits.body_idle_timeout_ms,
+            request_timeout_ms: limits.request_timeout_ms,
+            body_bytes_max: limits.body_bytes_max,
+            ingest_bytes_max: limits.ingest_bytes_max,
+            queries_concurrent_max: limits.queries_concurrent_max,
+        }
     }
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Storage { data_dir: default_data_dir(|name| std::env::var_os(name).map(PathBuf::from)) }
+        let data_dir = default_data_dir(|name| std::env::var_os(name).map(PathBuf::from));
+        let engine = EngineConfig::new(&data_dir);
+        Storage {
+            data_dir,
+            flush_bytes: engine.flush_bytes,
+            tail_bytes_max: engine.tail_bytes_max,
+            tails_bytes_max: engine.tails_bytes_max,
+            compaction_bytes_per_second: engine.compaction_bytes_per_second,
+        }
     }
 }
 

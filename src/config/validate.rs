@@ -1,10 +1,15 @@
 //! Refuses settings that are wrong together, before anything is opened.
 
 use super::{Auth, Config, wrong};
+use crate::api::auth::{Scope, Token};
 use crate::error::Result;
+use crate::model::ids::Project;
 
 /// The shortest token that is accepted, in bytes: 128 bits in hexadecimal.
 const TOKEN_BYTES_MIN: usize = 32;
+
+/// Smaller segments than this cost more than they are worth.
+const FLUSH_BYTES_MIN: u64 = 64 << 10;
 
 /// Checks everything that can be checked without touching the data.
 pub(super) fn check(config: &Config) -> Result<()> {
@@ -19,30 +24,59 @@ pub(super) fn check(config: &Config) -> Result<()> {
     if config.storage.data_dir.as_os_str().is_empty() {
         return Err(wrong("storage.data_dir is empty, expected a directory"));
     }
+    let storage = &config.storage;
+    if storage.flush_bytes < FLUSH_BYTES_MIN {
+        return Err(wrong(format!(
+            "storage.flush_bytes is {}, expected at least {FLUSH_BYTES_MIN}",
+            storage.flush_bytes
+        )));
+    }
+    if storage.tail_bytes_max < storage.flush_bytes || storage.tails_bytes_max < storage.flush_bytes {
+        return Err(wrong(format!(
+            "storage.tail_bytes_max is {} and storage.tails_bytes_max {}, expected at least storage.flush_bytes, {}",
+            storage.tail_bytes_max, storage.tails_bytes_max, storage.flush_bytes
+        )));
+    }
     Ok(())
 }
 
 impl Auth {
     /// The tokens of the file, none when no file is named. Blank lines and lines that start with `#` are skipped.
     /// Errors never quote a line.
-    pub fn tokens(&self) -> Result<Vec<String>> {
+    pub fn tokens(&self) -> Result<Vec<Token>> {
         let Some(path) = &self.tokens_file else { return Ok(Vec::new()) };
         let text = std::fs::read_to_string(path)
             .map_err(|error| wrong(format!("read auth.tokens_file {}: {error}", path.display())))?;
         let mut tokens = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let token = line.trim();
-            if token.is_empty() || token.starts_with('#') {
-                continue;
-            }
-            if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            let mut words = line.split_ascii_whitespace();
+            let Some(secret) = words.next().filter(|word| !word.starts_with('#')) else { continue };
+            let at = || format!("auth.tokens_file {} line {}", path.display(), index + 1);
+            if secret.len() < TOKEN_BYTES_MIN || !secret.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(wrong(format!(
-                    "auth.tokens_file {} line {}: expected a token of at least {TOKEN_BYTES_MIN} printable characters",
-                    path.display(),
-                    index + 1
+                    "{}: expected a token of at least {TOKEN_BYTES_MIN} printable characters",
+                    at()
                 )));
             }
-            tokens.push(token.to_owned());
+            let scope = match words.next() {
+                None | Some("admin") => Scope::Admin,
+                Some("write") => Scope::Write,
+                Some("read") => Scope::Read,
+                Some(_) => {
+                    return Err(wrong(format!("{}: expected read, write or admin behind the token", at())));
+                }
+            };
+            let project = match words.next().map(|word| word.split_once('/')) {
+                None => None,
+                Some(Some((org, project))) => {
+                    Some(Project::new(org, project).map_err(|error| wrong(format!("{}: {error}", at())))?)
+                }
+                Some(None) => return Err(wrong(format!("{}: expected ORG/PROJECT behind the right", at()))),
+            };
+            if words.next().is_some() {
+                return Err(wrong(format!("{}: expected `TOKEN [read|write|admin] [ORG/PROJECT]`", at())));
+            }
+            tokens.push(Token::new(secret, scope, project));
         }
         if tokens.is_empty() {
             return Err(wrong(format!("auth.tokens_file {} holds no token, expected one a line", path.display())));

@@ -58,6 +58,16 @@ impl GroupCommit {
         self.progress.borrow().synced
     }
 
+    /// Whether a commit is durable.
+    pub fn is_synced(&self, ticket: Ticket) -> bool {
+        self.synced() >= ticket.0
+    }
+
+    /// Whether a write or barrier failed; the log takes no more.
+    pub fn is_failed(&self) -> bool {
+        self.progress.borrow().failed.is_some()
+    }
+
     /// Puts one commit's frames behind all earlier ones. `Busy` when too much waits; `Unavailable` once the log failed.
     pub fn append(&self, frames: &[u8]) -> Result<Ticket> {
         let mut state = self.lock();

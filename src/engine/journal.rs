@@ -124,6 +124,11 @@ impl Journal {
         self.next_seq
     }
 
+    /// Whether a write or barrier failed; then everything is to be recovered from the files.
+    pub fn is_failed(&self) -> bool {
+        self.group.is_failed()
+    }
+
     /// What recovery needs to know when a barrier of this log failed.
     pub fn distrust(&self) -> Distrust {
         Distrust { name: self.name.clone(), synced: self.group.synced() }

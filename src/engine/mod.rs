@@ -1,10 +1,117 @@
 //! Namespaces: writes made durable, crashes recovered from, queries answered.
+//!
+//! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
+//! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
+//! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from;
+//! - `group_commit` and `journal` are the log.
 
 pub mod analyzers;
 pub mod catalog;
+pub mod context;
 pub mod filter;
 pub mod group_commit;
 pub mod journal;
 pub mod layout;
+pub mod namespace;
+mod operations;
+pub mod query;
+mod start;
+mod status;
 pub mod view;
 pub mod write;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use self::context::EngineConfig;
+pub use self::status::Metadata;
+
+use self::catalog::Catalog;
+use self::context::Context;
+use self::namespace::{Namespace, not_found};
+use crate::error::{Error, Kind, Result};
+use crate::format::node::NodeFile;
+use crate::model::ids::NamespaceName;
+use crate::model::schema::Metric;
+use crate::model::write::SchemaUpdate;
+
+/// The most finished copies that are remembered for who asks for their outcome.
+const COPIES_MAX: usize = 1_024;
+
+/// All namespaces of one data directory.
+pub struct Engine {
+    context: Arc<Context>,
+    catalog: Catalog,
+    open: Mutex<HashMap<NamespaceName, Slot>>,
+    /// One name is created, deleted or opened at a time, per name.
+    doors: Mutex<HashMap<NamespaceName, Arc<tokio::sync::Mutex<()>>>>,
+    copies: Mutex<BTreeMap<String, CopyState>>,
+    node: Mutex<NodeFile>,
+    /// Held for as long as this process uses the directory.
+    _lock: Box<dyn Send + Sync>,
+}
+
+/// What became of the opening of a namespace.
+#[derive(Clone)]
+enum Slot {
+    Open(Arc<Namespace>),
+    /// Its files are damaged; the others are served.
+    Quarantined(Arc<Error>),
+}
+
+/// An asynchronous copy.
+#[derive(Clone, Debug)]
+pub struct CopyStatus {
+    pub started_ms: u64,
+    /// When it ended, and how many documents it copied.
+    pub finished: Option<(u64, std::result::Result<u64, Arc<Error>>)>,
+}
+
+struct CopyState {
+    to: NamespaceName,
+    status: CopyStatus,
+}
+
+/// What a namespace is created with.
+#[derive(Clone, Debug, Default)]
+pub struct CreateRequest {
+    pub schema: Option<SchemaUpdate>,
+    pub metric: Option<Metric>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// An open namespace. NotFound when the name is not bound; `Corrupt` while its files are damaged.
+    fn namespace(&self, name: &NamespaceName) -> Result<Arc<Namespace>> {
+        if let Some(slot) = self.slots().get(name) {
+            return slot.namespace();
+        }
+        let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
+        self.open_namespace(name, nsid)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<NamespaceName, Slot>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The door of a name: who holds it creates, opens or deletes.
+    fn door(&self, name: &NamespaceName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.retain(|_, door| Arc::strong_count(door) > 1);
+        doors.entry(name.clone()).or_default().clone()
+    }
+}
+
+impl Slot {
+    fn namespace(&self) -> Result<Arc<Namespace>> {
+        match self {
+            Slot::Open(namespace) => Ok(namespace.clone()),
+            Slot::Quarantined(error) => Err(error.duplicate()),
+        }
+    }
+}
+
+/// Whether an error says that stored bytes are damaged, so that its namespace is set apart.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Unsupported)
+}

@@ -77,7 +77,7 @@ impl View {
     }
 
     pub fn has_documents(&self) -> bool {
-        self.tail.len() > 0 || self.segments.iter().any(|segment| segment.live() > 0)
+        !self.tail.is_empty() || self.segments.iter().any(|segment| segment.live() > 0)
     }
 
     /// The whole document that has `id`.
@@ -191,6 +191,13 @@ struct Chunk {
 }
 
 impl TailView {
+    /// The rows of both, `newer` behind. Places count on from one to the other; slots of `newer` mean nothing in the result.
+    pub fn with(mut self, newer: TailView) -> TailView {
+        self.live += newer.live;
+        self.chunks.extend(newer.chunks);
+        self
+    }
+
     /// How many rows there are.
     pub fn len(&self) -> u64 {
         self.live

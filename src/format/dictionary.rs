@@ -74,7 +74,7 @@ impl<'a> Dictionary<'a> {
     /// A term's place; `None` when it is not there.
     pub fn find(&self, term: &str) -> Result<Option<Term>> {
         let Some(group) = self.group_of(term.as_bytes())? else { return Ok(None) };
-        let mut terms = self.from_group(group)?;
+        let mut terms = self.terms_of_group(group)?;
         for _ in 0..GROUP {
             match terms.step()? {
                 Some(found) if terms.text == term.as_bytes() => return Ok(Some(found)),
@@ -88,7 +88,7 @@ impl<'a> Dictionary<'a> {
     /// Terms that begin with `prefix`, in order; at most `max`.
     pub fn with_prefix(&self, prefix: &str, max: usize) -> Result<Vec<(String, Term)>> {
         let mut found = Vec::new();
-        let mut terms = self.from_group(self.group_of(prefix.as_bytes())?.unwrap_or(0))?;
+        let mut terms = self.terms_of_group(self.group_of(prefix.as_bytes())?.unwrap_or(0))?;
         while let Some(term) = terms.step()? {
             if terms.text.starts_with(prefix.as_bytes()) {
                 if found.len() == max {
@@ -104,7 +104,7 @@ impl<'a> Dictionary<'a> {
 
     /// All terms in order.
     pub fn all(&self) -> Result<Terms<'a>> {
-        self.from_group(0)
+        self.terms_of_group(0)
     }
 
     /// The last group whose first term is not above `term`.
@@ -112,7 +112,7 @@ impl<'a> Dictionary<'a> {
         let (mut low, mut high) = (0, self.groups.len() / GROUP_ENTRY_BYTES);
         while low < high {
             let middle = low.midpoint(high);
-            let mut terms = self.from_group(middle)?;
+            let mut terms = self.terms_of_group(middle)?;
             terms.step()?;
             if terms.text.as_slice() <= term {
                 low = middle + 1;
@@ -123,7 +123,7 @@ impl<'a> Dictionary<'a> {
         Ok(low.checked_sub(1))
     }
 
-    fn from_group(&self, group: usize) -> Result<Terms<'a>> {
+    fn terms_of_group(&self, group: usize) -> Result<Terms<'a>> {
         let empty = Terms { reader: Reader::new(&[], self.name), text: Vec::new(), offset: 0, name: self.name };
         let Some(entry) = self.groups.get(group * GROUP_ENTRY_BYTES..).filter(|entry| !entry.is_empty()) else {
             return Ok(empty);

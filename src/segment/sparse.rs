@@ -38,10 +38,12 @@ impl SparseBuilder {
     /// The section of a segment of `rows` rows.
     pub fn finish(self, rows: u32) -> Result<Vec<u8>> {
         let mut writer = SparseWriter::default();
-        let mut terms: Vec<(Box<str>, Vec<(u32, f16)>)> = self.postings.into_iter().collect();
-        terms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (term, postings) in &terms {
-            writer.dimension(term, postings)?;
+        let mut terms: Vec<&str> = self.postings.keys().map(AsRef::as_ref).collect();
+        terms.sort_unstable();
+        for term in terms {
+            if let Some(postings) = self.postings.get(term) {
+                writer.dimension(term, postings)?;
+            }
         }
         Ok(writer.finish(rows))
     }

@@ -4,6 +4,5 @@ pub mod filter;
 pub mod query;
 pub mod rank;
 pub mod response;
-pub mod rows;
 pub mod shape;
 pub mod write;

@@ -1,4 +1,5 @@
 //! Filters: bound to a schema, and tested against documents.
 
 pub mod bind;
+pub mod bitmap;
 pub mod matches;

@@ -41,10 +41,12 @@ impl TextBuilder {
     pub fn finish(self, rows: u32) -> Result<Vec<u8>> {
         let (lengths, present) = spread(self.lengths, rows);
         let mut writer = TextWriter::new(lengths, present);
-        let mut terms: Vec<(Box<str>, Vec<(u32, u32)>)> = self.postings.into_iter().collect();
-        terms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        for (term, postings) in &terms {
-            writer.term(term, postings)?;
+        let mut terms: Vec<&str> = self.postings.keys().map(AsRef::as_ref).collect();
+        terms.sort_unstable();
+        for term in terms {
+            if let Some(postings) = self.postings.get(term) {
+                writer.term(term, postings)?;
+            }
         }
         writer.finish()
     }

@@ -1,0 +1,262 @@
+//! Merges segments: tiered by size, decided by a pure function, carried out off the write path.
+//!
+//! Size-tiered merging as in Cassandra and Lucene: segments of one size class are merged when there are `fan_in` of them, so
+//! a row is rewritten about once per class, and there are `log_fan_in(rows / rows of a flush)` classes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use roaring::RoaringBitmap;
+use uuid::Uuid;
+
+use super::Namespace;
+use super::flush::{reference, set_deletions, write_deletions};
+use super::open::open_part;
+use super::state::Part;
+use crate::engine::layout::segment_key;
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::SegmentRef;
+use crate::model::ids::Hlc;
+use crate::model::schema::Schema;
+use crate::segment::merge::{Input, merge};
+
+/// The most rows of one segment.
+pub const ROWS_MAX: u64 = 1 << 30;
+
+/// What the choice is made on: one segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub id: Uuid,
+    pub level: u8,
+    pub rows: u64,
+    pub dead: u64,
+}
+
+/// Which segments become one, and of which level it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub inputs: Vec<Uuid>,
+    pub level: u8,
+}
+
+/// What to merge next; `None` when nothing is worth it. Candidates are in the order of the manifest, oldest first.
+pub fn choose(candidates: &[Candidate], fan_in: usize, dead_percent: u32) -> Option<Plan> {
+    let levels = candidates.iter().map(|candidate| candidate.level).max()?;
+    for level in 0..=levels {
+        let mut inputs: Vec<&Candidate> = candidates.iter().filter(|c| c.level == level).collect();
+        if inputs.len() >= fan_in.max(2) {
+            inputs.truncate(fan_in.max(2));
+            let rows: u64 = inputs.iter().map(|c| c.rows - c.dead.min(c.rows)).sum();
+            if rows <= ROWS_MAX {
+                return Some(Plan { inputs: inputs.iter().map(|c| c.id).collect(), level: level.saturating_add(1) });
+            }
+        }
+    }
+    let rotten = |c: &&Candidate| c.rows > 0 && c.dead * 100 > c.rows * u64::from(dead_percent);
+    let worst = candidates.iter().filter(rotten).max_by_key(|c| c.dead)?;
+    Some(Plan { inputs: vec![worst.id], level: worst.level })
+}
+
+impl Namespace {
+    /// Begins merging in the background when something is worth it and no merge is under way.
+    pub(super) fn start_compaction(self: &Arc<Self>) {
+        if self.context.is_stopping() || self.compacting.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let namespace = self.clone();
+        tokio::spawn(async move {
+            let config = &namespace.context.config;
+            let done = loop {
+                let plan = choose(&namespace.candidates(), config.compaction_fan_in, config.compaction_dead_percent);
+                let Some(plan) = plan else { break Ok(()) };
+                if let Err(error) = namespace.merge(plan).await {
+                    break Err(error);
+                }
+                if namespace.context.is_stopping() {
+                    break Ok(());
+                }
+            };
+            namespace.compacting.store(false, Ordering::SeqCst);
+            namespace.context.room.notify_waiters();
+            match done {
+                Ok(()) => {}
+                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => {
+                    tracing::debug!(namespace = %namespace.name, %error, "merge is given up");
+                }
+                Err(error) => tracing::warn!(namespace = %namespace.name, %error, "merge failed, it is tried again"),
+            }
+        });
+    }
+
+    /// Merges all segments into one, the tail included.
+    pub async fn compact(self: &Arc<Self>) -> Result<()> {
+        self.flush().await?;
+        while self.compacting.swap(true, Ordering::SeqCst) {
+            self.context.room.notified().await;
+        }
+        let candidates = self.candidates();
+        let done = if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) {
+            let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
+            self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level }).await
+        } else {
+            Ok(())
+        };
+        self.compacting.store(false, Ordering::SeqCst);
+        self.context.room.notify_waiters();
+        done
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let shared = self.shared();
+        let candidate = |part: &Part| Candidate {
+            id: part.reference.segment_id,
+            level: part.reference.level,
+            rows: u64::from(part.reference.rows),
+            dead: part.dead.len(),
+        };
+        shared.state.parts.iter().map(candidate).collect()
+    }
+
+    async fn merge(self: &Arc<Self>, plan: Plan) -> Result<()> {
+        let _turn = self.context.compacting.acquire().await.map_err(|_| Error::unavailable("stopping"))?;
+        let (inputs, schema): (Vec<Part>, Arc<Schema>) = {
+            let shared = self.shared();
+            let chosen = |part: &&Part| plan.inputs.contains(&part.reference.segment_id);
+            (shared.state.parts.iter().filter(chosen).cloned().collect(), shared.state.schema.clone())
+        };
+        if inputs.len() != plan.inputs.len() {
+            return Ok(());
+        }
+        let namespace = self.clone();
+        let level = plan.level;
+        let built = tokio::task::spawn_blocking(move || {
+            namespace.build_merged(&inputs, &schema, level).map(|part| (inputs, part))
+        });
+        let (inputs, part) = built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
+        self.replace(inputs, part).await
+    }
+
+    fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<Option<Part>> {
+        let context = &self.context;
+        let now = context.clock.now_millis();
+        let segment_id = context.random.uuid_v7(now);
+        let key = segment_key(&self.name.project, self.nsid, segment_id);
+        let horizon = Hlc::from_millis(now.saturating_sub(context.config.tombstone_ms));
+        let sources: Vec<Input> =
+            inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.dead }).collect();
+        let mut writer = context.tier.create(&key)?;
+        let summary = merge(segment_id, schema, &sources, horizon, &mut writer)?;
+        if summary.rows == 0 && summary.tombstones == 0 {
+            return Ok(None);
+        }
+        writer.publish()?;
+        open_part(context, &reference(key, segment_id, level, &summary)).map(Some)
+    }
+
+    /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
+    async fn replace(self: &Arc<Self>, inputs: Vec<Part>, part: Option<Part>) -> Result<()> {
+        self.check_alive()?;
+        let mut head = self.head.lock().await;
+        let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
+        let present = |reference: &&SegmentRef| ids.contains(&reference.segment_id);
+        if head.manifest.segments.iter().filter(present).count() != ids.len() {
+            return Ok(());
+        }
+        let next = tokio::task::block_in_place(|| -> Result<_> {
+            let (mut part, mut deletions) = (part, None);
+            if let Some(part) = &mut part {
+                part.dead = Arc::new(self.died_since(&inputs, part)?);
+                if !part.dead.is_empty() {
+                    let project = &self.name.project;
+                    deletions =
+                        Some(write_deletions(&self.context, project, self.nsid, &part.reference, &part.dead)?);
+                }
+                part.reference.deletions = deletions.clone();
+            }
+            let others = self.save_deletions(&ids)?;
+            let now = self.context.clock.now_millis();
+            let horizon = Hlc::from_millis(now.saturating_sub(self.context.config.tombstone_ms));
+            let next = head.commit(&self.context, |manifest| {
+                set_deletions(manifest, &others);
+                let at = manifest.segments.iter().position(|s| ids.contains(&s.segment_id)).unwrap_or(0);
+                manifest.segments.retain(|s| !ids.contains(&s.segment_id));
+                if let Some(part) = &part {
+                    manifest.segments.insert(at.min(manifest.segments.len()), part.reference.clone());
+                }
+                manifest.horizon = manifest.horizon.max(horizon);
+                manifest.updated_ms = now;
+            })?;
+            let mut shared = self.shared();
+            if let Some(part) = &mut part {
+                // Between the bitmap that was written and now, more may have died; their records are still in the log.
+                part.dead = Arc::new(since(&shared.state.parts, &inputs, part)?);
+            }
+            let at = shared.state.parts.iter().position(|p| ids.contains(&p.reference.segment_id)).unwrap_or(0);
+            shared.state.parts.retain(|p| !ids.contains(&p.reference.segment_id));
+            if let Some(part) = part {
+                let at = at.min(shared.state.parts.len());
+                shared.state.parts.insert(at, part);
+            }
+            self.publish_view(&shared.state);
+            drop(shared);
+            self.remember_deletions(&next.manifest);
+            Ok(next)
+        })?;
+        *head = next;
+        self.publish_head(&head);
+        Ok(())
+    }
+
+    fn died_since(&self, inputs: &[Part], part: &Part) -> Result<RoaringBitmap> {
+        let now: Vec<Part> = self.shared().state.parts.clone();
+        since(&now, inputs, part)
+    }
+}
+
+/// The rows of `part` whose rows in `inputs` are dead in `now`.
+fn since(now: &[Part], inputs: &[Part], part: &Part) -> Result<RoaringBitmap> {
+    let mut dead = RoaringBitmap::new();
+    for input in inputs {
+        let Some(current) = now.iter().find(|p| p.reference.segment_id == input.reference.segment_id) else {
+            continue;
+        };
+        for row in &*current.dead - &*input.dead {
+            if let Some(row) = part.segment.row_of(&input.segment.id_of(row)?)? {
+                dead.insert(row);
+            }
+        }
+    }
+    Ok(dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Candidate, Plan, choose};
+    use uuid::Uuid;
+
+    fn candidate(id: u128, level: u8, rows: u64, dead: u64) -> Candidate {
+        Candidate { id: Uuid::from_u128(id), level, rows, dead }
+    }
+
+    fn plan(inputs: &[u128], level: u8) -> Option<Plan> {
+        Some(Plan { inputs: inputs.iter().map(|id| Uuid::from_u128(*id)).collect(), level })
+    }
+
+    #[test]
+    fn segments_of_one_level_are_merged_when_there_are_enough() {
+        let some: Vec<Candidate> = (0..3).map(|id| candidate(id, 0, 10, 0)).collect();
+        assert_eq!(choose(&some, 4, 30), None);
+        let enough: Vec<Candidate> = (0..5).map(|id| candidate(id, 0, 10, 0)).collect();
+        assert_eq!(choose(&enough, 4, 30), plan(&[0, 1, 2, 3], 1));
+        let mixed = [candidate(0, 1, 40, 0), candidate(1, 0, 10, 0), candidate(2, 1, 40, 0)];
+        assert_eq!(choose(&mixed, 2, 30), plan(&[0, 2], 2));
+    }
+
+    #[test]
+    fn a_segment_of_mostly_dead_rows_is_rewritten_alone() {
+        let segments = [candidate(0, 2, 100, 31), candidate(1, 0, 100, 30), candidate(2, 0, 0, 0)];
+        assert_eq!(choose(&segments, 4, 30), plan(&[0], 2));
+        assert_eq!(choose(&segments[1..], 4, 30), None);
+        assert_eq!(choose(&[], 4, 30), None);
+    }
+}

@@ -1,0 +1,399 @@
+//! Turns the tail into a segment, and commits manifests for everything that is not a document write.
+//!
+//! Steps of a flush: wait until nothing is on its way; seal the log; freeze the tail; build and publish the segment; commit
+//! a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use roaring::RoaringBitmap;
+
+use super::head::{Head, reclaim};
+use super::open::open_part;
+use super::state::Part;
+use super::{Decider, Namespace};
+use crate::engine::context::Context;
+use crate::engine::layout::{deletions_key, log_key, segment_key};
+use crate::error::{Error, Kind, Result};
+use crate::format::deletions;
+use crate::format::manifest::{ANSWERS_MAX, DeletionsRef, LogRef, Manifest, SegmentRef, StoredAnswer};
+use crate::model::ids::{Hlc, Origin, Project};
+use crate::model::schema::Schema;
+use crate::segment::Summary;
+use crate::segment::builder::{Entry, build};
+
+/// So many sealed logs are reason enough for a flush.
+const SEALED_LOGS: usize = 64;
+
+/// What a flush has to carry out.
+struct Job {
+    entries: Vec<Entry>,
+    schema: Arc<Schema>,
+    replay_from: u64,
+    data_seq: u64,
+    hlc: Hlc,
+    ids_reserved: u64,
+    answers: Vec<StoredAnswer>,
+}
+
+impl Namespace {
+    /// Begins a flush in the background when the tail is large enough.
+    pub(super) fn flush_when_large(self: &Arc<Self>) {
+        if self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes {
+            self.start_flush();
+        }
+    }
+
+    /// Begins a flush in the background unless one is under way.
+    pub fn start_flush(self: &Arc<Self>) {
+        if self.context.is_stopping() || self.flushing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let namespace = self.clone();
+        tokio::spawn(async move {
+            let done = namespace.flush_now().await;
+            namespace.flushing.store(false, Ordering::SeqCst);
+            namespace.context.room.notify_waiters();
+            match done {
+                Ok(()) => namespace.start_compaction(),
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again"),
+            }
+        });
+    }
+
+    /// Makes a segment of everything in the tail; afterwards the next opening replays nothing.
+    pub async fn flush(self: &Arc<Self>) -> Result<()> {
+        while self.flushing.swap(true, Ordering::SeqCst) {
+            self.context.room.notified().await;
+        }
+        let done = self.flush_now().await;
+        self.flushing.store(false, Ordering::SeqCst);
+        self.context.room.notify_waiters();
+        done?;
+        self.start_compaction();
+        Ok(())
+    }
+
+    async fn flush_now(self: &Arc<Self>) -> Result<()> {
+        let _turn = self.context.flushing.acquire().await.map_err(|_| stopping())?;
+        let job = {
+            let mut decider = self.decider.lock().await;
+            self.make_ready(&mut decider).await?;
+            self.drain(&mut decider).await?;
+            if self.shared().state.frozen.is_none() {
+                self.freeze(&mut decider)?;
+            }
+            self.job(&decider)
+        };
+        let Some(job) = job else { return Ok(()) };
+        let namespace = self.clone();
+        let built = tokio::task::spawn_blocking(move || namespace.build(&job).map(|part| (job, part))).await;
+        let (job, part) = built.map_err(|error| Error::internal(format!("build a segment: {error}")))??;
+        self.install(job, part).await
+    }
+
+    /// Seals the log and ends the tail there.
+    fn freeze(&self, decider: &mut Decider) -> Result<()> {
+        self.seal(decider)?;
+        let mut shared = self.shared();
+        if !shared.state.tail.is_empty() || !decider.sealed.is_empty() {
+            shared.state.freeze(decider.next_seq);
+            self.publish_view(&shared.state);
+        }
+        Ok(())
+    }
+
+    /// Closes the open log and moves it into the tier. Nothing may be on its way.
+    pub(super) fn seal(&self, decider: &mut Decider) -> Result<()> {
+        let Some(journal) = decider.journal.take() else { return Ok(()) };
+        let distrust = journal.distrust();
+        match tokio::task::block_in_place(|| journal.seal()) {
+            Ok(sealed) => {
+                decider.sealed.push(sealed);
+                Ok(())
+            }
+            Err(error) => {
+                decider.distrust = Some(distrust);
+                decider.broken = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn job(&self, decider: &Decider) -> Option<Job> {
+        let shared = self.shared();
+        let frozen = shared.state.frozen.as_ref()?;
+        let oldest = self.context.clock.now_millis().saturating_sub(self.context.config.idempotency_ms);
+        let due = |at: Hlc| at.millis() >= oldest && at <= frozen.hlc;
+        let answers = decider.answers.values().filter(|kept| due(kept.at)).map(|kept| {
+            let entry = &kept.entry;
+            StoredAnswer {
+                key_hash: hex(&entry.key_hash),
+                body_hash: hex(&entry.body_hash),
+                at: kept.at,
+                upserted: entry.upserted,
+                patched: entry.patched,
+                deleted: entry.deleted,
+                rows_remaining: entry.rows_remaining,
+                filter_matched: entry.filter_matched,
+                bytes_written: entry.bytes_written,
+            }
+        });
+        Some(Job {
+            entries: frozen.table.entries(),
+            schema: frozen.schema.clone(),
+            replay_from: frozen.replay_from,
+            data_seq: frozen.data_seq,
+            hlc: frozen.hlc,
+            ids_reserved: frozen.ids_reserved,
+            answers: answers.collect(),
+        })
+    }
+
+    fn build(&self, job: &Job) -> Result<Option<Part>> {
+        if job.entries.is_empty() {
+            return Ok(None);
+        }
+        let context = &self.context;
+        let segment_id = context.random.uuid_v7(context.clock.now_millis());
+        let key = segment_key(&self.name.project, self.nsid, segment_id);
+        let mut writer = context.tier.create(&key)?;
+        let summary = build(segment_id, &job.schema, &job.entries, &mut writer)?;
+        writer.publish()?;
+        open_part(context, &reference(key, segment_id, 0, &summary)).map(Some)
+    }
+
+    /// Commits an edit of the manifest that leaves documents as they are.
+    pub async fn edit_head(&self, edit: impl FnOnce(&mut Manifest)) -> Result<()> {
+        self.check_alive()?;
+        let mut head = self.head.lock().await;
+        let now = self.context.clock.now_millis();
+        let next = tokio::task::block_in_place(|| {
+            head.commit(&self.context, |manifest| {
+                edit(manifest);
+                manifest.updated_ms = now;
+            })
+        })?;
+        *head = next;
+        self.publish_head(&head);
+        Ok(())
+    }
+
+    /// Refuses or allows writes from now on.
+    pub async fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let mut decider = self.decider.lock().await;
+        self.edit_head(|manifest| manifest.read_only = read_only).await?;
+        decider.read_only = read_only;
+        Ok(())
+    }
+
+    /// Names every sealed log in the manifest, so that another incarnation may reference the same objects. Gives the
+    /// manifest and the schema as they are then, with every document in it.
+    pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<(Manifest, Arc<Schema>)> {
+        // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
+        loop {
+            let mut decider = self.decider.lock().await;
+            self.make_ready(&mut decider).await?;
+            self.drain(&mut decider).await?;
+            if self.flushing.load(Ordering::SeqCst) {
+                drop(decider);
+                self.context.room.notified().await;
+                continue;
+            }
+            self.seal(&mut decider)?;
+            let (data_seq, hlc) = self.progress();
+            let mut head = self.head.lock().await;
+            let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
+            let next_seq = decider.next_seq;
+            let saved = tokio::task::block_in_place(|| {
+                let deletions = self.save_deletions(&[])?;
+                head.commit(&self.context, |manifest| {
+                    manifest.logs = logs;
+                    manifest.next_seq = next_seq;
+                    set_deletions(manifest, &deletions);
+                })
+            })?;
+            self.remember_deletions(&saved.manifest);
+            *head = saved;
+            self.publish_head(&head);
+            if decider.sealed.len() >= SEALED_LOGS {
+                self.start_flush();
+            }
+            let mut manifest = head.manifest.clone();
+            manifest.data_seq = data_seq;
+            manifest.hlc = hlc;
+            manifest.ids_reserved = decider.ids_reserved;
+            return Ok((manifest, decider.schema.clone()));
+        }
+    }
+
+    /// Writes a deletion bitmap for every segment that has more dead rows than its manifest says.
+    pub(super) fn save_deletions(&self, leave_out: &[uuid::Uuid]) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
+        let changed: Vec<(SegmentRef, Arc<RoaringBitmap>)> = self
+            .shared()
+            .state
+            .parts
+            .iter()
+            .filter(|part| !leave_out.contains(&part.reference.segment_id))
+            .filter(|p| p.dead.len() != p.reference.deletions.as_ref().map_or(0, |d| u64::from(d.rows)))
+            .map(|part| (part.reference.clone(), part.dead.clone()))
+            .collect();
+        let mut saved = BTreeMap::new();
+        for (reference, dead) in changed {
+            let object = write_deletions(&self.context, &self.name.project, self.nsid, &reference, &dead)?;
+            saved.insert(reference.segment_id, object);
+        }
+        Ok(saved)
+    }
+
+    /// Follows in memory what a manifest says of deletion bitmaps.
+    pub(super) fn remember_deletions(&self, manifest: &Manifest) {
+        let mut shared = self.shared();
+        for part in &mut shared.state.parts {
+            let id = part.reference.segment_id;
+            if let Some(saved) = manifest.segments.iter().find(|reference| reference.segment_id == id) {
+                part.reference = saved.clone();
+            }
+        }
+    }
+}
+
+impl Namespace {
+    async fn install(self: &Arc<Self>, job: Job, part: Option<Part>) -> Result<()> {
+        self.check_alive()?;
+        // The decider waits: a log may not be sealed between the manifest and what is forgotten after it.
+        let mut decider = self.decider.lock().await;
+        let mut head = self.head.lock().await;
+        let next = tokio::task::block_in_place(|| self.commit_flush(&head, &job, part))?;
+        *head = next;
+        self.publish_head(&head);
+        decider.answers.retain(|_, kept| kept.at > job.hlc);
+        let superfluous: Vec<_> = decider.sealed.extract_if(.., |log| log.first_seq < job.replay_from).collect();
+        drop(head);
+        drop(decider);
+        tokio::task::block_in_place(|| {
+            for log in superfluous {
+                let key = log_key(&self.name.project, self.nsid, &log.name);
+                if self.context.meta.references(&key).is_ok_and(|count| count == 0) {
+                    reclaim(&self.context, &[key]);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn commit_flush(&self, head: &Head, job: &Job, part: Option<Part>) -> Result<Head> {
+        let deletions = self.save_deletions(&[])?;
+        let mut part = part;
+        if let Some(part) = &mut part {
+            // Rows that were replaced while the segment was built: the records that did it may be flushed before this
+            // segment's bitmap is written again.
+            let superseded = self.shared().state.frozen.as_ref().map(|f| f.superseded.clone()).unwrap_or_default();
+            let mut dead = RoaringBitmap::new();
+            for id in &superseded {
+                if let Some(row) = part.segment.row_of(id)? {
+                    dead.insert(row);
+                }
+            }
+            part.dead = Arc::new(dead);
+        }
+        let now = self.context.clock.now_millis();
+        let oldest = now.saturating_sub(self.context.config.idempotency_ms);
+        let origin = self.origin();
+        let next = head.commit(&self.context, |manifest| {
+            set_deletions(manifest, &deletions);
+            manifest.segments.extend(part.as_ref().map(|part| part.reference.clone()));
+            manifest.logs.clear();
+            manifest.replay_from = job.replay_from;
+            manifest.next_seq = manifest.next_seq.max(job.replay_from);
+            manifest.data_seq = job.data_seq;
+            manifest.hlc = job.hlc;
+            manifest.schema = (*job.schema).clone();
+            manifest.ids_reserved = job.ids_reserved;
+            if job.replay_from > 0 {
+                manifest.version_vector.insert(origin.to_string(), job.replay_from - 1);
+            }
+            manifest.idempotency.retain(|answer| answer.at.millis() >= oldest);
+            manifest.idempotency.extend(job.answers.iter().cloned());
+            manifest.idempotency.sort_by_key(|answer| answer.at);
+            let excess = manifest.idempotency.len().saturating_sub(ANSWERS_MAX);
+            manifest.idempotency.drain(..excess);
+            manifest.updated_ms = now;
+            manifest.written_ms = job.hlc.millis();
+        })?;
+        self.remember_deletions(&next.manifest);
+        let before = self.unflushed().0;
+        let mut shared = self.shared();
+        shared.state.thaw(part)?;
+        self.publish_view(&shared.state);
+        let after = shared.state.unflushed_bytes();
+        drop(shared);
+        self.tail_bytes.store(after, Ordering::Relaxed);
+        self.context.tail_changed(before, after);
+        Ok(next)
+    }
+}
+
+pub(super) fn reference(key: String, segment_id: uuid::Uuid, level: u8, summary: &Summary) -> SegmentRef {
+    SegmentRef {
+        key,
+        segment_id,
+        level,
+        bytes: summary.bytes,
+        crc32c: summary.crc32c,
+        rows: summary.rows,
+        tombstones: summary.tombstones,
+        logical_bytes: summary.logical_bytes,
+        deletions: None,
+    }
+}
+
+pub(super) fn write_deletions(
+    context: &Context,
+    project: &Project,
+    nsid: crate::model::ids::Nsid,
+    reference: &SegmentRef,
+    dead: &RoaringBitmap,
+) -> Result<DeletionsRef> {
+    let bytes = deletions::encode(&reference.segment_id, reference.rows, dead);
+    let key = deletions_key(project, nsid, reference.segment_id, context.random.next_u64());
+    let (bytes, crc32c) = context.tier.put(&key, &bytes)?;
+    Ok(DeletionsRef { key, bytes, crc32c, rows: u32::try_from(dead.len()).unwrap_or(reference.rows) })
+}
+
+pub(super) fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, DeletionsRef>) {
+    for segment in &mut manifest.segments {
+        if let Some(object) = saved.get(&segment.segment_id) {
+            segment.deletions = Some(object.clone());
+        }
+    }
+}
+
+/// The logs a manifest names already from others, and this writer's own.
+fn log_refs(
+    manifest: &Manifest,
+    project: &Project,
+    origin: Origin,
+    sealed: &[crate::engine::journal::SealedLog],
+) -> Vec<LogRef> {
+    let inherited = manifest.logs.iter().filter(|log| log.origin != origin).cloned();
+    let own = sealed.iter().filter(|log| log.last_seq >= log.first_seq && log.bytes > 0).map(|log| LogRef {
+        key: log_key(project, manifest.nsid, &log.name),
+        origin,
+        first_seq: log.first_seq,
+        last_seq: log.last_seq,
+        bytes: log.bytes,
+        crc32c: log.crc32c,
+    });
+    inherited.chain(own).collect()
+}
+
+fn hex(bytes: &[u8; 16]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping")
+}

@@ -1,0 +1,178 @@
+//! Commits manifests: objects are durable first, references counted next, then the manifest, and then what it no longer
+//! names is released and reclaimed.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use crate::engine::context::Context;
+use crate::engine::layout::{number_of, numbered};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{Manifest, Parent, StoredAnswer, decode_manifest, encode_manifest};
+use crate::meta::tables::Answer;
+use crate::meta::{Head as HeadFacts, ObjectFact};
+use crate::model::ids::{CommitId, Nsid};
+use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, publish};
+
+/// The newest manifest of one incarnation on this node.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub manifest: Manifest,
+    pub crc32c: u32,
+}
+
+impl Head {
+    /// Reads the newest manifest. `None` when there is none: the incarnation never came to be.
+    pub fn load(context: &Context, nsid: Nsid) -> Result<Option<Head>> {
+        let dir = context.layout.manifests(nsid);
+        let entries = match context.disk.list(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            entries => entries.context(|| format!("list {}", dir.display()))?,
+        };
+        let Some(generation) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
+            return Ok(None);
+        };
+        let path = dir.join(numbered(generation));
+        let cached = if context.meta.is_trusted() { context.meta.manifest(nsid).unwrap_or_default() } else { None };
+        let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
+        let (manifest, crc32c) = match cached {
+            Some((manifest, crc32c)) if manifest.generation == generation && manifest.nsid == nsid => {
+                (manifest, crc32c)
+            }
+            _ => {
+                let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
+                decode_manifest(&bytes, &path.display().to_string())?
+            }
+        };
+        if manifest.nsid != nsid || manifest.generation != generation {
+            return Err(Error::corrupt(format!(
+                "{}: is generation {} of {}, expected generation {generation} of {nsid}",
+                path.display(),
+                manifest.generation,
+                manifest.nsid
+            )));
+        }
+        // What a crash left of manifests that were replaced, or were never finished.
+        for entry in entries {
+            let old = number_of(&entry.name).is_some_and(|number| number < generation);
+            if old || entry.name.ends_with(TEMPORARY_SUFFIX) {
+                let _ = context.disk.remove(&dir.join(&entry.name));
+            }
+        }
+        Ok(Some(Head { manifest, crc32c }))
+    }
+
+    /// Writes the first manifest of an incarnation.
+    pub fn create(context: &Context, manifest: Manifest) -> Result<Head> {
+        let dir = context.layout.manifests(manifest.nsid);
+        create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
+        write(context, None, manifest).map(|(head, _)| head)
+    }
+
+    /// Commits the manifest that `edit` makes of this one. Its objects must be durable. Gives the keys of objects that
+    /// nobody references any more; they are removed already.
+    pub fn commit(&self, context: &Context, edit: impl FnOnce(&mut Manifest)) -> Result<Head> {
+        let mut manifest = self.manifest.clone();
+        edit(&mut manifest);
+        manifest.generation = self.manifest.generation + 1;
+        manifest.parent = Some(Parent { commit_id: self.manifest.commit_id, crc32c: self.crc32c });
+        manifest.commit_id = CommitId(context.random.uuid_v7(context.clock.now_millis()));
+        let (head, free) = write(context, Some(self), manifest)?;
+        let old = context.layout.manifest(head.manifest.nsid, self.manifest.generation);
+        // Best effort: the newest generation is what counts, and opening removes what is left.
+        let _ = context.disk.remove(&old);
+        reclaim(context, &free);
+        Ok(head)
+    }
+
+    /// Gives up everything the manifest names; the name must be unbound already.
+    pub fn retire(&self, context: &Context) {
+        let released = keys(&self.manifest);
+        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        match context.meta.settle(self.manifest.nsid, None, &released) {
+            Ok(free) => reclaim(context, &free),
+            Err(error) => tracing::warn!(%error, "references are not released, a later sweep finds them"),
+        }
+    }
+}
+
+fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<(Head, Vec<String>)> {
+    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let old: BTreeSet<String> = before.map(|head| keys(&head.manifest)).unwrap_or_default().into_iter().collect();
+    let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
+    let added: Vec<String> = new.difference(&old).cloned().collect();
+    let released: Vec<String> = old.difference(&new).cloned().collect();
+    let (bytes, crc32c) = encode_manifest(&manifest)?;
+    context.meta.hold(&added)?;
+    let path = context.layout.manifest(manifest.nsid, manifest.generation);
+    publish(&*context.disk, &path, &bytes).context(|| format!("write manifest {}", path.display()))?;
+    let facts = facts(&manifest, bytes);
+    let free = context.meta.settle(manifest.nsid, Some(&facts), &released).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        Vec::new()
+    });
+    Ok((Head { manifest, crc32c }, free))
+}
+
+/// Removes objects that nobody references, while counts are known to be right.
+pub fn reclaim(context: &Context, free: &[String]) {
+    if !context.meta.is_trusted() {
+        return;
+    }
+    for key in free {
+        if let Err(error) = context.tier.remove(key) {
+            tracing::warn!(%error, key, "object is not reclaimed, a later sweep tries again");
+        }
+    }
+}
+
+/// Keys of every object a manifest names.
+pub fn keys(manifest: &Manifest) -> Vec<String> {
+    objects(manifest).into_iter().map(|object| object.key).collect()
+}
+
+fn objects(manifest: &Manifest) -> Vec<ObjectFact> {
+    let mut objects = Vec::new();
+    for log in &manifest.logs {
+        objects.push(ObjectFact { key: log.key.clone(), bytes: log.bytes, crc32c: log.crc32c });
+    }
+    for segment in &manifest.segments {
+        objects.push(ObjectFact { key: segment.key.clone(), bytes: segment.bytes, crc32c: segment.crc32c });
+        if let Some(deletions) = &segment.deletions {
+            objects.push(ObjectFact { key: deletions.key.clone(), bytes: deletions.bytes, crc32c: deletions.crc32c });
+        }
+    }
+    objects
+}
+
+/// What the index keeps of a manifest whose file has these bytes.
+pub fn facts(manifest: &Manifest, bytes: Vec<u8>) -> HeadFacts {
+    let answers = manifest.idempotency.iter().filter_map(|answer| Some((hash(&answer.key_hash)?, stored(answer)?)));
+    HeadFacts { manifest: bytes, objects: objects(manifest), answers: answers.collect() }
+}
+
+fn stored(answer: &StoredAnswer) -> Option<Answer> {
+    Some(Answer {
+        body_hash: hash(&answer.body_hash)?,
+        at: answer.at.0,
+        upserted: answer.upserted,
+        patched: answer.patched,
+        deleted: answer.deleted,
+        rows_remaining: answer.rows_remaining,
+        filter_matched: answer.filter_matched,
+        bytes_written: answer.bytes_written,
+    })
+}
+
+/// 32 hexadecimal digits as 16 bytes.
+fn hash(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 {
+        return None;
+    }
+    u128::from_str_radix(text, 16).ok().map(|n| {
+        let mut bytes = [0; 16];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = (n >> (8 * (15 - at))) as u8;
+        }
+        bytes
+    })
+}

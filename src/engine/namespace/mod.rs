@@ -1,0 +1,264 @@
+//! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
+//!
+//! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
+//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments.
+
+pub mod compaction;
+mod flush;
+pub mod head;
+mod open;
+mod state;
+mod write;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+pub use self::write::moved;
+
+use self::head::Head;
+use self::state::State;
+use super::context::Context;
+use super::group_commit::{GroupCommit, Ticket};
+use super::journal::{Distrust, Journal, SealedLog};
+use super::view::View;
+use super::write::Change;
+use crate::error::{Error, Result};
+use crate::format::record::IdempotencyEntry;
+use crate::model::document::Document;
+use crate::model::ids::{DocId, Hlc, NamespaceName, Nsid, Origin, Version};
+use crate::model::schema::Schema;
+
+/// An open namespace.
+pub struct Namespace {
+    context: Arc<Context>,
+    pub name: NamespaceName,
+    pub nsid: Nsid,
+    /// Who holds it decides what the next commit is.
+    decider: tokio::sync::Mutex<Decider>,
+    shared: Mutex<Shared>,
+    /// The newest snapshot; readers wait for nobody.
+    view: RwLock<Arc<View>>,
+    /// The newest manifest; who holds it commits the next one.
+    head: tokio::sync::Mutex<Head>,
+    /// What the newest manifest says, for readers.
+    published: RwLock<Published>,
+    flushing: AtomicBool,
+    compacting: AtomicBool,
+    /// The tail's memory, as the engine's total knows it.
+    tail_bytes: AtomicU64,
+    deleted: AtomicBool,
+}
+
+/// The facts of the newest manifest that answers need.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    pub generation: u64,
+    pub commit_id: String,
+    pub labels: std::collections::BTreeMap<String, String>,
+    pub read_only: bool,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    pub written_ms: u64,
+    pub rows: u64,
+    pub logical_bytes: u64,
+    pub segments: Vec<(u8, u64, u32)>,
+    pub logs: usize,
+}
+
+/// What the next commit is decided on: everything durable, and everything on its way.
+struct Decider {
+    origin: Origin,
+    journal: Option<Journal>,
+    /// Sealed logs whose records are not in segments, oldest first.
+    sealed: Vec<SealedLog>,
+    next_seq: u64,
+    schema: Arc<Schema>,
+    data_seq: u64,
+    hlc: Hlc,
+    ids_reserved: u64,
+    read_only: bool,
+    /// Numbers commits on their way.
+    number: u64,
+    /// Answers of commits that no manifest holds yet.
+    answers: HashMap<[u8; 16], Kept>,
+    /// The log failed: everything is opened anew before the next commit.
+    distrust: Option<Distrust>,
+    broken: bool,
+}
+
+/// The answer to a write with an `Idempotency-Key`.
+#[derive(Clone)]
+struct Kept {
+    entry: IdempotencyEntry,
+    at: Hlc,
+    /// `None` once it is durable.
+    waits_for: Option<(Arc<GroupCommit>, Ticket)>,
+}
+
+/// What writers and readers share; held for moments.
+struct Shared {
+    state: State,
+    pending: VecDeque<Pending>,
+    /// What commits on their way make of documents: the commit's number and the new state.
+    overlay: HashMap<DocId, (u64, Option<Arc<Document>>)>,
+}
+
+/// A commit that waits for its barrier.
+struct Pending {
+    number: u64,
+    group: Arc<GroupCommit>,
+    ticket: Ticket,
+    changes: Vec<Change>,
+    version: Version,
+    schema: Option<Arc<Schema>>,
+    ids_reserved: Option<u64>,
+    counts: bool,
+}
+
+impl Namespace {
+    /// The newest snapshot of what is durable.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn published(&self) -> Published {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn origin(&self) -> Origin {
+        self.shared().state.origin
+    }
+
+    /// Memory and rows of everything that is not in a segment.
+    pub fn unflushed(&self) -> (u64, u64) {
+        let shared = self.shared();
+        (shared.state.unflushed_bytes(), shared.state.unflushed_rows())
+    }
+
+    /// Whether a tail is on its way into a segment, or large enough to go.
+    pub fn is_indexing(&self) -> bool {
+        let shared = self.shared();
+        shared.state.frozen.is_some() || shared.state.tail.bytes() >= self.context.config.flush_bytes
+    }
+
+    /// Whether objects are being written that no manifest names yet.
+    pub fn is_building(&self) -> bool {
+        self.flushing.load(Ordering::SeqCst) || self.compacting.load(Ordering::SeqCst)
+    }
+
+    /// Makes everything durable and closes the log, for the end of the process.
+    pub async fn stop(&self) -> Result<()> {
+        let mut decider = self.decider.lock().await;
+        if self.deleted.load(Ordering::SeqCst) || decider.broken {
+            return Ok(());
+        }
+        self.drain(&mut decider).await?;
+        self.seal(&mut decider)
+    }
+
+    /// Ends this life: nothing is read or written here any more, and what it alone referenced is removed. The name must be
+    /// unbound already.
+    pub async fn retire(&self) {
+        self.deleted.store(true, Ordering::SeqCst);
+        let mut decider = self.decider.lock().await;
+        let head = self.head.lock().await;
+        if let Some(journal) = decider.journal.take() {
+            let _ = tokio::task::block_in_place(|| journal.seal());
+        }
+        let mut shared = self.shared();
+        self.context.tail_changed(shared.state.unflushed_bytes(), 0);
+        shared.pending.clear();
+        drop(shared);
+        tokio::task::block_in_place(|| head.retire(&self.context));
+    }
+
+    pub fn is_compacting(&self) -> bool {
+        self.compacting.load(Ordering::SeqCst)
+    }
+
+    /// The counter of commits and the clock of the newest durable one.
+    pub fn progress(&self) -> (u64, Hlc) {
+        let shared = self.shared();
+        (shared.state.data_seq, shared.state.hlc)
+    }
+
+    /// Applies every commit whose barrier is done, and shows the result to readers.
+    fn advance(&self) -> Result<()> {
+        let mut shared = self.shared();
+        let before = shared.state.unflushed_bytes();
+        let mut applied = false;
+        while let Some(front) = shared.pending.front()
+            && front.group.is_synced(front.ticket)
+        {
+            let Some(commit) = shared.pending.pop_front() else { break };
+            self.apply(&mut shared, commit)?;
+            applied = true;
+        }
+        if applied {
+            self.publish_view(&shared.state);
+        }
+        let after = shared.state.unflushed_bytes();
+        drop(shared);
+        self.tail_bytes.store(after, Ordering::Relaxed);
+        self.context.tail_changed(before, after);
+        Ok(())
+    }
+
+    fn apply(&self, shared: &mut Shared, commit: Pending) -> Result<()> {
+        for change in &commit.changes {
+            let id = change.id();
+            if shared.overlay.get(id).is_some_and(|(number, _)| *number == commit.number) {
+                shared.overlay.remove(id);
+            }
+        }
+        shared.state.apply_commit(&commit.changes, commit.version, commit.schema, commit.ids_reserved, commit.counts)
+    }
+
+    fn publish_view(&self, state: &State) {
+        let view = Arc::new(state.view(&self.name.to_string()));
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    fn publish_head(&self, head: &Head) {
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = published(head);
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        if self.deleted.load(Ordering::SeqCst) {
+            return Err(not_found(&self.name));
+        }
+        Ok(())
+    }
+}
+
+fn published(head: &Head) -> Published {
+    let manifest = &head.manifest;
+    let dead = |s: &crate::format::manifest::SegmentRef| s.deletions.as_ref().map_or(0, |d| u64::from(d.rows));
+    let share = |s: &crate::format::manifest::SegmentRef| match u64::from(s.rows) {
+        0 => 0,
+        rows => (u128::from(s.logical_bytes) * u128::from(rows - dead(s).min(rows)) / u128::from(rows)) as u64,
+    };
+    Published {
+        generation: manifest.generation,
+        commit_id: manifest.commit_id.to_string(),
+        labels: manifest.labels.clone(),
+        read_only: manifest.read_only,
+        created_ms: manifest.created_ms,
+        updated_ms: manifest.updated_ms,
+        written_ms: manifest.written_ms,
+        rows: manifest.segments.iter().map(|s| u64::from(s.rows).saturating_sub(dead(s))).sum(),
+        logical_bytes: manifest.segments.iter().map(share).sum(),
+        segments: manifest.segments.iter().map(|s| (s.level, s.bytes, s.rows)).collect(),
+        logs: manifest.logs.len(),
+    }
+}
+
+/// The contract's answer for a name that is not bound.
+pub fn not_found(name: &NamespaceName) -> Error {
+    Error::not_found(format!("🤷 namespace '{}' was not found", name.name))
+}

@@ -1,0 +1,244 @@
+//! Makes a namespace from its files: the newest manifest, its segments, and the logs that come after them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, RwLock};
+
+use roaring::RoaringBitmap;
+
+use super::head::Head;
+use super::state::{Part, State};
+use super::{Decider, Kept, Namespace, Shared, published};
+use crate::engine::analyzers::Analyzers;
+use crate::engine::context::Context;
+use crate::engine::journal::{Distrust, SealedLog, Writer, recover};
+use crate::engine::layout::prefix;
+use crate::engine::write::{Change, apply_patch};
+use crate::error::{Context as _, Error, Result};
+use crate::format::deletions;
+use crate::format::log::{Frame, decode_log};
+use crate::format::manifest::{Manifest, SegmentRef};
+use crate::format::record::Record;
+use crate::model::document::Document;
+use crate::model::ids::{Hlc, NamespaceName, Origin, Version};
+use crate::segment::Segment;
+
+/// Everything that is read from files.
+struct Loaded {
+    state: State,
+    next_seq: u64,
+    sealed: Vec<SealedLog>,
+    answers: HashMap<[u8; 16], Kept>,
+}
+
+impl Namespace {
+    /// Opens an incarnation whose newest manifest is `head`. `Corrupt` says which object is damaged.
+    pub fn open(context: Arc<Context>, name: NamespaceName, head: Head) -> Result<Arc<Namespace>> {
+        let loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
+        let nsid = head.manifest.nsid;
+        let view = Arc::new(loaded.state.view(&name.to_string()));
+        let bytes = loaded.state.unflushed_bytes();
+        context.tail_changed(0, bytes);
+        let decider = decider(&loaded, &head);
+        let shared = Shared { state: loaded.state, pending: VecDeque::new(), overlay: HashMap::new() };
+        Ok(Arc::new(Namespace {
+            context,
+            name,
+            nsid,
+            decider: tokio::sync::Mutex::new(decider),
+            shared: Mutex::new(shared),
+            view: RwLock::new(view),
+            published: RwLock::new(published(&head)),
+            head: tokio::sync::Mutex::new(head),
+            flushing: AtomicBool::new(false),
+            compacting: AtomicBool::new(false),
+            tail_bytes: AtomicU64::new(bytes),
+            deleted: AtomicBool::new(false),
+        }))
+    }
+
+    /// Makes everything in memory anew from the files, after the log failed. Readers keep the last view until it is done.
+    pub(super) async fn reopen(&self, decider: &mut Decider) -> Result<()> {
+        let head = self.head.lock().await;
+        let distrust = decider.distrust.clone();
+        let loaded = tokio::task::block_in_place(|| load(&self.context, &self.name, &head, distrust.as_ref()))
+            .context(|| format!("reopen namespace {}", self.name))?;
+        *decider = self::decider(&loaded, &head);
+        let mut shared = self.shared();
+        self.context.tail_changed(shared.state.unflushed_bytes(), loaded.state.unflushed_bytes());
+        *shared = Shared { state: loaded.state, pending: VecDeque::new(), overlay: HashMap::new() };
+        self.publish_view(&shared.state);
+        Ok(())
+    }
+}
+
+fn decider(loaded: &Loaded, head: &Head) -> Decider {
+    Decider {
+        origin: loaded.state.origin,
+        journal: None,
+        sealed: loaded.sealed.clone(),
+        next_seq: loaded.next_seq,
+        schema: loaded.state.schema.clone(),
+        data_seq: loaded.state.data_seq,
+        hlc: loaded.state.hlc,
+        ids_reserved: loaded.state.ids_reserved,
+        read_only: head.manifest.read_only,
+        number: 0,
+        answers: loaded.answers.clone(),
+        distrust: None,
+        broken: false,
+    }
+}
+
+fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
+    let manifest = &head.manifest;
+    let mut parts = Vec::with_capacity(manifest.segments.len());
+    for reference in &manifest.segments {
+        parts.push(open_part(context, reference)?);
+    }
+    let mut state = State {
+        origin: manifest.origin,
+        schema: Arc::new(manifest.schema.clone()),
+        tail: Default::default(),
+        frozen: None,
+        parts,
+        data_seq: manifest.data_seq,
+        hlc: manifest.hlc,
+        ids_reserved: manifest.ids_reserved,
+    };
+    let mut answers = HashMap::new();
+    let mut analysis = Analyzers::new();
+    let own = prefix(&name.project, manifest.nsid);
+    for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
+        let bytes = context.tier.read(&log.key)?;
+        if bytes.len() as u64 != log.bytes || crc32c::crc32c(&bytes) != log.crc32c {
+            return Err(Error::corrupt(format!(
+                "log {}: {} bytes with checksum {:08x}, expected {} with {:08x}",
+                log.key,
+                bytes.len(),
+                crc32c::crc32c(&bytes),
+                log.bytes,
+                log.crc32c
+            )));
+        }
+        for frame in decode_log(&bytes, &log.key)?.frames {
+            // The forks start with no answers, and their counters with the manifest's.
+            replay(&mut state, &mut analysis, frame, log.origin, None)?;
+        }
+    }
+    // Inherited logs are counted in the manifest's own counter.
+    state.data_seq = manifest.data_seq;
+    let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
+    let paths = context.layout.logs(&name.project, manifest.nsid);
+    let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+    if recovered.torn_bytes > 0 {
+        tracing::info!(namespace = %name, bytes = recovered.torn_bytes, "cut commits that were never acknowledged");
+    }
+    for frame in recovered.frames {
+        replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))?;
+    }
+    check_sequence(manifest, recovered.next_seq)?;
+    Ok(Loaded { state, next_seq: recovered.next_seq, sealed: recovered.logs, answers })
+}
+
+/// Logs that a manifest names must be there.
+fn check_sequence(manifest: &Manifest, next_seq: u64) -> Result<()> {
+    let named = manifest.logs.iter().filter(|log| log.origin == manifest.origin).map(|log| log.last_seq + 1).max();
+    match named {
+        Some(expected) if next_seq < expected => Err(Error::corrupt(format!(
+            "records {next_seq} to {} of the log are missing",
+            expected.saturating_sub(1)
+        ))
+        .with_hint(format!("expected in {}", log_key_hint(manifest)))),
+        _ => Ok(()),
+    }
+}
+
+fn log_key_hint(manifest: &Manifest) -> String {
+    manifest.logs.last().map_or_else(|| "wal/".to_owned(), |log| log.key.clone())
+}
+
+/// Maps a segment and reads its deletion bitmap.
+pub(super) fn open_part(context: &Context, reference: &SegmentRef) -> Result<Part> {
+    let mapping = context.tier.map(&reference.key, reference.bytes)?;
+    let segment = Segment::open(mapping, &reference.key)?;
+    if segment.segment_id() != reference.segment_id || segment.rows() != reference.rows {
+        return Err(Error::corrupt(format!(
+            "segment {}: is {} with {} rows, expected {} with {}",
+            reference.key,
+            segment.segment_id(),
+            segment.rows(),
+            reference.segment_id,
+            reference.rows
+        )));
+    }
+    let dead = match &reference.deletions {
+        None => RoaringBitmap::new(),
+        Some(object) => {
+            let bytes = context.tier.read(&object.key)?;
+            let (segment_id, rows, dead) = deletions::decode(&bytes, &object.key)?;
+            if segment_id != reference.segment_id || rows != reference.rows {
+                return Err(Error::corrupt(format!(
+                    "deletions {}: are of segment {segment_id} with {rows} rows, expected {} with {}",
+                    object.key, reference.segment_id, reference.rows
+                )));
+            }
+            dead
+        }
+    };
+    Ok(Part { reference: reference.clone(), segment: Arc::new(segment), dead: Arc::new(dead) })
+}
+
+/// Applies one frame of a log.
+fn replay(
+    state: &mut State,
+    analysis: &mut Analyzers,
+    frame: Frame,
+    origin: Origin,
+    answers: Option<&mut HashMap<[u8; 16], Kept>>,
+) -> Result<()> {
+    let version = Version { hlc: frame.hlc, origin };
+    let counts = !frame.more && (!frame.batch.records.is_empty() || frame.batch.schema.is_some());
+    if let (Some(answers), Some(entry)) = (answers, frame.batch.idempotency) {
+        answers.insert(entry.key_hash, Kept { entry, at: frame.hlc, waits_for: None });
+    }
+    let schema = frame.batch.schema.map(Arc::new);
+    if let Some(schema) = &schema {
+        state.schema = schema.clone();
+    }
+    for record in frame.batch.records {
+        let change = match record {
+            Record::Delete { id } => Change::Delete { id },
+            Record::Upsert { id, fields } => put(state, analysis, Document { id, version, fields, patch: None }),
+            Record::Patch { id, base, changed } => {
+                let Some(current) = state.document(&id)? else {
+                    return Err(Error::corrupt(format!("a patch of document {id}, which does not exist")));
+                };
+                if current.patch.is_none() && current.version != base {
+                    return Err(Error::corrupt(format!("a patch of document {id} on top of another version of it")));
+                }
+                let document = apply_patch(&current, &changed, version);
+                put(state, analysis, document)
+            }
+        };
+        state.apply(&change, version)?;
+    }
+    state.apply_commit(&[], version, schema, frame.batch.ids_reserved, counts)
+}
+
+fn put(state: &State, analysis: &mut Analyzers, document: Document) -> Change {
+    let mut terms = Vec::new();
+    for column in &state.schema.columns {
+        if let Some(options) = &column.full_text
+            && let Some(value) = document.get(column.uid())
+        {
+            terms.push((column.uid(), analysis.terms(options, value)));
+        }
+    }
+    Change::Put { document: Arc::new(document), terms, patch: None }
+}
+
+/// The clock may not run behind what was already written.
+pub(super) fn next_clock(last: Hlc, wall_millis: u64) -> Hlc {
+    last.next(wall_millis)
+}

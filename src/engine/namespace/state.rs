@@ -1,0 +1,267 @@
+//! What a namespace holds in memory: the tail, the tail on its way into a segment, the segments and their dead rows.
+//!
+//! Invariants:
+//! - Only durable commits are here, in the order of the log.
+//! - A document is live in at most one place; whoever puts a newer state of it anywhere removes the older one.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+
+use crate::engine::view::{SegmentView, Tail, TailRow, View};
+use crate::engine::write::Change;
+use crate::error::Result;
+use crate::format::manifest::SegmentRef;
+use crate::model::document::{Document, Tombstone};
+use crate::model::ids::{DocId, Hlc, Origin, Version};
+use crate::model::schema::Schema;
+use crate::segment::Segment;
+use crate::segment::builder::Entry;
+
+/// What one row costs in memory beside its values.
+const ROW_OVERHEAD_BYTES: u64 = 160;
+
+/// A segment that the namespace consists of.
+#[derive(Clone)]
+pub struct Part {
+    pub reference: SegmentRef,
+    pub segment: Arc<Segment>,
+    pub dead: Arc<RoaringBitmap>,
+}
+
+/// Documents and tombstones that are not in a segment yet.
+#[derive(Default)]
+pub struct MemTable {
+    rows: Tail,
+    slots: HashMap<DocId, u64>,
+    tombstones: BTreeMap<DocId, Version>,
+    bytes: u64,
+}
+
+impl MemTable {
+    fn put(&mut self, row: TailRow) {
+        self.tombstones.remove(&row.document.id);
+        self.bytes += bytes_of(&row);
+        let id = row.document.id.clone();
+        let slot = self.rows.push(Arc::new(row));
+        self.slots.insert(id, slot);
+    }
+
+    /// Takes a document's row out; whether there was one.
+    fn take(&mut self, id: &DocId) -> bool {
+        let Some(slot) = self.slots.remove(id) else { return false };
+        if let Some(row) = self.rows.get(slot) {
+            self.bytes = self.bytes.saturating_sub(bytes_of(row));
+        }
+        self.rows.remove(slot);
+        true
+    }
+
+    fn get(&self, id: &DocId) -> Option<&Arc<TailRow>> {
+        self.slots.get(id).and_then(|slot| self.rows.get(*slot))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.tombstones.is_empty()
+    }
+
+    /// Rows and tombstones.
+    pub fn len(&self) -> usize {
+        self.slots.len() + self.tombstones.len()
+    }
+
+    /// Memory in bytes, about.
+    pub fn bytes(&self) -> u64 {
+        self.bytes + self.tombstones.len() as u64 * ROW_OVERHEAD_BYTES
+    }
+
+    /// Everything in the order of ids, for a segment.
+    pub fn entries(&self) -> Vec<Entry> {
+        let mut entries: Vec<(&DocId, Entry)> = Vec::with_capacity(self.len());
+        for (id, slot) in &self.slots {
+            if let Some(row) = self.rows.get(*slot) {
+                let entry = Entry::Row { document: row.document.clone(), terms: row.terms.clone() };
+                entries.push((id, entry));
+            }
+        }
+        for (id, version) in &self.tombstones {
+            entries.push((id, Entry::Tombstone(Tombstone { id: id.clone(), version: *version })));
+        }
+        entries.sort_by_key(|(id, _)| *id);
+        entries.into_iter().map(|(_, entry)| entry).collect()
+    }
+}
+
+fn bytes_of(row: &TailRow) -> u64 {
+    let terms: usize = row.terms.iter().map(|(_, terms)| terms.memory_bytes()).sum();
+    row.document.logical_bytes() + terms as u64 + ROW_OVERHEAD_BYTES
+}
+
+/// A tail on its way into a segment, and what the namespace was when it stopped growing.
+pub struct Frozen {
+    pub table: MemTable,
+    /// Documents that were replaced or deleted since; dead rows of the segment that comes of this.
+    pub superseded: HashSet<DocId>,
+    pub replay_from: u64,
+    pub data_seq: u64,
+    pub hlc: Hlc,
+    pub schema: Arc<Schema>,
+    pub ids_reserved: u64,
+}
+
+/// The durable state of a namespace.
+pub struct State {
+    pub origin: Origin,
+    pub schema: Arc<Schema>,
+    pub tail: MemTable,
+    pub frozen: Option<Frozen>,
+    pub parts: Vec<Part>,
+    /// Counts commits.
+    pub data_seq: u64,
+    pub hlc: Hlc,
+    pub ids_reserved: u64,
+}
+
+impl State {
+    /// Applies one durable change.
+    pub fn apply(&mut self, change: &Change, version: Version) -> Result<()> {
+        match change {
+            Change::Put { document, terms, .. } => {
+                self.bury(&document.id)?;
+                self.tail.put(TailRow { document: document.clone(), terms: terms.clone() });
+            }
+            Change::Delete { id } => {
+                self.bury(id)?;
+                self.tail.tombstones.insert(id.clone(), version);
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one durable commit. `counts`: it changed documents or schema.
+    pub fn apply_commit(
+        &mut self,
+        changes: &[Change],
+        version: Version,
+        schema: Option<Arc<Schema>>,
+        ids_reserved: Option<u64>,
+        counts: bool,
+    ) -> Result<()> {
+        for change in changes {
+            self.apply(change, version)?;
+        }
+        if let Some(schema) = schema {
+            self.schema = schema;
+        }
+        if let Some(reserved) = ids_reserved {
+            self.ids_reserved = self.ids_reserved.max(reserved);
+        }
+        self.hlc = self.hlc.max(version.hlc);
+        self.data_seq += u64::from(counts);
+        Ok(())
+    }
+
+    /// Removes the live state of a document, wherever it is.
+    fn bury(&mut self, id: &DocId) -> Result<()> {
+        if self.tail.take(id) {
+            return Ok(());
+        }
+        if let Some(frozen) = &mut self.frozen
+            && frozen.table.take(id)
+        {
+            frozen.superseded.insert(id.clone());
+            return Ok(());
+        }
+        for part in self.parts.iter_mut().rev() {
+            if let Some(row) = part.segment.row_of(id)?
+                && !part.dead.contains(row)
+            {
+                Arc::make_mut(&mut part.dead).insert(row);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The live state of a document.
+    pub fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
+        if let Some(row) = self.tail.get(id).or_else(|| self.frozen.as_ref().and_then(|f| f.table.get(id))) {
+            return Ok(Some(row.document.clone()));
+        }
+        for part in self.parts.iter().rev() {
+            if let Some(row) = part.segment.row_of(id)?
+                && !part.dead.contains(row)
+            {
+                return Ok(Some(Arc::new(part.segment.document(row, None)?)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn has_documents(&self) -> bool {
+        !self.tail.slots.is_empty()
+            || self.frozen.as_ref().is_some_and(|frozen| !frozen.table.slots.is_empty())
+            || self.parts.iter().any(|part| u64::from(part.segment.rows()) > part.dead.len())
+    }
+
+    /// Memory of everything that is not in a segment.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.tail.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())
+    }
+
+    pub fn unflushed_rows(&self) -> u64 {
+        (self.tail.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.table.len())) as u64
+    }
+
+    /// The snapshot that queries run on.
+    pub fn view(&self, name: &str) -> View {
+        let tail = match &self.frozen {
+            Some(frozen) => frozen.table.rows.snapshot().with(self.tail.rows.snapshot()),
+            None => self.tail.rows.snapshot(),
+        };
+        let segments =
+            self.parts.iter().map(|p| SegmentView { segment: p.segment.clone(), dead: p.dead.clone() }).collect();
+        View {
+            name: name.to_owned(),
+            schema: self.schema.clone(),
+            segments,
+            tail,
+            etag: etag(self.data_seq, self.hlc, self.origin),
+        }
+    }
+
+    /// Ends the tail and begins a new one. `replay_from` is the first record that will not be in the segment.
+    pub fn freeze(&mut self, replay_from: u64) {
+        self.frozen = Some(Frozen {
+            table: std::mem::take(&mut self.tail),
+            superseded: HashSet::new(),
+            replay_from,
+            data_seq: self.data_seq,
+            hlc: self.hlc,
+            schema: self.schema.clone(),
+            ids_reserved: self.ids_reserved,
+        });
+    }
+
+    /// Puts a segment in the place of the frozen tail; `None` when nothing of it was left to store. `schema_changed`
+    /// parts keep the dead rows they gathered meanwhile.
+    pub fn thaw(&mut self, part: Option<Part>) -> Result<()> {
+        let superseded = self.frozen.take().map(|frozen| frozen.superseded).unwrap_or_default();
+        if let Some(mut part) = part {
+            let dead = Arc::make_mut(&mut part.dead);
+            for id in &superseded {
+                if let Some(row) = part.segment.row_of(id)? {
+                    dead.insert(row);
+                }
+            }
+            self.parts.push(part);
+        }
+        Ok(())
+    }
+}
+
+/// Changes whenever documents or schema do, and is compared whole.
+pub fn etag(data_seq: u64, hlc: Hlc, origin: Origin) -> String {
+    format!("\"{data_seq:x}-{:x}-{origin}\"", hlc.0)
+}

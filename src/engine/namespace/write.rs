@@ -1,0 +1,404 @@
+//! The write path: decide, append to the log, wait for the barrier, become visible.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::open::next_clock;
+use super::state::etag;
+use super::{Decider, Kept, Namespace, Pending};
+use crate::engine::filter::bitmap;
+use crate::engine::group_commit::{GroupCommit, Ticket};
+use crate::engine::journal::{Journal, Writer};
+use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
+use crate::error::{Error, Kind, Result};
+use crate::format::record::{Batch, IdempotencyEntry, Record};
+use crate::model::document::Document;
+use crate::model::filter::Filter;
+use crate::model::ids::{DocId, Hlc, IdType, Version};
+use crate::model::schema::Schema;
+use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
+
+/// Values of one frame may count for this many logical bytes; a larger commit takes several frames.
+const FRAME_BYTES: u64 = 8 << 20;
+/// The most records of one frame.
+const FRAME_RECORDS: usize = 65_536;
+
+/// A commit's log, and its place in it.
+type Wait = (Arc<GroupCommit>, Ticket);
+
+/// What a commit puts into the log besides its documents.
+#[derive(Default)]
+struct Extras {
+    schema: Option<Arc<Schema>>,
+    idempotency: Option<IdempotencyEntry>,
+    ids_reserved: Option<u64>,
+}
+
+impl Namespace {
+    /// Carries out one write; it is durable and visible on return.
+    pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
+        self.wait_for_room(request).await?;
+        loop {
+            let base = self.decided_schema().await;
+            let has_documents = self.shared().state.has_documents();
+            let prepared = tokio::task::block_in_place(|| prepare(&base, has_documents, request))?;
+            let mut decider = self.decider.lock().await;
+            self.make_ready(&mut decider).await?;
+            if decider.read_only {
+                return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
+            }
+            if let Some(key) = request.idempotency
+                && let Some(kept) = self.find_answer(&decider, &key)?
+            {
+                drop(decider);
+                return self.repeat(kept, &key).await;
+            }
+            if !Arc::ptr_eq(&decider.schema, &base) {
+                // Another writer changed the schema meanwhile; types are decided anew against it.
+                continue;
+            }
+            if let Some(expected) = &request.if_match {
+                let current = etag(decider.data_seq, decider.hlc, decider.origin);
+                if !matches(expected, &current) {
+                    return Err(moved(expected, &current));
+                }
+            }
+            if request.delete_by_filter.is_some() || request.patch_by_filter.is_some() {
+                // Filters run on a snapshot; it must have everything that was decided before.
+                self.drain(&mut decider).await?;
+            }
+            let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
+            let version = Version { hlc, origin: decider.origin };
+            let now = Now { namespace: self };
+            let decision = tokio::task::block_in_place(|| decide(prepared, request, &now, version))?;
+            let (ticket, outcome) = self.commit(&mut decider, hlc, decision, request.idempotency)?;
+            drop(decider);
+            if let Some((group, ticket)) = ticket {
+                self.finish(&group, ticket).await?;
+            }
+            self.flush_when_large();
+            return Ok(outcome);
+        }
+    }
+
+    /// Changes the schema only.
+    pub async fn update_schema(self: &Arc<Self>, update: &SchemaUpdate) -> Result<Arc<Schema>> {
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        if decider.read_only {
+            return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
+        }
+        let has_documents = self.shared().state.has_documents();
+        let schema = Arc::new(apply_schema_update(&decider.schema, update, has_documents)?);
+        if *schema == *decider.schema {
+            return Ok(schema);
+        }
+        let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
+        let extras = Extras { schema: Some(schema.clone()), ..Extras::default() };
+        let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
+        drop(decider);
+        self.finish(&group, ticket).await?;
+        Ok(schema)
+    }
+
+    /// Hands out ids that no document has: UUIDv7, or integers of a block of this incarnation's own.
+    pub async fn allocate_ids(self: &Arc<Self>, count: u32) -> Result<Vec<DocId>> {
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        let now = self.context.clock.now_millis();
+        match decider.schema.id_type {
+            Some(IdType::Uuid) => Ok((0..count).map(|_| DocId::Uuid(self.context.random.uuid_v7(now))).collect()),
+            Some(IdType::String) => {
+                Ok((0..count).map(|_| DocId::String(self.context.random.uuid_v7(now).to_string().into())).collect())
+            }
+            Some(IdType::Uint) | None => {
+                let first = match decider.ids_reserved {
+                    // 21 bits of block above 32 bits of counter stay below 2^53, which JSON readers need. Block 0 is
+                    // left to the ids that callers count themselves.
+                    0 => (1 + self.context.random.next_u64() % ((1 << 21) - 1)) << 32,
+                    reserved => reserved,
+                };
+                let block = first.saturating_sub(1) >> 32;
+                let next = first + u64::from(count);
+                if (next - 1) >> 32 != block.max(first >> 32) {
+                    return Err(Error::unavailable("this namespace's block of integer ids is used up"));
+                }
+                let hlc = next_clock(decider.hlc, now);
+                let extras = Extras { ids_reserved: Some(next), ..Extras::default() };
+                let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
+                drop(decider);
+                self.finish(&group, ticket).await?;
+                Ok((first..next).map(DocId::Uint).collect())
+            }
+        }
+    }
+
+    /// The state after everything decided so far, for `If-Match`.
+    async fn decided_schema(&self) -> Arc<Schema> {
+        self.decider.lock().await.schema.clone()
+    }
+
+    /// Opens everything anew when the log failed before.
+    pub(super) async fn make_ready(&self, decider: &mut Decider) -> Result<()> {
+        self.check_alive()?;
+        let failed = decider.journal.as_ref().is_some_and(Journal::is_failed);
+        if failed || decider.broken {
+            if let Some(journal) = decider.journal.take() {
+                decider.distrust = Some(journal.distrust());
+            }
+            decider.broken = true;
+            self.reopen(decider).await?;
+        }
+        Ok(())
+    }
+
+    fn find_answer(&self, decider: &Decider, key: &Idempotency) -> Result<Option<Kept>> {
+        let kept = match decider.answers.get(&key.key_hash) {
+            Some(kept) => kept.clone(),
+            None => match self.context.meta.answer(self.nsid, &key.key_hash)? {
+                None => return Ok(None),
+                Some(answer) => Kept {
+                    at: Hlc(answer.at),
+                    entry: IdempotencyEntry {
+                        key_hash: key.key_hash,
+                        body_hash: answer.body_hash,
+                        upserted: answer.upserted,
+                        patched: answer.patched,
+                        deleted: answer.deleted,
+                        rows_remaining: answer.rows_remaining,
+                        filter_matched: answer.filter_matched,
+                        bytes_written: answer.bytes_written,
+                    },
+                    waits_for: None,
+                },
+            },
+        };
+        let age = self.context.clock.now_millis().saturating_sub(kept.at.millis());
+        Ok((age <= self.context.config.idempotency_ms).then_some(kept))
+    }
+
+    /// The answer of the first write with this key, once that is durable.
+    async fn repeat(&self, kept: Kept, key: &Idempotency) -> Result<WriteOutcome> {
+        if kept.entry.body_hash != key.body_hash {
+            return Err(Error::invalid("this Idempotency-Key was used for a write with another body")
+                .with_code("idempotency_key_reused")
+                .with_hint("use a new key for every new write"));
+        }
+        if let Some((group, ticket)) = kept.waits_for {
+            self.finish(&group, ticket).await?;
+        }
+        let entry = kept.entry;
+        Ok(WriteOutcome {
+            upserted: entry.upserted,
+            patched: entry.patched,
+            deleted: entry.deleted,
+            rows_remaining: entry.rows_remaining,
+            filter_matched: entry.filter_matched,
+            bytes_written: entry.bytes_written,
+            etag: self.view().etag.clone(),
+            replayed: true,
+            ..WriteOutcome::default()
+        })
+    }
+
+    /// Puts a decision into the log. Nothing is appended when nothing changes and no key has to be remembered.
+    fn commit(
+        &self,
+        decider: &mut Decider,
+        hlc: Hlc,
+        decision: Decision,
+        key: Option<Idempotency>,
+    ) -> Result<(Option<Wait>, WriteOutcome)> {
+        let mut outcome = decision.outcome;
+        if decision.changes.is_empty() && decision.schema.is_none() && key.is_none() {
+            outcome.etag = etag(decider.data_seq, decider.hlc, decider.origin);
+            return Ok((None, outcome));
+        }
+        let idempotency = key.map(|key| IdempotencyEntry {
+            key_hash: key.key_hash,
+            body_hash: key.body_hash,
+            upserted: outcome.upserted,
+            patched: outcome.patched,
+            deleted: outcome.deleted,
+            rows_remaining: outcome.rows_remaining,
+            filter_matched: outcome.filter_matched,
+            bytes_written: outcome.bytes_written,
+        });
+        let extras = Extras { schema: decision.schema, idempotency, ids_reserved: None };
+        let ticket = self.append(decider, hlc, decision.changes, extras)?;
+        outcome.etag = etag(decider.data_seq, decider.hlc, decider.origin);
+        Ok((Some(ticket), outcome))
+    }
+
+    fn append(&self, decider: &mut Decider, hlc: Hlc, changes: Vec<Change>, extras: Extras) -> Result<Wait> {
+        if decider.journal.is_none() {
+            let writer = Writer { nsid: self.nsid, origin: decider.origin };
+            let paths = self.context.layout.logs(&self.name.project, self.nsid);
+            let previous = decider.sealed.last();
+            let disk = self.context.disk.clone();
+            let random = &*self.context.random;
+            decider.journal = Some(Journal::create(disk, paths, writer, decider.next_seq, previous, random)?);
+        }
+        let Some(journal) = &mut decider.journal else { return Err(Error::internal("the log is not open")) };
+        let counts = !changes.is_empty() || extras.schema.is_some();
+        let (changes, batches) = batches(changes, &extras);
+        let (group, ticket) = journal.append(hlc, batches)?;
+        decider.next_seq = journal.next_seq();
+        decider.hlc = hlc;
+        decider.data_seq += u64::from(counts);
+        decider.number += 1;
+        if let Some(schema) = &extras.schema {
+            decider.schema = schema.clone();
+        }
+        if let Some(reserved) = extras.ids_reserved {
+            decider.ids_reserved = reserved;
+        }
+        if let Some(entry) = extras.idempotency {
+            let waits_for = Some((group.clone(), ticket));
+            decider.answers.insert(entry.key_hash, Kept { entry, at: hlc, waits_for });
+        }
+        let mut shared = self.shared();
+        for change in &changes {
+            let state = match change {
+                Change::Put { document, .. } => Some(document.clone()),
+                Change::Delete { .. } => None,
+            };
+            shared.overlay.insert(change.id().clone(), (decider.number, state));
+        }
+        shared.pending.push_back(Pending {
+            number: decider.number,
+            group: group.clone(),
+            ticket,
+            changes,
+            version: Version { hlc, origin: decider.origin },
+            schema: extras.schema,
+            ids_reserved: extras.ids_reserved,
+            counts,
+        });
+        Ok((group, ticket))
+    }
+
+    /// Waits for a commit's barrier and makes it visible.
+    pub(super) async fn finish(&self, group: &GroupCommit, ticket: Ticket) -> Result<()> {
+        group.wait(ticket).await?;
+        self.advance()
+    }
+
+    /// Waits until nothing is on its way. The decider is held, so nothing new comes.
+    pub(super) async fn drain(&self, _decider: &mut Decider) -> Result<()> {
+        let last = self.shared().pending.back().map(|commit| (commit.group.clone(), commit.ticket));
+        if let Some((group, ticket)) = last {
+            self.finish(&group, ticket).await?;
+        }
+        Ok(())
+    }
+
+    /// Back-pressure: a write waits while the tail has no room, and is refused when that takes too long.
+    async fn wait_for_room(self: &Arc<Self>, request: &WriteRequest) -> Result<()> {
+        let config = &self.context.config;
+        let full = || {
+            let own = self.tail_bytes.load(Ordering::Relaxed);
+            let all = self.context.tails_bytes.load(Ordering::Relaxed);
+            own > config.tail_bytes_max || all > config.tails_bytes_max
+        };
+        if request.disable_backpressure || !full() {
+            return Ok(());
+        }
+        let patience = Duration::from_millis(config.backpressure_wait_ms);
+        let room = async {
+            loop {
+                let changed = self.context.room.notified();
+                if !full() {
+                    return;
+                }
+                self.start_flush();
+                changed.await;
+            }
+        };
+        tokio::time::timeout(patience, room).await.map_err(|_| {
+            Error::busy(format!(
+                "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may",
+                self.tail_bytes.load(Ordering::Relaxed),
+                self.name,
+                self.context.tails_bytes.load(Ordering::Relaxed),
+                config.tail_bytes_max,
+                config.tails_bytes_max
+            ))
+            .with_hint("send the same write again later, or in smaller batches")
+        })
+    }
+}
+
+/// What deciding sees: durable documents, and what commits on their way make of them.
+struct Now<'a> {
+    namespace: &'a Namespace,
+}
+
+impl Current for Now<'_> {
+    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
+        let shared = self.namespace.shared();
+        match shared.overlay.get(id) {
+            Some((_, state)) => Ok(state.clone()),
+            None => shared.state.document(id),
+        }
+    }
+
+    fn has_documents(&self) -> bool {
+        let shared = self.namespace.shared();
+        shared.state.has_documents() || shared.overlay.values().any(|(_, state)| state.is_some())
+    }
+
+    fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
+        bitmap::matching(&self.namespace.view(), filter, limit)
+    }
+}
+
+/// Cuts a commit into frames; gives the changes back.
+fn batches(mut changes: Vec<Change>, extras: &Extras) -> (Vec<Change>, Vec<Batch>) {
+    let mut batches = vec![Batch {
+        idempotency: extras.idempotency.clone(),
+        schema: extras.schema.as_deref().cloned(),
+        ids_reserved: extras.ids_reserved,
+        records: Vec::new(),
+    }];
+    let mut bytes = 0;
+    for change in &mut changes {
+        let record = change.take_record();
+        let size = record_bytes(&record);
+        let full = batches.last().is_some_and(|batch| {
+            !batch.records.is_empty() && (bytes + size > FRAME_BYTES || batch.records.len() >= FRAME_RECORDS)
+        });
+        if full {
+            batches.push(Batch::default());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(batch) = batches.last_mut() {
+            batch.records.push(record);
+        }
+    }
+    (changes, batches)
+}
+
+fn record_bytes(record: &Record) -> u64 {
+    match record {
+        Record::Upsert { fields, .. } => fields.iter().map(|(_, value)| 16 + value.logical_bytes()).sum(),
+        Record::Patch { changed, .. } => {
+            changed.iter().map(|(_, value)| 16 + value.as_ref().map_or(0, |value| value.logical_bytes())).sum()
+        }
+        Record::Delete { .. } => 80,
+    }
+}
+
+/// `If-Match`: a list of entity tags, or `*`.
+fn matches(expected: &str, current: &str) -> bool {
+    expected.split(',').map(str::trim).any(|tag| tag == "*" || tag == current)
+}
+
+/// The answer when a namespace is not in the state that the caller expects.
+pub fn moved(expected: &str, current: &str) -> Error {
+    Error::new(Kind::Conflict, format!("If-Match is {expected}, the namespace is at {current}"))
+        .with_code("precondition_failed")
+        .with_hint("read the namespace again and decide anew")
+}

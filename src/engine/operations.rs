@@ -1,0 +1,434 @@
+//! What callers ask of an engine, one namespace at a time.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::namespace::head::Head;
+use super::namespace::{Namespace, moved, not_found};
+use super::start::remove_manifests;
+use super::view::View;
+use super::write::{apply_schema_update, prepare};
+use super::{COPIES_MAX, CopyState, CopyStatus, CreateRequest, Engine, Slot, query};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{Manifest, VERSION};
+use crate::format::node::{Pin, encode_node};
+use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Nsid, Origin, Project};
+use crate::model::query::{Query, QueryOutcome, QueryRequest, RecallOutcome, RecallRequest};
+use crate::model::schema::Schema;
+use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
+use crate::platform::disk::publish;
+
+/// The longest label name or value, in bytes, and the most labels of one namespace.
+const LABEL_BYTES_MAX: usize = 256;
+const LABELS_MAX: usize = 64;
+/// The most ids of one request.
+const IDS_MAX: u32 = 10_000;
+
+impl Engine {
+    /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
+    pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
+        let engine = self.clone();
+        let name = name.clone();
+        // A task of its own: a client that goes away must not leave a commit half waited for.
+        let task = tokio::spawn(async move {
+            let (namespace, is_new) = engine.namespace_for_write(&name, &request).await?;
+            let done = namespace.write(&request).await;
+            if done.is_err() && is_new && namespace.progress().0 == 0 {
+                // What was refused leaves no trace.
+                engine.delete(&name).await?;
+            }
+            done
+        });
+        task.await.map_err(|error| Error::internal(format!("write: {error}")))?
+    }
+
+    /// The namespace to write to, and whether it was made for this write.
+    async fn namespace_for_write(
+        &self,
+        name: &NamespaceName,
+        request: &WriteRequest,
+    ) -> Result<(Arc<Namespace>, bool)> {
+        let missing = match self.namespace(name) {
+            Err(error) if self.catalog.find(name).is_none() => error,
+            found => return found.map(|namespace| (namespace, false)),
+        };
+        if let Some(expected) = &request.if_match {
+            return Err(moved(expected, "not there"));
+        }
+        let creates = request.create_namespace.unwrap_or(!request.upserts.is_empty());
+        if !creates {
+            return Err(missing);
+        }
+        // A request that is wrong in itself must not create anything.
+        tokio::task::block_in_place(|| prepare(&Arc::new(Schema::default()), false, request))?;
+        match self.create_incarnation(name, Schema::default(), BTreeMap::new()).await {
+            Ok(namespace) => Ok((namespace, true)),
+            // Another writer was quicker; both write to the same namespace.
+            Err(error) if error.code() == "exists" => self.namespace(name).map(|namespace| (namespace, false)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates an empty namespace. `Invalid` with code `exists` when the name is taken.
+    pub async fn create(&self, name: &NamespaceName, request: CreateRequest) -> Result<()> {
+        check_labels(&request.labels)?;
+        let mut schema = Schema { metric: request.metric, ..Schema::default() };
+        if let Some(update) = &request.schema {
+            schema = apply_schema_update(&schema, update, false)?;
+        }
+        self.create_incarnation(name, schema, request.labels).await.map(|_| ())
+    }
+
+    async fn create_incarnation(
+        &self,
+        name: &NamespaceName,
+        schema: Schema,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Arc<Namespace>> {
+        let now = self.context.clock.now_millis();
+        let nsid = Nsid(self.context.random.uuid_v7(now));
+        let manifest = Manifest {
+            format: VERSION,
+            nsid,
+            name: name.to_string(),
+            generation: 0,
+            parent: None,
+            commit_id: CommitId(self.context.random.uuid_v7(now)),
+            origin: Origin(self.context.random.next_u64()),
+            hlc: Hlc::from_millis(now),
+            data_seq: 0,
+            next_seq: 0,
+            replay_from: 0,
+            version_vector: BTreeMap::new(),
+            horizon: Hlc(0),
+            schema,
+            labels,
+            read_only: false,
+            lineage: None,
+            logs: Vec::new(),
+            segments: Vec::new(),
+            conflicts: Vec::new(),
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            created_ms: now,
+            updated_ms: now,
+            written_ms: now,
+        };
+        self.give_birth(name, manifest).await
+    }
+
+    /// Makes an incarnation durable and binds the name to it.
+    async fn give_birth(&self, name: &NamespaceName, manifest: Manifest) -> Result<Arc<Namespace>> {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        if self.catalog.find(name).is_some() {
+            return Err(exists(name));
+        }
+        tokio::task::block_in_place(|| {
+            let context = &self.context;
+            let _births = context.births.read().unwrap_or_else(PoisonError::into_inner);
+            let (nsid, hlc) = (manifest.nsid, manifest.hlc);
+            let head = Head::create(context, manifest)?;
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
+            if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
+                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            }
+            let namespace = Namespace::open(context.clone(), name.clone(), head)?;
+            self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
+            Ok(namespace)
+        })
+    }
+
+    /// Deletes a namespace; its name can be used again at once.
+    pub async fn delete(&self, name: &NamespaceName) -> Result<()> {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
+        let hlc = Hlc::from_millis(self.context.clock.now_millis());
+        let bound = tokio::task::block_in_place(|| {
+            self.catalog.bind(&*self.context.disk, &self.context.layout, name, None, hlc)
+        })?;
+        if let Err(error) = self.context.meta.bind(&name.to_string(), &bound) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+        let slot = self.slots().remove(name);
+        match slot.as_ref().map(Slot::namespace) {
+            Some(Ok(namespace)) => namespace.retire().await,
+            // Not open, or damaged: what can be read of it is released, a later sweep finds the rest.
+            _ => {
+                if let Ok(Some(head)) = Head::load(&self.context, nsid) {
+                    head.retire(&self.context);
+                }
+            }
+        }
+        self.unpin(name)?;
+        tokio::task::block_in_place(|| self.remove_files(name, nsid));
+        Ok(())
+    }
+
+    /// Removes what no index knows of: manifests, and logs of this incarnation that nobody else references.
+    fn remove_files(&self, name: &NamespaceName, nsid: Nsid) {
+        let context = &self.context;
+        remove_manifests(context, nsid);
+        let paths = context.layout.logs(&name.project, nsid);
+        for entry in context.disk.list(&paths.open).unwrap_or_default() {
+            if entry.name.starts_with(&nsid.to_string()) {
+                let _ = context.disk.remove(&paths.open.join(&entry.name));
+            }
+        }
+        for entry in context.disk.list(&paths.sealed).unwrap_or_default() {
+            let key = super::layout::log_key(&name.project, nsid, &entry.name);
+            if context.meta.references(&key).is_ok_and(|count| count == 0) {
+                super::namespace::head::reclaim(context, &[key]);
+            }
+        }
+    }
+
+    /// Answers one or several queries from one snapshot. Blocking.
+    pub fn query(&self, name: &NamespaceName, request: &QueryRequest) -> Result<QueryOutcome> {
+        query::run(&*self.view(name)?, request)
+    }
+
+    /// Says how a query would be answered. Blocking.
+    pub fn explain(&self, name: &NamespaceName, request: &Query) -> Result<String> {
+        query::explain(&*self.view(name)?, request)
+    }
+
+    /// Measures the recall of approximate search. Blocking.
+    pub fn recall(&self, name: &NamespaceName, request: &RecallRequest) -> Result<RecallOutcome> {
+        query::recall(&*self.view(name)?, request, &*self.context.random)
+    }
+
+    /// The newest snapshot of a namespace.
+    pub fn view(&self, name: &NamespaceName) -> Result<Arc<View>> {
+        self.namespace(name).map(|namespace| namespace.view())
+    }
+
+    /// The state of a namespace, for `ETag`.
+    pub fn etag(&self, name: &NamespaceName) -> Result<String> {
+        self.view(name).map(|view| view.etag.clone())
+    }
+
+    /// Names of a project with this prefix, in order, and where the next page starts.
+    pub fn list(
+        &self,
+        project: &Project,
+        prefix: &str,
+        cursor: Option<&str>,
+        page_size: usize,
+    ) -> Result<(Vec<String>, Option<String>)> {
+        let found = self.catalog.list(project, prefix, cursor, page_size.saturating_add(1));
+        let more = found.len() > page_size;
+        let names: Vec<String> = found.into_iter().take(page_size).map(|name| name.name.to_string()).collect();
+        let next = if more { names.last().cloned() } else { None };
+        Ok((names, next))
+    }
+
+    pub async fn update_schema(&self, name: &NamespaceName, update: SchemaUpdate) -> Result<Arc<Schema>> {
+        self.namespace(name)?.update_schema(&update).await
+    }
+
+    pub async fn set_labels(&self, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
+        check_labels(&labels)?;
+        self.namespace(name)?.edit_head(|manifest| manifest.labels = labels).await
+    }
+
+    /// Refuses or allows writes, pins or unpins; `None` leaves as it is.
+    pub async fn update_metadata(
+        &self,
+        name: &NamespaceName,
+        read_only: Option<bool>,
+        pinned: Option<bool>,
+    ) -> Result<()> {
+        let namespace = self.namespace(name)?;
+        if let Some(read_only) = read_only
+            && namespace.published().read_only != read_only
+        {
+            namespace.set_read_only(read_only).await?;
+        }
+        match pinned {
+            Some(true) => self.pin(name),
+            Some(false) => self.unpin(name),
+            None => Ok(()),
+        }
+    }
+
+    fn pin(&self, name: &NamespaceName) -> Result<()> {
+        let now = self.context.clock.now_millis();
+        let text = name.to_string();
+        self.edit_pins(name, Some(now), |pins| match pins.binary_search_by(|pin| pin.name.cmp(&text)) {
+            Ok(_) => false,
+            Err(at) => {
+                pins.insert(at, Pin { name: text.clone(), since_ms: now });
+                true
+            }
+        })?;
+        self.warm(name)
+    }
+
+    fn unpin(&self, name: &NamespaceName) -> Result<()> {
+        let text = name.to_string();
+        self.edit_pins(name, None, |pins| {
+            let before = pins.len();
+            pins.retain(|pin| pin.name != text);
+            pins.len() != before
+        })
+    }
+
+    /// Changes the pins, durably in `node.json` first.
+    fn edit_pins(
+        &self,
+        name: &NamespaceName,
+        since_ms: Option<u64>,
+        edit: impl FnOnce(&mut Vec<Pin>) -> bool,
+    ) -> Result<()> {
+        tokio::task::block_in_place(|| {
+            let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = node.clone();
+            if !edit(&mut next.pins) {
+                return Ok(());
+            }
+            let path = self.context.layout.node_file();
+            publish(&*self.context.disk, &path, &encode_node(&next)?)
+                .context(|| format!("write {}", path.display()))?;
+            *node = next;
+            if let Err(error) = self.context.meta.pin(&name.to_string(), since_ms) {
+                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn pinned_since(&self, name: &NamespaceName) -> Option<u64> {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = name.to_string();
+        node.pins.iter().find(|pin| pin.name == text).map(|pin| pin.since_ms)
+    }
+
+    /// Opens a namespace, so that the next query finds its segments mapped and its tail in memory.
+    pub fn warm(&self, name: &NamespaceName) -> Result<()> {
+        self.view(name).map(drop)
+    }
+
+    /// Copies a namespace: a new one without lineage that references the same objects. Gives its documents.
+    pub async fn copy(&self, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
+        if from == to {
+            return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
+        }
+        if from.project != to.project {
+            return Err(Error::unsupported("a copy shares its source's objects and stays in its project")
+                .with_hint("copy within one project"));
+        }
+        let source = self.namespace(from)?;
+        if self.catalog.find(to).is_some() {
+            return Err(exists(to));
+        }
+        let (manifest, schema) = source.share().await?;
+        let now = self.context.clock.now_millis();
+        let child = Manifest {
+            nsid: Nsid(self.context.random.uuid_v7(now)),
+            name: to.to_string(),
+            generation: 0,
+            parent: None,
+            commit_id: CommitId(self.context.random.uuid_v7(now)),
+            origin: Origin(self.context.random.next_u64()),
+            next_seq: 0,
+            replay_from: 0,
+            schema: (*schema).clone(),
+            lineage: None,
+            // A block of its own: what the source hands out next must not meet what the copy does.
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            created_ms: now,
+            updated_ms: now,
+            ..manifest
+        };
+        // While the source is held its objects cannot go; the copy counts its own references before it lets go.
+        let copy = self.give_birth(to, child).await?;
+        drop(source);
+        Ok(copy.view().documents())
+    }
+
+    /// Begins a copy in the background and gives the token to ask for its outcome with.
+    pub fn start_copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<String> {
+        if from == to {
+            return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
+        }
+        if self.catalog.find(from).is_none() {
+            return Err(not_found(from));
+        }
+        if self.catalog.find(to).is_some() {
+            return Err(exists(to));
+        }
+        let now = self.context.clock.now_millis();
+        let token = self.context.random.uuid_v7(now).to_string();
+        {
+            let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+            while copies.len() >= COPIES_MAX {
+                // Tokens are in the order of time: the oldest goes.
+                copies.pop_first();
+            }
+            let status = CopyStatus { started_ms: now, finished: None };
+            copies.insert(token.clone(), CopyState { to: to.clone(), status });
+        }
+        let (engine, from, to, key) = (self.clone(), from.clone(), to.clone(), token.clone());
+        tokio::spawn(async move {
+            let done = engine.copy(&from, &to).await.map_err(Arc::new);
+            let now = engine.context.clock.now_millis();
+            let mut copies = engine.copies.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(copy) = copies.get_mut(&key) {
+                copy.status.finished = Some((now, done));
+            }
+        });
+        Ok(token)
+    }
+
+    /// What became of a copy into `name`.
+    pub fn poll_copy(&self, name: &NamespaceName, token: &str) -> Result<CopyStatus> {
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        match copies.get(token) {
+            Some(copy) if copy.to == *name => Ok(copy.status.clone()),
+            _ => Err(Error::not_found(format!("operation {token} of namespace '{}' was not found", name.name))),
+        }
+    }
+
+    /// Turns the tail into a segment, so that the next opening replays nothing.
+    pub async fn checkpoint(&self, name: &NamespaceName) -> Result<()> {
+        self.namespace(name)?.flush().await
+    }
+
+    /// Merges all segments of a namespace into one.
+    pub async fn compact(&self, name: &NamespaceName) -> Result<()> {
+        self.namespace(name)?.compact().await
+    }
+
+    /// Ids that no document has and nobody else is given.
+    pub async fn allocate_ids(&self, name: &NamespaceName, count: u32) -> Result<Vec<DocId>> {
+        if !(1..=IDS_MAX).contains(&count) {
+            return Err(Error::invalid(format!("count: expected 1 to {IDS_MAX}, got {count}")));
+        }
+        self.namespace(name)?.allocate_ids(count).await
+    }
+
+    /// Whether new work is taken.
+    pub fn is_ready(&self) -> bool {
+        !self.context.stopping.load(Ordering::SeqCst)
+    }
+}
+
+fn exists(name: &NamespaceName) -> Error {
+    Error::invalid(format!("💔 Destination namespace `{}` already exists", name.name)).with_code("exists")
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+    if labels.len() > LABELS_MAX {
+        return Err(Error::invalid(format!("{} labels, at most {LABELS_MAX} are allowed", labels.len())));
+    }
+    match labels.iter().find(|(name, value)| name.is_empty() || name.len().max(value.len()) > LABEL_BYTES_MAX) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::invalid(format!(
+            "label {name:?}: names have 1 to {LABEL_BYTES_MAX} bytes, values at most {LABEL_BYTES_MAX}"
+        ))),
+    }
+}

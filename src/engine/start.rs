@@ -1,0 +1,349 @@
+//! Opens a data directory: its lock, its identity, its index, and what a crash left over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::catalog::Catalog;
+use super::context::{Context, EngineConfig};
+use super::layout::{Layout, number_of};
+use super::namespace::Namespace;
+use super::namespace::head::{Head, facts, reclaim};
+use super::{Engine, Slot, is_damage};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::manifest::encode_manifest;
+use crate::format::names::parse_name;
+use crate::format::node::{FormatFile, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node};
+use crate::meta::{Facts, Meta};
+use crate::model::ids::{NamespaceName, Nsid};
+use crate::platform::clock::Clock;
+use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::random::Random;
+use crate::tier::Tier;
+
+impl Engine {
+    /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
+    /// newer format, and when the directory holds something else.
+    pub fn open(
+        config: EngineConfig,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Arc<Engine>> {
+        let layout = Layout::new(&config.data_dir);
+        let root = layout.root().to_owned();
+        create_dirs(&*disk, &root).context(|| format!("create data directory {}", root.display()))?;
+        let lock = disk.lock(&root).map_err(|error| locked(&root, error))?;
+        let node = identity(&*disk, &layout, &*clock, &*random)?;
+        for dir in [layout.store(), layout.local(), layout.names(), root.join("log")] {
+            create_dirs(&*disk, &dir).context(|| format!("create {}", dir.display()))?;
+        }
+        let (meta, why) = Meta::open(disk.clone(), layout.meta_file())?;
+        let catalog = match &why {
+            None => Catalog::from_index(meta.names()?),
+            Some(why) => {
+                tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
+                let (catalog, damaged) = Catalog::scan(&*disk, &layout)?;
+                for error in damaged {
+                    tracing::error!(%error, "a namespace's name is damaged, the others are served");
+                }
+                catalog
+            }
+        };
+        let context = Context {
+            tier: Tier::new(disk.clone(), layout.store()),
+            config,
+            disk,
+            clock,
+            random,
+            layout,
+            meta,
+            births: RwLock::new(()),
+            commits: RwLock::new(()),
+            tails_bytes: AtomicU64::new(0),
+            room: Notify::new(),
+            flushing: Semaphore::new(1),
+            compacting: Semaphore::new(1),
+            stopping: AtomicBool::new(false),
+        };
+        Ok(Arc::new(Engine {
+            context: Arc::new(context),
+            catalog,
+            open: Mutex::new(HashMap::new()),
+            doors: Mutex::new(HashMap::new()),
+            copies: Mutex::new(BTreeMap::new()),
+            node: Mutex::new(node),
+            _lock: lock,
+        }))
+    }
+
+    /// What the background owes after an unclean stop: counts of references, and the removal of what nobody needs. Until it
+    /// is done nothing is reclaimed. Blocking.
+    pub fn rebuild_index(&self) -> Result<()> {
+        if self.context.meta.is_trusted() {
+            return Ok(());
+        }
+        self.recount()?;
+        self.sweep().map(|_| ())
+    }
+
+    /// Makes the index anew from the files. Blocking.
+    pub(super) fn recount(&self) -> Result<()> {
+        let context = &self.context;
+        {
+            let _births = context.births.write().unwrap_or_else(PoisonError::into_inner);
+            let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            let facts = self.gather()?;
+            let heads = facts.heads.len();
+            context.meta.rebuild(&facts)?;
+            tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
+        }
+        Ok(())
+    }
+
+    /// Everything the index is made from, read from the files. Damaged manifests keep their objects: see `sweep`.
+    fn gather(&self) -> Result<Facts> {
+        let context = &self.context;
+        let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
+        for (name, nsid) in self.catalog.all() {
+            match Head::load(context, nsid) {
+                Ok(Some(head)) => {
+                    let (bytes, _) = encode_manifest(&head.manifest)?;
+                    facts.heads.push((nsid, self::facts(&head.manifest, bytes)));
+                }
+                Ok(None) => {}
+                Err(error) if is_damage(&error) => {
+                    tracing::error!(namespace = %name, %error, "quarantined, the others are served");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.pins = node.pins.iter().map(|pin| (pin.name.clone(), pin.since_ms)).collect();
+        Ok(facts)
+    }
+
+    /// Removes what a crash left: unfinished files, objects nobody references, logs whose records are in segments, files of
+    /// deleted incarnations. Gives how many objects of how many bytes went. Blocking; runs while writes go on.
+    pub fn sweep(&self) -> Result<(u64, u64)> {
+        let context = &self.context;
+        if !context.meta.is_trusted() {
+            return Ok((0, 0));
+        }
+        // Nobody is born or commits meanwhile; who writes objects before its commit is left out below.
+        let _births = context.births.write().unwrap_or_else(PoisonError::into_inner);
+        let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        let bound: BTreeMap<Nsid, NamespaceName> =
+            self.catalog.all().into_iter().map(|(name, nsid)| (nsid, name)).collect();
+        let (mut objects, mut freed) = (0, 0);
+        let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
+        let mut damaged: BTreeSet<Nsid> = BTreeSet::new();
+        for nsid in bound.keys() {
+            match Head::load(context, *nsid) {
+                Ok(head) => {
+                    heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
+                }
+                Err(_) => {
+                    damaged.insert(*nsid);
+                }
+            }
+        }
+        if !damaged.is_empty() {
+            // What a damaged manifest names is unknown, and may belong to others: everything stays until it is repaired.
+            return Ok((0, 0));
+        }
+        let listed = context.tier.list("")?;
+        // Asked after the listing: an object in it that no manifest names yet has its builder still at work.
+        let live: BTreeSet<Nsid> = self.building();
+        for (key, bytes) in listed {
+            let Some((nsid, rest)) = parts(&key) else { continue };
+            if live.contains(&nsid) || context.meta.references(&key)? > 0 {
+                continue;
+            }
+            let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
+                (Some(Some(replay_from)), Some(log)) => {
+                    log.split('-').next().and_then(|n| n.parse::<u64>().ok()).is_none_or(|n| n >= *replay_from)
+                }
+                _ => false,
+            };
+            if !needed {
+                reclaim(context, &[key]);
+                objects += 1;
+                freed += bytes;
+            }
+        }
+        self.sweep_dead_incarnations(&bound)?;
+        Ok((objects, freed))
+    }
+
+    /// Incarnations that are writing objects right now: their new objects are not referenced yet.
+    fn building(&self) -> BTreeSet<Nsid> {
+        let slots = self.slots();
+        slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Removes open logs and manifests of incarnations that no name is bound to.
+    fn sweep_dead_incarnations(&self, bound: &BTreeMap<Nsid, NamespaceName>) -> Result<()> {
+        let context = &self.context;
+        let disk = &*context.disk;
+        let logs = context.layout.root().join("log");
+        for entry in disk.list(&logs).context(|| format!("list {}", logs.display()))? {
+            let nsid = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid);
+            if nsid.is_some_and(|nsid| !bound.contains_key(&nsid)) {
+                let _ = disk.remove(&logs.join(&entry.name));
+            }
+        }
+        let local = context.layout.local();
+        for entry in disk.list(&local).context(|| format!("list {}", local.display()))? {
+            let Some(nsid) = entry.name.parse().ok().map(Nsid) else { continue };
+            if !bound.contains_key(&nsid) {
+                remove_manifests(context, nsid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a bound incarnation. What is damaged is set apart and said.
+    pub(super) fn open_namespace(&self, name: &NamespaceName, nsid: Nsid) -> Result<Arc<Namespace>> {
+        let door = self.door(name);
+        let _door = tokio::task::block_in_place(|| door.blocking_lock());
+        if let Some(slot) = self.slots().get(name) {
+            return slot.namespace();
+        }
+        if self.catalog.find(name) != Some(nsid) {
+            return Err(super::not_found(name));
+        }
+        let opened = tokio::task::block_in_place(|| {
+            let head =
+                Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
+                    Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))
+                })?;
+            Namespace::open(self.context.clone(), name.clone(), head)
+        });
+        let slot = match opened {
+            Ok(namespace) => Slot::Open(namespace),
+            Err(error) if is_damage(&error) => {
+                tracing::error!(namespace = %name, %error, "quarantined, the others are served");
+                let hint = "the other namespaces are served; run `shoal check` and see what `shoal repair` offers";
+                let error = if error.hint().is_none() { error.with_hint(hint) } else { error };
+                Slot::Quarantined(Arc::new(error))
+            }
+            Err(error) => return Err(error),
+        };
+        self.slots().insert(name.clone(), slot.clone());
+        slot.namespace()
+    }
+
+    /// Marks the index as whole, for who only looked.
+    pub fn close_index(&self) -> Result<()> {
+        self.context.meta.close()
+    }
+
+    /// Seals every log and marks the stop as clean. Nothing may be written afterwards.
+    pub async fn shutdown(&self) -> Result<()> {
+        self.context.stopping.store(true, Ordering::SeqCst);
+        let namespaces: Vec<Arc<Namespace>> =
+            self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        let mut failed = None;
+        for namespace in namespaces {
+            if let Err(error) = namespace.stop().await {
+                failed = Some(error);
+            }
+        }
+        tokio::task::block_in_place(|| self.context.meta.close())?;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
+    let dir = context.layout.manifests(nsid);
+    // Best effort: opening and the next sweep find what is left.
+    for entry in context.disk.list(&dir).unwrap_or_default() {
+        if number_of(&entry.name).is_some() || entry.name.ends_with(TEMPORARY_SUFFIX) {
+            let _ = context.disk.remove(&dir.join(&entry.name));
+        }
+    }
+    let _ = context.disk.remove_dir(&dir);
+}
+
+/// The incarnation in an object's key, and the rest of the key.
+fn parts(key: &str) -> Option<(Nsid, &str)> {
+    let mut parts = key.splitn(5, '/');
+    let (org, project) = (parts.next()?, parts.next()?);
+    let (kind, nsid, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    parse_name(&format!("{org}/{project}/x"))?;
+    let nsid = Nsid(nsid.parse().ok()?);
+    (kind == "namespaces").then_some((nsid, rest))
+}
+
+fn locked(root: &Path, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return Error::new(Kind::Conflict, format!("data directory {} is in use by another process", root.display()))
+            .with_code("data_dir_locked")
+            .with_hint("stop the other daemon, or give this one a directory of its own with --data-dir");
+    }
+    Error::from(error).context(format!("lock data directory {}", root.display()))
+}
+
+/// Reads or makes the two files that say what the directory is.
+fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Random) -> Result<NodeFile> {
+    let read = |path: &Path| match disk.read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::from(error).context(format!("read {}", path.display()))),
+    };
+    let (node_path, format_path) = (layout.node_file(), layout.format_file());
+    let format = read(&format_path)?.map(|b| decode_format(&b, &format_path.display().to_string())).transpose()?;
+    if let Some(bytes) = read(&node_path)? {
+        let node = decode_node(&bytes, &node_path.display().to_string())?;
+        if format.is_none() {
+            put_format(disk, layout, &node)?;
+        }
+        return Ok(node);
+    }
+    if format.is_none() {
+        check_empty(disk, layout)?;
+    }
+    let store = format.as_ref().map_or_else(|| random.uuid_v7(clock.now_millis()), |format| format.store);
+    let node = NodeFile { format: VERSION, node: random.uuid_v7(clock.now_millis()), store, pins: Vec::new() };
+    if format.is_none() {
+        put_format(disk, layout, &node)?;
+    }
+    publish(disk, &node_path, &encode_node(&node)?).context(|| format!("write {}", node_path.display()))?;
+    Ok(node)
+}
+
+fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {
+    let path = layout.format_file();
+    create_dirs(disk, &layout.store()).context(|| format!("create {}", layout.store().display()))?;
+    let format = FormatFile { format: VERSION, store: node.store };
+    publish(disk, &path, &encode_format(&format)?).context(|| format!("write {}", path.display()))
+}
+
+/// A directory that is not ours is not made ours by accident.
+fn check_empty(disk: &dyn Disk, layout: &Layout) -> Result<()> {
+    let root = layout.root();
+    let entries = disk.list(root).context(|| format!("list {}", root.display()))?;
+    let foreign = entries.iter().find(|entry| {
+        !(entry.name.ends_with(TEMPORARY_SUFFIX) || matches!(entry.name.as_str(), "store" | "lost+found"))
+    });
+    match foreign {
+        None => Ok(()),
+        Some(entry) => Err(Error::invalid(format!(
+            "{} is not a Shoal data directory, and not empty: it holds {}",
+            root.display(),
+            entry.name
+        ))
+        .with_hint("give --data-dir an empty directory, or one that Shoal made")),
+    }
+}

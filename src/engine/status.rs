@@ -1,0 +1,124 @@
+//! What callers are told about a namespace and the node.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use serde_json::{Value as Json, json};
+
+use super::{Engine, Slot};
+use crate::error::Result;
+use crate::model::ids::NamespaceName;
+use crate::model::schema::Schema;
+
+/// What the contract's metadata route tells. Sizes are as of the last index build.
+#[derive(Clone, Debug)]
+pub struct Metadata {
+    pub schema: Arc<Schema>,
+    pub approx_logical_bytes: u64,
+    pub approx_row_count: u64,
+    pub created_ms: u64,
+    pub updated_ms: u64,
+    pub written_ms: u64,
+    pub read_only: bool,
+    /// Since when it is pinned.
+    pub pinned_ms: Option<u64>,
+    /// Memory and rows on their way into a segment; 0 and 0 when the index is up to date. A small tail is searched as it is.
+    pub unindexed_bytes: u64,
+    pub unindexed_rows: u64,
+}
+
+impl Engine {
+    pub fn metadata(&self, name: &NamespaceName) -> Result<Metadata> {
+        let namespace = self.namespace(name)?;
+        let published = namespace.published();
+        let (_, hlc) = namespace.progress();
+        let (bytes, rows) = if namespace.is_indexing() { namespace.unflushed() } else { (0, 0) };
+        let written_ms = hlc.millis().max(published.written_ms);
+        Ok(Metadata {
+            schema: namespace.view().schema.clone(),
+            approx_logical_bytes: published.logical_bytes,
+            approx_row_count: published.rows,
+            created_ms: published.created_ms,
+            updated_ms: published.updated_ms.max(written_ms),
+            written_ms,
+            read_only: published.read_only,
+            pinned_ms: self.pinned_since(name),
+            unindexed_bytes: bytes,
+            unindexed_rows: rows,
+        })
+    }
+
+    /// Everything this node knows of a namespace.
+    pub fn status(&self, name: &NamespaceName) -> Result<Json> {
+        let namespace = self.namespace(name)?;
+        let published = namespace.published();
+        let view = namespace.view();
+        let (data_seq, hlc) = namespace.progress();
+        let (tail_bytes, tail_rows) = namespace.unflushed();
+        let segments: Vec<Json> = published
+            .segments
+            .iter()
+            .map(|(level, bytes, rows)| json!({"level": level, "bytes": bytes, "rows": rows}))
+            .collect();
+        let dead: u64 = view.segments.iter().map(|segment| segment.dead.len()).sum();
+        Ok(json!({
+            "name": name.to_string(),
+            "nsid": namespace.nsid.to_string(),
+            "generation": published.generation,
+            "commit": published.commit_id,
+            "data_seq": data_seq,
+            "etag": view.etag,
+            "documents": view.documents(),
+            "dead_rows": dead,
+            "logical_bytes": published.logical_bytes,
+            "index": {
+                "status": if namespace.is_indexing() { "updating" } else { "up-to-date" },
+                "compacting": namespace.is_compacting(),
+            },
+            "tail": {"rows": tail_rows, "bytes": tail_bytes},
+            "segments": segments,
+            "bytes": published.segments.iter().map(|(_, bytes, _)| bytes).sum::<u64>(),
+            "log_objects": published.logs,
+            "labels": published.labels,
+            "read_only": published.read_only,
+            "pinned_since_ms": self.pinned_since(name),
+            "created_ms": published.created_ms,
+            "updated_ms": published.updated_ms.max(hlc.millis()),
+            "written_ms": hlc.millis().max(published.written_ms),
+            "durability": "local",
+        }))
+    }
+
+    /// How the node is.
+    pub fn node_status(&self) -> Json {
+        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let quarantined: Vec<Json> = self
+            .slots()
+            .iter()
+            .filter_map(|(name, slot)| match slot {
+                Slot::Quarantined(error) => Some(json!({"name": name.to_string(), "error": error.message()})),
+                Slot::Open(_) => None,
+            })
+            .collect();
+        let open = self.slots().values().filter(|slot| matches!(slot, Slot::Open(_))).count();
+        let (objects, bytes) = self.context.meta.object_totals().unwrap_or_default();
+        let root = self.context.layout.root();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "node": node.node.to_string(),
+            "store": node.store.to_string(),
+            "data_dir": root.display().to_string(),
+            "namespaces": {"total": self.catalog.all().len(), "open": open, "quarantined": quarantined},
+            "objects": {"total": objects, "bytes": bytes},
+            "tails_bytes": self.context.tails_bytes.load(Ordering::Relaxed),
+            "index_trusted": self.context.meta.is_trusted(),
+            "disk_free_bytes": self.context.disk.free_bytes(root).ok(),
+            "ready": self.is_ready(),
+        })
+    }
+
+    /// Whether the disk answers, for the watchdog: touches what could hang.
+    pub fn is_alive(&self) -> bool {
+        self.context.disk.list(self.context.layout.root()).is_ok()
+    }
+}

@@ -1,0 +1,373 @@
+//! What a namespace promises through the engine's public operations: durable writes, equal answers from tail and segments,
+//! recovery, copies, deletions, answers to repeated writes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+use shoal::api::wire::query::parse_query;
+use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::engine::{CreateRequest, Engine, EngineConfig};
+use shoal::error::{Kind, Result};
+use shoal::model::ids::{DocId, NamespaceName, Project};
+use shoal::model::query::{Answer, ResultRow};
+use shoal::model::value_render::to_json;
+use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
+use shoal::platform::clock::ManualClock;
+use shoal::platform::disk::Disk;
+use shoal::platform::memory_disk::MemoryDisk;
+use shoal::platform::random::SeededRandom;
+
+/// A node whose power can be cut.
+struct Node {
+    disk: MemoryDisk,
+    clock: Arc<ManualClock>,
+    random: Arc<SeededRandom>,
+    config: EngineConfig,
+}
+
+impl Node {
+    fn new(seed: u64) -> Self {
+        Node {
+            disk: MemoryDisk::default(),
+            clock: Arc::new(ManualClock::at(1_700_000_000_000)),
+            random: Arc::new(SeededRandom::new(seed)),
+            config: EngineConfig { flush_bytes: 1 << 30, ..EngineConfig::new("/data") },
+        }
+    }
+
+    fn open(&self) -> Result<Arc<Engine>> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone())?;
+        engine.rebuild_index()?;
+        Ok(engine)
+    }
+
+    /// Everything that was not durable is lost.
+    fn cut_power(&self) {
+        self.disk.power_cut(&*self.random);
+    }
+}
+
+fn name(text: &str) -> NamespaceName {
+    Project::default_project().namespace(text).unwrap()
+}
+
+fn request(body: Json) -> WriteRequest {
+    match parse_write(body).unwrap() {
+        WriteBody::Write(request) => *request,
+        WriteBody::Copy(_) => panic!("expected a write"),
+    }
+}
+
+async fn write(engine: &Arc<Engine>, namespace: &str, body: Json) -> Result<WriteOutcome> {
+    engine.write(&name(namespace), request(body)).await
+}
+
+fn query(engine: &Engine, namespace: &str, body: Json) -> Result<Vec<ResultRow>> {
+    let parsed = parse_query(body).unwrap();
+    match engine.query(&name(namespace), &parsed.request)?.answers.remove(0) {
+        Answer::Rows(rows) => Ok(rows),
+        other => panic!("expected rows, got {other:?}"),
+    }
+}
+
+/// Every document as JSON by id.
+fn all(engine: &Engine, namespace: &str) -> BTreeMap<DocId, BTreeMap<String, Json>> {
+    let body = json!({"rank_by": ["id", "asc"], "limit": 10_000, "include_attributes": true});
+    let rows = query(engine, namespace, body).unwrap();
+    rows.into_iter()
+        .map(|row| (row.id, row.fields.iter().map(|(name, value)| (name.clone(), to_json(value, false))).collect()))
+        .collect()
+}
+
+fn ids(rows: &[ResultRow]) -> Vec<DocId> {
+    rows.iter().map(|row| row.id.clone()).collect()
+}
+
+fn uints(values: &[u64]) -> Vec<DocId> {
+    values.iter().map(|n| DocId::Uint(*n)).collect()
+}
+
+fn fish() -> Json {
+    json!({
+        "distance_metric": "cosine_distance",
+        "schema": {"text": {"type": "string", "full_text_search": true}},
+        "upsert_rows": [
+            {"id": 1, "vector": [0.1, 0.9], "text": "fish fish swim", "n": 3, "tags": ["a", "b"]},
+            {"id": 2, "vector": [0.9, 0.1], "text": "fish tank water deep blue", "n": 1},
+            {"id": 3, "vector": [0.5, 0.5], "text": "swim swim fish", "n": 2, "tags": ["b"]},
+        ]
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_scores_the_same_in_the_tail_in_segments_and_after_a_restart() {
+    let node = Node::new(1);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    let queries = [
+        json!({"rank_by": ["text", "BM25", "fish swim"], "limit": 10, "include_attributes": ["text"]}),
+        json!({"rank_by": ["vector", "ANN", [0.2, 0.7]], "limit": 10}),
+        json!({"rank_by": ["n", "desc"], "limit": 10, "include_attributes": true}),
+        json!({"rank_by": ["id", "asc"], "limit": 10, "filters": ["tags", "Contains", "b"]}),
+        json!({"rank_by": ["Sum", [["text", "BM25", "swim"], ["n", "Gt", 1]]], "limit": 10}),
+    ];
+    let answers = |engine: &Engine| -> Vec<Vec<ResultRow>> {
+        queries.iter().map(|body| query(engine, "docs", body.clone()).unwrap()).collect()
+    };
+    let in_tail = answers(&engine);
+    assert_eq!(ids(&in_tail[0]), uints(&[3, 1, 2]));
+    assert_eq!(ids(&in_tail[1]), uints(&[1, 3, 2]));
+    assert_eq!(ids(&in_tail[3]), uints(&[1, 3]));
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!(answers(&engine), in_tail);
+    drop(engine);
+    node.cut_power();
+    let engine = node.open().unwrap();
+    assert_eq!(answers(&engine), in_tail);
+    // Some of the documents in the tail, some in a segment with dead rows.
+    write(
+        &engine,
+        "docs",
+        json!({"upsert_rows": [
+            {"id": 2, "vector": [0.9, 0.1], "text": "fish tank water deep blue", "n": 1},
+        ]}),
+    )
+    .await
+    .unwrap();
+    assert_eq!(answers(&engine), in_tail);
+    engine.compact(&name("docs")).await.unwrap();
+    assert_eq!(answers(&engine), in_tail);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletes_and_patches_hold_through_flushes_and_merges() {
+    let node = Node::new(2);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    let done =
+        write(&engine, "docs", json!({"deletes": [2, 77], "patch_rows": [{"id": 1, "n": 9, "more": "x"}]})).await;
+    assert_eq!(done.unwrap().deleted, 2);
+    let expected = all(&engine, "docs");
+    assert_eq!(expected.keys().cloned().collect::<Vec<_>>(), uints(&[1, 3]));
+    assert_eq!(expected[&DocId::Uint(1)]["n"], json!(9));
+    assert_eq!(expected[&DocId::Uint(1)]["text"], json!("fish fish swim"));
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!(all(&engine, "docs"), expected);
+    engine.compact(&name("docs")).await.unwrap();
+    assert_eq!(all(&engine, "docs"), expected);
+    drop(engine);
+    node.cut_power();
+    assert_eq!(all(&node.open().unwrap(), "docs"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_name_can_be_used_again_at_once_and_nothing_of_its_files_stays() {
+    let node = Node::new(3);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 9, "text": "x"}]})).await.unwrap();
+    engine.delete(&name("docs")).await.unwrap();
+    assert_eq!(query(&engine, "docs", json!({"limit": 1})).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(files(&node.disk, Path::new("/data/store")), ["/data/store/_format.json"]);
+    write(&engine, "docs", json!({"upsert_rows": [{"id": "a", "other": 1}]})).await.unwrap();
+    assert_eq!(all(&engine, "docs").len(), 1);
+    drop(engine);
+    node.cut_power();
+    assert_eq!(all(&node.open().unwrap(), "docs").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_shares_objects_and_nothing_else() {
+    let node = Node::new(4);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 4, "text": "whale"}], "deletes": [1]})).await.unwrap();
+    let expected = all(&engine, "docs");
+    assert_eq!(engine.copy(&name("docs"), &name("copy")).await.unwrap(), 3);
+    assert_eq!(all(&engine, "copy"), expected);
+    // Either side goes its own way, and the source's end does not take the copy's objects along.
+    write(&engine, "copy", json!({"deletes": [4]})).await.unwrap();
+    assert_eq!(all(&engine, "docs"), expected);
+    engine.checkpoint(&name("copy")).await.unwrap();
+    engine.compact(&name("docs")).await.unwrap();
+    assert_eq!(all(&engine, "docs"), expected);
+    engine.delete(&name("docs")).await.unwrap();
+    assert_eq!(all(&engine, "copy").len(), 2);
+    drop(engine);
+    node.cut_power();
+    let engine = node.open().unwrap();
+    assert_eq!(all(&engine, "copy").len(), 2);
+    assert_eq!(engine.copy(&name("copy"), &name("copy")).await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(engine.copy(&name("gone"), &name("x")).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_write_takes_effect_once_through_crash_and_flush() {
+    let node = Node::new(5);
+    let mut engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    let keyed = |body: u8| WriteRequest {
+        idempotency: Some(Idempotency { key_hash: [7; 16], body_hash: [body; 16] }),
+        ..request(json!({"delete_by_filter": ["n", "Gte", 2]}))
+    };
+    let first = engine.write(&name("docs"), keyed(1)).await.unwrap();
+    assert_eq!((first.deleted, first.replayed), (2, false));
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 5, "n": 5}]})).await.unwrap();
+    for round in 0..3 {
+        let again = engine.write(&name("docs"), keyed(1)).await.unwrap();
+        assert_eq!((again.deleted, again.replayed, again.filter_matched), (2, true, Some(2)), "round {round}");
+        assert_eq!(all(&engine, "docs").len(), 2, "round {round}");
+        assert_eq!(engine.write(&name("docs"), keyed(2)).await.unwrap_err().code(), "idempotency_key_reused");
+        if round == 0 {
+            drop(engine);
+            node.cut_power();
+            engine = node.open().unwrap();
+        } else {
+            engine.checkpoint(&name("docs")).await.unwrap();
+        }
+    }
+    node.clock.advance(25 * 3_600 * 1_000);
+    assert!(!engine.write(&name("docs"), keyed(3)).await.unwrap().replayed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn if_match_refuses_what_moved() {
+    let node = Node::new(6);
+    let engine = node.open().unwrap();
+    let first = write(&engine, "docs", fish()).await.unwrap();
+    assert_eq!(first.etag, engine.etag(&name("docs")).unwrap());
+    let guarded = |etag: &str| WriteRequest { if_match: Some(etag.into()), ..request(json!({"deletes": [1]})) };
+    let second = engine.write(&name("docs"), guarded(&first.etag)).await.unwrap();
+    let error = engine.write(&name("docs"), guarded(&first.etag)).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Conflict, "precondition_failed"));
+    // Flushing and labels are no changes of documents.
+    engine.checkpoint(&name("docs")).await.unwrap();
+    engine.set_labels(&name("docs"), [("shop".to_owned(), "17".to_owned())].into()).await.unwrap();
+    assert_eq!(engine.etag(&name("docs")).unwrap(), second.etag);
+    drop(engine);
+    node.cut_power();
+    let engine = node.open().unwrap();
+    assert_eq!(engine.etag(&name("docs")).unwrap(), second.etag);
+    engine.write(&name("docs"), guarded(&second.etag)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_only_labels_pins_and_schema_survive_a_restart() {
+    let node = Node::new(7);
+    let engine = node.open().unwrap();
+    let labels: BTreeMap<String, String> = [("shop".to_owned(), "17".to_owned())].into();
+    engine.create(&name("docs"), CreateRequest { labels, ..CreateRequest::default() }).await.unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    engine.update_metadata(&name("docs"), Some(true), Some(true)).await.unwrap();
+    let refused = write(&engine, "docs", json!({"deletes": [1]})).await.unwrap_err();
+    assert_eq!(refused.message(), "💔 Writes not permitted. This namespace is read-only.");
+    drop(engine);
+    node.cut_power();
+    let engine = node.open().unwrap();
+    let metadata = engine.metadata(&name("docs")).unwrap();
+    assert!(metadata.read_only && metadata.pinned_ms.is_some());
+    assert!(metadata.schema.column("text").unwrap().full_text.is_some());
+    assert_eq!(engine.status(&name("docs")).unwrap()["labels"]["shop"], "17");
+    assert!(write(&engine, "docs", json!({"deletes": [1]})).await.is_err());
+    engine.update_metadata(&name("docs"), Some(false), Some(false)).await.unwrap();
+    write(&engine, "docs", json!({"deletes": [1]})).await.unwrap();
+    assert!(engine.metadata(&name("docs")).unwrap().pinned_ms.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_first_write_creates_nothing() {
+    let node = Node::new(8);
+    let engine = node.open().unwrap();
+    for body in [
+        json!({"upsert_rows": [{"id": 1, "vector": [0.1, 0.2]}]}),
+        json!({"upsert_rows": [{"id": 1}, {"id": 1}]}),
+        json!({"deletes": [1]}),
+        json!({"upsert_rows": [{"id": 1, "x": 1}], "upsert_condition": ["nope", "Eq", 1]}),
+    ] {
+        assert!(write(&engine, "docs", body.clone()).await.is_err(), "{body}");
+        assert_eq!(engine.list(&Project::default_project(), "", None, 10).unwrap().0, Vec::<String>::new(), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_are_never_handed_out_twice() {
+    let node = Node::new(9);
+    let mut engine = node.open().unwrap();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}]})).await.unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for round in 0..4 {
+        for id in engine.allocate_ids(&name("docs"), 100).await.unwrap() {
+            let DocId::Uint(n) = id else { panic!("expected an integer") };
+            assert!(n < 1 << 53 && seen.insert(n), "round {round}");
+        }
+        if round % 2 == 0 {
+            drop(engine);
+            node.cut_power();
+            engine = node.open().unwrap();
+        } else {
+            engine.checkpoint(&name("docs")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_or_damaged_index_loses_nothing() {
+    let node = Node::new(10);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", fish()).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    engine.copy(&name("docs"), &name("copy")).await.unwrap();
+    write(&engine, "docs", json!({"deletes": [1]})).await.unwrap();
+    engine.update_metadata(&name("docs"), None, Some(true)).await.unwrap();
+    engine.shutdown().await.unwrap();
+    let (docs, copy) = (all(&engine, "docs"), all(&engine, "copy"));
+    drop(engine);
+    let path = Path::new("/data/meta.redb");
+    for damage in ["deleted", "truncated", "overwritten"] {
+        match damage {
+            "deleted" => node.disk.remove(path).unwrap(),
+            "truncated" => node.disk.random_access(path).unwrap().set_len(5_000).unwrap(),
+            _ => node.disk.random_access(path).unwrap().write_at(100, &[0xa5; 8_000]).unwrap(),
+        }
+        let engine = node.open().unwrap();
+        assert_eq!((all(&engine, "docs"), all(&engine, "copy")), (docs.clone(), copy.clone()), "{damage}");
+        assert!(engine.metadata(&name("docs")).unwrap().pinned_ms.is_some(), "{damage}");
+        engine.compact(&name("docs")).await.unwrap();
+        assert_eq!(all(&engine, "copy"), copy, "{damage}");
+        engine.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_daemon_and_a_foreign_directory_are_refused() {
+    let node = Node::new(11);
+    let engine = node.open().unwrap();
+    assert_eq!(node.open().map(drop).unwrap_err().code(), "data_dir_locked");
+    drop(engine);
+    drop(node.open().unwrap());
+    let other = Node::new(12);
+    shoal::platform::disk::create_dirs(&other.disk, Path::new("/data/holiday-pictures")).unwrap();
+    assert!(other.open().map(drop).unwrap_err().message().contains("holiday-pictures"));
+}
+
+fn files(disk: &MemoryDisk, dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in disk.list(dir).unwrap() {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            found.extend(files(disk, &path));
+        } else {
+            found.push(path.display().to_string());
+        }
+    }
+    found.sort();
+    found
+}
