@@ -10,6 +10,7 @@ mod sections;
 pub mod sparse;
 pub mod text;
 pub mod vectors;
+mod verify;
 
 pub use reader::Segment;
 

@@ -47,7 +47,24 @@ impl Segment {
         let columns: Vec<SegmentColumn> =
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
         let present = columns.iter().map(|_| OnceLock::new()).collect();
-        Ok(Segment { sections: Sections::new(map, name, sections)?, segment_id, footer, id_type, columns, present })
+        let sections = Sections::new(map, name, sections)?;
+        let segment = Segment { sections, segment_id, footer, id_type, columns, present };
+        segment.check_counts()?;
+        Ok(segment)
+    }
+
+    /// Checks the numbers of rows and tombstones against what is there, since memory is taken by them.
+    fn check_counts(&self) -> Result<()> {
+        let Footer { rows, tombstones, .. } = self.footer;
+        let sizes = self.sections.required(versions::SIZES_SECTION)?.bytes();
+        let tombstone_bytes = self.sections.find(versions::TOMBSTONES_SECTION).map_or(0, |part| part.bytes());
+        if rows == u32::MAX || sizes as u64 != u64::from(rows) * 4 || (tombstones as usize) > tombstone_bytes {
+            return Err(Error::corrupt(format!(
+                "{}: {rows} rows with {sizes} bytes of sizes, {tombstones} tombstones in {tombstone_bytes} bytes",
+                self.name()
+            )));
+        }
+        Ok(())
     }
 
     pub fn segment_id(&self) -> Uuid {
@@ -102,7 +119,11 @@ impl Segment {
         self.ids()?.get(row)
     }
 
-    fn bloom(&self) -> Result<Bloom<'_>> {
+    pub(in crate::segment) fn footer(&self) -> &Footer {
+        &self.footer
+    }
+
+    pub(in crate::segment) fn bloom(&self) -> Result<Bloom<'_>> {
         Bloom::new(self.sections.required(ids::BLOOM_SECTION)?.whole()?, self.rows(), self.name())
     }
 
@@ -261,6 +282,11 @@ impl<'a> RowScan<'a> {
             self.load(&place)?;
         }
         self.block.record(row, self.segment.name())
+    }
+
+    /// Whether the block of the last row read has nothing after its last record.
+    pub(in crate::segment) fn block_is_whole(&self) -> bool {
+        self.block.is_whole()
     }
 
     fn load(&mut self, place: &BlockPlace) -> Result<()> {

@@ -120,6 +120,7 @@ pub fn built(schema: &Schema, entries: &[Entry]) -> (Vec<u8>, Summary) {
     let mut bytes = Vec::new();
     let summary = build(Uuid::from_u128(6), schema, entries, &mut bytes).unwrap();
     assert_eq!((summary.bytes, summary.crc32c), (bytes.len() as u64, crc32c::crc32c(&bytes)));
+    open(bytes.clone()).verify().unwrap();
     (bytes, summary)
 }
 
