@@ -47,6 +47,13 @@ impl Tokens {
 
     /// Checks an `Authorization` header against the right that a request needs; `project` is `None` for node-wide ones.
     pub fn check(&self, header: Option<&str>, needs: Scope, project: Option<&Project>) -> Result<(), Refusal> {
+        let token = self.find(header)?;
+        let in_project = token.project.is_none() || token.project.as_ref() == project;
+        if token.scope >= needs && in_project { Ok(()) } else { Err(Refusal::Forbidden) }
+    }
+
+    /// The token an `Authorization` header carries.
+    pub fn find(&self, header: Option<&str>) -> Result<&Token, Refusal> {
         let (scheme, secret) = header.and_then(|text| text.split_once(' ')).ok_or(Refusal::Unauthenticated)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Refusal::Unauthenticated);
@@ -59,9 +66,7 @@ impl Tokens {
                 found = Some(token);
             }
         }
-        let token = found.ok_or(Refusal::Unauthenticated)?;
-        let in_project = token.project.is_none() || token.project.as_ref() == project;
-        if token.scope >= needs && in_project { Ok(()) } else { Err(Refusal::Forbidden) }
+        found.ok_or(Refusal::Unauthenticated)
     }
 }
 

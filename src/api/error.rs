@@ -25,7 +25,17 @@ pub fn status_of(error: &Error) -> u16 {
 
 /// Whether the same request may succeed later.
 pub fn is_retryable(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Busy | Kind::Unavailable)
+    matches!(error.kind(), Kind::Busy | Kind::Unavailable) || error.code() == "timeout"
+}
+
+/// How long to wait before sending the same again, in milliseconds; `None` when that is no use.
+pub fn retry_after_ms(error: &Error) -> Option<u64> {
+    match error.kind() {
+        Kind::Busy => Some(500),
+        // A full disk or a restart takes longer than a moment.
+        Kind::Unavailable => Some(2_000),
+        _ => None,
+    }
 }
 
 /// A stable word for programs.

@@ -1,8 +1,11 @@
 //! Speaks HTTP: the wire contract's requests and answers over an engine.
 
+pub mod answer;
 pub mod auth;
 pub mod body;
+pub mod door;
 pub mod error;
+pub mod gates;
 pub mod limits;
 pub mod router;
 pub mod wire;

@@ -4,6 +4,9 @@ use super::auth::Scope;
 use crate::error::{Error, Result};
 use crate::model::ids::{NamespaceName, Project};
 
+/// The code of errors about names in a URL, which are answered as plain text.
+pub const BAD_NAME: &str = "bad_name";
+
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -32,8 +35,8 @@ pub enum Operation {
     HintCacheWarm,
     Recall,
     Delete,
-    /// `_debug/warm_cache` and `_debug/purge_cache`.
-    DebugCache,
+    WarmCache,
+    PurgeCache,
     Status,
     Labels,
     Pin,
@@ -44,6 +47,42 @@ pub enum Operation {
 }
 
 impl Route {
+    /// A name for metrics and logs, from a closed set.
+    pub fn name(&self) -> &'static str {
+        let operation = match self {
+            Route::Live => return "live",
+            Route::Ready => return "ready",
+            Route::Metrics => return "metrics",
+            Route::NodeStatus => return "node_status",
+            Route::List(_) => return "list",
+            Route::Namespace(_, operation) => operation,
+        };
+        match operation {
+            Operation::Create => "create",
+            Operation::Write => "write",
+            Operation::StartCopy => "start_copy",
+            Operation::PollCopy(_) => "poll_copy",
+            Operation::Query => "query",
+            Operation::Explain => "explain",
+            Operation::Metadata(_) => "metadata",
+            Operation::UpdateMetadata => "update_metadata",
+            Operation::Schema => "schema",
+            Operation::UpdateSchema => "update_schema",
+            Operation::HintCacheWarm => "hint_cache_warm",
+            Operation::Recall => "recall",
+            Operation::Delete => "delete",
+            Operation::WarmCache => "warm_cache",
+            Operation::PurgeCache => "purge_cache",
+            Operation::Status => "status",
+            Operation::Labels => "labels",
+            Operation::Pin => "pin",
+            Operation::Unpin => "unpin",
+            Operation::Checkpoint => "checkpoint",
+            Operation::Compact => "compact",
+            Operation::Ids => "ids",
+        }
+    }
+
     /// The right that a token must have.
     pub fn scope(&self) -> Scope {
         use Operation::{Explain, HintCacheWarm, Metadata, PollCopy, Query, Recall, Schema, Status};
@@ -54,7 +93,10 @@ impl Route {
                 _,
                 PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status,
             ) => Scope::Read,
-            Route::Namespace(_, Operation::Checkpoint | Operation::Compact | Operation::DebugCache) => Scope::Admin,
+            Route::Namespace(
+                _,
+                Operation::Checkpoint | Operation::Compact | Operation::WarmCache | Operation::PurgeCache,
+            ) => Scope::Admin,
             Route::Namespace(..) => Scope::Write,
         }
     }
@@ -69,56 +111,81 @@ impl Route {
     }
 }
 
-/// Reads a path: `/v1|v2/...` for the default project, `/{org}/{project}/v1|v2/...` for any other. Unknown paths and
-/// methods are NotFound.
+/// Reads a path: `/v1|v2/...` for the default project, `/{org}/{project}/v1|v2/...` for any other. Unknown paths are
+/// NotFound, known ones with another method `method_not_allowed`, bad names `bad_name`.
 pub fn route(method: &str, path: &str) -> Result<Route> {
     let parts = path.split('/').filter(|part| !part.is_empty()).map(decode).collect::<Result<Vec<String>>>()?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let unknown = || Error::not_found(format!("no such path: {method} {path}"));
+    let bad = |error: Error| error.with_code(BAD_NAME);
+    // What is read may be asked for without its body.
+    let method = if method == "HEAD" { "GET" } else { method };
+    let node = |route: Route| pick(method, path, vec![("GET", route)]);
     let (project, rest) = match parts.as_slice() {
-        ["livez"] => return Ok(Route::Live),
-        ["readyz"] => return Ok(Route::Ready),
-        ["metrics"] => return Ok(Route::Metrics),
+        ["livez"] => return node(Route::Live),
+        ["readyz"] => return node(Route::Ready),
+        ["metrics"] => return node(Route::Metrics),
         [version @ ("v1" | "v2"), rest @ ..] => (Project::default_project(), (*version, rest)),
-        [org, project, version @ ("v1" | "v2"), rest @ ..] => (Project::new(org, project)?, (*version, rest)),
+        [org, project, version @ ("v1" | "v2"), rest @ ..] => {
+            (Project::new(org, project).map_err(bad)?, (*version, rest))
+        }
         _ => return Err(unknown()),
     };
     let (version, name, tail) = match rest {
-        ("v1", ["status"]) if method == "GET" => return Ok(Route::NodeStatus),
-        ("v1", ["namespaces"]) if method == "GET" => return Ok(Route::List(project)),
-        (version, ["namespaces", name, tail @ ..]) => (version, project.namespace(name)?, tail),
+        ("v1", ["status"]) => return node(Route::NodeStatus),
+        ("v1", ["namespaces"]) => return node(Route::List(project)),
+        (version, ["namespaces", name, tail @ ..]) => (version, project.namespace(name).map_err(bad)?, tail),
         _ => return Err(unknown()),
     };
-    let operation = match (method, version, tail) {
-        ("POST", "v2", []) => Operation::Write,
-        ("DELETE", _, []) => Operation::Delete,
-        ("PUT", "v1", []) => Operation::Create,
-        ("POST", "v2", ["async"]) => Operation::StartCopy,
-        ("GET", "v1", ["operations", token]) => Operation::PollCopy((*token).to_owned()),
-        ("POST", _, ["query"]) => Operation::Query,
-        ("POST", _, ["explain_query"]) => Operation::Explain,
-        ("GET", version, ["metadata"]) => Operation::Metadata(version == "v1"),
-        ("PATCH", _, ["metadata"]) => Operation::UpdateMetadata,
-        ("GET", _, ["schema"]) => Operation::Schema,
-        ("POST", _, ["schema"]) => Operation::UpdateSchema,
-        ("GET", _, ["hint_cache_warm"]) => Operation::HintCacheWarm,
-        ("POST", _, ["_debug", "recall"]) => Operation::Recall,
-        ("GET", _, ["_debug", "warm_cache" | "purge_cache"]) => Operation::DebugCache,
-        ("GET", _, ["status"]) => Operation::Status,
-        ("PUT", _, ["labels"]) => Operation::Labels,
-        ("PUT", _, ["pin"]) => Operation::Pin,
-        ("DELETE", _, ["pin"]) => Operation::Unpin,
-        ("POST", _, ["checkpoint"]) => Operation::Checkpoint,
-        ("POST", _, ["compact"]) => Operation::Compact,
-        ("POST", _, ["ids"]) => Operation::Ids,
-        _ => return Err(unknown()),
-    };
-    Ok(Route::Namespace(name, operation))
+    let operations = operations(version, tail);
+    // The first API version read and wrote documents here; what is gone is unknown, not a wrong method.
+    let gone = version == "v1" && tail.is_empty() && matches!(method, "GET" | "POST");
+    if operations.is_empty() || gone {
+        return Err(unknown());
+    }
+    pick(method, path, operations).map(|operation| Route::Namespace(name, operation))
+}
+
+/// The methods of a path below a namespace, and what each does; none when there is no such path.
+fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
+    match (version, tail) {
+        ("v1", []) => vec![("PUT", Operation::Create), ("DELETE", Operation::Delete)],
+        (_, []) => vec![("POST", Operation::Write), ("DELETE", Operation::Delete)],
+        ("v2", ["async"]) => vec![("POST", Operation::StartCopy)],
+        ("v1", ["operations", token]) => vec![("GET", Operation::PollCopy((*token).to_owned()))],
+        (_, ["query"]) => vec![("POST", Operation::Query)],
+        (_, ["explain_query"]) => vec![("POST", Operation::Explain)],
+        (version, ["metadata"]) => {
+            vec![("GET", Operation::Metadata(version == "v1")), ("PATCH", Operation::UpdateMetadata)]
+        }
+        (_, ["schema"]) => vec![("GET", Operation::Schema), ("POST", Operation::UpdateSchema)],
+        (_, ["hint_cache_warm"]) => vec![("GET", Operation::HintCacheWarm)],
+        (_, ["_debug", "recall"]) => vec![("POST", Operation::Recall)],
+        (_, ["_debug", "warm_cache"]) => vec![("GET", Operation::WarmCache)],
+        (_, ["_debug", "purge_cache"]) => vec![("GET", Operation::PurgeCache)],
+        (_, ["status"]) => vec![("GET", Operation::Status)],
+        (_, ["labels"]) => vec![("PUT", Operation::Labels)],
+        (_, ["pin"]) => vec![("PUT", Operation::Pin), ("DELETE", Operation::Unpin)],
+        (_, ["checkpoint"]) => vec![("POST", Operation::Checkpoint)],
+        (_, ["compact"]) => vec![("POST", Operation::Compact)],
+        (_, ["ids"]) => vec![("POST", Operation::Ids)],
+        _ => Vec::new(),
+    }
+}
+
+/// What a method does where these can be used.
+fn pick<T>(method: &str, path: &str, offered: Vec<(&'static str, T)>) -> Result<T> {
+    let methods: Vec<&str> = offered.iter().map(|(method, _)| *method).collect();
+    if let Some((_, found)) = offered.into_iter().find(|(offer, _)| *offer == method) {
+        return Ok(found);
+    }
+    Err(Error::invalid(format!("{path} does not take {method}, expected {}", methods.join(" or ")))
+        .with_code("method_not_allowed"))
 }
 
 /// Undoes percent-encoding; `+` is a space, as one of the SDKs writes it.
 fn decode(part: &str) -> Result<String> {
-    let bad = || Error::invalid("Invalid URL: percent-encoding is malformed");
+    let bad = || Error::invalid("Invalid URL: percent-encoding is malformed").with_code(BAD_NAME);
     let bytes = part.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
@@ -148,7 +215,37 @@ mod tests {
         let plain = route("POST", "/v2/namespaces/docs").unwrap();
         assert_eq!(plain.project().map(ToString::to_string).as_deref(), Some("default/default"));
         assert_eq!(plain.scope(), Scope::Write);
-        assert!(route("GET", "/v2/namespaces/a%2Fb/metadata").is_err());
-        assert!(route("GET", "/v1/namespaces/docs").is_err());
+    }
+
+    fn refusal(method: &str, path: &str) -> (u16, String) {
+        let error = route(method, path).unwrap_err();
+        (crate::api::error::status_of(&error), error.message().to_owned())
+    }
+
+    #[test]
+    fn names_that_could_leave_their_directory_are_refused() {
+        for name in ["a%2Fb", "%2e%2e", "..", "a..b", ".hidden", "_x", "-x", "%00", "a%20b", "a+b", "%zz", "%", "%ff"]
+        {
+            let error = route("GET", &format!("/v2/namespaces/{name}/metadata")).unwrap_err();
+            assert_eq!(error.code(), super::BAD_NAME, "{name}");
+            assert!(error.message().starts_with("Invalid URL: "), "{error}");
+        }
+        let long = "x".repeat(129);
+        assert!(refusal("GET", &format!("/v2/namespaces/{long}/metadata")).1.contains("too long, max 128"));
+        assert!(refusal("GET", "/..%2f/b/v2/namespaces/a/metadata").1.contains("organisation"));
+        assert!(refusal("GET", "/v2/namespaces/a b/metadata").1.contains("contains invalid characters"));
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_one_and_what_is_gone_is_unknown() {
+        assert_eq!(refusal("DELETE", "/v2/namespaces/docs/query").0, 405);
+        assert!(refusal("PUT", "/v1/namespaces/docs/schema").1.contains("expected GET or POST"));
+        assert_eq!(refusal("GET", "/v2/namespaces/docs").0, 405);
+        assert_eq!(refusal("POST", "/livez").0, 405);
+        for method in ["GET", "HEAD", "POST"] {
+            assert_eq!(refusal(method, "/v1/namespaces/docs").0, 404, "{method}");
+        }
+        assert_eq!(refusal("GET", "/v3/namespaces").0, 404);
+        assert!(route("HEAD", "/v1/namespaces").is_ok());
     }
 }

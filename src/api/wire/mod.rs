@@ -4,5 +4,6 @@ pub mod filter;
 pub mod query;
 pub mod rank;
 pub mod response;
+pub mod rows;
 pub mod shape;
 pub mod write;

@@ -1,12 +1,12 @@
 //! Write requests from JSON.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
 use super::filter::parse_filter;
-use super::shape::{boolean, map, sequence, string, take, variant, wrong};
+use super::rows::{self, Names, Parts, is_id};
+use super::shape::{self, boolean, map, sequence, string, take, variant, wrong};
 use crate::error::{Error, Result};
 use crate::model::schema::Metric;
 use crate::model::write::{ByFilter, PatchByFilter, Row, SchemaUpdate, WriteRequest};
@@ -26,9 +26,24 @@ pub enum WriteBody {
     Copy(String),
 }
 
+/// Reads a write body from its bytes.
+pub fn parse_write_bytes(body: &[u8]) -> Result<WriteBody> {
+    match rows::parse(body) {
+        Some(parts) => from_parts(parts),
+        None => parse_write(shape::parse(body)?),
+    }
+}
+
 /// Reads a write body.
 pub fn parse_write(json: Json) -> Result<WriteBody> {
-    let mut body = map("", json, "struct WriteRequest")?;
+    let mut parts = Parts { rest: map("", json, "struct WriteRequest")?, ..Parts::default() };
+    parts.upserts = plain_rows(&mut parts.rest, "upsert_rows", &mut parts.names)?;
+    parts.patches = plain_rows(&mut parts.rest, "patch_rows", &mut parts.names)?;
+    from_parts(parts)
+}
+
+fn from_parts(parts: Parts) -> Result<WriteBody> {
+    let Parts { mut upserts, mut patches, rest: mut body, mut names } = parts;
     refuse_unsupported(&mut body)?;
     if take(&mut body, "branch_from_namespace").is_some() {
         return Err(Error::unsupported("branch_from_namespace is not offered by this version")
@@ -36,18 +51,18 @@ pub fn parse_write(json: Json) -> Result<WriteBody> {
     }
     if let Some(source) = take(&mut body, "copy_from_namespace") {
         let source = copy_source(source)?;
-        if body.values().any(|json| !json.is_null()) {
+        if !upserts.is_empty() || !patches.is_empty() || body.values().any(|json| !json.is_null()) {
             return Err(Error::invalid("💔 copy_from_namespace cannot be used with other write request fields"));
         }
         return Ok(WriteBody::Copy(source));
     }
-    let mut names = Names::default();
-    let mut request = WriteRequest {
-        upserts: rows(&mut body, "upsert", &mut names)?,
-        patches: rows(&mut body, "patch", &mut names)?,
-        deletes: deletes(&mut body)?,
-        ..WriteRequest::default()
-    };
+    if let Some(json) = take(&mut body, "upsert_columns") {
+        columns("upsert_columns", json, &mut names, &mut upserts)?;
+    }
+    if let Some(json) = take(&mut body, "patch_columns") {
+        columns("patch_columns", json, &mut names, &mut patches)?;
+    }
+    let mut request = WriteRequest { upserts, patches, deletes: deletes(&mut body)?, ..WriteRequest::default() };
     let mut condition = |key: &str| take(&mut body, key).map(|json| parse_filter(key, json)).transpose();
     request.upsert_condition = condition("upsert_condition")?;
     request.patch_condition = condition("patch_condition")?;
@@ -127,45 +142,31 @@ fn copy_source(json: Json) -> Result<String> {
     }
 }
 
-/// Attribute names, each allocated once for all rows.
-#[derive(Default)]
-struct Names(HashMap<String, Arc<str>>);
-
-impl Names {
-    fn intern(&mut self, name: String) -> Arc<str> {
-        if let Some(shared) = self.0.get(&name) {
-            return Arc::clone(shared);
-        }
-        let shared: Arc<str> = name.as_str().into();
-        self.0.insert(name, Arc::clone(&shared));
-        shared
-    }
-}
-
 fn flag(body: &mut Map<String, Json>, key: &str) -> Result<Option<bool>> {
     take(body, key).map(|json| boolean(key, &json)).transpose()
 }
 
-fn rows(body: &mut Map<String, Json>, verb: &str, names: &mut Names) -> Result<Vec<Row>> {
-    let path = format!("{verb}_rows");
+/// The rows under a key, each with its `id`.
+fn plain_rows(body: &mut Map<String, Json>, key: &str, names: &mut Names) -> Result<Vec<Row>> {
+    let Some(json) = take(body, key) else { return Ok(Vec::new()) };
     let mut rows = Vec::new();
-    if let Some(json) = take(body, &path) {
-        for (at, json) in sequence(&path, json)?.into_iter().enumerate() {
-            let path = || format!("{path}[{at}]");
-            let Json::Object(mut fields) = json else {
-                return Err(map(&path(), json, "a map").err().unwrap_or_else(|| wrong(&path(), "expected a map")));
-            };
-            let Some(id) = fields.remove("id") else { return Err(wrong(&path(), "missing field `id`")) };
-            check_id(|| format!("{}.id", path()), &id)?;
-            let fields = fields.into_iter().map(|(name, value)| (names.intern(name), value)).collect();
-            rows.push(Row { id, fields });
-        }
-    }
-    let path = format!("{verb}_columns");
-    if let Some(json) = take(body, &path) {
-        columns(&path, json, names, &mut rows)?;
+    for (at, json) in sequence(key, json)?.into_iter().enumerate() {
+        let path = || format!("{key}[{at}]");
+        let mut fields = map_at(path, json)?;
+        let Some(id) = fields.remove("id") else { return Err(wrong(&path(), "missing field `id`")) };
+        check_id(|| format!("{}.id", path()), &id)?;
+        let fields = fields.into_iter().map(|(name, value)| (names.intern(&name), value)).collect();
+        rows.push(Row { id, fields });
     }
     Ok(rows)
+}
+
+/// As [`map`], with a path that is made only when it is needed.
+fn map_at(path: impl Fn() -> String, json: Json) -> Result<Map<String, Json>> {
+    match json {
+        Json::Object(map) => Ok(map),
+        other => map(&path(), other, "a map"),
+    }
 }
 
 fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Result<()> {
@@ -186,7 +187,7 @@ fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Re
                 values.len()
             )));
         }
-        let name = names.intern(name);
+        let name = names.intern(&name);
         for (row, value) in rows[first..].iter_mut().zip(values) {
             row.fields.push((Arc::clone(&name), value));
         }
@@ -195,11 +196,7 @@ fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Re
 }
 
 fn check_id(path: impl Fn() -> String, id: &Json) -> Result<()> {
-    match id {
-        Json::String(_) => Ok(()),
-        Json::Number(n) if !n.is_f64() => Ok(()),
-        _ => Err(wrong(&path(), "data did not match any variant of untagged enum Id")),
-    }
+    if is_id(id) { Ok(()) } else { Err(wrong(&path(), "data did not match any variant of untagged enum Id")) }
 }
 
 fn deletes(body: &mut Map<String, Json>) -> Result<Vec<Json>> {
@@ -222,7 +219,7 @@ fn patch_by_filter(json: Json, allow_partial: bool, names: &mut Names) -> Result
     let filter = config.remove("filters").ok_or_else(|| wrong(path, "missing field `filters`"))?;
     let patch = config.remove("patch").ok_or_else(|| wrong(path, "missing field `patch`"))?;
     let fields = map("patch_by_filter.patch", patch, "a map")?;
-    let fields = fields.into_iter().map(|(name, value)| (names.intern(name), value)).collect();
+    let fields = fields.into_iter().map(|(name, value)| (names.intern(&name), value)).collect();
     let filter = parse_filter("patch_by_filter.filters", filter)?;
     Ok(PatchByFilter { by: ByFilter { filter, allow_partial }, fields })
 }
@@ -253,7 +250,7 @@ fn check_complete(request: &WriteRequest) -> Result<()> {
 mod tests {
     use serde_json::json;
 
-    use super::{WriteBody, parse_write};
+    use super::{WriteBody, parse_write, parse_write_bytes};
 
     fn error(body: serde_json::Value) -> String {
         parse_write(body).unwrap_err().to_string()
@@ -278,6 +275,54 @@ mod tests {
         let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
         assert_eq!(request.upserts.len(), 2);
         assert_eq!(request.upserts[0].fields[0].1, json!("x"));
+    }
+
+    #[test]
+    fn the_quick_way_and_the_careful_way_agree() {
+        for body in [
+            r#"{"upsert_rows":[{"id":1,"a":"x","b":[1,2.5]},{"a":null,"id":"s"}],"patch_rows":[{"id":2,"c":{"t":1}}]}"#,
+            r#"{"upsert_rows":null,"patch_rows":[],"deletes":[1]}"#,
+            r#"{"upsert_rows":[{"id":1,"a":1,"a":2}]}"#,
+            r#"{"upsert_rows":[{"id":1}],"upsert_rows":[{"id":2}]}"#,
+            r#"{"upsert_rows":[{"id":1.5}]}"#,
+            r#"{"upsert_rows":[{"a":1}]}"#,
+            r#"{"upsert_rows":[3]}"#,
+            r#"{"upsert_rows":{"id":1}}"#,
+            r#"{"upsert_rows":[{"id":1}],"distance_metric":"no"}"#,
+            r#"{"upsert_rows":[{"id":1}],"copy_from_namespace":"a"}"#,
+            r#"{"upsert_rows":[{"id":1,"a":"\u00e9\ud83d\ude00","\u0062":1e3}]}"#,
+            r#"[]"#,
+        ] {
+            let sorted = |mut request: crate::model::write::WriteRequest| {
+                for row in request.upserts.iter_mut().chain(&mut request.patches) {
+                    row.fields.sort_by(|a, b| a.0.cmp(&b.0));
+                }
+                format!("{request:?}")
+            };
+            let text = |result: crate::error::Result<WriteBody>| match result {
+                Ok(WriteBody::Write(request)) => sorted(*request),
+                other => format!("{other:?}"),
+            };
+            let careful = text(parse_write(serde_json::from_str(body).unwrap()));
+            assert_eq!(text(parse_write_bytes(body.as_bytes())), careful, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_said_in_the_contracts_words() {
+        for body in [
+            "",
+            "{",
+            "{\"upsert_rows\":[{\"id\":1}]",
+            "{\"upsert_rows\":[{\"id\":1}]} x",
+            "{\"deletes\":[NaN]}",
+            "{\"upsert_rows\":[{\"id\":1,\"a\":1e999}]}",
+        ] {
+            let error = parse_write_bytes(body.as_bytes()).unwrap_err();
+            assert!(error.message().starts_with("Failed to parse the request body as JSON: "), "{body}: {error}");
+        }
+        let deep = format!("{{\"upsert_rows\":[{{\"id\":1,\"a\":{}1{}}}]}}", "[".repeat(200), "]".repeat(200));
+        assert!(parse_write_bytes(deep.as_bytes()).unwrap_err().message().contains("recursion limit"));
     }
 
     #[test]
