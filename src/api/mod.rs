@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod auth;
 pub mod body;
+pub mod connections;
 pub mod door;
 pub mod error;
 pub mod gates;

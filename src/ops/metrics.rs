@@ -24,12 +24,56 @@ struct BuildLabels {
     version: &'static str,
 }
 
+/// What a node holds, asked for when a collector comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeFigures {
+    pub namespaces: u64,
+    pub namespaces_quarantined: u64,
+    pub objects: u64,
+    pub object_bytes: u64,
+    pub tail_bytes: u64,
+    /// Absent when the file system does not say.
+    pub disk_free_bytes: Option<u64>,
+    pub ready: bool,
+}
+
 /// All metrics of one daemon. Cheap to share behind an `Arc`.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     query_seconds: Histogram,
     write_seconds: Histogram,
+    request_body_bytes: Counter,
+    response_body_bytes: Counter,
+    in_flight: Gauge,
+    namespaces: Gauge,
+    quarantined: Gauge,
+    objects: Gauge,
+    object_bytes: Gauge,
+    tail_bytes: Gauge,
+    disk_free_bytes: Gauge,
+    ready: Gauge,
+}
+
+/// A request under way, for as long as this lives.
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
 }
 
 /// From half a millisecond to about eight seconds.
@@ -55,7 +99,51 @@ impl Metrics {
         let build: Family<BuildLabels, Gauge> = Family::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build", "The running version", build);
-        Metrics { registry, requests, query_seconds, write_seconds }
+        let r = &mut registry;
+        Metrics {
+            request_body_bytes: counter(r, "http_request_body_bytes", "Bytes of request bodies, decoded"),
+            response_body_bytes: counter(r, "http_response_body_bytes", "Bytes of answers, before packing"),
+            in_flight: gauge(r, "http_requests_in_flight", "Requests being answered"),
+            namespaces: gauge(r, "namespaces", "Namespaces on this node"),
+            quarantined: gauge(r, "namespaces_quarantined", "Namespaces whose files are damaged"),
+            objects: gauge(r, "objects", "Objects in the data directory"),
+            object_bytes: gauge(r, "object_bytes", "Bytes of these objects"),
+            tail_bytes: gauge(r, "tail_bytes", "Memory of writes that are in no segment yet"),
+            disk_free_bytes: gauge(r, "disk_free_bytes", "Free bytes on the data directory's file system"),
+            ready: gauge(r, "ready", "1 when requests are taken"),
+            registry,
+            requests,
+            query_seconds,
+            write_seconds,
+        }
+    }
+
+    /// Counts a request as under way until the result is dropped.
+    pub fn begin(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Counts the bytes of one request and its answer.
+    pub fn observe_bytes(&self, request: u64, response: u64) {
+        self.request_body_bytes.inc_by(request);
+        self.response_body_bytes.inc_by(response);
+    }
+
+    /// Takes over what the node holds.
+    pub fn set_node(&self, figures: &NodeFigures) {
+        let set = |gauge: &Gauge, value: u64| {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.namespaces, figures.namespaces);
+        set(&self.quarantined, figures.namespaces_quarantined);
+        set(&self.objects, figures.objects);
+        set(&self.object_bytes, figures.object_bytes);
+        set(&self.tail_bytes, figures.tail_bytes);
+        if let Some(free) = figures.disk_free_bytes {
+            set(&self.disk_free_bytes, free);
+        }
+        self.ready.set(i64::from(figures.ready));
     }
 
     /// Counts one answered request. `route` is the name of a handler, never part of a URL; the handlers `query` and
@@ -96,5 +184,17 @@ mod tests {
         let text = metrics.text().unwrap();
         assert!(text.contains("shoal_http_requests_total{route=\"query\",class=\"4xx\"} 1"), "{text}");
         assert!(text.contains("shoal_query_seconds_count 2"), "{text}");
+    }
+
+    #[test]
+    fn requests_under_way_and_the_nodes_figures_are_shown() {
+        let metrics = Metrics::new();
+        let under_way = metrics.begin();
+        metrics.set_node(&NodeFigures { tail_bytes: 7, ready: true, ..NodeFigures::default() });
+        let text = metrics.text().unwrap();
+        assert!(text.contains("shoal_http_requests_in_flight 1"), "{text}");
+        assert!(text.contains("shoal_tail_bytes 7") && text.contains("shoal_ready 1"), "{text}");
+        drop(under_way);
+        assert!(metrics.text().unwrap().contains("shoal_http_requests_in_flight 0"));
     }
 }
