@@ -135,6 +135,21 @@ impl<'a> AttributeReader<'a> {
         })
     }
 
+    /// Calls `each` with every string from an ordinal on, ascending, until it says false. For columns of other types it is
+    /// never called.
+    pub fn for_each_text(&self, first: u32, mut each: impl FnMut(u32, &str) -> bool) -> Result<()> {
+        let mut keys = self.keys_from(first)?;
+        while keys.advance()? {
+            let Key::Text(text) = keys.key() else { return Ok(()) };
+            let text = std::str::from_utf8(text)
+                .map_err(|_| Error::corrupt(format!("{}: value {} is not UTF-8", self.name, keys.ordinal())))?;
+            if !each(keys.ordinal(), text) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// The rows that have a value.
     pub fn rows_of(&self, ordinal: u32) -> Result<RoaringBitmap> {
         let mut rows = Vec::new();
