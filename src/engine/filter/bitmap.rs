@@ -1,278 +1,380 @@
-//! Filters as sets of rows: attribute and text indexes where there are, the rows themselves where there are none.
+//! Filters as sets of rows: by attribute and text indexes, and by reading documents where there is no index.
+//!
+//! Every test is given the rows that still matter, so that what must be read document by document is read last and least.
 
-use std::ops::Bound;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::{Bound, Range};
 
-use roaring::RoaringBitmap;
+use roaring::{MultiOps, RoaringBitmap};
 
-use super::matches::{matches_id, matches_value, matches_with};
+use super::matches::{matches_value, matches_with};
 use crate::engine::analyzers::Analyzers;
-use crate::engine::view::{SegmentView, View};
+use crate::engine::view::{SegmentView, TailView, View};
 use crate::error::Result;
 use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
 use crate::model::ids::DocId;
-use crate::model::schema::{ColumnUid, Schema};
+use crate::model::schema::{Column, ColumnUid, FullText, Schema};
 use crate::model::value::Value;
 use crate::segment::Segment;
 use crate::segment::attributes::AttributeReader;
 use crate::segment::text::reader::TextReader;
 
-/// The most terms that one prefix stands for in one segment.
-const PREFIX_TERMS_MAX: usize = 65_536;
+/// With fewer than one row in so many left, rows are asked for their values rather than values for their rows.
+const FEW: u64 = 32;
 
 /// The live rows of a segment that match.
 pub fn rows(filter: &Filter, schema: &Schema, view: &SegmentView) -> Result<RoaringBitmap> {
-    let mut found = Rows { schema, segment: &view.segment, analyzers: Analyzers::new() }.of(filter)?;
-    found -= &*view.dead;
-    Ok(found)
+    let mut evaluation = Evaluation { schema, segment: &view.segment, analyzers: Analyzers::new() };
+    evaluation.rows(filter, &view.live_rows())
+}
+
+/// The places of the tail's rows that match.
+pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView) -> RoaringBitmap {
+    let mut analyzers = Analyzers::new();
+    let mut found = RoaringBitmap::new();
+    for (place, row) in tail.iter() {
+        if matches_with(filter, schema, &row.document, &row.terms, &mut analyzers) {
+            found.insert(place);
+        }
+    }
+    found
 }
 
 /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
 pub fn matching(view: &View, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
-    let mut ids = Vec::new();
-    let mut analyzers = Analyzers::new();
-    for (_, row) in view.tail.iter() {
-        if matches_with(filter, &view.schema, &row.document, &row.terms, &mut analyzers) {
-            ids.push(row.document.id.clone());
-        }
-    }
+    let mut parts: Vec<Ids<'_>> = Vec::new();
     for segment in &view.segments {
-        // The lowest `limit` of all are among the lowest of each, and rows ascend by id.
-        for row in rows(filter, &view.schema, segment)?.iter().take(limit.saturating_add(1)) {
-            ids.push(segment.segment.id_of(row)?);
+        let rows = rows(filter, &view.schema, segment)?;
+        if !rows.is_empty() {
+            parts.push(Ids::Segment(&segment.segment, Box::new(rows.into_iter())));
         }
     }
-    ids.sort_unstable();
-    let more = ids.len() > limit;
-    ids.truncate(limit);
-    Ok((ids, more))
+    let places = tail_rows(filter, &view.schema, &view.tail);
+    let mut tail: Vec<DocId> =
+        places.iter().filter_map(|place| Some(view.tail.at(place)?.document.id.clone())).collect();
+    tail.sort_unstable();
+    parts.push(Ids::Tail(tail.into_iter()));
+    // Rows of a segment are in the order of their ids, so this only ever holds one id of each part.
+    let mut heads = BinaryHeap::with_capacity(parts.len());
+    for (at, part) in parts.iter_mut().enumerate() {
+        heads.extend(part.next()?.map(|id| Reverse((id, at))));
+    }
+    let mut found = Vec::new();
+    while let Some(Reverse((id, at))) = heads.pop() {
+        if found.len() == limit {
+            return Ok((found, true));
+        }
+        found.push(id);
+        heads.extend(parts[at].next()?.map(|id| Reverse((id, at))));
+    }
+    Ok((found, false))
 }
 
-struct Rows<'a> {
+/// The matching ids of one part of a view, ascending.
+enum Ids<'a> {
+    Segment(&'a Segment, Box<roaring::bitmap::IntoIter>),
+    Tail(std::vec::IntoIter<DocId>),
+}
+
+impl Ids<'_> {
+    fn next(&mut self) -> Result<Option<DocId>> {
+        match self {
+            Ids::Segment(segment, rows) => rows.next().map(|row| segment.id_of(row)).transpose(),
+            Ids::Tail(ids) => Ok(ids.next()),
+        }
+    }
+}
+
+/// A full-text column's index, if the segment has one that was made as the column is analysed now.
+pub fn text_index<'s>(segment: &'s Segment, column: &Column) -> Result<Option<TextReader<'s>>> {
+    let uid = column.uid();
+    let built = segment.column(uid).and_then(|built| built.column.full_text.as_ref());
+    match (built, &column.full_text) {
+        (Some(built), Some(now)) if same_terms(built, now) => segment.text(uid),
+        _ => Ok(None),
+    }
+}
+
+/// Whether two configurations give the same terms; they may score them otherwise.
+fn same_terms(a: &FullText, b: &FullText) -> bool {
+    let FullText { k1, k3, b: length, .. } = *a;
+    *a == FullText { k1, k3, b: length, ..b.clone() }
+}
+
+/// The rows that hold a term beginning with `prefix`.
+pub fn rows_with_prefix(reader: &TextReader<'_>, prefix: &str) -> Result<RoaringBitmap> {
+    let terms = reader.prefix_terms(prefix, usize::MAX)?;
+    let mut found = RoaringBitmap::new();
+    for (_, term) in &terms {
+        found |= reader.rows_with(term)?;
+    }
+    Ok(found)
+}
+
+/// How a test is answered; later ones cost more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    Ids,
+    Postings,
+    Terms,
+    Dictionary,
+    Documents,
+}
+
+/// How a filter is answered in a segment: by its costliest test.
+pub fn access(filter: &Filter, schema: &Schema, segment: &Segment) -> Result<Access> {
+    Ok(match filter {
+        Filter::All | Filter::None | Filter::Id(_) => Access::Ids,
+        Filter::And(all) | Filter::Or(all) => {
+            let mut costliest = Access::Ids;
+            for filter in all {
+                costliest = costliest.max(access(filter, schema, segment)?);
+            }
+            costliest
+        }
+        Filter::Not(inner) => access(inner, schema, segment)?,
+        Filter::Column(uid, _) if segment.column(*uid).is_none() => Access::Ids,
+        Filter::Column(uid, Test::Tokens(test)) => {
+            let column = schema.column_by_uid(*uid);
+            let index = column.map(|column| text_index(segment, column)).transpose()?.flatten();
+            if index.is_some() && !is_sequence(test) { Access::Terms } else { Access::Documents }
+        }
+        Filter::Column(uid, test) => match (segment.attribute(*uid)?, test) {
+            (None, _) | (_, Test::Equals(_)) => Access::Documents,
+            (_, Test::Pattern(_)) => Access::Dictionary,
+            _ => Access::Postings,
+        },
+    })
+}
+
+fn is_sequence(test: &TokenTest) -> bool {
+    test.mode == TokenMode::Sequence && test.tokens.len() > 1
+}
+
+struct Evaluation<'a> {
     schema: &'a Schema,
     segment: &'a Segment,
     analyzers: Analyzers,
 }
 
-impl Rows<'_> {
-    fn of(&mut self, filter: &Filter) -> Result<RoaringBitmap> {
+impl Evaluation<'_> {
+    /// Those of the rows `within` that match.
+    fn rows(&mut self, filter: &Filter, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+        if within.is_empty() {
+            return Ok(RoaringBitmap::new());
+        }
         match filter {
-            Filter::All => Ok(self.all()),
+            Filter::All => Ok(within.clone()),
             Filter::None => Ok(RoaringBitmap::new()),
-            Filter::And(parts) => {
-                let mut found: Option<RoaringBitmap> = None;
-                for part in parts {
-                    let next = self.of(part)?;
-                    let both = match found {
-                        None => next,
-                        Some(found) => found & next,
-                    };
-                    if both.is_empty() {
-                        return Ok(both);
-                    }
-                    found = Some(both);
-                }
-                Ok(found.unwrap_or_else(|| self.all()))
-            }
-            Filter::Or(parts) => {
-                let mut found = RoaringBitmap::new();
-                for part in parts {
-                    found |= self.of(part)?;
+            Filter::And(all) => {
+                let mut found = within.clone();
+                for filter in self.cheapest_first(all)? {
+                    found = self.rows(filter, &found)?;
                 }
                 Ok(found)
             }
-            Filter::Not(inner) => Ok(self.all() - self.of(inner)?),
-            Filter::Id(test) => self.ids(test),
-            Filter::Column(column, Test::Tokens(test)) => self.tokens(*column, test, filter),
-            Filter::Column(column, test) => self.column(*column, test),
+            Filter::Or(any) => {
+                let (mut found, mut rest) = (RoaringBitmap::new(), within.clone());
+                for filter in self.cheapest_first(any)? {
+                    let more = self.rows(filter, &rest)?;
+                    rest -= &more;
+                    found |= more;
+                }
+                Ok(found)
+            }
+            Filter::Not(inner) => {
+                let found = self.rows(inner, within)?;
+                Ok(within - found)
+            }
+            Filter::Id(test) => self.by_id(test, within),
+            Filter::Column(uid, test) => self.column(filter, *uid, test, within),
         }
     }
 
-    fn all(&self) -> RoaringBitmap {
-        let mut all = RoaringBitmap::new();
-        all.insert_range(0..self.segment.rows());
-        all
+    fn cheapest_first<'f>(&self, filters: &'f [Filter]) -> Result<Vec<&'f Filter>> {
+        let mut order = Vec::with_capacity(filters.len());
+        for filter in filters {
+            order.push((access(filter, self.schema, self.segment)?, filter));
+        }
+        order.sort_by_key(|(access, _)| *access);
+        Ok(order.into_iter().map(|(_, filter)| filter).collect())
     }
 
-    fn ids(&self, test: &IdTest) -> Result<RoaringBitmap> {
-        let mut found = RoaringBitmap::new();
+    fn by_id(&self, test: &IdTest, within: &RoaringBitmap) -> Result<RoaringBitmap> {
         match test {
             IdTest::In(ids) => {
-                for id in ids {
-                    if let Some(row) = self.segment.row_of(id)? {
-                        found.insert(row);
-                    }
-                }
-            }
-            IdTest::Compare(order, _) => {
-                // Rows ascend by id, so all that pass lie on one side of one row.
-                let (mut low, mut high) = (0, self.segment.rows());
-                let begins = |row| -> Result<bool> { Ok(matches_id(test, &self.segment.id_of(row)?)) };
-                let passes_low = matches!(order, Order::Lt | Order::Lte);
-                while low < high {
-                    let middle = low.midpoint(high);
-                    if begins(middle)? == passes_low {
-                        low = middle + 1;
-                    } else {
-                        high = middle;
-                    }
-                }
-                if passes_low {
-                    found.insert_range(0..low);
-                } else {
-                    found.insert_range(low..self.segment.rows());
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    fn column(&self, column: ColumnUid, test: &Test) -> Result<RoaringBitmap> {
-        match self.segment.attribute(column)? {
-            Some(reader) => self.indexed(&reader, column, test),
-            None if self.segment.column(column).is_none() => {
-                Ok(if matches_value(test, None) { self.all() } else { RoaringBitmap::new() })
-            }
-            None => self.read(self.all(), column, |value| matches_value(test, value)),
-        }
-    }
-
-    fn indexed(&self, reader: &AttributeReader<'_>, column: ColumnUid, test: &Test) -> Result<RoaringBitmap> {
-        match test {
-            Test::Null => Ok(self.all() - reader.present()?),
-            Test::AnyOf(values) => {
                 let mut found = RoaringBitmap::new();
-                for value in values {
-                    if let Some(ordinal) = reader.ordinal_of(value)? {
-                        found |= reader.rows_of(ordinal)?;
-                    }
+                for id in ids {
+                    found.extend(self.segment.row_of(id)?.filter(|row| within.contains(*row)));
                 }
                 Ok(found)
             }
-            Test::Compare(order, value) => {
-                let mut found = compared(reader, *order, value)?;
-                if matches!(order, Order::Lt | Order::Lte) {
-                    found |= self.all() - reader.present()?;
-                }
+            IdTest::Compare(order, bound) => {
+                let range = match order {
+                    Order::Lt => 0..self.first_row(|id| id >= bound)?,
+                    Order::Lte => 0..self.first_row(|id| id > bound)?,
+                    Order::Gt => self.first_row(|id| id > bound)?..self.segment.rows(),
+                    Order::Gte => self.first_row(|id| id >= bound)?..self.segment.rows(),
+                };
+                let mut found = within.clone();
+                found.remove_range(..range.start);
+                found.remove_range(range.end..);
                 Ok(found)
             }
-            Test::AnyCompare(order, value) => compared(reader, *order, value),
-            Test::Pattern(pattern) => patterned(reader, pattern),
-            Test::Equals(value) => {
-                let mut candidates = reader.present()?;
-                for element in elements(value) {
-                    candidates &= match reader.ordinal_of(&element)? {
-                        Some(ordinal) => reader.rows_of(ordinal)?,
-                        None => return Ok(RoaringBitmap::new()),
-                    };
-                }
-                // The index knows which elements there are, not in which order and how often. An empty array may count as
-                // absent there.
-                if elements(value).is_empty() {
-                    candidates = self.all();
-                }
-                self.read(candidates, column, |found| found == Some(value))
-            }
-            Test::Tokens(_) => Ok(RoaringBitmap::new()),
         }
     }
 
-    fn tokens(&mut self, column: ColumnUid, test: &TokenTest, filter: &Filter) -> Result<RoaringBitmap> {
-        let candidates = match self.segment.text(column)? {
-            Some(reader) => with_tokens(&reader, test)?,
-            None if self.segment.column(column).is_none() => return Ok(RoaringBitmap::new()),
-            // The column became searchable after this segment was written.
-            None => self.all(),
-        };
-        let exact = self.segment.text(column)?.is_some() && test.mode != TokenMode::Sequence;
-        if exact {
-            return Ok(candidates);
+    /// The first row whose id is far enough; rows are in the order of their ids.
+    fn first_row(&self, is_far: impl Fn(&DocId) -> bool) -> Result<u32> {
+        let (mut low, mut high) = (0, self.segment.rows());
+        while low < high {
+            let middle = low.midpoint(high);
+            if is_far(&self.segment.id_of(middle)?) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
         }
+        Ok(low)
+    }
+
+    fn column(
+        &mut self,
+        filter: &Filter,
+        uid: ColumnUid,
+        test: &Test,
+        within: &RoaringBitmap,
+    ) -> Result<RoaringBitmap> {
+        if self.segment.column(uid).is_none() {
+            // No row has a value.
+            return Ok(if matches_value(test, None) { within.clone() } else { RoaringBitmap::new() });
+        }
+        if let Test::Tokens(test) = test {
+            return self.tokens(filter, uid, test, within);
+        }
+        let Some(index) = self.segment.attribute(uid)? else {
+            return self.by_documents(filter, uid, within);
+        };
+        match test {
+            Test::Equals(whole) => {
+                let candidates = holding_all(&index, whole, within)?;
+                self.by_documents(filter, uid, &candidates)
+            }
+            test => by_index(&index, test, within),
+        }
+    }
+
+    fn tokens(
+        &mut self,
+        filter: &Filter,
+        uid: ColumnUid,
+        test: &TokenTest,
+        within: &RoaringBitmap,
+    ) -> Result<RoaringBitmap> {
+        let column = self.schema.column_by_uid(uid);
+        let Some(reader) = column.map(|column| text_index(self.segment, column)).transpose()?.flatten() else {
+            return self.by_documents(filter, uid, within);
+        };
+        let (mut all, mut any) = (within.clone(), RoaringBitmap::new());
+        for (at, token) in test.tokens.iter().enumerate() {
+            let has = if test.last_as_prefix && at + 1 == test.tokens.len() {
+                rows_with_prefix(&reader, token)?
+            } else {
+                reader.term(token)?.map_or(Ok(RoaringBitmap::new()), |term| reader.rows_with(&term))?
+            };
+            match test.mode {
+                TokenMode::Any => any |= has,
+                TokenMode::All | TokenMode::Sequence => all &= has,
+            }
+        }
+        match test.mode {
+            TokenMode::Any => Ok(any & within),
+            // Postings have no positions.
+            TokenMode::Sequence if is_sequence(test) => self.by_documents(filter, uid, &all),
+            TokenMode::All | TokenMode::Sequence => Ok(all),
+        }
+    }
+
+    fn by_documents(&mut self, filter: &Filter, uid: ColumnUid, within: &RoaringBitmap) -> Result<RoaringBitmap> {
         let mut found = RoaringBitmap::new();
-        for row in candidates {
-            let document = self.segment.document(row, Some(&[column]))?;
+        let mut scan = self.segment.scan()?;
+        for row in within {
+            let document = scan.document(row, Some(&[uid]))?;
             if matches_with(filter, self.schema, &document, &[], &mut self.analyzers) {
                 found.insert(row);
             }
         }
         Ok(found)
     }
+}
 
-    /// Tests the rows themselves.
-    fn read(
-        &self,
-        candidates: RoaringBitmap,
-        column: ColumnUid,
-        test: impl Fn(Option<&Value>) -> bool,
-    ) -> Result<RoaringBitmap> {
-        let mut found = RoaringBitmap::new();
-        for row in candidates {
-            if test(self.segment.document(row, Some(&[column]))?.get(column)) {
-                found.insert(row);
+fn by_index(index: &AttributeReader<'_>, test: &Test, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+    let range = |order: Order, value: &Value| match order {
+        Order::Lt => index.ordinals(Bound::Unbounded, Bound::Excluded(value)),
+        Order::Lte => index.ordinals(Bound::Unbounded, Bound::Included(value)),
+        Order::Gt => index.ordinals(Bound::Excluded(value), Bound::Unbounded),
+        Order::Gte => index.ordinals(Bound::Included(value), Bound::Unbounded),
+    };
+    match test {
+        Test::Null => Ok(within - index.present()?),
+        Test::AnyOf(values) => {
+            let mut ranges = Ranges::default();
+            for value in values {
+                index.ordinal_of(value)?.into_iter().for_each(|ordinal| ranges.push(ordinal));
+            }
+            rows_of(index, &ranges, within)
+        }
+        Test::Compare(order, value) => {
+            let found = rows_of(index, &Ranges::one(range(*order, value)?), within)?;
+            match order {
+                // An absent value sorts below all others.
+                Order::Lt | Order::Lte => Ok(found | (within - index.present()?)),
+                Order::Gt | Order::Gte => Ok(found),
             }
         }
-        Ok(found)
+        Test::AnyCompare(order, value) => rows_of(index, &Ranges::one(range(*order, value)?), within),
+        Test::Pattern(pattern) => rows_of(index, &matching_texts(index, pattern)?, within),
+        // Answered from documents and terms.
+        Test::Equals(_) | Test::Tokens(_) => Ok(within.clone()),
     }
 }
 
-fn compared(reader: &AttributeReader<'_>, order: Order, value: &Value) -> Result<RoaringBitmap> {
-    let (lower, upper) = match order {
-        Order::Lt => (Bound::Unbounded, Bound::Excluded(value)),
-        Order::Lte => (Bound::Unbounded, Bound::Included(value)),
-        Order::Gt => (Bound::Excluded(value), Bound::Unbounded),
-        Order::Gte => (Bound::Included(value), Bound::Unbounded),
-    };
-    reader.rows_in(reader.ordinals(lower, upper)?)
+fn matching_texts(index: &AttributeReader<'_>, pattern: &Pattern) -> Result<Ranges> {
+    let mut ranges = Ranges::default();
+    match pattern {
+        Pattern::Glob(glob, prefix) => {
+            let first = index.ordinals(Bound::Included(&Value::String(prefix.clone())), Bound::Unbounded)?.start;
+            index.for_each_text(first, |ordinal, text| {
+                if glob.is_match(text) {
+                    ranges.push(ordinal);
+                }
+                text.starts_with(prefix.as_str())
+            })?;
+        }
+        Pattern::Regex(regex) => index.for_each_text(0, |ordinal, text| {
+            if regex.is_match(text) {
+                ranges.push(ordinal);
+            }
+            true
+        })?,
+    }
+    Ok(ranges)
 }
 
-fn patterned(reader: &AttributeReader<'_>, pattern: &Pattern) -> Result<RoaringBitmap> {
-    let mut ordinals = 0..reader.values();
-    if let Pattern::Glob(_, prefix) = pattern
-        && !prefix.is_empty()
-    {
-        ordinals = reader.ordinals(Bound::Included(&Value::String(prefix.clone())), Bound::Unbounded)?;
-    }
-    let mut found = RoaringBitmap::new();
-    for ordinal in ordinals {
-        let Value::String(text) = reader.value(ordinal)? else { break };
-        let passes = match pattern {
-            Pattern::Glob(_, prefix) if !prefix.is_empty() && !text.starts_with(prefix.as_str()) => break,
-            Pattern::Glob(glob, _) => glob.is_match(&text),
-            Pattern::Regex(regex) => regex.is_match(&text),
-        };
-        if passes {
-            found |= reader.rows_of(ordinal)?;
+/// The rows that have every element of a whole array, and maybe more.
+fn holding_all(index: &AttributeReader<'_>, whole: &Value, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+    let mut found = index.present()? & within;
+    for element in elements(whole) {
+        match index.ordinal_of(&element)? {
+            Some(ordinal) => found &= index.rows_of(ordinal)?,
+            None => return Ok(RoaringBitmap::new()),
         }
     }
     Ok(found)
 }
 
-/// Rows that hold the tokens, in any order.
-fn with_tokens(reader: &TextReader<'_>, test: &TokenTest) -> Result<RoaringBitmap> {
-    let mut found: Option<RoaringBitmap> = None;
-    for (at, token) in test.tokens.iter().enumerate() {
-        let mut with = RoaringBitmap::new();
-        if test.last_as_prefix && at + 1 == test.tokens.len() {
-            for (_, term) in reader.prefix_terms(token, PREFIX_TERMS_MAX)? {
-                with |= reader.rows_with(&term)?;
-            }
-        } else if let Some(term) = reader.term(token)? {
-            with = reader.rows_with(&term)?;
-        }
-        found = Some(match (found, test.mode) {
-            (None, _) => with,
-            (Some(found), TokenMode::Any) => found | with,
-            (Some(found), TokenMode::All | TokenMode::Sequence) => found & with,
-        });
-    }
-    match found {
-        Some(found) => Ok(found),
-        None if test.mode == TokenMode::Any => Ok(RoaringBitmap::new()),
-        // No tokens at all: every row that has a value.
-        None => reader.present(),
-    }
-}
-
-/// The distinct elements of an array.
+/// The elements of an array; a scalar is its own only one.
 fn elements(value: &Value) -> Vec<Value> {
     match value {
         Value::Bools(v) => v.iter().map(|x| Value::Bool(*x)).collect(),
@@ -282,6 +384,56 @@ fn elements(value: &Value) -> Vec<Value> {
         Value::Strings(v) => v.iter().map(|x| Value::String(x.clone())).collect(),
         Value::Uuids(v) => v.iter().map(|x| Value::Uuid(*x)).collect(),
         Value::DateTimes(v) => v.iter().map(|x| Value::DateTime(*x)).collect(),
-        other => vec![other.clone()],
+        scalar => vec![scalar.clone()],
     }
+}
+
+/// Ascending ordinals as ranges that do not touch.
+#[derive(Default)]
+struct Ranges(Vec<Range<u32>>);
+
+impl Ranges {
+    fn one(range: Range<u32>) -> Self {
+        Ranges(if range.is_empty() { Vec::new() } else { vec![range] })
+    }
+
+    /// Adds an ordinal above all before it.
+    fn push(&mut self, ordinal: u32) {
+        match self.0.last_mut() {
+            Some(last) if last.end == ordinal => last.end += 1,
+            _ => self.0.push(ordinal..ordinal + 1),
+        }
+    }
+
+    fn contains(&self, ordinal: u32) -> bool {
+        let after = self.0.partition_point(|range| range.end <= ordinal);
+        self.0.get(after).is_some_and(|range| range.start <= ordinal)
+    }
+}
+
+/// Those of the rows `within` that have one of these values.
+fn rows_of(index: &AttributeReader<'_>, ranges: &Ranges, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+    let single = ranges.0.len() == 1 && ranges.0[0].len() == 1;
+    if ranges.0.is_empty() {
+        return Ok(RoaringBitmap::new());
+    }
+    let last = within.max().unwrap_or(0);
+    if !single && within.len() * FEW < u64::from(last) || ranges.0.len() > within.len() as usize {
+        let mut found = RoaringBitmap::new();
+        for row in within {
+            if index.row_ordinals(row)?.any(|ordinal| ranges.contains(ordinal)) {
+                found.insert(row);
+            }
+        }
+        return Ok(found);
+    }
+    let mut found = Vec::with_capacity(ranges.0.len());
+    for range in &ranges.0 {
+        found.push(if range.end - range.start == 1 {
+            index.rows_of(range.start)?
+        } else {
+            index.rows_in(range.clone())?
+        });
+    }
+    Ok(found.union() & within)
 }
