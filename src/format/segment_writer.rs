@@ -38,7 +38,7 @@ impl<'a> SegmentWriter<'a> {
         let pending = Vec::with_capacity(CHUNK_BYTES);
         let mut writer = SegmentWriter { out, written: 0, checksum: 0, pending, sections: Vec::new(), open: false };
         let header = encode_header(segment_id);
-        writer.emit(&header, crc32c::crc32c(&header))?;
+        writer.emit(&header)?;
         debug_assert_eq!(writer.written, HEADER_BYTES as u64);
         Ok(writer)
     }
@@ -110,9 +110,8 @@ impl<'a> SegmentWriter<'a> {
             tombstones,
             logical_bytes,
         };
-        self.emit(&meta, footer.meta_checksum)?;
-        let footer = encode_footer(&footer);
-        self.emit(&footer, crc32c::crc32c(&footer))?;
+        self.emit(&meta)?;
+        self.emit(&encode_footer(&footer))?;
         self.out.flush().context(|| "write segment")?;
         Ok(Written { bytes: self.written, checksum: self.checksum })
     }
@@ -125,17 +124,16 @@ impl<'a> SegmentWriter<'a> {
         result
     }
 
-    /// One chunk of the open section: its bytes are summed once, and the sums of section and file are put together from
-    /// the sums of chunks.
+    /// One chunk of the open section. Its bytes are summed three times, for chunk, section and file: while they are in the
+    /// processor's cache that costs a fifth of putting the sums together.
     fn chunk(&mut self, bytes: &[u8]) -> Result<()> {
-        let sum = crc32c::crc32c(bytes);
         let Some(section) = self.sections.last_mut().filter(|_| self.open) else {
             return Err(Error::internal("bytes of a segment outside its sections"));
         };
-        section.checksum = crc32c::crc32c_combine(section.checksum, sum, bytes.len());
+        section.checksum = crc32c::crc32c_append(section.checksum, bytes);
         section.bytes += bytes.len() as u64;
-        section.chunks.push(sum);
-        self.emit(bytes, sum)
+        section.chunks.push(crc32c::crc32c(bytes));
+        self.emit(bytes)
     }
 
     fn end(&mut self) -> Result<()> {
@@ -153,13 +151,12 @@ impl<'a> SegmentWriter<'a> {
 
     fn pad(&mut self) -> Result<()> {
         let gap = self.written.next_multiple_of(ALIGNMENT as u64) - self.written;
-        let zeros = &[0; ALIGNMENT][..gap as usize];
-        self.emit(zeros, crc32c::crc32c(zeros))
+        self.emit(&[0; ALIGNMENT][..gap as usize])
     }
 
-    fn emit(&mut self, bytes: &[u8], sum: u32) -> Result<()> {
+    fn emit(&mut self, bytes: &[u8]) -> Result<()> {
         self.out.write_all(bytes).context(|| "write segment")?;
-        self.checksum = crc32c::crc32c_combine(self.checksum, sum, bytes.len());
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
         self.written += bytes.len() as u64;
         Ok(())
     }
