@@ -184,7 +184,7 @@ fn pick<T>(method: &str, path: &str, offered: Vec<(&'static str, T)>) -> Result<
 }
 
 /// Undoes percent-encoding; `+` is a space, as one of the SDKs writes it.
-fn decode(part: &str) -> Result<String> {
+pub fn decode(part: &str) -> Result<String> {
     let bad = || Error::invalid("Invalid URL: percent-encoding is malformed").with_code(BAD_NAME);
     let bytes = part.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,0 +1,159 @@
+//! Documents: writes, copies, queries.
+
+use hyper::header::{HeaderName, IF_MATCH};
+use hyper::http::request::Parts;
+use serde_json::{Value as Json, json};
+
+use super::{Call, beside, parse};
+use crate::api::answer::Answer;
+use crate::api::body::Received;
+use crate::api::door::only;
+use crate::api::error::{body_of, status_of};
+use crate::api::wire::answers::{QueryAnswer, recall_json};
+use crate::api::wire::query::{parse_query, parse_recall};
+use crate::api::wire::response::{millis, write_json};
+use crate::api::wire::shape;
+use crate::api::wire::write::{WriteBody, parse_write_bytes};
+use crate::engine;
+use crate::error::{Error, Result};
+use crate::model::datetime;
+use crate::model::ids::NamespaceName;
+use crate::model::write::Idempotency;
+
+/// The longest `Idempotency-Key`, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+
+pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
+    let Received { bytes, share } = body;
+    let mut request = match parse(&bytes, parse_write_bytes)? {
+        WriteBody::Write(request) => request,
+        WriteBody::Copy(source) => {
+            let source = source_of(name, &source)?;
+            let copied = call.server.engine.copy(&source, name).await?;
+            return Ok(Answer::ok(&copy_json(copied, Some(call.micros()))));
+        }
+    };
+    request.if_match = if_match(call, name)?;
+    request.idempotency = idempotency(call.head, &bytes)?;
+    request.body_bytes = bytes.len() as u64;
+    drop(bytes);
+    let outcome = call.server.engine.write(name, *request).await?;
+    drop(share);
+    let answer = Answer::ok(&write_json(&outcome, call.micros())).with_etag(&outcome.etag);
+    Ok(if outcome.replayed { answer.with("idempotency-replayed", "true") } else { answer })
+}
+
+/// The state that a write is conditional on. `*` is any.
+fn if_match(call: Call<'_>, name: &NamespaceName) -> Result<Option<String>> {
+    let Some(text) = only(&call.head.headers, &IF_MATCH)? else { return Ok(None) };
+    let text = text.trim();
+    if text == "*" {
+        return match call.server.engine.etag(name) {
+            Ok(_) => Ok(None),
+            Err(error) => Err(Error::conflict(format!("If-Match is *, but {error}"))),
+        };
+    }
+    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(etag) if !etag.contains('"') => Ok(Some(etag.to_owned())),
+        _ => Err(Error::invalid(format!("header if-match is {text:?}, expected one quoted ETag or *"))),
+    }
+}
+
+fn idempotency(head: &Parts, body: &[u8]) -> Result<Option<Idempotency>> {
+    let Some(key) = only(&head.headers, &HeaderName::from_static("idempotency-key"))? else { return Ok(None) };
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "header idempotency-key has {} bytes, expected 1 to {IDEMPOTENCY_KEY_BYTES_MAX}",
+            key.len()
+        )));
+    }
+    let half = |bytes: &[u8]| {
+        let mut half = [0; 16];
+        half.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+        half
+    };
+    Ok(Some(Idempotency { key_hash: half(key.as_bytes()), body_hash: half(body) }))
+}
+
+/// The namespace that a copy's body names; it is in the same project.
+fn source_of(name: &NamespaceName, source: &str) -> Result<NamespaceName> {
+    name.project.namespace(source).map_err(|error| {
+        let reason = error.message().trim_start_matches("Invalid URL: ").to_owned();
+        Error::invalid(format!("copy_from_namespace: {reason}"))
+    })
+}
+
+fn copy_json(documents: u64, micros: Option<u64>) -> Json {
+    let mut body = json!({
+        "status": "OK",
+        "message": "namespace cloned successfully",
+        "rows_affected": documents,
+        "billing": {"billable_logical_bytes_written": 0},
+    });
+    if let Some(micros) = micros {
+        body["performance"] = json!({"server_total_ms": millis(micros)});
+    }
+    body
+}
+
+pub fn start_copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
+    let WriteBody::Copy(source) = parse(&body.bytes, parse_write_bytes)? else {
+        return Err(Error::invalid("only copy_from_namespace can be started asynchronously")
+            .with_hint("send other writes without `/async`; they are answered when they are durable"));
+    };
+    let token = call.server.engine.start_copy(&source_of(name, &source)?, name)?;
+    Ok(Answer::ok(&json!({ "token": token })))
+}
+
+pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<Answer> {
+    let status = call.server.engine.poll_copy(name, token)?;
+    let time = |ms: u64| datetime::format(i64::try_from(ms).unwrap_or(i64::MAX));
+    let Some((ended_ms, result)) = status.finished else {
+        return Ok(Answer::ok(&json!({"status": "running", "start_time": time(status.started_ms)})));
+    };
+    let result = match result {
+        Ok(documents) => json!({"success": copy_json(documents, None)}),
+        Err(error) => {
+            let detail: Json = serde_json::from_slice(&body_of(&error, token)).unwrap_or(Json::Null);
+            json!({"error": {"status_code": status_of(&error), "detail": detail}})
+        }
+    };
+    Ok(Answer::ok(&json!({
+        "status": "finished",
+        "start_time": time(status.started_ms),
+        "finish_time": time(ended_ms),
+        "result": result,
+    })))
+}
+
+pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
+    let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
+    drop(body);
+    let turn = call.server.gates.turn(name).await?;
+    let answer = beside(|| {
+        let view = call.server.engine.view(name)?;
+        let outcome = engine::query::run(&view, &parsed.request)?;
+        let answer =
+            QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros: call.micros() };
+        Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
+    });
+    drop(turn);
+    answer
+}
+
+pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
+    let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
+    let _turn = call.server.gates.turn(name).await?;
+    let plans = beside(|| {
+        parsed.request.queries.iter().map(|query| call.server.engine.explain(name, query)).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(Answer::ok(&json!({"plan_text": plans.join("\n")})))
+}
+
+pub async fn recall(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
+    let request = parse_recall(super::json(body, true)?)?;
+    let _turn = call.server.gates.turn(name).await?;
+    let outcome = beside(|| call.server.engine.recall(name, &request))?;
+    let body = recall_json(&outcome).map_err(|error| Error::internal(format!("write the answer: {error}")))?;
+    Ok(Answer::ok(&body))
+}

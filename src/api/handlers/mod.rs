@@ -1,0 +1,99 @@
+//! What each route does: JSON in, a call of the engine, JSON out.
+
+mod documents;
+mod namespaces;
+mod node;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::http::request::Parts;
+use serde_json::Value as Json;
+
+use super::answer::Answer;
+use super::body::Received;
+use super::router::{Operation, Route};
+use super::server::Server;
+use super::wire::shape;
+use crate::error::{Error, Result};
+
+/// Bodies longer than this are taken apart away from the threads that wait for sockets.
+const PARSE_BESIDE_BYTES: usize = 64 << 10;
+
+/// A request that came through the door.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    pub server: &'a Arc<Server>,
+    pub head: &'a Parts,
+    pub began: Instant,
+}
+
+impl Call<'_> {
+    /// Since the request's head was read.
+    fn micros(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Carries a request out.
+pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> Result<Answer> {
+    let (name, operation) = match route {
+        Route::Live => return Ok(node::live()),
+        Route::Ready => return node::ready(call),
+        Route::Metrics => return node::metrics(call),
+        Route::NodeStatus => return node::status(call),
+        Route::List(project) => return node::list(call, &project),
+        Route::Namespace(name, operation) => (name, operation),
+    };
+    let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
+    match operation {
+        Operation::Write => documents::write(call, &name, body).await,
+        Operation::StartCopy => documents::start_copy(call, &name, &body),
+        Operation::PollCopy(token) => documents::poll_copy(call, &name, &token),
+        Operation::Query => documents::query(call, &name, body).await,
+        Operation::Explain => documents::explain(call, &name, &body).await,
+        Operation::Recall => documents::recall(call, &name, &body).await,
+        Operation::Create => namespaces::create(call, &name, &body).await,
+        Operation::Metadata(first_version) => namespaces::metadata(call, &name, first_version),
+        Operation::UpdateMetadata => namespaces::update_metadata(call, &name, &body).await,
+        Operation::Schema => namespaces::schema(call, &name),
+        Operation::UpdateSchema => namespaces::update_schema(call, &name, &body).await,
+        Operation::HintCacheWarm => namespaces::hint_cache_warm(call, &name),
+        Operation::WarmCache => namespaces::warm_cache(call, &name),
+        Operation::PurgeCache => namespaces::purge_cache(call, &name),
+        Operation::Status => namespaces::status(call, &name),
+        Operation::Labels => namespaces::labels(call, &name, &body).await,
+        Operation::Pin => namespaces::pin(call, &name, true).await,
+        Operation::Unpin => namespaces::pin(call, &name, false).await,
+        Operation::Checkpoint => namespaces::checkpoint(call, &name).await,
+        Operation::Compact => namespaces::compact(call, &name).await,
+        Operation::Ids => namespaces::ids(call, &name, &body).await,
+        Operation::Delete => namespaces::delete(call, &name).await,
+    }
+}
+
+/// A body as JSON; where none is needed an empty one is `{}`.
+fn json(body: &Received, may_be_empty: bool) -> Result<Json> {
+    if may_be_empty && body.bytes.is_empty() {
+        return Ok(Json::Object(serde_json::Map::new()));
+    }
+    parse(&body.bytes, shape::parse)
+}
+
+/// Takes a body apart, beside the threads that wait for sockets when it is large.
+fn parse<T>(bytes: &[u8], parser: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    if bytes.len() > PARSE_BESIDE_BYTES {
+        return tokio::task::block_in_place(|| parser(bytes));
+    }
+    parser(bytes)
+}
+
+/// Runs what computes or reads files, beside the threads that wait for sockets. A defect in it ends this request only.
+fn beside<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    tokio::task::block_in_place(|| {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            Err(Error::internal("a defect ended this request; the daemon's log says where, please report it"))
+        })
+    })
+}

@@ -1,0 +1,63 @@
+//! The HTTP server: one engine behind one listener.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::gates::Gates;
+use super::limits::ServerConfig;
+use super::{connections, request};
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::ops::metrics::Metrics;
+
+/// What all requests share.
+pub struct Server {
+    pub config: ServerConfig,
+    pub engine: Arc<Engine>,
+    pub gates: Gates,
+    pub metrics: Arc<Metrics>,
+    /// One namespace is warmed on a client's hint at a time.
+    pub warming: Arc<Semaphore>,
+    /// Tells this run's requests from those of others, in logs that outlive it.
+    run: u32,
+    requests: AtomicU64,
+}
+
+impl Server {
+    fn new(config: ServerConfig, engine: Arc<Engine>) -> Self {
+        let metrics = config.metrics.clone().unwrap_or_else(|| Arc::new(Metrics::new()));
+        let (run, ..) = uuid::Uuid::new_v4().as_fields();
+        Server {
+            gates: Gates::new(&config),
+            metrics,
+            warming: Arc::new(Semaphore::new(1)),
+            run,
+            requests: AtomicU64::new(0),
+            config,
+            engine,
+        }
+    }
+
+    /// A name for a request that came without one.
+    pub fn request_id(&self) -> String {
+        format!("{:08x}-{:x}", self.run, self.requests.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Serves `engine` until `stop` is done; then requests under way are finished. Needs a runtime of several threads.
+pub async fn serve(
+    listener: TcpListener,
+    config: ServerConfig,
+    engine: Arc<Engine>,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    let server = Arc::new(Server::new(config, engine));
+    let answering = Arc::clone(&server);
+    let answer = move |request| request::answer(Arc::clone(&answering), request);
+    connections::accept(listener, &server.config, answer, stop).await;
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! The HTTP interface, through a real socket: what SDKs do, what it refuses, and what it costs a stranger to try.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod client;
+
+mod sdk;
