@@ -15,6 +15,9 @@ use crate::meta::tables::Bound;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::platform::disk::{Disk, create_dirs, publish};
 
+/// The code of errors after which a binding may be durable or not.
+pub const UNKNOWN_BINDING: &str = "binding_unknown";
+
 /// All names of this node.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -71,7 +74,8 @@ impl Catalog {
         let binding = NameBinding { format: VERSION, name: name.to_string(), rev, target, hlc };
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
         publish(disk, &dir.join(numbered(rev)), &encode_binding(&binding)?)
-            .context(|| format!("bind name {name}"))?;
+            .context(|| format!("bind name {name}"))
+            .map_err(|error| error.with_code(UNKNOWN_BINDING))?;
         let bound = Bound { rev, target };
         self.lock().insert(name.clone(), bound.clone());
         if let Some(last) = last {

@@ -1,13 +1,15 @@
 //! What all namespaces of one engine share: disk, clock, index, bounds.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::layout::Layout;
 use crate::meta::Meta;
+use crate::model::ids::Nsid;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
@@ -63,8 +65,9 @@ pub struct Context {
     pub layout: Layout,
     pub tier: Tier,
     pub meta: Meta,
-    /// Read by who makes an incarnation, from its first manifest to its binding; written by who sweeps.
-    pub births: RwLock<()>,
+    /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
+    /// after their name is bound.
+    pub unborn: Mutex<BTreeSet<Nsid>>,
     /// Read by who commits a manifest, written by who recounts all of them.
     pub commits: RwLock<()>,
     /// Memory of all tails.
@@ -93,7 +96,30 @@ impl Context {
         }
     }
 
+    /// Lists an incarnation as unborn until the guard is dropped.
+    pub fn birth(self: &Arc<Self>, nsid: Nsid) -> Birth {
+        self.unborn.lock().unwrap_or_else(PoisonError::into_inner).insert(nsid);
+        Birth { context: self.clone(), nsid }
+    }
+
+    /// Incarnations that have files and no name yet.
+    pub fn unborn(&self) -> BTreeSet<Nsid> {
+        self.unborn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+}
+
+/// An incarnation on its way to a name.
+pub struct Birth {
+    context: Arc<Context>,
+    nsid: Nsid,
+}
+
+impl Drop for Birth {
+    fn drop(&mut self) {
+        self.context.unborn.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.nsid);
     }
 }

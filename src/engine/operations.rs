@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use super::catalog::UNKNOWN_BINDING;
 use super::namespace::head::Head;
 use super::namespace::{Namespace, moved, not_found};
 use super::start::remove_manifests;
@@ -32,40 +33,38 @@ impl Engine {
         let name = name.clone();
         // A task of its own: a client that goes away must not leave a commit half waited for.
         let task = tokio::spawn(async move {
-            let (namespace, is_new) = engine.namespace_for_write(&name, &request).await?;
-            let done = namespace.write(&request).await;
-            if done.is_err() && is_new && namespace.progress().0 == 0 {
-                // What was refused leaves no trace.
-                engine.delete(&name).await?;
+            match engine.namespace(&name) {
+                Ok(namespace) => namespace.write(&request).await,
+                Err(missing) if engine.catalog.find(&name).is_none() => {
+                    engine.first_write(&name, &request, missing).await
+                }
+                Err(error) => Err(error),
             }
-            done
         });
         task.await.map_err(|error| Error::internal(format!("write: {error}")))?
     }
 
-    /// The namespace to write to, and whether it was made for this write.
-    async fn namespace_for_write(
+    /// A write to a name that is not bound: the namespace comes to be with it, or not at all.
+    async fn first_write(
         &self,
         name: &NamespaceName,
         request: &WriteRequest,
-    ) -> Result<(Arc<Namespace>, bool)> {
-        let missing = match self.namespace(name) {
-            Err(error) if self.catalog.find(name).is_none() => error,
-            found => return found.map(|namespace| (namespace, false)),
-        };
+        missing: Error,
+    ) -> Result<WriteOutcome> {
         if let Some(expected) = &request.if_match {
             return Err(moved(expected, "not there"));
         }
-        let creates = request.create_namespace.unwrap_or(!request.upserts.is_empty());
-        if !creates {
+        if !request.create_namespace.unwrap_or(!request.upserts.is_empty()) {
             return Err(missing);
         }
-        // A request that is wrong in itself must not create anything.
+        // A request that is wrong in itself must not cost any file.
         tokio::task::block_in_place(|| prepare(&Arc::new(Schema::default()), false, request))?;
-        match self.create_incarnation(name, Schema::default(), BTreeMap::new()).await {
-            Ok(namespace) => Ok((namespace, true)),
+        let manifest = self.first_manifest(name, Schema::default(), BTreeMap::new());
+        match self.give_birth(name, manifest, Some(request)).await {
+            Ok((_, Some(outcome))) => Ok(outcome),
+            Ok((namespace, None)) => namespace.write(request).await,
             // Another writer was quicker; both write to the same namespace.
-            Err(error) if error.code() == "exists" => self.namespace(name).map(|namespace| (namespace, false)),
+            Err(error) if error.code() == "exists" => self.namespace(name)?.write(request).await,
             Err(error) => Err(error),
         }
     }
@@ -77,18 +76,15 @@ impl Engine {
         if let Some(update) = &request.schema {
             schema = apply_schema_update(&schema, update, false)?;
         }
-        self.create_incarnation(name, schema, request.labels).await.map(|_| ())
+        let manifest = self.first_manifest(name, schema, request.labels);
+        self.give_birth(name, manifest, None).await.map(drop)
     }
 
-    async fn create_incarnation(
-        &self,
-        name: &NamespaceName,
-        schema: Schema,
-        labels: BTreeMap<String, String>,
-    ) -> Result<Arc<Namespace>> {
+    /// What a new, empty incarnation begins with.
+    fn first_manifest(&self, name: &NamespaceName, schema: Schema, labels: BTreeMap<String, String>) -> Manifest {
         let now = self.context.clock.now_millis();
         let nsid = Nsid(self.context.random.uuid_v7(now));
-        let manifest = Manifest {
+        Manifest {
             format: VERSION,
             nsid,
             name: name.to_string(),
@@ -114,30 +110,55 @@ impl Engine {
             created_ms: now,
             updated_ms: now,
             written_ms: now,
-        };
-        self.give_birth(name, manifest).await
+        }
     }
 
-    /// Makes an incarnation durable and binds the name to it.
-    async fn give_birth(&self, name: &NamespaceName, manifest: Manifest) -> Result<Arc<Namespace>> {
+    /// Makes an incarnation durable, with its first write where there is one, and then binds the name to it: a crash finds
+    /// all of it or nothing.
+    async fn give_birth(
+        &self,
+        name: &NamespaceName,
+        manifest: Manifest,
+        first: Option<&WriteRequest>,
+    ) -> Result<(Arc<Namespace>, Option<WriteOutcome>)> {
         let door = self.door(name);
         let _door = door.lock().await;
         if self.catalog.find(name).is_some() {
             return Err(exists(name));
         }
-        tokio::task::block_in_place(|| {
-            let context = &self.context;
-            let _births = context.births.read().unwrap_or_else(PoisonError::into_inner);
-            let (nsid, hlc) = (manifest.nsid, manifest.hlc);
-            let head = Head::create(context, manifest)?;
-            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
-            if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
-                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        let context = &self.context;
+        let (nsid, hlc) = (manifest.nsid, manifest.hlc);
+        let _birth = context.birth(nsid);
+        let namespace = tokio::task::block_in_place(|| {
+            Namespace::open(context.clone(), name.clone(), Head::create(context, manifest)?)
+        })?;
+        let outcome = match first {
+            None => Ok(None),
+            Some(request) => namespace.write(request).await.map(Some),
+        };
+        let bound = outcome.and_then(|outcome| {
+            tokio::task::block_in_place(|| {
+                let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
+                if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
+                    tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+                }
+                Ok(outcome)
+            })
+        });
+        match bound {
+            Ok(outcome) => {
+                self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
+                Ok((namespace, outcome))
             }
-            let namespace = Namespace::open(context.clone(), name.clone(), head)?;
-            self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
-            Ok(namespace)
-        })
+            Err(error) => {
+                // The binding may be durable in spite of the error: then the files must stay, and the next start decides.
+                if error.code() != UNKNOWN_BINDING {
+                    namespace.retire().await;
+                    tokio::task::block_in_place(|| self.remove_files(name, nsid));
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Deletes a namespace; its name can be used again at once.
@@ -345,7 +366,7 @@ impl Engine {
             ..manifest
         };
         // While the source is held its objects cannot go; the copy counts its own references before it lets go.
-        let copy = self.give_birth(to, child).await?;
+        let (copy, _) = self.give_birth(to, child, None).await?;
         drop(source);
         Ok(copy.view().documents())
     }

@@ -62,7 +62,7 @@ impl Engine {
             random,
             layout,
             meta,
-            births: RwLock::new(()),
+            unborn: Mutex::new(BTreeSet::new()),
             commits: RwLock::new(()),
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),
@@ -95,7 +95,6 @@ impl Engine {
     pub(super) fn recount(&self) -> Result<()> {
         let context = &self.context;
         {
-            let _births = context.births.write().unwrap_or_else(PoisonError::into_inner);
             let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
             let facts = self.gather()?;
             let heads = facts.heads.len();
@@ -108,8 +107,12 @@ impl Engine {
     /// Everything the index is made from, read from the files. Damaged manifests keep their objects: see `sweep`.
     fn gather(&self) -> Result<Facts> {
         let context = &self.context;
+        // Who is being born is listed until its name is bound, so it is in one of the two.
+        let mut incarnations: BTreeMap<Nsid, String> =
+            context.unborn().into_iter().map(|nsid| (nsid, "a namespace on its way".to_owned())).collect();
+        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, name.to_string())));
         let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
-        for (name, nsid) in self.catalog.all() {
+        for (nsid, name) in incarnations {
             match Head::load(context, nsid) {
                 Ok(Some(head)) => {
                     let (bytes, _) = encode_manifest(&head.manifest)?;
@@ -134,31 +137,28 @@ impl Engine {
         if !context.meta.is_trusted() {
             return Ok((0, 0));
         }
-        // Nobody is born or commits meanwhile; who writes objects before its commit is left out below.
-        let _births = context.births.write().unwrap_or_else(PoisonError::into_inner);
+        // No manifest is committed meanwhile. What is listed first and removed last cannot belong to who came later.
         let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        let listed = context.tier.list("")?;
+        let logs = context.disk.list(&context.layout.root().join("log")).context(|| "list log")?;
+        let locals = context.disk.list(&context.layout.local()).context(|| "list local")?;
+        // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
+        let mut live = self.building();
+        live.extend(context.unborn());
         let bound: BTreeMap<Nsid, NamespaceName> =
             self.catalog.all().into_iter().map(|(name, nsid)| (nsid, name)).collect();
         let (mut objects, mut freed) = (0, 0);
         let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
-        let mut damaged: BTreeSet<Nsid> = BTreeSet::new();
         for nsid in bound.keys() {
             match Head::load(context, *nsid) {
                 Ok(head) => {
                     heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
                 }
-                Err(_) => {
-                    damaged.insert(*nsid);
-                }
+                // What a damaged manifest names is unknown, and may belong to others: everything stays until it is
+                // repaired.
+                Err(_) => return Ok((0, 0)),
             }
         }
-        if !damaged.is_empty() {
-            // What a damaged manifest names is unknown, and may belong to others: everything stays until it is repaired.
-            return Ok((0, 0));
-        }
-        let listed = context.tier.list("")?;
-        // Asked after the listing: an object in it that no manifest names yet has its builder still at work.
-        let live: BTreeSet<Nsid> = self.building();
         for (key, bytes) in listed {
             let Some((nsid, rest)) = parts(&key) else { continue };
             if live.contains(&nsid) || context.meta.references(&key)? > 0 {
@@ -176,7 +176,18 @@ impl Engine {
                 freed += bytes;
             }
         }
-        self.sweep_dead_incarnations(&bound)?;
+        let gone = |nsid: &Nsid| !bound.contains_key(nsid) && !live.contains(nsid);
+        for entry in logs {
+            let nsid = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid);
+            if nsid.as_ref().is_some_and(gone) {
+                let _ = context.disk.remove(&context.layout.root().join("log").join(&entry.name));
+            }
+        }
+        for entry in locals {
+            if let Some(nsid) = entry.name.parse().ok().map(Nsid).filter(gone) {
+                remove_manifests(context, nsid);
+            }
+        }
         Ok((objects, freed))
     }
 
@@ -190,27 +201,6 @@ impl Engine {
                 _ => None,
             })
             .collect()
-    }
-
-    /// Removes open logs and manifests of incarnations that no name is bound to.
-    fn sweep_dead_incarnations(&self, bound: &BTreeMap<Nsid, NamespaceName>) -> Result<()> {
-        let context = &self.context;
-        let disk = &*context.disk;
-        let logs = context.layout.root().join("log");
-        for entry in disk.list(&logs).context(|| format!("list {}", logs.display()))? {
-            let nsid = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid);
-            if nsid.is_some_and(|nsid| !bound.contains_key(&nsid)) {
-                let _ = disk.remove(&logs.join(&entry.name));
-            }
-        }
-        let local = context.layout.local();
-        for entry in disk.list(&local).context(|| format!("list {}", local.display()))? {
-            let Some(nsid) = entry.name.parse().ok().map(Nsid) else { continue };
-            if !bound.contains_key(&nsid) {
-                remove_manifests(context, nsid);
-            }
-        }
-        Ok(())
     }
 
     /// Opens a bound incarnation. What is damaged is set apart and said.

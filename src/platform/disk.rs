@@ -1,8 +1,10 @@
 //! The file system as Shoal uses it: the one seam through which disk faults are injected.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::mmap::Mapping;
 
@@ -94,18 +96,34 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
+/// Directories that were created, and whose entry in their parent may not be durable yet, by disk. A directory that is there
+/// is taken to be durable unless it is listed here: a failed sync must be repeated before anything is put into it.
+static UNSYNCED: Mutex<BTreeSet<(usize, PathBuf)>> = Mutex::new(BTreeSet::new());
+
 /// Creates a directory and its missing ancestors, each durable in its parent.
 pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if disk.list(path).is_ok() {
-        return Ok(());
-    }
     let Some(parent) = path.parent() else { return Ok(()) };
+    let key = (std::ptr::from_ref(disk).cast::<u8>() as usize, path.to_owned());
+    let unsynced = || UNSYNCED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_unsynced = unsynced().contains(&key);
+    if disk.list(path).is_ok() && !is_unsynced {
+        // An ancestor whose sync failed makes its descendants' entries worthless, too.
+        return if unsynced().is_empty() || parent.as_os_str().is_empty() { Ok(()) } else { create_dirs(disk, parent) };
+    }
     if !parent.as_os_str().is_empty() {
         create_dirs(disk, parent)?;
     }
+    unsynced().insert(key.clone());
     match disk.create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            unsynced().remove(&key);
+            return Err(error);
+        }
         _ => {}
     }
-    if parent.as_os_str().is_empty() { Ok(()) } else { disk.sync_dir(parent) }
+    if !parent.as_os_str().is_empty() {
+        disk.sync_dir(parent)?;
+    }
+    unsynced().remove(&key);
+    Ok(())
 }
