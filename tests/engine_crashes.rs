@@ -265,7 +265,7 @@ async fn crash(seed: u64, steps: &[Step], at: u64) {
         let hit = node.disk.operations() > at;
         node.step(step).await;
         // Power goes at once, or the process lives on for a while.
-        if !hit && node.disk.operations() > at && at % 3 != 0 {
+        if !hit && node.disk.operations() > at && !at.is_multiple_of(3) {
             crash_and_recover(&mut node, at);
         } else if number % 6 == 5 && node.disk.operations() <= at {
             node.check("while running");

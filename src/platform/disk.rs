@@ -108,7 +108,11 @@ pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let is_unsynced = unsynced().contains(&key);
     if disk.list(path).is_ok() && !is_unsynced {
         // An ancestor whose sync failed makes its descendants' entries worthless, too.
-        return if unsynced().is_empty() || parent.as_os_str().is_empty() { Ok(()) } else { create_dirs(disk, parent) };
+        return if unsynced().is_empty() || parent.as_os_str().is_empty() {
+            Ok(())
+        } else {
+            create_dirs(disk, parent)
+        };
     }
     if !parent.as_os_str().is_empty() {
         create_dirs(disk, parent)?;

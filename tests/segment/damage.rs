@@ -174,5 +174,5 @@ fn a_newer_version_is_refused_by_its_number() {
     let error = opened(&bytes).err().unwrap();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert_eq!(error.message(), "damaged.seg: format version 2, this release reads up to 1");
-    assert!(opened(&vec![0; FOOTER_BYTES]).is_err());
+    assert!(opened(&[0; FOOTER_BYTES]).is_err());
 }

@@ -182,13 +182,16 @@ mod tests {
     use crate::platform::random::{Random, SeededRandom};
     use crate::segment::text::terms::DocTerms;
 
+    /// Postings by term, and lengths by row.
+    type Expected = (BTreeMap<String, Vec<(u32, u32)>>, BTreeMap<u32, u32>);
+
     /// Rows with words of a skewed distribution, a third of them without a value.
-    fn build(rows: u32) -> (Vec<u8>, BTreeMap<String, Vec<(u32, u32)>>, BTreeMap<u32, u32>) {
+    fn build(rows: u32) -> (Vec<u8>, Expected) {
         let random = SeededRandom::new(3);
         let mut builder = TextBuilder::new();
         let (mut expected, mut lengths) = (BTreeMap::<String, Vec<(u32, u32)>>::new(), BTreeMap::new());
         for row in 0..rows {
-            if random.next_u64() % 3 == 0 {
+            if random.next_u64().is_multiple_of(3) {
                 continue;
             }
             let words: Vec<String> = (0..random.next_u64() % 12)
@@ -202,13 +205,13 @@ mod tests {
             lengths.insert(row, terms.length());
             builder.add(row, &terms);
         }
-        (builder.finish(rows).unwrap(), expected, lengths)
+        (builder.finish(rows).unwrap(), (expected, lengths))
     }
 
     #[test]
     fn every_posting_and_length_is_found_again() {
         for rows in [1, 130, 3_000] {
-            let (section, expected, lengths) = build(rows);
+            let (section, (expected, lengths)) = build(rows);
             let reader = TextReader::open(&section, rows, "text").unwrap();
             reader.verify().unwrap();
             assert_eq!(reader.docs(), lengths.len() as u64);
@@ -238,7 +241,7 @@ mod tests {
 
     #[test]
     fn damaged_sections_never_panic() {
-        let (section, _, _) = build(200);
+        let (section, _) = build(200);
         for at in 0..section.len() {
             let mut damaged = section.clone();
             damaged[at] ^= 1 << (at % 8);
