@@ -97,7 +97,7 @@ pub fn document(schema: &Schema, id: DocId, n: u64) -> Document {
     }
     fields.sort_by_key(|(uid, _)| *uid);
     let version = Version { hlc: Hlc(1_000 + n), origin: Origin(n % 3) };
-    let mut changed = vec![schema.columns[0].uid(), schema.columns[5].uid()];
+    let mut changed = vec![schema.columns[0].uid(), schema.columns[5.min(schema.columns.len() - 1)].uid()];
     changed.sort();
     let patch =
         n.is_multiple_of(4).then_some(PatchIntent { base: Version { hlc: Hlc(n), origin: Origin(9) }, changed });

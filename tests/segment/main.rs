@@ -4,5 +4,6 @@
 
 mod damage;
 mod documents;
+mod format;
 mod merging;
 mod reading;
