@@ -1,83 +1,92 @@
 //! Says in words how a query would be answered.
 
-use std::fmt::Write as _;
-
-use super::scope::Scope;
-use super::{check_metric, project};
+use super::candidates::Candidates;
+use super::plan::Plan;
+use crate::engine::filter::bitmap::{self, Access};
 use crate::engine::view::View;
-use crate::error::{Context as _, Error, Result};
+use crate::error::Result;
 use crate::model::query::{Clause, Query, Rank};
 
 /// The plan of a query, a step a line.
 pub fn explain(view: &View, query: &Query) -> Result<String> {
-    check_metric(&view.schema, query)?;
-    project::bind(&view.schema, &query.projection)?;
-    let scope = Scope::new(view, query.filter.as_ref())?;
-    let mut out = String::new();
-    plan(&mut out, &scope, query)
-        .map_err(|_| Error::internal("the plan could not be written"))
-        .context(|| "explain")?;
-    Ok(out)
-}
-
-fn plan(out: &mut String, scope: &Scope<'_>, query: &Query) -> std::fmt::Result {
-    let view = scope.view;
-    writeln!(
-        out,
-        "snapshot {} of {}: {} documents in {} segments and a tail of {}",
-        view.etag,
+    let plan = Plan::bind(view, query)?;
+    let candidates = Candidates::new(view, plan.filter.as_ref())?;
+    let (all, matching) = (view.documents(), candidates.count());
+    let segments = view.segments.len();
+    let mut lines = vec![format!(
+        "snapshot: {all} documents of {}, {segments} segments, {} in the tail",
         view.name,
-        view.documents(),
-        view.segments.len(),
         view.tail.len()
-    )?;
-    if scope.is_filtered() {
-        writeln!(
-            out,
-            "filter: {} of {} documents match, found by attribute and text indexes in segments, one by one in the tail",
-            scope.count(),
-            view.documents()
-        )?;
+    )];
+    if let Some(filter) = &plan.filter {
+        lines.push(format!("filter: {matching} of {all} documents match"));
+        for (at, segment) in view.segments.iter().enumerate() {
+            let how = match bitmap::access(filter, &view.schema, &segment.segment)? {
+                Access::Ids => "by ids",
+                Access::Postings => "by the rows of attribute values",
+                Access::Terms => "by the rows of terms",
+                Access::Dictionary => "by testing every distinct value once",
+                Access::Documents => "by indexes, then by reading the documents that are left",
+            };
+            let found = candidates.segments.get(at).map_or(0, |rows| rows.len());
+            lines.push(format!("  segment {at}: {how}, {found} of {} rows", segment.live()));
+        }
+        lines.push(format!("  tail: one by one, {} of {} rows", candidates.tail.len(), view.tail.len()));
     }
     match &query.rank_by {
-        None => writeln!(out, "aggregate: {} values over {} documents", query.aggregate_by.len(), scope.count())?,
+        None => {
+            let groups = if query.group_by.is_empty() { "" } else { " by groups" };
+            lines.push(format!("aggregate: {} values over {matching} documents{groups}", query.aggregate_by.len()));
+        }
         Some(Rank::Ann { attribute, .. } | Rank::Knn { attribute, .. }) => {
-            writeln!(out, "rank: exact distances of {attribute} to {} documents, nearest first", scope.count())?;
+            lines.push(format!("rank: exact distances of {attribute} to {matching} documents, nearest first"));
         }
         Some(Rank::Attributes(attributes)) => {
             let names: Vec<&str> = attributes.iter().map(|(name, _)| name.as_str()).collect();
-            writeln!(out, "rank: {} documents by {}", scope.count(), names.join(", "))?;
+            lines.push(format!("rank: {matching} documents by {}", names.join(", ")));
         }
         Some(Rank::Score(clause)) => {
-            writeln!(out, "rank: highest score first")?;
-            describe(out, clause, 1)?;
+            lines.push("rank: highest score first".to_owned());
+            describe(&mut lines, clause, 1);
         }
     }
     if let Some(per) = &query.per {
-        writeln!(out, "limit: at most {} for each {}", per.limit, per.attributes.join(", "))?;
+        lines.push(format!("limit: at most {} for each {}", per.limit, per.attributes.join(", ")));
     }
-    writeln!(out, "return: {} rows from {} on", query.limit.unwrap_or(super::LIMIT_DEFAULT), query.offset)
+    match query.limit {
+        Some(limit) => lines.push(format!("return: {limit} from {} on", query.offset)),
+        None => lines.push("return: all".to_owned()),
+    }
+    lines.push(String::new());
+    Ok(lines.join("\n"))
 }
 
-fn describe(out: &mut String, clause: &Clause, depth: usize) -> std::fmt::Result {
+fn describe(lines: &mut Vec<String>, clause: &Clause, depth: usize) {
     let indent = "  ".repeat(depth);
-    match clause {
+    let mut parts: &[Clause] = &[];
+    let text = match clause {
         Clause::Bm25 { attribute, .. } => {
-            writeln!(out, "{indent}BM25 of {attribute}: postings of the query's terms, statistics of live documents")
+            format!("BM25 of {attribute}: postings of the query's terms, statistics of live documents")
         }
         Clause::SparseKnn { attribute, .. } => {
-            writeln!(out, "{indent}sparse product of {attribute}: postings of the query's dimensions")
+            format!("sparse product of {attribute}: postings of the query's dimensions")
         }
-        Clause::Sum(parts) | Clause::Max(parts) => {
-            writeln!(out, "{indent}{} of", if matches!(clause, Clause::Sum(_)) { "sum" } else { "maximum" })?;
-            parts.iter().try_for_each(|part| describe(out, part, depth + 1))
+        Clause::Sum(of) => {
+            parts = of;
+            "sum of".to_owned()
         }
-        Clause::Product(weight, part) => {
-            writeln!(out, "{indent}{weight} times")?;
-            describe(out, part, depth + 1)
+        Clause::Max(of) => {
+            parts = of;
+            "maximum of".to_owned()
         }
-        Clause::Filter(_) => writeln!(out, "{indent}1 where a filter matches"),
-        Clause::Attribute(name) => writeln!(out, "{indent}value of {name}"),
-        Clause::Constant(value) => writeln!(out, "{indent}{value}"),
-    }
+        Clause::Product(weight, of) => {
+            parts = std::slice::from_ref(of);
+            format!("{weight} times")
+        }
+        Clause::Filter(_) => "1 where a filter matches".to_owned(),
+        Clause::Attribute(name) => format!("value of {name}"),
+        Clause::Constant(value) => value.to_string(),
+    };
+    lines.push(format!("{indent}{text}"));
+    parts.iter().for_each(|part| describe(lines, part, depth + 1));
 }

@@ -2,52 +2,51 @@
 
 use std::collections::HashMap;
 
-use super::place::Place;
-use super::scope::Scope;
-use super::{check_metric, project, ranking};
+use super::candidates::Candidates;
+use super::hits::{Hit, id_of};
+use super::plan::{Output, Plan};
+use super::{Work, page, project};
 use crate::engine::view::View;
 use crate::error::{Error, Result};
-use crate::model::ids::DocId;
-use crate::model::query::{Answer, Fusion, Query, QueryStats, ResultRow};
-
-/// Rows of a fused answer when the request does not say.
-const LIMIT_DEFAULT: usize = 10_000;
+use crate::model::query::{Fusion, ResultRow};
 
 /// A row of the answer, and who found it first: that query's projection applies.
 struct Fused {
     score: f64,
-    query: usize,
-    place: Place,
+    plan: usize,
 }
 
-/// One ranking of all queries.
-pub fn run(view: &View, queries: &[Query], fusion: &Fusion, stats: &mut QueryStats) -> Result<Answer> {
-    let mut scopes = Vec::with_capacity(queries.len());
-    let mut fused: HashMap<DocId, Fused> = HashMap::new();
-    for (at, query) in queries.iter().enumerate() {
-        let Some(rank) = &query.rank_by else {
-            return Err(Error::invalid(format!(
-                "rerank_by: queries[{at}] has no rank_by, aggregates cannot be fused"
-            )));
-        };
-        check_metric(&view.schema, query)?;
-        let scope = Scope::new(view, query.filter.as_ref())?;
+/// One ranking of all queries, highest score first, ties by id.
+pub(super) fn run(view: &View, plans: &[Plan], fusion: &Fusion, work: &mut Work) -> Result<Vec<ResultRow>> {
+    if let Some(at) = plans.iter().position(|plan| !matches!(plan.output, Output::Rows { .. })) {
+        return Err(Error::invalid(format!("rerank_by: queries[{at}] has no rank_by, aggregates cannot be fused")));
+    }
+    let mut found: HashMap<(u32, u32), Fused> = HashMap::new();
+    for (at, plan) in plans.iter().enumerate() {
+        let candidates = Candidates::new(view, plan.filter.as_ref())?;
+        work.exhaustive += view.tail.len();
         let weight = fusion.weights.get(at).copied().unwrap_or(1.0);
-        for (rank, row) in ranking(&scope, query, rank, stats)?.into_iter().enumerate() {
-            let part = weight / (fusion.rank_constant + rank as f64 + 1.0);
-            let place = row.place;
-            fused.entry(row.id).or_insert(Fused { score: 0.0, query: at, place }).score += part;
+        for (rank, hit) in (1u32..).zip(page(view, plan, &candidates, work)?) {
+            let part = weight / (fusion.rank_constant + f64::from(rank));
+            found.entry((hit.part, hit.row)).or_insert(Fused { score: 0.0, plan: at }).score += part;
         }
-        scopes.push(scope);
     }
-    let mut all: Vec<(DocId, Fused)> = fused.into_iter().collect();
-    all.sort_unstable_by(|(a, x), (b, y)| (y.score as f32).total_cmp(&(x.score as f32)).then_with(|| a.cmp(b)));
-    let limit = fusion.limit.map_or(LIMIT_DEFAULT, |limit| limit as usize);
-    let mut rows: Vec<ResultRow> = Vec::new();
-    for (id, found) in all.into_iter().skip(fusion.offset as usize).take(limit) {
-        let columns = project::bind(&view.schema, &queries[found.query].projection)?;
-        let ranked = super::Ranked { id, place: found.place, dist: Some(found.score as f32) };
-        rows.extend(project::rows(&scopes[found.query], &[ranked], &columns, stats)?);
+    let mut all = Vec::with_capacity(found.len());
+    for ((part, row), fused) in found {
+        let hit = Hit { part, row, dist: Some(fused.score as f32) };
+        all.push((fused.score as f32, id_of(view, part, row)?, hit, fused.plan));
     }
-    Ok(Answer::Rows(rows))
+    all.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    let limit = fusion.limit.map_or(usize::MAX, |limit| limit as usize);
+    let chosen: Vec<(Hit, usize)> =
+        all.into_iter().skip(fusion.offset as usize).take(limit).map(|(_, _, hit, plan)| (hit, plan)).collect();
+    let mut rows: Vec<Option<ResultRow>> = vec![None; chosen.len()];
+    for (at, plan) in plans.iter().enumerate() {
+        let own: Vec<usize> = (0..chosen.len()).filter(|place| chosen[*place].1 == at).collect();
+        let hits: Vec<Hit> = own.iter().map(|place| chosen[*place].0).collect();
+        for (place, row) in own.into_iter().zip(project::rows(view, &hits, &plan.projection, work)?) {
+            rows[place] = Some(row);
+        }
+    }
+    Ok(rows.into_iter().flatten().collect())
 }

@@ -1,149 +1,135 @@
-//! Queries over one snapshot: names bound to the schema, rows chosen, ranked and projected.
+//! Queries: what a request asks for becomes a plan, the plan's ranking gives hits, and hits become rows.
 //!
-//! - `scope` is which rows match; `place` says where a row is;
-//! - `vectors`, `score` (with `text` and `sparse`) and `order` rank them; `aggregate` counts them;
-//! - `project` makes the rows of an answer; `fuse` joins rankings; `explain` says what would be done; `recall` measures.
+//! | file | what it does |
+//! | --- | --- |
+//! | `plan` | binds names and operands to the schema |
+//! | `candidates` | the rows that pass the filter |
+//! | `nearest`, `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
+//! | `hits` | rows by their place, the best of many, the parts' best as one |
+//! | `columns`, `postings` | a segment's attribute or terms, from an index or from documents |
+//! | `diverse`, `fuse` | at most so many rows per value; several answers as one |
+//! | `aggregate`, `group` | counts and sums, of everything or by groups |
+//! | `project` | hits to rows |
+//! | `explain`, `recall` | how a query is answered, and how well |
+//!
+//! All parts of a view give one answer together: what a document scores and where it stands does not depend on whether it
+//! is in the tail or in which segment. `tests/query_oracle.rs` holds queries to that.
 
 mod aggregate;
+mod candidates;
+mod columns;
+mod diverse;
+mod exact_sum;
 mod explain;
 mod fuse;
+mod group;
+mod hits;
+mod nearest;
 mod order;
-mod place;
+mod plan;
+mod postings;
 mod project;
 mod recall;
-mod scope;
 mod score;
 mod sparse;
 mod text;
-mod vectors;
 
 use std::time::Instant;
 
 pub use self::explain::explain;
 pub use self::recall::recall;
 
-use self::place::Ranked;
-use self::scope::Scope;
+use self::candidates::Candidates;
+use self::hits::Hit;
+use self::plan::{Output, Plan, Ranking};
 use super::view::View;
 use crate::error::{Error, Result};
-use crate::model::query::{Answer, Per, Query, QueryOutcome, QueryRequest, QueryStats, Rank};
-use crate::model::schema::Schema;
-use crate::model::value::Value;
-
-/// Rows or groups of an answer when the query does not say.
-const LIMIT_DEFAULT: u32 = 10_000;
+use crate::model::query::{Answer, QueryOutcome, QueryRequest, QueryStats, ResultRow};
 
 /// Answers one or several queries from one snapshot.
 pub fn run(view: &View, request: &QueryRequest) -> Result<QueryOutcome> {
-    let started = Instant::now();
-    let mut stats = QueryStats { documents: view.documents(), cache_hit_ratio: 1.0, ..QueryStats::default() };
-    let mut answers = Vec::with_capacity(request.queries.len());
-    if let Some(fusion) = &request.fusion {
-        answers.push(fuse::run(view, &request.queries, fusion, &mut stats)?);
-    } else {
-        for query in &request.queries {
-            answers.push(one(view, query, &mut stats)?);
+    let start = Instant::now();
+    let mut work = Work::default();
+    let bind = |at: usize| Plan::bind(view, &request.queries[at]).map_err(|error| in_query(request, at, error));
+    let answers = match &request.fusion {
+        Some(fusion) => {
+            let plans = (0..request.queries.len()).map(bind).collect::<Result<Vec<Plan>>>()?;
+            vec![Answer::Rows(fuse::run(view, &plans, fusion, &mut work)?)]
         }
-    }
-    stats.execution_micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        None => (0..request.queries.len())
+            .map(|at| answer(view, &bind(at)?, &mut work))
+            .collect::<Result<Vec<Answer>>>()?,
+    };
+    let stats = QueryStats {
+        documents: view.documents(),
+        exhaustive: work.exhaustive,
+        bytes_queried: work.bytes,
+        bytes_returned: answers.iter().map(bytes_returned).sum(),
+        cache_hit_ratio: 1.0,
+        execution_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+    };
     Ok(QueryOutcome { answers, stats })
 }
 
-fn one(view: &View, query: &Query, stats: &mut QueryStats) -> Result<Answer> {
-    check_metric(&view.schema, query)?;
-    let scope = Scope::new(view, query.filter.as_ref())?;
-    match &query.rank_by {
-        None => aggregate::run(&scope, query, stats),
-        Some(rank) => {
-            let projection = project::bind(&view.schema, &query.projection)?;
-            let ranked = ranking(&scope, query, rank, stats)?;
-            project::rows(&scope, &ranked, &projection, stats).map(Answer::Rows)
+fn in_query(request: &QueryRequest, at: usize, error: Error) -> Error {
+    if request.queries.len() == 1 { error } else { error.context(format_args!("queries[{at}]")) }
+}
+
+/// What answering took.
+#[derive(Default)]
+struct Work {
+    /// Documents compared one by one: the tail's, and vectors that were compared.
+    exhaustive: u64,
+    /// Logical bytes of the vectors compared and of the values read for the answer.
+    bytes: u64,
+}
+
+fn answer(view: &View, plan: &Plan, work: &mut Work) -> Result<Answer> {
+    let candidates = Candidates::new(view, plan.filter.as_ref())?;
+    work.exhaustive += view.tail.len();
+    match &plan.output {
+        Output::Rows { .. } => {
+            let hits = page(view, plan, &candidates, work)?;
+            project::rows(view, &hits, &plan.projection, work).map(Answer::Rows)
+        }
+        Output::Aggregates(aggregates) => aggregate::run(view, aggregates, &candidates).map(Answer::Aggregations),
+        Output::Groups { keys, aggregates, limit } => {
+            group::run(view, keys, aggregates, *limit, &candidates).map(Answer::Groups)
         }
     }
 }
 
-/// The rows that the query asks for, in order.
-fn ranking(scope: &Scope<'_>, query: &Query, rank: &Rank, stats: &mut QueryStats) -> Result<Vec<Ranked>> {
-    let (offset, limit) = (query.offset as usize, query.limit.unwrap_or(LIMIT_DEFAULT) as usize);
-    let wanted = offset + limit;
-    let Some(per) = &query.per else {
-        let mut ranked = best(scope, rank, wanted, stats)?;
-        ranked.drain(..offset.min(ranked.len()));
-        return Ok(ranked);
+/// The hits that a plan's limit and offset leave, best first.
+fn page(view: &View, plan: &Plan, candidates: &Candidates, work: &mut Work) -> Result<Vec<Hit>> {
+    let Output::Rows { ranking, limit, offset, per } = &plan.output else { return Ok(Vec::new()) };
+    let wanted = limit.saturating_add(*offset);
+    let mut hits = match per {
+        None => ranked(view, ranking, candidates, wanted, work)?,
+        Some(per) => {
+            diverse::run(view, per, wanted, work, |depth, work| ranked(view, ranking, candidates, depth, work))?
+        }
     };
-    // How deep the limit per combination reaches is known only by looking: go four times deeper until it is enough.
-    let keys = PerKeys::bind(&scope.view.schema, per)?;
-    let mut depth = wanted.saturating_mul(4).max(64);
-    loop {
-        let ranked = best(scope, rank, depth, stats)?;
-        let exhausted = ranked.len() < depth;
-        let mut kept = keys.thin(scope, ranked, wanted)?;
-        if kept.len() == wanted || exhausted {
-            kept.drain(..offset.min(kept.len()));
-            return Ok(kept);
-        }
-        depth = depth.saturating_mul(4);
+    hits.drain(..(*offset).min(hits.len()));
+    Ok(hits)
+}
+
+/// The `k` best hits.
+fn ranked(view: &View, ranking: &Ranking, candidates: &Candidates, k: usize, work: &mut Work) -> Result<Vec<Hit>> {
+    match ranking {
+        Ranking::Nearest(target) => nearest::run(view, target, candidates, k, work),
+        Ranking::Order(keys) => order::run(view, keys, candidates, k),
+        Ranking::Score(scorer) => score::run(view, scorer, candidates, k),
     }
 }
 
-/// The best `count` rows.
-fn best(scope: &Scope<'_>, rank: &Rank, count: usize, stats: &mut QueryStats) -> Result<Vec<Ranked>> {
-    match rank {
-        Rank::Ann { attribute, vector } => vectors::nearest(scope, attribute, vector, count, stats),
-        Rank::Knn { attribute, vector } => {
-            if !scope.is_filtered() {
-                return Err(Error::invalid("💔 rank_by kNN requires filters, use ANN to search the whole namespace"));
-            }
-            vectors::nearest(scope, attribute, vector, count, stats)
-        }
-        Rank::Score(clause) => score::best(scope, clause, count, stats),
-        Rank::Attributes(attributes) => order::best(scope, attributes, count, stats),
-    }
-}
-
-fn check_metric(schema: &Schema, query: &Query) -> Result<()> {
-    match (query.metric, schema.metric) {
-        (Some(asked), Some(has)) if asked != has => {
-            Err(Error::invalid(format!("💔 distance metric mismatch, expected {}, got {}", has.name(), asked.name())))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// `limit.per`: at most so many rows of each combination of values.
-struct PerKeys {
-    columns: Vec<crate::model::schema::ColumnUid>,
-    limit: usize,
-}
-
-impl PerKeys {
-    fn bind(schema: &Schema, per: &Per) -> Result<PerKeys> {
-        let mut columns = Vec::with_capacity(per.attributes.len());
-        for name in &per.attributes {
-            let column = schema
-                .column(name)
-                .ok_or_else(|| Error::invalid(format!("limit.per: attribute \"{name}\" not found in schema")))?;
-            columns.push(column.uid());
-        }
-        columns.sort_unstable();
-        Ok(PerKeys { columns, limit: per.limit as usize })
-    }
-
-    fn thin(&self, scope: &Scope<'_>, ranked: Vec<Ranked>, wanted: usize) -> Result<Vec<Ranked>> {
-        let mut seen: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-        let mut kept = Vec::new();
-        for row in ranked {
-            if kept.len() == wanted {
-                break;
-            }
-            let document = scope.document(&row.place, Some(&self.columns))?;
-            let key: Vec<Option<&Value>> = self.columns.iter().map(|column| document.get(*column)).collect();
-            let count = seen.entry(format!("{key:?}")).or_default();
-            if *count < self.limit {
-                *count += 1;
-                kept.push(row);
-            }
-        }
-        Ok(kept)
+/// Per row the id, 4 for a distance or score, and the values; numbers of aggregates are free.
+fn bytes_returned(answer: &Answer) -> u64 {
+    let of_row = |row: &ResultRow| {
+        let values: u64 = row.fields.iter().map(|(_, value)| value.logical_bytes()).sum();
+        row.id.logical_bytes() + if row.dist.is_some() { 4 } else { 0 } + values
+    };
+    match answer {
+        Answer::Rows(rows) => rows.iter().map(of_row).sum(),
+        Answer::Aggregations(_) | Answer::Groups(_) => 0,
     }
 }

@@ -1,166 +1,189 @@
-//! Rows in the order of attribute values: absent values first ascending, last descending; ties by id.
+//! Rows in the order of attribute values: absent values first ascending and last descending, ties by id.
+//!
+//! In a segment, rows are compared by ordinals, which sort as values do; values are looked up only for the best rows of each
+//! part, to put the parts together.
 
 use std::cmp::Ordering;
 
-use super::place::{Place, Ranked};
-use super::scope::Scope;
+use roaring::RoaringBitmap;
+
+use super::candidates::Candidates;
+use super::columns::Column;
+use super::hits::{Hit, Smallest, id_of, tail_part};
+use super::plan::column_to_rank;
 use crate::engine::filter::matches::order_values;
+use crate::engine::view::{TailRow, View};
+use crate::engine::write::typing;
 use crate::error::{Error, Result};
 use crate::model::ids::DocId;
-use crate::model::query::{Direction, QueryStats};
-use crate::model::schema::{AttributeType, ColumnUid};
+use crate::model::query::Direction;
+use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::segment::attributes::AttributeReader;
+use crate::segment::Segment;
+
+/// The most parts that an order has; the wire's limit.
+const KEYS_MAX: usize = 8;
 
 /// One part of the order.
-struct Key {
+pub(super) struct OrderKey {
     /// `None`: the id.
     column: Option<ColumnUid>,
-    direction: Direction,
+    descending: bool,
 }
 
-/// What one part of the order is for one row of a segment: a place in its dictionary, 0 for absent.
-type Ordinals = Vec<u64>;
+/// A row's ordinals, smallest first.
+type Ordinals = [u32; KEYS_MAX];
 
-struct Candidate {
+/// A row among the best of its part.
+struct Contender {
+    hit: Hit,
     id: DocId,
-    place: Place,
     values: Vec<Option<Value>>,
 }
 
-/// The first `count` rows.
-pub fn best(
-    scope: &Scope<'_>,
-    attributes: &[(String, Direction)],
-    count: usize,
-    stats: &mut QueryStats,
-) -> Result<Vec<Ranked>> {
-    let keys = bind(scope, attributes)?;
-    let mut all: Vec<Candidate> = Vec::new();
-    for at in 0..scope.segments.len() {
-        for row in segment_best(scope, at, &keys, count)? {
-            let place = Place::Segment { segment: at, row };
-            all.push(Candidate { id: scope.id(&place)?, place, values: values(scope, &place, &keys)? });
-        }
+pub(super) fn bind(schema: &Schema, attributes: &[(String, Direction)]) -> Result<Vec<OrderKey>> {
+    if attributes.len() > KEYS_MAX {
+        return Err(Error::invalid(format!(
+            "rank_by: at most {KEYS_MAX} attributes to order by, got {}",
+            attributes.len()
+        )));
     }
-    for at in 0..scope.tail.len() {
-        let place = Place::Tail(at);
-        all.push(Candidate { id: scope.id(&place)?, place, values: values(scope, &place, &keys)? });
-    }
-    stats.exhaustive += scope.tail.len() as u64;
-    stats.bytes_queried += scope.count() * 8 * keys.len() as u64;
-    all.sort_unstable_by(|a, b| compare(a, b, &keys));
-    all.truncate(count);
-    Ok(all.into_iter().map(|c| Ranked { id: c.id, place: c.place, dist: None }).collect())
-}
-
-fn bind(scope: &Scope<'_>, attributes: &[(String, Direction)]) -> Result<Vec<Key>> {
     let mut keys = Vec::with_capacity(attributes.len());
     for (name, direction) in attributes {
+        let descending = *direction == Direction::Desc;
         if name == "id" {
-            keys.push(Key { column: None, direction: *direction });
-            continue;
+            // Ids are unique: nothing after them matters.
+            keys.push(OrderKey { column: None, descending });
+            break;
         }
-        let Some(column) = scope.view.schema.column(name) else {
-            return Err(Error::invalid(format!("💔 attribute \"{name}\" not found in schema, cannot be ordered by")));
-        };
-        if column.kind.is_array()
-            || matches!(column.kind, AttributeType::Vector { .. } | AttributeType::Sparse | AttributeType::Bytes)
-        {
+        let column = column_to_rank(schema, name)?;
+        if !typing::is_scalar(column.kind) {
             return Err(Error::invalid(format!(
                 "💔 attribute \"{name}\" has type {}, only scalars can be ordered by",
                 column.kind
             )));
         }
-        keys.push(Key { column: Some(column.uid()), direction: *direction });
+        keys.push(OrderKey { column: Some(column.uid()), descending });
     }
     Ok(keys)
 }
 
-/// The first rows of one segment. Its dictionaries are sorted, so places in them order rows as values would.
-fn segment_best(scope: &Scope<'_>, at: usize, keys: &[Key], count: usize) -> Result<Vec<u32>> {
-    let segment = &scope.segments[at].0.segment;
-    let rows = scope.rows(at);
-    if let [Key { column: None, direction }] = keys {
-        return Ok(match direction {
-            Direction::Asc => rows.iter().take(count).collect(),
-            Direction::Desc => rows.iter().rev().take(count).collect(),
-        });
-    }
-    let mut readers: Vec<Option<AttributeReader<'_>>> = Vec::with_capacity(keys.len());
-    for key in keys {
-        let reader = match key.column {
-            None => None,
-            Some(column) => {
-                let reader = segment.attribute(column)?;
-                if reader.is_none() && segment.column(column).is_some() {
-                    return unindexed(scope, at, keys, count);
-                }
-                reader
-            }
-        };
-        readers.push(reader);
-    }
-    let mut heap: std::collections::BinaryHeap<(Ordinals, u32)> = std::collections::BinaryHeap::new();
-    let mut ordinals = vec![0; keys.len()];
-    for row in rows {
-        for ((key, reader), ordinal) in keys.iter().zip(&readers).zip(&mut ordinals) {
-            let place = match (key.column, reader) {
-                (None, _) => u64::from(row),
-                (Some(_), None) => 0,
-                (Some(_), Some(reader)) => reader.scalar_ordinal(row)?.map_or(0, |ordinal| u64::from(ordinal) + 1),
-            };
-            *ordinal = if key.direction == Direction::Desc { u64::MAX - place } else { place };
-        }
-        if heap.len() < count {
-            heap.push((ordinals.clone(), row));
-        } else if let Some(mut worst) = heap.peek_mut()
-            && (ordinals.as_slice(), row) < (worst.0.as_slice(), worst.1)
-        {
-            worst.0.copy_from_slice(&ordinals);
-            worst.1 = row;
-        }
-    }
-    Ok(heap.into_iter().map(|(_, row)| row).collect())
-}
-
-/// The same where a column has no index: the rows themselves are read.
-fn unindexed(scope: &Scope<'_>, at: usize, keys: &[Key], count: usize) -> Result<Vec<u32>> {
+/// The first `k` rows.
+pub(super) fn run(view: &View, keys: &[OrderKey], candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
     let mut all = Vec::new();
-    for row in scope.rows(at) {
-        let place = Place::Segment { segment: at, row };
-        all.push((row, Candidate { id: scope.id(&place)?, place, values: values(scope, &place, keys)? }));
+    for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
+        in_segment(&segment.segment, part as u32, keys, rows, k, &mut all)?;
     }
-    all.sort_unstable_by(|(_, a), (_, b)| compare(a, b, keys));
-    Ok(all.into_iter().take(count).map(|(row, _)| row).collect())
+    in_tail(view, keys, &candidates.tail, k, &mut all)?;
+    all.sort_by(|a, b| {
+        let values = |column: usize| (a.values[column].as_ref(), b.values[column].as_ref());
+        compare(keys, values, || a.id.cmp(&b.id))
+    });
+    all.truncate(k);
+    Ok(all.into_iter().map(|contender| contender.hit).collect())
 }
 
-fn values(scope: &Scope<'_>, place: &Place, keys: &[Key]) -> Result<Vec<Option<Value>>> {
-    let mut columns: Vec<ColumnUid> = keys.iter().filter_map(|key| key.column).collect();
-    if columns.is_empty() {
-        return Ok(vec![None; keys.len()]);
+fn in_segment(
+    segment: &Segment,
+    part: u32,
+    keys: &[OrderKey],
+    rows: &RoaringBitmap,
+    k: usize,
+    out: &mut Vec<Contender>,
+) -> Result<()> {
+    let columns = keys
+        .iter()
+        .map(|key| key.column.map(|uid| Column::open(segment, uid, rows)).transpose())
+        .collect::<Result<Vec<_>>>()?;
+    for row in best_rows(keys, &columns, rows, k)? {
+        let mut values = Vec::with_capacity(keys.len());
+        for column in &columns {
+            let ordinal = column.as_ref().map(|column| column.scalar(row)).transpose()?.flatten();
+            values.push(match (column, ordinal) {
+                (Some(column), Some(ordinal)) => column.value(ordinal)?,
+                _ => None,
+            });
+        }
+        out.push(Contender { hit: Hit { part, row, dist: None }, id: segment.id_of(row)?, values });
     }
-    columns.sort_unstable();
-    columns.dedup();
-    let document = scope.document(place, Some(&columns))?;
-    Ok(keys.iter().map(|key| key.column.and_then(|column| document.get(column).cloned())).collect())
+    Ok(())
 }
 
-fn compare(a: &Candidate, b: &Candidate, keys: &[Key]) -> Ordering {
-    for (at, key) in keys.iter().enumerate() {
-        let ascending = match key.column {
-            None => a.id.cmp(&b.id),
-            Some(_) => match (&a.values[at], &b.values[at]) {
-                (None, None) => Ordering::Equal,
-                (None, Some(_)) => Ordering::Less,
-                (Some(_), None) => Ordering::Greater,
-                (Some(a), Some(b)) => order_values(a, b),
-            },
+/// The first `k` rows of a segment, whose rows are in the order of their ids.
+fn best_rows(keys: &[OrderKey], columns: &[Option<Column<'_>>], rows: &RoaringBitmap, k: usize) -> Result<Vec<u32>> {
+    let place = |key: &OrderKey, column: &Option<Column<'_>>, row: u32| -> Result<u32> {
+        let place = match column {
+            None => row,
+            // 0 is an absent value.
+            Some(column) => column.scalar(row)?.map_or(0, |ordinal| ordinal.saturating_add(1)),
         };
-        let ordered = if key.direction == Direction::Desc { ascending.reverse() } else { ascending };
-        if ordered != Ordering::Equal {
-            return ordered;
+        Ok(if key.descending { !place } else { place })
+    };
+    match (keys, columns) {
+        ([], _) | ([OrderKey { column: None, descending: false }], _) => Ok(rows.iter().take(k).collect()),
+        ([OrderKey { column: None, descending: true }], _) => Ok(rows.iter().rev().take(k).collect()),
+        ([key], [column]) => {
+            let mut best = Smallest::new(k);
+            for row in rows {
+                best.offer(u64::from(place(key, column, row)?) << 32 | u64::from(row));
+            }
+            Ok(best.into_sorted().into_iter().map(|packed| packed as u32).collect())
+        }
+        _ => {
+            let mut best: Smallest<(Ordinals, u32)> = Smallest::new(k);
+            for row in rows {
+                let mut ordinals = Ordinals::default();
+                ordinals[0] = place(&keys[0], &columns[0], row)?;
+                // Most rows fall behind by the first part already.
+                if best.bound().is_some_and(|(bound, _)| ordinals[0] > bound[0]) {
+                    continue;
+                }
+                for (at, (key, column)) in keys.iter().zip(columns).enumerate().skip(1) {
+                    ordinals[at] = place(key, column, row)?;
+                }
+                best.offer((ordinals, row));
+            }
+            Ok(best.into_sorted().into_iter().map(|(_, row)| row).collect())
         }
     }
-    a.id.cmp(&b.id)
+}
+
+fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Vec<Contender>) -> Result<()> {
+    fn value<'r>(row: &'r TailRow, key: &OrderKey) -> Option<&'r Value> {
+        key.column.and_then(|uid| row.document.get(uid))
+    }
+    let part = tail_part(view);
+    let mut rows: Vec<(u32, &TailRow)> = places.iter().filter_map(|at| Some((at, &**view.tail.at(at)?))).collect();
+    let order = |a: &(u32, &TailRow), b: &(u32, &TailRow)| {
+        let values = |at: usize| (value(a.1, &keys[at]), value(b.1, &keys[at]));
+        compare(keys, values, || a.1.document.id.cmp(&b.1.document.id))
+    };
+    if rows.len() > k && k > 0 {
+        rows.select_nth_unstable_by(k - 1, order);
+    }
+    rows.truncate(k);
+    for (place, row) in rows {
+        let values = keys.iter().map(|key| value(row, key).cloned()).collect();
+        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: id_of(view, part, place)?, values });
+    }
+    Ok(())
+}
+
+/// Compares two rows by each part of the order; `ids` compares their ids, ascending.
+fn compare<'v>(
+    keys: &[OrderKey],
+    values: impl Fn(usize) -> (Option<&'v Value>, Option<&'v Value>),
+    ids: impl Fn() -> Ordering,
+) -> Ordering {
+    for (at, key) in keys.iter().enumerate() {
+        let ascending = match (key.column, values(at)) {
+            (None, _) => ids(),
+            (Some(_), (Some(a), Some(b))) => order_values(a, b),
+            (Some(_), (a, b)) => a.is_some().cmp(&b.is_some()),
+        };
+        if ascending.is_ne() {
+            return if key.descending { ascending.reverse() } else { ascending };
+        }
+    }
+    ids()
 }

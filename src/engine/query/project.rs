@@ -1,66 +1,87 @@
-//! The rows of an answer: ids, distances, and the attributes asked for.
+//! Hits to rows: ids, distances, and the attributes asked for. Only the rows of an answer are ever read.
 
-use super::place::Ranked;
-use super::scope::Scope;
+use std::collections::HashSet;
+
+use super::Work;
+use super::hits::{Hit, id_of};
+use crate::engine::view::View;
 use crate::error::{Error, Result};
-use crate::model::query::{Projection, QueryStats, ResultRow};
+use crate::model::document::Document;
+use crate::model::query::{Projection, ResultRow};
 use crate::model::schema::{ColumnUid, Schema};
+use crate::model::value::Value;
 
-/// Bytes that a distance or score counts for.
-const DIST_BYTES: u64 = 4;
-
-/// The columns that rows carry, sorted, with their names.
-pub struct Columns {
+/// The columns that rows carry.
+#[derive(Clone, Default)]
+pub(super) struct Columns {
+    /// Sorted.
     uids: Vec<ColumnUid>,
+    /// In the order of the answer.
     names: Vec<(ColumnUid, String)>,
 }
 
-pub fn bind(schema: &Schema, projection: &Projection) -> Result<Columns> {
-    let all = || schema.columns.iter().map(|column| (column.uid(), column.name.clone()));
-    let mut names: Vec<(ColumnUid, String)> = match projection {
-        Projection::None => Vec::new(),
-        Projection::All => all().collect(),
-        Projection::Exclude(names) => all().filter(|(_, name)| !names.contains(name)).collect(),
-        Projection::Include(names) => {
-            let mut found = Vec::with_capacity(names.len());
-            for name in names.iter().filter(|name| *name != "id") {
-                let Some(column) = schema.column(name) else {
-                    return Err(Error::invalid(format!(
-                        "💔 attribute \"{name}\" not found in schema, cannot be part of `include_attributes`. consider \
-                         passing `include_attributes=True` to include all attributes"
-                    )));
-                };
-                found.push((column.uid(), column.name.clone()));
+impl Columns {
+    pub(super) fn bind(schema: &Schema, projection: &Projection) -> Result<Self> {
+        let all = || schema.columns.iter().map(|column| (column.uid(), column.name.clone()));
+        Ok(Columns::of(match projection {
+            Projection::None => Vec::new(),
+            Projection::All => all().collect(),
+            Projection::Exclude(names) if names.iter().any(|name| name == "id") => {
+                return Err(Error::invalid("💔 `id` cannot be part of `exclude_attributes`"));
             }
-            found
-        }
-    };
-    names.sort_unstable();
-    names.dedup();
-    Ok(Columns { uids: names.iter().map(|(uid, _)| *uid).collect(), names })
+            Projection::Exclude(names) => all().filter(|(_, name)| !names.contains(name)).collect(),
+            Projection::Include(names) => {
+                let mut found = Vec::with_capacity(names.len());
+                for name in names.iter().filter(|name| *name != "id") {
+                    let Some(column) = schema.column(name) else {
+                        return Err(Error::invalid(format!(
+                            "💔 attribute \"{name}\" not found in schema, cannot be part of `include_attributes`. \
+                             consider passing `include_attributes=True` to include all attributes"
+                        )));
+                    };
+                    found.push((column.uid(), column.name.clone()));
+                }
+                found
+            }
+        }))
+    }
+
+    fn of(mut names: Vec<(ColumnUid, String)>) -> Self {
+        let mut known = HashSet::new();
+        names.retain(|(uid, _)| known.insert(*uid));
+        let mut uids: Vec<ColumnUid> = known.into_iter().collect();
+        uids.sort_unstable();
+        Columns { uids, names }
+    }
+
+    fn fields(&self, document: &Document) -> Vec<(String, Value)> {
+        let found = self.names.iter().filter_map(|(uid, name)| Some((name.clone(), document.get(*uid)?.clone())));
+        found.collect()
+    }
 }
 
-/// Reads the rows of a ranking.
-pub fn rows(
-    scope: &Scope<'_>,
-    ranked: &[Ranked],
-    columns: &Columns,
-    stats: &mut QueryStats,
-) -> Result<Vec<ResultRow>> {
-    let mut out = Vec::with_capacity(ranked.len());
-    for row in ranked {
-        let mut fields = Vec::with_capacity(columns.names.len());
-        if !columns.uids.is_empty() {
-            let document = scope.document(&row.place, Some(&columns.uids))?;
-            for (uid, name) in &columns.names {
-                if let Some(value) = document.get(*uid) {
-                    stats.bytes_returned += value.logical_bytes();
-                    fields.push((name.clone(), value.clone()));
-                }
-            }
+/// The rows of hits, in their order.
+pub(super) fn rows(view: &View, hits: &[Hit], columns: &Columns, work: &mut Work) -> Result<Vec<ResultRow>> {
+    let mut rows: Vec<Option<ResultRow>> = vec![None; hits.len()];
+    // In the order they are stored, so that each block is unpacked once.
+    let mut order: Vec<usize> = (0..hits.len()).collect();
+    order.sort_unstable_by_key(|at| (hits[*at].part, hits[*at].row));
+    for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
+        let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
+        let mut scan = match segment {
+            Some(segment) if !columns.uids.is_empty() => Some(segment.segment.scan()?),
+            _ => None,
+        };
+        for at in part {
+            let hit = &hits[*at];
+            let fields = match (&mut scan, segment) {
+                (Some(scan), _) => columns.fields(&scan.document(hit.row, Some(&columns.uids))?),
+                (None, None) => view.tail.at(hit.row).map_or(Vec::new(), |row| columns.fields(&row.document)),
+                (None, Some(_)) => Vec::new(),
+            };
+            work.bytes += fields.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();
+            rows[*at] = Some(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields });
         }
-        stats.bytes_returned += row.id.logical_bytes() + if row.dist.is_some() { DIST_BYTES } else { 0 };
-        out.push(ResultRow { id: row.id.clone(), dist: row.dist, fields });
     }
-    Ok(out)
+    Ok(rows.into_iter().flatten().collect())
 }

@@ -1,42 +1,51 @@
 //! Measures recall: what ANN finds of what comparing everything finds, for sampled or given vectors.
 
-use super::place::{Place, Ranked, merge};
-use super::scope::Scope;
-use super::vectors::{Target, bind, nearest_to};
+use roaring::RoaringBitmap;
+
+use super::candidates::Candidates;
+use super::hits::{Hit, id_of, merge, smallest_of_tail};
+use super::plan::Target;
+use super::{Work, nearest};
+use crate::engine::filter::bind::bind;
 use crate::engine::view::View;
 use crate::error::{Error, Result};
-use crate::model::query::{QueryStats, Rank, RecallOutcome, RecallRequest, ResultRow};
-use crate::model::schema::{AttributeType, ColumnUid};
-use crate::model::value::{Value, Vector};
+use crate::model::query::{Rank, RecallOutcome, RecallRequest, ResultRow};
+use crate::model::schema::ColumnUid;
+use crate::model::value::Value;
 use crate::platform::random::Random;
-use crate::segment::vectors::{QueryVector, distance};
+use crate::segment::vectors::distance;
 
 /// The most vectors of one measurement.
 const NUM_MAX: u32 = 1_000;
 
 /// Runs every query both ways.
 pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Result<RecallOutcome> {
-    let scope = Scope::new(view, request.filter.as_ref())?;
+    let filter = request.filter.as_ref().map(|expr| bind(expr, &view.schema)).transpose()?;
+    let candidates = Candidates::new(view, filter.as_ref())?;
     let targets = match &request.rank_by {
         Some(Rank::Ann { attribute, vector } | Rank::Knn { attribute, vector }) => {
-            vec![bind(&view.schema, attribute, vector)?]
+            vec![Target::bind(&view.schema, attribute, vector)?]
         }
         Some(_) => return Err(Error::invalid("💔 recall: rank_by must be ANN or kNN")),
-        None => sample(&scope, request.num.min(NUM_MAX), random)?,
+        None => sample(view, &candidates, request.num.min(NUM_MAX), random)?,
     };
     let top_k = request.top_k as usize;
     let mut outcome = RecallOutcome::default();
     let mut truths = Vec::new();
     for target in &targets {
-        let found = nearest_to(&scope, target, top_k, &mut QueryStats::default())?;
-        let truth = exhaustive(&scope, target, top_k)?;
-        let hits = truth.iter().filter(|row| found.iter().any(|other| other.id == row.id)).count();
+        let found = nearest::run(view, target, &candidates, top_k, &mut Work::default())?;
+        let truth = exhaustive(view, target, &candidates, top_k)?;
+        let same = |hit: &&Hit| found.iter().any(|other| (other.part, other.row) == (hit.part, hit.row));
+        let hits = truth.iter().filter(same).count();
         outcome.avg_recall += if truth.is_empty() { 1.0 } else { hits as f64 / truth.len() as f64 };
         outcome.avg_exhaustive_count += truth.len() as f64;
         outcome.avg_ann_count += found.len() as f64;
         if request.include_ground_truth {
-            let row = |r: Ranked| ResultRow { id: r.id, dist: r.dist, fields: Vec::new() };
-            truths.push((target.query.values().to_vec(), truth.into_iter().map(row).collect()));
+            let row = |hit: Hit| -> Result<ResultRow> {
+                Ok(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields: Vec::new() })
+            };
+            let rows = truth.into_iter().map(row).collect::<Result<Vec<ResultRow>>>()?;
+            truths.push((target.query.values().to_vec(), rows));
         }
     }
     let count = targets.len().max(1) as f64;
@@ -47,60 +56,78 @@ pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Resu
     Ok(outcome)
 }
 
-/// Vectors of matching documents, each with the same chance.
-fn sample(scope: &Scope<'_>, num: u32, random: &dyn Random) -> Result<Vec<Target>> {
-    let schema = &scope.view.schema;
-    let column = schema.columns.iter().find_map(|column| match column.kind {
-        AttributeType::Vector { element, .. } => Some((column.uid(), element)),
-        _ => None,
-    });
-    let Some((column, element)) = column else {
+/// Vectors of matching documents of the first vector attribute, each document with the same chance and at most once.
+fn sample(view: &View, candidates: &Candidates, num: u32, random: &dyn Random) -> Result<Vec<Target>> {
+    let Some(column) = view.schema.columns.iter().find(|column| column.kind.is_vector()) else {
         return Err(Error::invalid("💔 recall: the namespace has no vector attribute"));
     };
-    let metric = schema.metric.ok_or_else(|| Error::internal("a schema with vectors has no distance metric"))?;
-    let mut places: Vec<Place> = (0..scope.tail.len()).map(Place::Tail).collect();
-    for at in 0..scope.segments.len() {
-        places.extend(scope.rows(at).iter().map(|row| Place::Segment { segment: at, row }));
+    let uid = column.uid();
+    let mut parts = Vec::with_capacity(candidates.segments.len() + 1);
+    for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
+        parts.push(match segment.segment.vectors(uid)? {
+            Some(vectors) => vectors.present()? & rows,
+            None => RoaringBitmap::new(),
+        });
     }
+    parts.push(
+        candidates
+            .tail
+            .iter()
+            .filter(|place| view.tail.at(*place).is_some_and(|r| r.document.get(uid).is_some()))
+            .collect(),
+    );
+    let mut left: u64 = parts.iter().map(RoaringBitmap::len).sum();
     let mut targets = Vec::new();
-    while !places.is_empty() && targets.len() < num as usize {
-        let at = (random.next_u64() % places.len() as u64) as usize;
-        let place = places.swap_remove(at);
-        if let Some(vector) = vector_of(scope, &place, column)? {
-            targets.push(Target { column, element, query: QueryVector::new(metric, vector.to_f32()) });
+    while left > 0 && targets.len() < num as usize {
+        let mut at = random.next_u64() % left;
+        for (part, rows) in parts.iter_mut().enumerate() {
+            if at >= rows.len() {
+                at -= rows.len();
+                continue;
+            }
+            if let Some(row) = rows.select(at as u32) {
+                rows.remove(row);
+                let vector = vector_of(view, part as u32, row, uid)?;
+                targets.extend(vector.map(|values| Target::new(&view.schema, uid, values)).transpose()?);
+            }
+            break;
         }
+        left -= 1;
     }
     Ok(targets)
 }
 
-fn vector_of(scope: &Scope<'_>, place: &Place, column: ColumnUid) -> Result<Option<Vector>> {
-    match place {
-        Place::Segment { segment, row } => match scope.segments[*segment].0.segment.vectors(column)? {
-            Some(reader) => reader.vector(*row),
-            None => Ok(None),
-        },
-        Place::Tail(at) => match scope.tail[*at].document.get(column) {
-            Some(Value::Vector(vector)) => Ok(Some(vector.clone())),
-            _ => Ok(None),
-        },
+fn vector_of(view: &View, part: u32, row: u32, column: ColumnUid) -> Result<Option<Vec<f32>>> {
+    if let Some(segment) = view.segments.get(part as usize) {
+        let vector = segment.segment.vectors(column)?.map(|vectors| vectors.vector(row)).transpose()?.flatten();
+        return Ok(vector.map(|vector| vector.to_f32()));
     }
+    Ok(match view.tail.at(row).and_then(|row| row.document.get(column)) {
+        Some(Value::Vector(vector)) => Some(vector.to_f32()),
+        _ => None,
+    })
 }
 
-/// Compares every matching document, one by one.
-fn exhaustive(scope: &Scope<'_>, target: &Target, count: usize) -> Result<Vec<Ranked>> {
-    let mut all = Vec::new();
-    let mut add = |place: Place| -> Result<()> {
-        if let Some(vector) = vector_of(scope, &place, target.column)? {
-            let dist = Some(distance(&target.query, &vector));
-            all.push(Ranked { id: scope.id(&place)?, place, dist });
+/// Compares every matching document, one by one and by no index.
+fn exhaustive(view: &View, target: &Target, candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
+    let mut parts = Vec::with_capacity(view.segments.len() + 1);
+    for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
+        let mut all = Vec::new();
+        if let Some(vectors) = segment.segment.vectors(target.column)? {
+            for row in rows {
+                all.extend(vectors.distance(row, &target.query)?.map(|distance| (distance, row)));
+            }
         }
-        Ok(())
-    };
-    for at in 0..scope.segments.len() {
-        for row in scope.rows(at) {
-            add(Place::Segment { segment: at, row })?;
+        all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        all.truncate(k);
+        parts.push(all);
+    }
+    let mut tail = Vec::new();
+    for place in &candidates.tail {
+        if let Some(Value::Vector(vector)) = view.tail.at(place).and_then(|row| row.document.get(target.column)) {
+            tail.push((distance(&target.query, vector), place));
         }
     }
-    (0..scope.tail.len()).try_for_each(|at| add(Place::Tail(at)))?;
-    Ok(merge(all, false, count))
+    parts.push(smallest_of_tail(view, tail, k));
+    merge(view, parts, k, false)
 }

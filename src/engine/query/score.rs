@@ -1,29 +1,40 @@
 //! Scores from expressions: sums, maxima and products of text, sparse, filter and attribute clauses, highest first.
 //!
-//! Every part of the snapshot is scored with statistics of the whole, so a row scores the same wherever it lies. Scores are
-//! added in f64 and rounded to f32 once, before rows are sorted.
+//! - Rows are scored in windows of [`WINDOW`]: every clause fills one buffer, so what a query holds does not grow with rows.
+//! - Every part of the view is scored with the statistics of the whole, by the same operations in the same order, in f64; a
+//!   score is rounded to f32 once, before rows are sorted.
+//! - A row that no text, filter or sparse clause finds scores 0 and is no answer, unless an attribute takes part.
 
 use roaring::RoaringBitmap;
 
-use super::place::{Best, Place, Ranked, merge};
-use super::scope::Scope;
-use super::sparse::BoundSparse;
-use super::text::BoundText;
+use super::candidates::Candidates;
+use super::columns::{Column, number};
+use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
+use super::plan::column_to_rank;
+use super::sparse::SparseScorer;
+use super::text::{TextCursor, TextScorer};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::bind;
 use crate::engine::filter::bitmap;
 use crate::engine::filter::matches::matches_with;
-use crate::engine::view::TailRow;
+use crate::engine::view::{SegmentView, TailRow, View};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
-use crate::model::query::{Clause, QueryStats};
+use crate::model::query::Clause;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
-use crate::model::value::Value;
 
-/// A clause bound to the schema and the snapshot's statistics.
+/// Rows that are scored at a time.
+const WINDOW: usize = 4_096;
+
+/// A bound scoring expression.
+pub(super) struct Scorer {
+    clause: Bound,
+    keeps_zero: bool,
+}
+
 enum Bound {
-    Text(BoundText),
-    Sparse(BoundSparse),
+    Text(Box<TextScorer>),
+    Sparse(SparseScorer),
     Sum(Vec<Bound>),
     Max(Vec<Bound>),
     Product(f64, Box<Bound>),
@@ -32,51 +43,10 @@ enum Bound {
     Constant(f64),
 }
 
-/// Rows with their scores, ascending by row; rows that are not there score 0.
-type Scores = Vec<(u32, f64)>;
-
-/// The `count` rows with the highest scores.
-pub fn best(scope: &Scope<'_>, clause: &Clause, count: usize, stats: &mut QueryStats) -> Result<Vec<Ranked>> {
-    let bound = bind_clause(scope, clause, false)?;
-    // A row that no text, filter or sparse clause finds is no answer; attributes rank every row.
-    let keeps_zero = has_attribute(clause);
-    let mut all = Vec::new();
-    for (at, (view, allowed)) in scope.segments.iter().enumerate() {
-        let part = Part { scope, at };
-        let scores = part.scores(&bound)?;
-        stats.bytes_queried += 8 * scores.len() as u64;
-        let mut best = Best::highest(count);
-        if keeps_zero {
-            let mut scores = scores.into_iter().peekable();
-            for row in scope.rows(at) {
-                while scores.peek().is_some_and(|(scored, _)| *scored < row) {
-                    scores.next();
-                }
-                let score = scores.next_if(|(scored, _)| *scored == row).map_or(0.0, |(_, score)| score);
-                best.push(score as f32, row);
-            }
-        } else {
-            for (row, score) in scores {
-                let live = allowed.as_ref().map_or_else(|| !view.dead.contains(row), |rows| rows.contains(row));
-                if live && score as f32 > 0.0 {
-                    best.push(score as f32, row);
-                }
-            }
-        }
-        for (score, row) in best.into_sorted() {
-            let place = Place::Segment { segment: at, row };
-            all.push(Ranked { id: scope.id(&place)?, place, dist: Some(score) });
-        }
+impl Scorer {
+    pub(super) fn bind(view: &View, clause: &Clause) -> Result<Self> {
+        Ok(Scorer { clause: bind_clause(view, clause, false)?, keeps_zero: has_attribute(clause) })
     }
-    let mut analyzers = Analyzers::new();
-    for (at, row) in scope.tail.iter().enumerate() {
-        let score = tail_score(&bound, &scope.view.schema, row, &mut analyzers) as f32;
-        if keeps_zero || score > 0.0 {
-            all.push(Ranked { id: row.document.id.clone(), place: Place::Tail(at), dist: Some(score) });
-        }
-    }
-    stats.exhaustive += scope.tail.len() as u64;
-    Ok(merge(all, true, count))
 }
 
 fn has_attribute(clause: &Clause) -> bool {
@@ -84,37 +54,36 @@ fn has_attribute(clause: &Clause) -> bool {
         Clause::Attribute(_) => true,
         Clause::Sum(parts) | Clause::Max(parts) => parts.iter().any(has_attribute),
         Clause::Product(_, part) => has_attribute(part),
-        Clause::Constant(value) => *value > 0.0,
-        Clause::Bm25 { .. } | Clause::SparseKnn { .. } | Clause::Filter(_) => false,
+        Clause::Bm25 { .. } | Clause::SparseKnn { .. } | Clause::Filter(_) | Clause::Constant(_) => false,
     }
 }
 
-/// `clamped`: a `Max` with a constant is around the clause, so it cannot make the score negative.
-fn bind_clause(scope: &Scope<'_>, clause: &Clause, clamped: bool) -> Result<Bound> {
-    let schema = &scope.view.schema;
+/// `clamped`: a `Max` with a constant is around the clause, so what it makes negative never shows.
+fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
+    let all = |parts: &[Clause], clamped| {
+        parts.iter().map(|part| bind_clause(view, part, clamped)).collect::<Result<Vec<Bound>>>()
+    };
     Ok(match clause {
         Clause::Bm25 { attribute, query, last_as_prefix } => {
-            Bound::Text(BoundText::bind(scope.view, attribute, query, *last_as_prefix)?)
+            Bound::Text(Box::new(TextScorer::bind(view, attribute, query, *last_as_prefix)?))
         }
-        Clause::SparseKnn { attribute, vector } => Bound::Sparse(BoundSparse::bind(schema, attribute, vector)?),
-        Clause::Sum(parts) => {
-            Bound::Sum(parts.iter().map(|part| bind_clause(scope, part, false)).collect::<Result<_>>()?)
+        Clause::SparseKnn { attribute, vector } => {
+            Bound::Sparse(SparseScorer::bind(&view.schema, attribute, vector)?)
         }
+        Clause::Sum(parts) => Bound::Sum(all(parts, clamped)?),
         Clause::Max(parts) => {
             let clamps = parts.iter().any(|part| matches!(part, Clause::Constant(_)));
-            Bound::Max(parts.iter().map(|part| bind_clause(scope, part, clamps)).collect::<Result<_>>()?)
+            Bound::Max(all(parts, clamped || clamps)?)
         }
-        Clause::Product(weight, part) => Bound::Product(*weight, Box::new(bind_clause(scope, part, clamped)?)),
-        Clause::Filter(expr) => Bound::Filter(bind(expr, schema)?),
-        Clause::Attribute(name) => Bound::Attribute(bind_attribute(schema, name, clamped)?),
+        Clause::Product(weight, part) => Bound::Product(*weight, Box::new(bind_clause(view, part, clamped)?)),
+        Clause::Filter(expr) => Bound::Filter(bind(expr, &view.schema)?),
+        Clause::Attribute(name) => Bound::Attribute(bind_attribute(&view.schema, name, clamped)?),
         Clause::Constant(value) => Bound::Constant(*value),
     })
 }
 
 fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Result<ColumnUid> {
-    let Some(column) = schema.column(name) else {
-        return Err(Error::invalid(format!("💔 attribute \"{name}\" not found in schema, cannot be ranked by")));
-    };
+    let column = column_to_rank(schema, name)?;
     match column.kind {
         AttributeType::Uint => {}
         AttributeType::Int | AttributeType::Float if clamped => {}
@@ -133,137 +102,221 @@ fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Result<ColumnUi
     Ok(column.uid())
 }
 
-/// One segment being scored.
-struct Part<'a> {
-    scope: &'a Scope<'a>,
+/// The `k` highest scores, highest first.
+pub(super) fn run(view: &View, scorer: &Scorer, candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
+    let mut parts = Vec::with_capacity(view.segments.len() + 1);
+    for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
+        parts.push(in_segment(view, segment, at, scorer, rows, k)?);
+    }
+    let mut analyzers = Analyzers::new();
+    let mut tail = Vec::new();
+    for (place, row) in view.tail.iter().filter(|(place, _)| candidates.tail.contains(*place)) {
+        let score = rounded(scorer.clause.of_tail(&view.schema, row, &mut analyzers));
+        if scorer.keeps_zero || score != 0.0 {
+            tail.push((0.0 - score, place));
+        }
+    }
+    parts.push(smallest_of_tail(view, tail, k));
+    merge(view, parts, k, true)
+}
+
+fn in_segment(
+    view: &View,
+    segment: &SegmentView,
     at: usize,
+    scorer: &Scorer,
+    rows: &RoaringBitmap,
+    k: usize,
+) -> Result<Vec<(f32, u32)>> {
+    let mut node = scorer.clause.cursor(view, segment, at, rows)?;
+    let mut best = Smallest::new(k);
+    let mut window = Window::default();
+    let mut scores = vec![0.0; WINDOW];
+    for base in (0..segment.segment.rows()).step_by(WINDOW) {
+        window.load(rows, base);
+        if window.is_empty() {
+            continue;
+        }
+        node.fill(&window, &mut scores)?;
+        window.for_each(|row, place| {
+            let score = rounded(scores[place]);
+            if score != 0.0 || scorer.keeps_zero {
+                best.offer(pack(0.0 - score, row));
+            }
+        });
+    }
+    Ok(best.into_sorted().into_iter().map(unpack).collect())
 }
 
-impl Part<'_> {
-    fn scores(&self, bound: &Bound) -> Result<Scores> {
-        let (view, _) = &self.scope.segments[self.at];
-        match bound {
-            Bound::Text(text) => text.scores(&view.segment),
-            Bound::Sparse(sparse) => sparse.scores(&view.segment),
-            Bound::Sum(parts) => self.fold(parts, |a, b| a + b),
+/// A score as it is answered: a finite f32.
+fn rounded(score: f64) -> f32 {
+    if score.is_nan() { 0.0 } else { (score as f32).clamp(f32::MIN, f32::MAX) }
+}
+
+/// The candidates among [`WINDOW`] rows.
+struct Window {
+    base: u32,
+    bits: [u64; WINDOW / 64],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { base: 0, bits: [0; WINDOW / 64] }
+    }
+}
+
+impl Window {
+    fn load(&mut self, rows: &RoaringBitmap, base: u32) {
+        self.base = base;
+        self.bits.fill(0);
+        for row in rows.range(base..base.saturating_add(WINDOW as u32)) {
+            let place = (row - base) as usize;
+            self.bits[place / 64] |= 1 << (place % 64);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bits.iter().all(|bits| *bits == 0)
+    }
+
+    /// Calls `each` with every candidate and its place in the window.
+    #[inline]
+    fn for_each(&self, mut each: impl FnMut(u32, usize)) {
+        for (word, bits) in self.bits.iter().enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let place = word * 64 + left.trailing_zeros() as usize;
+                each(self.base + place as u32, place);
+                left &= left - 1;
+            }
+        }
+    }
+}
+
+/// A clause over one segment, window by window.
+enum Node<'a> {
+    Text(TextCursor<'a>),
+    /// By row; empty where nothing is found.
+    Sparse(Vec<f64>),
+    /// The parts, and room for one part's scores.
+    Sum(Vec<Node<'a>>, Vec<f64>),
+    Max(Vec<Node<'a>>, Vec<f64>),
+    Product(f64, Box<Node<'a>>),
+    Filter(RoaringBitmap),
+    Attribute(Column<'a>),
+    Constant(f64),
+}
+
+impl Bound {
+    fn cursor<'a>(
+        &'a self,
+        view: &View,
+        segment: &'a SegmentView,
+        at: usize,
+        rows: &RoaringBitmap,
+    ) -> Result<Node<'a>> {
+        let all = |parts: &'a [Bound]| {
+            parts.iter().map(|part| part.cursor(view, segment, at, rows)).collect::<Result<Vec<Node<'a>>>>()
+        };
+        Ok(match self {
+            Bound::Text(text) => Node::Text(text.cursor(segment, at)?),
+            Bound::Sparse(sparse) => Node::Sparse(sparse.of_segment(&segment.segment)?),
+            Bound::Sum(parts) => Node::Sum(all(parts)?, vec![0.0; WINDOW]),
+            Bound::Max(parts) => Node::Max(all(parts)?, vec![0.0; WINDOW]),
+            Bound::Product(weight, part) => Node::Product(*weight, Box::new(part.cursor(view, segment, at, rows)?)),
+            Bound::Filter(filter) => Node::Filter(bitmap::rows(filter, &view.schema, segment)?),
+            Bound::Attribute(column) => Node::Attribute(Column::open(&segment.segment, *column, rows)?),
+            Bound::Constant(value) => Node::Constant(*value),
+        })
+    }
+
+    fn of_tail(&self, schema: &Schema, row: &TailRow, analyzers: &mut Analyzers) -> f64 {
+        match self {
+            Bound::Text(text) => text.of_tail(row, analyzers),
+            Bound::Sparse(sparse) => sparse.of_tail(row),
+            Bound::Sum(parts) => {
+                let scores = parts.iter().map(|part| part.of_tail(schema, row, analyzers));
+                scores.reduce(|a, b| a + b).unwrap_or(0.0)
+            }
             Bound::Max(parts) => {
-                let floor = parts.iter().filter_map(constant).fold(0.0, f64::max);
-                let others: Vec<&Bound> = parts.iter().filter(|part| constant(part).is_none()).collect();
-                let mut scores = Scores::new();
-                for part in others {
-                    scores = join(scores, self.scores(part)?, f64::max);
-                }
-                if floor > 0.0 {
-                    scores = join(scores, self.everywhere(floor), f64::max);
-                }
-                // A row that is not there scores 0, which is above anything negative.
-                scores.retain(|(_, score)| *score > 0.0);
-                Ok(scores)
+                let scores = parts.iter().map(|part| part.of_tail(schema, row, analyzers));
+                scores.reduce(f64::max).unwrap_or(0.0)
             }
-            Bound::Product(weight, part) => {
-                let mut scores = self.scores(part)?;
-                for (_, score) in &mut scores {
-                    *score *= weight;
-                }
-                Ok(scores)
-            }
+            Bound::Product(weight, part) => weight * part.of_tail(schema, row, analyzers),
             Bound::Filter(filter) => {
-                let rows: RoaringBitmap = bitmap::rows(filter, &self.scope.view.schema, view)?;
-                Ok(rows.iter().map(|row| (row, 1.0)).collect())
+                f64::from(u8::from(matches_with(filter, schema, &row.document, &row.terms, analyzers)))
             }
-            Bound::Attribute(column) => self.attribute(*column),
-            Bound::Constant(value) => Ok(self.everywhere(*value)),
-        }
-    }
-
-    fn fold(&self, parts: &[Bound], joined: impl Fn(f64, f64) -> f64 + Copy) -> Result<Scores> {
-        let mut scores = Scores::new();
-        for part in parts {
-            scores = join(scores, self.scores(part)?, joined);
-        }
-        Ok(scores)
-    }
-
-    fn everywhere(&self, score: f64) -> Scores {
-        self.scope.rows(self.at).iter().map(|row| (row, score)).collect()
-    }
-
-    fn attribute(&self, column: ColumnUid) -> Result<Scores> {
-        let segment = &self.scope.segments[self.at].0.segment;
-        let rows = self.scope.rows(self.at);
-        let mut scores = Scores::new();
-        match segment.attribute(column)? {
-            Some(reader) => {
-                let numbers =
-                    (0..reader.values()).map(|n| reader.value(n).map(|v| number(&v))).collect::<Result<Vec<_>>>()?;
-                for row in rows {
-                    if let Some(ordinal) = reader.scalar_ordinal(row)? {
-                        scores.push((row, numbers.get(ordinal as usize).copied().unwrap_or(0.0)));
-                    }
-                }
-            }
-            None if segment.column(column).is_none() => {}
-            None => {
-                for row in rows {
-                    if let Some(value) = segment.document(row, Some(&[column]))?.get(column) {
-                        scores.push((row, number(value)));
-                    }
-                }
-            }
-        }
-        Ok(scores)
-    }
-}
-
-fn constant(bound: &Bound) -> Option<f64> {
-    match bound {
-        Bound::Constant(value) => Some(*value),
-        _ => None,
-    }
-}
-
-fn number(value: &Value) -> f64 {
-    match value {
-        Value::Int(n) => *n as f64,
-        Value::Uint(n) => *n as f64,
-        Value::Float(x) => *x,
-        _ => 0.0,
-    }
-}
-
-/// Two lists as one; where a row is in both, its scores are joined.
-fn join(a: Scores, b: Scores, joined: impl Fn(f64, f64) -> f64) -> Scores {
-    if a.is_empty() {
-        return b;
-    }
-    let mut out = Scores::with_capacity(a.len().max(b.len()));
-    let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
-    loop {
-        match (a.peek(), b.peek()) {
-            (Some((x, left)), Some((y, right))) if x == y => {
-                out.push((*x, joined(*left, *right)));
-                a.next();
-                b.next();
-            }
-            (Some((x, _)), Some((y, _))) if x < y => out.extend(a.next()),
-            (_, Some(_)) => out.extend(b.next()),
-            (Some(_), None) => out.extend(a.next()),
-            (None, None) => return out,
+            Bound::Attribute(column) => row.document.get(*column).map_or(0.0, number),
+            Bound::Constant(value) => *value,
         }
     }
 }
 
-fn tail_score(bound: &Bound, schema: &Schema, row: &TailRow, analyzers: &mut Analyzers) -> f64 {
-    match bound {
-        Bound::Text(text) => text.score(row),
-        Bound::Sparse(sparse) => sparse.score(row),
-        Bound::Sum(parts) => parts.iter().map(|part| tail_score(part, schema, row, analyzers)).sum(),
-        Bound::Max(parts) => parts.iter().map(|part| tail_score(part, schema, row, analyzers)).fold(0.0, f64::max),
-        Bound::Product(weight, part) => weight * tail_score(part, schema, row, analyzers),
-        Bound::Filter(filter) => {
-            f64::from(u8::from(matches_with(filter, schema, &row.document, &row.terms, analyzers)))
+impl Node<'_> {
+    /// Replaces `out` by the scores of a window's rows; what is no candidate may be left at any score.
+    fn fill(&mut self, window: &Window, out: &mut [f64]) -> Result<()> {
+        match self {
+            Node::Text(cursor) => {
+                out.fill(0.0);
+                cursor.add(window.base, out)
+            }
+            Node::Sparse(products) => {
+                out.fill(0.0);
+                let from = products.get(window.base as usize..).unwrap_or_default();
+                let count = from.len().min(out.len());
+                out[..count].copy_from_slice(&from[..count]);
+                Ok(())
+            }
+            Node::Sum(parts, scratch) => fold(parts, scratch, window, out, |a, b| a + b),
+            Node::Max(parts, scratch) => fold(parts, scratch, window, out, f64::max),
+            Node::Product(weight, part) => {
+                part.fill(window, out)?;
+                out.iter_mut().for_each(|score| *score *= *weight);
+                Ok(())
+            }
+            Node::Filter(rows) => {
+                out.fill(0.0);
+                let end = window.base.saturating_add(WINDOW as u32);
+                rows.range(window.base..end).for_each(|row| out[(row - window.base) as usize] = 1.0);
+                Ok(())
+            }
+            Node::Attribute(column) => {
+                out.fill(0.0);
+                let mut failed = None;
+                window.for_each(|row, place| match value_of(column, row) {
+                    Ok(value) => out[place] = value,
+                    Err(error) => failed = Some(error),
+                });
+                failed.map_or(Ok(()), Err)
+            }
+            Node::Constant(value) => {
+                out.fill(*value);
+                Ok(())
+            }
         }
-        Bound::Attribute(column) => row.document.get(*column).map_or(0.0, number),
-        Bound::Constant(value) => *value,
     }
+}
+
+fn value_of(column: &Column<'_>, row: u32) -> Result<f64> {
+    let value = column.scalar(row)?.map(|ordinal| column.value(ordinal)).transpose()?.flatten();
+    Ok(value.as_ref().map_or(0.0, number))
+}
+
+fn fold(
+    parts: &mut [Node<'_>],
+    scratch: &mut [f64],
+    window: &Window,
+    out: &mut [f64],
+    join: impl Fn(f64, f64) -> f64,
+) -> Result<()> {
+    let Some((first, rest)) = parts.split_first_mut() else {
+        out.fill(0.0);
+        return Ok(());
+    };
+    first.fill(window, out)?;
+    for part in rest {
+        part.fill(window, scratch)?;
+        out.iter_mut().zip(&*scratch).for_each(|(score, more)| *score = join(*score, *more));
+    }
+    Ok(())
 }

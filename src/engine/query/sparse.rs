@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::text::add_up;
+use super::plan::column_to_rank;
 use crate::engine::view::TailRow;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
@@ -11,55 +11,56 @@ use crate::model::value::Value;
 use crate::segment::Segment;
 
 /// A sparse clause bound to its column.
-pub struct BoundSparse {
+pub(super) struct SparseScorer {
     column: ColumnUid,
-    /// Dimensions in bytewise order.
+    /// Dimensions in bytewise order, weights rounded to f16 as stored ones are.
     weights: Vec<(String, f64)>,
 }
 
-impl BoundSparse {
-    pub fn bind(schema: &Schema, attribute: &str, vector: &Json) -> Result<Self> {
-        let Some(column) = schema.column(attribute) else {
-            return Err(Error::invalid(format!(
-                "💔 attribute \"{attribute}\" not found in schema, cannot be ranked by"
-            )));
-        };
+impl SparseScorer {
+    pub(super) fn bind(schema: &Schema, attribute: &str, vector: &Json) -> Result<Self> {
+        let column = column_to_rank(schema, attribute)?;
         if column.kind != AttributeType::Sparse {
             return Err(Error::invalid(format!(
-                "💔 attribute \"{attribute}\" has type {}, expected {{}}f16 to rank by SparseKNN",
-                column.kind
+                "💔 attribute \"{attribute}\" has type {}, expected {} to rank by SparseKNN",
+                column.kind,
+                AttributeType::Sparse
             )));
         }
         let value = typing::value(AttributeType::Sparse, vector, &mut Vec::new())
-            .map_err(|error| error.context(format!("invalid vector for rank_by field \"{attribute}\"")))?;
+            .map_err(|error| error.context(format_args!("invalid vector for rank_by field \"{attribute}\"")))?;
         let Value::Sparse(vector) = value else {
             return Err(Error::internal(format!("rank_by \"{attribute}\": the vector is not sparse")));
         };
-        let weights = vector.entries.into_iter().map(|(term, weight)| (term, f64::from(weight.to_f32())));
-        Ok(BoundSparse { column: column.uid(), weights: weights.collect() })
+        let weights = vector.entries.into_iter().map(|(term, weight)| (term, weight.to_f64()));
+        Ok(SparseScorer { column: column.uid(), weights: weights.collect() })
     }
 
-    /// The products of a segment's rows, ascending by row.
-    pub fn scores(&self, segment: &Segment) -> Result<Vec<(u32, f64)>> {
-        let Some(reader) = segment.sparse(self.column)? else { return Ok(Vec::new()) };
-        let mut lists = Vec::new();
+    /// The products of all rows of a segment; empty when none has any of the dimensions.
+    pub(super) fn of_segment(&self, segment: &Segment) -> Result<Vec<f64>> {
+        let mut products = Vec::new();
+        let Some(reader) = segment.sparse(self.column)? else { return Ok(products) };
         for (term, weight) in &self.weights {
-            if let Some(dimension) = reader.dimension(term)? {
-                let mut list = Vec::with_capacity(dimension.df as usize);
-                reader.for_each(&dimension, |row, found| list.push((row, weight * f64::from(found.to_f32()))))?;
-                lists.push(list);
-            }
+            let Some(dimension) = reader.dimension(term)? else { continue };
+            products.resize(segment.rows() as usize, 0.0);
+            reader.for_each(&dimension, |row, stored| {
+                if let Some(product) = products.get_mut(row as usize) {
+                    *product += weight * stored.to_f64();
+                }
+            })?;
         }
-        Ok(add_up(lists, segment.rows()))
+        Ok(products)
     }
 
     /// The product with a row of the tail.
-    pub fn score(&self, row: &TailRow) -> f64 {
+    pub(super) fn of_tail(&self, row: &TailRow) -> f64 {
         let Some(Value::Sparse(vector)) = row.document.get(self.column) else { return 0.0 };
-        let product = |(term, weight): &(String, f64)| {
-            let at = vector.entries.binary_search_by(|(known, _)| known.cmp(term)).ok()?;
-            Some(weight * f64::from(vector.entries[at].1.to_f32()))
-        };
-        self.weights.iter().filter_map(product).sum()
+        let mut product = 0.0;
+        for (term, weight) in &self.weights {
+            if let Ok(at) = vector.entries.binary_search_by(|(known, _)| known.as_str().cmp(term)) {
+                product += weight * vector.entries[at].1.to_f64();
+            }
+        }
+        product
     }
 }

@@ -1,48 +1,239 @@
-//! BM25 of one text clause, with statistics exact over the live documents of the snapshot.
+//! BM25 of one text clause, with statistics that are exact over the live documents of the view.
 
+use std::collections::HashMap;
+
+use roaring::RoaringBitmap;
 use serde_json::Value as Json;
 
+use super::plan::column_to_rank;
+use super::postings::{DenseRows, Lengths, Postings};
+use crate::engine::analyzers::Analyzers;
+use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
 use crate::engine::view::{SegmentView, TailRow, View};
 use crate::error::{Error, Result};
-use crate::model::schema::{ColumnUid, FullText};
-use crate::segment::Segment;
-use crate::segment::text::reader::TextReader;
+use crate::model::schema::{Column, ColumnUid, FullText};
 use crate::segment::text::score::{bm25, idf, qtf_factor};
-use crate::segment::text::tokens::Analyzer;
+use crate::segment::text::terms::DocTerms;
 
 /// The longest text of a query, in bytes.
-pub const QUERY_BYTES_MAX: usize = 8_192;
-/// The most terms that the last token stands for as a prefix.
-const PREFIX_TERMS_MAX: usize = 65_536;
+pub(super) const QUERY_BYTES_MAX: usize = 8_192;
+/// Scores of documents with fewer tokens than this and at most so many of one term are computed once a segment.
+const KNOWN_LENGTHS: usize = 256;
+const KNOWN_FREQUENCIES: usize = 4;
 
 /// A text clause with the weights of its terms.
-pub struct BoundText {
-    column: ColumnUid,
-    terms: Vec<Weighted>,
+pub(super) struct TextScorer {
+    column: Column,
+    uid: ColumnUid,
+    options: FullText,
+    terms: Vec<QueryTerm>,
     /// Documents that have a token with this prefix score 1 more.
     prefix: Option<String>,
+    /// Tokens of a live document that has the field.
     average_length: f64,
-    k1: f64,
-    b: f64,
+    /// Per segment whose index is not of the column as it is now.
+    analysed: Vec<Option<Analysed>>,
 }
 
-struct Weighted {
+struct QueryTerm {
     text: String,
+    /// How often the query has it.
+    count: u32,
+    /// Live documents that have it.
+    documents: u64,
     idf: f64,
     factor: f64,
 }
 
-/// A clause's column and its query's tokens, before any statistics.
-fn tokens(view: &View, attribute: &str, query: &Json) -> Result<(ColumnUid, FullText, Vec<String>)> {
-    let Some(column) = view.schema.column(attribute) else {
-        return Err(Error::invalid(format!("💔 attribute \"{attribute}\" not found in schema, cannot be ranked by")));
-    };
-    let Some(options) = &column.full_text else {
-        return Err(Error::invalid(format!(
-            "💔 attribute \"{attribute}\" is not configured for full-text search, cannot be ranked by BM25"
-        ))
-        .with_hint(format!("set full_text_search for {attribute} in the schema")));
-    };
+/// What a segment's documents have of a query.
+struct Analysed {
+    /// Per term of the query its rows and frequencies.
+    postings: Vec<Vec<(u32, u32)>>,
+    with_prefix: RoaringBitmap,
+    lengths: Vec<u32>,
+}
+
+impl TextScorer {
+    pub(super) fn bind(view: &View, attribute: &str, query: &Json, last_as_prefix: bool) -> Result<Self> {
+        let column = column_to_rank(&view.schema, attribute)?;
+        let Some(options) = &column.full_text else {
+            return Err(Error::invalid(format!(
+                "💔 attribute \"{attribute}\" is not configured for full-text search, cannot be ranked by BM25"
+            ))
+            .with_hint(format!("set full_text_search for {attribute} in the schema")));
+        };
+        let mut tokens = tokens(column, options, query)?;
+        let prefix = if last_as_prefix { tokens.pop() } else { None };
+        let mut scorer = TextScorer {
+            column: column.clone(),
+            uid: column.uid(),
+            options: options.clone(),
+            terms: distinct(tokens),
+            prefix,
+            average_length: 0.0,
+            analysed: Vec::with_capacity(view.segments.len()),
+        };
+        scorer.gather_statistics(view)?;
+        Ok(scorer)
+    }
+
+    fn gather_statistics(&mut self, view: &View) -> Result<()> {
+        let (mut documents, mut tokens) = (0, 0);
+        for segment in &view.segments {
+            let (more_documents, more_tokens) = self.add_segment(segment)?;
+            documents += more_documents;
+            tokens += more_tokens;
+        }
+        let mut analyzers = Analyzers::new();
+        for (_, row) in view.tail.iter() {
+            self.with_terms(row, &mut analyzers, |scorer, terms| {
+                documents += 1;
+                tokens += u64::from(terms.length());
+                for term in &mut scorer.terms {
+                    term.documents += u64::from(terms.tf(&term.text) > 0);
+                }
+            });
+        }
+        self.average_length = if documents == 0 { 0.0 } else { tokens as f64 / documents as f64 };
+        let all = view.documents();
+        for term in &mut self.terms {
+            term.idf = idf(all, term.documents);
+            term.factor = qtf_factor(term.count, f64::from(self.options.k3));
+        }
+        Ok(())
+    }
+
+    /// Counts a segment's live documents with each term; gives how many have the field, and their tokens.
+    fn add_segment(&mut self, view: &SegmentView) -> Result<(u64, u64)> {
+        let segment = &view.segment;
+        let Some(reader) = text_index(segment, &self.column)? else {
+            let has_column = segment.column(self.uid).is_some();
+            let analysed = has_column.then(|| self.analyse(view)).transpose()?;
+            let counts = analysed.as_ref().map_or((0, 0), |(_, counts)| *counts);
+            if let Some((analysed, _)) = &analysed {
+                for (term, rows) in self.terms.iter_mut().zip(&analysed.postings) {
+                    term.documents += rows.len() as u64;
+                }
+            }
+            self.analysed.push(analysed.map(|(analysed, _)| analysed));
+            return Ok(counts);
+        };
+        self.analysed.push(None);
+        let dead = (!view.dead.is_empty()).then(|| DenseRows::new(&view.dead, segment.rows()));
+        for term in &mut self.terms {
+            let Some(found) = reader.term(&term.text)? else { continue };
+            match &dead {
+                None => term.documents += u64::from(found.df),
+                Some(dead) => {
+                    reader.for_each(&found, |row, _| term.documents += u64::from(!dead.contains(row)))?;
+                }
+            }
+        }
+        let (mut documents, mut tokens) = (reader.docs(), reader.total_length());
+        if dead.is_some() {
+            documents = documents.saturating_sub(reader.present()?.intersection_len(&view.dead));
+            // Rows without the field have no tokens.
+            let gone: u64 = view.dead.iter().map(|row| u64::from(reader.length(row))).sum();
+            tokens = tokens.saturating_sub(gone);
+        }
+        Ok((documents, tokens))
+    }
+
+    /// Analyses a segment's live documents; gives with it how many have the field, and their tokens.
+    fn analyse(&self, view: &SegmentView) -> Result<(Analysed, (u64, u64))> {
+        let mut found = Analysed {
+            postings: self.terms.iter().map(|_| Vec::new()).collect(),
+            with_prefix: RoaringBitmap::new(),
+            lengths: vec![0; view.segment.rows() as usize],
+        };
+        let (mut documents, mut tokens) = (0, 0);
+        let mut analyzers = Analyzers::new();
+        let mut scan = view.segment.scan()?;
+        for row in view.live_rows() {
+            let document = scan.document(row, Some(&[self.uid]))?;
+            let Some(value) = document.get(self.uid) else { continue };
+            let terms = analyzers.terms(&self.options, value);
+            documents += 1;
+            tokens += u64::from(terms.length());
+            found.lengths[row as usize] = terms.length();
+            for (term, postings) in self.terms.iter().zip(&mut found.postings) {
+                match terms.tf(&term.text) {
+                    0 => {}
+                    tf => postings.push((row, tf)),
+                }
+            }
+            if self.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
+                found.with_prefix.insert(row);
+            }
+        }
+        Ok((found, (documents, tokens)))
+    }
+
+    /// Calls `then` with the terms of a row of the tail, if it has the field.
+    fn with_terms(&mut self, row: &TailRow, analyzers: &mut Analyzers, then: impl FnOnce(&mut Self, &DocTerms)) {
+        match (row.terms_of(self.uid), row.document.get(self.uid)) {
+            (Some(terms), _) => then(self, terms),
+            // The column became searchable after the row was written.
+            (None, Some(value)) => {
+                let terms = analyzers.terms(&self.options, value);
+                then(self, &terms);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The score of a row of the tail.
+    pub(super) fn of_tail(&self, row: &TailRow, analyzers: &mut Analyzers) -> f64 {
+        match (row.terms_of(self.uid), row.document.get(self.uid)) {
+            (Some(terms), _) => self.of_terms(terms),
+            (None, Some(value)) => self.of_terms(&analyzers.terms(&self.options, value)),
+            (None, None) => 0.0,
+        }
+    }
+
+    fn of_terms(&self, terms: &DocTerms) -> f64 {
+        let mut score = 0.0;
+        for term in &self.terms {
+            score += self.part(term, terms.tf(&term.text), terms.length());
+        }
+        if self.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
+            score += 1.0;
+        }
+        score
+    }
+
+    /// One term's part of a score.
+    fn part(&self, term: &QueryTerm, tf: u32, length: u32) -> f64 {
+        let (k1, b) = (f64::from(self.options.k1), f64::from(self.options.b));
+        bm25(tf, length, self.average_length, term.idf, term.factor, k1, b)
+    }
+
+    /// The scores of a segment's rows, from the first on.
+    pub(super) fn cursor<'a>(&'a self, view: &'a SegmentView, at: usize) -> Result<TextCursor<'a>> {
+        let mut cursor = TextCursor { scorer: self, lengths: Lengths::None, terms: Vec::new(), with_prefix: None };
+        if let Some(Some(analysed)) = self.analysed.get(at) {
+            cursor.lengths = Lengths::Known(&analysed.lengths);
+            cursor.with_prefix = Some(analysed.with_prefix.clone());
+            let known = self.terms.iter().zip(&analysed.postings);
+            cursor.terms = known.map(|(term, rows)| TermCursor::new(term, Postings::of_rows(rows))).collect();
+        } else if let Some(reader) = text_index(&view.segment, &self.column)? {
+            for term in &self.terms {
+                if let Some(found) = reader.term(&term.text)? {
+                    cursor.terms.push(TermCursor::new(term, Postings::of_index(&reader, &found)?));
+                }
+            }
+            if let Some(prefix) = &self.prefix {
+                cursor.with_prefix = Some(rows_with_prefix(&reader, prefix)?);
+            }
+            cursor.lengths = Lengths::Index(reader);
+        }
+        Ok(cursor)
+    }
+}
+
+/// The tokens of a query.
+fn tokens(column: &Column, options: &FullText, query: &Json) -> Result<Vec<String>> {
+    let name = &column.name;
     let bytes: usize = match query {
         Json::String(text) => text.len(),
         Json::Array(items) => items.iter().filter_map(Json::as_str).map(str::len).sum(),
@@ -50,178 +241,82 @@ fn tokens(view: &View, attribute: &str, query: &Json) -> Result<(ColumnUid, Full
     };
     if bytes > QUERY_BYTES_MAX {
         return Err(Error::invalid(format!(
-            "BM25 query for \"{attribute}\" has {bytes} bytes, expected at most {QUERY_BYTES_MAX}"
+            "BM25 query for \"{name}\" has {bytes} bytes, expected at most {QUERY_BYTES_MAX}"
         )));
     }
-    let mut analyzer = Analyzer::new(options);
+    let mut analyzers = Analyzers::new();
+    let analyzer = analyzers.get(options);
     let expecting = if analyzer.takes_strings() { "string or []string" } else { "[]string" };
-    let tokens = analyzer.query_tokens(query).map_err(|_| {
-        let shown = match query {
-            Json::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        Error::invalid(format!("invalid input '{shown}' for rank_by field \"{attribute}\", expecting {expecting}"))
-    })?;
-    Ok((column.uid(), options.clone(), tokens))
+    analyzer.query_tokens(query).map_err(|_| {
+        let shown = query.as_str().map_or_else(|| query.to_string(), str::to_owned);
+        Error::invalid(format!("invalid input '{shown}' for rank_by field \"{name}\", expecting {expecting}"))
+    })
 }
 
-impl BoundText {
-    pub fn bind(view: &View, attribute: &str, query: &Json, last_as_prefix: bool) -> Result<Self> {
-        let (column, options, mut tokens) = tokens(view, attribute, query)?;
-        let prefix = if last_as_prefix { tokens.pop() } else { None };
-        let mut counted: Vec<(String, u32)> = Vec::new();
-        for token in tokens {
-            match counted.iter_mut().find(|(known, _)| *known == token) {
-                Some((_, count)) => *count += 1,
-                None => counted.push((token, 1)),
+/// Each token once, in the order of the query, with how often it is there.
+fn distinct(tokens: Vec<String>) -> Vec<QueryTerm> {
+    let mut terms: Vec<QueryTerm> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for text in tokens {
+        match known.get(&text) {
+            Some(at) => terms[*at].count += 1,
+            None => {
+                known.insert(text.clone(), terms.len());
+                terms.push(QueryTerm { text, count: 1, documents: 0, idf: 0.0, factor: 0.0 });
             }
         }
-        let mut lengths = Lengths::default();
-        for segment in &view.segments {
-            lengths.add_segment(column, segment)?;
-        }
-        for (_, row) in view.tail.iter() {
-            if let Some((_, terms)) = row.terms.iter().find(|(uid, _)| *uid == column) {
-                lengths.documents += 1;
-                lengths.tokens += u64::from(terms.length());
-            }
-        }
-        let documents = view.documents();
-        let mut terms = Vec::with_capacity(counted.len());
-        for (text, count) in counted {
-            let mut df = 0;
-            for segment in &view.segments {
-                df += live_df(column, &text, segment)?;
-            }
-            df += view.tail.iter().filter(|(_, row)| tf(row, column, &text) > 0).count() as u64;
-            let factor = qtf_factor(count, f64::from(options.k3));
-            terms.push(Weighted { text, idf: idf(documents, df), factor });
-        }
-        Ok(BoundText {
-            column,
-            terms,
-            prefix,
-            average_length: lengths.average(),
-            k1: f64::from(options.k1),
-            b: f64::from(options.b),
-        })
     }
+    terms
+}
 
-    /// The scores of a segment's rows, ascending by row.
-    pub fn scores(&self, segment: &Segment) -> Result<Vec<(u32, f64)>> {
-        let Some(reader) = segment.text(self.column)? else {
-            return self.unindexed(segment);
-        };
-        let mut lists: Vec<Vec<(u32, f64)>> = Vec::new();
-        for weighted in &self.terms {
-            if let Some(term) = reader.term(&weighted.text)? {
-                let mut list = Vec::with_capacity(term.df as usize);
-                reader.for_each(&term, |row, tf| list.push((row, self.part(weighted, tf, reader.length(row)))))?;
-                lists.push(list);
-            }
-        }
-        if let Some(prefix) = &self.prefix {
-            let mut rows = roaring::RoaringBitmap::new();
-            for (_, term) in reader.prefix_terms(prefix, PREFIX_TERMS_MAX)? {
-                rows |= reader.rows_with(&term)?;
-            }
-            lists.push(rows.iter().map(|row| (row, 1.0)).collect());
-        }
-        Ok(add_up(lists, segment.rows()))
-    }
+/// The scores of one segment's rows, window by window.
+pub(super) struct TextCursor<'a> {
+    scorer: &'a TextScorer,
+    lengths: Lengths<'a>,
+    terms: Vec<TermCursor<'a>>,
+    with_prefix: Option<RoaringBitmap>,
+}
 
-    /// The score of a row of the tail.
-    pub fn score(&self, row: &TailRow) -> f64 {
-        match row.terms.iter().find(|(uid, _)| *uid == self.column) {
-            Some((_, terms)) => self.of(terms),
-            None => 0.0,
-        }
-    }
+struct TermCursor<'a> {
+    term: &'a QueryTerm,
+    postings: Postings<'a>,
+    /// Scores by length and frequency, NaN where not computed yet; empty for rare terms.
+    known: Vec<f64>,
+}
 
-    fn of(&self, terms: &crate::segment::text::terms::DocTerms) -> f64 {
-        let parts = self.terms.iter().map(|weighted| self.part(weighted, terms.tf(&weighted.text), terms.length()));
-        let prefix = self.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix));
-        parts.sum::<f64>() + f64::from(u8::from(prefix))
-    }
-
-    fn part(&self, weighted: &Weighted, tf: u32, length: u32) -> f64 {
-        bm25(tf, length, self.average_length, weighted.idf, weighted.factor, self.k1, self.b)
-    }
-
-    /// A segment from before the column was searchable has no index of it: nothing there is found until it is merged.
-    fn unindexed(&self, _segment: &Segment) -> Result<Vec<(u32, f64)>> {
-        Ok(Vec::new())
+impl<'a> TermCursor<'a> {
+    fn new(term: &'a QueryTerm, postings: Postings<'a>) -> Self {
+        let is_common = postings.count() > KNOWN_LENGTHS * KNOWN_FREQUENCIES / 4;
+        let known = if is_common { vec![f64::NAN; KNOWN_LENGTHS * KNOWN_FREQUENCIES] } else { Vec::new() };
+        TermCursor { term, postings, known }
     }
 }
 
-#[derive(Default)]
-struct Lengths {
-    documents: u64,
-    tokens: u64,
-}
-
-impl Lengths {
-    fn add_segment(&mut self, column: ColumnUid, view: &SegmentView) -> Result<()> {
-        let Some(reader) = view.segment.text(column)? else { return Ok(()) };
-        self.documents += reader.docs();
-        self.tokens += reader.total_length();
-        if !view.dead.is_empty() {
-            let gone = reader.present()? & &*view.dead;
-            self.documents -= gone.len().min(self.documents);
-            self.tokens -= gone.iter().map(|row| u64::from(reader.length(row))).sum::<u64>().min(self.tokens);
+impl TextCursor<'_> {
+    /// Adds the scores of the rows from `base` on. Windows come in ascending order and may be left out.
+    pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<()> {
+        let (scorer, lengths) = (self.scorer, &self.lengths);
+        let end = base.saturating_add(out.len() as u32);
+        // Term by term in the order of the query, as the tail adds them.
+        for TermCursor { term, postings, known } in &mut self.terms {
+            postings.for_each_until(base, end, |row, tf| {
+                let length = lengths.of(row);
+                let (by_length, by_tf) = (length as usize, tf as usize - 1);
+                let score = if by_length < KNOWN_LENGTHS && by_tf < KNOWN_FREQUENCIES && !known.is_empty() {
+                    let known = &mut known[by_tf * KNOWN_LENGTHS + by_length];
+                    if known.is_nan() {
+                        *known = scorer.part(term, tf, length);
+                    }
+                    *known
+                } else {
+                    scorer.part(term, tf, length)
+                };
+                out[(row - base) as usize] += score;
+            })?;
+        }
+        if let Some(rows) = &self.with_prefix {
+            rows.range(base..end).for_each(|row| out[(row - base) as usize] += 1.0);
         }
         Ok(())
     }
-
-    fn average(&self) -> f64 {
-        if self.documents == 0 { 0.0 } else { self.tokens as f64 / self.documents as f64 }
-    }
-}
-
-/// In how many live rows of a segment a term is.
-fn live_df(column: ColumnUid, text: &str, view: &SegmentView) -> Result<u64> {
-    let Some(reader) = view.segment.text(column)? else { return Ok(0) };
-    let Some(term) = reader.term(text)? else { return Ok(0) };
-    if view.dead.is_empty() {
-        return Ok(u64::from(term.df));
-    }
-    count_live(&reader, &term, view)
-}
-
-fn count_live(reader: &TextReader<'_>, term: &crate::segment::text::reader::Term, view: &SegmentView) -> Result<u64> {
-    let mut live = 0;
-    reader.for_each(term, |row, _| live += u64::from(!view.dead.contains(row)))?;
-    Ok(live)
-}
-
-fn tf(row: &TailRow, column: ColumnUid, text: &str) -> u32 {
-    row.terms.iter().find(|(uid, _)| *uid == column).map_or(0, |(_, terms)| terms.tf(text))
-}
-
-/// Adds lists that ascend by row. Long ones are added in an array of all rows, short ones by sorting.
-pub(super) fn add_up(mut lists: Vec<Vec<(u32, f64)>>, rows: u32) -> Vec<(u32, f64)> {
-    if lists.len() <= 1 {
-        return lists.pop().unwrap_or_default();
-    }
-    let total: usize = lists.iter().map(Vec::len).sum();
-    if total * 8 >= rows as usize {
-        let mut dense = vec![0.0; rows as usize];
-        for (row, score) in lists.into_iter().flatten() {
-            if let Some(sum) = dense.get_mut(row as usize) {
-                *sum += score;
-            }
-        }
-        return dense.into_iter().zip(0..).filter(|(sum, _)| *sum != 0.0).map(|(sum, row)| (row, sum)).collect();
-    }
-    // Stable: a row's parts are added in the order of the query's terms, as in the tail.
-    let mut all: Vec<(u32, f64)> = lists.into_iter().flatten().collect();
-    all.sort_by_key(|(row, _)| *row);
-    let mut out: Vec<(u32, f64)> = Vec::with_capacity(all.len());
-    for (row, score) in all {
-        match out.last_mut() {
-            Some((last, sum)) if *last == row => *sum += score,
-            _ => out.push((row, score)),
-        }
-    }
-    out
 }

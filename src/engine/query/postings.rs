@@ -1,0 +1,117 @@
+//! A term's rows and frequencies as one walk, wherever they come from.
+
+use roaring::RoaringBitmap;
+
+use crate::error::Result;
+use crate::format::text::PostingsBytes;
+use crate::segment::text::reader::{Term, TextReader};
+
+/// Rows and frequencies in ascending order of rows.
+pub(super) struct Postings<'a> {
+    source: Source<'a>,
+    count: usize,
+    /// The block at hand.
+    rows: Vec<u32>,
+    tfs: Vec<u32>,
+    next: usize,
+}
+
+enum Source<'a> {
+    Index(PostingsBytes<'a>),
+    Rows(&'a [(u32, u32)]),
+}
+
+impl<'a> Postings<'a> {
+    pub(super) fn of_index(reader: &TextReader<'a>, term: &Term) -> Result<Self> {
+        Ok(Self::new(Source::Index(reader.postings(term)?), term.df as usize))
+    }
+
+    pub(super) fn of_rows(rows: &'a [(u32, u32)]) -> Self {
+        Self::new(Source::Rows(rows), rows.len())
+    }
+
+    fn new(source: Source<'a>, count: usize) -> Self {
+        Postings { source, count, rows: Vec::new(), tfs: Vec::new(), next: 0 }
+    }
+
+    /// How many rows there are in all.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Calls `each` with the rows from `base` up to `end`, and goes on there the next time. Frequencies are at least 1.
+    #[inline]
+    pub(super) fn for_each_until(&mut self, base: u32, end: u32, mut each: impl FnMut(u32, u32)) -> Result<()> {
+        loop {
+            if self.rows.last().is_none_or(|last| *last < base) {
+                self.next = self.rows.len();
+            }
+            while let (Some(row), Some(tf)) = (self.rows.get(self.next), self.tfs.get(self.next)) {
+                if *row >= end {
+                    return Ok(());
+                }
+                if *row >= base && *tf > 0 {
+                    each(*row, *tf);
+                }
+                self.next += 1;
+            }
+            if !self.load()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Loads the next block; false when there is none.
+    fn load(&mut self) -> Result<bool> {
+        self.next = 0;
+        match &mut self.source {
+            Source::Index(bytes) => bytes.next_block(&mut self.rows, &mut self.tfs),
+            Source::Rows(rest) => {
+                let rows = std::mem::take(rest);
+                self.rows.clear();
+                self.tfs.clear();
+                self.rows.extend(rows.iter().map(|(row, _)| *row));
+                self.tfs.extend(rows.iter().map(|(_, tf)| *tf));
+                Ok(!rows.is_empty())
+            }
+        }
+    }
+}
+
+/// How many tokens rows have.
+pub(super) enum Lengths<'a> {
+    None,
+    Index(TextReader<'a>),
+    Known(&'a [u32]),
+}
+
+impl Lengths<'_> {
+    #[inline]
+    pub(super) fn of(&self, row: u32) -> u32 {
+        match self {
+            Lengths::None => 0,
+            Lengths::Index(reader) => reader.length(row),
+            Lengths::Known(lengths) => lengths.get(row as usize).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// A set of rows as one bit per row, for many questions in a row.
+pub(super) struct DenseRows(Vec<u64>);
+
+impl DenseRows {
+    pub(super) fn new(set: &RoaringBitmap, rows: u32) -> Self {
+        let mut words = vec![0; rows.div_ceil(64) as usize];
+        for row in set {
+            if let Some(word) = words.get_mut(row as usize / 64) {
+                *word |= 1u64 << (row % 64);
+            }
+        }
+        DenseRows(words)
+    }
+
+    #[inline]
+    pub(super) fn contains(&self, row: u32) -> bool {
+        self.0.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+}
