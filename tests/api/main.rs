@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod bad_input;
 mod client;
-
+mod conditions;
+mod door;
+mod limits;
+mod namespaces;
 mod sdk;

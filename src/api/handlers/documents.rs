@@ -54,7 +54,7 @@ fn if_match(call: Call<'_>, name: &NamespaceName) -> Result<Option<String>> {
         };
     }
     match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        Some(etag) if !etag.contains('"') => Ok(Some(etag.to_owned())),
+        Some(inner) if !inner.contains('"') => Ok(Some(text.to_owned())),
         _ => Err(Error::invalid(format!("header if-match is {text:?}, expected one quoted ETag or *"))),
     }
 }
