@@ -1,9 +1,13 @@
 //! The command line: one file per command, errors and exit codes here.
 
+mod check;
+mod demo;
 mod http;
 mod import;
+mod inspect;
 mod output;
 mod query;
+mod serve;
 mod settings;
 mod status;
 
@@ -30,6 +34,10 @@ const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 not fou
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the daemon
+    Serve(serve::Serve),
+    /// Run a daemon with a small real data set in it, and show searches
+    Demo(demo::Demo),
     /// Write rows from a file or standard input, one JSON object a line
     Import(import::Import),
     /// Search a namespace
@@ -38,12 +46,23 @@ enum Command {
     Status(status::Status),
     /// Print the configuration in force
     Config(settings::Settings),
+    /// Say what is wrong at rest
+    Check(check::Check),
+    /// Rebuild what can be rebuilt, and remove what nobody needs
+    Repair(check::Repair),
+    /// Print any object of a data directory in words
+    Inspect(inspect::Inspect),
 }
 
 /// Runs the command of this process and returns its exit code. Errors are printed here, once.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Command::Serve(command) => command.run(),
+        Command::Demo(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Repair(command) => command.run(),
+        Command::Inspect(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Import(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),

@@ -7,6 +7,7 @@
 
 pub mod analyzers;
 pub mod catalog;
+pub mod check;
 pub mod context;
 pub mod filter;
 pub mod group_commit;

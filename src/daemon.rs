@@ -1,0 +1,93 @@
+//! The composition root: configuration in, a running daemon out, stopped in order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use crate::api;
+use crate::api::auth::{Token, Tokens};
+use crate::api::limits::ServerConfig;
+use crate::config::{Config, LogFormat};
+use crate::engine::{Engine, EngineConfig};
+use crate::error::{Context, Result};
+use crate::ops;
+use crate::ops::metrics::Metrics;
+use crate::platform::clock::SystemClock;
+use crate::platform::random::SystemRandom;
+use crate::platform::real_disk::RealDisk;
+
+/// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
+/// sealed, and the index is closed before it returns.
+pub async fn run(
+    config: Config,
+    stop: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<()> {
+    let tokens = config.auth.tokens()?;
+    let engine = tokio::task::block_in_place(|| {
+        Engine::open(engine_config(&config), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
+    })?;
+    let listen = config.server.listen;
+    let listener = TcpListener::bind(listen).await.context(|| format!("listen on {listen}"))?;
+    let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
+    let rebuilding = {
+        let engine = engine.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = engine.rebuild_index() {
+                tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
+            }
+        })
+    };
+    tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
+    ops::systemd::ready(&address.to_string());
+    let watched = engine.clone();
+    let watchdog = tokio::spawn(ops::systemd::feed_watchdog(move || watched.is_alive()));
+    ready(address);
+    let stopping = async move {
+        stop.await;
+        ops::systemd::stopping();
+        tracing::info!("stopping: requests under way finish");
+    };
+    let served = api::server::serve(listener, server_config(&config, tokens), engine.clone(), stopping).await;
+    watchdog.abort();
+    let _ = rebuilding.await;
+    engine.shutdown().await.context(|| "stop")?;
+    tracing::info!("stopped");
+    served
+}
+
+/// Starts the log that `config` asks for.
+pub fn start_log(config: &Config) -> Result<()> {
+    ops::log::start(&config.log.level, config.log.format == LogFormat::Json)
+        .map_err(|error| crate::config::wrong(error.message()))
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let storage = &config.storage;
+    EngineConfig {
+        flush_bytes: storage.flush_bytes,
+        tail_bytes_max: storage.tail_bytes_max,
+        tails_bytes_max: storage.tails_bytes_max,
+        compaction_bytes_per_second: storage.compaction_bytes_per_second,
+        ..EngineConfig::new(&storage.data_dir)
+    }
+}
+
+fn server_config(config: &Config, tokens: Vec<Token>) -> ServerConfig {
+    let server = &config.server;
+    ServerConfig {
+        tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens)),
+        allowed_hosts: server.allowed_hosts.clone(),
+        connections_max: server.connections_max,
+        header_timeout_ms: server.header_timeout_ms,
+        body_idle_timeout_ms: server.body_idle_timeout_ms,
+        request_timeout_ms: server.request_timeout_ms,
+        body_bytes_max: server.body_bytes_max,
+        ingest_bytes_max: server.ingest_bytes_max,
+        queries_concurrent_max: server.queries_concurrent_max,
+        metrics: Some(Arc::new(Metrics::new())),
+        ..ServerConfig::default()
+    }
+}
