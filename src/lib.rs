@@ -6,7 +6,7 @@
 //! will stand.
 //!
 //! ```text
-//! 8  cli -> daemon                commands; the composition root
+//! 8  cli -> daemon                commands, above the composition root
 //! 7  config                       TOML, environment, flags
 //! 6  api                          HTTP
 //! 5  sync   snapshot              history between places

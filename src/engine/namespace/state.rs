@@ -263,5 +263,5 @@ impl State {
 
 /// Changes whenever documents or schema do, and is compared whole.
 pub fn etag(data_seq: u64, hlc: Hlc, origin: Origin) -> String {
-    format!("\"{data_seq:x}-{:x}-{origin}\"", hlc.0)
+    format!("{data_seq:x}-{:x}-{origin}", hlc.0)
 }
