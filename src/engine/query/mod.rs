@@ -13,7 +13,7 @@
 //! | `explain`, `recall` | how a query is answered, and how well |
 //!
 //! All parts of a view give one answer together: what a document scores and where it stands does not depend on whether it
-//! is in the tail or in which segment. `tests/query_oracle.rs` holds queries to that.
+//! is in the tail or in which segment. `tests/query_oracle` holds queries to that.
 
 mod aggregate;
 mod candidates;

@@ -1,0 +1,365 @@
+//! What queries must answer, by the wire contract's definitions, over plain JSON documents.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value as Json, json};
+
+pub struct Oracle {
+    documents: Vec<Json>,
+}
+
+/// Checks scored rows: `keys` are smallest first and the opposite of what rows show where `opposite`. Sums may be rounded
+/// otherwise than ours, so keys are compared with a tolerance; what rows show must be in order to the bit.
+pub fn check_ranking(
+    body: &Json,
+    rows: &[Json],
+    keys: &BTreeMap<u64, f64>,
+    offset: usize,
+    limit: usize,
+    opposite: bool,
+) {
+    let mut expected: Vec<(f64, u64)> = keys.iter().map(|(id, key)| (*key, *id)).collect();
+    expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let expected: Vec<(f64, u64)> = expected.into_iter().skip(offset).take(limit).collect();
+    assert_eq!(rows.len(), expected.len(), "{body}: {rows:?}, expected {expected:?}");
+    let mut last = (f64::MIN, 0);
+    for (row, (key, _)) in rows.iter().zip(expected) {
+        let id = row["id"].as_u64().unwrap();
+        let found = row["$dist"].as_f64().unwrap() * if opposite { -1.0 } else { 1.0 };
+        let own = *keys.get(&id).unwrap_or_else(|| panic!("{body}: {id} is no answer"));
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b.abs().max(1.0);
+        assert!(near(found, own), "{body}: {id} has {found}, expected {own}");
+        assert!(near(own, key), "{body}: {id} with {own} stands where {key} belongs");
+        assert!(last <= (found, id), "{body}: {id} with {found} comes after {last:?}");
+        last = (found, id);
+    }
+}
+
+impl Oracle {
+    pub fn new(documents: &[Json]) -> Self {
+        Oracle { documents: documents.to_vec() }
+    }
+
+    pub fn check(&self, body: &Json, answer: &Json) {
+        let answer = &answer[0];
+        let matching: Vec<&Json> =
+            self.documents.iter().filter(|doc| body.get("filters").is_none_or(|filter| holds(filter, doc))).collect();
+        if let Some(aggregates) = body["aggregate_by"].as_object() {
+            return check_aggregates(body, aggregates, &matching, answer);
+        }
+        let rows = answer.as_array().unwrap();
+        let offset = body["offset"].as_u64().unwrap_or(0) as usize;
+        let limit = body["limit"].as_u64().or(body["limit"]["total"].as_u64()).unwrap() as usize;
+        for row in rows {
+            self.check_fields(body, row);
+        }
+        let rank = body["rank_by"].as_array().unwrap();
+        if body["limit"].is_object() {
+            return self.check_diverse(body, &matching, rows, offset, limit);
+        }
+        if rank[0].is_array() {
+            let expected: Vec<u64> = in_order(rank, &matching).into_iter().skip(offset).take(limit).map(id).collect();
+            assert_eq!(rows.iter().map(id).collect::<Vec<_>>(), expected, "{body}");
+        } else if rank[1] == "ANN" {
+            let name = rank[0].as_str().unwrap();
+            let near = matching.iter().filter(|doc| doc.get(name).is_some());
+            let keys = near.map(|doc| (id(doc), distance(&rank[2], &doc[name]))).collect();
+            check_ranking(body, rows, &keys, offset, limit, false);
+        } else {
+            let keys = self.scores(&body["rank_by"], &matching);
+            check_ranking(body, rows, &keys, offset, limit, true);
+        }
+    }
+
+    /// The opposite of each answer's score.
+    fn scores(&self, clause: &Json, matching: &[&Json]) -> BTreeMap<u64, f64> {
+        let keeps_zero = clause.to_string().contains("\"Attribute\"");
+        let scored = matching.iter().map(|doc| (id(doc), self.score(clause, doc)));
+        scored.filter(|(_, score)| keeps_zero || *score as f32 != 0.0).map(|(id, score)| (id, -score)).collect()
+    }
+
+    /// At most so many of each combination, in the order that the query has without that limit.
+    fn check_diverse(&self, body: &Json, matching: &[&Json], rows: &[Json], offset: usize, limit: usize) {
+        let per = &body["limit"]["per"];
+        let rank = body["rank_by"].as_array().unwrap();
+        let ranked: Vec<&Json> = if rank[0].is_array() {
+            in_order(rank, matching)
+        } else {
+            let keys = match rank[1] == "ANN" {
+                true => {
+                    let name = rank[0].as_str().unwrap();
+                    let near = matching.iter().filter(|doc| doc.get(name).is_some());
+                    near.map(|doc| (id(doc), distance(&rank[2], &doc[name]))).collect()
+                }
+                false => self.scores(&body["rank_by"], matching),
+            };
+            let mut ranked: Vec<&Json> = matching.iter().filter(|doc| keys.contains_key(&id(doc))).copied().collect();
+            ranked.sort_by(|a, b| (keys[&id(a)] as f32).total_cmp(&(keys[&id(b)] as f32)).then(id(a).cmp(&id(b))));
+            ranked
+        };
+        let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+        let kept = ranked.into_iter().filter(|doc| {
+            let key = per["attributes"].as_array().unwrap().iter().map(|name| doc.get(name.as_str().unwrap()));
+            let count = seen.entry(format!("{:?}", key.collect::<Vec<_>>())).or_default();
+            *count += 1;
+            *count <= per["limit"].as_u64().unwrap()
+        });
+        let expected: Vec<u64> = kept.skip(offset).take(limit).map(id).collect();
+        assert_eq!(rows.iter().map(id).collect::<Vec<_>>(), expected, "{body}");
+    }
+
+    fn check_fields(&self, body: &Json, row: &Json) {
+        let doc = self.documents.iter().find(|doc| doc["id"] == row["id"]).unwrap();
+        let wanted = |name: &str| match (&body["include_attributes"], &body["exclude_attributes"]) {
+            (Json::Bool(all), _) => *all,
+            (Json::Array(names), _) => names.iter().any(|known| known == name),
+            (_, Json::Array(names)) => !names.iter().any(|known| known == name),
+            _ => false,
+        };
+        let mut expected = json!({"id": doc["id"]});
+        for (name, value) in doc.as_object().unwrap().iter().filter(|(name, _)| wanted(name)) {
+            expected[name] = value.clone();
+        }
+        let mut found = row.clone();
+        found.as_object_mut().unwrap().remove("$dist");
+        assert!(same(&found, &expected), "{body}: {found}, expected {expected}");
+    }
+
+    fn score(&self, clause: &Json, doc: &Json) -> f64 {
+        let parts = || clause[1].as_array().unwrap().iter().map(|part| self.score(part, doc));
+        match (&clause[0], &clause[1]) {
+            (head, _) if clause.is_number() && head.is_null() => clause.as_f64().unwrap(),
+            (head, _) if head == "Sum" => parts().sum(),
+            (head, _) if head == "Max" => parts().fold(f64::MIN, f64::max),
+            (head, weight) if head == "Product" => weight.as_f64().unwrap() * self.score(&clause[2], doc),
+            (head, name) if head == "Attribute" => doc[name.as_str().unwrap()].as_f64().unwrap_or(0.0),
+            (name, op) if op == "BM25" => self.bm25(name.as_str().unwrap(), clause, doc),
+            (name, op) if op == "SparseKNN" => {
+                let Some(weights) = doc[name.as_str().unwrap()].as_object() else { return 0.0 };
+                let query = clause[2].as_object().unwrap();
+                let product = |(word, weight): (&String, &Json)| {
+                    weight.as_f64().unwrap() * weights.get(word).map_or(0.0, |stored| stored.as_f64().unwrap())
+                };
+                query.iter().map(product).sum()
+            }
+            _ => f64::from(u8::from(holds(clause, doc))),
+        }
+    }
+
+    fn bm25(&self, name: &str, clause: &Json, doc: &Json) -> f64 {
+        let mut query: Vec<String> = match &clause[2] {
+            Json::Array(texts) => texts.iter().flat_map(|text| tokens(text)).collect(),
+            text => tokens(text),
+        };
+        let prefix = if clause[3]["last_as_prefix"] == true { query.pop() } else { None };
+        if doc.get(name).is_none() {
+            return 0.0;
+        }
+        let texts: Vec<Vec<String>> = self.documents.iter().filter_map(|doc| doc.get(name)).map(tokens).collect();
+        let average = texts.iter().map(Vec::len).sum::<usize>() as f64 / texts.len() as f64;
+        let own = tokens(&doc[name]);
+        let count = |text: &[String], word: &String| text.iter().filter(|token| *token == word).count() as f64;
+        let mut score = 0.0;
+        for word in query.iter().collect::<BTreeSet<_>>() {
+            let df = texts.iter().filter(|text| text.contains(word)).count() as f64;
+            let (tf, qtf) = (count(&own, word), count(&query, word));
+            let idf = (1.0 + (self.documents.len() as f64 - df + 0.5) / (df + 0.5)).ln();
+            let length = if average > 0.0 { own.len() as f64 / average } else { 1.0 };
+            score += qtf * 9.0 / (qtf + 8.0) * idf * tf * 2.2 / (tf + f64::from(1.2f32) * (0.25 + 0.75 * length));
+        }
+        let found = prefix.is_some_and(|prefix| own.iter().any(|token| token.starts_with(&prefix)));
+        score + f64::from(u8::from(found))
+    }
+}
+
+fn id(doc: &Json) -> u64 {
+    doc["id"].as_u64().unwrap()
+}
+
+/// Equal as numbers, whole or not.
+fn same(a: &Json, b: &Json) -> bool {
+    match (a, b) {
+        (Json::Number(a), Json::Number(b)) => a.as_f64() == b.as_f64(),
+        (Json::Array(a), Json::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Json::Object(a), Json::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
+
+/// Scalars of one type; null below everything.
+fn order(a: &Json, b: &Json) -> Ordering {
+    match (a, b) {
+        (Json::Null, b) => {
+            if b.is_null() {
+                Ordering::Equal
+            } else {
+                Ordering::Less
+            }
+        }
+        (_, Json::Null) => Ordering::Greater,
+        (Json::Number(a), Json::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()).unwrap(),
+        (Json::Bool(a), Json::Bool(b)) => a.cmp(b),
+        (a, b) => a.as_str().unwrap().cmp(b.as_str().unwrap()),
+    }
+}
+
+fn in_order<'d>(rank: &[Json], matching: &[&'d Json]) -> Vec<&'d Json> {
+    let mut ordered = matching.to_vec();
+    ordered.sort_by(|a, b| {
+        let keys = rank.iter().map(|key| {
+            let name = key[0].as_str().unwrap();
+            let ascending = order(&a[name], &b[name]);
+            if key[1] == "desc" { ascending.reverse() } else { ascending }
+        });
+        keys.fold(Ordering::Equal, Ordering::then).then(id(a).cmp(&id(b)))
+    });
+    ordered
+}
+
+fn distance(a: &Json, b: &Json) -> f64 {
+    let pairs = a.as_array().unwrap().iter().zip(b.as_array().unwrap());
+    pairs.map(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).powi(2)).sum()
+}
+
+fn tokens(text: &Json) -> Vec<String> {
+    text.as_str().unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern.split_first(), text.split_first()) {
+        (None, _) => text.is_empty(),
+        (Some((b'*', rest)), _) => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
+        (Some((b'?', rest)), Some((_, text))) => glob(rest, text),
+        (Some((a, rest)), Some((b, text))) => a == b && glob(rest, text),
+        (Some(_), None) => false,
+    }
+}
+
+fn holds(filter: &Json, doc: &Json) -> bool {
+    let all = || filter[1].as_array().unwrap().iter();
+    match filter[0].as_str().unwrap() {
+        "And" => all().all(|filter| holds(filter, doc)),
+        "Or" => all().any(|filter| holds(filter, doc)),
+        "Not" => !holds(&filter[1], doc),
+        name => leaf(filter[1].as_str().unwrap(), &doc[name], &filter[2], &filter[3]),
+    }
+}
+
+fn leaf(op: &str, value: &Json, operand: &Json, params: &Json) -> bool {
+    if let Some(positive) = op.strip_prefix("Not") {
+        return !leaf(positive, value, operand, params);
+    }
+    let elements: Vec<&Json> = match value {
+        Json::Null => Vec::new(),
+        Json::Array(items) => items.iter().collect(),
+        scalar => vec![scalar],
+    };
+    let any_of = |operands: &Json| {
+        let operands = operands.as_array().unwrap();
+        elements.iter().any(|element| operands.iter().any(|operand| same(element, operand)))
+    };
+    let texts = || elements.iter().map(|element| element.as_str().unwrap());
+    let compared = |op: &str, value: &Json| match op {
+        "Lt" => order(value, operand).is_lt(),
+        "Lte" => order(value, operand).is_le(),
+        "Gt" => order(value, operand).is_gt(),
+        _ => order(value, operand).is_ge(),
+    };
+    match op {
+        "Eq" => same(value, operand),
+        "In" | "ContainsAny" => any_of(operand),
+        "Contains" => any_of(&json!([operand])),
+        "Lt" | "Lte" | "Gt" | "Gte" => compared(op, value),
+        "AnyLt" | "AnyLte" | "AnyGt" | "AnyGte" => elements.iter().any(|element| compared(&op[3..], element)),
+        "Glob" => texts().any(|text| glob(operand.as_str().unwrap().as_bytes(), text.as_bytes())),
+        "IGlob" => {
+            let pattern = operand.as_str().unwrap().to_lowercase();
+            texts().any(|text| glob(pattern.as_bytes(), text.to_lowercase().as_bytes()))
+        }
+        _ => contains_tokens(op, value, &tokens(operand), params["last_as_prefix"] == true),
+    }
+}
+
+fn contains_tokens(op: &str, value: &Json, query: &[String], last_as_prefix: bool) -> bool {
+    if query.is_empty() {
+        return op != "ContainsAnyToken";
+    }
+    if value.is_null() {
+        return false;
+    }
+    let own = tokens(value);
+    let is = |token: &String, at: usize| match last_as_prefix && at + 1 == query.len() {
+        true => token.starts_with(&query[at]),
+        false => *token == query[at],
+    };
+    match op {
+        "ContainsAllTokens" => (0..query.len()).all(|at| own.iter().any(|token| is(token, at))),
+        "ContainsAnyToken" => (0..query.len()).any(|at| own.iter().any(|token| is(token, at))),
+        _ => own.windows(query.len()).any(|window| window.iter().enumerate().all(|(at, token)| is(token, at))),
+    }
+}
+
+fn check_aggregates(body: &Json, aggregates: &Map<String, Json>, matching: &[&Json], answer: &Json) {
+    let totals = |docs: &[&Json]| {
+        let mut out = json!({});
+        for (label, aggregate) in aggregates {
+            out[label] = match aggregate[1].as_str() {
+                None => docs.len().into(),
+                Some(name) => docs.iter().filter_map(|doc| doc[name].as_f64()).sum::<f64>().into(),
+            };
+        }
+        out
+    };
+    let Some(keys) = body["group_by"].as_array() else {
+        assert!(same(answer, &totals(matching)), "{body}: {answer}, expected {}", totals(matching));
+        return;
+    };
+    let mut groups: Vec<(Vec<(String, Json)>, Vec<&Json>)> = Vec::new();
+    for doc in matching {
+        let mut combinations: Vec<Vec<(String, Json)>> = vec![Vec::new()];
+        for key in keys {
+            let (label, values) = match key.as_str() {
+                Some(name) => (name, vec![doc[name].clone()]),
+                None => {
+                    let elements = doc[key["each"][1].as_str().unwrap()].as_array().cloned().unwrap_or_default();
+                    let mut distinct: Vec<Json> = Vec::new();
+                    elements.into_iter().for_each(|e| {
+                        if !distinct.contains(&e) {
+                            distinct.push(e)
+                        }
+                    });
+                    ("each", distinct)
+                }
+            };
+            combinations = combinations
+                .iter()
+                .flat_map(|known| values.iter().map(move |value| (known, value)))
+                .map(|(known, value)| [known.as_slice(), &[(label.to_owned(), value.clone())]].concat())
+                .collect();
+        }
+        for combination in combinations {
+            let is_same = |a: &[(String, Json)]| a.iter().zip(&combination).all(|(a, b)| same(&a.1, &b.1));
+            match groups.iter_mut().find(|(known, _)| is_same(known)) {
+                Some((_, docs)) => docs.push(doc),
+                None => groups.push((combination, vec![doc])),
+            }
+        }
+    }
+    groups.sort_by(|a, b| {
+        let pairs = a.0.iter().zip(&b.0).map(|(a, b)| order(&a.1, &b.1));
+        pairs.fold(Ordering::Equal, Ordering::then)
+    });
+    let expected: Vec<Json> = groups
+        .into_iter()
+        .take(body["limit"].as_u64().unwrap() as usize)
+        .map(|(key, docs)| {
+            let mut out = totals(&docs);
+            key.into_iter().filter(|(_, value)| !value.is_null()).for_each(|(label, value)| out[&label] = value);
+            out
+        })
+        .collect();
+    assert!(same(answer, &expected.clone().into()), "{body}: {answer}, expected {expected:?}");
+}
