@@ -74,10 +74,10 @@ impl Answer {
         answer
     }
 
-    /// Adds the state that this answer shows or made, quoted as it goes into the header.
+    /// Adds the state that this answer shows or made.
     pub fn with_etag(mut self, etag: &str) -> Self {
         if !etag.is_empty() {
-            self.set(ETAG, etag);
+            self.set(ETAG, &format!("\"{etag}\""));
         }
         self
     }

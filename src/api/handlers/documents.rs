@@ -33,7 +33,7 @@ pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
             return Ok(Answer::ok(&copy_json(copied, Some(call.micros()))));
         }
     };
-    request.if_match = if_match(call, name)?;
+    request.if_match = if_match(call.head)?;
     request.idempotency = idempotency(call.head, &bytes)?;
     request.body_bytes = bytes.len() as u64;
     drop(bytes);
@@ -43,20 +43,18 @@ pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     Ok(if outcome.replayed { answer.with("idempotency-replayed", "true") } else { answer })
 }
 
-/// The state that a write is conditional on. `*` is any.
-fn if_match(call: Call<'_>, name: &NamespaceName) -> Result<Option<String>> {
-    let Some(text) = only(&call.head.headers, &IF_MATCH)? else { return Ok(None) };
-    let text = text.trim();
-    if text == "*" {
-        return match call.server.engine.etag(name) {
-            Ok(_) => Ok(None),
-            Err(error) => Err(Error::conflict(format!("If-Match is *, but {error}"))),
-        };
+/// The states that a write is conditional on, as the engine compares them: quoted tags, or `*` for any.
+fn if_match(head: &Parts) -> Result<Option<String>> {
+    let Some(text) = only(&head.headers, &IF_MATCH)? else { return Ok(None) };
+    let is_tag = |tag: &str| {
+        let tag = tag.trim();
+        let tag = tag.strip_prefix("W/").unwrap_or(tag);
+        tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"') && !tag[1..tag.len() - 1].contains('"')
+    };
+    if text.trim() == "*" || text.split(',').all(is_tag) {
+        return Ok(Some(text.trim().to_owned()));
     }
-    match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
-        Some(inner) if !inner.contains('"') => Ok(Some(text.to_owned())),
-        _ => Err(Error::invalid(format!("header if-match is {text:?}, expected one quoted ETag or *"))),
-    }
+    Err(Error::invalid(format!("header if-match is {text:?}, expected quoted entity tags or *")))
 }
 
 fn idempotency(head: &Parts, body: &[u8]) -> Result<Option<Idempotency>> {
