@@ -261,7 +261,7 @@ impl State {
     }
 }
 
-/// Changes whenever documents or schema do, and is compared whole.
+/// Changes whenever documents or schema do, and is compared whole. Quoted, as an entity tag is in HTTP.
 pub fn etag(data_seq: u64, hlc: Hlc, origin: Origin) -> String {
-    format!("{data_seq:x}-{:x}-{origin}", hlc.0)
+    format!("\"{data_seq:x}-{:x}-{origin}\"", hlc.0)
 }

@@ -393,7 +393,7 @@ fn record_bytes(record: &Record) -> u64 {
 
 /// `If-Match`: a list of entity tags, or `*`.
 fn matches(expected: &str, current: &str) -> bool {
-    expected.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_matches('"') == current)
+    expected.split(',').map(str::trim).any(|tag| tag == "*" || tag == current)
 }
 
 /// The answer when a namespace is not in the state that the caller expects.
