@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::limits::ServerConfig;
+use super::patience::Patient;
 
 /// How long nothing is accepted after the system refused to (no file descriptors left, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -94,6 +95,7 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot send without delay");
     }
+    let stream = Patient::new(stream, Duration::from_millis(config.body_idle_timeout_ms));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())

@@ -17,7 +17,7 @@ pub struct ServerConfig {
     pub header_timeout_ms: u64,
     /// The longest head of a request, in bytes.
     pub header_bytes_max: usize,
-    /// The longest pause between two parts of a body.
+    /// The longest pause between two parts of a body, in either direction.
     pub body_idle_timeout_ms: u64,
     /// The slowest body, in bytes a second, once [`BODY_RATE_GRACE_MS`] are over.
     pub body_bytes_per_second_min: u64,

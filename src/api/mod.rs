@@ -9,6 +9,7 @@ pub mod error;
 pub mod gates;
 pub mod handlers;
 pub mod limits;
+pub mod patience;
 pub mod request;
 pub mod router;
 pub mod server;

@@ -42,7 +42,9 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Response
         Ok(answer) => (answer, None),
         Err(error) => (Answer::error(&error, &id), Some(error)),
     };
-    if !body.is_end_stream() && !drain(&head, &mut body).await {
+    // Who was too slow with its body is not waited for any longer.
+    let too_slow = error.as_ref().is_some_and(|error| error.code() == "timeout");
+    if !body.is_end_stream() && (too_slow || !drain(&head, &mut body).await) {
         answer = answer.closing();
     }
     let took = began.elapsed();
