@@ -74,10 +74,10 @@ impl Answer {
         answer
     }
 
-    /// Adds the state that this answer shows or made.
+    /// Adds the state that this answer shows or made; the engine makes it quoted, as it goes into the header.
     pub fn with_etag(mut self, etag: &str) -> Self {
         if !etag.is_empty() {
-            self.set(ETAG, &format!("\"{etag}\""));
+            self.set(ETAG, etag);
         }
         self
     }
