@@ -107,6 +107,11 @@ fn queries_of_vectors(daemon: &Daemon) {
     assert_eq!(rows(&answer)[0]["hello"], "world");
     assert_eq!(rows(&answer)[1].as_object().unwrap().len(), 3);
     assert_eq!(answer["billing"]["billable_logical_bytes_returned"], 105);
+    let every = json!({"top_k": 5, "rank_by": ["vector", "ANN", [0.8, 0.7]], "include_attributes": true});
+    let answer = daemon.query("client_test", &every);
+    let widths: Vec<usize> = rows(&answer).iter().map(|row| row.as_object().unwrap().len()).collect();
+    assert_eq!((ids(&answer), widths), (vec![7, 10, 11, 3, 6], vec![4, 4, 4, 6, 6]));
+    assert_eq!((&rows(&answer)[3]["key1"], &rows(&answer)[3]["key2"]), (&json!("three"), &json!("c")));
     let answer = daemon.query("client_test", &json!({"top_k": 5, "rank_by": ["vector", "ANN", [1.5, 1.6]]}));
     assert_eq!(ids(&answer), [15, 16, 14, 17, 18]);
     let answer = daemon.query(
