@@ -216,6 +216,11 @@ impl TailView {
         })
     }
 
+    /// Every place is below this.
+    pub fn places(&self) -> u32 {
+        (self.chunks.len() * CHUNK_ROWS) as u32
+    }
+
     /// The row at a place that [`iter`](Self::iter) named.
     pub fn at(&self, place: u32) -> Option<&Arc<TailRow>> {
         let place = place as usize;

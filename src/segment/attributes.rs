@@ -41,6 +41,18 @@ impl<'a> AttributeReader<'a> {
     }
 
     pub fn value(&self, ordinal: u32) -> Result<Value> {
+        // Keys of a fixed size need no walk.
+        let at = ordinal as usize;
+        let key = match self.key_kind {
+            KeyKind::Number => {
+                self.regions.dictionary.as_chunks().0.get(at).map(|n| Key::Number(u64::from_le_bytes(*n)))
+            }
+            KeyKind::Uuid => self.regions.dictionary.as_chunks().0.get(at).map(|bytes| Key::Uuid(*bytes)),
+            KeyKind::Text => None,
+        };
+        if let Some(key) = key {
+            return value_of(self.element, key, self.name);
+        }
         let mut keys = self.keys_from(ordinal)?;
         if keys.advance()? { value_of(self.element, keys.key(), self.name) } else { Err(self.outside(ordinal)) }
     }
@@ -227,15 +239,34 @@ impl<'a> AttributeReader<'a> {
     /// The ordinals of a row's distinct elements, ascending.
     pub fn row_ordinals(&self, row: u32) -> Result<impl Iterator<Item = u32>> {
         if row >= self.rows {
-            return Err(Error::internal(format!("{}: row {row} of {}", self.name, self.rows)));
+            return Err(self.outside_rows(row));
         }
         let (regions, values) = (self.regions, self.values());
         Ok(self.regions.places(row).filter_map(move |place| regions.ordinal(place)).filter(move |at| *at < values))
     }
 
+    /// Puts the ordinals of a row's distinct elements, ascending, behind those in `out`.
+    pub fn push_row_ordinals(&self, row: u32, out: &mut Vec<u32>) -> Result<()> {
+        if row >= self.rows {
+            return Err(self.outside_rows(row));
+        }
+        let ordinals = self.regions.places(row).filter_map(|place| self.regions.ordinal(place));
+        out.extend(ordinals.filter(|at| *at < self.values()));
+        Ok(())
+    }
+
     /// The ordinal of a row's value; for arrays that of their smallest element. `None` when it has none.
     pub fn scalar_ordinal(&self, row: u32) -> Result<Option<u32>> {
-        Ok(self.row_ordinals(row)?.next())
+        if row >= self.rows {
+            return Err(self.outside_rows(row));
+        }
+        let place = self.regions.places(row).next();
+        Ok(place.and_then(|place| self.regions.ordinal(place)).filter(|at| *at < self.values()))
+    }
+
+    #[cold]
+    fn outside_rows(&self, row: u32) -> Error {
+        Error::internal(format!("{}: row {row} of {}", self.name, self.rows))
     }
 
     fn outside(&self, ordinal: u32) -> Error {

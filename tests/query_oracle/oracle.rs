@@ -149,7 +149,7 @@ impl Oracle {
 
     fn bm25(&self, name: &str, clause: &Json, doc: &Json) -> f64 {
         let mut query: Vec<String> = match &clause[2] {
-            Json::Array(texts) => texts.iter().flat_map(|text| tokens(text)).collect(),
+            Json::Array(texts) => texts.iter().flat_map(tokens).collect(),
             text => tokens(text),
         };
         let prefix = if clause[3]["last_as_prefix"] == true { query.pop() } else { None };
@@ -302,6 +302,9 @@ fn contains_tokens(op: &str, value: &Json, query: &[String], last_as_prefix: boo
     }
 }
 
+/// Labels and values.
+type Key = Vec<(String, Json)>;
+
 fn check_aggregates(body: &Json, aggregates: &Map<String, Json>, matching: &[&Json], answer: &Json) {
     let totals = |docs: &[&Json]| {
         let mut out = json!({});
@@ -317,9 +320,9 @@ fn check_aggregates(body: &Json, aggregates: &Map<String, Json>, matching: &[&Js
         assert!(same(answer, &totals(matching)), "{body}: {answer}, expected {}", totals(matching));
         return;
     };
-    let mut groups: Vec<(Vec<(String, Json)>, Vec<&Json>)> = Vec::new();
+    let mut groups: Vec<(Key, Vec<&Json>)> = Vec::new();
     for doc in matching {
-        let mut combinations: Vec<Vec<(String, Json)>> = vec![Vec::new()];
+        let mut combinations: Vec<Key> = vec![Key::new()];
         for key in keys {
             let (label, values) = match key.as_str() {
                 Some(name) => (name, vec![doc[name].clone()]),

@@ -1,8 +1,9 @@
-//! One column of a segment by ordinals: from its index, or gathered from documents where it has none.
+//! One column of a part by ordinals: from a segment's index, or gathered from documents where there is none.
 
 use roaring::RoaringBitmap;
 
 use crate::engine::filter::matches::order_values;
+use crate::engine::view::TailView;
 use crate::error::Result;
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
@@ -29,6 +30,17 @@ impl<'a> Column<'a> {
         })
     }
 
+    /// The column of the tail's rows at these places.
+    pub(super) fn of_tail(tail: &TailView, uid: ColumnUid, places: &RoaringBitmap) -> Self {
+        let mut pairs = Vec::new();
+        for place in places {
+            if let Some(value) = tail.at(place).and_then(|row| row.document.get(uid)) {
+                for_each_element(value, |element| pairs.push((element, place)));
+            }
+        }
+        Column::Gathered(Gathered::new(pairs, places))
+    }
+
     /// A scalar's ordinal; `None` when the row has no value.
     #[inline]
     pub(super) fn scalar(&self, row: u32) -> Result<Option<u32>> {
@@ -44,7 +56,7 @@ impl<'a> Column<'a> {
         out.clear();
         match self {
             Column::Absent => {}
-            Column::Index(reader) => out.extend(reader.row_ordinals(row)?),
+            Column::Index(reader) => reader.push_row_ordinals(row, out)?,
             Column::Gathered(gathered) => out.extend_from_slice(gathered.ordinals(row)),
         }
         Ok(())
@@ -77,6 +89,10 @@ impl Gathered {
                 for_each_element(value, |element| pairs.push((element, row)));
             }
         }
+        Ok(Self::new(pairs, rows))
+    }
+
+    fn new(mut pairs: Vec<(Value, u32)>, rows: &RoaringBitmap) -> Self {
         pairs.sort_by(|(a, x), (b, y)| order_values(a, b).then(x.cmp(y)));
         pairs.dedup_by(|(a, x), (b, y)| x == y && order_values(a, b).is_eq());
         let mut ends = vec![0u32; rows.max().map_or(0, |row| row as usize + 1)];
@@ -100,7 +116,7 @@ impl Gathered {
             ordinals[*place as usize] = values.len() as u32 - 1;
             *place += 1;
         }
-        Ok(Gathered { values, ends, ordinals })
+        Gathered { values, ends, ordinals }
     }
 
     fn ordinals(&self, row: u32) -> &[u32] {

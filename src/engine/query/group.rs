@@ -178,6 +178,7 @@ fn in_segment(
     let mut found = ByOrdinals { limit: groups.limit, places: HashMap::default(), totals: Vec::new(), bound: None };
     let mut choices: Vec<Vec<u32>> = vec![Vec::new(); keys.len()];
     let mut values: Vec<Option<Value>> = vec![None; sums.len()];
+    let mut key = Vec::with_capacity(keys.len());
     for row in rows {
         for ((key, column), choices) in keys.iter().zip(&columns).zip(&mut choices) {
             column.elements(row, choices)?;
@@ -194,7 +195,7 @@ fn in_segment(
                 _ => None,
             };
         }
-        combinations(&choices, &mut Vec::new(), &mut |key| {
+        combinations(&choices, &mut key, &mut |key| {
             let Some(totals) = found.totals_of(key, aggregates) else { return };
             for (total, value) in totals.iter_mut().zip(&values) {
                 total.count();

@@ -80,7 +80,6 @@ impl<'a> Postings<'a> {
 
 /// How many tokens rows have.
 pub(super) enum Lengths<'a> {
-    None,
     Index(TextReader<'a>),
     Known(&'a [u32]),
 }
@@ -89,7 +88,6 @@ impl Lengths<'_> {
     #[inline]
     pub(super) fn of(&self, row: u32) -> u32 {
         match self {
-            Lengths::None => 0,
             Lengths::Index(reader) => reader.length(row),
             Lengths::Known(lengths) => lengths.get(row as usize).copied().unwrap_or(0),
         }

@@ -13,11 +13,9 @@ use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
 use super::plan::column_to_rank;
 use super::sparse::SparseScorer;
 use super::text::{TextCursor, TextScorer};
-use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::bind;
 use crate::engine::filter::bitmap;
-use crate::engine::filter::matches::matches_with;
-use crate::engine::view::{SegmentView, TailRow, View};
+use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
 use crate::model::query::Clause;
@@ -106,46 +104,65 @@ fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Result<ColumnUi
 pub(super) fn run(view: &View, scorer: &Scorer, candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
     let mut parts = Vec::with_capacity(view.segments.len() + 1);
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        parts.push(in_segment(view, segment, at, scorer, rows, k)?);
+        let part = Part { view, at, rows, count: segment.segment.rows() };
+        let dead = (!candidates.filtered).then_some(&*segment.dead);
+        let mut best = Smallest::new(k);
+        part.for_each_score(scorer, dead, |score, row| best.offer(pack(0.0 - score, row)))?;
+        parts.push(best.into_sorted().into_iter().map(unpack).collect());
     }
-    let mut analyzers = Analyzers::new();
-    let mut tail = Vec::new();
-    for (place, row) in view.tail.iter().filter(|(place, _)| candidates.tail.contains(*place)) {
-        let score = rounded(scorer.clause.of_tail(&view.schema, row, &mut analyzers));
-        if scorer.keeps_zero || score != 0.0 {
-            tail.push((0.0 - score, place));
-        }
-    }
-    parts.push(smallest_of_tail(view, tail, k));
+    let tail = Part { view, at: view.segments.len(), rows: &candidates.tail, count: view.tail.places() };
+    let mut scores = Vec::new();
+    tail.for_each_score(scorer, None, |score, place| scores.push((0.0 - score, place)))?;
+    parts.push(smallest_of_tail(view, scores, k));
     merge(view, parts, k, true)
 }
 
-fn in_segment(
-    view: &View,
-    segment: &SegmentView,
+/// One part of a view, and its candidates.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    view: &'a View,
+    /// The segment's number; the tail comes after the last.
     at: usize,
-    scorer: &Scorer,
-    rows: &RoaringBitmap,
-    k: usize,
-) -> Result<Vec<(f32, u32)>> {
-    let mut node = scorer.clause.cursor(view, segment, at, rows)?;
-    let mut best = Smallest::new(k);
-    let mut window = Window::default();
-    let mut scores = vec![0.0; WINDOW];
-    for base in (0..segment.segment.rows()).step_by(WINDOW) {
-        window.load(rows, base);
-        if window.is_empty() {
-            continue;
-        }
-        node.fill(&window, &mut scores)?;
-        window.for_each(|row, place| {
-            let score = rounded(scores[place]);
-            if score != 0.0 || scorer.keeps_zero {
-                best.offer(pack(0.0 - score, row));
-            }
-        });
+    rows: &'a RoaringBitmap,
+    /// All rows are below this.
+    count: u32,
+}
+
+impl<'a> Part<'a> {
+    fn segment(&self) -> Option<&'a SegmentView> {
+        self.view.segments.get(self.at)
     }
-    Ok(best.into_sorted().into_iter().map(unpack).collect())
+
+    /// Calls `each` with every score that counts and its row. With `dead`, all rows but these are candidates.
+    fn for_each_score(
+        &self,
+        scorer: &Scorer,
+        dead: Option<&RoaringBitmap>,
+        mut each: impl FnMut(f32, u32),
+    ) -> Result<()> {
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let mut node = scorer.clause.cursor(*self)?;
+        let mut window = Window::default();
+        let mut scores = vec![0.0; WINDOW];
+        for base in (0..self.count).step_by(WINDOW) {
+            match dead {
+                Some(dead) => window.load_all_but(dead, base, self.count),
+                None => window.load(self.rows, base),
+            }
+            if window.is_empty() || !(node.fill(&window, &mut scores)? || scorer.keeps_zero) {
+                continue;
+            }
+            window.for_each(|row, place| {
+                let score = rounded(scores[place]);
+                if score != 0.0 || scorer.keeps_zero {
+                    each(score, row);
+                }
+            });
+        }
+        Ok(())
+    }
 }
 
 /// A score as it is answered: a finite f32.
@@ -175,6 +192,23 @@ impl Window {
         }
     }
 
+    fn load_all_but(&mut self, dead: &RoaringBitmap, base: u32, count: u32) {
+        self.base = base;
+        let end = count.min(base.saturating_add(WINDOW as u32));
+        let rows = (end - base) as usize;
+        for (word, bits) in self.bits.iter_mut().enumerate() {
+            *bits = match rows.saturating_sub(word * 64) {
+                0 => 0,
+                left @ 1..64 => (1 << left) - 1,
+                _ => u64::MAX,
+            };
+        }
+        for row in dead.range(base..end) {
+            let place = (row - base) as usize;
+            self.bits[place / 64] &= !(1 << (place % 64));
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.bits.iter().all(|bits| *bits == 0)
     }
@@ -193,7 +227,7 @@ impl Window {
     }
 }
 
-/// A clause over one segment, window by window.
+/// A clause over one part, window by window.
 enum Node<'a> {
     Text(TextCursor<'a>),
     /// By row; empty where nothing is found.
@@ -208,92 +242,72 @@ enum Node<'a> {
 }
 
 impl Bound {
-    fn cursor<'a>(
-        &'a self,
-        view: &View,
-        segment: &'a SegmentView,
-        at: usize,
-        rows: &RoaringBitmap,
-    ) -> Result<Node<'a>> {
-        let all = |parts: &'a [Bound]| {
-            parts.iter().map(|part| part.cursor(view, segment, at, rows)).collect::<Result<Vec<Node<'a>>>>()
-        };
-        Ok(match self {
-            Bound::Text(text) => Node::Text(text.cursor(segment, at)?),
-            Bound::Sparse(sparse) => Node::Sparse(sparse.of_segment(&segment.segment)?),
-            Bound::Sum(parts) => Node::Sum(all(parts)?, vec![0.0; WINDOW]),
-            Bound::Max(parts) => Node::Max(all(parts)?, vec![0.0; WINDOW]),
-            Bound::Product(weight, part) => Node::Product(*weight, Box::new(part.cursor(view, segment, at, rows)?)),
-            Bound::Filter(filter) => Node::Filter(bitmap::rows(filter, &view.schema, segment)?),
-            Bound::Attribute(column) => Node::Attribute(Column::open(&segment.segment, *column, rows)?),
-            Bound::Constant(value) => Node::Constant(*value),
+    fn cursor<'a>(&'a self, part: Part<'a>) -> Result<Node<'a>> {
+        let all =
+            |parts: &'a [Bound]| parts.iter().map(|bound| bound.cursor(part)).collect::<Result<Vec<Node<'a>>>>();
+        let (view, segment) = (part.view, part.segment());
+        Ok(match (self, segment) {
+            (Bound::Text(text), _) => Node::Text(text.cursor(view, part.at)?),
+            (Bound::Sparse(sparse), Some(segment)) => Node::Sparse(sparse.of_segment(&segment.segment)?),
+            (Bound::Sparse(sparse), None) => Node::Sparse(sparse.of_tail(&view.tail)),
+            (Bound::Sum(parts), _) => Node::Sum(all(parts)?, vec![0.0; WINDOW]),
+            (Bound::Max(parts), _) => Node::Max(all(parts)?, vec![0.0; WINDOW]),
+            (Bound::Product(weight, bound), _) => Node::Product(*weight, Box::new(bound.cursor(part)?)),
+            (Bound::Filter(filter), Some(segment)) => Node::Filter(bitmap::rows(filter, &view.schema, segment)?),
+            (Bound::Filter(filter), None) => Node::Filter(bitmap::tail_rows(filter, &view.schema, &view.tail)),
+            (Bound::Attribute(uid), Some(segment)) => {
+                Node::Attribute(Column::open(&segment.segment, *uid, part.rows)?)
+            }
+            (Bound::Attribute(uid), None) => Node::Attribute(Column::of_tail(&view.tail, *uid, part.rows)),
+            (Bound::Constant(value), _) => Node::Constant(*value),
         })
-    }
-
-    fn of_tail(&self, schema: &Schema, row: &TailRow, analyzers: &mut Analyzers) -> f64 {
-        match self {
-            Bound::Text(text) => text.of_tail(row, analyzers),
-            Bound::Sparse(sparse) => sparse.of_tail(row),
-            Bound::Sum(parts) => {
-                let scores = parts.iter().map(|part| part.of_tail(schema, row, analyzers));
-                scores.reduce(|a, b| a + b).unwrap_or(0.0)
-            }
-            Bound::Max(parts) => {
-                let scores = parts.iter().map(|part| part.of_tail(schema, row, analyzers));
-                scores.reduce(f64::max).unwrap_or(0.0)
-            }
-            Bound::Product(weight, part) => weight * part.of_tail(schema, row, analyzers),
-            Bound::Filter(filter) => {
-                f64::from(u8::from(matches_with(filter, schema, &row.document, &row.terms, analyzers)))
-            }
-            Bound::Attribute(column) => row.document.get(*column).map_or(0.0, number),
-            Bound::Constant(value) => *value,
-        }
     }
 }
 
 impl Node<'_> {
-    /// Replaces `out` by the scores of a window's rows; what is no candidate may be left at any score.
-    fn fill(&mut self, window: &Window, out: &mut [f64]) -> Result<()> {
+    /// Replaces `out` by the scores of a window's rows; what is no candidate may be left at any score. False when all are 0.
+    fn fill(&mut self, window: &Window, out: &mut [f64]) -> Result<bool> {
+        if let Node::Constant(value) = self {
+            out.fill(*value);
+            return Ok(*value != 0.0);
+        }
+        if !matches!(self, Node::Sum(..) | Node::Max(..) | Node::Product(..)) {
+            out.fill(0.0);
+        }
+        let mut any = false;
         match self {
-            Node::Text(cursor) => {
-                out.fill(0.0);
-                cursor.add(window.base, out)
-            }
+            Node::Text(cursor) => any = cursor.add(window.base, out)?,
             Node::Sparse(products) => {
-                out.fill(0.0);
                 let from = products.get(window.base as usize..).unwrap_or_default();
                 let count = from.len().min(out.len());
                 out[..count].copy_from_slice(&from[..count]);
-                Ok(())
+                any = count > 0;
             }
-            Node::Sum(parts, scratch) => fold(parts, scratch, window, out, |a, b| a + b),
-            Node::Max(parts, scratch) => fold(parts, scratch, window, out, f64::max),
+            Node::Sum(parts, scratch) => any = fold(parts, scratch, window, out, |a, b| a + b)?,
+            Node::Max(parts, scratch) => any = fold(parts, scratch, window, out, f64::max)?,
             Node::Product(weight, part) => {
-                part.fill(window, out)?;
+                any = part.fill(window, out)?;
                 out.iter_mut().for_each(|score| *score *= *weight);
-                Ok(())
             }
             Node::Filter(rows) => {
-                out.fill(0.0);
                 let end = window.base.saturating_add(WINDOW as u32);
-                rows.range(window.base..end).for_each(|row| out[(row - window.base) as usize] = 1.0);
-                Ok(())
+                for row in rows.range(window.base..end) {
+                    out[(row - window.base) as usize] = 1.0;
+                    any = true;
+                }
             }
             Node::Attribute(column) => {
-                out.fill(0.0);
                 let mut failed = None;
                 window.for_each(|row, place| match value_of(column, row) {
                     Ok(value) => out[place] = value,
                     Err(error) => failed = Some(error),
                 });
-                failed.map_or(Ok(()), Err)
+                any = true;
+                failed.map_or(Ok(()), Err)?;
             }
-            Node::Constant(value) => {
-                out.fill(*value);
-                Ok(())
-            }
+            Node::Constant(_) => {}
         }
+        Ok(any)
     }
 }
 
@@ -308,15 +322,15 @@ fn fold(
     window: &Window,
     out: &mut [f64],
     join: impl Fn(f64, f64) -> f64,
-) -> Result<()> {
+) -> Result<bool> {
     let Some((first, rest)) = parts.split_first_mut() else {
         out.fill(0.0);
-        return Ok(());
+        return Ok(false);
     };
-    first.fill(window, out)?;
+    let mut any = first.fill(window, out)?;
     for part in rest {
-        part.fill(window, scratch)?;
+        any |= part.fill(window, scratch)?;
         out.iter_mut().zip(&*scratch).for_each(|(score, more)| *score = join(*score, *more));
     }
-    Ok(())
+    Ok(any)
 }

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::plan::column_to_rank;
-use crate::engine::view::TailRow;
+use crate::engine::view::TailView;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
@@ -52,15 +52,18 @@ impl SparseScorer {
         Ok(products)
     }
 
-    /// The product with a row of the tail.
-    pub(super) fn of_tail(&self, row: &TailRow) -> f64 {
-        let Some(Value::Sparse(vector)) = row.document.get(self.column) else { return 0.0 };
-        let mut product = 0.0;
-        for (term, weight) in &self.weights {
-            if let Ok(at) = vector.entries.binary_search_by(|(known, _)| known.as_str().cmp(term)) {
-                product += weight * vector.entries[at].1.to_f64();
+    /// The products of all places of the tail.
+    pub(super) fn of_tail(&self, tail: &TailView) -> Vec<f64> {
+        let mut products = vec![0.0; tail.places() as usize];
+        for (place, row) in tail.iter() {
+            let Some(Value::Sparse(vector)) = row.document.get(self.column) else { continue };
+            let product = &mut products[place as usize];
+            for (term, weight) in &self.weights {
+                if let Ok(at) = vector.entries.binary_search_by(|(known, _)| known.as_str().cmp(term)) {
+                    *product += weight * vector.entries[at].1.to_f64();
+                }
             }
         }
-        product
+        products
     }
 }

@@ -9,7 +9,7 @@ use super::plan::column_to_rank;
 use super::postings::{DenseRows, Lengths, Postings};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
-use crate::engine::view::{SegmentView, TailRow, View};
+use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{Column, ColumnUid, FullText};
 use crate::segment::text::score::{bm25, idf, qtf_factor};
@@ -31,7 +31,7 @@ pub(super) struct TextScorer {
     prefix: Option<String>,
     /// Tokens of a live document that has the field.
     average_length: f64,
-    /// Per segment whose index is not of the column as it is now.
+    /// Per segment whose index is not of the column as it is now, and last the tail.
     analysed: Vec<Option<Analysed>>,
 }
 
@@ -45,12 +45,15 @@ struct QueryTerm {
     factor: f64,
 }
 
-/// What a segment's documents have of a query.
+/// What the documents of a part without an index have of a query.
 struct Analysed {
     /// Per term of the query its rows and frequencies.
     postings: Vec<Vec<(u32, u32)>>,
     with_prefix: RoaringBitmap,
     lengths: Vec<u32>,
+    /// Documents that have the field, and their tokens.
+    documents: u64,
+    tokens: u64,
 }
 
 impl TextScorer {
@@ -84,16 +87,19 @@ impl TextScorer {
             documents += more_documents;
             tokens += more_tokens;
         }
+        let mut tail = Analysed::new(&self.terms, view.tail.places());
         let mut analyzers = Analyzers::new();
-        for (_, row) in view.tail.iter() {
-            self.with_terms(row, &mut analyzers, |scorer, terms| {
-                documents += 1;
-                tokens += u64::from(terms.length());
-                for term in &mut scorer.terms {
-                    term.documents += u64::from(terms.tf(&term.text) > 0);
-                }
-            });
+        for (place, row) in view.tail.iter() {
+            match (row.terms_of(self.uid), row.document.get(self.uid)) {
+                (Some(terms), _) => tail.add(self, place, terms),
+                // The column became searchable after the row was written.
+                (None, Some(value)) => tail.add(self, place, &analyzers.terms(&self.options, value)),
+                (None, None) => {}
+            }
         }
+        documents += tail.documents;
+        tokens += tail.tokens;
+        self.keep(tail);
         self.average_length = if documents == 0 { 0.0 } else { tokens as f64 / documents as f64 };
         let all = view.documents();
         for term in &mut self.terms {
@@ -107,15 +113,12 @@ impl TextScorer {
     fn add_segment(&mut self, view: &SegmentView) -> Result<(u64, u64)> {
         let segment = &view.segment;
         let Some(reader) = text_index(segment, &self.column)? else {
-            let has_column = segment.column(self.uid).is_some();
-            let analysed = has_column.then(|| self.analyse(view)).transpose()?;
-            let counts = analysed.as_ref().map_or((0, 0), |(_, counts)| *counts);
-            if let Some((analysed, _)) = &analysed {
-                for (term, rows) in self.terms.iter_mut().zip(&analysed.postings) {
-                    term.documents += rows.len() as u64;
-                }
-            }
-            self.analysed.push(analysed.map(|(analysed, _)| analysed));
+            let analysed = match segment.column(self.uid) {
+                Some(_) => self.analyse(view)?,
+                None => Analysed::new(&self.terms, 0),
+            };
+            let counts = (analysed.documents, analysed.tokens);
+            self.keep(analysed);
             return Ok(counts);
         };
         self.analysed.push(None);
@@ -139,67 +142,25 @@ impl TextScorer {
         Ok((documents, tokens))
     }
 
-    /// Analyses a segment's live documents; gives with it how many have the field, and their tokens.
-    fn analyse(&self, view: &SegmentView) -> Result<(Analysed, (u64, u64))> {
-        let mut found = Analysed {
-            postings: self.terms.iter().map(|_| Vec::new()).collect(),
-            with_prefix: RoaringBitmap::new(),
-            lengths: vec![0; view.segment.rows() as usize],
-        };
-        let (mut documents, mut tokens) = (0, 0);
+    /// Analyses a segment's live documents.
+    fn analyse(&self, view: &SegmentView) -> Result<Analysed> {
+        let mut found = Analysed::new(&self.terms, view.segment.rows());
         let mut analyzers = Analyzers::new();
         let mut scan = view.segment.scan()?;
         for row in view.live_rows() {
-            let document = scan.document(row, Some(&[self.uid]))?;
-            let Some(value) = document.get(self.uid) else { continue };
-            let terms = analyzers.terms(&self.options, value);
-            documents += 1;
-            tokens += u64::from(terms.length());
-            found.lengths[row as usize] = terms.length();
-            for (term, postings) in self.terms.iter().zip(&mut found.postings) {
-                match terms.tf(&term.text) {
-                    0 => {}
-                    tf => postings.push((row, tf)),
-                }
-            }
-            if self.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
-                found.with_prefix.insert(row);
+            if let Some(value) = scan.document(row, Some(&[self.uid]))?.get(self.uid) {
+                found.add(self, row, &analyzers.terms(&self.options, value));
             }
         }
-        Ok((found, (documents, tokens)))
+        Ok(found)
     }
 
-    /// Calls `then` with the terms of a row of the tail, if it has the field.
-    fn with_terms(&mut self, row: &TailRow, analyzers: &mut Analyzers, then: impl FnOnce(&mut Self, &DocTerms)) {
-        match (row.terms_of(self.uid), row.document.get(self.uid)) {
-            (Some(terms), _) => then(self, terms),
-            // The column became searchable after the row was written.
-            (None, Some(value)) => {
-                let terms = analyzers.terms(&self.options, value);
-                then(self, &terms);
-            }
-            (None, None) => {}
+    /// Counts what was analysed of the next part, and keeps it to score it.
+    fn keep(&mut self, analysed: Analysed) {
+        for (term, rows) in self.terms.iter_mut().zip(&analysed.postings) {
+            term.documents += rows.len() as u64;
         }
-    }
-
-    /// The score of a row of the tail.
-    pub(super) fn of_tail(&self, row: &TailRow, analyzers: &mut Analyzers) -> f64 {
-        match (row.terms_of(self.uid), row.document.get(self.uid)) {
-            (Some(terms), _) => self.of_terms(terms),
-            (None, Some(value)) => self.of_terms(&analyzers.terms(&self.options, value)),
-            (None, None) => 0.0,
-        }
-    }
-
-    fn of_terms(&self, terms: &DocTerms) -> f64 {
-        let mut score = 0.0;
-        for term in &self.terms {
-            score += self.part(term, terms.tf(&term.text), terms.length());
-        }
-        if self.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
-            score += 1.0;
-        }
-        score
+        self.analysed.push(Some(analysed));
     }
 
     /// One term's part of a score.
@@ -208,15 +169,18 @@ impl TextScorer {
         bm25(tf, length, self.average_length, term.idf, term.factor, k1, b)
     }
 
-    /// The scores of a segment's rows, from the first on.
-    pub(super) fn cursor<'a>(&'a self, view: &'a SegmentView, at: usize) -> Result<TextCursor<'a>> {
-        let mut cursor = TextCursor { scorer: self, lengths: Lengths::None, terms: Vec::new(), with_prefix: None };
-        if let Some(Some(analysed)) = self.analysed.get(at) {
+    /// The scores of a part's rows, from the first on.
+    pub(super) fn cursor<'a>(&'a self, view: &'a View, part: usize) -> Result<TextCursor<'a>> {
+        let mut cursor =
+            TextCursor { scorer: self, lengths: Lengths::Known(&[]), terms: Vec::new(), with_prefix: None };
+        if let Some(Some(analysed)) = self.analysed.get(part) {
             cursor.lengths = Lengths::Known(&analysed.lengths);
             cursor.with_prefix = Some(analysed.with_prefix.clone());
             let known = self.terms.iter().zip(&analysed.postings);
             cursor.terms = known.map(|(term, rows)| TermCursor::new(term, Postings::of_rows(rows))).collect();
-        } else if let Some(reader) = text_index(&view.segment, &self.column)? {
+        } else if let Some(segment) = view.segments.get(part)
+            && let Some(reader) = text_index(&segment.segment, &self.column)?
+        {
             for term in &self.terms {
                 if let Some(found) = reader.term(&term.text)? {
                     cursor.terms.push(TermCursor::new(term, Postings::of_index(&reader, &found)?));
@@ -228,6 +192,36 @@ impl TextScorer {
             cursor.lengths = Lengths::Index(reader);
         }
         Ok(cursor)
+    }
+}
+
+impl Analysed {
+    fn new(terms: &[QueryTerm], rows: u32) -> Self {
+        Analysed {
+            postings: terms.iter().map(|_| Vec::new()).collect(),
+            with_prefix: RoaringBitmap::new(),
+            lengths: vec![0; rows as usize],
+            documents: 0,
+            tokens: 0,
+        }
+    }
+
+    /// Adds a document that has the field, above all before it.
+    fn add(&mut self, scorer: &TextScorer, row: u32, terms: &DocTerms) {
+        self.documents += 1;
+        self.tokens += u64::from(terms.length());
+        if let Some(length) = self.lengths.get_mut(row as usize) {
+            *length = terms.length();
+        }
+        for (term, postings) in scorer.terms.iter().zip(&mut self.postings) {
+            match terms.tf(&term.text) {
+                0 => {}
+                tf => postings.push((row, tf)),
+            }
+        }
+        if scorer.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
+            self.with_prefix.insert(row);
+        }
     }
 }
 
@@ -269,7 +263,7 @@ fn distinct(tokens: Vec<String>) -> Vec<QueryTerm> {
     terms
 }
 
-/// The scores of one segment's rows, window by window.
+/// The scores of one part's rows, window by window.
 pub(super) struct TextCursor<'a> {
     scorer: &'a TextScorer,
     lengths: Lengths<'a>,
@@ -293,11 +287,13 @@ impl<'a> TermCursor<'a> {
 }
 
 impl TextCursor<'_> {
-    /// Adds the scores of the rows from `base` on. Windows come in ascending order and may be left out.
-    pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<()> {
+    /// Adds the scores of the rows from `base` on; false when there are none. Windows come in ascending order and may be
+    /// left out.
+    pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<bool> {
         let (scorer, lengths) = (self.scorer, &self.lengths);
         let end = base.saturating_add(out.len() as u32);
-        // Term by term in the order of the query, as the tail adds them.
+        let mut any = false;
+        // Term by term in the order of the query, which is the same in all parts.
         for TermCursor { term, postings, known } in &mut self.terms {
             postings.for_each_until(base, end, |row, tf| {
                 let length = lengths.of(row);
@@ -312,11 +308,15 @@ impl TextCursor<'_> {
                     scorer.part(term, tf, length)
                 };
                 out[(row - base) as usize] += score;
+                any = true;
             })?;
         }
         if let Some(rows) = &self.with_prefix {
-            rows.range(base..end).for_each(|row| out[(row - base) as usize] += 1.0);
+            for row in rows.range(base..end) {
+                out[(row - base) as usize] += 1.0;
+                any = true;
+            }
         }
-        Ok(())
+        Ok(any)
     }
 }
