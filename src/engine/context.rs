@@ -43,9 +43,9 @@ impl EngineConfig {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         EngineConfig {
             data_dir: data_dir.into(),
-            flush_bytes: 20 << 20,
-            tail_bytes_max: 48 << 20,
-            tails_bytes_max: 64 << 20,
+            flush_bytes: 16 << 20,
+            tail_bytes_max: 32 << 20,
+            tails_bytes_max: 48 << 20,
             backpressure_wait_ms: 10_000,
             compaction_fan_in: 8,
             compaction_dead_percent: 30,

@@ -89,7 +89,12 @@ impl Namespace {
         };
         let Some(job) = job else { return Ok(()) };
         let namespace = self.clone();
-        let built = tokio::task::spawn_blocking(move || namespace.build(&job).map(|part| (job, part))).await;
+        let built = tokio::task::spawn_blocking(move || {
+            let part = namespace.build(&job)?;
+            // The rows are in the file now; the namespace lets go of them with the frozen tail.
+            Ok::<_, Error>((Job { entries: Vec::new(), ..job }, part))
+        })
+        .await;
         let (job, part) = built.map_err(|error| Error::internal(format!("build a segment: {error}")))??;
         self.install(job, part).await
     }
