@@ -18,7 +18,7 @@ use shoal::model::value_render::to_json;
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
 use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
-use shoal::platform::memory_disk::MemoryDisk;
+use shoal::platform::memory_disk::{Fault, MemoryDisk};
 use shoal::platform::random::SeededRandom;
 
 /// A node whose power can be cut.
@@ -370,4 +370,33 @@ fn files(disk: &MemoryDisk, dir: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails() {
+    let row = |id: u64, n: u64| json!({"id": id, "n": n, "text": format!("fish {id}")});
+    for at in 0..40 {
+        let node = Node::new(at);
+        let engine = node.open().unwrap();
+        write(&engine, "docs", json!({"upsert_rows": [row(1, 1), row(2, 1)]})).await.unwrap();
+        engine.checkpoint(&name("docs")).await.unwrap();
+        write(&engine, "docs", json!({"upsert_rows": [row(3, 1), row(4, 1)]})).await.unwrap();
+        let fault = Fault { at: node.disk.operations() + at, forever: false, kind: std::io::ErrorKind::StorageFull };
+        node.disk.set_fault(Some(fault));
+        let _ = engine.checkpoint(&name("docs")).await;
+        node.disk.set_fault(None);
+        // Of a row in a segment, and of one in the tail that is frozen when the flush failed.
+        write(&engine, "docs", json!({"patch_rows": [{"id": 1, "n": 2}, {"id": 3, "n": 2}]})).await.unwrap();
+        let expected = all(&engine, "docs");
+        assert_eq!(expected.len(), 4);
+        let _ = engine.checkpoint(&name("docs")).await;
+        assert_eq!(all(&engine, "docs"), expected, "operation {at}, running");
+        drop(engine);
+        node.cut_power();
+        let engine = node.open().unwrap();
+        assert_eq!(all(&engine, "docs"), expected, "operation {at}, after a power cut");
+        assert_eq!(expected[&DocId::Uint(3)]["n"], json!(2));
+        engine.compact(&name("docs")).await.unwrap();
+        assert_eq!(all(&engine, "docs"), expected, "operation {at}, merged");
+    }
 }

@@ -34,13 +34,17 @@ pub fn load(
                 .map_err(|error| wrong(format!("parse configuration {}: {error}", path.display())))?
         }
     };
+    let defaults = Table::try_from(Config::default())
+        .map_err(|error| wrong(format!("the configuration's own types: {error}")))?;
     for (name, value) in environment {
         if let Some((section, key)) = section_and_key(&name) {
+            let default = defaults.get(&section).and_then(|keys| keys.get(&key));
+            let value = typed(&name, value, default)?;
             let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
             let Value::Table(section) = section else {
                 return Err(wrong(format!("{name}: the configuration has a value where this needs a section")));
             };
-            section.insert(key, Value::String(value));
+            section.insert(key, value);
         }
     }
     let mut unknown = Vec::new();
@@ -67,6 +71,21 @@ pub fn load(
     }
     validate::check(&config)?;
     Ok(config)
+}
+
+/// A variable's text as the type that its key has: a number, a list separated by commas, or the text itself.
+fn typed(name: &str, text: String, default: Option<&Value>) -> Result<Value> {
+    match default {
+        Some(Value::Integer(_)) => match text.trim().parse() {
+            Ok(number) => Ok(Value::Integer(number)),
+            Err(_) => Err(wrong(format!("{name} is {text:?}, expected a whole number"))),
+        },
+        Some(Value::Array(_)) => {
+            let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+            Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
+        }
+        _ => Ok(Value::String(text)),
+    }
 }
 
 /// `SHOAL_SERVER__LISTEN` is `server` and `listen`; variables without two underscores are not settings.
@@ -100,6 +119,17 @@ mod tests {
         let flags = Overrides { listen: Some("127.0.0.1:3".parse().unwrap()), ..Overrides::default() };
         let config = from(text, &[("SHOAL_SERVER__LISTEN", "127.0.0.1:2")], flags).unwrap();
         assert_eq!(config.server.listen.port(), 3);
+    }
+
+    #[test]
+    fn numbers_and_lists_from_the_environment_are_of_their_keys_types() {
+        let environment =
+            [("SHOAL_STORAGE__FLUSH_BYTES", "65536"), ("SHOAL_SERVER__ALLOWED_HOSTS", "one.example, two.example")];
+        let config = from("", &environment, Overrides::default()).unwrap();
+        assert_eq!(config.storage.flush_bytes, 65_536);
+        assert_eq!(config.server.allowed_hosts, ["one.example", "two.example"]);
+        let error = from("", &[("SHOAL_STORAGE__FLUSH_BYTES", "much")], Overrides::default()).unwrap_err();
+        assert!(error.message().contains("SHOAL_STORAGE__FLUSH_BYTES is \"much\""), "{error}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::Namespace;
-use super::flush::{reference, set_deletions, write_deletions};
+use super::flush::{reference, write_deletions};
 use super::open::open_part;
 use super::state::Part;
 use crate::engine::layout::segment_key;
@@ -112,7 +112,8 @@ impl Namespace {
             id: part.reference.segment_id,
             level: part.reference.level,
             rows: u64::from(part.reference.rows),
-            dead: part.dead.len(),
+            // A merge drops no others.
+            dead: part.settled.len(),
         };
         shared.state.parts.iter().map(candidate).collect()
     }
@@ -143,7 +144,7 @@ impl Namespace {
         let key = segment_key(&self.name.project, self.nsid, segment_id);
         let horizon = Hlc::from_millis(now.saturating_sub(context.config.tombstone_ms));
         let sources: Vec<Input> =
-            inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.dead }).collect();
+            inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
         let mut writer = context.tier.create(&key)?;
         let summary = merge(segment_id, schema, &sources, horizon, &mut writer)?;
         if summary.rows == 0 && summary.tombstones == 0 {
@@ -163,21 +164,21 @@ impl Namespace {
             return Ok(());
         }
         let next = tokio::task::block_in_place(|| -> Result<_> {
-            let (mut part, mut deletions) = (part, None);
+            let mut part = part;
             if let Some(part) = &mut part {
-                part.dead = Arc::new(self.died_since(&inputs, part)?);
-                if !part.dead.is_empty() {
+                // A flush may have settled rows meanwhile.
+                let now: Vec<Part> = self.shared().state.parts.clone();
+                let settled = since(&inputs, part, |id| settled_of(&now, id))?;
+                if !settled.is_empty() {
                     let project = &self.name.project;
-                    deletions =
-                        Some(write_deletions(&self.context, project, self.nsid, &part.reference, &part.dead)?);
+                    let object = write_deletions(&self.context, project, self.nsid, &part.reference, &settled)?;
+                    part.reference.deletions = Some(object);
                 }
-                part.reference.deletions = deletions.clone();
+                part.settled = Arc::new(settled);
             }
-            let others = self.save_deletions(&ids)?;
             let now = self.context.clock.now_millis();
             let horizon = Hlc::from_millis(now.saturating_sub(self.context.config.tombstone_ms));
             let next = head.commit(&self.context, |manifest| {
-                set_deletions(manifest, &others);
                 let at = manifest.segments.iter().position(|s| ids.contains(&s.segment_id)).unwrap_or(0);
                 manifest.segments.retain(|s| !ids.contains(&s.segment_id));
                 if let Some(part) = &part {
@@ -188,8 +189,11 @@ impl Namespace {
             })?;
             let mut shared = self.shared();
             if let Some(part) = &mut part {
-                // Between the bitmap that was written and now, more may have died; their records are still in the log.
-                part.dead = Arc::new(since(&shared.state.parts, &inputs, part)?);
+                part.dead = Arc::new(since(&inputs, part, |id| dead_of(&shared.state.parts, id))?);
+                if let Some(frozen) = &mut shared.state.frozen {
+                    let dead = since(&inputs, part, |id| frozen.dead.get(&id).map(Arc::as_ref))?;
+                    frozen.dead.insert(part.reference.segment_id, Arc::new(dead));
+                }
             }
             let at = shared.state.parts.iter().position(|p| ids.contains(&p.reference.segment_id)).unwrap_or(0);
             shared.state.parts.retain(|p| !ids.contains(&p.reference.segment_id));
@@ -198,29 +202,28 @@ impl Namespace {
                 shared.state.parts.insert(at, part);
             }
             self.publish_view(&shared.state);
-            drop(shared);
-            self.remember_deletions(&next.manifest);
             Ok(next)
         })?;
         *head = next;
         self.publish_head(&head);
         Ok(())
     }
-
-    fn died_since(&self, inputs: &[Part], part: &Part) -> Result<RoaringBitmap> {
-        let now: Vec<Part> = self.shared().state.parts.clone();
-        since(&now, inputs, part)
-    }
 }
 
-/// The rows of `part` whose rows in `inputs` are dead in `now`.
-fn since(now: &[Part], inputs: &[Part], part: &Part) -> Result<RoaringBitmap> {
+fn dead_of(parts: &[Part], id: Uuid) -> Option<&RoaringBitmap> {
+    parts.iter().find(|part| part.reference.segment_id == id).map(|part| part.dead.as_ref())
+}
+
+fn settled_of(parts: &[Part], id: Uuid) -> Option<&RoaringBitmap> {
+    parts.iter().find(|part| part.reference.segment_id == id).map(|part| part.settled.as_ref())
+}
+
+/// The rows of the merged `part` whose rows in its inputs are in the bitmap that `now` gives for their segment.
+fn since<'a>(inputs: &[Part], part: &Part, now: impl Fn(Uuid) -> Option<&'a RoaringBitmap>) -> Result<RoaringBitmap> {
     let mut dead = RoaringBitmap::new();
     for input in inputs {
-        let Some(current) = now.iter().find(|p| p.reference.segment_id == input.reference.segment_id) else {
-            continue;
-        };
-        for row in &*current.dead - &*input.dead {
+        let Some(current) = now(input.reference.segment_id) else { continue };
+        for row in current - &*input.settled {
             if let Some(row) = part.segment.row_of(&input.segment.id_of(row)?)? {
                 dead.insert(row);
             }

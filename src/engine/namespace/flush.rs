@@ -147,7 +147,7 @@ impl Namespace {
             }
         });
         Some(Job {
-            entries: frozen.table.entries(),
+            entries: frozen.entries(),
             schema: frozen.schema.clone(),
             replay_from: frozen.replay_from,
             data_seq: frozen.data_seq,
@@ -213,14 +213,11 @@ impl Namespace {
             let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
             let next_seq = decider.next_seq;
             let saved = tokio::task::block_in_place(|| {
-                let deletions = self.save_deletions(&[])?;
                 head.commit(&self.context, |manifest| {
                     manifest.logs = logs;
                     manifest.next_seq = next_seq;
-                    set_deletions(manifest, &deletions);
                 })
             })?;
-            self.remember_deletions(&saved.manifest);
             *head = saved;
             self.publish_head(&head);
             if decider.sealed.len() >= SEALED_LOGS {
@@ -234,34 +231,26 @@ impl Namespace {
         }
     }
 
-    /// Writes a deletion bitmap for every segment that has more dead rows than its manifest says.
-    pub(super) fn save_deletions(&self, leave_out: &[uuid::Uuid]) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
-        let changed: Vec<(SegmentRef, Arc<RoaringBitmap>)> = self
-            .shared()
-            .state
-            .parts
-            .iter()
-            .filter(|part| !leave_out.contains(&part.reference.segment_id))
-            .filter(|p| p.dead.len() != p.reference.deletions.as_ref().map_or(0, |d| u64::from(d.rows)))
-            .map(|part| (part.reference.clone(), part.dead.clone()))
-            .collect();
+    /// Writes a deletion bitmap for every segment that had more dead rows than its manifest says when the tail was frozen.
+    /// Rows that died later stay: the records that did it are replayed after a crash, and may be patches of them.
+    fn save_deletions(&self) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
+        let changed: Vec<(SegmentRef, Arc<RoaringBitmap>)> = {
+            let shared = self.shared();
+            let frozen = shared.state.frozen.as_ref();
+            let dead = |part: &Part| frozen?.dead.get(&part.reference.segment_id).cloned();
+            let parts = shared.state.parts.iter();
+            parts
+                .filter_map(|part| Some((part, dead(part)?)))
+                .filter(|(part, dead)| dead.len() != part.settled.len())
+                .map(|(part, dead)| (part.reference.clone(), dead))
+                .collect()
+        };
         let mut saved = BTreeMap::new();
         for (reference, dead) in changed {
             let object = write_deletions(&self.context, &self.name.project, self.nsid, &reference, &dead)?;
             saved.insert(reference.segment_id, object);
         }
         Ok(saved)
-    }
-
-    /// Follows in memory what a manifest says of deletion bitmaps.
-    pub(super) fn remember_deletions(&self, manifest: &Manifest) {
-        let mut shared = self.shared();
-        for part in &mut shared.state.parts {
-            let id = part.reference.segment_id;
-            if let Some(saved) = manifest.segments.iter().find(|reference| reference.segment_id == id) {
-                part.reference = saved.clone();
-            }
-        }
     }
 }
 
@@ -271,6 +260,13 @@ impl Namespace {
         // The decider waits: a log may not be sealed between the manifest and what is forgotten after it.
         let mut decider = self.decider.lock().await;
         let mut head = self.head.lock().await;
+        if self.shared().state.frozen.as_ref().is_none_or(|frozen| frozen.replay_from != job.replay_from) {
+            // The log failed meanwhile, and what was frozen is in the tail again.
+            if let Some(part) = part {
+                let _ = self.context.tier.remove(&part.reference.key);
+            }
+            return Err(Error::unavailable("the log failed while the tail became a segment; the tail is kept"));
+        }
         let next = tokio::task::block_in_place(|| self.commit_flush(&head, &job, part))?;
         *head = next;
         self.publish_head(&head);
@@ -290,20 +286,7 @@ impl Namespace {
     }
 
     fn commit_flush(&self, head: &Head, job: &Job, part: Option<Part>) -> Result<Head> {
-        let deletions = self.save_deletions(&[])?;
-        let mut part = part;
-        if let Some(part) = &mut part {
-            // Rows that were replaced while the segment was built: the records that did it may be flushed before this
-            // segment's bitmap is written again.
-            let superseded = self.shared().state.frozen.as_ref().map(|f| f.superseded.clone()).unwrap_or_default();
-            let mut dead = RoaringBitmap::new();
-            for id in &superseded {
-                if let Some(row) = part.segment.row_of(id)? {
-                    dead.insert(row);
-                }
-            }
-            part.dead = Arc::new(dead);
-        }
+        let deletions = self.save_deletions()?;
         let now = self.context.clock.now_millis();
         let oldest = now.saturating_sub(self.context.config.idempotency_ms);
         let origin = self.origin();
@@ -328,9 +311,14 @@ impl Namespace {
             manifest.updated_ms = now;
             manifest.written_ms = job.hlc.millis();
         })?;
-        self.remember_deletions(&next.manifest);
         let before = self.unflushed().0;
         let mut shared = self.shared();
+        for part in &mut shared.state.parts {
+            let id = part.reference.segment_id;
+            if let Some(saved) = next.manifest.segments.iter().find(|reference| reference.segment_id == id) {
+                part.reference = saved.clone();
+            }
+        }
         shared.state.thaw(part)?;
         self.publish_view(&shared.state);
         let after = shared.state.unflushed_bytes();
@@ -368,7 +356,7 @@ pub(super) fn write_deletions(
     Ok(DeletionsRef { key, bytes, crc32c, rows: u32::try_from(dead.len()).unwrap_or(reference.rows) })
 }
 
-pub(super) fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, DeletionsRef>) {
+fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, DeletionsRef>) {
     for segment in &mut manifest.segments {
         if let Some(object) = saved.get(&segment.segment_id) {
             segment.deletions = Some(object.clone());

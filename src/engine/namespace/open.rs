@@ -186,7 +186,8 @@ pub(super) fn open_part(context: &Context, reference: &SegmentRef) -> Result<Par
             dead
         }
     };
-    Ok(Part { reference: reference.clone(), segment: Arc::new(segment), dead: Arc::new(dead) })
+    let dead = Arc::new(dead);
+    Ok(Part { reference: reference.clone(), segment: Arc::new(segment), settled: dead.clone(), dead })
 }
 
 /// Applies one frame of a log.

@@ -3,11 +3,14 @@
 //! Invariants:
 //! - Only durable commits are here, in the order of the log.
 //! - A document is live in at most one place; whoever puts a newer state of it anywhere removes the older one.
+//! - A row that died by a record which is still to be replayed after a crash is dead here, and not settled: manifests and
+//!   merges keep it, because that record may be a patch of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
+use uuid::Uuid;
 
 use crate::engine::view::{SegmentView, Tail, TailRow, View};
 use crate::engine::write::Change;
@@ -27,7 +30,10 @@ const ROW_OVERHEAD_BYTES: u64 = 160;
 pub struct Part {
     pub reference: SegmentRef,
     pub segment: Arc<Segment>,
+    /// Rows that answers leave out.
     pub dead: Arc<RoaringBitmap>,
+    /// Those of them that the manifest calls dead: they died by records before its `replay_from`.
+    pub settled: Arc<RoaringBitmap>,
 }
 
 /// Documents and tombstones that are not in a segment yet.
@@ -48,14 +54,15 @@ impl MemTable {
         self.slots.insert(id, slot);
     }
 
-    /// Takes a document's row out; whether there was one.
-    fn take(&mut self, id: &DocId) -> bool {
-        let Some(slot) = self.slots.remove(id) else { return false };
-        if let Some(row) = self.rows.get(slot) {
+    /// Takes a document's row out.
+    fn take(&mut self, id: &DocId) -> Option<Arc<TailRow>> {
+        let slot = self.slots.remove(id)?;
+        let row = self.rows.get(slot).cloned();
+        if let Some(row) = &row {
             self.bytes = self.bytes.saturating_sub(bytes_of(row));
         }
         self.rows.remove(slot);
-        true
+        row
     }
 
     fn get(&self, id: &DocId) -> Option<&Arc<TailRow>> {
@@ -76,14 +83,13 @@ impl MemTable {
         self.bytes + self.tombstones.len() as u64 * ROW_OVERHEAD_BYTES
     }
 
-    /// Everything in the order of ids, for a segment.
-    pub fn entries(&self) -> Vec<Entry> {
+    /// Everything, and the `superseded`, in the order of ids, for a segment.
+    fn entries(&self, superseded: &HashMap<DocId, Arc<TailRow>>) -> Vec<Entry> {
         let mut entries: Vec<(&DocId, Entry)> = Vec::with_capacity(self.len());
-        for (id, slot) in &self.slots {
-            if let Some(row) = self.rows.get(*slot) {
-                let entry = Entry::Row { document: row.document.clone(), terms: row.terms.clone() };
-                entries.push((id, entry));
-            }
+        let live = self.slots.iter().filter_map(|(id, slot)| Some((id, self.rows.get(*slot)?)));
+        for (id, row) in live.chain(superseded) {
+            let entry = Entry::Row { document: row.document.clone(), terms: row.terms.clone() };
+            entries.push((id, entry));
         }
         for (id, version) in &self.tombstones {
             entries.push((id, Entry::Tombstone(Tombstone { id: id.clone(), version: *version })));
@@ -101,13 +107,23 @@ fn bytes_of(row: &TailRow) -> u64 {
 /// A tail on its way into a segment, and what the namespace was when it stopped growing.
 pub struct Frozen {
     pub table: MemTable,
-    /// Documents that were replaced or deleted since; dead rows of the segment that comes of this.
-    pub superseded: HashSet<DocId>,
+    /// Documents that were replaced or deleted since; dead rows of the segment that comes of this. They go into it all the
+    /// same: after a crash the records that did it are replayed on top of them.
+    pub superseded: HashMap<DocId, Arc<TailRow>>,
+    /// The dead rows of each segment when the tail stopped growing.
+    pub dead: BTreeMap<Uuid, Arc<RoaringBitmap>>,
     pub replay_from: u64,
     pub data_seq: u64,
     pub hlc: Hlc,
     pub schema: Arc<Schema>,
     pub ids_reserved: u64,
+}
+
+impl Frozen {
+    /// Everything in the order of ids, for a segment; the same whenever it is asked for.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.table.entries(&self.superseded)
+    }
 }
 
 /// The durable state of a namespace.
@@ -164,13 +180,13 @@ impl State {
 
     /// Removes the live state of a document, wherever it is.
     fn bury(&mut self, id: &DocId) -> Result<()> {
-        if self.tail.take(id) {
+        if self.tail.take(id).is_some() {
             return Ok(());
         }
         if let Some(frozen) = &mut self.frozen
-            && frozen.table.take(id)
+            && let Some(row) = frozen.table.take(id)
         {
-            frozen.superseded.insert(id.clone());
+            frozen.superseded.insert(id.clone(), row);
             return Ok(());
         }
         for part in self.parts.iter_mut().rev() {
@@ -235,7 +251,8 @@ impl State {
     pub fn freeze(&mut self, replay_from: u64) {
         self.frozen = Some(Frozen {
             table: std::mem::take(&mut self.tail),
-            superseded: HashSet::new(),
+            superseded: HashMap::new(),
+            dead: self.parts.iter().map(|part| (part.reference.segment_id, part.dead.clone())).collect(),
             replay_from,
             data_seq: self.data_seq,
             hlc: self.hlc,
@@ -244,13 +261,18 @@ impl State {
         });
     }
 
-    /// Puts a segment in the place of the frozen tail; `None` when nothing of it was left to store. `schema_changed`
-    /// parts keep the dead rows they gathered meanwhile.
+    /// Puts a segment in the place of the frozen tail, whose manifest is committed; `None` when nothing of it was left to
+    /// store. What was dead when the tail stopped growing is settled.
     pub fn thaw(&mut self, part: Option<Part>) -> Result<()> {
-        let superseded = self.frozen.take().map(|frozen| frozen.superseded).unwrap_or_default();
+        let Some(frozen) = self.frozen.take() else { return Ok(()) };
+        for part in &mut self.parts {
+            if let Some(dead) = frozen.dead.get(&part.reference.segment_id) {
+                part.settled = dead.clone();
+            }
+        }
         if let Some(mut part) = part {
             let dead = Arc::make_mut(&mut part.dead);
-            for id in &superseded {
+            for id in frozen.superseded.keys() {
                 if let Some(row) = part.segment.row_of(id)? {
                     dead.insert(row);
                 }

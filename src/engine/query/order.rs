@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
 use super::columns::Column;
-use super::hits::{Hit, Smallest, tail_part};
+use super::hits::{Hit, Smallest, id_of, tail_part};
 use super::plan::column_to_rank;
 use crate::engine::filter::matches::order_values;
 use crate::engine::view::{TailRow, View};
@@ -74,7 +74,7 @@ pub(super) fn run(view: &View, keys: &[OrderKey], candidates: &Candidates, k: us
     for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         in_segment(&segment.segment, part as u32, keys, rows, k, &mut all)?;
     }
-    in_tail(view, keys, &candidates.tail, k, &mut all);
+    in_tail(view, keys, &candidates.tail, k, &mut all)?;
     all.sort_by(|a, b| {
         let values = |column: usize| (a.values[column].as_ref(), b.values[column].as_ref());
         compare(keys, values, || a.id.cmp(&b.id))
@@ -148,29 +148,25 @@ fn best_rows(keys: &[OrderKey], columns: &[Option<Column<'_>>], rows: &RoaringBi
     }
 }
 
-fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Vec<Contender>) {
+fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Vec<Contender>) -> Result<()> {
+    fn value<'r>(row: &'r TailRow, key: &OrderKey) -> Option<&'r Value> {
+        key.column.and_then(|uid| row.document.get(uid))
+    }
     let part = tail_part(view);
-    // Values are looked up once a row, since rows are compared more often than that.
-    let mut values: Vec<Option<&Value>> = Vec::with_capacity(places.len() as usize * keys.len());
-    let mut rows: Vec<(u32, &TailRow)> = Vec::with_capacity(places.len() as usize);
-    for (place, row) in places.iter().filter_map(|place| Some((place, &**view.tail.at(place)?))) {
-        values.extend(keys.iter().map(|key| key.column.and_then(|uid| row.document.get(uid))));
-        rows.push((place, row));
-    }
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    let by_key = |a: &usize, b: &usize| {
-        let pair = |at: usize| (values[a * keys.len() + at], values[b * keys.len() + at]);
-        compare(keys, pair, || rows[*a].1.document.id.cmp(&rows[*b].1.document.id))
+    let mut rows: Vec<(u32, &TailRow)> = places.iter().filter_map(|at| Some((at, &**view.tail.at(at)?))).collect();
+    let order = |a: &(u32, &TailRow), b: &(u32, &TailRow)| {
+        let values = |at: usize| (value(a.1, &keys[at]), value(b.1, &keys[at]));
+        compare(keys, values, || a.1.document.id.cmp(&b.1.document.id))
     };
-    if order.len() > k && k > 0 {
-        order.select_nth_unstable_by(k - 1, by_key);
+    if rows.len() > k && k > 0 {
+        rows.select_nth_unstable_by(k - 1, order);
     }
-    order.truncate(k);
-    for at in order {
-        let values = values[at * keys.len()..][..keys.len()].iter().map(|value| value.cloned()).collect();
-        let (place, row) = rows[at];
-        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: row.document.id.clone(), values });
+    rows.truncate(k);
+    for (place, row) in rows {
+        let values = keys.iter().map(|key| value(row, key).cloned()).collect();
+        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: id_of(view, part, place)?, values });
     }
+    Ok(())
 }
 
 /// Compares two rows by each part of the order; `ids` compares their ids, ascending.
