@@ -214,9 +214,15 @@ async fn writers_per_second(server: &Server, writers: usize, each: usize) -> f64
     (writers * each) as f64 / began.elapsed().as_secs_f64()
 }
 
-#[tokio::main]
-async fn main() {
-    let server = start(Duration::ZERO).await;
+/// The clients have threads of their own, as they have in real life.
+fn main() {
+    let server_runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let clients = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let start = |barrier| server_runtime.block_on(async move { tokio::spawn(start(barrier)).await.unwrap() });
+    clients.block_on(measure(start(Duration::ZERO), start(Duration::from_millis(4))));
+}
+
+async fn measure(server: Server, slow: Server) {
     let mut client = Client::connect(server.address).await;
     for n in 0..200 {
         client.write(n).await;
@@ -245,9 +251,8 @@ async fn main() {
         "{WRITERS} writers on this disk: {rate:.0} writes a second, {per_barrier:.1} writes a barrier (bound: 8)"
     );
 
-    let server = start(Duration::from_millis(4)).await;
-    let one = writers_per_second(&server, 1, 200).await;
-    let many = writers_per_second(&server, WRITERS, 100).await;
+    let one = writers_per_second(&slow, 1, 200).await;
+    let many = writers_per_second(&slow, WRITERS, 100).await;
     println!(
         "barrier of 4 ms: one writer {one:.0}, {WRITERS} writers {many:.0} a second: {:.1} times (bound: 20)",
         many / one

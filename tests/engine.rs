@@ -347,6 +347,25 @@ async fn a_lost_or_damaged_index_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_that_becomes_searchable_later_is_searched_everywhere() {
+    let node = Node::new(13);
+    let engine = node.open().unwrap();
+    let plain = |id: u64, text: &str| json!({"upsert_rows": [{"id": id, "text": text}]});
+    write(&engine, "docs", plain(1, "fish fish swim")).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    write(&engine, "docs", plain(2, "fish tank water deep blue")).await.unwrap();
+    write(&engine, "docs", json!({"schema": {"text": {"type": "string", "full_text_search": true}}})).await.unwrap();
+    write(&engine, "docs", plain(3, "swim swim fish")).await.unwrap();
+    let body = json!({"rank_by": ["text", "BM25", "fish"], "limit": 10});
+    let scattered = query(&engine, "docs", body.clone()).unwrap();
+    assert_eq!(ids(&scattered), uints(&[1, 3, 2]));
+    let filtered = json!({"rank_by": ["id", "asc"], "limit": 10, "filters": ["text", "ContainsAllTokens", "swim"]});
+    assert_eq!(ids(&query(&engine, "docs", filtered).unwrap()), uints(&[1, 3]));
+    engine.compact(&name("docs")).await.unwrap();
+    assert_eq!(query(&engine, "docs", body).unwrap(), scattered);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_and_a_foreign_directory_are_refused() {
     let node = Node::new(11);
     let engine = node.open().unwrap();

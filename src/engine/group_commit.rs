@@ -9,7 +9,9 @@
 //! The first waiter leads: it writes and syncs what is pending, its own commit included, while others append behind it.
 //! A single writer therefore pays no hand-over between threads, and many share a barrier.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -19,10 +21,15 @@ use crate::platform::disk::DiskFile;
 /// The most bytes that may wait for a barrier; further commits are refused until it is done.
 pub const PENDING_BYTES_MAX: usize = 128 << 20;
 
+/// A barrier quicker than this is made by the thread that runs the writer, without handing its other work over.
+const INLINE_BARRIER_MICROS: u64 = 1_000;
+
 /// One open log, shared by its writers.
 pub struct GroupCommit {
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
+    /// How long the last barrier took.
+    barrier_micros: AtomicU64,
 }
 
 struct State {
@@ -50,6 +57,7 @@ impl GroupCommit {
         GroupCommit {
             state: Mutex::new(State { file: Some(file), pending: Vec::new(), appended: synced }),
             progress: watch::Sender::new(Progress { synced, failed: None }),
+            barrier_micros: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -98,7 +106,12 @@ impl GroupCommit {
             self.check()?;
             let led = match self.take() {
                 Some(work) => {
-                    tokio::task::block_in_place(|| self.lead(work));
+                    // Handing the thread's other work over costs about as much as a quick barrier takes.
+                    if self.barrier_micros.load(Ordering::Relaxed) < INLINE_BARRIER_MICROS {
+                        self.lead(work);
+                    } else {
+                        tokio::task::block_in_place(|| self.lead(work));
+                    }
                     true
                 }
                 None => false,
@@ -137,7 +150,10 @@ impl GroupCommit {
 
     /// Writes and syncs; publishes the new length or the failure; puts the file back unless it failed.
     fn lead(&self, (mut file, bytes): (Box<dyn DiskFile>, Vec<u8>)) {
+        let began = Instant::now();
         let result = if bytes.is_empty() { Ok(()) } else { file.write(&bytes).and_then(|()| file.sync()) };
+        let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.barrier_micros.store(took, Ordering::Relaxed);
         match result {
             Ok(()) => {
                 // File first: who wakes to the new length may lead the next barrier.

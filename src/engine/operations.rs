@@ -29,19 +29,16 @@ const IDS_MAX: u32 = 10_000;
 impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
-        let engine = self.clone();
-        let name = name.clone();
-        // A task of its own: a client that goes away must not leave a commit half waited for.
-        let task = tokio::spawn(async move {
-            match engine.namespace(&name) {
-                Ok(namespace) => namespace.write(&request).await,
-                Err(missing) if engine.catalog.find(&name).is_none() => {
-                    engine.first_write(&name, &request, missing).await
-                }
-                Err(error) => Err(error),
+        match self.namespace(name) {
+            Ok(namespace) => namespace.write(&request).await,
+            Err(missing) if self.catalog.find(name).is_none() => {
+                let (engine, name) = (self.clone(), name.clone());
+                // A task of its own: a client that goes away must not leave a namespace half made.
+                let task = tokio::spawn(async move { engine.first_write(&name, &request, missing).await });
+                task.await.map_err(|error| Error::internal(format!("write: {error}")))?
             }
-        });
-        task.await.map_err(|error| Error::internal(format!("write: {error}")))?
+            Err(error) => Err(error),
+        }
     }
 
     /// A write to a name that is not bound: the namespace comes to be with it, or not at all.

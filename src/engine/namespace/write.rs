@@ -21,6 +21,8 @@ use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest}
 
 /// Values of one frame may count for this many logical bytes; a larger commit takes several frames.
 const FRAME_BYTES: u64 = 8 << 20;
+/// A request whose body is at most this long is decided by the thread that read it.
+const INLINE_BYTES: u64 = 32 << 10;
 /// The most records of one frame.
 const FRAME_RECORDS: usize = 65_536;
 
@@ -42,7 +44,7 @@ impl Namespace {
         loop {
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
-            let prepared = tokio::task::block_in_place(|| prepare(&base, has_documents, request))?;
+            let prepared = compute(request, || prepare(&base, has_documents, request))?;
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
             if decider.read_only {
@@ -71,11 +73,15 @@ impl Namespace {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
             let now = Now { namespace: self };
-            let decision = tokio::task::block_in_place(|| decide(prepared, request, &now, version))?;
+            let decision = compute(request, || decide(prepared, request, &now, version))?;
             let (ticket, outcome) = self.commit(&mut decider, hlc, decision, request.idempotency)?;
             drop(decider);
-            if let Some((group, ticket)) = ticket {
-                self.finish(&group, ticket).await?;
+            if let Some(wait) = ticket {
+                // A client that goes away must not leave a commit that nobody makes durable and visible.
+                let mut unfinished = Unfinished { namespace: self.clone(), wait: Some(wait.clone()) };
+                let done = self.finish(&wait.0, wait.1).await;
+                unfinished.wait = None;
+                done?;
             }
             self.flush_when_large();
             return Ok(outcome);
@@ -327,6 +333,31 @@ impl Namespace {
             ))
             .with_hint("send the same write again later, or in smaller batches")
         })
+    }
+}
+
+/// Runs what computes: at once when the request is small, else beside the threads that wait for sockets.
+fn compute<T>(request: &WriteRequest, work: impl FnOnce() -> T) -> T {
+    let filters = request.delete_by_filter.is_some() || request.patch_by_filter.is_some();
+    if request.body_bytes <= INLINE_BYTES && !filters { work() } else { tokio::task::block_in_place(work) }
+}
+
+/// A commit on its way, whose writer may stop waiting for it.
+struct Unfinished {
+    namespace: Arc<Namespace>,
+    wait: Option<Wait>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some((group, ticket)) = self.wait.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let namespace = self.namespace.clone();
+            runtime.spawn(async move {
+                let _ = namespace.finish(&group, ticket).await;
+            });
+        }
     }
 }
 
