@@ -366,6 +366,32 @@ async fn a_column_that_becomes_searchable_later_is_searched_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_is_found_under_the_options_it_has_now() {
+    let node = Node::new(14);
+    let mut engine = node.open().unwrap();
+    let row = |id: u64| json!([{"id": id, "text": "Fish swim"}]);
+    let text = |case: bool| json!({"text": {"type": "string", "full_text_search": {"case_sensitive": case}}});
+    write(&engine, "docs", json!({"upsert_rows": row(1), "schema": text(false)})).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    write(&engine, "docs", json!({"upsert_rows": row(2)})).await.unwrap();
+    write(&engine, "docs", json!({"upsert_rows": row(3), "schema": text(true)})).await.unwrap();
+    for round in 0..3 {
+        let found = |word: &str| {
+            let body = json!({"rank_by": ["text", "BM25", word], "limit": 10});
+            ids(&query(&engine, "docs", body).unwrap())
+        };
+        assert_eq!((found("Fish"), found("fish")), (uints(&[1, 2, 3]), uints(&[])), "round {round}");
+        if round == 0 {
+            drop(engine);
+            node.cut_power();
+            engine = node.open().unwrap();
+        } else {
+            engine.checkpoint(&name("docs")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_and_a_foreign_directory_are_refused() {
     let node = Node::new(11);
     let engine = node.open().unwrap();

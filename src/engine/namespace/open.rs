@@ -205,7 +205,7 @@ fn replay(
     }
     let schema = frame.batch.schema.map(Arc::new);
     if let Some(schema) = &schema {
-        state.schema = schema.clone();
+        state.change_schema(schema.clone());
     }
     for record in frame.batch.records {
         let change = match record {

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::format::manifest::SegmentRef;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Origin, Version};
-use crate::model::schema::Schema;
+use crate::model::schema::{ColumnUid, Schema};
 use crate::segment::Segment;
 use crate::segment::builder::Entry;
 
@@ -63,6 +63,20 @@ impl MemTable {
         }
         self.rows.remove(slot);
         row
+    }
+
+    fn forget_terms(&mut self, columns: &[ColumnUid]) {
+        for slot in self.slots.values_mut() {
+            let Some(row) = self.rows.get(*slot) else { continue };
+            if !row.terms.iter().any(|(uid, _)| columns.contains(uid)) {
+                continue;
+            }
+            let terms = row.terms.iter().filter(|(uid, _)| !columns.contains(uid)).cloned().collect();
+            let fresh = TailRow { document: row.document.clone(), terms };
+            self.bytes = self.bytes.saturating_sub(bytes_of(row)) + bytes_of(&fresh);
+            self.rows.remove(*slot);
+            *slot = self.rows.push(Arc::new(fresh));
+        }
     }
 
     fn get(&self, id: &DocId) -> Option<&Arc<TailRow>> {
@@ -164,11 +178,11 @@ impl State {
         ids_reserved: Option<u64>,
         counts: bool,
     ) -> Result<()> {
+        if let Some(schema) = schema {
+            self.change_schema(schema);
+        }
         for change in changes {
             self.apply(change, version)?;
-        }
-        if let Some(schema) = schema {
-            self.schema = schema;
         }
         if let Some(reserved) = ids_reserved {
             self.ids_reserved = self.ids_reserved.max(reserved);
@@ -176,6 +190,21 @@ impl State {
         self.hlc = self.hlc.max(version.hlc);
         self.data_seq += u64::from(counts);
         Ok(())
+    }
+
+    /// Takes a new schema. Terms that were analysed under other options of their column go: who needs them analyses anew.
+    pub fn change_schema(&mut self, schema: Arc<Schema>) {
+        let options = |schema: &Schema, uid| schema.column_by_uid(uid).and_then(|column| column.full_text.clone());
+        let columns = self.schema.columns.iter().map(|column| column.uid());
+        let changed: Vec<ColumnUid> =
+            columns.filter(|uid| options(&self.schema, *uid) != options(&schema, *uid)).collect();
+        if !changed.is_empty() {
+            self.tail.forget_terms(&changed);
+            if let Some(frozen) = &mut self.frozen {
+                frozen.table.forget_terms(&changed);
+            }
+        }
+        self.schema = schema;
     }
 
     /// Removes the live state of a document, wherever it is.
