@@ -35,7 +35,11 @@ pub struct DictionaryWriter {
 impl DictionaryWriter {
     /// Adds a term, above all before it, whose postings begin at `offset`.
     pub fn add(&mut self, term: &str, at: &Term) -> Result<()> {
-        if (self.count > 0 && term <= self.last.as_str()) || at.df == 0 || term.len() > TERM_BYTES_MAX {
+        if term.len() > TERM_BYTES_MAX {
+            let bytes = term.len();
+            return Err(Error::internal(format!("write a term of {bytes} bytes, expected at most {TERM_BYTES_MAX}")));
+        }
+        if (self.count > 0 && term <= self.last.as_str()) || at.df == 0 {
             return Err(Error::internal(format!("write term {term:?} after {:?}: out of order", self.last)));
         }
         let shared = if (self.count as usize).is_multiple_of(GROUP) {
@@ -85,21 +89,69 @@ impl<'a> Dictionary<'a> {
         Ok(None)
     }
 
-    /// Terms that begin with `prefix`, in order; at most `max`.
-    pub fn with_prefix(&self, prefix: &str, max: usize) -> Result<Vec<(String, Term)>> {
-        let mut found = Vec::new();
+    /// Calls `each` with the terms that begin with `prefix`, in order, until it says false.
+    pub fn for_each_with_prefix(
+        &self,
+        prefix: &str,
+        mut each: impl FnMut(&[u8], Term) -> Result<bool>,
+    ) -> Result<()> {
         let mut terms = self.terms_of_group(self.group_of(prefix.as_bytes())?.unwrap_or(0))?;
         while let Some(term) = terms.step()? {
             if terms.text.starts_with(prefix.as_bytes()) {
-                if found.len() == max {
+                if !each(&terms.text, term)? {
                     break;
                 }
-                found.push((terms.string()?, term));
             } else if terms.text.as_slice() > prefix.as_bytes() {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Terms that begin with `prefix`, in order; at most `max`.
+    pub fn with_prefix(&self, prefix: &str, max: usize) -> Result<Vec<(String, Term)>> {
+        let mut found = Vec::new();
+        self.for_each_with_prefix(prefix, |text, term| {
+            if found.len() < max {
+                found.push((string(text, self.name)?, term));
+            }
+            Ok(found.len() < max)
+        })?;
         Ok(found)
+    }
+
+    /// Reads everything and calls `each` with every term; the first thing that does not make sense is the error.
+    pub fn verify(&self, count: u32, postings_bytes: usize, mut each: impl FnMut(&Term) -> Result<()>) -> Result<()> {
+        let wrong = |problem: String| Err(Error::corrupt(format!("{}: {problem}", self.name)));
+        let (mut terms, mut found, mut last) = (self.all()?, 0usize, None::<Vec<u8>>);
+        loop {
+            let begin = terms.reader.position();
+            if found.is_multiple_of(GROUP) && terms.reader.remaining() > 0 {
+                let mut entry =
+                    Reader::new(self.groups.get(found / GROUP * GROUP_ENTRY_BYTES..).unwrap_or_default(), self.name);
+                if (entry.u64()?, entry.u64()?) != (begin as u64, terms.offset) {
+                    return wrong(format!("the group of term {found} does not begin where it is said to"));
+                }
+                // The first term of a group shares nothing.
+                terms.text.clear();
+            }
+            let Some(term) = terms.step()? else { break };
+            found += 1;
+            terms.string()?;
+            if last.as_ref().is_some_and(|last| *last >= terms.text) {
+                return wrong(format!("term {found} is not above the one before"));
+            }
+            last = Some(terms.text.clone());
+            if term.df == 0 {
+                return wrong(format!("term {found} has no rows"));
+            }
+            each(&term)?;
+        }
+        if found != count as usize || terms.offset != postings_bytes as u64 {
+            let expected = format!("expected {count} with {postings_bytes}");
+            return wrong(format!("{found} terms with {} bytes of postings, {expected}", terms.offset));
+        }
+        Ok(())
     }
 
     /// All terms in order.
@@ -166,18 +218,21 @@ impl Terms<'_> {
         };
         self.text.truncate(shared);
         self.text.extend_from_slice(self.reader.take(rest)?);
-        let df = varint::read(&mut self.reader, self.name)?;
+        let df = varint::read_u32(&mut self.reader, self.name)?;
         let bytes = varint::read(&mut self.reader, self.name)?;
-        let df = u32::try_from(df).map_err(|_| Error::corrupt(format!("{}: a term in {df} rows", self.name)))?;
         let term = Term { df, offset: self.offset, bytes };
         self.offset = self.offset.saturating_add(bytes);
         Ok(Some(term))
     }
 
     fn string(&self) -> Result<String> {
-        let text = String::from_utf8(self.text.clone());
-        text.map_err(|_| Error::corrupt(format!("{}: a term is not UTF-8", self.name)))
+        string(&self.text, self.name)
     }
+}
+
+fn string(text: &[u8], name: &str) -> Result<String> {
+    let text = std::str::from_utf8(text).map(str::to_owned);
+    text.map_err(|_| Error::corrupt(format!("{name}: a term is not UTF-8")))
 }
 
 /// The bytes of a term's postings.

@@ -84,13 +84,14 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
     if version != VERSION {
         return Err(Error::unsupported(format!("{name}: sparse version {version}, this release reads {VERSION}")));
     }
-    let (found, dimensions) = (reader.u32()?, reader.u32()?);
-    reader.take(4)?;
+    let (found, dimensions, reserved) = (reader.u32()?, reader.u32()?, reader.u32()?);
     if found != rows {
         return Err(Error::corrupt(format!("{name}: {found} rows, expected {rows}")));
     }
     let (postings, terms) = (reader.u64()?, reader.u64()?);
-    reader.take(8)?;
+    if reserved != 0 || reader.u64()? != 0 {
+        return Err(Error::corrupt(format!("{name}: reserved bytes of the header are not 0")));
+    }
     let size = |n: u64| usize::try_from(n).map_err(|_| Error::corrupt(format!("{name}: a part of {n} bytes")));
     let postings = reader.take(size(postings)?)?;
     let terms = reader.take(size(terms)?)?;
@@ -99,14 +100,42 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
     Ok(Parts { rows, dimensions, postings, dictionary: Dictionary { terms, groups, name } })
 }
 
-/// Calls `each` with every row of a dimension and its weight, ascending.
-pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut(u32, f16)) -> Result<()> {
+/// What is known of a block without reading it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockBounds {
+    pub last_row: u32,
+    pub end: u32,
+    pub max_weight: f32,
+}
+
+/// Splits a dimension's postings into the table of blocks and the blocks.
+fn table_and_data<'a>(parts: &Parts<'a>, term: &Term, name: &str) -> Result<(&'a [u8], &'a [u8])> {
     let bytes = postings_of(parts.postings, term, name)?;
     let blocks = (term.df as usize).div_ceil(BLOCK);
-    let table = blocks * TABLE_ENTRY_BYTES;
-    let data = bytes.get(table..);
-    let data = data.ok_or_else(|| Error::corrupt(format!("{name}: {} bytes for {blocks} blocks", bytes.len())))?;
-    let mut reader = Reader::new(data, name);
+    bytes
+        .split_at_checked(blocks * TABLE_ENTRY_BYTES)
+        .ok_or_else(|| Error::corrupt(format!("{name}: {} bytes for {blocks} blocks", bytes.len())))
+}
+
+fn read_bounds(table: &mut Reader) -> Result<BlockBounds> {
+    Ok(BlockBounds { last_row: table.u32()?, end: table.u32()?, max_weight: f32::from_bits(table.u32()?) })
+}
+
+/// What is known of a dimension's blocks.
+pub fn bounds(parts: &Parts<'_>, term: &Term, name: &str) -> Result<Vec<BlockBounds>> {
+    let (table, _) = table_and_data(parts, term, name)?;
+    let mut table = Reader::new(table, name);
+    let mut found = Vec::with_capacity(table.remaining() / TABLE_ENTRY_BYTES);
+    while table.remaining() > 0 {
+        found.push(read_bounds(&mut table)?);
+    }
+    Ok(found)
+}
+
+/// Calls `each` with every row of a dimension and its weight, ascending.
+pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut(u32, f16)) -> Result<()> {
+    let (table, data) = table_and_data(parts, term, name)?;
+    let (mut table, mut reader) = (Reader::new(table, name), Reader::new(data, name));
     let mut rows = Vec::with_capacity(BLOCK);
     let (mut left, mut last, mut first) = (term.df as usize, 0u64, true);
     while left > 0 {
@@ -122,6 +151,10 @@ pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut
             rows.push(last as u32);
         }
         let (weights, _) = reader.take(2 * count)?.as_chunks::<2>();
+        let bounds = read_bounds(&mut table)?;
+        if u64::from(bounds.last_row) != last || bounds.end as usize != reader.position() {
+            return Err(Error::corrupt(format!("{name}: a block ends with row {last}, not as its table says")));
+        }
         for (row, weight) in rows.iter().zip(weights) {
             let weight = f16::from_le_bytes(*weight);
             if !weight.is_finite() {

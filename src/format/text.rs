@@ -181,7 +181,7 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
         return Err(Error::unsupported(format!("{name}: text version {version}, this release reads {VERSION}")));
     }
     let (found, docs, terms, length_width) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
-    reader.take(4)?;
+    let reserved = reader.u32()?;
     let header = Header {
         rows: found,
         docs,
@@ -192,7 +192,9 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
         dictionary_bytes: reader.u64()?,
         present_bytes: reader.u64()?,
     };
-    reader.take(8)?;
+    if reserved != 0 || reader.u64()? != 0 {
+        return Err(Error::corrupt(format!("{name}: reserved bytes of the header are not 0")));
+    }
     if found != rows || docs > rows || !matches!(length_width, 1 | 2 | 4) {
         return Err(Error::corrupt(format!(
             "{name}: {docs} of {found} rows with lengths of {length_width} bytes, expected {rows} rows"
@@ -272,31 +274,19 @@ impl<'a> PostingsBytes<'a> {
         Ok(BlockBounds { last_row, end, max_tf: reader.u32()?, min_length: reader.u32()? })
     }
 
-    /// Reads the next block into the two buffers; false when there is none.
+    /// Reads the next block into the two buffers; false when there is none. Rows ascend over all blocks, frequencies are at
+    /// least 1.
     pub fn next_block(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<bool> {
         rows.clear();
         tfs.clear();
-        if self.next < self.blocks {
-            let begin = if self.next == 0 { 0 } else { self.bounds(self.next - 1)?.end as usize };
-            rows.resize(BLOCK, 0);
-            tfs.resize(BLOCK, 0);
-            let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
-            for out in [&mut *rows, &mut *tfs] {
-                let bits = reader.u8()?;
-                if bits > 32 {
-                    return Err(Error::corrupt(format!("{}: a block of {bits} bits", self.name)));
-                }
-                let packed = reader.take(BLOCK * usize::from(bits) / 8)?;
-                self.packer.decompress(packed, out, bits);
-            }
+        let bounds = if self.next < self.blocks {
+            Some(self.read_packed(rows, tfs)?)
         } else if self.next == self.blocks && self.rest_len > 0 {
-            for _ in 0..self.rest_len {
-                rows.push(varint::read(&mut self.rest, self.name)? as u32);
-                tfs.push(varint::read(&mut self.rest, self.name)? as u32);
-            }
+            self.read_rest(rows, tfs)?;
+            None
         } else {
             return Ok(false);
-        }
+        };
         for (at, row) in rows.iter_mut().enumerate() {
             let first = self.next == 0 && at == 0;
             let absolute = u64::from(self.last) + u64::from(*row);
@@ -306,7 +296,45 @@ impl<'a> PostingsBytes<'a> {
             *row = absolute as u32;
             self.last = *row;
         }
+        if tfs.contains(&0) {
+            return Err(Error::corrupt(format!("{}: a frequency is 0", self.name)));
+        }
+        if let Some(bounds) = bounds
+            && bounds.last_row != self.last
+        {
+            let (found, expected) = (self.last, bounds.last_row);
+            return Err(Error::corrupt(format!("{}: a block ends with row {found}, expected {expected}", self.name)));
+        }
         self.next += 1;
         Ok(true)
+    }
+
+    fn read_packed(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<BlockBounds> {
+        let begin = if self.next == 0 { 0 } else { self.bounds(self.next - 1)?.end as usize };
+        let bounds = self.bounds(self.next)?;
+        rows.resize(BLOCK, 0);
+        tfs.resize(BLOCK, 0);
+        let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
+        for out in [rows, tfs] {
+            let bits = reader.u8()?;
+            if bits > 32 {
+                return Err(Error::corrupt(format!("{}: a block of {bits} bits", self.name)));
+            }
+            let packed = reader.take(BLOCK * usize::from(bits) / 8)?;
+            self.packer.decompress(packed, out, bits);
+        }
+        let end = begin + reader.position();
+        if end != bounds.end as usize {
+            return Err(Error::corrupt(format!("{}: a block ends at {end}, expected {}", self.name, bounds.end)));
+        }
+        Ok(bounds)
+    }
+
+    fn read_rest(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<()> {
+        for _ in 0..self.rest_len {
+            rows.push(varint::read_u32(&mut self.rest, self.name)?);
+            tfs.push(varint::read_u32(&mut self.rest, self.name)?);
+        }
+        self.rest.clone().finish()
     }
 }

@@ -26,6 +26,14 @@ pub fn read(reader: &mut Reader, what: &str) -> Result<u64> {
     Err(Error::corrupt(format!("{what}: a number of more than 64 bits at byte {}", reader.position())))
 }
 
+/// A number that must fit 32 bits.
+pub fn read_u32(reader: &mut Reader, what: &str) -> Result<u32> {
+    let value = read(reader, what)?;
+    u32::try_from(value).map_err(|_| {
+        Error::corrupt(format!("{what}: a number of {value} before byte {}, expected 32 bits", reader.position()))
+    })
+}
+
 /// A length, checked to be within the bytes that are left.
 pub fn read_length(reader: &mut Reader, what: &str) -> Result<usize> {
     let value = read(reader, what)?;

@@ -6,7 +6,8 @@ use half::f16;
 
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
-use crate::format::sparse::{Parts, SparseWriter, for_each, parts};
+pub use crate::format::sparse::{BLOCK, BlockBounds};
+use crate::format::sparse::{Parts, SparseWriter, bounds, for_each, parts};
 use crate::model::value::SparseVector;
 
 /// Gathers the vectors of rows, in ascending order of rows.
@@ -72,6 +73,11 @@ impl<'a> SparseReader<'a> {
         self.parts.dictionary.all()
     }
 
+    /// What is known of a dimension's blocks of [`BLOCK`] rows without reading them.
+    pub fn bounds(&self, term: &Term) -> Result<Vec<BlockBounds>> {
+        bounds(&self.parts, term, self.name)
+    }
+
     /// Calls `each` with every row of a dimension and its weight, ascending.
     pub fn for_each(&self, term: &Term, each: impl FnMut(u32, f16)) -> Result<()> {
         for_each(&self.parts, term, self.name, each)
@@ -79,23 +85,22 @@ impl<'a> SparseReader<'a> {
 
     /// Reads everything; the first thing that does not make sense is the error.
     pub fn verify(&self) -> Result<()> {
-        let (mut terms, mut count) = (self.dimensions()?, 0);
-        let mut last: Option<String> = None;
-        while let Some((text, term)) = terms.next_term()? {
-            if last.as_ref().is_some_and(|last| *last >= text) {
-                return Err(Error::corrupt(format!("{}: dimensions are not ascending", self.name)));
+        let Parts { dimensions, postings, dictionary, .. } = self.parts;
+        dictionary.verify(dimensions, postings.len(), |term| {
+            let mut weights = Vec::new();
+            self.for_each(term, |_, weight| weights.push(weight.to_f32()))?;
+            for (block, bounds) in weights.chunks(BLOCK).zip(self.bounds(term)?) {
+                let largest = block.iter().copied().fold(f32::MIN, f32::max);
+                if largest != bounds.max_weight {
+                    let said = bounds.max_weight;
+                    return Err(Error::corrupt(format!(
+                        "{}: the largest weight of a block is {largest}, its table says {said}",
+                        self.name
+                    )));
+                }
             }
-            last = Some(text);
-            count += 1;
-            self.for_each(&term, |_, _| {})?;
-        }
-        if count != self.parts.dimensions {
-            return Err(Error::corrupt(format!(
-                "{}: {count} dimensions, expected {}",
-                self.name, self.parts.dimensions
-            )));
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -131,17 +136,38 @@ mod tests {
     }
 
     #[test]
-    fn damaged_sections_never_panic() {
-        let section = build(140);
+    fn the_table_of_blocks_says_what_is_in_them() {
+        let section = build(300);
+        let reader = SparseReader::open(&section, 300, "sparse").unwrap();
+        let term = reader.dimension("fugu").unwrap().unwrap();
+        let bounds = reader.bounds(&term).unwrap();
+        let said: Vec<(u32, f32)> = bounds.iter().map(|block| (block.last_row, block.max_weight)).collect();
+        assert_eq!(said, [(127, 15.875), (255, 31.875), (299, 37.375)]);
+        // The only table before the data of "fugu", the first dimension: last row, end, largest weight.
+        for field in 0..3 {
+            let mut damaged = section.clone();
+            damaged[40 + 4 * field + 2] ^= 1;
+            assert!(SparseReader::open(&damaged, 300, "sparse").unwrap().verify().is_err(), "field {field}");
+        }
+    }
+
+    #[test]
+    fn damaged_sections_never_panic_and_structure_is_verified() {
+        let section = build(400);
+        // The groups say nothing that the terms do not say, so damage to them is always seen.
+        let groups = super::parts(&section, 400, "sparse").unwrap().dictionary.groups.len();
         for at in 0..section.len() {
             let mut damaged = section.clone();
             damaged[at] ^= 1 << (at % 8);
-            for bytes in [&damaged[..], &section[..at]] {
-                if let Ok(reader) = SparseReader::open(bytes, 140, "sparse") {
-                    let _ = reader.verify();
-                    let _ = reader.dimension("fugu");
-                }
+            let opened = SparseReader::open(&damaged, 400, "sparse");
+            if let Ok(reader) = &opened {
+                let _ = reader.dimension("fugu").map(|term| term.map(|term| reader.bounds(&term)));
             }
+            let verified = opened.and_then(|reader| reader.verify());
+            assert!(verified.is_err() || at < section.len() - groups, "byte {at}");
+        }
+        for end in 0..section.len() {
+            assert!(SparseReader::open(&section[..end], 400, "sparse").is_err());
         }
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::documents::{built, documents, entries, open, schema};
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -30,7 +30,7 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 }
 
 /// Every documented field is where the document says, and the fields cover all bytes.
-fn check_layout(heading: &str, bytes: &[u8], expected: impl Fn(&str, usize) -> Vec<u8>) {
+pub fn check_layout(heading: &str, bytes: &[u8], expected: impl Fn(&str, usize) -> Vec<u8>) {
     let mut end = 0;
     for row in table(heading) {
         let offset: usize = row[0].parse().unwrap();

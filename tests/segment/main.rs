@@ -6,4 +6,5 @@ mod damage;
 mod documents;
 mod format;
 mod merging;
+mod postings;
 mod reading;

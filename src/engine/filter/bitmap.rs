@@ -106,17 +106,22 @@ fn same_terms(a: &FullText, b: &FullText) -> bool {
 
 /// The rows that hold a term beginning with `prefix`.
 pub fn rows_with_prefix(reader: &TextReader<'_>, prefix: &str) -> Result<RoaringBitmap> {
-    let terms = reader.prefix_terms(prefix, usize::MAX)?;
+    // Their places only: texts that share a long prefix take far more than the index does.
+    let mut terms = Vec::new();
+    reader.for_each_with_prefix(prefix, |term| {
+        terms.push(*term);
+        Ok(())
+    })?;
     if terms.len() <= FEW_TERMS {
         let mut found = RoaringBitmap::new();
-        for (_, term) in &terms {
+        for term in &terms {
             found |= reader.rows_with(term)?;
         }
         return Ok(found);
     }
     // Many short lists: a bit per row is set faster than so many sets are joined.
     let mut words: Vec<u64> = Vec::new();
-    for (_, term) in &terms {
+    for term in &terms {
         reader.for_each(term, |row, _| {
             let word = row as usize / 64;
             if word >= words.len() {

@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
+use crate::format::dictionary::TERM_BYTES_MAX;
 use crate::model::datetime;
 use crate::model::ids::{DocId, IdType, STRING_ID_BYTES_MAX};
 use crate::model::schema::{AttributeType, Element};
@@ -269,6 +270,13 @@ fn sparse(json: &Json) -> Result<Value> {
     }
     let mut entries = Vec::with_capacity(map.len());
     for (term, weight) in map {
+        if term.len() > TERM_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "expected terms of a sparse vector of at most {TERM_BYTES_MAX} bytes, got {} bytes: '{}'",
+                term.len(),
+                term.chars().take(SHOWN_CHARS).collect::<String>()
+            )));
+        }
         let rounded = weight.as_f64().map(f16::from_f64).filter(|x| x.is_finite());
         let Some(rounded) = rounded else {
             return Err(Error::invalid(format!(
@@ -357,6 +365,8 @@ mod tests {
         assert_eq!(sparse.entries[1].0, "whale");
         assert!(refused("{}f16", json!({"a": "b"})).contains("as the weight of 'a'"));
         assert!(refused("{}f16", json!({"a": 1e6})).contains("as the weight of 'a'"));
+        let long = "a".repeat(super::TERM_BYTES_MAX + 1);
+        assert!(refused("{}f16", json!({ long: 1 })).contains("at most 65536 bytes, got 65537 bytes: 'aaa"));
         assert!(refused("{}f16", json!([1])).contains("expected {}f16"));
     }
 

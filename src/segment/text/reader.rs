@@ -8,6 +8,7 @@ use super::terms::DocTerms;
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
 use crate::format::text::{Parts, PostingsBytes, TextWriter, parts};
+use crate::format::vectors::decode_rows;
 
 /// Gathers the terms of rows, in ascending order of rows.
 #[derive(Default)]
@@ -97,12 +98,17 @@ impl<'a> TextReader<'a> {
     pub fn present(&self) -> Result<RoaringBitmap> {
         let rows = self.parts.header.rows;
         if self.parts.present.is_empty() {
-            return Ok((0..rows).collect());
+            if self.parts.header.docs != rows {
+                return Err(Error::corrupt(format!("{}: no bitmap of its {} rows", self.name, self.docs())));
+            }
+            let mut all = RoaringBitmap::new();
+            all.insert_range(0..rows);
+            return Ok(all);
         }
-        let present = RoaringBitmap::deserialize_from(self.parts.present)
-            .map_err(|error| Error::corrupt(format!("{}: bitmap of rows: {error}", self.name)))?;
-        if present.max().is_some_and(|row| row >= rows) || present.len() != self.docs() {
-            return Err(Error::corrupt(format!("{}: bitmap of rows does not fit {rows} rows", self.name)));
+        let present = decode_rows(self.parts.present, rows, self.name)?;
+        if present.len() != self.docs() {
+            let (found, expected) = (present.len(), self.docs());
+            return Err(Error::corrupt(format!("{}: {found} rows have a value, expected {expected}", self.name)));
         }
         Ok(present)
     }
@@ -115,6 +121,11 @@ impl<'a> TextReader<'a> {
     /// Terms that begin with `prefix`, in order; at most `max`.
     pub fn prefix_terms(&self, prefix: &str, max: usize) -> Result<Vec<(String, Term)>> {
         self.parts.dictionary.with_prefix(prefix, max)
+    }
+
+    /// Calls `each` with the terms that begin with `prefix`, in order.
+    pub fn for_each_with_prefix(&self, prefix: &str, mut each: impl FnMut(&Term) -> Result<()>) -> Result<()> {
+        self.parts.dictionary.for_each_with_prefix(prefix, |_, term| each(&term).map(|()| true))
     }
 
     /// All terms in order.
@@ -151,24 +162,40 @@ impl<'a> TextReader<'a> {
 
     /// Reads everything; the first thing that does not make sense is the error.
     pub fn verify(&self) -> Result<()> {
-        self.present()?;
-        let (mut terms, mut count, mut total) = (self.terms()?, 0, 0u64);
-        let mut last: Option<String> = None;
-        while let Some((text, term)) = terms.next_term()? {
-            if last.as_ref().is_some_and(|last| *last >= text) {
-                return Err(Error::corrupt(format!("{}: terms are not ascending", self.name)));
+        let wrong = |problem: String| Err(Error::corrupt(format!("{}: {problem}", self.name)));
+        let Parts { header, postings, dictionary, .. } = self.parts;
+        let present = self.present()?;
+        let mut missing: Vec<u32> = (0..header.rows).map(|row| self.length(row)).collect();
+        let (mut rows, mut tfs) = (Vec::new(), Vec::new());
+        dictionary.verify(header.terms, postings.len(), |term| {
+            let mut blocks = self.postings(term)?;
+            let mut at = 0;
+            while blocks.next_block(&mut rows, &mut tfs)? {
+                let (mut max_tf, mut min_length) = (0, u32::MAX);
+                for (row, tf) in rows.iter().zip(&tfs) {
+                    let left = missing.get_mut(*row as usize);
+                    let Some(left) = left.filter(|left| **left >= *tf) else {
+                        return wrong(format!("row {row} has more tokens than its length {}", self.length(*row)));
+                    };
+                    *left -= *tf;
+                    (max_tf, min_length) = (max_tf.max(*tf), min_length.min(self.length(*row)));
+                }
+                if at < blocks.block_count() {
+                    let bounds = blocks.bounds(at)?;
+                    if (bounds.max_tf, bounds.min_length) != (max_tf, min_length) {
+                        return wrong(format!("block {at} of a term has other bounds than its table says"));
+                    }
+                }
+                at += 1;
             }
-            last = Some(text);
-            count += 1;
-            self.for_each(&term, |_, tf| total += u64::from(tf))?;
+            Ok(())
+        })?;
+        let total: u64 = (0..header.rows).map(|row| u64::from(self.length(row))).sum();
+        if missing.iter().any(|left| *left > 0) || total != self.total_length() {
+            return wrong(format!("{total} tokens, not all with a term, expected {}", self.total_length()));
         }
-        if count != self.parts.header.terms || total != self.total_length() {
-            return Err(Error::corrupt(format!(
-                "{}: {count} terms with {total} tokens, expected {} with {}",
-                self.name,
-                self.parts.header.terms,
-                self.total_length()
-            )));
+        if (0..header.rows).any(|row| self.length(row) > 0 && !present.contains(row)) {
+            return wrong("a row without a value has tokens".into());
         }
         Ok(())
     }
@@ -240,19 +267,107 @@ mod tests {
     }
 
     #[test]
-    fn damaged_sections_never_panic() {
-        let (section, _) = build(200);
+    fn damaged_sections_never_panic_and_structure_is_verified() {
+        let (section, _) = build(1_500);
+        let parts = super::parts(&section, 1_500, "text").unwrap();
+        // The groups say nothing that the terms do not say, so damage to them is always seen.
+        let end = section.len() - parts.lengths.len() - parts.present.len();
+        let structure = end - parts.dictionary.groups.len()..end;
         for at in 0..section.len() {
             let mut damaged = section.clone();
             damaged[at] ^= 1 << (at % 8);
-            if let Ok(reader) = TextReader::open(&damaged, 200, "text") {
-                let _ = reader.verify();
-                let _ = reader.term("w8");
+            let opened = TextReader::open(&damaged, 1_500, "text");
+            if let Ok(reader) = &opened {
+                let _ = reader.term("w8").map(|term| term.map(|term| reader.rows_with(&term)));
                 let _ = reader.prefix_terms("w", 100);
             }
-            if let Ok(reader) = TextReader::open(&section[..at], 200, "text") {
-                let _ = reader.verify();
+            // Verifying reads it all, so only some.
+            if structure.contains(&at) || at % 64 < 3 {
+                let verified = opened.and_then(|reader| reader.verify());
+                assert!(verified.is_err() || !structure.contains(&at), "byte {at} of {structure:?}");
             }
+        }
+        for end in (0..section.len()).step_by(7) {
+            assert!(TextReader::open(&section[..end], 1_500, "text").is_err());
+        }
+    }
+
+    #[test]
+    fn a_table_that_promises_too_little_is_found() {
+        let mut builder = TextBuilder::new();
+        for row in 0..300 {
+            builder.add(row, &DocTerms::from_tokens(&mut vec!["a"; 2 + row as usize % 3]));
+        }
+        let section = builder.finish(300).unwrap();
+        TextReader::open(&section, 300, "text").unwrap().verify().unwrap();
+        // The first entry of the only term's table: last row, end, largest frequency, smallest length.
+        for field in 0..4 {
+            let mut damaged = section.clone();
+            damaged[64 + 4 * field] -= 1;
+            assert!(TextReader::open(&damaged, 300, "text").unwrap().verify().is_err(), "field {field}");
+        }
+    }
+
+    #[test]
+    fn many_terms_with_one_long_prefix_are_walked_without_keeping_them() {
+        let texts: Vec<String> = (0..500).map(|n| format!("{}{n:03}", "p".repeat(60_000))).collect();
+        let mut builder = TextBuilder::new();
+        builder.add(0, &DocTerms::from_tokens(&mut texts.iter().map(String::as_str).collect::<Vec<_>>()));
+        let section = builder.finish(1).unwrap();
+        let reader = TextReader::open(&section, 1, "text").unwrap();
+        let mut count = 0;
+        let counted = reader.for_each_with_prefix("pp", |_| {
+            count += 1;
+            Ok(())
+        });
+        counted.unwrap();
+        assert_eq!(count, 500);
+        assert_eq!(reader.prefix_terms("pp", 2).unwrap().len(), 2);
+        assert_eq!(reader.prefix_terms("pp", 0).unwrap().len(), 0);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_documents_are_answered_as_by_looking_at_each(
+            documents in proptest::collection::vec(
+                proptest::option::of(proptest::collection::vec("[ab\u{e9}\u{1F600}]{0,3}", 0..9)),
+                0..200,
+            ),
+            asked in "[ab\u{e9}\u{1F600}]{0,3}",
+        ) {
+            let rows = documents.len() as u32;
+            let mut builder = TextBuilder::new();
+            for (row, tokens) in documents.iter().enumerate() {
+                if let Some(tokens) = tokens {
+                    let mut tokens: Vec<&str> = tokens.iter().map(String::as_str).collect();
+                    builder.add(row as u32, &DocTerms::from_tokens(&mut tokens));
+                }
+            }
+            let section = builder.finish(rows).unwrap();
+            let reader = TextReader::open(&section, rows, "text").unwrap();
+            reader.verify().unwrap();
+            let with = |wanted: &dyn Fn(&str) -> bool| -> Vec<(u32, u32)> {
+                let count = |tokens: &Vec<String>| tokens.iter().filter(|token| wanted(token)).count() as u32;
+                let counts = documents.iter().map(|tokens| tokens.as_ref().map_or(0, count));
+                (0..).zip(counts).filter(|(_, tf)| *tf > 0).collect()
+            };
+            let mut found = Vec::new();
+            if let Some(term) = reader.term(&asked).unwrap() {
+                reader.for_each(&term, |row, tf| found.push((row, tf))).unwrap();
+            }
+            proptest::prop_assert_eq!(found, with(&|token| token == asked));
+            let mut found = roaring::RoaringBitmap::new();
+            for (text, term) in reader.prefix_terms(&asked, usize::MAX).unwrap() {
+                proptest::prop_assert!(text.starts_with(&asked));
+                found |= reader.rows_with(&term).unwrap();
+            }
+            let expected = with(&|token| token.starts_with(&asked));
+            proptest::prop_assert_eq!(found, expected.iter().map(|(row, _)| *row).collect());
+            let present = documents.iter().flatten();
+            proptest::prop_assert_eq!(reader.docs(), present.clone().count() as u64);
+            proptest::prop_assert_eq!(reader.total_length(), present.map(|tokens| tokens.len() as u64).sum::<u64>());
         }
     }
 }

@@ -8,12 +8,14 @@ use serde_json::Value as Json;
 
 use super::terms::DocTerms;
 use crate::error::{Error, Result};
+use crate::format::dictionary::TERM_BYTES_MAX;
 use crate::model::schema::{FullText, Language, Tokenizer};
 use crate::model::value::Value;
 
 /// Tokenizes values and queries of one column. Keep it: it holds a cache of stems that is costly to fill.
 ///
 /// - `word_v0` to `word_v3` run as `word_v4`.
+/// - Tokens of a `pre_tokenized_array` are taken as they are, but those longer than an index can hold are dropped.
 /// - Where case counts, stems and stop words do not apply: both are lower case.
 pub struct Analyzer {
     /// `None`: the strings are tokens already.
@@ -27,7 +29,7 @@ impl Analyzer {
     pub fn new(options: &FullText) -> Self {
         let bytes_max = options.max_token_length as usize;
         if options.tokenizer == Tokenizer::PreTokenizedArray {
-            return Analyzer { pipeline: None, buffer: ReusableBuffer::new(), bytes_max: usize::MAX };
+            return Analyzer { pipeline: None, buffer: ReusableBuffer::new(), bytes_max: TERM_BYTES_MAX };
         }
         let folded = !options.case_sensitive;
         let stopwords = if options.remove_stopwords && folded { stopwords(options.language) } else { None };
@@ -116,7 +118,10 @@ impl Analyzer {
                 }
                 true
             }),
-            None => inputs.zip(0..).for_each(|(token, position)| each(token, position)),
+            None => {
+                let fitting = inputs.zip(0..).filter(|(token, _)| token.len() <= bytes_max);
+                fitting.for_each(|(token, position)| each(token, position));
+            }
         }
     }
 }
@@ -198,5 +203,16 @@ mod tests {
         let options = FullText { max_token_length: 5, ..FullText::default() };
         let terms = Analyzer::new(&options).analyze(&Value::String("ab éééé abcdef abcde".into()));
         assert_eq!(terms.iter().map(|(term, _)| term).collect::<Vec<_>>(), ["ab", "abcde"]);
+    }
+
+    #[test]
+    fn given_tokens_that_no_index_can_hold_are_dropped() {
+        let options = FullText { tokenizer: Tokenizer::PreTokenizedArray, ..FullText::default() };
+        let tokens = vec!["a".repeat(super::TERM_BYTES_MAX), "a".repeat(super::TERM_BYTES_MAX + 1), "b".into()];
+        let terms = Analyzer::new(&options).analyze(&Value::Strings(tokens));
+        assert_eq!((terms.length(), terms.count()), (2, 2));
+        let mut builder = crate::segment::text::reader::TextBuilder::new();
+        builder.add(0, &terms);
+        assert!(builder.finish(1).is_ok());
     }
 }
