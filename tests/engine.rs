@@ -392,6 +392,86 @@ async fn text_is_found_under_the_options_it_has_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_namespace_is_set_apart_and_the_others_are_served() {
+    let node = Node::new(15);
+    let engine = node.open().unwrap();
+    for namespace in ["log", "segment", "manifest", "well"] {
+        write(&engine, namespace, fish()).await.unwrap();
+        if namespace != "log" {
+            engine.checkpoint(&name(namespace)).await.unwrap();
+        }
+    }
+    // The damaged frame is behind one that says it was durable.
+    write(&engine, "log", json!({"deletes": [1]})).await.unwrap();
+    write(&engine, "log", json!({"deletes": [2]})).await.unwrap();
+    let nsid = |namespace: &str| engine.status(&name(namespace)).unwrap()["nsid"].as_str().unwrap().to_owned();
+    let damaged: Vec<(&str, String)> = vec![
+        ("log", format!("/{}-", nsid("log"))),
+        ("segment", format!("/{}/segments/", nsid("segment"))),
+        ("manifest", format!("/local/{}/", nsid("manifest"))),
+    ];
+    drop(engine);
+    for (_, part) in &damaged {
+        let path = files(&node.disk, Path::new("/data")).into_iter().find(|path| path.contains(part)).unwrap();
+        let file = node.disk.random_access(Path::new(&path)).unwrap();
+        // Behind the heads of logs and segments, in their first frame and first rows.
+        file.write_at(80, &[0xa5; 64]).unwrap();
+    }
+    let engine = node.open().unwrap();
+    assert_eq!(all(&engine, "well").len(), 3);
+    for (namespace, _) in &damaged {
+        let body = json!({"rank_by": ["id", "asc"], "limit": 9, "include_attributes": true});
+        let error = query(&engine, namespace, body).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt, "{namespace}: {error}");
+        assert!(
+            write(&engine, namespace, json!({"upsert_rows": [{"id": 9}]})).await.is_err() || *namespace == "segment"
+        );
+    }
+    let report = engine.check(3).unwrap();
+    let named: Vec<&str> = report.problems.iter().map(|problem| problem.namespace.as_str()).collect();
+    for (namespace, _) in &damaged {
+        assert!(named.contains(&format!("default/default/{namespace}").as_str()) || *namespace == "log", "{named:?}");
+    }
+    assert!(!named.contains(&"default/default/well"));
+    // Nothing that the damaged ones may need is reclaimed, and a damaged one can be deleted.
+    assert_eq!(engine.repair().unwrap().0, 0);
+    engine.delete(&name("log")).await.unwrap();
+    write(&engine, "log", fish()).await.unwrap();
+    assert_eq!(all(&engine, "log").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_wait_for_room_and_are_refused_when_there_is_none() {
+    let mut node = Node::new(16);
+    node.config.tail_bytes_max = 10_000;
+    node.config.backpressure_wait_ms = 50;
+    let engine = node.open().unwrap();
+    let big = |id: u64| json!({"upsert_rows": [{"id": id, "text": "x".repeat(4_000)}]});
+    for id in 0..20 {
+        write(&engine, "docs", big(id)).await.unwrap();
+    }
+    assert_eq!(all(&engine, "docs").len(), 20);
+    // The tail cannot become a segment while the disk takes nothing.
+    let at = node.disk.operations();
+    let fault = Fault { at, forever: true, kind: std::io::ErrorKind::StorageFull };
+    let mut refused = None;
+    for id in 20..30 {
+        match write(&engine, "docs", big(id)).await {
+            Ok(_) => node.disk.set_fault(Some(fault)),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let refused = refused.unwrap();
+    assert!(matches!(refused.kind(), Kind::Busy | Kind::Unavailable), "{refused}");
+    // Reads are served meanwhile, and writes go on by themselves.
+    assert!(all(&engine, "docs").len() >= 20);
+    node.disk.set_fault(None);
+    let before = all(&engine, "docs").len();
+    write(&engine, "docs", big(99)).await.unwrap();
+    assert_eq!(all(&engine, "docs").len(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_and_a_foreign_directory_are_refused() {
     let node = Node::new(11);
     let engine = node.open().unwrap();

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs};
@@ -50,7 +51,15 @@ impl Tier {
             bytes: 0,
             crc32c: 0,
             published: false,
+            pace: None,
         })
+    }
+
+    /// [`Tier::create`], for work that may take its time: at most so many bytes a second are written; 0 is no bound.
+    pub fn create_paced(&self, key: &str, bytes_per_second: u64) -> Result<ObjectWriter<'_>> {
+        let mut writer = self.create(key)?;
+        writer.pace = (bytes_per_second > 0).then(|| Pace { bytes_per_second, began: Instant::now() });
+        Ok(writer)
     }
 
     /// Puts a small object in place; gives its length and CRC-32C.
@@ -128,6 +137,23 @@ pub struct ObjectWriter<'a> {
     bytes: u64,
     crc32c: u32,
     published: bool,
+    pace: Option<Pace>,
+}
+
+/// A bound on how quickly an object is written.
+struct Pace {
+    bytes_per_second: u64,
+    began: Instant,
+}
+
+impl Pace {
+    /// Waits until so many bytes are due.
+    fn keep(&self, bytes: u64) {
+        let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+        if let Some(early) = due.checked_sub(self.began.elapsed()) {
+            std::thread::sleep(early);
+        }
+    }
 }
 
 impl ObjectWriter<'_> {
@@ -167,6 +193,9 @@ impl Write for ObjectWriter<'_> {
         if !self.buffer.is_empty() {
             self.file.write(&self.buffer)?;
             self.buffer.clear();
+            if let Some(pace) = &self.pace {
+                pace.keep(self.bytes);
+            }
         }
         Ok(())
     }
@@ -212,6 +241,18 @@ mod tests {
             disk.power_cut(&SeededRandom::new(seed));
             assert_eq!(tier.map("a/b/c", 700_000).unwrap()[..], bytes);
         }
+    }
+
+    #[test]
+    fn a_paced_object_takes_its_time() {
+        let tier = tier(&MemoryDisk::default());
+        let began = std::time::Instant::now();
+        let mut writer = tier.create_paced("a/b", 4 << 20).unwrap();
+        for _ in 0..8 {
+            writer.write_all(&[7; 100_000]).unwrap();
+        }
+        writer.publish().unwrap();
+        assert!(began.elapsed().as_millis() >= 180, "800,000 bytes at 4 MiB a second in {:?}", began.elapsed());
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Namespace {
         let horizon = Hlc::from_millis(now.saturating_sub(context.config.tombstone_ms));
         let sources: Vec<Input> =
             inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
-        let mut writer = context.tier.create(&key)?;
+        let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
         let summary = merge(segment_id, schema, &sources, horizon, &mut writer)?;
         if summary.rows == 0 && summary.tombstones == 0 {
             return Ok(None);

@@ -82,6 +82,8 @@ struct Work {
     exhaustive: u64,
     /// Logical bytes of the vectors compared and of the values read for the answer.
     bytes: u64,
+    /// Logical bytes of the attributes in the answer's rows.
+    returned: u64,
 }
 
 fn answer(view: &View, plan: &Plan, work: &mut Work) -> Result<Answer> {

@@ -11,6 +11,9 @@ use crate::model::query::{Projection, ResultRow};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 
+/// The most bytes of attributes that the answers to one request carry: they are held in memory.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+
 /// The columns that rows carry.
 #[derive(Clone, Default)]
 pub(super) struct Columns {
@@ -74,12 +77,20 @@ pub(super) fn rows(view: &View, hits: &[Hit], columns: &Columns, work: &mut Work
         };
         for at in part {
             let hit = &hits[*at];
+            if work.returned > ANSWER_BYTES_MAX {
+                return Err(Error::invalid(format!(
+                    "the rows of the answer have more than {ANSWER_BYTES_MAX} bytes of attributes"
+                ))
+                .with_hint("ask for fewer rows or fewer attributes at once"));
+            }
             let fields = match (&mut scan, segment) {
                 (Some(scan), _) => columns.fields(&scan.document(hit.row, Some(&columns.uids))?),
                 (None, None) => view.tail.at(hit.row).map_or(Vec::new(), |row| columns.fields(&row.document)),
                 (None, Some(_)) => Vec::new(),
             };
-            work.bytes += fields.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();
+            let bytes = fields.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();
+            work.bytes += bytes;
+            work.returned += bytes;
             rows[*at] = Some(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields });
         }
     }
