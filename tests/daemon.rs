@@ -1,0 +1,176 @@
+//! The daemon as a process: a new user's first steps, the client commands against it, and what looks at its files.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn shoal() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+    command.env_clear().env("TMPDIR", std::env::temp_dir());
+    command
+}
+
+/// A running daemon; killed when dropped.
+struct Daemon {
+    child: Child,
+    url: String,
+}
+
+impl Daemon {
+    fn start(data_dir: &Path) -> Daemon {
+        let mut child = shoal()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
+            .arg(data_dir)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next().expect("the daemon ended").unwrap();
+            let entry: Value = serde_json::from_str(&line).unwrap();
+            if entry["message"] == "shoal answers requests" {
+                break entry["address"].as_str().unwrap().to_owned();
+            }
+        };
+        // Nobody else reads the log; a full pipe would stop the daemon.
+        std::thread::spawn(move || lines.for_each(drop));
+        Daemon { child, url: format!("http://{address}") }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        shoal().args(arguments).args(["--url", &self.url]).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// SIGTERM, and the exit code.
+    fn stop(mut self) -> Option<i32> {
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn example(file: &str) -> String {
+    format!("{}/examples/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_demo_shows_searches_worth_seeing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("demo");
+    for round in 0..2 {
+        let output =
+            shoal().args(["demo", "--once", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).output().unwrap();
+        let shown = text(&output.stdout);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(shown.contains("digikam") && shown.contains("keepassxc"), "{shown}");
+        // The second start finds what the first one wrote.
+        assert_eq!(shown.contains("612 Debian package descriptions written"), round == 0, "{shown}");
+    }
+}
+
+#[test]
+fn rows_are_imported_searched_counted_and_found_again_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data);
+    let schema = std::fs::read_to_string(example("schema.json")).unwrap();
+    let rows = example("packages.ndjson");
+    let arguments = ["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema];
+    assert_eq!(daemon.json(&arguments)["rows"], 612);
+    // Importing the same again changes nothing.
+    assert_eq!(daemon.json(&arguments)["rows"], 612);
+    let search = ["query", "packages", "--text", "music", "--in", "title,text", "--limit", "3"];
+    let before = daemon.json(&search);
+    assert_eq!(before["rows"].as_array().unwrap().len(), 3);
+    assert_eq!(daemon.json(&["status", "packages"])["documents"], 612);
+    assert_eq!(daemon.json(&["status"])["namespaces"]["total"], 1);
+    assert!(!daemon.run(&["query", "nothing", "--text", "x"]).status.success());
+    assert_eq!(daemon.run(&["query", "nothing", "--text", "x"]).status.code(), Some(3));
+    let second = shoal().args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).output().unwrap();
+    assert_eq!(second.status.code(), Some(4));
+    assert!(text(&second.stderr).contains("in use by another process"), "{}", text(&second.stderr));
+    assert_eq!(daemon.stop(), Some(0));
+    let daemon = Daemon::start(&data);
+    assert_eq!(daemon.json(&search)["rows"], before["rows"]);
+}
+
+#[test]
+fn check_repair_and_inspect_say_what_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data);
+    let schema = std::fs::read_to_string(example("schema.json")).unwrap();
+    let rows = example("packages.ndjson");
+    daemon.json(&["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema]);
+    let on_data =
+        |command: &str, more: &[&str]| shoal().arg(command).arg("--data-dir").arg(&data).args(more).output().unwrap();
+    // While the daemon has the directory nobody else looks into it.
+    assert_eq!(on_data("check", &[]).status.code(), Some(4));
+    assert_eq!(daemon.stop(), Some(0));
+    for level in ["1", "2", "3"] {
+        let output = on_data("check", &["--level", level]);
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(text(&output.stdout).contains("everything is whole"));
+    }
+    for file in files(&data) {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let output = shoal().arg("inspect").arg(&file).output().unwrap();
+        let known = [".wal", ".seg", ".del", ".json"].iter().any(|end| name.ends_with(end));
+        assert_eq!(output.status.success(), known, "{name}: {}", text(&output.stderr));
+        if name.ends_with(".wal") {
+            assert!(text(&output.stdout).contains("records: 612"), "{}", text(&output.stdout));
+        }
+    }
+    // Says first what it would do; does it when told to; and what it rebuilt is whole.
+    std::fs::remove_file(data.join("meta.redb")).unwrap();
+    assert!(text(&on_data("repair", &[]).stdout).contains("run again with --yes"));
+    assert!(on_data("repair", &["--yes"]).status.success());
+    assert!(on_data("check", &[]).status.success());
+    // Damage is found, named, and exits with 6.
+    let log = files(&data).into_iter().find(|file| file.extension().is_some_and(|e| e == "wal")).unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let output = on_data("check", &["--json"]);
+    assert_eq!(output.status.code(), Some(6));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["problems"][0]["namespace"], "default/default/packages", "{report}");
+    let nothing = shoal().args(["check", "--data-dir"]).arg(dir.path().join("nothing")).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(3));
+}
