@@ -23,6 +23,11 @@
 //!   bytes were in the log; [`engine::journal`] finds every such commit again after any crash.
 //! - **A crash can only leak.** Objects are durable before a manifest names them: [`platform::disk::publish`] puts whole
 //!   files in place, and logs are sealed by a rename.
+//! - **A namespace comes to be whole.** Its name is bound last, after its first write; see [`engine`].
+//! - **What is to be replayed keeps what it is based on.** Manifests and merges count a row as dead only once the record that
+//!   replaced it can no longer be replayed; answers leave it out at once.
+//! - **Counts find what may go, files decide.** [`meta`] holds nothing that cannot be rebuilt, references are counted before
+//!   the manifest that needs them, and nothing is removed while counts are not known to be right.
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
