@@ -32,13 +32,21 @@ impl Engine {
         match self.namespace(name) {
             Ok(namespace) => namespace.write(&request).await,
             Err(missing) if self.catalog.find(name).is_none() => {
-                let (engine, name) = (self.clone(), name.clone());
-                // A task of its own: a client that goes away must not leave a namespace half made.
-                let task = tokio::spawn(async move { engine.first_write(&name, &request, missing).await });
-                task.await.map_err(|error| Error::internal(format!("write: {error}")))?
+                let name = name.clone();
+                self.to_the_end(|engine| async move { engine.first_write(&name, &request, missing).await }).await
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Runs an operation of several steps in a task of its own: who asked for it may go away in the middle.
+    async fn to_the_end<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Engine>) -> F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let task = tokio::spawn(work(self.clone()));
+        task.await.map_err(|error| Error::internal(format!("the operation ended early: {error}")))?
     }
 
     /// A write to a name that is not bound: the namespace comes to be with it, or not at all.
@@ -67,7 +75,12 @@ impl Engine {
     }
 
     /// Creates an empty namespace. `Invalid` with code `exists` when the name is taken.
-    pub async fn create(&self, name: &NamespaceName, request: CreateRequest) -> Result<()> {
+    pub async fn create(self: &Arc<Self>, name: &NamespaceName, request: CreateRequest) -> Result<()> {
+        let name = name.clone();
+        self.to_the_end(|engine| async move { engine.create_now(&name, request).await }).await
+    }
+
+    async fn create_now(&self, name: &NamespaceName, request: CreateRequest) -> Result<()> {
         check_labels(&request.labels)?;
         let mut schema = Schema { metric: request.metric, ..Schema::default() };
         if let Some(update) = &request.schema {
@@ -159,7 +172,12 @@ impl Engine {
     }
 
     /// Deletes a namespace; its name can be used again at once.
-    pub async fn delete(&self, name: &NamespaceName) -> Result<()> {
+    pub async fn delete(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
+        let name = name.clone();
+        self.to_the_end(|engine| async move { engine.delete_now(&name).await }).await
+    }
+
+    async fn delete_now(&self, name: &NamespaceName) -> Result<()> {
         let door = self.door(name);
         let _door = door.lock().await;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
@@ -243,17 +261,29 @@ impl Engine {
         Ok((names, next))
     }
 
-    pub async fn update_schema(&self, name: &NamespaceName, update: SchemaUpdate) -> Result<Arc<Schema>> {
-        self.namespace(name)?.update_schema(&update).await
+    pub async fn update_schema(self: &Arc<Self>, name: &NamespaceName, update: SchemaUpdate) -> Result<Arc<Schema>> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|_| async move { namespace.update_schema(&update).await }).await
     }
 
-    pub async fn set_labels(&self, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
+    pub async fn set_labels(self: &Arc<Self>, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
         check_labels(&labels)?;
-        self.namespace(name)?.edit_head(|manifest| manifest.labels = labels).await
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|_| async move { namespace.edit_head(|manifest| manifest.labels = labels).await }).await
     }
 
     /// Refuses or allows writes, pins or unpins; `None` leaves as it is.
     pub async fn update_metadata(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        read_only: Option<bool>,
+        pinned: Option<bool>,
+    ) -> Result<()> {
+        let name = name.clone();
+        self.to_the_end(|engine| async move { engine.update_metadata_now(&name, read_only, pinned).await }).await
+    }
+
+    async fn update_metadata_now(
         &self,
         name: &NamespaceName,
         read_only: Option<bool>,
@@ -330,7 +360,12 @@ impl Engine {
     }
 
     /// Copies a namespace: a new one without lineage that references the same objects. Gives its documents.
-    pub async fn copy(&self, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
+    pub async fn copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
+        let (from, to) = (from.clone(), to.clone());
+        self.to_the_end(|engine| async move { engine.copy_now(&from, &to).await }).await
+    }
+
+    async fn copy_now(&self, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
         if from == to {
             return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
         }
@@ -412,21 +447,24 @@ impl Engine {
     }
 
     /// Turns the tail into a segment, so that the next opening replays nothing.
-    pub async fn checkpoint(&self, name: &NamespaceName) -> Result<()> {
-        self.namespace(name)?.flush().await
+    pub async fn checkpoint(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|_| async move { namespace.flush().await }).await
     }
 
     /// Merges all segments of a namespace into one.
-    pub async fn compact(&self, name: &NamespaceName) -> Result<()> {
-        self.namespace(name)?.compact().await
+    pub async fn compact(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|_| async move { namespace.compact().await }).await
     }
 
     /// Ids that no document has and nobody else is given.
-    pub async fn allocate_ids(&self, name: &NamespaceName, count: u32) -> Result<Vec<DocId>> {
+    pub async fn allocate_ids(self: &Arc<Self>, name: &NamespaceName, count: u32) -> Result<Vec<DocId>> {
         if !(1..=IDS_MAX).contains(&count) {
             return Err(Error::invalid(format!("count: expected 1 to {IDS_MAX}, got {count}")));
         }
-        self.namespace(name)?.allocate_ids(count).await
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|_| async move { namespace.allocate_ids(count).await }).await
     }
 
     /// Whether new work is taken.

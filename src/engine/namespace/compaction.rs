@@ -91,8 +91,13 @@ impl Namespace {
     /// Merges all segments into one, the tail included.
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
-        while self.compacting.swap(true, Ordering::SeqCst) {
-            self.context.room.notified().await;
+        loop {
+            // Made before the look, so that no end of a merge is missed.
+            let ended = self.context.room.notified();
+            if !self.compacting.swap(true, Ordering::SeqCst) {
+                break;
+            }
+            ended.await;
         }
         let candidates = self.candidates();
         let done = if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) {

@@ -65,8 +65,13 @@ impl Namespace {
 
     /// Makes a segment of everything in the tail; afterwards the next opening replays nothing.
     pub async fn flush(self: &Arc<Self>) -> Result<()> {
-        while self.flushing.swap(true, Ordering::SeqCst) {
-            self.context.room.notified().await;
+        loop {
+            // Made before the look, so that no end of a flush is missed.
+            let ended = self.context.room.notified();
+            if !self.flushing.swap(true, Ordering::SeqCst) {
+                break;
+            }
+            ended.await;
         }
         let done = self.flush_now().await;
         self.flushing.store(false, Ordering::SeqCst);
@@ -202,9 +207,10 @@ impl Namespace {
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
             self.drain(&mut decider).await?;
+            let ended = self.context.room.notified();
             if self.flushing.load(Ordering::SeqCst) {
                 drop(decider);
-                self.context.room.notified().await;
+                ended.await;
                 continue;
             }
             self.seal(&mut decider)?;
