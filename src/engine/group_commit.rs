@@ -10,7 +10,7 @@
 //! A single writer therefore pays no hand-over between threads, and many share a barrier.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -44,7 +44,7 @@ struct State {
 struct Progress {
     /// The log's length known durable.
     synced: u64,
-    failed: Option<String>,
+    failed: Option<Arc<Error>>,
 }
 
 /// A commit on its way: durable once the log's durable length reaches this.
@@ -138,7 +138,7 @@ impl GroupCommit {
     fn check(&self) -> Result<()> {
         match &self.progress.borrow().failed {
             None => Ok(()),
-            Some(why) => Err(Error::unavailable(format!("append to the log: {why}")).with_code("log_failed")),
+            Some(error) => Err(error.duplicate()),
         }
     }
 
@@ -165,7 +165,7 @@ impl GroupCommit {
                 // Best effort: a full disk gets its space back. Recovery cuts at `synced` in any case.
                 let _ = file.truncate(synced);
                 self.lock().pending.clear();
-                self.progress.send_modify(|progress| progress.failed = Some(error.to_string()));
+                self.progress.send_modify(|progress| progress.failed = Some(Arc::new(failure(error))));
             }
         }
     }
@@ -173,6 +173,14 @@ impl GroupCommit {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What writers are told of a failed write or sync: a full disk says so, with what to do about it.
+fn failure(error: std::io::Error) -> Error {
+    let text = error.to_string();
+    let error = Error::from(error);
+    let error = if error.code().is_empty() { Error::unavailable(text).with_code("log_failed") } else { error };
+    error.context("append to the log")
 }
 
 #[cfg(test)]

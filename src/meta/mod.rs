@@ -11,7 +11,7 @@ pub mod tables;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -64,22 +64,48 @@ pub struct Facts {
 
 impl Meta {
     /// Opens the index, or begins an empty one where it is missing or damaged. The second value says why everything has to
-    /// be rebuilt; `None` after a clean stop.
+    /// be rebuilt; `None` after a clean stop. On a full disk the file gives way, and the index is kept in memory if even that
+    /// is not room enough: reads must be served, and everything in it can be had from the files.
     pub fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<(Meta, Option<String>)> {
-        let existed = disk.size(&path).is_ok_and(|bytes| bytes > 0);
-        let (database, why) = match open_database(&*disk, &path) {
+        let full = |error: &Error| error.code() == "storage_full";
+        match Self::open_file(disk.clone(), &path) {
+            Err(error) if full(&error) => {}
+            opened => return opened,
+        }
+        remove(&*disk, &path)?;
+        match Self::open_file(disk.clone(), &path) {
+            Err(error) if full(&error) => {}
+            opened => return opened,
+        }
+        // What stayed of the file must not be found at the next start.
+        remove(&*disk, &path)?;
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(redb::backends::InMemoryBackend::new())
+            .map_err(|error| from_redb(error.into()).context("keep the index in memory"))?;
+        Self::begin(disk, path, database, Some("the disk is full, it is kept in memory".to_owned()), false)
+    }
+
+    fn open_file(disk: Arc<dyn Disk>, path: &Path) -> Result<(Meta, Option<String>)> {
+        let existed = disk.size(path).is_ok_and(|bytes| bytes > 0);
+        let (database, why) = match open_database(&*disk, path) {
             Ok(database) => (database, None),
             Err(error) => {
-                match disk.remove(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::from(error).context(format!("remove {}", path.display())));
-                    }
-                    _ => {}
-                }
-                let database = open_database(&*disk, &path).context(|| format!("create {}", path.display()))?;
+                remove(&*disk, path)?;
+                let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
                 (database, Some(format!("it is damaged ({})", error.message())))
             }
         };
+        Self::begin(disk, path.to_owned(), database, why, existed)
+    }
+
+    fn begin(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        database: Database,
+        why: Option<String>,
+        existed: bool,
+    ) -> Result<(Meta, Option<String>)> {
         let meta = Meta { disk, path, database: Mutex::new(Some(database)), trusted: AtomicBool::new(false) };
         let clean = meta.read(|transaction| match transaction.open_table(STATE) {
             Ok(table) => Ok(table.get(tables::CLEAN)?.is_some_and(|clean| clean.value() == 1)),
@@ -341,7 +367,16 @@ fn write_head_rows(transaction: &WriteTransaction, nsid: Nsid, head: Option<&Hea
     Ok(())
 }
 
-fn open_database(disk: &dyn Disk, path: &std::path::Path) -> Result<Database> {
+fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
+    match disk.remove(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::from(error).context(format!("remove {}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_database(disk: &dyn Disk, path: &Path) -> Result<Database> {
     let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
         let mut database =
@@ -373,7 +408,7 @@ mod tests {
     use super::{Facts, Head, Meta, ObjectFact};
     use crate::model::ids::Nsid;
     use crate::platform::disk::{Disk, create_dirs};
-    use crate::platform::memory_disk::MemoryDisk;
+    use crate::platform::memory_disk::{Fault, MemoryDisk};
     use uuid::Uuid;
 
     const NSID: Nsid = Nsid(Uuid::from_u128(5));
@@ -431,6 +466,32 @@ mod tests {
         drop(meta);
         let (meta, why) = open(&disk);
         assert_eq!((why.as_deref(), meta.is_trusted()), (Some("the last stop was not clean"), false));
+    }
+
+    #[test]
+    fn a_disk_that_is_full_at_any_moment_of_the_opening_keeps_nobody_from_reading() {
+        let mut in_memory = 0;
+        for at in 0..200 {
+            let memory = MemoryDisk::default();
+            create_dirs(&memory, Path::new("/data")).unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+            let (meta, _) = open(&disk);
+            let bound = Bound { rev: 3, target: Some(NSID) };
+            let names = [("a/b/c".to_owned(), bound)].into();
+            meta.rebuild(&Facts { names, ..Facts::default() }).unwrap();
+            meta.close().unwrap();
+            let fault = Fault { at: memory.operations() + at, forever: false, kind: std::io::ErrorKind::StorageFull };
+            memory.set_fault(Some(fault));
+            let (meta, why) = open(&disk);
+            memory.set_fault(None);
+            assert_eq!(meta.is_trusted(), why.is_none(), "operation {at}");
+            assert!(why.is_some() || meta.names().unwrap().len() == 1, "operation {at}");
+            in_memory += usize::from(why.is_some_and(|why| why.contains("memory")));
+            meta.hold(&["a".to_owned()]).unwrap();
+            drop(meta);
+            assert!(!open(&disk).0.is_trusted(), "operation {at}: the stop was not clean");
+        }
+        assert_eq!(in_memory, 0, "there was room for a new file");
     }
 
     #[test]

@@ -7,6 +7,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod daemon;
+mod full_disk;
 mod history;
+mod injected;
 mod killed;
 mod machine;
+mod power_cut;
+mod service;
+mod start;
