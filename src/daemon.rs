@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -18,6 +19,9 @@ use crate::platform::clock::SystemClock;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
 
+/// How long after an error of the index it is tried to rebuild it.
+const INDEX_PAUSE: Duration = Duration::from_secs(30);
+
 /// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
 /// sealed, and the index is closed before it returns.
 pub async fn run(
@@ -32,14 +36,7 @@ pub async fn run(
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
-    let rebuilding = {
-        let engine = engine.clone();
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = engine.rebuild_index() {
-                tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
-            }
-        })
-    };
+    let rebuilding = tokio::spawn(keep_index(engine.clone()));
     tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
     ops::systemd::ready(&address.to_string());
     let watched = engine.clone();
@@ -52,10 +49,27 @@ pub async fn run(
     };
     let served = api::server::serve(listener, server_config(&config, tokens), engine.clone(), stopping).await;
     watchdog.abort();
-    let _ = rebuilding.await;
+    rebuilding.abort();
     engine.shutdown().await.context(|| "stop")?;
     tracing::info!("stopped");
     served
+}
+
+/// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
+async fn keep_index(engine: Arc<Engine>) {
+    loop {
+        let working = engine.clone();
+        let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
+        if let Ok(Err(error)) = done {
+            tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
+        }
+        loop {
+            tokio::time::sleep(INDEX_PAUSE).await;
+            if !engine.is_index_trusted() {
+                break;
+            }
+        }
+    }
 }
 
 /// Starts the log that `config` asks for.

@@ -30,7 +30,7 @@ impl Daemon {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {
-            let line = lines.next().expect("the daemon ended").unwrap();
+            let line = lines.next().unwrap().unwrap();
             let entry: Value = serde_json::from_str(&line).unwrap();
             if entry["message"] == "shoal answers requests" {
                 break entry["address"].as_str().unwrap().to_owned();

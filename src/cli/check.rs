@@ -43,7 +43,6 @@ pub struct Repair {
 impl Check {
     pub(super) fn run(self) -> Result<()> {
         let engine = open(&self.data_dir)?;
-        engine.rebuild_index()?;
         let report = engine.check(self.level)?;
         engine.close_index()?;
         let problems = report.problems.len() as u64 + report.more_problems;
@@ -84,7 +83,6 @@ impl Repair {
     pub(super) fn run(self) -> Result<()> {
         let engine = open(&self.data_dir)?;
         if !self.yes {
-            engine.rebuild_index()?;
             let report = engine.check(2)?;
             engine.close_index()?;
             return output::print(&format!(

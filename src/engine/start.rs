@@ -81,14 +81,18 @@ impl Engine {
         }))
     }
 
-    /// What the background owes after an unclean stop: counts of references, and the removal of what nobody needs. Until it
-    /// is done nothing is reclaimed. Blocking.
+    /// What the background owes after a start, and after an error of the index: counts of references where they are not
+    /// known to be right, and the removal of what nobody needs. Until it is done nothing is reclaimed. Blocking.
     pub fn rebuild_index(&self) -> Result<()> {
-        if self.context.meta.is_trusted() {
-            return Ok(());
+        if !self.is_index_trusted() {
+            self.recount()?;
         }
-        self.recount()?;
         self.sweep().map(|_| ())
+    }
+
+    /// Whether the counts of references are known to be right.
+    pub fn is_index_trusted(&self) -> bool {
+        self.context.meta.is_trusted()
     }
 
     /// Makes the index anew from the files. Blocking.

@@ -40,7 +40,7 @@ fn text_section() -> Vec<u8> {
 fn vector_of(row: u32) -> SparseVector {
     let weight = |n: u32| f16::from_f32((row * n % 64) as f32 / 16.0 - 1.0);
     let mut entries = vec![("fugu".to_owned(), weight(3)), (format!("t{:02}", row % 20), weight(5))];
-    if row % 2 == 0 {
+    if row.is_multiple_of(2) {
         entries.push(("whale".to_owned(), weight(7)));
     }
     SparseVector { entries }
