@@ -73,9 +73,15 @@ impl Catalog {
         let rev = last.map_or(0, |rev| rev + 1);
         let binding = NameBinding { format: VERSION, name: name.to_string(), rev, target, hlc };
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
-        publish(disk, &dir.join(numbered(rev)), &encode_binding(&binding)?)
-            .context(|| format!("bind name {name}"))
-            .map_err(|error| error.with_code(UNKNOWN_BINDING))?;
+        let path = dir.join(numbered(rev));
+        if let Err(error) = publish(disk, &path, &encode_binding(&binding)?) {
+            // It may be in place though it is not durable: the next start must not find what readers do not see now. Best
+            // effort; where this fails, too, the binding stays unknown.
+            if disk.remove(&path).is_ok() {
+                let _ = disk.sync_dir(&dir);
+            }
+            return Err(Error::from(error).context(format!("bind name {name}")).with_code(UNKNOWN_BINDING));
+        }
         let bound = Bound { rev, target };
         self.lock().insert(name.clone(), bound.clone());
         if let Some(last) = last {
@@ -134,12 +140,13 @@ fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::path::Path;
 
     use super::{Catalog, Layout};
     use crate::model::ids::{Hlc, Nsid, Project};
     use crate::platform::disk::create_dirs;
-    use crate::platform::memory_disk::MemoryDisk;
+    use crate::platform::memory_disk::{Fault, MemoryDisk};
     use uuid::Uuid;
 
     #[test]
@@ -158,6 +165,25 @@ mod tests {
         let (again, damaged) = Catalog::scan(&disk, &layout).unwrap();
         assert_eq!((again.find(&name), damaged.len()), (Some(second), 0));
         assert_eq!(Catalog::from_index(again.for_index()).find(&name), Some(second));
+    }
+
+    #[test]
+    fn a_binding_that_failed_is_not_found_at_the_next_start() {
+        for at in 0..20 {
+            let disk = MemoryDisk::default();
+            let layout = Layout::new("/data");
+            create_dirs(&disk, Path::new("/data")).unwrap();
+            let name = Project::default_project().namespace("docs").unwrap();
+            let catalog = Catalog::default();
+            let first = Nsid(Uuid::from_u128(1));
+            catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+            disk.set_fault(Some(Fault { at: disk.operations() + at, forever: false, kind: ErrorKind::Other }));
+            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2)).is_ok();
+            disk.set_fault(None);
+            let (again, _) = Catalog::scan(&disk, &layout).unwrap();
+            assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");
+            assert_eq!(again.find(&name).is_none(), unbound, "operation {at}");
+        }
     }
 
     #[test]

@@ -103,7 +103,9 @@ fn no_acknowledged_write_is_lost_when_the_nth_sync_or_rename_fails() {
         return skipped("errors of the Nth system call", &why);
     }
     let mut rounds = 0;
-    for (call, error) in [("fsync", "EIO"), ("fdatasync", "EIO"), ("fdatasync", "ENOSPC"), ("rename", "EIO")] {
+    for (call, error) in
+        [("fsync", "EIO"), ("fdatasync", "EIO"), ("fdatasync", "ENOSPC"), ("rename", "EIO"), ("openat", "EIO")]
+    {
         for at in 0..points(3) {
             // Behind what the start needs, once and then again now and then.
             let when = 12 + at * 5;
@@ -134,8 +136,8 @@ fn a_durable_write_of_one_document_costs_exactly_one_barrier() {
     wait_for("the index", || daemon.said().contains("the index is rebuilt"));
     client.must("/v2/namespaces/docs", &body(0));
     // The clock counts milliseconds; nothing else syncs in the one before and the one after.
-    let from = now();
     std::thread::sleep(Duration::from_millis(2));
+    let from = now();
     for id in 1..=WRITES {
         client.must("/v2/namespaces/docs", &body(id));
     }
