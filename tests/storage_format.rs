@@ -22,6 +22,7 @@ use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
 use shoal::model::value::{SparseVector, Value, Vector};
+use shoal::model::version_vector::VersionVector;
 use uuid::Uuid;
 
 fn root() -> PathBuf {
@@ -139,12 +140,20 @@ fn manifest() -> Manifest {
         data_seq: 4,
         next_seq: 20,
         replay_from: 10,
-        version_vector: [(Origin(0xabc).to_string(), 19)].into(),
+        version_vector: VersionVector::of(Origin(0xabc), Hlc(9 << 16)),
         horizon: Hlc(0),
         schema: schema(),
         labels: [("shop".to_owned(), "17".to_owned())].into(),
         read_only: true,
-        lineage: Some(Lineage { nsid: Nsid(Uuid::from_u128(4)), commit_id: CommitId(Uuid::from_u128(5)) }),
+        lineage: Some(Lineage {
+            nsid: Nsid(Uuid::from_u128(4)),
+            commit_id: CommitId(Uuid::from_u128(5)),
+            name: "acme/search/main".into(),
+            hlc: Hlc(8 << 16),
+            root: Some(Nsid(Uuid::from_u128(7))),
+            since: Hlc(7 << 16),
+        }),
+        expires_ms: Some(9),
         logs: vec![LogRef {
             key: format!("{prefix}/wal/00000000000000000010-000000000000000a.wal"),
             origin: Origin(0xabc),
@@ -175,6 +184,7 @@ fn manifest() -> Manifest {
         created_ms: 1,
         updated_ms: 2,
         written_ms: 3,
+        committed_ms: 4,
     }
 }
 
@@ -288,32 +298,44 @@ fn check_fields<T: serde::Serialize>(chapter: &str, body: &T) {
     assert_eq!(documented, fields, "{chapter}");
 }
 
+/// The bytes of a golden file; they are what is written today.
+fn golden(version: &str, name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = root().join("tests/golden").join(version).join(name);
+    if std::env::var_os("SHOAL_WRITE_GOLDEN").is_some() && !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let found = std::fs::read(&path).unwrap();
+    assert_eq!(found, bytes, "{name} is not written any more as it was");
+    found
+}
+
 #[test]
-fn golden_files_of_every_version_are_read_and_written_to_the_byte() {
-    let golden = |name: &str, bytes: &[u8]| {
-        let path = root().join("tests/golden/v1").join(name);
-        if std::env::var_os("SHOAL_WRITE_GOLDEN").is_some() && !path.exists() {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, bytes).unwrap();
-        }
-        let found = std::fs::read(&path).unwrap();
-        assert_eq!(found, bytes, "{name} is not written any more as it was");
-        found
-    };
-    let log = decode_log(&golden("log.wal", &log()), "golden").unwrap();
+fn golden_files_are_read_and_written_to_the_byte() {
+    let log = decode_log(&golden("v1", "log.wal", &log()), "golden").unwrap();
     assert_eq!((log.header, log.frames, log.torn), (header(), frames(), false));
-    let (found, _) =
-        decode_manifest(&golden("manifest.json", &encode_manifest(&manifest()).unwrap().0), "golden").unwrap();
-    assert_eq!(found, manifest());
-    let answers = encode_manifest(&manifest_with_answers()).unwrap().0;
-    let (found, _) = decode_manifest(&golden("manifest-answers.json", &answers), "golden").unwrap();
-    assert_eq!(found, manifest_with_answers());
-    let found = golden("binding.json", &encode_binding(&binding()).unwrap());
+    for (name, manifest) in [("manifest.json", manifest()), ("manifest-answers.json", manifest_with_answers())] {
+        let bytes = golden("v2", name, &encode_manifest(&manifest).unwrap().0);
+        assert_eq!(decode_manifest(&bytes, "golden").unwrap().0, manifest);
+    }
+    let found = golden("v1", "binding.json", &encode_binding(&binding()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
-    let found = golden("_format.json", &encode_format(&format_file()).unwrap());
+    let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
-    let found = golden("node.json", &encode_node(&node_file()).unwrap());
+    let found = golden("v1", "node.json", &encode_node(&node_file()).unwrap());
     assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
+}
+
+#[test]
+fn manifests_of_version_1_are_still_read() {
+    for (name, today) in [("manifest.json", manifest()), ("manifest-answers.json", manifest_with_answers())] {
+        let bytes = std::fs::read(root().join("tests/golden/v1").join(name)).unwrap();
+        let lineage =
+            Lineage { name: String::new(), hlc: Hlc(0), root: None, since: Hlc(0), ..today.lineage.unwrap() };
+        let expected = Manifest { lineage: Some(lineage), expires_ms: None, committed_ms: 2, ..manifest() };
+        let expected = Manifest { idempotency: today.idempotency, ..expected };
+        assert_eq!(decode_manifest(&bytes, "golden").unwrap().0, expected);
+    }
 }
 
 #[test]

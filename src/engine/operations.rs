@@ -17,6 +17,7 @@ use crate::format::node::{Pin, encode_node};
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Nsid, Origin, Project};
 use crate::model::query::{Query, QueryOutcome, QueryRequest, RecallOutcome, RecallRequest};
 use crate::model::schema::Schema;
+use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::disk::publish;
 
@@ -106,12 +107,13 @@ impl Engine {
             data_seq: 0,
             next_seq: 0,
             replay_from: 0,
-            version_vector: BTreeMap::new(),
+            version_vector: VersionVector::default(),
             horizon: Hlc(0),
             schema,
             labels,
             read_only: false,
             lineage: None,
+            expires_ms: None,
             logs: Vec::new(),
             segments: Vec::new(),
             conflicts: Vec::new(),
@@ -120,6 +122,7 @@ impl Engine {
             created_ms: now,
             updated_ms: now,
             written_ms: now,
+            committed_ms: now,
         }
     }
 
@@ -390,11 +393,13 @@ impl Engine {
             replay_from: 0,
             schema: (*schema).clone(),
             lineage: None,
+            expires_ms: None,
             // A block of its own: what the source hands out next must not meet what the copy does.
             ids_reserved: 0,
             idempotency: Vec::new(),
             created_ms: now,
             updated_ms: now,
+            committed_ms: now,
             ..manifest
         };
         // While the source is held its objects cannot go; the copy counts its own references before it lets go.

@@ -11,14 +11,18 @@ use super::envelope;
 use crate::error::{Error, Result};
 use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
 use crate::model::schema::Schema;
+use crate::model::version_vector::VersionVector;
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most log objects one manifest names; back-pressure keeps a namespace below it.
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
 pub const SEGMENTS_MAX: usize = 4_096;
 /// The most answers one manifest keeps for repeated writes.
 pub const ANSWERS_MAX: usize = 1_024;
+
+/// The most writers whose commits one manifest has seen.
+pub const ORIGINS_MAX: usize = 65_536;
 
 /// One commit. Its number is its place in this node's or the bucket's chain; its identity is `commit_id`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,15 +44,18 @@ pub struct Manifest {
     pub next_seq: u64,
     /// Recovery replays records of `origin` from this sequence number on; those below are in segments.
     pub replay_from: u64,
-    /// Per origin the highest sequence number merged in.
-    pub version_vector: BTreeMap<String, u64>,
+    /// What this state has seen, the writer's own commits included.
+    pub version_vector: VersionVector,
     /// Tombstones with a clock below this were dropped.
     pub horizon: Hlc,
     pub schema: Schema,
     pub labels: BTreeMap<String, String>,
     pub read_only: bool,
-    /// The incarnation and commit this one was branched from.
+    /// What this one was branched from.
     pub lineage: Option<Lineage>,
+    /// When the namespace is deleted by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
     /// Sealed logs whose records are not in segments yet.
     pub logs: Vec<LogRef>,
     pub segments: Vec<SegmentRef>,
@@ -63,6 +70,9 @@ pub struct Manifest {
     pub updated_ms: u64,
     /// When documents last changed.
     pub written_ms: u64,
+    /// When this manifest was committed.
+    #[serde(default)]
+    pub committed_ms: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,11 +82,25 @@ pub struct Parent {
     pub crc32c: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Where a branch began.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lineage {
+    /// The incarnation it was branched from, and that one's newest manifest then.
     pub nsid: Nsid,
     pub commit_id: CommitId,
+    /// The parent's name then.
+    #[serde(default)]
+    pub name: String,
+    /// The clock of the newest commit that the branch has of its parent.
+    #[serde(default)]
+    pub hlc: Hlc,
+    /// The incarnation at the root of the tree, and the clock at which the first branch on the way from there began:
+    /// relatives need tombstones from then on.
+    #[serde(default)]
+    pub root: Option<Nsid>,
+    #[serde(default)]
+    pub since: Hlc,
 }
 
 /// The answer that a repeated write with the same key gets.
@@ -141,9 +165,19 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
 
 /// The manifest in `bytes`, and the checksum of its body.
 pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
-    let (manifest, checksum) = envelope::open::<Manifest>(bytes, VERSION, name)?;
+    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, VERSION, name)?;
+    if manifest.format == 1 {
+        upgrade(&mut manifest);
+    }
     check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok((manifest, checksum))
+}
+
+/// Version 1 knew no branches, kept sequence numbers in its vector, and no time of commit.
+fn upgrade(manifest: &mut Manifest) {
+    manifest.format = VERSION;
+    manifest.version_vector = VersionVector::of(manifest.origin, manifest.hlc);
+    manifest.committed_ms = manifest.updated_ms;
 }
 
 /// What must hold in every manifest, checked before it is written and after it is read.
@@ -162,6 +196,9 @@ fn check(manifest: &Manifest) -> std::result::Result<(), String> {
             "replay_from is {}, expected at most next_seq, {}",
             manifest.replay_from, manifest.next_seq
         ));
+    }
+    if manifest.version_vector.len() > ORIGINS_MAX {
+        return Err(format!("{} origins, expected at most {ORIGINS_MAX}", manifest.version_vector.len()));
     }
     if (manifest.generation == 0) != manifest.parent.is_none() {
         return Err(format!("generation {} must have a parent exactly when it is not 0", manifest.generation));
@@ -221,12 +258,13 @@ pub(crate) mod tests {
             data_seq: 4,
             next_seq: 20,
             replay_from: 10,
-            version_vector: [(Origin(1).to_string(), 19)].into(),
+            version_vector: crate::model::version_vector::VersionVector::of(Origin(1), Hlc(19)),
             horizon: Hlc(0),
             schema: Schema::default(),
             labels: Default::default(),
             read_only: false,
             lineage: None,
+            expires_ms: None,
             logs: vec![LogRef {
                 key: "acme/search/namespaces/x/wal/00000000000000000010-a.wal".into(),
                 origin: Origin(5),
@@ -242,6 +280,7 @@ pub(crate) mod tests {
             created_ms: 1,
             updated_ms: 2,
             written_ms: 2,
+            committed_ms: 2,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The words everything else speaks: plain data, no I/O, no bytes.
 
+pub mod as_of;
 pub mod datetime;
 pub mod document;
 pub mod filter;
@@ -9,4 +10,5 @@ pub mod schema;
 pub mod schema_render;
 pub mod value;
 pub mod value_render;
+pub mod version_vector;
 pub mod write;

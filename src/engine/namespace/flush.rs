@@ -306,9 +306,7 @@ impl Namespace {
             manifest.hlc = job.hlc;
             manifest.schema = (*job.schema).clone();
             manifest.ids_reserved = job.ids_reserved;
-            if job.replay_from > 0 {
-                manifest.version_vector.insert(origin.to_string(), job.replay_from - 1);
-            }
+            manifest.version_vector.see(origin, job.hlc);
             manifest.idempotency.retain(|answer| answer.at.millis() >= oldest);
             manifest.idempotency.extend(job.answers.iter().cloned());
             manifest.idempotency.sort_by_key(|answer| answer.at);

@@ -75,7 +75,9 @@ impl Head {
         edit(&mut manifest);
         manifest.generation = self.manifest.generation + 1;
         manifest.parent = Some(Parent { commit_id: self.manifest.commit_id, crc32c: self.crc32c });
-        manifest.commit_id = CommitId(context.random.uuid_v7(context.clock.now_millis()));
+        let now = context.clock.now_millis();
+        manifest.commit_id = CommitId(context.random.uuid_v7(now));
+        manifest.committed_ms = now.max(self.manifest.committed_ms);
         let (head, free) = write(context, Some(self), manifest)?;
         let old = context.layout.manifest(head.manifest.nsid, self.manifest.generation);
         // Best effort: the newest generation is what counts, and opening removes what is left.

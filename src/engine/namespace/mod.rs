@@ -24,10 +24,12 @@ use super::journal::{Distrust, Journal, SealedLog};
 use super::view::View;
 use super::write::Change;
 use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
 use crate::format::record::IdempotencyEntry;
-use crate::model::document::Document;
+use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, NamespaceName, Nsid, Origin, Version};
 use crate::model::schema::Schema;
+use crate::model::version_vector::VersionVector;
 
 /// An open namespace.
 pub struct Namespace {
@@ -64,6 +66,18 @@ pub struct Published {
     pub logical_bytes: u64,
     pub segments: Vec<(u8, u64, u32)>,
     pub logs: usize,
+}
+
+/// A namespace at one moment: what queries see, and what comparing, merging and copying need beside it.
+#[derive(Clone)]
+pub struct Moment {
+    pub nsid: Nsid,
+    pub view: Arc<View>,
+    /// Documents deleted by records that are in no segment yet, in the order of their ids. Older tombstones are in segments.
+    pub tombstones: Vec<Tombstone>,
+    pub vector: VersionVector,
+    /// The newest manifest then. Documents and schema are as in `view`, which may be ahead of it.
+    pub manifest: Manifest,
 }
 
 /// What the next commit is decided on: everything durable, and everything on its way.
@@ -120,6 +134,20 @@ impl Namespace {
     /// The newest snapshot of what is durable.
     pub fn view(&self) -> Arc<View> {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest durable state, with what comparing and merging need.
+    pub async fn moment(&self) -> Result<Moment> {
+        self.check_alive()?;
+        let head = self.head.lock().await;
+        let shared = self.shared();
+        Ok(Moment {
+            nsid: self.nsid,
+            view: Arc::new(shared.state.view(&self.name.to_string())),
+            tombstones: shared.state.tombstones(),
+            vector: shared.state.vector(),
+            manifest: head.manifest.clone(),
+        })
     }
 
     pub fn published(&self) -> Published {

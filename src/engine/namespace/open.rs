@@ -105,6 +105,7 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         data_seq: manifest.data_seq,
         hlc: manifest.hlc,
         ids_reserved: manifest.ids_reserved,
+        vector: manifest.version_vector.clone(),
     };
     let mut answers = HashMap::new();
     let mut analysis = Analyzers::new();

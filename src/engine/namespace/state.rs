@@ -19,6 +19,7 @@ use crate::format::manifest::SegmentRef;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Origin, Version};
 use crate::model::schema::{ColumnUid, Schema};
+use crate::model::version_vector::VersionVector;
 use crate::segment::Segment;
 use crate::segment::builder::Entry;
 
@@ -151,6 +152,8 @@ pub struct State {
     pub data_seq: u64,
     pub hlc: Hlc,
     pub ids_reserved: u64,
+    /// What the newest manifest has seen. The writer's own newest commit is at `hlc`.
+    pub vector: VersionVector,
 }
 
 impl State {
@@ -274,6 +277,21 @@ impl State {
             tail,
             etag: etag(self.data_seq, self.hlc, self.origin),
         }
+    }
+
+    /// What this state has seen.
+    pub fn vector(&self) -> VersionVector {
+        let mut vector = self.vector.clone();
+        vector.see(self.origin, self.hlc);
+        vector
+    }
+
+    /// Documents deleted by records that are in no segment yet, in the order of their ids.
+    pub fn tombstones(&self) -> Vec<Tombstone> {
+        let frozen = self.frozen.iter().flat_map(|frozen| &frozen.table.tombstones);
+        let all = frozen.filter(|(id, _)| self.tail.get(id).is_none()).chain(&self.tail.tombstones);
+        let newest: BTreeMap<&DocId, &Version> = all.collect();
+        newest.into_iter().map(|(id, version)| Tombstone { id: id.clone(), version: *version }).collect()
     }
 
     /// Ends the tail and begins a new one. `replay_from` is the first record that will not be in the segment.
