@@ -90,6 +90,10 @@ impl Disk for MeasuredDisk {
         RealDisk.size(path)
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        RealDisk.is_dir(path)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         RealDisk.rename(from, to)
     }

@@ -14,6 +14,7 @@ use shoal::api::wire::write::{WriteBody, parse_schema, parse_write, parse_write_
 use shoal::error::Result;
 use shoal::format::log::{Frame, decode_log, encode_frame, encode_header, peek_header};
 use shoal::format::manifest::{decode_manifest, encode_manifest};
+use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_tag};
 use shoal::format::names::{decode_binding, encode_binding, parse_name};
 use shoal::format::node::{decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{decode_batch, encode_batch};
@@ -160,6 +161,14 @@ fn manifest(data: &[u8]) {
         let Some((found, _)) = either(decode_manifest(bytes, "fuzz")) else { continue };
         let (written, _) = again(encode_manifest(&found));
         assert_eq!(again(decode_manifest(&written, "again")).0, found);
+    }
+    for bytes in [data, &sealed_body(data)] {
+        if let Some(found) = either(decode_tag(bytes, "fuzz")) {
+            assert_eq!(again(decode_tag(&again(encode_tag(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_deleted(bytes, "fuzz")) {
+            assert_eq!(again(decode_deleted(&again(encode_deleted(&found)), "again")), found);
+        }
     }
 }
 

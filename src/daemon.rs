@@ -19,7 +19,7 @@ use crate::platform::clock::SystemClock;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
 
-/// How long after an error of the index it is tried to rebuild it.
+/// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
@@ -56,6 +56,7 @@ pub async fn run(
 }
 
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
+/// Lets go of what is kept for a time.
 async fn keep_index(engine: Arc<Engine>) {
     loop {
         let working = engine.clone();
@@ -67,6 +68,9 @@ async fn keep_index(engine: Arc<Engine>) {
             tokio::time::sleep(INDEX_PAUSE).await;
             if !engine.is_index_trusted() {
                 break;
+            }
+            if let Err(error) = engine.tend().await {
+                tracing::warn!(%error, "what is due is not let go of, it is tried again");
             }
         }
     }
@@ -85,6 +89,8 @@ fn engine_config(config: &Config) -> EngineConfig {
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,
         compaction_bytes_per_second: storage.compaction_bytes_per_second,
+        retention_ms: storage.retention_hours.saturating_mul(3_600_000),
+        retention_disk_percent: storage.retention_disk_percent,
         ..EngineConfig::new(&storage.data_dir)
     }
 }

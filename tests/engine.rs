@@ -168,7 +168,8 @@ async fn deletes_and_patches_hold_through_flushes_and_merges() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_name_can_be_used_again_at_once_and_nothing_of_its_files_stays() {
-    let node = Node::new(3);
+    let mut node = Node::new(3);
+    node.config.retention_ms = 0;
     let engine = node.open().unwrap();
     write(&engine, "docs", fish()).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
@@ -412,7 +413,8 @@ async fn a_damaged_namespace_is_set_apart_and_the_others_are_served() {
     ];
     drop(engine);
     for (_, part) in &damaged {
-        let path = files(&node.disk, Path::new("/data")).into_iter().find(|path| path.contains(part)).unwrap();
+        // The newest one: earlier manifests are past states.
+        let path = files(&node.disk, Path::new("/data")).into_iter().rfind(|path| path.contains(part)).unwrap();
         let file = node.disk.random_access(Path::new(&path)).unwrap();
         // Behind the heads of logs and segments, in their first frame and first rows.
         file.write_at(80, &[0xa5; 64]).unwrap();

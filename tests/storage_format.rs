@@ -16,6 +16,7 @@ use shoal::format::manifest::{
     DeletionsRef, Lineage, LogRef, Manifest, Parent, SegmentRef, StoredAnswer, VERSION, decode_manifest,
     encode_manifest,
 };
+use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_tag, encode_deleted, encode_tag};
 use shoal::format::names::{self, NameBinding, decode_binding, encode_binding};
 use shoal::format::node::{self, FormatFile, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
@@ -217,6 +218,21 @@ fn format_file() -> FormatFile {
     FormatFile { format: node::VERSION, store: Uuid::from_u128(0x57) }
 }
 
+fn tag_file() -> TagFile {
+    let tag = "release-7".to_owned();
+    TagFile { format: marks::VERSION, tag, rev: 2, at_ms: 5, manifest: Some(manifest()) }
+}
+
+fn deleted_file() -> DeletedFile {
+    DeletedFile {
+        format: marks::VERSION,
+        nsid: Nsid(Uuid::from_u128(1)),
+        name: "acme/search/docs".into(),
+        deleted_ms: 6,
+        hlc: Hlc(6 << 16),
+    }
+}
+
 fn node_file() -> NodeFile {
     let pins = vec![Pin { name: "acme/search/docs".into(), since_ms: 5 }];
     NodeFile { format: node::VERSION, node: Uuid::from_u128(0x4e), store: Uuid::from_u128(0x57), pins }
@@ -289,6 +305,8 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Name binding", &binding());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
+    check_fields("Tag file", &tag_file());
+    check_fields("Deleted file", &deleted_file());
 }
 
 fn check_fields<T: serde::Serialize>(chapter: &str, body: &T) {
@@ -318,6 +336,10 @@ fn golden_files_are_read_and_written_to_the_byte() {
         let bytes = golden("v2", name, &encode_manifest(&manifest).unwrap().0);
         assert_eq!(decode_manifest(&bytes, "golden").unwrap().0, manifest);
     }
+    let found = golden("v1", "tag.json", &encode_tag(&tag_file()).unwrap());
+    assert_eq!(decode_tag(&found, "golden").unwrap(), tag_file());
+    let found = golden("v1", "deleted.json", &encode_deleted(&deleted_file()).unwrap());
+    assert_eq!(decode_deleted(&found, "golden").unwrap(), deleted_file());
     let found = golden("v1", "binding.json", &encode_binding(&binding()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());

@@ -63,6 +63,10 @@ pub struct Storage {
     pub tails_bytes_max: u64,
     /// Bytes a second that merging segments may write; 0 for no bound.
     pub compaction_bytes_per_second: u64,
+    /// How long states that were replaced, and deleted namespaces, can be had back; 0 keeps none.
+    pub retention_hours: u64,
+    /// They may keep so much of the disk, in a hundred; the oldest go first.
+    pub retention_disk_percent: u32,
 }
 
 /// Who may ask.
@@ -118,6 +122,8 @@ impl Default for Storage {
             tail_bytes_max: engine.tail_bytes_max,
             tails_bytes_max: engine.tails_bytes_max,
             compaction_bytes_per_second: engine.compaction_bytes_per_second,
+            retention_hours: engine.retention_ms / 3_600_000,
+            retention_disk_percent: engine.retention_disk_percent,
         }
     }
 }

@@ -105,6 +105,11 @@ impl Catalog {
             .collect()
     }
 
+    /// Whether some name is bound to this incarnation.
+    pub fn is_bound(&self, nsid: Nsid) -> bool {
+        self.lock().values().any(|bound| bound.target == Some(nsid))
+    }
+
     /// Every bound name and its incarnation.
     pub fn all(&self) -> Vec<(NamespaceName, Nsid)> {
         self.lock().iter().filter_map(|(name, bound)| Some((name.clone(), bound.target?))).collect()

@@ -1,15 +1,16 @@
 //! What all namespaces of one engine share: disk, clock, index, bounds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::layout::Layout;
 use crate::meta::Meta;
-use crate::model::ids::Nsid;
+use crate::meta::tables::Kin;
+use crate::model::ids::{Hlc, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
@@ -37,6 +38,10 @@ pub struct EngineConfig {
     pub idempotency_ms: u64,
     /// How long tombstones are kept.
     pub tombstone_ms: u64,
+    /// How long states that were replaced, and deleted namespaces, can be had back; 0 keeps none.
+    pub retention_ms: u64,
+    /// They may keep so much of the disk, in a hundred.
+    pub retention_disk_percent: u32,
 }
 
 impl EngineConfig {
@@ -52,6 +57,8 @@ impl EngineConfig {
             compaction_bytes_per_second: 0,
             idempotency_ms: 24 * 3_600 * 1_000,
             tombstone_ms: 30 * 24 * 3_600 * 1_000,
+            retention_ms: 7 * 24 * 3_600 * 1_000,
+            retention_disk_percent: 20,
         }
     }
 }
@@ -70,6 +77,9 @@ pub struct Context {
     pub unborn: Mutex<BTreeSet<Nsid>>,
     /// Read by who commits a manifest, written by who recounts all of them.
     pub commits: RwLock<()>,
+    /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is
+    /// trusted.
+    pub kin: Mutex<BTreeMap<Nsid, Kin>>,
     /// Memory of all tails.
     pub tails_bytes: AtomicU64,
     /// Raised when a tail got smaller.
@@ -100,6 +110,50 @@ impl Context {
     pub fn birth(self: &Arc<Self>, nsid: Nsid) -> Birth {
         self.unborn.lock().unwrap_or_else(PoisonError::into_inner).insert(nsid);
         Birth { context: self.clone(), nsid }
+    }
+
+    /// Counts objects that their writer still needs. The caller holds `commits`.
+    pub fn keep(&self, keys: &[String]) {
+        if let Err(error) = self.meta.keep(keys) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+    }
+
+    pub fn kin(&self) -> MutexGuard<'_, BTreeMap<Nsid, Kin>> {
+        self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what is known of an incarnation.
+    pub fn set_kin(&self, nsid: Nsid, kin: Kin) {
+        let kin = Some(kin).filter(|kin| !kin.is_plain());
+        match &kin {
+            Some(kin) => self.kin().insert(nsid, kin.clone()),
+            None => self.kin().remove(&nsid),
+        };
+        if let Err(error) = self.meta.set_kin(nsid, kin.as_ref()) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+    }
+
+    pub fn forget_kin(&self, nsid: Nsid) {
+        if self.kin().contains_key(&nsid) {
+            self.set_kin(nsid, Kin::default());
+        }
+    }
+
+    /// Tombstones older than this may be dropped from an incarnation of the tree that began with `root`: its relatives need
+    /// those made since the first of them was branched off.
+    pub fn horizon(&self, root: Nsid) -> Hlc {
+        if !self.meta.is_trusted() {
+            // Nobody knows all relatives yet.
+            return Hlc(0);
+        }
+        let kin = self.kin();
+        let lineages = kin.values().filter_map(|kin| kin.lineage.as_ref());
+        let since =
+            lineages.filter(|lineage| lineage.root == *root.0.as_bytes()).map(|lineage| Hlc(lineage.since)).min();
+        let due = Hlc::from_millis(self.clock.now_millis().saturating_sub(self.config.tombstone_ms));
+        since.map_or(due, |since| since.min(due))
     }
 
     /// Incarnations that have files and no name yet.

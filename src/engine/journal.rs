@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::log::{Frame, LogHeader, PreviousLog, decode_log, encode_frame, encode_header, peek_header};
 use crate::format::record::Batch;
 use crate::model::ids::{Hlc, Nsid, Origin};
-use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::disk::{Disk, Entry, TEMPORARY_SUFFIX, create_dirs, publish};
 use crate::platform::random::Random;
 
 /// Where a namespace's logs are. All directories may be absent until the first write.
@@ -44,6 +44,8 @@ pub struct Journal {
     salt: u32,
     first_seq: u64,
     next_seq: u64,
+    /// Of everything appended so far.
+    crc32c: u32,
     group: Arc<GroupCommit>,
 }
 
@@ -66,6 +68,8 @@ pub struct Recovered {
     pub next_seq: u64,
     /// Bytes of commits that were never acknowledged, cut off.
     pub torn_bytes: u64,
+    /// Names of the logs that were open and are in the tier now.
+    pub moved: Vec<String>,
 }
 
 /// A log that failed in this process, and how much of it may be trusted.
@@ -100,7 +104,8 @@ impl Journal {
         publish(&*disk, &path, &bytes).context(|| format!("create log {}", path.display()))?;
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
-        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, group })
+        let crc32c = crc32c::crc32c(&bytes);
+        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, crc32c, group })
     }
 
     /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
@@ -116,6 +121,7 @@ impl Journal {
             next_seq += count;
         }
         let ticket = self.group.append(&bytes)?;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
         self.next_seq = next_seq;
         Ok((self.group.clone(), ticket))
     }
@@ -137,17 +143,12 @@ impl Journal {
     /// Makes the log durable and moves it into the tier. `Busy` while a barrier is under way.
     pub fn seal(self) -> Result<SealedLog> {
         let bytes = self.group.flush()?;
-        let path = self.paths.open.join(open_name(self.writer.nsid, &self.name));
-        let content = self.disk.read(&path).context(|| format!("read log {}", path.display()))?;
-        let content = usize::try_from(bytes).ok().and_then(|n| content.get(..n)).ok_or_else(|| {
-            Error::corrupt(format!("log {}: {} bytes, expected {bytes}", path.display(), content.len()))
-        })?;
         let sealed = SealedLog {
             name: self.name.clone(),
             first_seq: self.first_seq,
             last_seq: self.next_seq.saturating_sub(1),
             bytes,
-            crc32c: crc32c::crc32c(content),
+            crc32c: self.crc32c,
         };
         move_to_tier(&*self.disk, &self.paths, self.writer.nsid, &self.name)?;
         Ok(sealed)
@@ -163,7 +164,7 @@ pub fn recover(
     replay_from: u64,
     distrust: Option<&Distrust>,
 ) -> Result<Recovered> {
-    let mut logs = find(disk, paths, writer)?;
+    let mut logs = find(disk, paths, writer, replay_from)?;
     for at in 0..logs.len() {
         // A successor was started only after its predecessor's end was known; what lies behind was never acknowledged.
         let named =
@@ -178,7 +179,6 @@ pub fn recover(
         }
     }
     let mut recovered = Recovered { next_seq: replay_from, ..Recovered::default() };
-    let mut moved = false;
     for log in logs {
         let contents = decode_log(&log.bytes[..log.trusted], &log.name)?;
         let records: u64 = contents.frames.iter().map(|frame| frame.batch.records.len() as u64).sum();
@@ -189,7 +189,7 @@ pub fn recover(
                 recovered.torn_bytes += (log.bytes.len() - valid) as u64;
             }
             settle(disk, paths, writer.nsid, &log, contents.valid_bytes)?;
-            moved = true;
+            recovered.moved.push(log.name.clone());
         } else if valid < log.bytes.len() {
             return Err(Error::corrupt(format!(
                 "sealed log {}: damaged at byte {valid} of {}",
@@ -218,7 +218,7 @@ pub fn recover(
             bytes: contents.valid_bytes,
         });
     }
-    if !moved && disk.list(&paths.sealed).is_ok() {
+    if recovered.moved.is_empty() && disk.list(&paths.sealed).is_ok() {
         // A crash may have come between a rename and its sync: what is served must be durable first.
         disk.sync_dir(&paths.sealed).context(|| format!("sync {}", paths.sealed.display()))?;
     }
@@ -235,20 +235,51 @@ struct Found {
     trusted: usize,
 }
 
-/// The writer's own logs in order; leftovers of creations that never finished are removed.
-fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer) -> Result<Vec<Found>> {
+/// Names of the sealed logs that may have records from `replay_from` on.
+pub fn sealed_from(disk: &dyn Disk, paths: &LogPaths, replay_from: u64) -> Result<Vec<String>> {
+    let entries = match disk.list(&paths.sealed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(|| format!("list {}", paths.sealed.display()))?,
+    };
+    let needed = |entry: &&Entry| first_seq_of(&entry.name).is_some_and(|first| first >= replay_from);
+    Ok(entries.iter().filter(needed).map(|entry| entry.name.clone()).collect())
+}
+
+/// The number in a log's name, of its first record.
+pub fn first_seq_of(name: &str) -> Option<u64> {
+    name.split('-').next().and_then(|digits| digits.parse().ok())
+}
+
+/// Whether all records of the sealed log `name` come before `replay_from`, as far as `names` tell: a log ends where the next
+/// one begins.
+fn is_over(name: &str, names: &[Entry], replay_from: u64) -> bool {
+    let Some(first) = first_seq_of(name) else { return false };
+    names.iter().filter_map(|entry| first_seq_of(&entry.name)).any(|next| next > first && next <= replay_from)
+}
+
+/// The writer's own logs that may have records from `replay_from` on, in order; leftovers of creations that never finished
+/// are removed.
+fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> Result<Vec<Found>> {
     let prefix = open_name(writer.nsid, "");
-    let mut found = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
         let entries = match disk.list(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             entries => entries.context(|| format!("list {}", dir.display()))?,
         };
-        for entry in entries {
+        for entry in &entries {
             let name = if is_open { entry.name.strip_prefix(&prefix) } else { Some(entry.name.as_str()) };
             let Some(name) = name else { continue };
             let path = dir.join(&entry.name);
             if name.ends_with(TEMPORARY_SUFFIX) {
+                disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+                continue;
+            }
+            if !is_open && is_over(name, &entries, replay_from) {
+                continue;
+            }
+            if is_open && found.iter().any(|log| log.name == name) {
+                // It was sealed, and its old name came back with a power cut.
                 disk.remove(&path).context(|| format!("remove {}", path.display()))?;
                 continue;
             }
@@ -291,9 +322,8 @@ fn move_to_tier(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, name: &str) -> Re
     let step = || format!("seal log {}", from.display());
     create_dirs(disk, &paths.sealed).context(step)?;
     disk.rename(&from, &to).context(step)?;
-    // The new name first: between the two syncs the log must be somewhere.
-    disk.sync_dir(&paths.sealed).context(step)?;
-    disk.sync_dir(&paths.open).context(step)
+    // The old name may come back with a power cut: recovery takes the new one then.
+    disk.sync_dir(&paths.sealed).context(step)
 }
 
 fn open_name(nsid: Nsid, name: &str) -> String {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! node.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
+//! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! ```
 
@@ -63,6 +64,16 @@ impl Layout {
 
     pub fn manifest(&self, nsid: Nsid, generation: u64) -> PathBuf {
         self.manifests(nsid).join(numbered(generation))
+    }
+
+    /// One directory for each tag, with a file for each revision.
+    pub fn tags(&self, nsid: Nsid) -> PathBuf {
+        self.manifests(nsid).join("tags")
+    }
+
+    /// The mark of an incarnation that was deleted and can be had back.
+    pub fn deleted_mark(&self, nsid: Nsid) -> PathBuf {
+        self.manifests(nsid).join("deleted.json")
     }
 
     pub fn logs(&self, project: &Project, nsid: Nsid) -> LogPaths {

@@ -3,7 +3,8 @@
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
 //! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from;
-//! - `group_commit` and `journal` are the log.
+//! - `group_commit` and `journal` are the log;
+//! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
 pub mod catalog;
@@ -13,6 +14,7 @@ pub mod filter;
 pub mod group_commit;
 pub mod journal;
 pub mod layout;
+pub mod lineage;
 pub mod namespace;
 mod operations;
 pub mod query;
@@ -21,7 +23,7 @@ mod status;
 pub mod view;
 pub mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
@@ -29,7 +31,7 @@ pub use self::status::Metadata;
 
 use self::catalog::Catalog;
 use self::context::Context;
-use self::namespace::{Namespace, not_found};
+use self::namespace::{Moment, Namespace, not_found};
 use crate::error::{Error, Kind, Result};
 use crate::format::node::NodeFile;
 use crate::model::ids::NamespaceName;
@@ -47,6 +49,8 @@ pub struct Engine {
     /// One name is created, deleted or opened at a time, per name.
     doors: Mutex<HashMap<NamespaceName, Arc<tokio::sync::Mutex<()>>>>,
     copies: Mutex<BTreeMap<String, CopyState>>,
+    /// Past states that were asked for last.
+    past: Mutex<VecDeque<Arc<Moment>>>,
     node: Mutex<NodeFile>,
     /// Held for as long as this process uses the directory.
     _lock: Box<dyn Send + Sync>,

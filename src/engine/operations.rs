@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::catalog::UNKNOWN_BINDING;
+use super::lineage::holdings::kin;
 use super::namespace::head::Head;
 use super::namespace::{Namespace, moved, not_found};
 use super::start::remove_manifests;
@@ -41,7 +42,7 @@ impl Engine {
     }
 
     /// Runs an operation of several steps in a task of its own: who asked for it may go away in the middle.
-    async fn to_the_end<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Engine>) -> F) -> Result<T>
+    pub(super) async fn to_the_end<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Engine>) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -167,7 +168,7 @@ impl Engine {
                 // The binding may be durable in spite of the error: then the files must stay, and the next start decides.
                 if error.code() != UNKNOWN_BINDING {
                     namespace.retire().await;
-                    tokio::task::block_in_place(|| self.remove_files(name, nsid));
+                    tokio::task::block_in_place(|| self.discard(&name.project, nsid));
                 }
                 Err(error)
             }
@@ -185,39 +186,40 @@ impl Engine {
         let _door = door.lock().await;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
         let hlc = Hlc::from_millis(self.context.clock.now_millis());
+        let is_kept = self.context.config.retention_ms > 0;
         let bound = tokio::task::block_in_place(|| {
-            self.catalog.bind(&*self.context.disk, &self.context.layout, name, None, hlc)
-        })?;
+            let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
+            let bound = self.catalog.bind(&*self.context.disk, &self.context.layout, name, None, hlc)?;
+            Ok::<_, Error>((bound, deleted))
+        });
+        let (bound, deleted) = bound?;
         if let Err(error) = self.context.meta.bind(&name.to_string(), &bound) {
             tracing::warn!(%error, "the index does not follow, it will be rebuilt");
         }
         let slot = self.slots().remove(name);
-        match slot.as_ref().map(Slot::namespace) {
-            Some(Ok(namespace)) => namespace.retire().await,
-            // Not open, or damaged: what can be read of it is released, a later sweep finds the rest.
-            _ => {
-                if let Ok(Some(head)) = Head::load(&self.context, nsid) {
-                    head.retire(&self.context);
-                }
-            }
+        if let Some(Ok(namespace)) = slot.as_ref().map(Slot::namespace) {
+            namespace.retire().await;
         }
         self.unpin(name)?;
-        tokio::task::block_in_place(|| self.remove_files(name, nsid));
+        tokio::task::block_in_place(|| match (deleted, Head::load(&self.context, nsid)) {
+            (Some(deleted), Ok(Some(head))) => self.context.set_kin(nsid, kin(&head.manifest, Some(&deleted))),
+            _ => self.discard(&name.project, nsid),
+        });
         Ok(())
     }
 
     /// Removes what no index knows of: manifests, and logs of this incarnation that nobody else references.
-    fn remove_files(&self, name: &NamespaceName, nsid: Nsid) {
+    pub(super) fn remove_files(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
         remove_manifests(context, nsid);
-        let paths = context.layout.logs(&name.project, nsid);
+        let paths = context.layout.logs(project, nsid);
         for entry in context.disk.list(&paths.open).unwrap_or_default() {
             if entry.name.starts_with(&nsid.to_string()) {
                 let _ = context.disk.remove(&paths.open.join(&entry.name));
             }
         }
         for entry in context.disk.list(&paths.sealed).unwrap_or_default() {
-            let key = super::layout::log_key(&name.project, nsid, &entry.name);
+            let key = super::layout::log_key(project, nsid, &entry.name);
             if context.meta.references(&key).is_ok_and(|count| count == 0) {
                 super::namespace::head::reclaim(context, &[key]);
             }
@@ -362,52 +364,6 @@ impl Engine {
         self.view(name).map(drop)
     }
 
-    /// Copies a namespace: a new one without lineage that references the same objects. Gives its documents.
-    pub async fn copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
-        let (from, to) = (from.clone(), to.clone());
-        self.to_the_end(|engine| async move { engine.copy_now(&from, &to).await }).await
-    }
-
-    async fn copy_now(&self, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
-        if from == to {
-            return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
-        }
-        if from.project != to.project {
-            return Err(Error::unsupported("a copy shares its source's objects and stays in its project")
-                .with_hint("copy within one project"));
-        }
-        let source = self.namespace(from)?;
-        if self.catalog.find(to).is_some() {
-            return Err(exists(to));
-        }
-        let (manifest, schema) = source.share().await?;
-        let now = self.context.clock.now_millis();
-        let child = Manifest {
-            nsid: Nsid(self.context.random.uuid_v7(now)),
-            name: to.to_string(),
-            generation: 0,
-            parent: None,
-            commit_id: CommitId(self.context.random.uuid_v7(now)),
-            origin: Origin(self.context.random.next_u64()),
-            next_seq: 0,
-            replay_from: 0,
-            schema: (*schema).clone(),
-            lineage: None,
-            expires_ms: None,
-            // A block of its own: what the source hands out next must not meet what the copy does.
-            ids_reserved: 0,
-            idempotency: Vec::new(),
-            created_ms: now,
-            updated_ms: now,
-            committed_ms: now,
-            ..manifest
-        };
-        // While the source is held its objects cannot go; the copy counts its own references before it lets go.
-        let (copy, _) = self.give_birth(to, child, None).await?;
-        drop(source);
-        Ok(copy.view().documents())
-    }
-
     /// Begins a copy in the background and gives the token to ask for its outcome with.
     pub fn start_copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<String> {
         if from == to {
@@ -478,7 +434,7 @@ impl Engine {
     }
 }
 
-fn exists(name: &NamespaceName) -> Error {
+pub(super) fn exists(name: &NamespaceName) -> Error {
     Error::invalid(format!("💔 Destination namespace `{}` already exists", name.name)).with_code("exists")
 }
 

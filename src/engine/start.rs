@@ -1,6 +1,7 @@
 //! Opens a data directory: its lock, its identity, its index, and what a crash left over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,8 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
 use super::context::{Context, EngineConfig};
-use super::layout::{Layout, number_of};
+use super::layout::Layout;
+use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
 use super::namespace::head::{Head, facts, reclaim};
 use super::{Engine, Slot, is_damage};
@@ -54,6 +56,7 @@ impl Engine {
                 catalog
             }
         };
+        let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
         let context = Context {
             tier: Tier::new(disk.clone(), layout.store()),
             config,
@@ -64,6 +67,7 @@ impl Engine {
             meta,
             unborn: Mutex::new(BTreeSet::new()),
             commits: RwLock::new(()),
+            kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),
             flushing: Semaphore::new(1),
@@ -76,6 +80,7 @@ impl Engine {
             open: Mutex::new(HashMap::new()),
             doors: Mutex::new(HashMap::new()),
             copies: Mutex::new(BTreeMap::new()),
+            past: Mutex::new(VecDeque::new()),
             node: Mutex::new(node),
             _lock: lock,
         }))
@@ -102,6 +107,7 @@ impl Engine {
             let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
             let facts = self.gather()?;
             let heads = facts.heads.len();
+            *context.kin() = facts.kin.iter().cloned().collect();
             context.meta.rebuild(&facts)?;
             tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
         }
@@ -112,18 +118,39 @@ impl Engine {
     fn gather(&self) -> Result<Facts> {
         let context = &self.context;
         // Who is being born is listed until its name is bound, so it is in one of the two.
-        let mut incarnations: BTreeMap<Nsid, String> =
-            context.unborn().into_iter().map(|nsid| (nsid, "a namespace on its way".to_owned())).collect();
-        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, name.to_string())));
+        let mut incarnations: BTreeMap<Nsid, Option<String>> =
+            context.unborn().into_iter().map(|nsid| (nsid, Some("a namespace on its way".to_owned()))).collect();
+        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, Some(name.to_string()))));
+        // Deleted ones that can be had back have files and a mark.
+        for entry in context.disk.list(&context.layout.local()).context(|| "list local")? {
+            if let Some(nsid) = entry.name.parse().ok().map(Nsid)
+                && let Entry::Vacant(unnamed) = incarnations.entry(nsid)
+                && matches!(read_deleted(context, nsid), Ok(Some(_)))
+            {
+                unnamed.insert(None);
+            }
+        }
         let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
         for (nsid, name) in incarnations {
-            match Head::load(context, nsid) {
-                Ok(Some(head)) => {
-                    let (bytes, _) = encode_manifest(&head.manifest)?;
-                    facts.heads.push((nsid, self::facts(&head.manifest, bytes)));
+            match Holdings::read(context, nsid) {
+                Ok(Some(mut held)) => {
+                    if name.is_some() {
+                        held.deleted = None;
+                    }
+                    let (bytes, _) = encode_manifest(&held.head.manifest)?;
+                    let kin = held.kin();
+                    if !kin.is_plain() {
+                        facts.kin.push((nsid, kin));
+                    }
+                    for (key, count) in held.keys {
+                        *facts.references.entry(key).or_default() += count;
+                    }
+                    facts.history.extend(held.past.into_iter().map(|(generation, past)| (nsid, generation, past)));
+                    facts.heads.push((nsid, self::facts(&held.head.manifest, bytes)));
                 }
                 Ok(None) => {}
                 Err(error) if is_damage(&error) => {
+                    let name = name.unwrap_or_else(|| nsid.to_string());
                     tracing::error!(namespace = %name, %error, "quarantined, the others are served");
                 }
                 Err(error) => return Err(error),
@@ -149,11 +176,12 @@ impl Engine {
         // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
         let mut live = self.building();
         live.extend(context.unborn());
-        let bound: BTreeMap<Nsid, NamespaceName> =
-            self.catalog.all().into_iter().map(|(name, nsid)| (nsid, name)).collect();
+        let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        // What was deleted and can be had back keeps its files like what has a name.
+        bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
         let (mut objects, mut freed) = (0, 0);
         let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
-        for nsid in bound.keys() {
+        for nsid in &bound {
             match Head::load(context, *nsid) {
                 Ok(head) => {
                     heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
@@ -180,7 +208,7 @@ impl Engine {
                 freed += bytes;
             }
         }
-        let gone = |nsid: &Nsid| !bound.contains_key(nsid) && !live.contains(nsid);
+        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid);
         for entry in logs {
             let nsid = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid);
             if nsid.as_ref().is_some_and(gone) {
@@ -263,10 +291,19 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
     let dir = context.layout.manifests(nsid);
     // Best effort: opening and the next sweep find what is left.
     for entry in context.disk.list(&dir).unwrap_or_default() {
-        if number_of(&entry.name).is_some() || entry.name.ends_with(TEMPORARY_SUFFIX) {
+        if !entry.is_dir {
             let _ = context.disk.remove(&dir.join(&entry.name));
         }
     }
+    let tags = context.layout.tags(nsid);
+    for tag in context.disk.list(&tags).unwrap_or_default() {
+        let tag = tags.join(&tag.name);
+        for entry in context.disk.list(&tag).unwrap_or_default() {
+            let _ = context.disk.remove(&tag.join(&entry.name));
+        }
+        let _ = context.disk.remove_dir(&tag);
+    }
+    let _ = context.disk.remove_dir(&tags);
     let _ = context.disk.remove_dir(&dir);
 }
 

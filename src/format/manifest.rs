@@ -166,22 +166,31 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
 /// The manifest in `bytes`, and the checksum of its body.
 pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
     let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, VERSION, name)?;
-    if manifest.format == 1 {
-        upgrade(&mut manifest);
-    }
+    upgrade(&mut manifest, name)?;
     check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok((manifest, checksum))
 }
 
 /// Version 1 knew no branches, kept sequence numbers in its vector, and no time of commit.
-fn upgrade(manifest: &mut Manifest) {
+pub(super) fn upgrade(manifest: &mut Manifest, name: &str) -> Result<()> {
+    match manifest.format {
+        VERSION => return Ok(()),
+        1 => {}
+        other => {
+            return Err(Error::unsupported(format!(
+                "{name}: manifest format {other}, this release reads up to {VERSION}"
+            ))
+            .with_hint("use a release of Shoal that knows this version"));
+        }
+    }
     manifest.format = VERSION;
     manifest.version_vector = VersionVector::of(manifest.origin, manifest.hlc);
     manifest.committed_ms = manifest.updated_ms;
+    Ok(())
 }
 
 /// What must hold in every manifest, checked before it is written and after it is read.
-fn check(manifest: &Manifest) -> std::result::Result<(), String> {
+pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     if manifest.logs.len() > LOGS_MAX {
         return Err(format!("{} log objects, expected at most {LOGS_MAX}", manifest.logs.len()));
     }
@@ -245,7 +254,7 @@ pub(crate) mod tests {
     use crate::model::schema::Schema;
     use uuid::Uuid;
 
-    fn a_manifest() -> Manifest {
+    pub(crate) fn a_manifest() -> Manifest {
         Manifest {
             format: VERSION,
             nsid: Nsid(Uuid::from_u128(1)),

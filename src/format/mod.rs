@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod ids;
 pub mod log;
 pub mod manifest;
+pub mod marks;
 pub mod names;
 pub mod node;
 pub mod record;

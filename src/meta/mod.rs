@@ -7,6 +7,7 @@
 //!   [`Meta::rebuild`] has recounted them from the manifests.
 
 mod backend;
+mod past;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use self::backend::Backend;
-use self::tables::{ANSWERS, Answer, Bound, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, STATE};
+use self::tables::{
+    ANSWERS, Answer, Bound, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
+};
 use crate::error::{Context, Error, Result};
 use crate::model::ids::Nsid;
 use crate::platform::disk::Disk;
@@ -60,6 +63,10 @@ pub struct Facts {
     pub names: BTreeMap<String, Bound>,
     pub heads: Vec<(Nsid, Head)>,
     pub pins: BTreeMap<String, u64>,
+    /// How many holders each object has.
+    pub references: BTreeMap<String, u64>,
+    pub history: Vec<(Nsid, u64, Past)>,
+    pub kin: Vec<(Nsid, Kin)>,
 }
 
 impl Meta {
@@ -127,6 +134,8 @@ impl Meta {
             transaction.open_table(OBJECTS)?;
             transaction.open_table(PINS)?;
             transaction.open_table(ANSWERS)?;
+            transaction.open_table(HISTORY)?;
+            transaction.open_table(KIN)?;
             Ok(())
         })?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);
@@ -140,10 +149,19 @@ impl Meta {
 
     /// Counts one more reference to each object, durably. To be called before the manifest that names them is written.
     pub fn hold(&self, keys: &[String]) -> Result<()> {
+        self.count(Durability::Immediate, keys)
+    }
+
+    /// Counts one more reference to each object that its writer still needs. Lazy: lost by a crash, and then recounted.
+    pub fn keep(&self, keys: &[String]) -> Result<()> {
+        self.count(Durability::None, keys)
+    }
+
+    fn count(&self, durability: Durability, keys: &[String]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
-        self.write(Durability::Immediate, |transaction| {
+        self.write(durability, |transaction| {
             let mut table = transaction.open_table(REFERENCES)?;
             for key in keys {
                 let count = table.get(key.as_str())?.map_or(0, |count| count.value());
@@ -165,21 +183,13 @@ impl Meta {
                 };
             }
             write_head_rows(transaction, nsid, head)?;
-            let mut references = transaction.open_table(REFERENCES)?;
-            let mut objects = transaction.open_table(OBJECTS)?;
-            let mut free = Vec::new();
-            for key in released {
-                let count = references.get(key.as_str())?.map_or(0, |count| count.value());
-                if count > 1 {
-                    references.insert(key.as_str(), count - 1)?;
-                } else {
-                    references.remove(key.as_str())?;
-                    objects.remove(key.as_str())?;
-                    free.push(key.clone());
-                }
-            }
-            Ok(free)
+            release(transaction, released)
         })
+    }
+
+    /// Counts one reference less to each object; gives those that nobody references now. Lazy.
+    pub fn release(&self, keys: &[String]) -> Result<Vec<String>> {
+        self.write(Durability::None, |transaction| release(transaction, keys))
     }
 
     /// Follows a name binding that is durable.
@@ -270,6 +280,8 @@ impl Meta {
             transaction.delete_table(OBJECTS)?;
             transaction.delete_table(PINS)?;
             transaction.delete_table(ANSWERS)?;
+            transaction.delete_table(HISTORY)?;
+            transaction.delete_table(KIN)?;
             {
                 let mut names = transaction.open_table(NAMES)?;
                 for (name, bound) in &facts.names {
@@ -280,13 +292,20 @@ impl Meta {
                     pins.insert(name.as_str(), since)?;
                 }
                 let mut manifests = transaction.open_table(MANIFESTS)?;
-                let mut references = transaction.open_table(REFERENCES)?;
                 for (nsid, head) in &facts.heads {
                     manifests.insert(nsid.0.as_bytes(), head.manifest.as_slice())?;
-                    for object in &head.objects {
-                        let count = references.get(object.key.as_str())?.map_or(0, |count| count.value());
-                        references.insert(object.key.as_str(), count + 1)?;
-                    }
+                }
+                let mut references = transaction.open_table(REFERENCES)?;
+                for (key, count) in &facts.references {
+                    references.insert(key.as_str(), count)?;
+                }
+                let mut history = transaction.open_table(HISTORY)?;
+                for (nsid, generation, past) in &facts.history {
+                    history.insert((nsid.0.as_bytes(), *generation), past.encode().as_slice())?;
+                }
+                let mut kin = transaction.open_table(KIN)?;
+                for (nsid, known) in &facts.kin {
+                    kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
                 }
             }
             transaction.open_table(ANSWERS)?;
@@ -349,6 +368,23 @@ impl Meta {
         held.take();
         Err(error.context(format!("use {}", self.path.display())))
     }
+}
+
+fn release(transaction: &WriteTransaction, keys: &[String]) -> Result<Vec<String>, redb::Error> {
+    let mut references = transaction.open_table(REFERENCES)?;
+    let mut objects = transaction.open_table(OBJECTS)?;
+    let mut free = Vec::new();
+    for key in keys {
+        let count = references.get(key.as_str())?.map_or(0, |count| count.value());
+        if count > 1 {
+            references.insert(key.as_str(), count - 1)?;
+        } else {
+            references.remove(key.as_str())?;
+            objects.remove(key.as_str())?;
+            free.push(key.clone());
+        }
+    }
+    Ok(free)
 }
 
 /// The rows of one head beside its manifest: new objects, and answers in place of the ones before.
@@ -453,6 +489,8 @@ mod tests {
             names: [("a/b/c".to_owned(), bound.clone())].into(),
             heads: vec![(NSID, head)],
             pins: [("a/b/c".to_owned(), 4)].into(),
+            references: [("a".to_owned(), 1)].into(),
+            ..Facts::default()
         };
         meta.rebuild(&facts).unwrap();
         assert!(meta.is_trusted());

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use crate::model::ids::Nsid;
 
-/// Object key to the number of heads whose manifest names it.
+/// Object key to the number of its holders: retained manifests, where consecutive ones of an incarnation count once, tags,
+/// bases of merges, and the writer of a log whose records are in no segment yet.
 pub const REFERENCES: TableDefinition<&str, u64> = TableDefinition::new("references");
 /// `org/project/name` to its newest binding: [`Bound`].
 pub const NAMES: TableDefinition<&str, &[u8]> = TableDefinition::new("names");
@@ -18,6 +19,10 @@ pub const OBJECTS: TableDefinition<&str, (u64, u32)> = TableDefinition::new("obj
 pub const PINS: TableDefinition<&str, u64> = TableDefinition::new("pins");
 /// Incarnation and hash of an `Idempotency-Key` to what its write did: [`Answer`].
 pub const ANSWERS: TableDefinition<(&[u8; 16], &[u8; 16]), &[u8]> = TableDefinition::new("answers");
+/// Incarnation and generation to what is known of a manifest that a newer one replaced: [`Past`].
+pub const HISTORY: TableDefinition<(&[u8; 16], u64), &[u8]> = TableDefinition::new("history");
+/// Incarnations that are more than a bound name: branches, deleted ones that can be had back, ones that expire: [`Kin`].
+pub const KIN: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("kin");
 /// Facts about the index itself.
 pub const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 
@@ -30,6 +35,42 @@ pub struct Bound {
     pub rev: u64,
     /// `None`: deleted.
     pub target: Option<Nsid>,
+}
+
+/// A manifest that a newer one replaced, and that can still be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Past {
+    pub commit_id: [u8; 16],
+    pub committed_ms: u64,
+    /// When the manifest after it was committed.
+    pub replaced_ms: u64,
+    pub data_seq: u64,
+    pub documents: u64,
+    /// Bytes of the objects that it names and the manifest after it does not.
+    pub bytes: u64,
+}
+
+/// What is known of an incarnation beside its newest manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Kin {
+    /// `org/project/name`, now or when it was deleted.
+    pub name: String,
+    pub lineage: Option<KinLineage>,
+    pub expires_ms: Option<u64>,
+    pub deleted_ms: Option<u64>,
+    /// Of a deleted one, the bytes of what its newest manifest names.
+    pub bytes: u64,
+}
+
+/// Where a branch belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct KinLineage {
+    pub parent: [u8; 16],
+    pub root: [u8; 16],
+    /// The clock of the newest commit it has of its parent.
+    pub hlc: u64,
+    /// The clock at which the first branch on the way from the root began.
+    pub since: u64,
 }
 
 /// What a write with an `Idempotency-Key` did.
@@ -66,5 +107,30 @@ impl Answer {
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(answer, _)| answer)
+    }
+}
+
+impl Past {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(past, _)| past)
+    }
+}
+
+impl Kin {
+    /// Whether there is anything to remember.
+    pub fn is_plain(&self) -> bool {
+        self.lineage.is_none() && self.expires_ms.is_none() && self.deleted_ms.is_none()
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(kin, _)| kin)
     }
 }

@@ -30,6 +30,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The directory's entries, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+    /// Whether there is a directory, without reading it.
+    fn is_dir(&self, path: &Path) -> bool;
     /// Takes the exclusive lock of a directory; `WouldBlock` when another holds it. Held until dropped.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
@@ -106,7 +108,7 @@ pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let key = (std::ptr::from_ref(disk).cast::<u8>() as usize, path.to_owned());
     let unsynced = || UNSYNCED.lock().unwrap_or_else(PoisonError::into_inner);
     let is_unsynced = unsynced().contains(&key);
-    if disk.list(path).is_ok() && !is_unsynced {
+    if disk.is_dir(path) && !is_unsynced {
         // An ancestor whose sync failed makes its descendants' entries worthless, too.
         return if unsynced().is_empty() || parent.as_os_str().is_empty() {
             Ok(())

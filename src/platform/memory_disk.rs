@@ -230,6 +230,10 @@ impl Disk for MemoryDisk {
         Ok(state.files[state.file(path)?].now.len() as u64)
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        self.list(path).is_ok()
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.operation()?;
         state.file(from)?;

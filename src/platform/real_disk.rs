@@ -33,6 +33,10 @@ impl Disk for RealDisk {
         Ok(fs::metadata(path)?.len())
     }
 
+    fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }

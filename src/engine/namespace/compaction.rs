@@ -136,31 +136,33 @@ impl Namespace {
         let namespace = self.clone();
         let level = plan.level;
         let built = tokio::task::spawn_blocking(move || {
-            namespace.build_merged(&inputs, &schema, level).map(|part| (inputs, part))
+            namespace.build_merged(&inputs, &schema, level).map(|(part, horizon)| (inputs, part, horizon))
         });
-        let (inputs, part) = built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
-        self.replace(inputs, part).await
+        let (inputs, part, horizon) =
+            built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
+        self.replace(inputs, part, horizon).await
     }
 
-    fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<Option<Part>> {
+    /// The merged segment, if anything is left, and the clock below which its tombstones were dropped.
+    fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<(Option<Part>, Hlc)> {
         let context = &self.context;
         let now = context.clock.now_millis();
         let segment_id = context.random.uuid_v7(now);
         let key = segment_key(&self.name.project, self.nsid, segment_id);
-        let horizon = Hlc::from_millis(now.saturating_sub(context.config.tombstone_ms));
+        let horizon = context.horizon(self.root());
         let sources: Vec<Input> =
             inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
         let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
         let summary = merge(segment_id, schema, &sources, horizon, &mut writer)?;
         if summary.rows == 0 && summary.tombstones == 0 {
-            return Ok(None);
+            return Ok((None, horizon));
         }
         writer.publish()?;
-        open_part(context, &reference(key, segment_id, level, &summary)).map(Some)
+        Ok((Some(open_part(context, &reference(key, segment_id, level, &summary))?), horizon))
     }
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
-    async fn replace(self: &Arc<Self>, inputs: Vec<Part>, part: Option<Part>) -> Result<()> {
+    async fn replace(self: &Arc<Self>, inputs: Vec<Part>, part: Option<Part>, horizon: Hlc) -> Result<()> {
         self.check_alive()?;
         let mut head = self.head.lock().await;
         let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
@@ -182,7 +184,6 @@ impl Namespace {
                 part.settled = Arc::new(settled);
             }
             let now = self.context.clock.now_millis();
-            let horizon = Hlc::from_millis(now.saturating_sub(self.context.config.tombstone_ms));
             let next = head.commit(&self.context, |manifest| {
                 let at = manifest.segments.iter().position(|s| ids.contains(&s.segment_id)).unwrap_or(0);
                 manifest.segments.retain(|s| !ids.contains(&s.segment_id));

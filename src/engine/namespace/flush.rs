@@ -4,8 +4,8 @@
 //! a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use roaring::RoaringBitmap;
 
@@ -25,6 +25,13 @@ use crate::segment::builder::{Entry, build};
 
 /// So many sealed logs are reason enough for a flush.
 const SEALED_LOGS: usize = 64;
+
+/// A namespace's newest state as another incarnation may reference it.
+pub struct Share<'a> {
+    pub manifest: Manifest,
+    /// Nothing is committed, and so nothing let go of, while this is held.
+    _head: tokio::sync::MutexGuard<'a, Head>,
+}
 
 /// What a flush has to carry out.
 struct Job {
@@ -119,8 +126,10 @@ impl Namespace {
     pub(super) fn seal(&self, decider: &mut Decider) -> Result<()> {
         let Some(journal) = decider.journal.take() else { return Ok(()) };
         let distrust = journal.distrust();
+        let _commits = self.context.commits.read().unwrap_or_else(PoisonError::into_inner);
         match tokio::task::block_in_place(|| journal.seal()) {
             Ok(sealed) => {
+                self.context.keep(&[log_key(&self.name.project, self.nsid, &sealed.name)]);
                 decider.sealed.push(sealed);
                 Ok(())
             }
@@ -199,9 +208,9 @@ impl Namespace {
         Ok(())
     }
 
-    /// Names every sealed log in the manifest, so that another incarnation may reference the same objects. Gives the
-    /// manifest and the schema as they are then, with every document in it.
-    pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<(Manifest, Arc<Schema>)> {
+    /// The whole newest state as a manifest, its logs sealed and named, so that another incarnation may reference the same
+    /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile.
+    pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<Share<'_>> {
         // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
         loop {
             let mut decider = self.decider.lock().await;
@@ -214,26 +223,23 @@ impl Namespace {
                 continue;
             }
             self.seal(&mut decider)?;
-            let (data_seq, hlc) = self.progress();
-            let mut head = self.head.lock().await;
-            let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
-            let next_seq = decider.next_seq;
-            let saved = tokio::task::block_in_place(|| {
-                head.commit(&self.context, |manifest| {
-                    manifest.logs = logs;
-                    manifest.next_seq = next_seq;
-                })
-            })?;
-            *head = saved;
-            self.publish_head(&head);
+            let head = self.head.lock().await;
             if decider.sealed.len() >= SEALED_LOGS {
                 self.start_flush();
             }
-            let mut manifest = head.manifest.clone();
-            manifest.data_seq = data_seq;
-            manifest.hlc = hlc;
-            manifest.ids_reserved = decider.ids_reserved;
-            return Ok((manifest, decider.schema.clone()));
+            let shared = self.shared();
+            let manifest = Manifest {
+                logs: log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed),
+                next_seq: decider.next_seq,
+                data_seq: shared.state.data_seq,
+                hlc: shared.state.hlc,
+                version_vector: shared.state.vector(),
+                schema: (*decider.schema).clone(),
+                ids_reserved: decider.ids_reserved,
+                ..head.manifest.clone()
+            };
+            drop(shared);
+            return Ok(Share { manifest, _head: head });
         }
     }
 
@@ -281,11 +287,11 @@ impl Namespace {
         drop(head);
         drop(decider);
         tokio::task::block_in_place(|| {
-            for log in superfluous {
-                let key = log_key(&self.name.project, self.nsid, &log.name);
-                if self.context.meta.references(&key).is_ok_and(|count| count == 0) {
-                    reclaim(&self.context, &[key]);
-                }
+            let keys: Vec<String> =
+                superfluous.iter().map(|log| log_key(&self.name.project, self.nsid, &log.name)).collect();
+            match self.context.meta.release(&keys) {
+                Ok(free) => reclaim(&self.context, &free),
+                Err(error) => tracing::warn!(%error, "logs are not released, a later sweep finds them"),
             }
         });
         Ok(())

@@ -1,11 +1,13 @@
-//! Commits manifests: objects are durable first, references counted next, then the manifest, and then what it no longer
-//! names is released and reclaimed.
+//! Commits manifests: objects are durable first, references counted next, then the manifest. What it no longer names goes
+//! when retention lets go of the manifest before it.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use crate::engine::context::Context;
 use crate::engine::layout::{number_of, numbered};
+use crate::engine::lineage::drop_generations;
+use crate::engine::lineage::holdings::past;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent, StoredAnswer, decode_manifest, encode_manifest};
 use crate::meta::tables::Answer;
@@ -51,12 +53,9 @@ impl Head {
                 manifest.nsid
             )));
         }
-        // What a crash left of manifests that were replaced, or were never finished.
-        for entry in entries {
-            let old = number_of(&entry.name).is_some_and(|number| number < generation);
-            if old || entry.name.ends_with(TEMPORARY_SUFFIX) {
-                let _ = context.disk.remove(&dir.join(&entry.name));
-            }
+        // What a crash left of manifests that were never finished.
+        for entry in entries.iter().filter(|entry| entry.name.ends_with(TEMPORARY_SUFFIX)) {
+            let _ = context.disk.remove(&dir.join(&entry.name));
         }
         Ok(Some(Head { manifest, crc32c }))
     }
@@ -65,11 +64,11 @@ impl Head {
     pub fn create(context: &Context, manifest: Manifest) -> Result<Head> {
         let dir = context.layout.manifests(manifest.nsid);
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
-        write(context, None, manifest).map(|(head, _)| head)
+        write(context, None, manifest)
     }
 
-    /// Commits the manifest that `edit` makes of this one. Its objects must be durable. Gives the keys of objects that
-    /// nobody references any more; they are removed already.
+    /// Commits the manifest that `edit` makes of this one. Its objects must be durable. This one is kept for as long as
+    /// retention says.
     pub fn commit(&self, context: &Context, edit: impl FnOnce(&mut Manifest)) -> Result<Head> {
         let mut manifest = self.manifest.clone();
         edit(&mut manifest);
@@ -78,41 +77,38 @@ impl Head {
         let now = context.clock.now_millis();
         manifest.commit_id = CommitId(context.random.uuid_v7(now));
         manifest.committed_ms = now.max(self.manifest.committed_ms);
-        let (head, free) = write(context, Some(self), manifest)?;
-        let old = context.layout.manifest(head.manifest.nsid, self.manifest.generation);
-        // Best effort: the newest generation is what counts, and opening removes what is left.
-        let _ = context.disk.remove(&old);
-        reclaim(context, &free);
-        Ok(head)
-    }
-
-    /// Gives up everything the manifest names; the name must be unbound already.
-    pub fn retire(&self, context: &Context) {
-        let released = keys(&self.manifest);
-        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
-        match context.meta.settle(self.manifest.nsid, None, &released) {
-            Ok(free) => reclaim(context, &free),
-            Err(error) => tracing::warn!(%error, "references are not released, a later sweep finds them"),
+        let head = write(context, Some(self), manifest)?;
+        if context.config.retention_ms == 0 && context.meta.is_trusted() {
+            let (nsid, due) = (self.manifest.nsid, [self.manifest.generation].into());
+            if let Err(error) = drop_generations(context, nsid, &due) {
+                tracing::warn!(%error, "a past state is not let go of, it is tried again");
+            }
         }
+        Ok(head)
     }
 }
 
-fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<(Head, Vec<String>)> {
+fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<Head> {
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let old: BTreeSet<String> = before.map(|head| keys(&head.manifest)).unwrap_or_default().into_iter().collect();
     let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
     let added: Vec<String> = new.difference(&old).cloned().collect();
-    let released: Vec<String> = old.difference(&new).cloned().collect();
     let (bytes, crc32c) = encode_manifest(&manifest)?;
     context.meta.hold(&added)?;
     let path = context.layout.manifest(manifest.nsid, manifest.generation);
     publish(&*context.disk, &path, &bytes).context(|| format!("write manifest {}", path.display()))?;
     let facts = facts(&manifest, bytes);
-    let free = context.meta.settle(manifest.nsid, Some(&facts), &released).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-        Vec::new()
+    let followed = context.meta.settle(manifest.nsid, Some(&facts), &[]).and_then(|_| match before {
+        None => Ok(()),
+        Some(before) => {
+            let past = past(&before.manifest, &manifest);
+            context.meta.remember(manifest.nsid, before.manifest.generation, &past)
+        }
     });
-    Ok((Head { manifest, crc32c }, free))
+    if let Err(error) = followed {
+        tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+    }
+    Ok(Head { manifest, crc32c })
 }
 
 /// Removes objects that nobody references, while counts are known to be right.
@@ -132,7 +128,8 @@ pub fn keys(manifest: &Manifest) -> Vec<String> {
     objects(manifest).into_iter().map(|object| object.key).collect()
 }
 
-fn objects(manifest: &Manifest) -> Vec<ObjectFact> {
+/// Every object a manifest names.
+pub fn objects(manifest: &Manifest) -> Vec<ObjectFact> {
     let mut objects = Vec::new();
     for log in &manifest.logs {
         objects.push(ObjectFact { key: log.key.clone(), bytes: log.bytes, crc32c: log.crc32c });

@@ -24,7 +24,7 @@ use super::journal::{Distrust, Journal, SealedLog};
 use super::view::View;
 use super::write::Change;
 use crate::error::{Error, Result};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Lineage, Manifest};
 use crate::format::record::IdempotencyEntry;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, NamespaceName, Nsid, Origin, Version};
@@ -57,6 +57,10 @@ pub struct Namespace {
 pub struct Published {
     pub generation: u64,
     pub commit_id: String,
+    pub committed_ms: u64,
+    pub data_seq: u64,
+    pub lineage: Option<Lineage>,
+    pub expires_ms: Option<u64>,
     pub labels: std::collections::BTreeMap<String, String>,
     pub read_only: bool,
     pub created_ms: u64,
@@ -154,6 +158,11 @@ impl Namespace {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The incarnation at the root of the tree of branches.
+    pub fn root(&self) -> Nsid {
+        self.published().lineage.map_or(self.nsid, |lineage| lineage.root.unwrap_or(lineage.nsid))
+    }
+
     pub fn origin(&self) -> Origin {
         self.shared().state.origin
     }
@@ -185,20 +194,19 @@ impl Namespace {
         self.seal(&mut decider)
     }
 
-    /// Ends this life: nothing is read or written here any more, and what it alone referenced is removed. The name must be
-    /// unbound already.
+    /// Ends this life: nothing is read or written here any more, and its files stay as they are. The name must be unbound
+    /// already.
     pub async fn retire(&self) {
         self.deleted.store(true, Ordering::SeqCst);
         let mut decider = self.decider.lock().await;
-        let head = self.head.lock().await;
-        if let Some(journal) = decider.journal.take() {
-            let _ = tokio::task::block_in_place(|| journal.seal());
+        let _head = self.head.lock().await;
+        if let Err(error) = self.seal(&mut decider) {
+            // What was acknowledged is in the file; who brings the namespace back recovers it.
+            tracing::debug!(namespace = %self.name, %error, "the log is not sealed");
         }
         let mut shared = self.shared();
         self.context.tail_changed(shared.state.unflushed_bytes(), 0);
         shared.pending.clear();
-        drop(shared);
-        tokio::task::block_in_place(|| head.retire(&self.context));
     }
 
     pub fn is_compacting(&self) -> bool {
@@ -274,6 +282,10 @@ fn published(head: &Head) -> Published {
     Published {
         generation: manifest.generation,
         commit_id: manifest.commit_id.to_string(),
+        committed_ms: manifest.committed_ms,
+        data_seq: manifest.data_seq,
+        lineage: manifest.lineage.clone(),
+        expires_ms: manifest.expires_ms,
         labels: manifest.labels.clone(),
         read_only: manifest.read_only,
         created_ms: manifest.created_ms,

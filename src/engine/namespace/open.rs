@@ -2,22 +2,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use roaring::RoaringBitmap;
 
 use super::head::Head;
 use super::state::{Part, State};
-use super::{Decider, Kept, Namespace, Shared, published};
+use super::{Decider, Kept, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer, recover};
-use crate::engine::layout::prefix;
+use crate::engine::layout::{log_key, prefix};
 use crate::engine::write::{Change, apply_patch};
 use crate::error::{Context as _, Error, Result};
 use crate::format::deletions;
 use crate::format::log::{Frame, decode_log};
-use crate::format::manifest::{Manifest, SegmentRef};
+use crate::format::manifest::{LogRef, Manifest, SegmentRef};
 use crate::format::record::Record;
 use crate::model::document::Document;
 use crate::model::ids::{Hlc, NamespaceName, Origin, Version};
@@ -72,6 +72,26 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// The state that a manifest of this incarnation's past, or one that shares its objects, describes. Blocking.
+    pub(in crate::engine) fn past(&self, manifest: Manifest) -> Result<Moment> {
+        let step = || format!("read {} as of generation {}", self.name, manifest.generation);
+        let mut state = segments_of(&self.context, &manifest).context(step)?;
+        let mut analysis = Analyzers::new();
+        for log in &manifest.logs {
+            replay_named(&self.context, &mut state, &mut analysis, log).context(step)?;
+        }
+        state.data_seq = manifest.data_seq;
+        Ok(Moment {
+            nsid: manifest.nsid,
+            view: Arc::new(state.view(&self.name.to_string())),
+            tombstones: state.tombstones(),
+            vector: manifest.version_vector.clone(),
+            manifest,
+        })
+    }
+}
+
 fn decider(loaded: &Loaded, head: &Head) -> Decider {
     Decider {
         origin: loaded.state.origin,
@@ -90,13 +110,13 @@ fn decider(loaded: &Loaded, head: &Head) -> Decider {
     }
 }
 
-fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
-    let manifest = &head.manifest;
+/// The state that a manifest's segments make, before any log.
+fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
     let mut parts = Vec::with_capacity(manifest.segments.len());
     for reference in &manifest.segments {
         parts.push(open_part(context, reference)?);
     }
-    let mut state = State {
+    Ok(State {
         origin: manifest.origin,
         schema: Arc::new(manifest.schema.clone()),
         tail: Default::default(),
@@ -106,32 +126,48 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         hlc: manifest.hlc,
         ids_reserved: manifest.ids_reserved,
         vector: manifest.version_vector.clone(),
-    };
+    })
+}
+
+/// Applies a log that a manifest names. Answers are left out: forks and past states have none.
+fn replay_named(context: &Context, state: &mut State, analysis: &mut Analyzers, log: &LogRef) -> Result<()> {
+    let bytes = context.tier.read(&log.key)?;
+    if bytes.len() as u64 != log.bytes || crc32c::crc32c(&bytes) != log.crc32c {
+        return Err(Error::corrupt(format!(
+            "log {}: {} bytes with checksum {:08x}, expected {} with {:08x}",
+            log.key,
+            bytes.len(),
+            crc32c::crc32c(&bytes),
+            log.bytes,
+            log.crc32c
+        )));
+    }
+    decode_log(&bytes, &log.key)?
+        .frames
+        .into_iter()
+        .try_for_each(|frame| replay(state, analysis, frame, log.origin, None))
+}
+
+fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
+    let manifest = &head.manifest;
+    let mut state = segments_of(context, manifest)?;
     let mut answers = HashMap::new();
     let mut analysis = Analyzers::new();
     let own = prefix(&name.project, manifest.nsid);
     for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
-        let bytes = context.tier.read(&log.key)?;
-        if bytes.len() as u64 != log.bytes || crc32c::crc32c(&bytes) != log.crc32c {
-            return Err(Error::corrupt(format!(
-                "log {}: {} bytes with checksum {:08x}, expected {} with {:08x}",
-                log.key,
-                bytes.len(),
-                crc32c::crc32c(&bytes),
-                log.bytes,
-                log.crc32c
-            )));
-        }
-        for frame in decode_log(&bytes, &log.key)?.frames {
-            // The forks start with no answers, and their counters with the manifest's.
-            replay(&mut state, &mut analysis, frame, log.origin, None)?;
-        }
+        replay_named(context, &mut state, &mut analysis, log)?;
     }
     // Inherited logs are counted in the manifest's own counter.
     state.data_seq = manifest.data_seq;
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
-    let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+    let recovered = {
+        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+        let key = |log: &String| log_key(&name.project, manifest.nsid, log);
+        context.keep(&recovered.moved.iter().map(key).collect::<Vec<String>>());
+        recovered
+    };
     if recovered.torn_bytes > 0 {
         tracing::info!(namespace = %name, bytes = recovered.torn_bytes, "cut commits that were never acknowledged");
     }

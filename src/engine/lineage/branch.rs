@@ -1,0 +1,165 @@
+//! Branches and copies that share objects: a first manifest that names what another incarnation's does.
+//!
+//! Nothing of the source is copied or opened, so the cost is that of two small files and one count per object. The source's
+//! open log is sealed, so that its newest writes are part of the branch.
+
+use std::sync::Arc;
+
+use super::holdings::{kin, read_manifest};
+use crate::engine::namespace::head::Head;
+use crate::engine::namespace::not_found;
+use crate::engine::operations::exists;
+use crate::engine::{Engine, catalog::UNKNOWN_BINDING};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Lineage, Manifest};
+use crate::model::as_of::AsOf;
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+
+/// How a branch is made.
+#[derive(Clone, Debug, Default)]
+pub struct BranchRequest {
+    /// The state to begin with; the newest one when `None`.
+    pub as_of: Option<AsOf>,
+    /// After so many milliseconds the branch is deleted by itself.
+    pub ttl_ms: Option<u64>,
+}
+
+impl Engine {
+    /// Makes `to` a branch of `from`: the same documents, then each side on its own. Refused with `exists` when the name is
+    /// taken, NotFound with code `gone` when the state is not kept any more.
+    pub async fn branch(
+        self: &Arc<Self>,
+        from: &NamespaceName,
+        to: &NamespaceName,
+        request: BranchRequest,
+    ) -> Result<()> {
+        let (from, to) = (from.clone(), to.clone());
+        self.to_the_end(|engine| async move { engine.fork(&from, &to, &request, true).await.map(drop) }).await
+    }
+
+    /// Copies a namespace: a new one without lineage that references the same objects. Gives its documents.
+    pub async fn copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
+        let (from, to) = (from.clone(), to.clone());
+        let request = BranchRequest::default();
+        self.to_the_end(|engine| async move { engine.fork(&from, &to, &request, false).await }).await
+    }
+
+    async fn fork(
+        self: &Arc<Self>,
+        from: &NamespaceName,
+        to: &NamespaceName,
+        request: &BranchRequest,
+        is_branch: bool,
+    ) -> Result<u64> {
+        if from == to {
+            return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
+        }
+        if from.project != to.project {
+            return Err(Error::unsupported(
+                "branches and copies share their source's objects and stay in its project",
+            )
+            .with_hint("make a deep copy, which shares nothing"));
+        }
+        let source = self.namespace(from)?;
+        let door = self.door(to);
+        let _door = door.lock().await;
+        if self.catalog.find(to).is_some() {
+            return Err(exists(to));
+        }
+        // The source's head is held until the new references are counted: nothing it names can go meanwhile.
+        let shared = source.share().await?;
+        let documents = source.view().documents();
+        let (manifest, past) = match &request.as_of {
+            None => (shared.manifest.clone(), None),
+            Some(as_of) => {
+                let past = tokio::task::block_in_place(|| self.past_manifest(&source, as_of))?;
+                (past.clone(), Some(past))
+            }
+        };
+        let child = self.child(&manifest, from, to, request, is_branch);
+        let (nsid, hlc) = (child.nsid, child.hlc);
+        let context = &self.context;
+        let _birth = context.birth(nsid);
+        let bound = tokio::task::block_in_place(|| {
+            Head::create(context, child.clone())?;
+            if let Some(past) = past
+                && !matches!(request.as_of, Some(AsOf::Tag(_)))
+            {
+                // Retention may have let go of it before its objects were counted.
+                read_manifest(context, past.nsid, past.generation)?;
+            }
+            drop(shared);
+            self.catalog.bind(&*context.disk, &context.layout, to, Some(nsid), hlc)
+        });
+        match bound {
+            Ok(bound) => {
+                context.set_kin(nsid, kin(&child, None));
+                if let Err(error) = context.meta.bind(&to.to_string(), &bound) {
+                    tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+                }
+                Ok(documents)
+            }
+            Err(error) => {
+                if error.code() != UNKNOWN_BINDING {
+                    tokio::task::block_in_place(|| self.discard(&to.project, nsid));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn child(
+        &self,
+        manifest: &Manifest,
+        from: &NamespaceName,
+        to: &NamespaceName,
+        request: &BranchRequest,
+        is_branch: bool,
+    ) -> Manifest {
+        let now = self.context.clock.now_millis();
+        let parent = manifest.lineage.as_ref();
+        let lineage = is_branch.then(|| Lineage {
+            nsid: manifest.nsid,
+            commit_id: manifest.commit_id,
+            name: from.to_string(),
+            hlc: manifest.hlc,
+            root: Some(parent.map_or(manifest.nsid, |lineage| lineage.root.unwrap_or(lineage.nsid))),
+            since: parent.map_or(manifest.hlc, |lineage| lineage.since),
+        });
+        Manifest {
+            nsid: Nsid(self.context.random.uuid_v7(now)),
+            name: to.to_string(),
+            generation: 0,
+            parent: None,
+            commit_id: CommitId(self.context.random.uuid_v7(now)),
+            origin: Origin(self.context.random.next_u64()),
+            next_seq: 0,
+            replay_from: 0,
+            lineage,
+            expires_ms: request.ttl_ms.map(|ttl| now.saturating_add(ttl)),
+            // Ids of its own: what the source hands out next must not meet what the branch does.
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            conflicts: Vec::new(),
+            created_ms: now,
+            updated_ms: now,
+            committed_ms: now,
+            ..manifest.clone()
+        }
+    }
+
+    /// Namespaces that were branched from this one and are still there, in order of name.
+    pub fn branches(&self, name: &NamespaceName) -> Result<Vec<String>> {
+        let nsid = self.catalog.find(name).ok_or_else(|| not_found(name))?;
+        let parent = *nsid.0.as_bytes();
+        let mut found: Vec<String> = self
+            .context
+            .kin()
+            .values()
+            .filter(|kin| kin.deleted_ms.is_none() && kin.lineage.as_ref().is_some_and(|l| l.parent == parent))
+            .map(|kin| kin.name.clone())
+            .collect();
+        found.sort();
+        Ok(found)
+    }
+}

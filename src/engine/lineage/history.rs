@@ -1,0 +1,151 @@
+//! Past states: found by generation, commit, tag or instant, and read as they were.
+
+use std::sync::Arc;
+
+use super::gone;
+use super::holdings::{read_manifest, read_tags};
+use crate::engine::Engine;
+use crate::engine::namespace::{Moment, Namespace};
+use crate::engine::view::View;
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::model::as_of::AsOf;
+use crate::model::ids::{CommitId, NamespaceName};
+use uuid::Uuid;
+
+/// Past states that are kept open for who asks again.
+const OPEN_MAX: usize = 8;
+
+/// One state of a namespace that can be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastState {
+    pub generation: u64,
+    pub commit_id: CommitId,
+    pub committed_ms: u64,
+    pub data_seq: u64,
+    /// In segments; those of logs that were not in a segment yet come on top.
+    pub documents: u64,
+    /// Bytes that are kept for this state alone; 0 for the newest one.
+    pub kept_bytes: u64,
+}
+
+impl Engine {
+    /// The states of a namespace that can be asked for, newest first.
+    pub fn history(&self, name: &NamespaceName) -> Result<Vec<PastState>> {
+        let namespace = self.namespace(name)?;
+        let head = namespace.published();
+        let mut states = vec![PastState {
+            generation: head.generation,
+            commit_id: head.commit_id.parse().map(CommitId).unwrap_or(CommitId(Uuid::nil())),
+            committed_ms: head.committed_ms,
+            data_seq: head.data_seq,
+            documents: head.rows,
+            kept_bytes: 0,
+        }];
+        for (generation, past) in self.context.meta.history(namespace.nsid)?.into_iter().rev() {
+            states.push(PastState {
+                generation,
+                commit_id: CommitId(Uuid::from_bytes(past.commit_id)),
+                committed_ms: past.committed_ms,
+                data_seq: past.data_seq,
+                documents: past.documents,
+                kept_bytes: past.bytes,
+            });
+        }
+        Ok(states)
+    }
+
+    /// A namespace as it is or was. NotFound with code `gone` when that state is not kept any more.
+    pub async fn moment_at(&self, name: &NamespaceName, as_of: Option<&AsOf>) -> Result<Arc<Moment>> {
+        let namespace = self.namespace(name)?;
+        match as_of {
+            Some(as_of) if !is_now(&namespace, as_of) => {
+                tokio::task::block_in_place(|| self.past_moment(&namespace, as_of))
+            }
+            _ => namespace.moment().await.map(Arc::new),
+        }
+    }
+
+    /// The snapshot of a namespace as it is or was, for queries. Blocking.
+    pub fn view_at(&self, name: &NamespaceName, as_of: Option<&AsOf>) -> Result<Arc<View>> {
+        let namespace = self.namespace(name)?;
+        match as_of {
+            Some(as_of) if !is_now(&namespace, as_of) => {
+                self.past_moment(&namespace, as_of).map(|moment| moment.view.clone())
+            }
+            _ => Ok(namespace.view()),
+        }
+    }
+
+    fn past_moment(&self, namespace: &Namespace, as_of: &AsOf) -> Result<Arc<Moment>> {
+        let manifest = self.past_manifest(namespace, as_of)?;
+        let is_it = |known: &&Arc<Moment>| {
+            let known = &known.manifest;
+            (known.nsid, known.commit_id, known.data_seq) == (manifest.nsid, manifest.commit_id, manifest.data_seq)
+        };
+        let open = || self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(moment) = open().iter().find(is_it) {
+            return Ok(moment.clone());
+        }
+        let moment = Arc::new(namespace.past(manifest)?);
+        let mut open = open();
+        if open.len() >= OPEN_MAX {
+            open.pop_front();
+        }
+        open.push_back(moment.clone());
+        Ok(moment)
+    }
+
+    /// The manifest of a past state.
+    pub(super) fn past_manifest(&self, namespace: &Namespace, as_of: &AsOf) -> Result<Manifest> {
+        let (context, nsid) = (&self.context, namespace.nsid);
+        let head = namespace.published();
+        let past = || context.meta.history(nsid);
+        let generation = match as_of {
+            AsOf::Tag(tag) => return self.tagged(namespace, tag),
+            AsOf::Generation(generation) if *generation > head.generation => {
+                return Err(Error::invalid(format!(
+                    "as_of: generation {generation} is not there yet, the newest is {}",
+                    head.generation
+                )));
+            }
+            AsOf::Generation(generation) => *generation,
+            AsOf::Commit(commit) if commit.to_string() == head.commit_id => head.generation,
+            AsOf::Commit(commit) => {
+                let found = past()?.into_iter().find(|(_, past)| past.commit_id == *commit.0.as_bytes());
+                found
+                    .ok_or_else(|| gone(format!("as_of: commit {commit} is not kept, or is of another namespace")))?
+                    .0
+            }
+            AsOf::Instant(at) if *at >= head.committed_ms => head.generation,
+            AsOf::Instant(at) => {
+                let found = past()?.into_iter().rfind(|(_, past)| past.committed_ms <= *at);
+                found.ok_or_else(|| gone("as_of: no state of that time is kept any more"))?.0
+            }
+        };
+        read_manifest(context, nsid, generation).map_err(|error| {
+            let oldest = past().ok().and_then(|past| past.first().map(|(generation, _)| *generation));
+            let oldest = oldest.unwrap_or(head.generation);
+            error.with_hint(format!("generations {oldest} to {} of this namespace are kept", head.generation))
+        })
+    }
+
+    fn tagged(&self, namespace: &Namespace, tag: &str) -> Result<Manifest> {
+        for found in read_tags(&self.context, namespace.nsid)? {
+            match found {
+                Ok(file) if file.tag == tag => {
+                    return file.manifest.ok_or_else(|| Error::not_found(format!("tag '{tag}' was deleted")));
+                }
+                _ => {}
+            }
+        }
+        Err(Error::not_found(format!("there is no tag '{tag}'")))
+    }
+}
+
+/// Whether the newest state is the answer, writes that no manifest has included.
+fn is_now(namespace: &Namespace, as_of: &AsOf) -> bool {
+    let AsOf::Instant(at) = as_of else { return false };
+    let (_, hlc) = namespace.progress();
+    *at >= hlc.millis() && *at >= namespace.published().committed_ms
+}

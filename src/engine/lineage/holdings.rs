@@ -1,0 +1,238 @@
+//! Which objects an incarnation keeps alive, read from its files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use crate::engine::context::Context;
+use crate::engine::journal::sealed_from;
+use crate::engine::layout::{log_key, number_of};
+use crate::engine::namespace::head::{Head, keys, objects};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{Manifest, decode_manifest};
+use crate::format::marks::{DeletedFile, TagFile, decode_deleted, decode_tag};
+use crate::format::names::parse_name;
+use crate::meta::tables::{Kin, KinLineage, Past};
+use crate::model::ids::Nsid;
+
+/// What an incarnation's small files and its log take at least.
+const FILES_BYTES: u64 = 16 << 10;
+
+/// What one incarnation keeps alive.
+pub struct Holdings {
+    pub head: Head,
+    /// How often it holds each object.
+    pub keys: BTreeMap<String, u64>,
+    /// Its manifests of the past, oldest first.
+    pub past: Vec<(u64, Past)>,
+    pub deleted: Option<DeletedFile>,
+}
+
+impl Holdings {
+    /// Reads everything of an incarnation; `None` when it never came to be. Past manifests and tags that are damaged are said
+    /// and left out: nobody can ask for them.
+    pub fn read(context: &Context, nsid: Nsid) -> Result<Option<Holdings>> {
+        let Some(head) = Head::load(context, nsid)? else { return Ok(None) };
+        let mut found = Holdings { head, keys: BTreeMap::new(), past: Vec::new(), deleted: None };
+        let mut before: Option<Manifest> = None;
+        for generation in generations(context, nsid)? {
+            if generation >= found.head.manifest.generation {
+                break;
+            }
+            match read_manifest(context, nsid, generation) {
+                Ok(manifest) => found.follow(&mut before, manifest),
+                Err(error) => tracing::error!(%error, "a past state cannot be asked for any more"),
+            }
+        }
+        found.follow(&mut before, found.head.manifest.clone());
+        for tag in read_tags(context, nsid)? {
+            match tag {
+                Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| found.hold(key)),
+                Err(error) => tracing::error!(%error, "a tag cannot be asked for any more"),
+            }
+        }
+        for key in own_logs(context, &found.head.manifest)? {
+            found.hold(key);
+        }
+        found.deleted = read_deleted(context, nsid)?;
+        Ok(Some(found))
+    }
+
+    fn hold(&mut self, key: String) {
+        *self.keys.entry(key).or_default() += 1;
+    }
+
+    /// Takes the next manifest of the chain.
+    fn follow(&mut self, before: &mut Option<Manifest>, manifest: Manifest) {
+        let earlier: BTreeSet<String> = before.as_ref().map(key_set).unwrap_or_default();
+        for key in key_set(&manifest).difference(&earlier) {
+            self.hold(key.clone());
+        }
+        if let Some(before) = before.replace(manifest.clone()) {
+            self.past.push((before.generation, past(&before, &manifest)));
+        }
+    }
+
+    /// Each object as often as it is held.
+    pub fn released(&self) -> Vec<String> {
+        self.keys.iter().flat_map(|(key, count)| std::iter::repeat_n(key.clone(), *count as usize)).collect()
+    }
+
+    /// What the index knows of this incarnation beside its manifest.
+    pub fn kin(&self) -> Kin {
+        kin(&self.head.manifest, self.deleted.as_ref())
+    }
+}
+
+pub fn kin(manifest: &Manifest, deleted: Option<&DeletedFile>) -> Kin {
+    let lineage = manifest.lineage.as_ref().map(|lineage| KinLineage {
+        parent: *lineage.nsid.0.as_bytes(),
+        root: *lineage.root.unwrap_or(lineage.nsid).0.as_bytes(),
+        hlc: lineage.hlc.0,
+        since: lineage.since.0,
+    });
+    Kin {
+        name: deleted.map_or_else(|| manifest.name.clone(), |deleted| deleted.name.clone()),
+        lineage,
+        expires_ms: manifest.expires_ms,
+        deleted_ms: deleted.map(|deleted| deleted.deleted_ms),
+        bytes: deleted.map_or(0, |_| FILES_BYTES + bytes_of(manifest)),
+    }
+}
+
+fn bytes_of(manifest: &Manifest) -> u64 {
+    objects(manifest).iter().map(|object| object.bytes).sum()
+}
+
+/// What the index remembers of a manifest that `next` replaced.
+pub fn past(manifest: &Manifest, next: &Manifest) -> Past {
+    let kept = key_set(next);
+    let live =
+        manifest.segments.iter().map(|s| u64::from(s.rows) - s.deletions.as_ref().map_or(0, |d| u64::from(d.rows)));
+    Past {
+        commit_id: *manifest.commit_id.0.as_bytes(),
+        committed_ms: manifest.committed_ms,
+        replaced_ms: next.committed_ms,
+        data_seq: manifest.data_seq,
+        documents: live.sum(),
+        bytes: objects(manifest).iter().filter(|object| !kept.contains(&object.key)).map(|object| object.bytes).sum(),
+    }
+}
+
+/// The objects that letting go of a manifest releases: it lies between `before`, when that is retained, and `after`.
+pub fn released_between(before: Option<&Manifest>, gone: &Manifest, after: &Manifest) -> Vec<String> {
+    let (before, gone, after) = (before.map(key_set).unwrap_or_default(), key_set(gone), key_set(after));
+    let runs = |key: &String| {
+        let (p, g, n) = (before.contains(key), gone.contains(key), after.contains(key));
+        u8::from(g && !p) + u8::from(n && !g) - u8::from(n && !p)
+    };
+    gone.union(&after).filter(|key| runs(key) > 0).cloned().collect()
+}
+
+fn key_set(manifest: &Manifest) -> BTreeSet<String> {
+    keys(manifest).into_iter().collect()
+}
+
+/// The generations that have a file, ascending.
+pub fn generations(context: &Context, nsid: Nsid) -> Result<Vec<u64>> {
+    let dir = context.layout.manifests(nsid);
+    match context.disk.list(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let entries = entries.context(|| format!("list {}", dir.display()))?;
+            Ok(entries.iter().filter_map(|entry| number_of(&entry.name)).collect())
+        }
+    }
+}
+
+/// A manifest of an incarnation's chain. `NotFound` with code `gone` when it is there no more.
+pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<Manifest> {
+    let path = context.layout.manifest(nsid, generation);
+    let bytes = match context.disk.read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(super::gone(format!("generation {generation} is not kept any more")));
+        }
+        bytes => bytes.context(|| format!("read {}", path.display()))?,
+    };
+    let (manifest, _) = decode_manifest(&bytes, &path.display().to_string())?;
+    if manifest.nsid != nsid || manifest.generation != generation {
+        return Err(Error::corrupt(format!(
+            "{}: is generation {} of {}, expected generation {generation} of {nsid}",
+            path.display(),
+            manifest.generation,
+            manifest.nsid
+        )));
+    }
+    Ok(manifest)
+}
+
+/// The newest revision of every tag of an incarnation, deleted ones included.
+pub fn read_tags(context: &Context, nsid: Nsid) -> Result<Vec<Result<TagFile>>> {
+    let dir = context.layout.tags(nsid);
+    let mut found = Vec::new();
+    for tag in list(context, &dir)? {
+        let revisions = list(context, &dir.join(&tag))?;
+        if let Some(name) = revisions.iter().filter(|name| number_of(name).is_some()).max() {
+            let path = dir.join(&tag).join(name);
+            let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()));
+            found.push(bytes.and_then(|bytes| decode_tag(&bytes, &path.display().to_string())));
+        }
+    }
+    Ok(found)
+}
+
+/// The mark of an incarnation's deletion.
+pub fn read_deleted(context: &Context, nsid: Nsid) -> Result<Option<DeletedFile>> {
+    let path = context.layout.deleted_mark(nsid);
+    match context.disk.read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        bytes => {
+            let bytes = bytes.context(|| format!("read {}", path.display()))?;
+            decode_deleted(&bytes, &path.display().to_string()).map(Some)
+        }
+    }
+}
+
+/// Keys of the sealed logs that the writer holds itself: their records are in no segment that the manifest names.
+pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
+    let Some(name) = parse_name(&manifest.name) else { return Ok(Vec::new()) };
+    let paths = context.layout.logs(&name.project, manifest.nsid);
+    let names = sealed_from(&*context.disk, &paths, manifest.replay_from)?;
+    Ok(names.into_iter().map(|log| log_key(&name.project, manifest.nsid, &log)).collect())
+}
+
+fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
+    match context.disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => {
+            let entries = entries.context(|| format!("list {}", dir.display()))?;
+            Ok(entries.into_iter().map(|entry| entry.name).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::released_between;
+    use crate::format::manifest::tests::a_manifest;
+    use crate::format::manifest::{LogRef, Manifest};
+
+    fn naming(keys: &str) -> Manifest {
+        let manifest = a_manifest();
+        let log = |key: char| LogRef { key: key.to_string(), ..manifest.logs[0].clone() };
+        Manifest { logs: keys.chars().map(log).collect(), ..manifest.clone() }
+    }
+
+    #[test]
+    fn letting_go_of_a_manifest_releases_what_no_neighbour_names() {
+        let released = |before: Option<&str>, gone: &str, after: &str| {
+            let before = before.map(naming);
+            released_between(before.as_ref(), &naming(gone), &naming(after)).concat()
+        };
+        assert_eq!(released(None, "ab", "bc"), "a");
+        assert_eq!(released(Some("a"), "ab", "bc"), "");
+        assert_eq!(released(Some("x"), "ab", "bc"), "a");
+        // Named on both sides of it and not by it: two runs become one.
+        assert_eq!(released(Some("a"), "b", "a"), "ab");
+        assert_eq!(released(None, "ab", "ab"), "");
+    }
+}

@@ -1,0 +1,32 @@
+//! Where namespaces come from, and what stays of them: branches, past states, tags, deleted incarnations.
+//!
+//! - `branch` makes a namespace of another's state without copying data;
+//! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
+//! - `history` finds past states, `tags` names them for good, `retention` lets go of them;
+//! - `undelete` brings a deleted namespace back.
+//!
+//! An object is held once by every run of consecutive retained manifests of an incarnation that name it, once by every tag, and
+//! once by the writer of a log whose records are in no segment yet. A commit therefore counts only the objects it adds, and
+//! letting go of the oldest manifest releases only what the next one does not name.
+
+mod branch;
+mod history;
+pub mod holdings;
+mod retention;
+mod tags;
+mod undelete;
+
+pub use branch::BranchRequest;
+pub use history::PastState;
+pub use retention::drop_generations;
+pub use tags::Tag;
+pub use undelete::DeletedNamespace;
+
+use crate::error::Error;
+
+/// The code of errors about states that retention has let go of.
+pub const GONE: &str = "gone";
+
+fn gone(what: impl Into<String>) -> Error {
+    Error::not_found(what.into()).with_code(GONE)
+}

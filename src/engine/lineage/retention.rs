@@ -1,0 +1,181 @@
+//! Lets go of what is kept for a time only: past states, deleted namespaces, branches that expire.
+//!
+//! A state may be asked for until it was replaced `retention_ms` ago, and while all past states together keep no more than a
+//! share of the disk; the oldest go first. The first state of a branch stays for as long as the branch does: merges compare
+//! with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use super::holdings::{Holdings, generations, read_manifest, released_between};
+use crate::engine::Engine;
+use crate::engine::context::Context;
+use crate::engine::namespace::head::{Head, reclaim};
+use crate::engine::start::remove_manifests;
+use crate::error::{Context as _, Result};
+use crate::format::manifest::Manifest;
+use crate::format::names::parse_name;
+use crate::model::ids::{Nsid, Project};
+
+/// Stands for a whole deleted incarnation among generations.
+const WHOLE: u64 = u64::MAX;
+
+/// The most past states of one namespace.
+pub const GENERATIONS_MAX: usize = 1_024;
+
+impl Engine {
+    /// Lets go of everything that is due. Blocking for moments; for a task that runs now and then.
+    pub async fn tend(self: &Arc<Self>) -> Result<()> {
+        if !self.is_index_trusted() {
+            return Ok(());
+        }
+        self.delete_expired().await;
+        tokio::task::block_in_place(|| self.drop_past())
+    }
+
+    async fn delete_expired(self: &Arc<Self>) {
+        let now = self.context.clock.now_millis();
+        let due: Vec<(Nsid, String)> = self
+            .context
+            .kin()
+            .iter()
+            .filter(|(_, kin)| kin.deleted_ms.is_none() && kin.expires_ms.is_some_and(|at| at <= now))
+            .map(|(nsid, kin)| (*nsid, kin.name.clone()))
+            .collect();
+        for (nsid, name) in due {
+            let Some(name) = parse_name(&name).filter(|name| self.catalog.find(name) == Some(nsid)) else { continue };
+            match self.delete(&name).await {
+                Ok(()) => tracing::info!(namespace = %name, "deleted, its time was up"),
+                Err(error) => tracing::warn!(namespace = %name, %error, "not deleted although its time is up"),
+            }
+        }
+    }
+
+    fn discard_deleted(&self, nsid: Nsid) {
+        let name = self.context.kin().get(&nsid).map(|kin| kin.name.clone());
+        if let Some(name) = name.and_then(|name| parse_name(&name)) {
+            self.discard(&name.project, nsid);
+        }
+    }
+
+    /// Lets go of past states and deleted namespaces: the old ones, and the oldest while they take too much.
+    fn drop_past(&self) -> Result<()> {
+        let context = &self.context;
+        let now = context.clock.now_millis();
+        let mut all = context.meta.whole_history()?;
+        {
+            let kin = context.kin();
+            // The first state of a branch is what merges compare with.
+            let is_fork =
+                |nsid: &Nsid| kin.get(nsid).is_some_and(|kin| kin.lineage.is_some() && kin.deleted_ms.is_none());
+            all.retain(|(_, nsid, generation, _)| *generation != 0 || !is_fork(nsid));
+            all.extend(kin.iter().filter_map(|(nsid, kin)| Some((kin.deleted_ms?, *nsid, WHOLE, kin.bytes))));
+        }
+        all.sort_unstable();
+        let mut kept: u64 = all.iter().map(|(.., bytes)| bytes).sum();
+        let budget = self.retention_bytes_max();
+        let mut per_namespace: BTreeMap<Nsid, usize> = BTreeMap::new();
+        for (_, nsid, ..) in &all {
+            *per_namespace.entry(*nsid).or_default() += 1;
+        }
+        let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
+        for (replaced_ms, nsid, generation, bytes) in all {
+            let count = per_namespace.entry(nsid).or_default();
+            let is_old = now.saturating_sub(replaced_ms) >= context.config.retention_ms;
+            if is_old || kept > budget || *count > GENERATIONS_MAX {
+                kept = kept.saturating_sub(bytes);
+                *count -= 1;
+                due.entry(nsid).or_default().insert(generation);
+            }
+        }
+        for (nsid, generations) in due {
+            if generations.contains(&WHOLE) {
+                self.discard_deleted(nsid);
+                continue;
+            }
+            let dropped = drop_generations(context, nsid, &generations);
+            dropped.context(|| format!("let go of past states of {nsid}"))?;
+        }
+        Ok(())
+    }
+
+    /// How many bytes past states may keep: a share of what the store has and could have.
+    pub(in crate::engine) fn retention_bytes_max(&self) -> u64 {
+        let context = &self.context;
+        let (_, stored) = context.meta.object_totals().unwrap_or_default();
+        let free = context.disk.free_bytes(context.layout.root()).unwrap_or_default();
+        (stored.saturating_add(free) / 100).saturating_mul(u64::from(context.config.retention_disk_percent))
+    }
+
+    /// Removes everything of an incarnation that has no name: what it held is released, what nobody holds is reclaimed.
+    /// What fails is found by a later sweep.
+    pub(in crate::engine) fn discard(&self, project: &Project, nsid: Nsid) {
+        let context = &self.context;
+        let commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        if self.catalog.is_bound(nsid) {
+            return;
+        }
+        let free = match Holdings::read(context, nsid) {
+            Ok(Some(held)) => {
+                remove_manifests(context, nsid);
+                let past: Vec<u64> = held.past.iter().map(|(generation, _)| *generation).collect();
+                let released = held.released();
+                context
+                    .meta
+                    .forget(nsid, &past, &released)
+                    .and_then(|free| context.meta.settle(nsid, None, &[]).map(|_| free))
+            }
+            Ok(None) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        match free {
+            Ok(free) => reclaim(context, &free),
+            Err(error) => tracing::warn!(%error, "references are not released, a later sweep finds them"),
+        }
+        context.forget_kin(nsid);
+        drop(commits);
+        self.remove_files(project, nsid);
+    }
+}
+
+/// Lets go of some past generations of one incarnation, oldest first. The manifests go durably before anything they held.
+pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> Result<()> {
+    let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+    let Some(head) = Head::load(context, nsid)? else { return Ok(()) };
+    let mut before: Option<Manifest> = None;
+    let mut current: Option<Manifest> = None;
+    let (mut gone, mut released) = (Vec::new(), Vec::new());
+    let mut all = generations(context, nsid)?;
+    all.retain(|generation| *generation <= head.manifest.generation);
+    for (at, generation) in all.iter().enumerate() {
+        // Read are those that go, and their neighbours.
+        let beside = |at: Option<usize>| at.and_then(|at| all.get(at)).is_some_and(|near| due.contains(near));
+        let next = match due.contains(generation) || beside(at.checked_sub(1)) || beside(at.checked_add(1)) {
+            true => Some(read_manifest(context, nsid, *generation)?),
+            false => None,
+        };
+        if let Some(manifest) = current.take() {
+            let is_fork = manifest.generation == 0 && manifest.lineage.is_some();
+            match &next {
+                Some(next) if due.contains(&manifest.generation) && !is_fork => {
+                    released.extend(released_between(before.as_ref(), &manifest, next));
+                    gone.push(manifest.generation);
+                }
+                _ => before = Some(manifest),
+            }
+        }
+        current = next;
+    }
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let dir = context.layout.manifests(nsid);
+    for generation in &gone {
+        let path = context.layout.manifest(nsid, *generation);
+        context.disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+    }
+    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    let free = context.meta.forget(nsid, &gone, &released)?;
+    reclaim(context, &free);
+    Ok(())
+}

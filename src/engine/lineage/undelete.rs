@@ -1,0 +1,86 @@
+//! Deleted namespaces: kept for as long as retention says, and brought back whole.
+
+use std::sync::Arc;
+
+use super::gone;
+use super::holdings::kin;
+use crate::engine::Engine;
+use crate::engine::namespace::head::Head;
+use crate::engine::operations::exists;
+use crate::error::{Context as _, Result};
+use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::platform::disk::publish;
+
+/// A deleted namespace that can be had back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedNamespace {
+    pub name: String,
+    pub nsid: Nsid,
+    pub deleted_ms: u64,
+}
+
+impl Engine {
+    /// Deleted namespaces of a project that can be had back, newest first.
+    pub fn deleted(&self, project: &Project) -> Vec<DeletedNamespace> {
+        let prefix = format!("{project}/");
+        let kin = self.context.kin();
+        let mut found: Vec<DeletedNamespace> = kin
+            .iter()
+            .filter(|(_, kin)| kin.name.starts_with(&prefix))
+            .filter_map(|(nsid, kin)| {
+                Some(DeletedNamespace { name: kin.name.clone(), nsid: *nsid, deleted_ms: kin.deleted_ms? })
+            })
+            .collect();
+        found.sort_by_key(|deleted| std::cmp::Reverse(deleted.deleted_ms));
+        found
+    }
+
+    /// Brings a deleted namespace back under its name; the one deleted last, or the incarnation that is asked for.
+    pub async fn undelete(self: &Arc<Self>, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
+        let name = name.clone();
+        self.to_the_end(|engine| async move { engine.undelete_now(&name, nsid).await }).await
+    }
+
+    async fn undelete_now(&self, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        if self.catalog.find(name).is_some() {
+            return Err(exists(name).with_hint("delete the namespace that has the name now, or branch it away first"));
+        }
+        let text = name.to_string();
+        let wanted =
+            |deleted: &DeletedNamespace| deleted.name == text && nsid.is_none_or(|nsid| deleted.nsid == nsid);
+        let found = self.deleted(&name.project).into_iter().find(wanted);
+        let Some(deleted) = found else {
+            return Err(gone(format!("namespace '{}' was not deleted, or is not kept any more", name.name)));
+        };
+        tokio::task::block_in_place(|| {
+            let context = &self.context;
+            // Retention lets go under this lock; from here on the incarnation has a name.
+            let _birth = context.birth(deleted.nsid);
+            let Some(head) = Head::load(context, deleted.nsid)? else {
+                return Err(gone(format!("namespace '{}' is not kept any more", name.name)));
+            };
+            let hlc = Hlc::from_millis(context.clock.now_millis());
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc)?;
+            context.set_kin(deleted.nsid, kin(&head.manifest, None));
+            if let Err(error) = context.meta.bind(&text, &bound) {
+                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            }
+            // Best effort: the mark of an incarnation that has a name counts for nothing.
+            let _ = context.disk.remove(&context.layout.deleted_mark(deleted.nsid));
+            Ok(())
+        })
+    }
+
+    /// Marks an incarnation as deleted, durably, before its name goes.
+    pub(in crate::engine) fn mark_deleted(&self, name: &NamespaceName, nsid: Nsid, hlc: Hlc) -> Result<DeletedFile> {
+        let context = &self.context;
+        let deleted_ms = context.clock.now_millis();
+        let file = DeletedFile { format: VERSION, nsid, name: name.to_string(), deleted_ms, hlc };
+        let path = context.layout.deleted_mark(nsid);
+        publish(&*context.disk, &path, &encode_deleted(&file)?).context(|| format!("write {}", path.display()))?;
+        Ok(file)
+    }
+}

@@ -1,0 +1,119 @@
+//! Branches cost nothing, see nothing of each other, and outlive their parents.
+
+use shoal::engine::lineage::BranchRequest;
+use shoal::error::Kind;
+
+use crate::node::{DAY_MS, HOUR_MS, Node, all, branch, name, put, write};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_has_its_parents_documents_and_neither_sees_the_others_writes() {
+    let node = Node::new(1);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    put(&engine, "main", 10..30, 2).await;
+    let expected = all(&engine, "main");
+    branch(&engine, "main", "try").await;
+    assert_eq!(all(&engine, "try"), expected);
+    put(&engine, "try", 0..3, 9).await;
+    write(&engine, "main", json!({"deletes": [5]})).await;
+    let (main, tried) = (all(&engine, "main"), all(&engine, "try"));
+    assert_eq!((main.len(), tried.len()), (29, 30));
+    for namespace in ["main", "try"] {
+        engine.compact(&name(namespace)).await.unwrap();
+        assert_eq!((all(&engine, "main"), all(&engine, "try")), (main.clone(), tried.clone()));
+    }
+    let engine = node.cut_power(engine);
+    assert_eq!((all(&engine, "main"), all(&engine, "try")), (main, tried));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_of_a_branch_outlives_its_deleted_parents_and_their_names() {
+    for retention_ms in [0, 7 * DAY_MS] {
+        let mut node = Node::new(2);
+        node.config.retention_ms = retention_ms;
+        let mut engine = node.open();
+        put(&engine, "main", 0..10, 0).await;
+        for depth in 0..50u64 {
+            let from = if depth == 0 { "main".to_owned() } else { format!("b{}", depth - 1) };
+            branch(&engine, &from, &format!("b{depth}")).await;
+            put(&engine, &format!("b{depth}"), [depth, 1_000 + depth], depth).await;
+            if depth % 7 == 3 {
+                engine.checkpoint(&name(&format!("b{depth}"))).await.unwrap();
+            }
+        }
+        let expected = all(&engine, "b49");
+        assert_eq!(expected.len(), 100);
+        for depth in 0..49 {
+            engine.delete(&name(&format!("b{depth}"))).await.unwrap();
+        }
+        engine.delete(&name("main")).await.unwrap();
+        put(&engine, "main", 0..3, 7).await;
+        assert_eq!(all(&engine, "b49"), expected);
+        engine = node.cut_power(engine);
+        assert_eq!(all(&engine, "b49"), expected);
+        engine.compact(&name("b49")).await.unwrap();
+        assert_eq!(all(&engine, "b49"), expected);
+        assert_eq!(all(&engine, "main").len(), 3);
+        let report = engine.check(3).unwrap();
+        assert!(report.is_whole(), "{:?}", report.problems);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_last_holder_is_gone_nothing_stays() {
+    let mut node = Node::new(3);
+    node.config.retention_ms = 0;
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    put(&engine, "main", 10..30, 2).await;
+    branch(&engine, "main", "a").await;
+    put(&engine, "a", 0..3, 3).await;
+    branch(&engine, "a", "b").await;
+    engine.compact(&name("main")).await.unwrap();
+    engine.compact(&name("b")).await.unwrap();
+    for namespace in ["a", "main", "b"] {
+        assert!(!node.objects().is_empty());
+        engine.delete(&name(namespace)).await.unwrap();
+    }
+    assert_eq!(node.objects(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_branch_with_a_time_to_live_goes_by_itself() {
+    let node = Node::new(4);
+    let engine = node.open();
+    put(&engine, "main", 0..5, 1).await;
+    let request = BranchRequest { ttl_ms: Some(2 * HOUR_MS), ..BranchRequest::default() };
+    engine.branch(&name("main"), &name("short"), request).await.unwrap();
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(all(&engine, "short").len(), 5);
+    let engine = node.cut_power(engine);
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.view(&name("short")).err().map(|error| error.kind()), Some(Kind::NotFound));
+    assert_eq!(all(&engine, "main").len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_branched_is_refused_and_leaves_nothing() {
+    let node = Node::new(5);
+    let engine = node.open();
+    put(&engine, "main", 0..5, 1).await;
+    put(&engine, "other", 0..5, 1).await;
+    let code = |from: &str, to: &str| {
+        let (engine, from, to) = (engine.clone(), name(from), name(to));
+        async move { engine.branch(&from, &to, BranchRequest::default()).await.unwrap_err() }
+    };
+    assert_eq!(code("main", "main").await.kind(), Kind::Invalid);
+    assert_eq!(code("main", "other").await.code(), "exists");
+    assert_eq!(code("gone", "x").await.kind(), Kind::NotFound);
+    assert!(engine.branches(&name("main")).unwrap().is_empty());
+    branch(&engine, "main", "b").await;
+    branch(&engine, "main", "a").await;
+    branch(&engine, "a", "c").await;
+    assert_eq!(engine.branches(&name("main")).unwrap(), ["default/default/a", "default/default/b"]);
+}

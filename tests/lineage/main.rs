@@ -1,0 +1,7 @@
+//! Branches, past states, tags, deleted namespaces: through the engine's public operations, on a disk whose power can be cut.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod branches;
+mod node;
+mod past;

@@ -1,0 +1,156 @@
+//! Past states answer as they were, for as long as retention or a tag keeps them.
+
+use serde_json::json;
+use shoal::engine::lineage::BranchRequest;
+use shoal::error::Kind;
+use shoal::model::as_of::AsOf;
+
+use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, branch, name, put, write};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_generation_answers_as_it_was() {
+    let node = Node::new(1);
+    let mut engine = node.open();
+    put(&engine, "main", 0..40, 0).await;
+    let mut states: Vec<(u64, u64, Documents)> = Vec::new();
+    for round in 1..12u64 {
+        put(&engine, "main", (round * 3)..(round * 3 + 5), round).await;
+        write(&engine, "main", json!({"deletes": [round], "patch_rows": [{"id": 39 - round, "n": 100 + round}]}))
+            .await;
+        if round % 4 == 0 {
+            engine.compact(&name("main")).await.unwrap();
+        } else {
+            engine.checkpoint(&name("main")).await.unwrap();
+        }
+        let generation = engine.history(&name("main")).unwrap()[0].generation;
+        node.clock.advance(HOUR_MS);
+        states.push((generation, shoal::platform::clock::Clock::now_millis(&*node.clock) - 1, all(&engine, "main")));
+        if round % 5 == 0 {
+            engine = node.cut_power(engine);
+        }
+    }
+    write(&engine, "main", json!({"deletes": [30, 31, 32]})).await;
+    for (generation, instant, expected) in &states {
+        assert_eq!(at(&engine, "main", AsOf::Generation(*generation)).unwrap(), *expected, "generation {generation}");
+        assert_eq!(at(&engine, "main", AsOf::Instant(*instant)).unwrap(), *expected, "generation {generation}");
+    }
+    let commits = engine.history(&name("main")).unwrap();
+    let third = commits.iter().find(|state| state.generation == states[3].0).unwrap();
+    assert_eq!(at(&engine, "main", AsOf::Commit(third.commit_id)).unwrap(), states[3].2);
+    assert_eq!(at(&engine, "main", AsOf::Instant(u64::MAX)).unwrap(), all(&engine, "main"));
+    let future = at(&engine, "main", AsOf::Generation(10_000)).unwrap_err();
+    assert_eq!(future.kind(), Kind::Invalid, "{future}");
+    // A branch can begin at any of them.
+    let request = BranchRequest { as_of: Some(AsOf::Generation(states[2].0)), ..BranchRequest::default() };
+    engine.branch(&name("main"), &name("then"), request).await.unwrap();
+    assert_eq!(all(&engine, "then"), states[2].2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_lets_go_of_the_oldest_and_of_what_only_they_kept() {
+    let node = Node::new(2);
+    let engine = node.open();
+    for day in 0..10u64 {
+        put(&engine, "main", 0..20, day).await;
+        engine.compact(&name("main")).await.unwrap();
+        node.clock.advance(DAY_MS);
+        engine.tend().await.unwrap();
+    }
+    let history = engine.history(&name("main")).unwrap();
+    let oldest = history.last().unwrap().generation;
+    assert!(oldest > 0 && history.len() < 20, "{history:?}");
+    let error = at(&engine, "main", AsOf::Generation(oldest - 1)).unwrap_err();
+    assert_eq!(error.code(), "gone");
+    assert_eq!(at(&engine, "main", AsOf::Instant(1)).unwrap_err().code(), "gone");
+    for state in &history {
+        at(&engine, "main", AsOf::Generation(state.generation)).unwrap();
+    }
+    // What is kept is what they name: a later look finds nothing to remove, and after a week one segment is left.
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+    node.clock.advance(8 * DAY_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.history(&name("main")).unwrap().len(), 1);
+    assert_eq!(node.objects().len(), 1, "{:?}", node.objects());
+    assert!(engine.check(3).unwrap().is_whole());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_of_the_disk_bounds_what_past_states_keep() {
+    let mut node = Node::new(3);
+    node.config.retention_disk_percent = 0;
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    branch(&engine, "main", "kept").await;
+    for round in 0..5 {
+        put(&engine, "main", 0..20, round).await;
+        engine.compact(&name("main")).await.unwrap();
+    }
+    put(&engine, "gone", 0..20, 1).await;
+    engine.delete(&name("gone")).await.unwrap();
+    assert_eq!(engine.deleted(&name("gone").project).len(), 1);
+    engine.tend().await.unwrap();
+    assert!(engine.deleted(&name("gone").project).is_empty());
+    assert_eq!(engine.history(&name("main")).unwrap().iter().map(|state| state.kept_bytes).sum::<u64>(), 0);
+    assert_eq!((all(&engine, "main").len(), all(&engine, "kept").len()), (20, 20));
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_keeps_its_state_until_it_is_deleted() {
+    let node = Node::new(4);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    put(&engine, "main", 5..10, 2).await;
+    let expected = all(&engine, "main");
+    engine.tag(&name("main"), "v1", None).await.unwrap();
+    assert_eq!(engine.tag(&name("main"), "v1", None).await.unwrap_err().code(), "exists");
+    assert_eq!(engine.tag(&name("main"), "../x", None).await.unwrap_err().kind(), Kind::Invalid);
+    write(&engine, "main", json!({"delete_by_filter": ["n", "Gte", 1]})).await;
+    engine.compact(&name("main")).await.unwrap();
+    node.clock.advance(30 * DAY_MS);
+    let engine = node.cut_power(engine);
+    engine.tend().await.unwrap();
+    assert_eq!(at(&engine, "main", AsOf::Tag("v1".into())).unwrap(), expected);
+    assert_eq!(engine.tags(&name("main")).unwrap().len(), 1);
+    assert!(engine.check(3).unwrap().is_whole());
+    engine.untag(&name("main"), "v1").await.unwrap();
+    assert_eq!(engine.untag(&name("main"), "v1").await.unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(at(&engine, "main", AsOf::Tag("v1".into())).unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+    put(&engine, "main", 0..2, 3).await;
+    engine.tag(&name("main"), "v1", None).await.unwrap();
+    assert_eq!(at(&engine, "main", AsOf::Tag("v1".into())).unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_namespace_can_be_had_back_whole_within_retention() {
+    let node = Node::new(5);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    put(&engine, "main", 5..30, 2).await;
+    let expected = all(&engine, "main");
+    engine.delete(&name("main")).await.unwrap();
+    put(&engine, "main", 0..2, 9).await;
+    let engine = node.cut_power(engine);
+    assert_eq!(engine.undelete(&name("main"), None).await.unwrap_err().code(), "exists");
+    engine.delete(&name("main")).await.unwrap();
+    let deleted = engine.deleted(&name("main").project);
+    assert_eq!(deleted.len(), 2);
+    let first = deleted.iter().map(|deleted| deleted.nsid).min().unwrap();
+    engine.undelete(&name("main"), Some(first)).await.unwrap();
+    assert_eq!(all(&engine, "main"), expected);
+    write(&engine, "main", json!({"deletes": [0]})).await;
+    let engine = node.cut_power(engine);
+    assert_eq!(all(&engine, "main").len(), expected.len() - 1);
+    node.clock.advance(8 * DAY_MS);
+    engine.tend().await.unwrap();
+    assert!(engine.deleted(&name("main").project).is_empty());
+    assert_eq!(all(&engine, "main").len(), expected.len() - 1);
+    engine.delete(&name("main")).await.unwrap();
+    node.clock.advance(8 * DAY_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.undelete(&name("main"), None).await.unwrap_err().code(), "gone");
+    assert_eq!(node.objects(), [""; 0]);
+}
