@@ -80,7 +80,7 @@ pub enum Test {
 #[derive(Clone, Debug)]
 pub enum Pattern {
     /// The matcher, and the literal prefix every match starts with (empty when there is none or case is ignored).
-    Glob(globset::GlobMatcher, String),
+    Glob(regex::Regex, String),
     Regex(regex::Regex),
 }
 

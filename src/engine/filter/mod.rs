@@ -2,4 +2,5 @@
 
 pub mod bind;
 pub mod bitmap;
+mod glob;
 pub mod matches;
