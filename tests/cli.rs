@@ -112,6 +112,15 @@ fn an_absent_daemon_exits_with_5_and_says_what_to_do() {
 }
 
 #[test]
+fn a_name_that_a_url_could_take_for_something_else_is_refused_at_once() {
+    for name in ["docs/metadata", "docs?x", "docs#x", "", ".."] {
+        let output = shoal().args(["status", name]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(stderr(&output).contains("Namespace"), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_refused_batch_is_sent_again_with_the_same_key_and_every_row_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.ndjson");

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::model::ids::Project;
 
 /// How often a write is sent before the client gives up.
 const WRITE_ATTEMPTS_MAX: u32 = 6;
@@ -31,6 +32,14 @@ pub struct Target {
     /// File that holds the bearer token
     #[arg(long, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<std::path::PathBuf>,
+}
+
+/// Reads a namespace's name: what a URL could take for something else is refused before a request is made of it.
+pub fn namespace(name: &str) -> std::result::Result<String, String> {
+    match Project::default_project().namespace(name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(error) => Err(error.message().trim_start_matches("Invalid URL: ").to_owned()),
+    }
 }
 
 /// A client of one daemon. Cheap to create; each has a connection of its own, opened when first needed.

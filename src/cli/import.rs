@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::{Context, Error, Result};
 
@@ -30,6 +30,7 @@ const BATCH_BYTES_MAX: usize = 16 << 20;
 #[derive(Args)]
 pub struct Import {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// Rows, one JSON object a line; - is standard input
     #[arg(long, default_value = "-")]

@@ -4,13 +4,14 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::{Error, Result};
 
 #[derive(Args)]
 pub struct Query {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// Words to look for
     #[arg(long, value_name = "WORDS")]

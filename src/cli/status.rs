@@ -4,13 +4,14 @@ use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::Result;
 
 #[derive(Args)]
 pub struct Status {
     /// The namespace; without it, the daemon
+    #[arg(value_parser = namespace)]
     namespace: Option<String>,
     #[command(flatten)]
     target: Target,
