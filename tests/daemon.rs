@@ -18,6 +18,8 @@ fn shoal() -> Command {
 struct Daemon {
     child: Child,
     url: String,
+    /// What the log said until it was ready.
+    log: Vec<String>,
 }
 
 impl Daemon {
@@ -29,16 +31,18 @@ impl Daemon {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = Vec::new();
         let address = loop {
             let line = lines.next().unwrap().unwrap();
             let entry: Value = serde_json::from_str(&line).unwrap();
+            log.push(entry["message"].as_str().unwrap_or_default().to_owned());
             if entry["message"] == "shoal answers requests" {
                 break entry["address"].as_str().unwrap().to_owned();
             }
         };
         // Nobody else reads the log; a full pipe would stop the daemon.
         std::thread::spawn(move || lines.for_each(drop));
-        Daemon { child, url: format!("http://{address}") }
+        Daemon { child, url: format!("http://{address}"), log }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -108,6 +112,7 @@ fn rows_are_imported_searched_counted_and_found_again_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let daemon = Daemon::start(&data);
+    assert_eq!(daemon.log, ["a new data directory is made", "shoal answers requests"]);
     let schema = std::fs::read_to_string(example("schema.json")).unwrap();
     let rows = example("packages.ndjson");
     let arguments = ["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema];

@@ -40,7 +40,7 @@ impl Engine {
         let root = layout.root().to_owned();
         create_dirs(&*disk, &root).context(|| format!("create data directory {}", root.display()))?;
         let lock = disk.lock(&root).map_err(|error| locked(&root, error))?;
-        let node = identity(&*disk, &layout, &*clock, &*random)?;
+        let (node, is_new) = identity(&*disk, &layout, &*clock, &*random)?;
         for dir in [layout.store(), layout.local(), layout.names(), root.join("log")] {
             create_dirs(&*disk, &dir).context(|| format!("create {}", dir.display()))?;
         }
@@ -48,7 +48,11 @@ impl Engine {
         let catalog = match &why {
             None => Catalog::from_index(meta.names()?),
             Some(why) => {
-                tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
+                if is_new {
+                    tracing::info!(path = %root.display(), "a new data directory is made");
+                } else {
+                    tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
+                }
                 let (catalog, damaged) = Catalog::scan(&*disk, &layout)?;
                 for error in damaged {
                     tracing::error!(%error, "a namespace's name is damaged, the others are served");
@@ -109,7 +113,9 @@ impl Engine {
             let heads = facts.heads.len();
             *context.kin() = facts.kin.iter().cloned().collect();
             context.meta.rebuild(&facts)?;
-            tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
+            if heads > 0 {
+                tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
+            }
         }
         Ok(())
     }
@@ -327,7 +333,7 @@ fn locked(root: &Path, error: io::Error) -> Error {
 }
 
 /// Reads or makes the two files that say what the directory is.
-fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Random) -> Result<NodeFile> {
+fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Random) -> Result<(NodeFile, bool)> {
     let read = |path: &Path| match disk.read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -340,7 +346,7 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         if format.is_none() {
             put_format(disk, layout, &node)?;
         }
-        return Ok(node);
+        return Ok((node, false));
     }
     if format.is_none() {
         check_empty(disk, layout)?;
@@ -351,7 +357,7 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         put_format(disk, layout, &node)?;
     }
     publish(disk, &node_path, &encode_node(&node)?).context(|| format!("write {}", node_path.display()))?;
-    Ok(node)
+    Ok((node, format.is_none()))
 }
 
 fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {
