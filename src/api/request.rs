@@ -122,10 +122,20 @@ fn refuse_precondition(head: &Parts, route: &Route) -> Result<()> {
     let is_change = route.scope() > super::auth::Scope::Read;
     let is_write = matches!(route, Route::Namespace(_, Operation::Write));
     if is_change && !is_write && head.headers.contains_key(hyper::header::IF_MATCH) {
-        return Err(Error::unsupported(format!("If-Match is not offered for {}, only for writes", route.name()))
-            .with_hint("leave the header out"));
+        return Err(if_match_refused(route.name()));
+    }
+    if is_change && head.headers.contains_key(hyper::header::IF_NONE_MATCH) {
+        return Err(Error::unsupported("If-None-Match is not offered for changes").with_hint(
+            "PUT /v1/namespaces/NS creates only what is absent, and so does upsert_condition [\"id\", \"Eq\", null]",
+        ));
     }
     Ok(())
+}
+
+/// The answer to `If-Match` where no state is compared.
+pub(super) fn if_match_refused(what: &str) -> Error {
+    Error::unsupported(format!("If-Match is not offered for {what}, only for writes of documents"))
+        .with_hint("leave the header out")
 }
 
 /// The client's name for a request where it is plain, else one of ours.

@@ -59,7 +59,7 @@ impl Engine {
         missing: Error,
     ) -> Result<WriteOutcome> {
         if let Some(expected) = &request.if_match {
-            return Err(moved(expected, "not there"));
+            return Err(moved(expected, "is not there"));
         }
         if !request.create_namespace.unwrap_or(!request.upserts.is_empty()) {
             return Err(missing);

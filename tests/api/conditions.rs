@@ -31,6 +31,7 @@ fn a_write_on_an_old_state_is_refused_and_changes_nothing() {
     assert_eq!(absent.status, 412);
     let absent = daemon.send("POST", "/v2/namespaces/absent", &[("if-match", &new)], row(3).as_bytes());
     assert_eq!(absent.status, 412);
+    assert!(absent.error().ends_with("but the namespace is not there"), "{}", absent.error());
     assert_eq!(daemon.get("/v1/namespaces/absent/schema").status, 404);
     let list = format!("\"other\", {}", daemon.get("/v1/namespaces/docs/status").header("etag").unwrap());
     assert_eq!(daemon.send("POST", PATH, &[("if-match", &list)], row(5).as_bytes()).status, 200);
@@ -41,6 +42,12 @@ fn a_write_on_an_old_state_is_refused_and_changes_nothing() {
     let delete = daemon.send("DELETE", PATH, &[("if-match", &old)], b"");
     assert_eq!(delete.status, 400);
     assert!(delete.error().contains("If-Match is not offered for delete"));
+    let copy = json!({"copy_from_namespace": "docs"}).to_string();
+    let copy = daemon.send("POST", "/v2/namespaces/copy", &[("if-match", "*")], copy.as_bytes());
+    assert_eq!((copy.status, daemon.get("/v1/namespaces/copy/schema").status), (400, 404), "{}", copy.text());
+    let unless = daemon.send("POST", PATH, &[("if-none-match", "*")], row(1).as_bytes());
+    assert_eq!(unless.status, 400);
+    assert!(unless.error().contains("If-None-Match is not offered"));
 }
 
 #[test]

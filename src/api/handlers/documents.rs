@@ -9,6 +9,7 @@ use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::door::only;
 use crate::api::error::{body_of, status_of};
+use crate::api::request::if_match_refused;
 use crate::api::wire::answers::{QueryAnswer, recall_json};
 use crate::api::wire::query::{parse_query, parse_recall};
 use crate::api::wire::response::{millis, write_json};
@@ -27,6 +28,7 @@ pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     let Received { bytes, share } = body;
     let mut request = match parse(&bytes, parse_write_bytes)? {
         WriteBody::Write(request) => request,
+        WriteBody::Copy(_) if call.head.headers.contains_key(IF_MATCH) => return Err(if_match_refused("copies")),
         WriteBody::Copy(source) => {
             let source = source_of(name, "copy_from_namespace", &source)?;
             let copied = call.server.engine.copy(&source, name).await?;

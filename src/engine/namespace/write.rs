@@ -63,7 +63,7 @@ impl Namespace {
             if let Some(expected) = &request.if_match {
                 let current = etag(decider.data_seq, decider.hlc, decider.origin);
                 if !matches(expected, &current) {
-                    return Err(moved(expected, &current));
+                    return Err(moved(expected, &format!("is at {current}")));
                 }
             }
             if request.delete_by_filter.is_some() || request.patch_by_filter.is_some() {
@@ -428,8 +428,8 @@ fn matches(expected: &str, current: &str) -> bool {
 }
 
 /// The answer when a namespace is not in the state that the caller expects.
-pub fn moved(expected: &str, current: &str) -> Error {
-    Error::new(Kind::Conflict, format!("If-Match is {expected}, the namespace is at {current}"))
+pub fn moved(expected: &str, is: &str) -> Error {
+    Error::new(Kind::Conflict, format!("If-Match is {expected}, but the namespace {is}"))
         .with_code("precondition_failed")
         .with_hint("read the namespace again and decide anew")
 }
