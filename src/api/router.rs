@@ -138,7 +138,9 @@ impl Route {
 /// Reads a path: `/v1|v2/...` for the default project, `/{org}/{project}/v1|v2/...` for any other. Unknown paths are
 /// NotFound, known ones with another method `method_not_allowed`, bad names `bad_name`.
 pub fn route(method: &str, path: &str) -> Result<Route> {
-    let parts = path.split('/').filter(|part| !part.is_empty()).map(decode).collect::<Result<Vec<String>>>()?;
+    // A base URL may end in a slash; an empty part further in is a name that was left out, and must not let what follows
+    // stand for it.
+    let parts = path.trim_matches('/').split('/').map(decode).collect::<Result<Vec<String>>>()?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let unknown = || Error::not_found(format!("no such path: {method} {path}"));
     let bad = |error: Error| error.with_code(BAD_NAME);
@@ -268,6 +270,9 @@ mod tests {
             assert_eq!(error.code(), super::BAD_NAME, "{name}");
             assert!(error.message().starts_with("Invalid URL: "), "{error}");
         }
+        assert!(refusal("DELETE", "/v1/namespaces//pin").1.contains("Namespace is empty"));
+        assert!(refusal("POST", "/acme//v2/namespaces/a/query").1.contains("project is empty"));
+        assert!(route("GET", "//v1/namespaces/").is_ok());
         let long = "x".repeat(129);
         assert!(refusal("GET", &format!("/v2/namespaces/{long}/metadata")).1.contains("too long, max 128"));
         assert!(refusal("GET", "/..%2f/b/v2/namespaces/a/metadata").1.contains("organisation"));
