@@ -232,6 +232,11 @@ impl AttributeType {
         }
     }
 
+    /// Whether columns of this type can have an index for filters.
+    pub fn is_filterable(self) -> bool {
+        !matches!(self, AttributeType::Bytes | AttributeType::Vector { .. } | AttributeType::Sparse)
+    }
+
     pub fn is_vector(self) -> bool {
         matches!(self, AttributeType::Vector { .. })
     }

@@ -281,6 +281,7 @@ fn queries_of_the_wrong_shape_say_where() {
         body
     };
     let rank = |rank: Value| json!({"rank_by": rank, "limit": 5});
+    let grouped = |label: &str, by: Value| json!({"aggregate_by": {label: ["Count"]}, "group_by": by, "limit": 5});
     let mut deep = json!(["n", "Eq", 1]);
     for _ in 0..40 {
         deep = json!(["Not", deep]);
@@ -303,6 +304,15 @@ fn queries_of_the_wrong_shape_say_where() {
         (with("include_attributes", json!(5)), 422, "include_attributes: invalid type: integer `5`"),
         (with("aggregate_by", json!({"c": ["Count"]})), 400, "cannot specify both rank_by and aggregate_by"),
         (with("group_by", json!(["n"])), 400, "group_by requires aggregate_by"),
+        (grouped("n", json!(["n"])), 400, "the label \"n\" stands for two things"),
+        (grouped("c", json!([{"c": ["ForEachUnique", "tags"]}])), 400, "the label \"c\" stands for two things"),
+        (grouped("c", json!(["n", "n"])), 400, "the label \"n\" stands for two things"),
+        (
+            with("limit", json!({"total": 2, "per": {"attributes": ["id"], "limit": 1}})),
+            400,
+            "limit.per: every document",
+        ),
+        (with("rerank_by", json!(["RRF"])), 400, "RRF fuses the rankings of `queries`"),
         (with("rerank_by", json!({"model": "m"})), 400, "runs no models"),
         (with("compute_attributes", json!({"a": ["id"]})), 400, "compute_attributes is not offered"),
         (with("distance_metric", json!("dot")), 422, "unknown variant `dot`"),
@@ -326,6 +336,7 @@ fn queries_of_the_wrong_shape_say_where() {
         (rank(json!(["text", "BM25", ["fish", 5]])), 400, "text"),
         (rank(json!(["text", "sideways"])), 422, "rank_by"),
         (rank(json!(["Attribute", "n"])), 400, signed),
+        (rank(json!(["Sum", [["vector", "ANN", [1, 2]]]])), 400, "ANN cannot be part of a score"),
         (rank(json!(["Product", -1, ["text", "BM25", "x"]])), 400, "must not be negative"),
         (rank(json!(["Decay", ["Attribute", "n"], {"midpoint": 1}])), 400, "rank_by Decay is not offered"),
         (rank(json!([["n", "asc"], ["n"]])), 422, "rank_by"),

@@ -213,6 +213,32 @@ fn several_queries_see_one_snapshot_and_explain_says_how() {
 }
 
 #[test]
+fn recall_is_of_the_attribute_called_vector_where_there_is_one() {
+    let daemon = Daemon::start();
+    let schema = json!({"aside": {"type": "[3]f32", "ann": true}});
+    let row = json!({"id": 1, "aside": [1, 2, 3], "vector": [1, 0]});
+    daemon.write("docs", &json!({"schema": schema, "distance_metric": "cosine_distance", "upsert_rows": [row]}));
+    let recall = daemon.post("/v1/namespaces/docs/_debug/recall", &json!({"include_ground_truth": true}));
+    assert_eq!(recall.json()["ground_truth"][0]["query_vector"], json!([1.0, 0.0]), "{}", recall.text());
+}
+
+#[test]
+fn a_hint_says_which_request_makes_text_searchable() {
+    let daemon = Daemon::start();
+    daemon.write("docs", &json!({"upsert_rows": [{"id": 1, "text": "a walrus", "n": 1}]}));
+    let search = |attribute: &str| {
+        daemon.post("/v2/namespaces/docs/query", &json!({"rank_by": [attribute, "BM25", "walrus"], "limit": 1}))
+    };
+    let refused = search("text").json();
+    let hint = refused["hint"].as_str().unwrap();
+    let body = &hint[hint.find('{').unwrap()..=hint.rfind('}').unwrap()];
+    let schema = daemon.post("/v1/namespaces/docs/schema", &serde_json::from_str(body).unwrap());
+    assert_eq!(schema.status, 200, "{}", schema.text());
+    assert_eq!(ids(&search("text").json()), [1]);
+    assert!(search("n").json()["hint"].as_str().unwrap().contains("its type is int"));
+}
+
+#[test]
 fn the_node_says_how_it_is() {
     let daemon = Daemon::start();
     daemon.write("docs", &json!({"upsert_rows": [{"id": 1}]}));

@@ -48,8 +48,12 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         .unwrap_or_default();
     let as_of = take(&mut body, "as_of").map(|json| parse_as_of("as_of", json)).transpose()?;
     let Some(queries) = take(&mut body, "queries") else {
-        if take(&mut body, "rerank_by").is_some() {
-            return Err(refuse_rerank());
+        if let Some(rerank) = take(&mut body, "rerank_by") {
+            return Err(match rerank.get(0).and_then(Json::as_str) {
+                Some("RRF") => Error::invalid("rerank_by: RRF fuses the rankings of `queries`, which are not given")
+                    .with_hint("put each ranking into `queries`, beside rerank_by"),
+                _ => refuse_rerank(),
+            });
         }
         let query = parse_one("", &mut body)?;
         let request = QueryRequest { queries: vec![query], fusion: None };
@@ -120,7 +124,7 @@ fn check_consistency(body: &mut Map<String, Json>) -> Result<()> {
 
 fn parse_one(path: &str, body: &mut Map<String, Json>) -> Result<Query> {
     let at = |key: &str| format!("{path}{key}");
-    if take(body, "compute_attributes").is_some() {
+    if take(body, "compute_attributes").is_some_and(|json| json != Json::Object(Map::new())) {
         return Err(Error::unsupported("compute_attributes is not offered by this version")
             .with_hint("leave it out; `$dist` carries the score"));
     }

@@ -93,6 +93,10 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
             Err(Error::unsupported(format!("rank_by {op} is not offered by this version"))
                 .with_hint("use Attribute, Sum, Max, Product, BM25, SparseKNN or a filter"))
         }
+        [Json::String(_), Json::String(op), ..] if matches!(op.as_str(), "ANN" | "kNN") => {
+            Err(Error::invalid(format!("{path}: {op} cannot be part of a score, distances and scores do not add up"))
+                .with_hint("give it a query of its own in `queries`, and fuse them with rerank_by [\"RRF\"]"))
+        }
         [Json::String(attribute), Json::String(op), query, params @ ..] if op == "BM25" && params.len() <= 1 => {
             let last_as_prefix = params.first().and_then(|params| params.get("last_as_prefix"));
             let last_as_prefix = last_as_prefix.map(|json| boolean(path, json)).transpose()?.unwrap_or(false);

@@ -247,6 +247,10 @@ impl ColumnBinder<'_> {
         if self.column.filterable || !self.indexed {
             return Ok(());
         }
+        let kind = self.kind();
+        if !kind.is_filterable() {
+            return Err(self.at.error(format!("attribute is not filterable, no {kind} is")));
+        }
         Err(self.at.error("attribute is not filterable").with_hint("set `filterable: true` for it in the schema"))
     }
 
@@ -542,7 +546,7 @@ mod tests {
             (json!(["x", "Eq", 1]), "filter error in key `x`: attribute not found"),
             (json!(["hidden", "Eq", "a"]), "filter error in key `hidden`: attribute is not filterable"),
             (json!(["hidden", "Eq", null]), "attribute is not filterable"),
-            (json!(["vector", "Eq", [1, 2]]), "attribute is not filterable"),
+            (json!(["vector", "Eq", [1, 2]]), "attribute is not filterable, no [2]f32 is"),
             (json!(["hidden", "Glob", "a*"]), "attribute is not filterable"),
             (json!(["n", "Contains", 1]), "expects an array attribute, but it is int"),
             (json!(["n", "AnyGt", 1]), "expects an array attribute"),

@@ -30,6 +30,11 @@ impl PerValue {
         }
         let mut columns = Vec::with_capacity(per.attributes.len());
         for name in &per.attributes {
+            if name == "id" {
+                return Err(Error::invalid(
+                    "💔 limit.per: every document has an id of its own, expected an attribute",
+                ));
+            }
             let column = column_to_rank(schema, name)?;
             if !typing::is_scalar(column.kind) {
                 return Err(Error::invalid(format!(

@@ -4,7 +4,7 @@
 //! group that was given up for smaller ones never comes back, because what is kept only gets smaller.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use roaring::RoaringBitmap;
@@ -16,7 +16,7 @@ use crate::engine::filter::matches::order_values;
 use crate::engine::view::{TailRow, View};
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
-use crate::model::query::{Group, GroupKey};
+use crate::model::query::{Aggregate, Group, GroupKey};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::segment::Segment;
@@ -32,11 +32,19 @@ pub(super) struct KeyColumn {
     each: bool,
 }
 
-pub(super) fn bind(schema: &Schema, keys: &[GroupKey]) -> Result<Vec<KeyColumn>> {
+/// Binds the parts of a key. Each stands beside the aggregates in the answer, so all labels must differ.
+pub(super) fn bind(schema: &Schema, keys: &[GroupKey], aggregates: &[(String, Aggregate)]) -> Result<Vec<KeyColumn>> {
     if keys.len() > KEYS_MAX {
         return Err(Error::invalid(format!("💔 group_by: at most {KEYS_MAX} attributes, got {}", keys.len())));
     }
-    keys.iter().map(|key| bind_key(schema, key)).collect()
+    let keys = keys.iter().map(|key| bind_key(schema, key)).collect::<Result<Vec<_>>>()?;
+    let mut labels: HashSet<&str> = aggregates.iter().map(|(label, _)| label.as_str()).collect();
+    match keys.iter().find(|key| !labels.insert(&key.label)) {
+        Some(KeyColumn { label, .. }) => Err(Error::invalid(format!(
+            "💔 group_by: the label \"{label}\" stands for two things, expected another for each group and aggregate"
+        ))),
+        None => Ok(keys),
+    }
 }
 
 fn bind_key(schema: &Schema, key: &GroupKey) -> Result<KeyColumn> {

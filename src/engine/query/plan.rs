@@ -66,7 +66,11 @@ impl Plan {
                 if query.group_by.is_empty() {
                     Output::Aggregates(aggregates)
                 } else {
-                    Output::Groups { keys: group::bind(schema, &query.group_by)?, aggregates, limit }
+                    Output::Groups {
+                        keys: group::bind(schema, &query.group_by, &query.aggregate_by)?,
+                        aggregates,
+                        limit,
+                    }
                 }
             }
         };

@@ -56,9 +56,10 @@ pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Resu
     Ok(outcome)
 }
 
-/// Vectors of matching documents of the first vector attribute, each document with the same chance and at most once.
+/// Vectors of matching documents of `vector`, or of the first vector attribute where none is named so, each document with the same chance and at most once.
 fn sample(view: &View, candidates: &Candidates, num: u32, random: &dyn Random) -> Result<Vec<Target>> {
-    let Some(column) = view.schema.columns.iter().find(|column| column.kind.is_vector()) else {
+    let mut vectors = view.schema.columns.iter().filter(|column| column.kind.is_vector());
+    let Some(column) = vectors.clone().find(|column| column.name == "vector").or_else(|| vectors.next()) else {
         return Err(Error::invalid("💔 recall: the namespace has no vector attribute"));
     };
     let uid = column.uid();

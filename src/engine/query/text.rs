@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use roaring::RoaringBitmap;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::plan::column_to_rank;
 use super::postings::{DenseRows, Lengths, Postings};
@@ -11,7 +11,7 @@ use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
-use crate::model::schema::{Column, ColumnUid, FullText};
+use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::segment::text::score::{bm25, idf, qtf_factor};
 use crate::segment::text::terms::DocTerms;
 
@@ -60,10 +60,17 @@ impl TextScorer {
     pub(super) fn bind(view: &View, attribute: &str, query: &Json, last_as_prefix: bool) -> Result<Self> {
         let column = column_to_rank(&view.schema, attribute)?;
         let Some(options) = &column.full_text else {
-            return Err(Error::invalid(format!(
+            let kind = column.kind;
+            let error = Error::invalid(format!(
                 "💔 attribute \"{attribute}\" is not configured for full-text search, cannot be ranked by BM25"
-            ))
-            .with_hint(format!("set full_text_search for {attribute} in the schema")));
+            ));
+            return Err(match kind {
+                AttributeType::String | AttributeType::Strings => error.with_hint(format!(
+                    "POST {} to /v1/namespaces/NAMESPACE/schema",
+                    json!({attribute: {"type": kind.to_string(), "full_text_search": true}})
+                )),
+                _ => error.with_hint(format!("its type is {kind}; string and []string have full-text search")),
+            });
         };
         let mut tokens = tokens(column, options, query)?;
         let prefix = if last_as_prefix { tokens.pop() } else { None };

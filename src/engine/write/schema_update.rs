@@ -222,7 +222,7 @@ fn set_column(schema: &mut Schema, config: &Config<'_>, has_documents: bool) -> 
     set_search(&mut column, config)?;
     let searched = column.full_text.is_some() || column.regex || column.glob || column.fuzzy;
     match config.flag("filterable")? {
-        Some(true) if !kind_is_filterable(kind) => {
+        Some(true) if !kind.is_filterable() => {
             return Err(refuse(name, format!("attributes of type {kind} cannot be filterable")));
         }
         Some(filterable) => column.filterable = filterable,
@@ -237,10 +237,6 @@ fn set_column(schema: &mut Schema, config: &Config<'_>, has_documents: bool) -> 
         None => add_column(schema, column, has_documents)?,
     }
     Ok(())
-}
-
-fn kind_is_filterable(kind: AttributeType) -> bool {
-    !matches!(kind, AttributeType::Bytes | AttributeType::Vector { .. } | AttributeType::Sparse)
 }
 
 /// Full-text search, regex, glob and fuzzy. The shorthand resets them.
