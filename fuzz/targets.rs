@@ -18,6 +18,7 @@ use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_ta
 use shoal::format::names::{decode_binding, encode_binding, parse_name};
 use shoal::format::node::{decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{decode_batch, encode_batch};
+use shoal::format::snapshot::{SnapshotReader, SnapshotWriter};
 use shoal::format::{deletions, envelope};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::platform::mmap::Mapping;
@@ -30,7 +31,7 @@ use shoal::segment::vectors::QueryVector;
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 14] = [
     ("deletions", deletions),
     ("envelope", envelope),
     ("filter", filter),
@@ -41,6 +42,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("query", query),
     ("record", record),
     ("segment", segment),
+    ("snapshot", snapshot),
     ("sparse", sparse),
     ("text", text),
     ("write", write),
@@ -260,6 +262,54 @@ fn sparse(data: &[u8]) {
         }
     }
     either(reader.dimension("a"));
+}
+
+/// The snapshot with the checksums of header, description, manifest and footer made right.
+pub fn sealed_snapshot(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.to_vec();
+    let mut at = 64;
+    for size in [12, 16] {
+        let past = at + u32_at(&bytes, size)? as usize;
+        // The checksum of an envelope is text; its body is behind it.
+        let checksum = crc32c::crc32c(bytes.get(at + 28..past.checked_sub(2)?)?);
+        bytes.get_mut(at + 11..at + 19)?.copy_from_slice(format!("{checksum:08x}").as_bytes());
+        at = past;
+    }
+    put_checksum(&mut bytes, 60, |bytes| Some(crc32c::crc32c(bytes.get(..60)?)))?;
+    let footer = bytes.len().checked_sub(64)?;
+    let (index, index_bytes) = (u64_at(&bytes, footer)?, u64_at(&bytes, footer + 8)?);
+    put_checksum(&mut bytes, footer + 16, |bytes| {
+        Some(crc32c::crc32c(bytes.get(index..index.checked_add(index_bytes)?)?))
+    });
+    put_checksum(&mut bytes, footer + 52, |bytes| Some(crc32c::crc32c(bytes.get(footer..footer + 52)?)))?;
+    Some(bytes)
+}
+
+fn snapshot(data: &[u8]) {
+    let sealed = sealed_snapshot(data);
+    for bytes in [Some(data), sealed.as_deref()].into_iter().flatten() {
+        let Some((written, length)) = either(read_snapshot(bytes)) else { continue };
+        assert_eq!(length, bytes.len() as u64);
+        assert_eq!(again(read_snapshot(&written)).0, written);
+    }
+}
+
+/// What a snapshot is when it is written again, and its length.
+fn read_snapshot(data: &[u8]) -> Result<(Vec<u8>, u64)> {
+    let mut reader = SnapshotReader::open(data, "fuzz")?;
+    let mut objects = Vec::new();
+    while reader.next_member().is_some() {
+        let mut object = Vec::new();
+        reader.copy_object(&mut object)?;
+        objects.push(object);
+    }
+    let mut out = Vec::new();
+    let mut writer = again(SnapshotWriter::begin(&mut out, reader.description(), reader.manifest()));
+    for object in objects {
+        again(writer.object(|out| Ok(out.write_all(&object)?)));
+    }
+    again(writer.finish());
+    Ok((out, reader.finish()?))
 }
 
 fn segment(data: &[u8]) {

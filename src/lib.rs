@@ -66,4 +66,5 @@ pub mod model;
 pub mod ops;
 pub mod platform;
 pub mod segment;
+pub mod snapshot;
 pub mod tier;

@@ -48,6 +48,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "names" => &["binding.json"],
         "node" => &["node.json", "_format.json"],
         "segment" => &["segment.seg"],
+        "snapshot" => &["snapshot.snp", "snapshot-increment.snp"],
         "sparse" => &["sparse.section"],
         "text" => &["text.section"],
         _ => &[],
@@ -171,6 +172,10 @@ fn checksums_do_not_keep_damage_from_the_decoders() {
     assert_eq!(targets::sealed_segment(&segment).unwrap(), golden("segment.seg"));
     assert_eq!(targets::sealed_log(&spoiled("log.wal", &[68, 76])).unwrap(), golden("log.wal"));
     assert_eq!(targets::sealed_deletions(&spoiled("deletions.del", &[32])).unwrap(), golden("deletions.del"));
+    let snapshot = golden("snapshot.snp");
+    let footer = snapshot.len() - 64;
+    let damaged = spoiled("snapshot.snp", &[60, 64 + 11, footer + 16, footer + 52]);
+    assert_eq!(targets::sealed_snapshot(&damaged).unwrap(), snapshot);
     assert_eq!(targets::sealed_body(&spoiled("manifest.json", &[11])), golden("manifest.json"));
     // Damage to the content of a section is under its checksum, and the checksum is made right.
     let damaged = targets::sealed_segment(&spoiled("segment.seg", &[64])).unwrap();

@@ -20,6 +20,10 @@ use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_ta
 use shoal::format::names::{self, NameBinding, decode_binding, encode_binding};
 use shoal::format::node::{self, FormatFile, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
+use shoal::format::snapshot::{
+    self, Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, OBJECT_HEADER_BYTES, SnapshotKind, SnapshotReader,
+    SnapshotWriter, carried, members,
+};
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
 use shoal::model::value::{SparseVector, Value, Vector};
@@ -236,6 +240,129 @@ fn deleted_file() -> DeletedFile {
 fn node_file() -> NodeFile {
     let pins = vec![Pin { name: "acme/search/docs".into(), since_ms: 5 }];
     NodeFile { format: node::VERSION, node: Uuid::from_u128(0x4e), store: Uuid::from_u128(0x57), pins }
+}
+
+/// A manifest of two objects that are these bytes: any bytes will do, what is in them is not looked at.
+fn snapshot_of(objects: [&[u8]; 2]) -> Manifest {
+    let mut found = manifest();
+    found.logs.clear();
+    let segment = &mut found.segments[0];
+    (segment.bytes, segment.crc32c) = (objects[0].len() as u64, crc32c::crc32c(objects[0]));
+    let dead = segment.deletions.as_mut().unwrap();
+    (dead.bytes, dead.crc32c) = (objects[1].len() as u64, crc32c::crc32c(objects[1]));
+    found
+}
+
+const SNAPSHOT_OBJECTS: [&[u8]; 2] = [b"bytes of a segment", b"dead rows"];
+
+fn write_snapshot(description: &Description, manifest: &Manifest) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = SnapshotWriter::begin(&mut out, description, manifest).unwrap();
+    while let Some(member) = writer.next_member() {
+        let bytes = SNAPSHOT_OBJECTS.into_iter().find(|bytes| crc32c::crc32c(bytes) == member.crc32c).unwrap();
+        writer.object(|out| Ok(out.write_all(bytes)?)).unwrap();
+    }
+    writer.finish().unwrap();
+    out
+}
+
+fn full() -> Description {
+    Description { format: snapshot::VERSION, kind: SnapshotKind::Full, taken_ms: 5, base: None }
+}
+
+/// Goes on from a base that has the segment and other dead rows of it.
+fn increment() -> Description {
+    let objects = members(&snapshot_of([SNAPSHOT_OBJECTS[0], b"fewer"]));
+    let base = Base { commit_id: CommitId(Uuid::from_u128(2)), data_seq: 3, objects };
+    Description { kind: SnapshotKind::Incremental, base: Some(base), ..full() }
+}
+
+#[test]
+fn a_snapshot_is_laid_out_as_documented() {
+    let manifest = snapshot_of(SNAPSHOT_OBJECTS);
+    let bytes = write_snapshot(&full(), &manifest);
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let (description_bytes, manifest_bytes) = (u32_at(12), u32_at(16));
+    check_layout(&table("Snapshot header"), &bytes[..64], 64, |field| match field {
+        "magic" => b"SHOALSNP".to_vec(),
+        "version" => vec![1, 0, 0, 0],
+        "description_bytes" => description_bytes.to_le_bytes().to_vec(),
+        "manifest_bytes" => manifest_bytes.to_le_bytes().to_vec(),
+        "objects" => vec![2, 0, 0, 0],
+        "reserved" => vec![0; 36],
+        "checksum" => crc32c::crc32c(&bytes[..60]).to_le_bytes().to_vec(),
+        other => panic!("storage-format.md has a field {other} that the header has not"),
+    });
+    let first = 64 + description_bytes as usize + manifest_bytes as usize;
+    let object = &bytes[first..first + OBJECT_HEADER_BYTES];
+    let id = manifest.segments[0].segment_id.as_bytes().to_vec();
+    let size = (SNAPSHOT_OBJECTS[0].len() as u64).to_le_bytes().to_vec();
+    check_layout(&table("Snapshot object"), object, OBJECT_HEADER_BYTES, |field| match field {
+        "kind" => vec![1, 0, 0, 0],
+        "id" => id.clone(),
+        "bytes" => size.clone(),
+        "reserved" => vec![0; 8],
+        "checksum" => crc32c::crc32c(&object[..36]).to_le_bytes().to_vec(),
+        other => panic!("storage-format.md has a field {other} that the object has not"),
+    });
+    let footer = &bytes[bytes.len() - FOOTER_BYTES..];
+    let index = &bytes[bytes.len() - FOOTER_BYTES - 2 * INDEX_ENTRY_BYTES..bytes.len() - FOOTER_BYTES];
+    check_layout(&table("Snapshot index"), &index[..INDEX_ENTRY_BYTES], INDEX_ENTRY_BYTES, |field| match field {
+        "kind" => vec![1, 0, 0, 0],
+        "id" => id.clone(),
+        "offset" => ((first + OBJECT_HEADER_BYTES) as u64).to_le_bytes().to_vec(),
+        "bytes" => size.clone(),
+        "crc32c" => crc32c::crc32c(SNAPSHOT_OBJECTS[0]).to_le_bytes().to_vec(),
+        other => panic!("storage-format.md has a field {other} that the index has not"),
+    });
+    check_layout(&table("Snapshot footer"), footer, FOOTER_BYTES, |field| match field {
+        "index_offset" => ((bytes.len() - FOOTER_BYTES - index.len()) as u64).to_le_bytes().to_vec(),
+        "index_bytes" => (index.len() as u64).to_le_bytes().to_vec(),
+        "index_checksum" => crc32c::crc32c(index).to_le_bytes().to_vec(),
+        "objects" => vec![2, 0, 0, 0],
+        "version" => vec![1, 0, 0, 0],
+        "reserved" => vec![0; 24],
+        "checksum" => crc32c::crc32c(&footer[..52]).to_le_bytes().to_vec(),
+        "magic" => b"SHOALSNE".to_vec(),
+        other => panic!("storage-format.md has a field {other} that the footer has not"),
+    });
+    check_fields("Snapshot description", &full());
+}
+
+#[test]
+fn golden_snapshots_are_read_and_written_to_the_byte() {
+    let manifest = snapshot_of(SNAPSHOT_OBJECTS);
+    for (name, description, objects) in [
+        ("snapshot.snp", full(), &SNAPSHOT_OBJECTS[..]),
+        ("snapshot-increment.snp", increment(), &SNAPSHOT_OBJECTS[1..]),
+    ] {
+        assert_eq!(carried(&description, &manifest).len(), objects.len());
+        let bytes = golden("v1", name, &write_snapshot(&description, &manifest));
+        let mut reader = SnapshotReader::open(bytes.as_slice(), name).unwrap();
+        assert_eq!((reader.description(), reader.manifest()), (&description, &manifest));
+        for object in objects {
+            let mut found = Vec::new();
+            reader.copy_object(&mut found).unwrap();
+            assert_eq!(found, *object);
+        }
+        assert_eq!(reader.finish().unwrap(), bytes.len() as u64);
+        // Every truncation and every flipped bit is an error.
+        let read = |bytes: &[u8]| {
+            let mut reader = SnapshotReader::open(bytes, name)?;
+            while reader.next_member().is_some() {
+                reader.copy_object(&mut std::io::sink())?;
+            }
+            reader.finish()
+        };
+        for end in 0..bytes.len() {
+            assert!(read(&bytes[..end]).is_err(), "{name}: cut at {end}");
+        }
+        for at in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            assert!(read(&damaged).is_err(), "{name}: bit {at}");
+        }
+    }
 }
 
 #[test]

@@ -92,27 +92,12 @@ async fn handle(
 }
 
 fn takes_body(route: &Route) -> bool {
-    use Operation::{
-        Create, Explain, Ids, Labels, PutTag, Query, Recall, StartCopy, Ttl, Undelete, UpdateMetadata, UpdateSchema,
-        Write,
-    };
+    use Operation::{Create, Explain, Ids, Labels, Query, Recall, StartCopy, UpdateMetadata, UpdateSchema, Write};
     matches!(
         route,
         Route::Namespace(
             _,
-            Create
-                | Write
-                | StartCopy
-                | Query
-                | Explain
-                | UpdateMetadata
-                | UpdateSchema
-                | Recall
-                | Labels
-                | Ids
-                | PutTag(_)
-                | Ttl
-                | Undelete
+            Create | Write | StartCopy | Query | Explain | UpdateMetadata | UpdateSchema | Recall | Labels | Ids
         )
     )
 }

@@ -20,6 +20,7 @@ mod operations;
 pub mod query;
 mod start;
 mod status;
+pub mod transfer;
 pub mod view;
 pub mod write;
 
@@ -83,8 +84,6 @@ pub struct CreateRequest {
     pub schema: Option<SchemaUpdate>,
     pub metric: Option<Metric>,
     pub labels: BTreeMap<String, String>,
-    /// After so many milliseconds it is deleted by itself.
-    pub ttl_ms: Option<u64>,
 }
 
 impl Engine {

@@ -88,16 +88,17 @@ impl Engine {
         if let Some(update) = &request.schema {
             schema = apply_schema_update(&schema, update, false)?;
         }
-        let mut manifest = self.first_manifest(name, schema, request.labels);
-        manifest.expires_ms = request.ttl_ms.map(|ttl| manifest.created_ms.saturating_add(ttl));
-        let known = kin(&manifest, None);
-        let (namespace, _) = self.give_birth(name, manifest, None).await?;
-        self.context.set_kin(namespace.nsid, known);
-        Ok(())
+        let manifest = self.first_manifest(name, schema, request.labels);
+        self.give_birth(name, manifest, None).await.map(drop)
     }
 
     /// What a new, empty incarnation begins with.
-    fn first_manifest(&self, name: &NamespaceName, schema: Schema, labels: BTreeMap<String, String>) -> Manifest {
+    pub(super) fn first_manifest(
+        &self,
+        name: &NamespaceName,
+        schema: Schema,
+        labels: BTreeMap<String, String>,
+    ) -> Manifest {
         let now = self.context.clock.now_millis();
         let nsid = Nsid(self.context.random.uuid_v7(now));
         Manifest {
@@ -133,7 +134,7 @@ impl Engine {
 
     /// Makes an incarnation durable, with its first write where there is one, and then binds the name to it: a crash finds
     /// all of it or nothing.
-    async fn give_birth(
+    pub(super) async fn give_birth(
         &self,
         name: &NamespaceName,
         manifest: Manifest,

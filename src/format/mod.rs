@@ -15,6 +15,7 @@ pub mod record;
 pub mod rows;
 pub mod segment;
 pub mod segment_writer;
+pub mod snapshot;
 pub mod sparse;
 pub mod text;
 pub mod values;

@@ -285,7 +285,7 @@ pub(super) fn check_version(found: u32, name: &str) -> Result<()> {
     }
 }
 
-fn check_reserved(bytes: &[u8], what: impl Fn() -> String) -> Result<()> {
+pub(super) fn check_reserved(bytes: &[u8], what: impl Fn() -> String) -> Result<()> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Ok(());
     }

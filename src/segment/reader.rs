@@ -71,6 +71,11 @@ impl Segment {
         self.segment_id
     }
 
+    /// The whole file. It stays readable while this segment is held, whatever becomes of its name.
+    pub fn file(&self) -> &Mapping {
+        self.sections.map()
+    }
+
     /// The file's name, for errors.
     pub fn name(&self) -> &str {
         self.sections.name()

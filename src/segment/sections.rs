@@ -46,6 +46,10 @@ impl Sections {
         &self.name
     }
 
+    pub(in crate::segment) fn map(&self) -> &Mapping {
+        &self.map
+    }
+
     pub(in crate::segment) fn find(&self, name: &str) -> Option<Part<'_>> {
         let at = self.sections.binary_search_by(|section| section.entry.name.as_str().cmp(name)).ok()?;
         Some(Part { file: self, section: &self.sections[at] })

@@ -157,6 +157,21 @@ impl Pace {
 }
 
 impl ObjectWriter<'_> {
+    /// Makes the object durable, but does not show it under its key yet: it can be looked at first.
+    pub fn stage(mut self) -> Result<Staged> {
+        let synced = self.flush().and_then(|()| self.file.sync());
+        synced.context(|| format!("write object {}", self.path.display()))?;
+        self.published = true;
+        Ok(Staged {
+            disk: self.tier.disk.clone(),
+            path: self.path.clone(),
+            temporary: self.temporary.clone(),
+            bytes: self.bytes,
+            crc32c: self.crc32c,
+            published: false,
+        })
+    }
+
     /// Makes the object durable under its key; gives its length and CRC-32C.
     pub fn publish(mut self) -> Result<(u64, u32)> {
         let done = self.put_in_place();
@@ -170,6 +185,50 @@ impl ObjectWriter<'_> {
         self.file.sync()?;
         self.tier.disk.rename(&self.temporary, &self.path)?;
         self.tier.disk.sync_dir(self.path.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+/// An object that is durable and not in its place; dropped without [`Staged::publish`] it leaves nothing.
+pub struct Staged {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    temporary: PathBuf,
+    bytes: u64,
+    crc32c: u32,
+    published: bool,
+}
+
+impl Staged {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn crc32c(&self) -> u32 {
+        self.crc32c
+    }
+
+    /// Its bytes, mapped; the map stays good when the object is published.
+    pub fn map(&self) -> Result<Mapping> {
+        self.disk.map(&self.temporary).context(|| format!("map {}", self.temporary.display()))
+    }
+
+    /// Shows the object under its key, durably.
+    pub fn publish(mut self) -> Result<()> {
+        let parent = self.path.parent().unwrap_or(Path::new("/"));
+        let done = self.disk.rename(&self.temporary, &self.path).and_then(|()| self.disk.sync_dir(parent));
+        done.context(|| format!("write object {}", self.path.display()))?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort, as for an object on its way.
+            let _ = self.disk.remove(&self.temporary);
+            let _ = self.disk.remove(&self.path);
+        }
     }
 }
 

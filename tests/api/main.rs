@@ -7,6 +7,5 @@ mod client;
 mod conditions;
 mod door;
 mod limits;
-mod lineage;
 mod namespaces;
 mod sdk;

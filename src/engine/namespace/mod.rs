@@ -154,6 +154,14 @@ impl Namespace {
         })
     }
 
+    /// Keeps everybody from writing until the guard is dropped. Commits on their way are done on return.
+    pub(in crate::engine) async fn hold_writes(&self) -> Result<impl Drop + '_> {
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        self.drain(&mut decider).await?;
+        Ok(decider)
+    }
+
     pub fn published(&self) -> Published {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

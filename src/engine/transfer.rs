@@ -1,0 +1,311 @@
+//! What carries namespaces from place to place asks this of an engine: a settled commit to read, and new incarnations made
+//! of given objects.
+//!
+//! Invariants:
+//! - What is read stays readable while it is held, whatever the namespace does meanwhile.
+//! - An incarnation that is made of given objects shows itself whole, under its name, or leaves nothing: until its name is
+//!   bound it is unborn, and what a crash leaves of it is swept at the next start.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use super::catalog::UNKNOWN_BINDING;
+use super::context::Birth;
+use super::layout::{deletions_key, segment_key};
+use super::lineage::holdings::kin;
+use super::namespace::head::Head;
+use super::namespace::{Moment, Namespace};
+use super::operations::exists;
+use super::{Engine, Slot};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::manifest::{Manifest, SegmentRef};
+use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
+use crate::model::schema::Schema;
+use crate::segment::Segment;
+use crate::tier::{ObjectWriter, Staged};
+
+/// How often a namespace that does not come to rest is looked at again.
+const SETTLE_ATTEMPTS: usize = 16;
+
+/// A commit whose documents are all in segments, and its objects.
+pub struct Settled {
+    /// Names no logs.
+    pub manifest: Manifest,
+    /// Those of the manifest, in its order.
+    pub segments: Vec<SettledSegment>,
+}
+
+/// A segment, and the file of its dead rows.
+pub struct SettledSegment {
+    pub segment: Arc<Segment>,
+    pub deletions: Option<Vec<u8>>,
+}
+
+impl Engine {
+    /// Makes a segment of the tail and gives the commit that names it: every write that was acknowledged before is in it.
+    pub async fn settled(self: &Arc<Self>, name: &NamespaceName) -> Result<Settled> {
+        let namespace = self.namespace(name)?;
+        for _ in 0..SETTLE_ATTEMPTS {
+            let flushing = namespace.clone();
+            self.to_the_end(|_| async move { flushing.flush().await }).await?;
+            let moment = namespace.moment().await?;
+            let generation = moment.manifest.generation;
+            match tokio::task::block_in_place(|| self.objects_of(moment)) {
+                Ok(Some(settled)) => return Ok(settled),
+                Ok(None) => {}
+                // A bitmap may be replaced and reclaimed between the look at the manifest and the look at its objects.
+                Err(error) if error.kind() == Kind::Corrupt && namespace.published().generation != generation => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::busy(format!("namespace {name} does not come to rest")).with_hint("try again a little later"))
+    }
+
+    /// The objects of a moment's manifest; `None` while some of its documents are in logs only.
+    fn objects_of(&self, moment: Moment) -> Result<Option<Settled>> {
+        let Moment { view, tombstones, mut manifest, .. } = moment;
+        if !manifest.logs.is_empty() {
+            if !view.tail.is_empty() || !tombstones.is_empty() {
+                return Ok(None);
+            }
+            // Inherited logs without a document: all they may have changed is the schema.
+            manifest.logs.clear();
+            manifest.schema = (*view.schema).clone();
+        }
+        let mut segments = Vec::with_capacity(manifest.segments.len());
+        for reference in &manifest.segments {
+            let known = view.segments.iter().find(|known| known.segment.segment_id() == reference.segment_id);
+            let Some(known) = known else { return Ok(None) };
+            let deletions = reference.deletions.as_ref().map(|dead| self.context.tier.read(&dead.key)).transpose()?;
+            segments.push(SettledSegment { segment: known.segment.clone(), deletions });
+        }
+        Ok(Some(Settled { manifest, segments }))
+    }
+
+    /// Begins an incarnation that is to be bound to `name`. Invalid with code `exists` when the name is taken already.
+    pub fn newborn(self: &Arc<Self>, name: &NamespaceName) -> Result<Newborn> {
+        if self.catalog.find(name).is_some() {
+            return Err(exists(name));
+        }
+        Ok(self.successor(name))
+    }
+
+    /// Begins an incarnation that is to take the place of the one that `name` is bound to, see [`Newborn::succeed`].
+    pub fn successor(self: &Arc<Self>, name: &NamespaceName) -> Newborn {
+        let context = &self.context;
+        let nsid = Nsid(context.random.uuid_v7(context.clock.now_millis()));
+        let birth = context.birth(nsid);
+        Newborn { engine: self.clone(), name: name.clone(), nsid, published: Vec::new(), _birth: birth }
+    }
+
+    pub fn now_millis(&self) -> u64 {
+        self.context.clock.now_millis()
+    }
+
+    /// A name for a new object.
+    pub fn new_id(&self) -> uuid::Uuid {
+        self.context.random.uuid_v7(self.context.clock.now_millis())
+    }
+
+    /// The key that a segment of a namespace would have.
+    pub fn segment_key(&self, name: &NamespaceName, nsid: Nsid, segment: uuid::Uuid) -> String {
+        segment_key(&name.project, nsid, segment)
+    }
+}
+
+/// An incarnation on its way. Dropped before its name is bound it leaves nothing.
+pub struct Newborn {
+    engine: Arc<Engine>,
+    name: NamespaceName,
+    nsid: Nsid,
+    /// Keys of objects that are in place.
+    published: Vec<String>,
+    _birth: Birth,
+}
+
+impl Newborn {
+    pub fn name(&self) -> &NamespaceName {
+        &self.name
+    }
+
+    pub fn segment_key(&self, segment: uuid::Uuid) -> String {
+        segment_key(&self.name.project, self.nsid, segment)
+    }
+
+    pub fn deletions_key(&self, segment: uuid::Uuid) -> String {
+        deletions_key(&self.name.project, self.nsid, segment, self.engine.context.random.next_u64())
+    }
+
+    /// Begins an object below this incarnation's prefix.
+    pub fn create(&self, key: &str) -> Result<ObjectWriter<'_>> {
+        self.engine.context.tier.create_paced(key, self.engine.context.config.compaction_bytes_per_second)
+    }
+
+    /// Puts a staged object in its place.
+    pub fn publish(&mut self, key: &str, staged: Staged) -> Result<()> {
+        // Listed first: where the publishing fails the object may be in place all the same.
+        self.published.push(key.to_owned());
+        staged.publish()
+    }
+
+    /// Opens an object of this incarnation.
+    pub fn open(&self, reference: &SegmentRef) -> Result<Segment> {
+        Segment::open(self.engine.context.tier.map(&reference.key, reference.bytes)?, &reference.key)
+    }
+
+    /// The first manifest of an empty incarnation.
+    pub fn empty_manifest(&self, schema: Schema) -> Manifest {
+        let manifest = self.engine.first_manifest(&self.name, schema, Default::default());
+        Manifest { nsid: self.nsid, ..manifest }
+    }
+
+    /// The first manifest of an incarnation that goes on from another's state: its segments have to be replaced by this
+    /// one's own.
+    pub fn manifest_after(&self, manifest: Manifest) -> Manifest {
+        let context = &self.engine.context;
+        let now = context.clock.now_millis();
+        Manifest {
+            nsid: self.nsid,
+            name: self.name.to_string(),
+            generation: 0,
+            parent: None,
+            commit_id: CommitId(context.random.uuid_v7(now)),
+            origin: Origin(context.random.next_u64()),
+            // What is written here from now on is above everything that came along.
+            hlc: manifest.hlc.max(manifest.version_vector.newest()),
+            next_seq: 0,
+            replay_from: 0,
+            expires_ms: None,
+            logs: Vec::new(),
+            // A block of its own: what the other hands out next must not meet what this one does.
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            created_ms: now,
+            updated_ms: now,
+            committed_ms: now,
+            ..manifest
+        }
+    }
+
+    /// Copies an object of another incarnation to a key of this one.
+    pub fn copy_object(&mut self, from: &str, to: &str) -> Result<()> {
+        let tier = &self.engine.context.tier;
+        let bytes = self.engine.context.disk.map(&tier.path(from)).context(|| format!("read object {from}"))?;
+        let mut writer = tier.create(to)?;
+        writer.write_all(&bytes).context(|| format!("write object {to}"))?;
+        let staged = writer.stage()?;
+        self.publish(to, staged)
+    }
+
+    /// Commits the first manifest and binds the name, which must be free still. Gives the number of documents.
+    pub async fn bind(self, manifest: Manifest) -> Result<u64> {
+        let engine = self.engine.clone();
+        engine
+            .to_the_end(|engine| async move {
+                let mut newborn = self;
+                let (nsid, kin) = (newborn.nsid, kin(&manifest, None));
+                match engine.give_birth(&newborn.name, manifest, None).await {
+                    Ok((namespace, _)) => {
+                        newborn.published.clear();
+                        engine.context.set_kin(nsid, kin);
+                        // Many small segments become few.
+                        namespace.start_flush();
+                        Ok(namespace.view().documents())
+                    }
+                    Err(error) => {
+                        if error.code() == UNKNOWN_BINDING {
+                            newborn.published.clear();
+                        }
+                        Err(error)
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Commits the first manifest and takes over the name from the incarnation it is bound to, which ends. `check` has the
+    /// last word on that one's state; nothing is written to it in between. Gives the number of documents.
+    pub async fn succeed(
+        self,
+        manifest: Manifest,
+        check: impl FnOnce(&Moment) -> Result<()> + Send + 'static,
+    ) -> Result<u64> {
+        let engine = self.engine.clone();
+        engine
+            .to_the_end(|engine| async move {
+                let mut newborn = self;
+                let done = engine.take_over(&newborn.name, manifest, check).await;
+                if done.as_ref().err().is_none_or(|error| error.code() == UNKNOWN_BINDING) {
+                    newborn.published.clear();
+                }
+                done
+            })
+            .await
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        // Nobody else can know of them: no name was ever bound to this incarnation.
+        for key in &self.published {
+            let _ = self.engine.context.tier.remove(key);
+        }
+    }
+}
+
+impl Engine {
+    async fn take_over(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        manifest: Manifest,
+        check: impl FnOnce(&Moment) -> Result<()>,
+    ) -> Result<u64> {
+        let before = self.namespace(name)?;
+        let door = self.door(name);
+        let _door = door.lock().await;
+        if self.catalog.find(name) != Some(before.nsid) {
+            return Err(Error::conflict(format!("namespace {name} was deleted meanwhile")));
+        }
+        let held = before.hold_writes().await?;
+        let context = &self.context;
+        let (nsid, old) = (manifest.nsid, before.nsid);
+        let hlc = Hlc::from_millis(context.clock.now_millis()).max(manifest.hlc);
+        let kin_after = kin(&manifest, None);
+        let after = tokio::task::block_in_place(|| {
+            let head = Head::create(context, manifest)?;
+            Namespace::open(context.clone(), name.clone(), head)
+        })?;
+        // Asked when the references are counted: what the old incarnation still names now cannot go any more.
+        let bound = match before.moment().await.and_then(|moment| check(&moment)) {
+            Ok(()) => tokio::task::block_in_place(|| {
+                let is_kept = context.config.retention_ms > 0;
+                let deleted = if is_kept { Some(self.mark_deleted(name, old, hlc)?) } else { None };
+                let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
+                Ok((bound, deleted))
+            }),
+            Err(error) => Err(error),
+        };
+        let (bound, deleted) = match bound {
+            Ok(bound) => bound,
+            Err(error) => {
+                if error.code() != UNKNOWN_BINDING {
+                    after.retire().await;
+                    tokio::task::block_in_place(|| self.discard(&name.project, nsid));
+                }
+                return Err(error);
+            }
+        };
+        if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+        context.set_kin(nsid, kin_after);
+        self.slots().insert(name.clone(), Slot::Open(after.clone()));
+        // The end of the old life is marked before who waits to write to it goes on.
+        tokio::join!(biased; before.retire(), async { drop(held) });
+        tokio::task::block_in_place(|| match (deleted, Head::load(context, old)) {
+            (Some(deleted), Ok(Some(head))) => context.set_kin(old, kin(&head.manifest, Some(&deleted))),
+            _ => self.discard(&name.project, old),
+        });
+        Ok(after.view().documents())
+    }
+}
