@@ -13,9 +13,11 @@ use serde_json::Value as Json;
 use super::body::{COMPRESS_BYTES_MIN, compress};
 use super::error::{body_of, retry_after_ms, status_of};
 use super::router::BAD_NAME;
+use super::stream::{Outgoing, Pieces, Pipe};
 use crate::error::{Error, Kind, Result};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -26,25 +28,35 @@ const PACK_BESIDE_BYTES: usize = 64 << 10;
 pub struct Answer {
     pub status: u16,
     kind: HeaderValue,
-    body: Vec<u8>,
+    body: Body,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+enum Body {
+    Whole(Vec<u8>),
+    Stream(Pieces),
 }
 
 impl Answer {
     /// A body that is written as JSON.
     pub fn json(status: u16, body: &impl Serialize) -> Result<Self> {
         let body = serde_json::to_vec(body).map_err(|error| Error::internal(format!("write the answer: {error}")))?;
-        Ok(Answer { status, kind: JSON, body, headers: Vec::new() })
+        Ok(Answer { status, kind: JSON, body: Body::Whole(body), headers: Vec::new() })
     }
 
     /// 200 with a JSON value.
     pub fn ok(body: &Json) -> Self {
-        Answer { status: 200, kind: JSON, body: body.to_string().into_bytes(), headers: Vec::new() }
+        Answer { status: 200, kind: JSON, body: Body::Whole(body.to_string().into_bytes()), headers: Vec::new() }
     }
 
     /// The text of `/metrics`.
     pub fn metrics(text: String) -> Self {
-        Answer { status: 200, kind: OPEN_METRICS, body: text.into_bytes(), headers: Vec::new() }
+        Answer { status: 200, kind: OPEN_METRICS, body: Body::Whole(text.into_bytes()), headers: Vec::new() }
+    }
+
+    /// Lines of JSON that `work` writes while they are sent.
+    pub async fn lines(work: impl FnOnce(&mut Pipe) -> Result<()> + Send + 'static) -> Result<Self> {
+        Ok(Answer { status: 200, kind: NDJSON, body: Body::Stream(Pieces::of(work).await?), headers: Vec::new() })
     }
 
     /// An error in the contract's shape; names in URLs are refused in plain text.
@@ -54,7 +66,7 @@ impl Answer {
             BAD_NAME => (TEXT, error.message().as_bytes().to_vec()),
             _ => (JSON, body_of(error, request_id)),
         };
-        let mut answer = Answer { status, kind, body, headers: Vec::new() };
+        let mut answer = Answer { status, kind, body: Body::Whole(body), headers: Vec::new() };
         if let Some(millis) = retry_after_ms(error) {
             answer.set(HeaderName::from_static("retry-after-ms"), &millis.to_string());
             answer.set(RETRY_AFTER, &millis.div_ceil(1_000).to_string());
@@ -93,8 +105,12 @@ impl Answer {
         self
     }
 
+    /// 0 for a body that is still being written.
     pub fn body_bytes(&self) -> usize {
-        self.body.len()
+        match &self.body {
+            Body::Whole(body) => body.len(),
+            Body::Stream(_) => 0,
+        }
     }
 
     /// A value that no header can have is left out.
@@ -105,15 +121,22 @@ impl Answer {
     }
 
     /// The response, packed when the client takes gzip and it pays.
-    pub fn into_response(self, request_id: &str, gzip: bool) -> Response<Full<Bytes>> {
-        let packed = if self.body.len() > PACK_BESIDE_BYTES && gzip {
-            tokio::task::block_in_place(|| compress(gzip, &self.body))
-        } else {
-            compress(gzip, &self.body)
+    pub fn into_response(self, request_id: &str, gzip: bool) -> Response<Outgoing> {
+        let bytes = self.body_bytes();
+        let (is_packed, may_be_packed, body) = match self.body {
+            Body::Stream(pieces) => (false, false, Outgoing::Stream(pieces)),
+            Body::Whole(body) => {
+                let packed = if bytes > PACK_BESIDE_BYTES && gzip {
+                    tokio::task::block_in_place(|| compress(gzip, &body))
+                } else {
+                    compress(gzip, &body)
+                };
+                let is_packed = packed.is_some();
+                let body = Full::new(Bytes::from(packed.unwrap_or(body)));
+                (is_packed, bytes > COMPRESS_BYTES_MIN, Outgoing::Whole(body))
+            }
         };
-        let is_packed = packed.is_some();
-        let may_be_packed = self.body.len() > COMPRESS_BYTES_MIN;
-        let mut response = Response::new(Full::new(Bytes::from(packed.unwrap_or(self.body))));
+        let mut response = Response::new(body);
         *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, self.kind);

@@ -10,8 +10,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::limits::ServerConfig;
 use super::patience::Patient;
+use super::stream::Outgoing;
 
 /// How long nothing is accepted after the system refused to (no file descriptors left, most often).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -30,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn accept<A, F>(listener: TcpListener, config: &ServerConfig, answer: A, stop: impl Future)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<Outgoing>> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(config.connections_max.max(1)));
     let make_room = Arc::new(Notify::new());
@@ -89,7 +88,7 @@ fn serve<A, F>(
 ) -> impl Future<Output = ()> + Send + 'static
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<Outgoing>> + Send + 'static,
 {
     // Answers are small and clients wait for them; Nagle's algorithm would only delay them.
     if let Err(error) = stream.set_nodelay(true) {

@@ -13,4 +13,5 @@ pub mod patience;
 pub mod request;
 pub mod router;
 pub mod server;
+pub mod stream;
 pub mod wire;

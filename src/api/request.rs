@@ -5,8 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use hyper::header::{EXPECT, HeaderName};
 use hyper::http::request::Parts;
@@ -17,6 +16,7 @@ use super::body::accepts_gzip;
 use super::handlers::{self, Call};
 use super::router::{Operation, Route, route};
 use super::server::Server;
+use super::stream::Outgoing;
 use super::{body, door};
 use crate::error::{Error, Result};
 
@@ -29,7 +29,7 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(1);
 
 /// Answers one request, whatever it is.
-pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Response<Outgoing> {
     let began = Instant::now();
     let under_way = server.metrics.begin();
     let (head, mut body) = request.into_parts();
