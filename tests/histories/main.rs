@@ -1,0 +1,49 @@
+//! Random histories of writes, branches, tags, deletions, merges, retention, restarts and crashes, against a plain model: every
+//! namespace equals the model at every generation it can be asked for, and nothing is missing or left over.
+//!
+//! `SHOAL_HISTORIES=100000 cargo test --release --test histories` runs more than every change does; a failure says its seed,
+//! and `SHOAL_HISTORY=SEED` runs that one alone and prints its steps.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod model;
+mod run;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Histories that run at the same time.
+const WORKERS: usize = 2;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn every_history_leaves_what_the_model_says() {
+    if let Some(seed) = number("SHOAL_HISTORY") {
+        return run::history(seed, true).await;
+    }
+    let count = number("SHOAL_HISTORIES").unwrap_or(1_000);
+    let next = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|_| {
+            let next = next.clone();
+            tokio::spawn(async move {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        return;
+                    }
+                    // A task of its own, so that a failure says which seed it was.
+                    let done = tokio::spawn(run::history(seed, false)).await;
+                    assert!(done.is_ok(), "seed {seed}: run it alone with SHOAL_HISTORY={seed}");
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    println!("{count} histories");
+}
