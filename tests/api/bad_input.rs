@@ -335,6 +335,8 @@ fn queries_of_the_wrong_shape_say_where() {
         (rank(json!(["n", "BM25", "x"])), 400, "n"),
         (rank(json!(["text", "BM25", ["fish", 5]])), 400, "text"),
         (rank(json!(["text", "sideways"])), 422, "rank_by"),
+        (rank(json!(["n", "ASC"])), 400, "unknown operator ASC behind \"n\", expected asc"),
+        (rank(json!(["vector", "knn", [1, 2]])), 400, "unknown operator knn behind \"vector\", expected kNN"),
         (rank(json!(["Attribute", "n"])), 400, signed),
         (rank(json!(["Sum", [["vector", "ANN", [1, 2]]]])), 400, "ANN cannot be part of a score"),
         (rank(json!(["Product", -1, ["text", "BM25", "x"]])), 400, "must not be negative"),

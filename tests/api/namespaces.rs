@@ -239,6 +239,26 @@ fn a_hint_says_which_request_makes_text_searchable() {
 }
 
 #[test]
+fn what_is_no_filter_and_no_ranking_is_shown_beside_what_was_expected() {
+    let daemon = Daemon::start();
+    daemon.write("docs", &json!({"upsert_rows": [{"id": 1, "n": 1}]}));
+    for (key, bad, hint) in [
+        ("filters", json!({"n": {"$gt": 3}}), r#"["Not", filter], got {"n":{"$gt":3}}"#),
+        ("filters", json!(["And", "n"]), r#"got "n""#),
+        ("filters", json!(["AND", [["n", "Eq", 1]]]), r#"got ["AND",[["n","Eq",1]]]"#),
+        ("rank_by", json!("id"), r#"or a score, got "id""#),
+        ("rank_by", json!(["id"]), r#"got ["id"]"#),
+        ("rank_by", json!(["n", "up"]), r#"got ["n","up"]"#),
+    ] {
+        let mut body = json!({"rank_by": ["id", "asc"], "limit": 1});
+        body[key] = bad;
+        let answer = daemon.post("/v2/namespaces/docs/query", &body);
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        assert!(answer.json()["hint"].as_str().unwrap().ends_with(hint), "{}", answer.text());
+    }
+}
+
+#[test]
 fn the_node_says_how_it_is() {
     let daemon = Daemon::start();
     daemon.write("docs", &json!({"upsert_rows": [{"id": 1}]}));

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::shape::{string, wrong};
+use super::shape::{brief, string, wrong};
 use crate::error::{Error, Result};
 use crate::model::filter::{Expr, ExprLeaf};
 
@@ -24,14 +24,16 @@ fn parse(path: &str, json: Json, depth: usize, nodes: &mut usize) -> Result<Expr
             "{path}: filter is too large, at most {FILTER_NODES_MAX} operators nested {FILTER_DEPTH_MAX} deep"
         )));
     }
-    let Json::Array(mut items) = json else {
-        return Err(wrong(path, "data did not match any variant of untagged enum Filter"));
+    let mut items = match json {
+        Json::Array(items) => items,
+        other => return Err(no_filter(path, &other)),
     };
     let head = items.first().and_then(Json::as_str).map(str::to_owned);
     match (head.as_deref(), items.len()) {
         (Some("And" | "Or"), 2) => {
-            let Some(Json::Array(children)) = items.pop() else {
-                return Err(wrong(path, "data did not match any variant of untagged enum Filter"));
+            let children = match items.pop() {
+                Some(Json::Array(children)) => children,
+                other => return Err(no_filter(path, &other.unwrap_or(Json::Null))),
             };
             let children = children
                 .into_iter()
@@ -50,6 +52,13 @@ fn parse(path: &str, json: Json, depth: usize, nodes: &mut usize) -> Result<Expr
             Ok(Expr::Leaf(ExprLeaf { attribute: head.unwrap_or_default(), op, operand, params }))
         }
         (_, n) if n > 4 => Err(Error::invalid(format!("{path}: a filter has at most 4 elements, got {n}"))),
-        _ => Err(wrong(path, "data did not match any variant of untagged enum Filter")),
+        _ => Err(no_filter(path, &Json::Array(items))),
     }
+}
+
+fn no_filter(path: &str, got: &Json) -> Error {
+    wrong(path, "data did not match any variant of untagged enum Filter").with_hint(format!(
+        "expected [\"attribute\", \"Eq\", value], [\"And\", [filters]], [\"Or\", [filters]] or [\"Not\", filter], got {}",
+        brief(got)
+    ))
 }

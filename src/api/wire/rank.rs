@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::filter::parse_filter;
-use super::shape::{boolean, number, wrong};
+use super::shape::{boolean, brief, number, wrong};
 use crate::error::{Error, Result};
 use crate::model::query::{Clause, Direction, Rank};
 
@@ -13,11 +13,15 @@ pub const ORDER_ATTRIBUTES_MAX: usize = 8;
 pub const CLAUSES_MAX: usize = 1_024;
 pub const CLAUSE_DEPTH_MAX: usize = 16;
 
-const NO_MATCH: &str = "data did not match any variant of untagged enum RankBy";
+/// The operators behind an attribute's name.
+const OPERATORS: [&str; 6] = ["ANN", "kNN", "BM25", "SparseKNN", "asc", "desc"];
 
 /// Reads `rank_by`; errors carry `path`.
 pub fn parse_rank(path: &str, json: Json) -> Result<Rank> {
-    let Json::Array(items) = json else { return Err(wrong(path, NO_MATCH)) };
+    let items = match json {
+        Json::Array(items) => items,
+        other => return Err(no_rank(path, &other)),
+    };
     match items.as_slice() {
         [] => Err(Error::invalid("💔 rank_by cannot be empty")),
         [Json::Array(_), ..] => {
@@ -54,7 +58,7 @@ fn refuse_embed(vector: &Json) -> Result<()> {
 
 fn order(path: &str, json: &Json) -> Result<(String, Direction)> {
     let pair = json.as_array().map(Vec::as_slice);
-    let Some([Json::String(attribute), Json::String(direction)]) = pair else { return Err(wrong(path, NO_MATCH)) };
+    let Some([Json::String(attribute), Json::String(direction)]) = pair else { return Err(no_rank(path, json)) };
     let direction = match direction.as_str() {
         "asc" => Direction::Asc,
         "desc" => Direction::Desc,
@@ -72,7 +76,7 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
     }
     let items = match &json {
         Json::Array(items) => items.as_slice(),
-        _ => return Err(wrong(path, NO_MATCH)),
+        _ => return Err(no_rank(path, &json)),
     };
     let mut inner = |json: &Json| clause(path, json.clone(), depth + 1, clauses);
     match items {
@@ -106,8 +110,28 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
             refuse_embed(vector)?;
             Ok(Clause::SparseKnn { attribute: attribute.clone(), vector: vector.clone() })
         }
-        _ => parse_filter(path, json).map(Clause::Filter),
+        [Json::String(attribute), Json::String(op), ..] if misspelt(op).is_some() => {
+            let expected = misspelt(op).unwrap_or_default();
+            Err(Error::invalid(format!("{path}: unknown operator {op} behind \"{attribute}\", expected {expected}")))
+        }
+        [Json::String(_), _, _] | [Json::String(_), _, _, _] | [Json::String(_), Json::Array(_)] => {
+            parse_filter(path, json).map(Clause::Filter)
+        }
+        _ => Err(no_rank(path, &json)),
     }
+}
+
+/// The operator that was meant, where only its case is wrong.
+fn misspelt(op: &str) -> Option<&'static str> {
+    OPERATORS.into_iter().find(|known| known.eq_ignore_ascii_case(op) && *known != op)
+}
+
+fn no_rank(path: &str, got: &Json) -> Error {
+    wrong(path, "data did not match any variant of untagged enum RankBy").with_hint(format!(
+        "expected [\"attribute\", \"ANN\", vector], [\"attribute\", \"BM25\", text], [\"attribute\", \"asc\"] or a score, \
+         got {}",
+        brief(got)
+    ))
 }
 
 /// A weight or floor: finite and not negative.

@@ -6,6 +6,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
 
+/// How much of a value errors show.
+const SHOWN_CHARS: usize = 60;
+
 /// Reads a body. The parser's own bound on nesting (128) is the depth limit.
 pub fn parse(body: &[u8]) -> Result<Json> {
     serde_json::from_slice(body)
@@ -29,6 +32,15 @@ pub fn unexpected(json: &Json) -> String {
         Json::String(s) => format!("string {s:?}"),
         Json::Array(_) => "sequence".into(),
         Json::Object(_) => "map".into(),
+    }
+}
+
+/// The beginning of a JSON text, for errors to show.
+pub fn brief(json: &Json) -> String {
+    let text = json.to_string();
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
     }
 }
 

@@ -154,7 +154,17 @@ pub fn describe(json: &Json) -> &'static str {
 }
 
 fn mismatch(kind: AttributeType, json: &Json) -> Error {
-    Error::invalid(format!("expected {kind}, got {} '{}'", describe(json), show(json)))
+    let form = match kind {
+        AttributeType::Bytes => " as base64",
+        AttributeType::DateTime => " such as 2026-01-31 or 2026-01-31T12:00:00Z",
+        _ => "",
+    };
+    Error::invalid(format!("expected {kind}{form}, got {}", got(json)))
+}
+
+/// A value and what it is, as errors show it.
+fn got(json: &Json) -> String {
+    if json.is_null() { "null".to_owned() } else { format!("{} '{}'", describe(json), show(json)) }
 }
 
 fn int(json: &Json) -> Option<i64> {
@@ -192,9 +202,8 @@ fn array<T>(kind: AttributeType, json: &Json, element: impl Fn(&Json) -> Option<
     for (at, item) in items.iter().enumerate() {
         out.push(element(item).ok_or_else(|| {
             Error::invalid(format!(
-                "expected {kind}, got {} '{}' as element {at}; all elements must be of one type, none null",
-                describe(item),
-                show(item)
+                "expected {kind}, got {} as element {at}; all elements must be of one type, none null",
+                got(item)
             ))
             .with_code("unprocessable")
         })?);
@@ -231,8 +240,7 @@ fn vector(kind: AttributeType, dims: u32, element: Element, json: &Json, scratch
             let mut elements = Vec::with_capacity(dims);
             for (at, item) in items.iter().enumerate() {
                 let Some(x) = item.as_f64().map(|x| x as f32).filter(|x| x.is_finite()) else {
-                    let got = format!("{} '{}'", describe(item), show(item));
-                    return Err(Error::invalid(format!("expected {kind}, got {got} as element {at}")));
+                    return Err(Error::invalid(format!("expected {kind}, got {} as element {at}", got(item))));
                 };
                 elements.push(x);
             }
@@ -280,9 +288,8 @@ fn sparse(json: &Json) -> Result<Value> {
         let rounded = weight.as_f64().map(f16::from_f64).filter(|x| x.is_finite());
         let Some(rounded) = rounded else {
             return Err(Error::invalid(format!(
-                "expected {{}}f16, got {} '{}' as the weight of '{}'",
-                describe(weight),
-                show(weight),
+                "expected {{}}f16, got {} as the weight of '{}'",
+                got(weight),
                 term.chars().take(SHOWN_CHARS).collect::<String>()
             )));
         };
