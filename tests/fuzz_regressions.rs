@@ -46,7 +46,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "log" => &["log.wal"],
         "manifest" => &["manifest.json", "manifest-answers.json"],
         "names" => &["binding.json"],
-        "node" => &["node.json", "_format.json"],
+        "node" => &["../v2/node.json", "node.json", "_format.json"],
         "segment" => &["segment.seg"],
         "snapshot" => &["snapshot.snp", "snapshot-increment.snp"],
         "sparse" => &["sparse.section"],

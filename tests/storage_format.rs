@@ -18,7 +18,9 @@ use shoal::format::manifest::{
 };
 use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_tag, encode_deleted, encode_tag};
 use shoal::format::names::{self, NameBinding, decode_binding, encode_binding};
-use shoal::format::node::{self, FormatFile, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node};
+use shoal::format::node::{
+    self, FormatFile, IdBlocks, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
+};
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::format::snapshot::{
     self, Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, OBJECT_HEADER_BYTES, SnapshotKind, SnapshotReader,
@@ -239,7 +241,13 @@ fn deleted_file() -> DeletedFile {
 
 fn node_file() -> NodeFile {
     let pins = vec![Pin { name: "acme/search/docs".into(), since_ms: 5 }];
-    NodeFile { format: node::VERSION, node: Uuid::from_u128(0x4e), store: Uuid::from_u128(0x57), pins }
+    NodeFile {
+        format: node::NODE_VERSION,
+        node: Uuid::from_u128(0x4e),
+        store: Uuid::from_u128(0x57),
+        pins,
+        id_blocks: Some(IdBlocks { first: 2_000_000, taken: 3 }),
+    }
 }
 
 /// A manifest of two objects that are these bytes: any bytes will do, what is in them is not looked at.
@@ -471,8 +479,15 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
-    let found = golden("v1", "node.json", &encode_node(&node_file()).unwrap());
+    let found = golden("v2", "node.json", &encode_node(&node_file()).unwrap());
     assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
+}
+
+#[test]
+fn node_files_of_version_1_are_still_read() {
+    let bytes = std::fs::read(root().join("tests/golden/v1/node.json")).unwrap();
+    let expected = NodeFile { format: 1, id_blocks: None, ..node_file() };
+    assert_eq!(decode_node(&bytes, "golden").unwrap(), expected);
 }
 
 #[test]

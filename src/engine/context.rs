@@ -7,7 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::ids::Uuids;
 use super::layout::Layout;
+use super::node::Node;
+use crate::error::Result;
+use crate::format::node::NodeFile;
 use crate::meta::Meta;
 use crate::meta::tables::Kin;
 use crate::model::ids::{Hlc, Nsid};
@@ -72,6 +76,8 @@ pub struct Context {
     pub layout: Layout,
     pub tier: Tier,
     pub meta: Meta,
+    pub node: Node,
+    pub uuids: Uuids,
     /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
     /// after their name is bound.
     pub unborn: Mutex<BTreeSet<Nsid>>,
@@ -159,6 +165,16 @@ impl Context {
     /// Incarnations that have files and no name yet.
     pub fn unborn(&self) -> BTreeSet<Nsid> {
         self.unborn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes `node.json`, durably; `edit` says whether there is anything to change.
+    pub fn edit_node(&self, edit: impl FnOnce(&mut NodeFile) -> bool) -> Result<()> {
+        self.node.edit((&*self.disk, &self.layout, &self.meta), edit)
+    }
+
+    /// A block of integer ids that nobody on this node was ever given.
+    pub fn take_id_block(&self) -> Result<u32> {
+        self.node.take_block((&*self.disk, &self.layout, &self.meta), &*self.random)
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -54,8 +54,8 @@ pub struct Journal {
 pub struct SealedLog {
     pub name: String,
     pub first_seq: u64,
-    /// The last record's; below `first_seq` when the log has none.
-    pub last_seq: u64,
+    /// Behind the last record; `first_seq` when the log has none.
+    pub next_seq: u64,
     pub bytes: u64,
     pub crc32c: u32,
 }
@@ -146,7 +146,7 @@ impl Journal {
         let sealed = SealedLog {
             name: self.name.clone(),
             first_seq: self.first_seq,
-            last_seq: self.next_seq.saturating_sub(1),
+            next_seq: self.next_seq,
             bytes,
             crc32c: self.crc32c,
         };
@@ -165,12 +165,26 @@ pub fn recover(
     distrust: Option<&Distrust>,
 ) -> Result<Recovered> {
     let mut logs = find(disk, paths, writer, replay_from)?;
+    let ends: Vec<PreviousLog> = logs.iter().filter_map(|log| log.header.previous).collect();
     for at in 0..logs.len() {
+        let first_seq = logs[at].first_seq;
         // A successor was started only after its predecessor's end was known; what lies behind was never acknowledged.
-        let named =
-            logs.get(at + 1).and_then(|next| next.header.previous).filter(|p| p.first_seq == logs[at].first_seq);
+        let named = if logs.iter().filter(|log| log.first_seq == first_seq).count() == 1 {
+            logs.get(at + 1)
+                .and_then(|next| next.header.previous)
+                .filter(|p| p.first_seq == first_seq)
+                .map(|p| p.bytes)
+        } else {
+            // Logs without records that start at the same one: who names which is known by the length only, which every
+            // one of them had for good before there was another.
+            let len = logs[at].bytes.len() as u64;
+            let own = ends.iter().filter(|end| end.first_seq == first_seq);
+            let is_named =
+                logs[at].since.is_none() || at + 1 == logs.len() || own.clone().any(|end| end.bytes == len);
+            if is_named { None } else { own.map(|end| end.bytes).max() }
+        };
         let known = distrust.filter(|d| d.name == logs[at].name).map(|d| d.synced);
-        if let Some(end) = named.map(|p| p.bytes).or(known) {
+        if let Some(end) = named.or(known) {
             let log = &mut logs[at];
             if end > log.bytes.len() as u64 {
                 return Err(Error::corrupt(format!("log {}: {} bytes, expected {end}", log.name, log.bytes.len())));
@@ -214,7 +228,7 @@ pub fn recover(
             crc32c: crc32c::crc32c(&log.bytes[..valid]),
             name: log.name,
             first_seq: log.first_seq,
-            last_seq: end.saturating_sub(1),
+            next_seq: end,
             bytes: contents.valid_bytes,
         });
     }
@@ -230,6 +244,8 @@ struct Found {
     first_seq: u64,
     is_open: bool,
     header: LogHeader,
+    /// The clock of its first commit.
+    since: Option<Hlc>,
     bytes: Vec<u8>,
     /// How many of `bytes` may hold acknowledged commits.
     trusted: usize,
@@ -297,11 +313,18 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
                 continue;
             }
             let (first_seq, trusted) = (header.first_seq, bytes.len());
-            found.push(Found { name: name.to_owned(), first_seq, is_open, header, bytes, trusted });
+            let since = None;
+            found.push(Found { name: name.to_owned(), first_seq, is_open, header, since, bytes, trusted });
         }
     }
-    // Two logs may start at the same record when the first has none; the one that names the other comes second.
-    found.sort_by_key(|log| (log.first_seq, log.header.previous.map_or(0, |p| p.first_seq + 1)));
+    // Logs without records start where the next one does; the clocks of their commits tell them apart.
+    let starts: Vec<u64> = found.iter().map(|log| log.first_seq).collect();
+    for log in &mut found {
+        if starts.iter().filter(|first| **first == log.first_seq).count() > 1 {
+            log.since = decode_log(&log.bytes, &log.name).ok().and_then(|log| log.frames.first().map(|f| f.hlc));
+        }
+    }
+    found.sort_by_key(|log| (log.first_seq, log.since));
     Ok(found)
 }
 

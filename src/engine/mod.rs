@@ -3,7 +3,7 @@
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
 //! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from;
-//! - `group_commit` and `journal` are the log;
+//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -12,10 +12,12 @@ pub mod check;
 pub mod context;
 pub mod filter;
 pub mod group_commit;
+pub mod ids;
 pub mod journal;
 pub mod layout;
 pub mod lineage;
 pub mod namespace;
+mod node;
 mod operations;
 pub mod query;
 mod start;
@@ -34,7 +36,6 @@ use self::catalog::Catalog;
 use self::context::Context;
 use self::namespace::{Moment, Namespace, not_found};
 use crate::error::{Error, Kind, Result};
-use crate::format::node::NodeFile;
 use crate::model::ids::NamespaceName;
 use crate::model::schema::Metric;
 use crate::model::write::SchemaUpdate;
@@ -52,7 +53,6 @@ pub struct Engine {
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last.
     past: Mutex<VecDeque<Arc<Moment>>>,
-    node: Mutex<NodeFile>,
     /// Held for as long as this process uses the directory.
     _lock: Box<dyn Send + Sync>,
 }

@@ -12,15 +12,14 @@ use super::start::remove_manifests;
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
 use super::{COPIES_MAX, CopyState, CopyStatus, CreateRequest, Engine, Slot, query};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, VERSION};
-use crate::format::node::{Pin, encode_node};
+use crate::format::node::Pin;
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Nsid, Origin, Project};
 use crate::model::query::{Query, QueryOutcome, QueryRequest, RecallOutcome, RecallRequest};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
-use crate::platform::disk::publish;
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
@@ -342,15 +341,14 @@ impl Engine {
         edit: impl FnOnce(&mut Vec<Pin>) -> bool,
     ) -> Result<()> {
         tokio::task::block_in_place(|| {
-            let mut node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut next = node.clone();
-            if !edit(&mut next.pins) {
+            let mut changed = false;
+            self.context.edit_node(|node| {
+                changed = edit(&mut node.pins);
+                changed
+            })?;
+            if !changed {
                 return Ok(());
             }
-            let path = self.context.layout.node_file();
-            publish(&*self.context.disk, &path, &encode_node(&next)?)
-                .context(|| format!("write {}", path.display()))?;
-            *node = next;
             if let Err(error) = self.context.meta.pin(&name.to_string(), since_ms) {
                 tracing::warn!(%error, "the index does not follow, it will be rebuilt");
             }
@@ -359,7 +357,7 @@ impl Engine {
     }
 
     pub(super) fn pinned_since(&self, name: &NamespaceName) -> Option<u64> {
-        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = self.context.node.file();
         let text = name.to_string();
         node.pins.iter().find(|pin| pin.name == text).map(|pin| pin.since_ms)
     }

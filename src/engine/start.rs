@@ -11,15 +11,19 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
 use super::context::{Context, EngineConfig};
+use super::ids::Uuids;
 use super::layout::Layout;
 use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
 use super::namespace::head::{Head, facts, reclaim};
+use super::node::Node;
 use super::{Engine, Slot, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::encode_manifest;
 use crate::format::names::parse_name;
-use crate::format::node::{FormatFile, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node};
+use crate::format::node::{
+    FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
+};
 use crate::meta::{Facts, Meta};
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
@@ -45,6 +49,9 @@ impl Engine {
             create_dirs(&*disk, &dir).context(|| format!("create {}", dir.display()))?;
         }
         let (meta, why) = Meta::open(disk.clone(), layout.meta_file())?;
+        if let Err(error) = meta.keep_node(&encode_node(&node)?) {
+            tracing::warn!(%error, "the index has no copy of node.json, it is made at the next start");
+        }
         let catalog = match &why {
             None => Catalog::from_index(meta.names()?),
             Some(why) => {
@@ -69,6 +76,8 @@ impl Engine {
             random,
             layout,
             meta,
+            node: Node::new(node),
+            uuids: Uuids::default(),
             unborn: Mutex::new(BTreeSet::new()),
             commits: RwLock::new(()),
             kin: Mutex::new(kin),
@@ -85,7 +94,6 @@ impl Engine {
             doors: Mutex::new(HashMap::new()),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
-            node: Mutex::new(node),
             _lock: lock,
         }))
     }
@@ -162,7 +170,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = context.node.file();
         facts.pins = node.pins.iter().map(|pin| (pin.name.clone(), pin.since_ms)).collect();
         Ok(facts)
     }
@@ -352,7 +360,13 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         check_empty(disk, layout)?;
     }
     let store = format.as_ref().map_or_else(|| random.uuid_v7(clock.now_millis()), |format| format.store);
-    let node = NodeFile { format: VERSION, node: random.uuid_v7(clock.now_millis()), store, pins: Vec::new() };
+    let node = NodeFile {
+        format: NODE_VERSION,
+        node: random.uuid_v7(clock.now_millis()),
+        store,
+        pins: Vec::new(),
+        id_blocks: None,
+    };
     if format.is_none() {
         put_format(disk, layout, &node)?;
     }

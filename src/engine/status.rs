@@ -1,7 +1,7 @@
 //! What callers are told about a namespace and the node.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use serde_json::{Value as Json, json};
 
@@ -91,7 +91,7 @@ impl Engine {
 
     /// How the node is.
     pub fn node_status(&self) -> Json {
-        let node = self.node.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let node = self.context.node.file();
         let quarantined: Vec<Json> = self
             .slots()
             .iter()

@@ -61,7 +61,7 @@ pub struct Manifest {
     pub segments: Vec<SegmentRef>,
     /// Keys of conflict objects that no user has resolved.
     pub conflicts: Vec<String>,
-    /// Integer ids below this are handed out.
+    /// The next integer id of this incarnation's newest block; none is left of it at a multiple of 2^32.
     pub ids_reserved: u64,
     /// Answers to repeat, oldest first, of commits whose log records are in segments.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1,12 +1,21 @@
 //! The two files that say what a data directory is: `_format.json` and `node.json`.
+//!
+//! Invariant: blocks of integer ids are taken from the node's sequence one after another, and `node.json` counts a block
+//! before anybody has an id of it. So no block is given twice, whatever becomes of the namespace that took it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::envelope;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+/// The version of `_format.json`.
 pub const VERSION: u32 = 1;
+/// The version of `node.json`; version 1 has no blocks.
+pub const NODE_VERSION: u32 = 2;
+/// Blocks are numbered from 1 to this: 21 bits of block above 32 bits of counter stay below 2^53, which readers of JSON
+/// need. Block 0 is left to the ids that callers count themselves.
+pub const BLOCKS: u32 = (1 << 21) - 1;
 
 /// `_format.json`, at the root of the tier as of a bucket: created once, never changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +35,27 @@ pub struct NodeFile {
     pub store: Uuid,
     /// Pinned namespaces, `org/project/name`, in order.
     pub pins: Vec<Pin>,
+    /// Absent until the first block is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_blocks: Option<IdBlocks>,
+}
+
+/// The node's own sequence of blocks of integer ids: from a random first one upwards, and round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdBlocks {
+    /// The first block, 1 to [`BLOCKS`]; random, so that nodes that never heard of each other seldom meet.
+    pub first: u32,
+    /// How many blocks were taken, at most [`BLOCKS`].
+    pub taken: u32,
+}
+
+impl IdBlocks {
+    /// The sequence with one more block taken, and that block; `None` when none is left.
+    pub fn take(self) -> Option<(IdBlocks, u32)> {
+        let block = 1 + ((u64::from(self.first) - 1 + u64::from(self.taken)) % u64::from(BLOCKS)) as u32;
+        (self.taken < BLOCKS).then_some((IdBlocks { taken: self.taken + 1, ..self }, block))
+    }
 }
 
 /// A namespace whose objects are kept and kept warm.
@@ -49,24 +79,61 @@ pub fn encode_node(node: &NodeFile) -> Result<Vec<u8>> {
 }
 
 pub fn decode_node(bytes: &[u8], file: &str) -> Result<NodeFile> {
-    envelope::open(bytes, VERSION, file).map(|(body, _)| body)
+    let (node, _) = envelope::open::<NodeFile>(bytes, NODE_VERSION, file)?;
+    if let Some(IdBlocks { first, taken }) = node.id_blocks
+        && !((1..=BLOCKS).contains(&first) && taken <= BLOCKS)
+    {
+        return Err(Error::corrupt(format!(
+            "{file}: {taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
+        )));
+    }
+    Ok(node)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FormatFile, NodeFile, Pin, VERSION, decode_format, decode_node, encode_format, encode_node};
+    use super::{
+        BLOCKS, FormatFile, IdBlocks, NODE_VERSION, NodeFile, Pin, VERSION, decode_format, decode_node,
+        encode_format, encode_node,
+    };
+    use crate::error::Kind;
     use uuid::Uuid;
+
+    fn node(id_blocks: Option<IdBlocks>) -> NodeFile {
+        NodeFile {
+            format: NODE_VERSION,
+            node: Uuid::from_u128(2),
+            store: Uuid::from_u128(1),
+            pins: vec![Pin { name: "a/b/c".into(), since_ms: 5 }],
+            id_blocks,
+        }
+    }
 
     #[test]
     fn both_files_come_back_as_they_were_written() {
         let format = FormatFile { format: VERSION, store: Uuid::from_u128(1) };
         assert_eq!(decode_format(&encode_format(&format).unwrap(), "file").unwrap(), format);
-        let node = NodeFile {
-            format: VERSION,
-            node: Uuid::from_u128(2),
-            store: Uuid::from_u128(1),
-            pins: vec![Pin { name: "a/b/c".into(), since_ms: 5 }],
-        };
-        assert_eq!(decode_node(&encode_node(&node).unwrap(), "file").unwrap(), node);
+        for blocks in [None, Some(IdBlocks { first: 7, taken: BLOCKS })] {
+            assert_eq!(decode_node(&encode_node(&node(blocks)).unwrap(), "file").unwrap(), node(blocks));
+        }
+    }
+
+    #[test]
+    fn a_sequence_gives_every_block_once_and_never_block_0() {
+        let mut blocks = IdBlocks { first: BLOCKS - 1, taken: 0 };
+        let mut seen = vec![false; BLOCKS as usize + 1];
+        while let Some((next, block)) = blocks.take() {
+            assert!(!std::mem::replace(&mut seen[block as usize], true), "block {block}");
+            blocks = next;
+        }
+        assert_eq!((blocks.taken, seen[0], seen[1..].iter().all(|given| *given)), (BLOCKS, false, true));
+    }
+
+    #[test]
+    fn a_sequence_that_cannot_be_is_corrupt() {
+        for blocks in [(0, 0), (BLOCKS + 1, 0), (1, BLOCKS + 1)] {
+            let bytes = encode_node(&node(Some(IdBlocks { first: blocks.0, taken: blocks.1 }))).unwrap();
+            assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt, "{blocks:?}");
+        }
     }
 }

@@ -24,7 +24,7 @@ pub struct Batch {
     pub idempotency: Option<IdempotencyEntry>,
     /// The whole new schema, when this batch changes it.
     pub schema: Option<Schema>,
-    /// Integer ids below this are handed out.
+    /// The next integer id of the writer's newest block; none is left of it at a multiple of 2^32.
     pub ids_reserved: Option<u64>,
     pub records: Vec<Record>,
 }

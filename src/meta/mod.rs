@@ -20,7 +20,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransacti
 
 use self::backend::Backend;
 use self::tables::{
-    ANSWERS, Answer, Bound, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
+    ANSWERS, Answer, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
 use crate::error::{Context, Error, Result};
 use crate::model::ids::Nsid;
@@ -136,6 +136,7 @@ impl Meta {
             transaction.open_table(ANSWERS)?;
             transaction.open_table(HISTORY)?;
             transaction.open_table(KIN)?;
+            transaction.open_table(COPIES)?;
             Ok(())
         })?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);
@@ -209,6 +210,24 @@ impl Meta {
                 None => table.remove(name)?,
             };
             Ok(())
+        })
+    }
+
+    /// Keeps a copy of `node.json`, durably; a rebuild leaves it as it is. To be called before the file is written.
+    pub fn keep_node(&self, bytes: &[u8]) -> Result<()> {
+        if self.node()?.as_deref() == Some(bytes) {
+            return Ok(());
+        }
+        self.write(Durability::Immediate, |transaction| {
+            transaction.open_table(COPIES)?.insert(tables::NODE, bytes)?;
+            Ok(())
+        })
+    }
+
+    /// The copy of `node.json`, never older than the file.
+    pub fn node(&self) -> Result<Option<Vec<u8>>> {
+        self.read(|transaction| {
+            Ok(transaction.open_table(COPIES)?.get(tables::NODE)?.map(|bytes| bytes.value().to_vec()))
         })
     }
 

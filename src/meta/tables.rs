@@ -23,9 +23,13 @@ pub const ANSWERS: TableDefinition<(&[u8; 16], &[u8; 16]), &[u8]> = TableDefinit
 pub const HISTORY: TableDefinition<(&[u8; 16], u64), &[u8]> = TableDefinition::new("history");
 /// Incarnations that are more than a bound name: branches, deleted ones that can be had back, ones that expire: [`Kin`].
 pub const KIN: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("kin");
+/// Small files that nothing else at rest could replace, byte for byte: [`NODE`].
+pub const COPIES: TableDefinition<&str, &[u8]> = TableDefinition::new("copies");
 /// Facts about the index itself.
 pub const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 
+/// In [`COPIES`]: `node.json`.
+pub const NODE: &str = "node.json";
 /// In [`STATE`]: 1 after a clean stop, 0 while open.
 pub const CLEAN: &str = "clean";
 

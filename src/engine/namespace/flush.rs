@@ -382,11 +382,11 @@ fn log_refs(
     sealed: &[crate::engine::journal::SealedLog],
 ) -> Vec<LogRef> {
     let inherited = manifest.logs.iter().filter(|log| log.origin != origin).cloned();
-    let own = sealed.iter().filter(|log| log.last_seq >= log.first_seq && log.bytes > 0).map(|log| LogRef {
+    let own = sealed.iter().filter(|log| log.next_seq > log.first_seq).map(|log| LogRef {
         key: log_key(project, manifest.nsid, &log.name),
         origin,
         first_seq: log.first_seq,
-        last_seq: log.last_seq,
+        last_seq: log.next_seq - 1,
         bytes: log.bytes,
         crc32c: log.crc32c,
     });

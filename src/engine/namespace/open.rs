@@ -157,8 +157,9 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
         replay_named(context, &mut state, &mut analysis, log)?;
     }
-    // Inherited logs are counted in the manifest's own counter.
+    // Inherited logs are counted in the manifest's own counter, and the ids they hand out are another incarnation's.
     state.data_seq = manifest.data_seq;
+    state.ids_reserved = manifest.ids_reserved;
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
     let recovered = {

@@ -188,7 +188,8 @@ impl State {
             self.apply(change, version)?;
         }
         if let Some(reserved) = ids_reserved {
-            self.ids_reserved = self.ids_reserved.max(reserved);
+            // A later block may be below the one before.
+            self.ids_reserved = reserved;
         }
         self.hlc = self.hlc.max(version.hlc);
         self.data_seq += u64::from(counts);

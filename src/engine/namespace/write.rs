@@ -9,6 +9,7 @@ use super::state::etag;
 use super::{Decider, Kept, Namespace, Pending};
 use crate::engine::filter::bitmap;
 use crate::engine::group_commit::{GroupCommit, Ticket};
+use crate::engine::ids::{COUNTER_BITS, left_of_block};
 use crate::engine::journal::{Journal, Writer};
 use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
 use crate::error::{Error, Kind, Result};
@@ -108,34 +109,33 @@ impl Namespace {
         Ok(schema)
     }
 
-    /// Hands out ids that no document has: UUIDv7, or integers of a block of this incarnation's own.
+    /// Hands out ids that nobody else is given: UUIDv7, or integers of blocks that are this incarnation's alone.
     pub async fn allocate_ids(self: &Arc<Self>, count: u32) -> Result<Vec<DocId>> {
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         let now = self.context.clock.now_millis();
+        let uuid = || self.context.uuids.next(&*self.context.random, now);
         match decider.schema.id_type {
-            Some(IdType::Uuid) => Ok((0..count).map(|_| DocId::Uuid(self.context.random.uuid_v7(now))).collect()),
-            Some(IdType::String) => {
-                Ok((0..count).map(|_| DocId::String(self.context.random.uuid_v7(now).to_string().into())).collect())
-            }
+            Some(IdType::Uuid) => Ok((0..count).map(|_| DocId::Uuid(uuid())).collect()),
+            Some(IdType::String) => Ok((0..count).map(|_| DocId::String(uuid().to_string().into())).collect()),
             Some(IdType::Uint) | None => {
-                let first = match decider.ids_reserved {
-                    // 21 bits of block above 32 bits of counter stay below 2^53, which JSON readers need. Block 0 is
-                    // left to the ids that callers count themselves.
-                    0 => (1 + self.context.random.next_u64() % ((1 << 21) - 1)) << 32,
-                    reserved => reserved,
-                };
-                let block = first.saturating_sub(1) >> 32;
-                let next = first + u64::from(count);
-                if (next - 1) >> 32 != block.max(first >> 32) {
-                    return Err(Error::unavailable("this namespace's block of integer ids is used up"));
+                let count = u64::from(count);
+                let mut next = decider.ids_reserved;
+                let rest = next..next + left_of_block(next).min(count);
+                let mut ids: Vec<DocId> = rest.clone().map(DocId::Uint).collect();
+                next = rest.end;
+                if (ids.len() as u64) < count {
+                    let block = tokio::task::block_in_place(|| self.context.take_id_block())?;
+                    let first = u64::from(block) << COUNTER_BITS;
+                    next = first + count - ids.len() as u64;
+                    ids.extend((first..next).map(DocId::Uint));
                 }
                 let hlc = next_clock(decider.hlc, now);
                 let extras = Extras { ids_reserved: Some(next), ..Extras::default() };
                 let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
                 drop(decider);
                 self.finish(&group, ticket).await?;
-                Ok((first..next).map(DocId::Uint).collect())
+                Ok(ids)
             }
         }
     }

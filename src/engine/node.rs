@@ -1,0 +1,78 @@
+//! What belongs to this node and to no bucket, as `node.json` has it: identity, pins, and the blocks of integer ids that
+//! its namespaces hand out.
+//!
+//! Invariants:
+//! - A change counts only once `node.json` has it durably. So no block of ids is given twice, not after a crash either: at
+//!   worst a block is lost that nobody has an id of.
+//! - The copy in redb is written first and is never older than the file, so that a damaged file can be put back from it
+//!   without giving a block again.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::layout::Layout;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::node::{BLOCKS, IdBlocks, NODE_VERSION, NodeFile, encode_node};
+use crate::meta::Meta;
+use crate::platform::disk::{Disk, publish};
+use crate::platform::random::Random;
+
+/// `node.json`, and its copy in the index.
+pub struct Node {
+    file: Mutex<NodeFile>,
+}
+
+impl Node {
+    pub fn new(file: NodeFile) -> Self {
+        Node { file: Mutex::new(file) }
+    }
+
+    pub fn file(&self) -> NodeFile {
+        self.lock().clone()
+    }
+
+    /// Changes the file, durably; `edit` says whether there is anything to change.
+    pub fn edit(
+        &self,
+        (disk, layout, meta): (&dyn Disk, &Layout, &Meta),
+        edit: impl FnOnce(&mut NodeFile) -> bool,
+    ) -> Result<()> {
+        let mut file = self.lock();
+        let mut next = file.clone();
+        if edit(&mut next) {
+            write(disk, layout, meta, &mut next)?;
+            *file = next;
+        }
+        Ok(())
+    }
+
+    /// A block of integer ids that nobody on this node was ever given.
+    pub fn take_block(&self, (disk, layout, meta): (&dyn Disk, &Layout, &Meta), random: &dyn Random) -> Result<u32> {
+        let mut file = self.lock();
+        let mut next = file.clone();
+        let first = || IdBlocks { first: 1 + (random.next_u64() % u64::from(BLOCKS)) as u32, taken: 0 };
+        let Some((blocks, block)) = next.id_blocks.unwrap_or_else(first).take() else {
+            return Err(Error::new(
+                Kind::Invalid,
+                format!("all {BLOCKS} blocks of integer ids of this node are given out"),
+            )
+            .with_code("ids_used_up")
+            .with_hint("choose ids of your own, or use a namespace with UUIDs"));
+        };
+        next.id_blocks = Some(blocks);
+        write(disk, layout, meta, &mut next)?;
+        *file = next;
+        Ok(block)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, NodeFile> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn write(disk: &dyn Disk, layout: &Layout, meta: &Meta, next: &mut NodeFile) -> Result<()> {
+    next.format = NODE_VERSION;
+    let bytes = encode_node(next)?;
+    meta.keep_node(&bytes)?;
+    let path = layout.node_file();
+    publish(disk, &path, &bytes).context(|| format!("write {}", path.display()))
+}
