@@ -2,6 +2,7 @@
 //!
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
 //! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
+//! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from;
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
 //! - `lineage` is where namespaces come from and what stays of them.
@@ -16,6 +17,7 @@ pub mod ids;
 pub mod journal;
 pub mod layout;
 pub mod lineage;
+pub mod merge;
 pub mod namespace;
 mod node;
 mod operations;

@@ -7,7 +7,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value as Json};
 
 use super::datetime;
+use super::document::Document;
 use super::ids::DocId;
+use super::schema::Schema;
 use super::value::{Value, Vector};
 
 /// An id: integers as numbers, UUIDs in lower case.
@@ -58,6 +60,18 @@ pub fn to_json(value: &Value, base64_vectors: bool) -> Json {
             Json::Object(entries.collect::<Map<String, Json>>())
         }
     }
+}
+
+/// A document as a row: its id and its values by name. Values of columns that the schema does not have are left out.
+pub fn document_json(document: &Document, schema: &Schema) -> Json {
+    let mut row = Map::new();
+    row.insert("id".into(), id_json(&document.id));
+    for column in &schema.columns {
+        if let Some(value) = document.get(column.uid()) {
+            row.insert(column.name.clone(), to_json(value, false));
+        }
+    }
+    Json::Object(row)
 }
 
 fn vector_base64(vector: &Vector) -> String {

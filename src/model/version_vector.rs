@@ -49,6 +49,16 @@ impl VersionVector {
         self.clocks.keys().any(|origin| other.clocks.contains_key(origin))
     }
 
+    /// Every origin with the clock of its newest commit that was seen.
+    pub fn iter(&self) -> impl Iterator<Item = (Origin, Hlc)> {
+        self.clocks.iter().map(|(origin, hlc)| (*origin, *hlc))
+    }
+
+    /// The newest commit of `origin` that was seen; 0 when there is none.
+    pub fn seen(&self, origin: Origin) -> Hlc {
+        self.clocks.get(&origin).copied().unwrap_or_default()
+    }
+
     /// How many origins it knows.
     pub fn len(&self) -> usize {
         self.clocks.len()

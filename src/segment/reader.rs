@@ -149,6 +149,18 @@ impl Segment {
         self.versions()?.get(row)
     }
 
+    /// The rows whose version is `wanted`. Reads versions only.
+    pub fn rows_by_version(&self, wanted: impl Fn(Version) -> bool) -> Result<RoaringBitmap> {
+        let versions = self.versions()?;
+        let mut rows = RoaringBitmap::new();
+        for row in 0..self.rows() {
+            if wanted(versions.get(row)?) {
+                rows.insert(row);
+            }
+        }
+        Ok(rows)
+    }
+
     /// Logical bytes of one row's document; costs a look-up.
     pub fn logical_bytes_of(&self, row: u32) -> Result<u64> {
         let sizes = self.sections.required(versions::SIZES_SECTION)?.whole()?;

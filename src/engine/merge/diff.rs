@@ -1,0 +1,92 @@
+//! What one state of a namespace has that another has not, document by document.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::changes::Changes;
+use crate::engine::Engine;
+use crate::engine::namespace::Moment;
+use crate::error::Result;
+use crate::model::as_of::AsOf;
+use crate::model::document::Document;
+use crate::model::ids::{DocId, NamespaceName};
+use crate::model::schema::{ColumnUid, Schema};
+use crate::model::value::Value;
+
+/// Two states to compare, taken.
+pub struct Diff {
+    pub from: Arc<Moment>,
+    pub to: Arc<Moment>,
+}
+
+/// How a document differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Change {
+    pub fn name(self) -> &'static str {
+        match self {
+            Change::Insert => "insert",
+            Change::Update => "update",
+            Change::Delete => "delete",
+        }
+    }
+}
+
+/// One document that differs.
+pub struct Difference {
+    pub id: DocId,
+    pub change: Change,
+    pub old: Option<Arc<Document>>,
+    pub new: Option<Arc<Document>>,
+}
+
+impl Engine {
+    /// Takes two states to compare: what must happen to `from` to become `to`.
+    pub async fn diff(
+        &self,
+        (from, from_at): (&NamespaceName, Option<&AsOf>),
+        (to, to_at): (&NamespaceName, Option<&AsOf>),
+    ) -> Result<Diff> {
+        Ok(Diff { from: self.moment_at(from, from_at).await?, to: self.moment_at(to, to_at).await? })
+    }
+}
+
+impl Diff {
+    /// Gives every document that differs to `each`, in the order of ids, until that fails. Documents of equal content do not
+    /// differ, whatever their versions are. Blocking; holds one document of each side.
+    pub fn for_each(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {
+        let (old_schema, new_schema) = (&self.from.view.schema, &self.to.view.schema);
+        let mut changes = Changes::between(&self.to, &self.from)?;
+        while let Some(candidate) = changes.next()? {
+            if candidate.theirs.state == candidate.ours.state {
+                continue;
+            }
+            let new = changes.theirs.live(candidate.theirs)?;
+            let old = changes.ours.live(candidate.ours)?;
+            let change = match (&old, &new) {
+                (None, None) => continue,
+                (None, Some(_)) => Change::Insert,
+                (Some(_), None) => Change::Delete,
+                (Some(old), Some(new)) if is_same((old, old_schema), (new, new_schema)) => continue,
+                (Some(_), Some(_)) => Change::Update,
+            };
+            each(Difference { id: candidate.id, change, old, new })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether two documents have the same values under the same names. Values of columns that were dropped do not count.
+pub fn is_same(a: (&Document, &Schema), b: (&Document, &Schema)) -> bool {
+    content(a) == content(b)
+}
+
+fn content<'a>((document, schema): (&'a Document, &'a Schema)) -> BTreeMap<&'a str, &'a Value> {
+    let names: BTreeMap<ColumnUid, &str> = schema.columns.iter().map(|c| (c.uid(), c.name.as_str())).collect();
+    document.fields.iter().filter_map(|(uid, value)| Some((*names.get(uid)?, value))).collect()
+}

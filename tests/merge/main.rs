@@ -1,0 +1,6 @@
+//! Namespaces compared and merged: what differs, what becomes of conflicts under every policy, what a crash leaves.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod differences;
+mod node;
