@@ -11,6 +11,7 @@ pub mod analyzers;
 pub mod catalog;
 pub mod check;
 pub mod context;
+mod copies;
 pub mod filter;
 pub mod group_commit;
 pub mod ids;
@@ -32,18 +33,17 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
+pub use self::copies::CopyStatus;
 pub use self::status::Metadata;
 
 use self::catalog::Catalog;
 use self::context::Context;
+use self::copies::CopyState;
 use self::namespace::{Moment, Namespace, not_found};
 use crate::error::{Error, Kind, Result};
 use crate::model::ids::NamespaceName;
 use crate::model::schema::Metric;
 use crate::model::write::SchemaUpdate;
-
-/// The most finished copies that are remembered for who asks for their outcome.
-const COPIES_MAX: usize = 1_024;
 
 /// All namespaces of one data directory.
 pub struct Engine {
@@ -65,19 +65,6 @@ enum Slot {
     Open(Arc<Namespace>),
     /// Its files are damaged; the others are served.
     Quarantined(Arc<Error>),
-}
-
-/// An asynchronous copy.
-#[derive(Clone, Debug)]
-pub struct CopyStatus {
-    pub started_ms: u64,
-    /// When it ended, and how many documents it copied.
-    pub finished: Option<(u64, std::result::Result<u64, Arc<Error>>)>,
-}
-
-struct CopyState {
-    to: NamespaceName,
-    status: CopyStatus,
 }
 
 /// What a namespace is created with.

@@ -1,8 +1,8 @@
 //! What callers ask of an engine, one namespace at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::catalog::UNKNOWN_BINDING;
 use super::lineage::holdings::kin;
@@ -11,7 +11,7 @@ use super::namespace::{Namespace, moved, not_found};
 use super::start::remove_manifests;
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
-use super::{COPIES_MAX, CopyState, CopyStatus, CreateRequest, Engine, Slot, query};
+use super::{CreateRequest, Engine, Slot, query};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, VERSION};
 use crate::format::node::Pin;
@@ -365,49 +365,6 @@ impl Engine {
     /// Opens a namespace, so that the next query finds its segments mapped and its tail in memory.
     pub fn warm(&self, name: &NamespaceName) -> Result<()> {
         self.view(name).map(drop)
-    }
-
-    /// Begins a copy in the background and gives the token to ask for its outcome with.
-    pub fn start_copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<String> {
-        if from == to {
-            return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
-        }
-        if self.catalog.find(from).is_none() {
-            return Err(not_found(from));
-        }
-        if self.catalog.find(to).is_some() {
-            return Err(exists(to));
-        }
-        let now = self.context.clock.now_millis();
-        let token = self.context.random.uuid_v7(now).to_string();
-        {
-            let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-            while copies.len() >= COPIES_MAX {
-                // Tokens are in the order of time: the oldest goes.
-                copies.pop_first();
-            }
-            let status = CopyStatus { started_ms: now, finished: None };
-            copies.insert(token.clone(), CopyState { to: to.clone(), status });
-        }
-        let (engine, from, to, key) = (self.clone(), from.clone(), to.clone(), token.clone());
-        tokio::spawn(async move {
-            let done = engine.copy(&from, &to).await.map_err(Arc::new);
-            let now = engine.context.clock.now_millis();
-            let mut copies = engine.copies.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(copy) = copies.get_mut(&key) {
-                copy.status.finished = Some((now, done));
-            }
-        });
-        Ok(token)
-    }
-
-    /// What became of a copy into `name`.
-    pub fn poll_copy(&self, name: &NamespaceName, token: &str) -> Result<CopyStatus> {
-        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        match copies.get(token) {
-            Some(copy) if copy.to == *name => Ok(copy.status.clone()),
-            _ => Err(Error::not_found(format!("operation {token} of namespace '{}' was not found", name.name))),
-        }
     }
 
     /// Turns the tail into a segment, so that the next opening replays nothing.

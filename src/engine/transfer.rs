@@ -14,7 +14,7 @@ use super::context::Birth;
 use super::layout::{deletions_key, segment_key};
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
-use super::namespace::{Moment, Namespace};
+use super::namespace::{Moment, Namespace, reference};
 use super::operations::exists;
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -22,6 +22,7 @@ use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::segment::Segment;
+use crate::segment::builder::{Entry, build};
 use crate::tier::{ObjectWriter, Staged};
 
 /// How often a namespace that does not come to rest is looked at again.
@@ -136,6 +137,11 @@ impl Newborn {
         deletions_key(&self.name.project, self.nsid, segment, self.engine.context.random.next_u64())
     }
 
+    /// A name for a new object.
+    pub fn new_id(&self) -> uuid::Uuid {
+        self.engine.new_id()
+    }
+
     /// Begins an object below this incarnation's prefix.
     pub fn create(&self, key: &str) -> Result<ObjectWriter<'_>> {
         self.engine.context.tier.create_paced(key, self.engine.context.config.compaction_bytes_per_second)
@@ -146,6 +152,20 @@ impl Newborn {
         // Listed first: where the publishing fails the object may be in place all the same.
         self.published.push(key.to_owned());
         staged.publish()
+    }
+
+    /// Makes a segment of entries in ascending order of id; `None` when there are none.
+    pub fn build(&mut self, schema: &Schema, entries: &[Entry]) -> Result<Option<SegmentRef>> {
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let segment_id = self.engine.new_id();
+        let key = self.segment_key(segment_id);
+        let mut writer = self.create(&key)?;
+        let summary = build(segment_id, schema, entries, &mut writer)?;
+        let staged = writer.stage()?;
+        self.publish(&key, staged)?;
+        Ok(Some(reference(key, segment_id, 0, &summary)))
     }
 
     /// Opens an object of this incarnation.

@@ -21,6 +21,9 @@ use crate::model::ids::{Hlc, NamespaceName};
 use crate::segment::Summary;
 use crate::segment::merge::{Input, merge};
 
+/// How much of an object is written at once.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// What a snapshot is to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -139,16 +142,21 @@ impl Snapshot {
                 }
                 (_, ObjectKind::Segment) => {
                     let part = known.ok_or_else(|| lost(member.id))?;
-                    writer.object(|out| out.write_all(part.segment.file()).context(|| "write snapshot"))?;
+                    writer.object(|out| copy(part.segment.file(), out))?;
                 }
                 (_, ObjectKind::Deletions) => {
                     let bytes = known.and_then(|part| part.deletions.as_ref()).ok_or_else(|| lost(member.id))?;
-                    writer.object(|out| out.write_all(bytes).context(|| "write snapshot"))?;
+                    writer.object(|out| copy(bytes, out))?;
                 }
             }
         }
         writer.finish()
     }
+}
+
+/// In pieces: who takes them may keep each of them in memory.
+fn copy(bytes: &[u8], out: &mut dyn Write) -> Result<()> {
+    bytes.chunks(PIECE_BYTES).try_for_each(|piece| out.write_all(piece)).context(|| "write snapshot")
 }
 
 fn lost(id: uuid::Uuid) -> Error {

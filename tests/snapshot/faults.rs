@@ -26,7 +26,7 @@ async fn a_restore_that_fails_at_any_operation_leaves_nothing_or_the_whole_and_c
         let done = restored(&engine, "docs", &bytes).await;
         let is_hit = node.disk.operations() > first + at;
         node.disk.set_fault(None);
-        let after_error = done.is_err().then(|| "what is seen after an error");
+        let after_error = done.is_err().then_some("what is seen after an error");
         let seen = contents(&engine, &name("docs")).await;
         match (&seen, after_error) {
             (Ok(found), None) => assert_eq!(*found, expected, "operation {at}"),

@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod copies;
 mod damage;
+mod exports;
 mod faults;
 mod node;
 mod round_trips;

@@ -15,6 +15,8 @@ use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::random::SeededRandom;
+use shoal::snapshot::export::export;
+use shoal::snapshot::import::import;
 use shoal::snapshot::restore::{Restored, restore};
 use shoal::snapshot::take::{Extent, take};
 
@@ -169,4 +171,14 @@ impl Write for Full {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+pub async fn exported(engine: &Arc<Engine>, of: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    export(&engine.moment_at(&name(of), None).await?, &mut bytes)?;
+    Ok(bytes)
+}
+
+pub async fn imported(engine: &Arc<Engine>, to: &str, bytes: &[u8]) -> Result<u64> {
+    import(engine, &name(to), Cursor::new(bytes.to_vec())).await
 }

@@ -101,7 +101,7 @@ pub fn start_copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Resu
         return Err(Error::invalid("only copy_from_namespace can be started asynchronously")
             .with_hint("send other writes without `/async`; they are answered when they are durable"));
     };
-    let token = call.server.engine.start_copy(&source_of(name, &source)?, name)?;
+    let token = call.server.engine.start_copy(&source_of(name, &source)?, name, false)?;
     Ok(Answer::ok(&json!({ "token": token })))
 }
 

@@ -339,7 +339,7 @@ impl Namespace {
     }
 }
 
-pub(super) fn reference(key: String, segment_id: uuid::Uuid, level: u8, summary: &Summary) -> SegmentRef {
+pub(in crate::engine) fn reference(key: String, segment_id: uuid::Uuid, level: u8, summary: &Summary) -> SegmentRef {
     SegmentRef {
         key,
         segment_id,
