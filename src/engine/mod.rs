@@ -23,6 +23,7 @@ pub mod namespace;
 mod node;
 mod operations;
 pub mod query;
+pub mod reclaim;
 mod start;
 mod status;
 pub mod transfer;
