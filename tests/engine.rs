@@ -59,7 +59,7 @@ fn name(text: &str) -> NamespaceName {
 fn request(body: Json) -> WriteRequest {
     match parse_write(body).unwrap() {
         WriteBody::Write(request) => *request,
-        WriteBody::Copy(_) => panic!("expected a write"),
+        _ => panic!("expected a write"),
     }
 }
 

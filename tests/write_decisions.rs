@@ -47,7 +47,7 @@ impl Current for Model {
 fn request(body: Json) -> WriteRequest {
     match parse_write(body).unwrap() {
         WriteBody::Write(request) => *request,
-        WriteBody::Copy(_) => panic!("expected a write"),
+        _ => panic!("expected a write"),
     }
 }
 
@@ -55,7 +55,7 @@ impl Model {
     fn decide(&self, body: Json) -> Result<Decision> {
         let request = match parse_write(body)? {
             WriteBody::Write(request) => request,
-            WriteBody::Copy(_) => panic!("expected a write"),
+            _ => panic!("expected a write"),
         };
         let version = Version { hlc: Hlc(self.clock + 1), origin: Origin(9) };
         decide(prepare(&self.schema, self.has_documents(), &request)?, &request, self, version)

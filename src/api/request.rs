@@ -92,12 +92,27 @@ async fn handle(
 }
 
 fn takes_body(route: &Route) -> bool {
-    use Operation::{Create, Explain, Ids, Labels, Query, Recall, StartCopy, UpdateMetadata, UpdateSchema, Write};
+    use Operation::{
+        Create, Explain, Ids, Labels, PutTag, Query, Recall, StartCopy, Ttl, Undelete, UpdateMetadata, UpdateSchema,
+        Write,
+    };
     matches!(
         route,
         Route::Namespace(
             _,
-            Create | Write | StartCopy | Query | Explain | UpdateMetadata | UpdateSchema | Recall | Labels | Ids
+            Create
+                | Write
+                | StartCopy
+                | Query
+                | Explain
+                | UpdateMetadata
+                | UpdateSchema
+                | Recall
+                | Labels
+                | Ids
+                | PutTag(_)
+                | Ttl
+                | Undelete
         )
     )
 }

@@ -15,6 +15,10 @@ pub enum Route {
     Metrics,
     NodeStatus,
     List(Project),
+    /// Namespaces of a project and what they were branched from.
+    Tree(Project),
+    /// Deleted namespaces of a project that can be had back.
+    Deleted(Project),
     Namespace(NamespaceName, Operation),
 }
 
@@ -44,6 +48,13 @@ pub enum Operation {
     Checkpoint,
     Compact,
     Ids,
+    Ttl,
+    History,
+    Tags,
+    Tag(String),
+    PutTag(String),
+    DeleteTag(String),
+    Undelete,
 }
 
 impl Route {
@@ -55,6 +66,8 @@ impl Route {
             Route::Metrics => return "metrics",
             Route::NodeStatus => return "node_status",
             Route::List(_) => return "list",
+            Route::Tree(_) => return "tree",
+            Route::Deleted(_) => return "deleted",
             Route::Namespace(_, operation) => operation,
         };
         match operation {
@@ -80,18 +93,29 @@ impl Route {
             Operation::Checkpoint => "checkpoint",
             Operation::Compact => "compact",
             Operation::Ids => "ids",
+            Operation::Ttl => "ttl",
+            Operation::History => "history",
+            Operation::Tags => "tags",
+            Operation::Tag(_) => "tag",
+            Operation::PutTag(_) => "put_tag",
+            Operation::DeleteTag(_) => "delete_tag",
+            Operation::Undelete => "undelete",
         }
     }
 
     /// The right that a token must have.
     pub fn scope(&self) -> Scope {
-        use Operation::{Explain, HintCacheWarm, Metadata, PollCopy, Query, Recall, Schema, Status};
+        use Operation::{
+            Explain, HintCacheWarm, History, Metadata, PollCopy, Query, Recall, Schema, Status, Tag, Tags,
+        };
         match self {
-            Route::Live | Route::Ready | Route::Metrics | Route::List(_) => Scope::Read,
+            Route::Live | Route::Ready | Route::Metrics => Scope::Read,
+            Route::List(_) | Route::Tree(_) | Route::Deleted(_) => Scope::Read,
             Route::NodeStatus => Scope::Admin,
             Route::Namespace(
                 _,
-                PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status,
+                PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status | History
+                | Tags | Tag(_),
             ) => Scope::Read,
             Route::Namespace(
                 _,
@@ -104,7 +128,7 @@ impl Route {
     /// The project that a token must be good for; `None` for node-wide operations.
     pub fn project(&self) -> Option<&Project> {
         match self {
-            Route::List(project) => Some(project),
+            Route::List(project) | Route::Tree(project) | Route::Deleted(project) => Some(project),
             Route::Namespace(name, _) => Some(&name.project),
             _ => None,
         }
@@ -136,6 +160,8 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
     let (version, name, tail) = match rest {
         ("v1", ["status"]) => return node(Route::NodeStatus),
         ("v1", ["namespaces"]) => return node(Route::List(project)),
+        ("v1", ["tree"]) => return node(Route::Tree(project)),
+        ("v1", ["deleted"]) => return node(Route::Deleted(project)),
         (version, ["namespaces", name, tail @ ..]) => (version, project.namespace(name).map_err(bad)?, tail),
         _ => return Err(unknown()),
     };
@@ -171,6 +197,18 @@ fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
         (_, ["checkpoint"]) => vec![("POST", Operation::Checkpoint)],
         (_, ["compact"]) => vec![("POST", Operation::Compact)],
         (_, ["ids"]) => vec![("POST", Operation::Ids)],
+        (_, ["ttl"]) => vec![("PUT", Operation::Ttl)],
+        (_, ["history"]) => vec![("GET", Operation::History)],
+        (_, ["tags"]) => vec![("GET", Operation::Tags)],
+        (_, ["tags", tag]) => {
+            let tag = || (*tag).to_owned();
+            vec![
+                ("GET", Operation::Tag(tag())),
+                ("PUT", Operation::PutTag(tag())),
+                ("DELETE", Operation::DeleteTag(tag())),
+            ]
+        }
+        (_, ["undelete"]) => vec![("POST", Operation::Undelete)],
         _ => Vec::new(),
     }
 }

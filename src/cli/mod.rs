@@ -1,7 +1,9 @@
 //! The command line: one file per command, errors and exit codes here.
 
+mod branch;
 mod check;
 mod demo;
+mod history;
 mod http;
 mod import;
 mod inspect;
@@ -44,6 +46,16 @@ enum Command {
     Query(query::Query),
     /// Show how the daemon or one namespace is
     Status(status::Status),
+    /// Make a branch of a namespace; nothing is copied
+    Branch(branch::Branch),
+    /// Draw the tree of branches
+    Branches(branch::Branches),
+    /// Show the states of a namespace that can be asked for, and its tags
+    History(history::History),
+    /// Name a state of a namespace, so that it is kept
+    Tag(history::Tag),
+    /// Bring a deleted namespace back, or list what can be had back
+    Undelete(history::Undelete),
     /// Print the configuration in force
     Config(settings::Settings),
     /// Say what is wrong at rest
@@ -67,6 +79,11 @@ pub fn run() -> ExitCode {
         Command::Import(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Status(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Branch(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Branches(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::History(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Tag(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Undelete(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,6 +74,8 @@ pub struct CreateRequest {
     pub schema: Option<SchemaUpdate>,
     pub metric: Option<Metric>,
     pub labels: BTreeMap<String, String>,
+    /// After so many milliseconds it is deleted by itself.
+    pub ttl_ms: Option<u64>,
 }
 
 impl Engine {

@@ -87,8 +87,12 @@ impl Engine {
         if let Some(update) = &request.schema {
             schema = apply_schema_update(&schema, update, false)?;
         }
-        let manifest = self.first_manifest(name, schema, request.labels);
-        self.give_birth(name, manifest, None).await.map(drop)
+        let mut manifest = self.first_manifest(name, schema, request.labels);
+        manifest.expires_ms = request.ttl_ms.map(|ttl| manifest.created_ms.saturating_add(ttl));
+        let known = kin(&manifest, None);
+        let (namespace, _) = self.give_birth(name, manifest, None).await?;
+        self.context.set_kin(namespace.nsid, known);
+        Ok(())
     }
 
     /// What a new, empty incarnation begins with.

@@ -60,6 +60,15 @@ impl Engine {
             .iter()
             .map(|(level, bytes, rows)| json!({"level": level, "bytes": bytes, "rows": rows}))
             .collect();
+        let lineage = published.lineage.as_ref().map(|lineage| {
+            json!({
+                "parent": lineage.name,
+                "parent_nsid": lineage.nsid.to_string(),
+                "commit": lineage.commit_id.to_string(),
+                "forked_at_ms": lineage.hlc.millis(),
+            })
+        });
+        let kept = self.kept(&namespace)?;
         let dead: u64 = view.segments.iter().map(|segment| segment.dead.len()).sum();
         Ok(json!({
             "name": name.to_string(),
@@ -79,6 +88,13 @@ impl Engine {
             "segments": segments,
             "bytes": published.segments.iter().map(|(_, bytes, _)| bytes).sum::<u64>(),
             "log_objects": published.logs,
+            "own_bytes": kept.own_bytes,
+            "shared_bytes": kept.shared_bytes,
+            "reclaimable_bytes": kept.past_bytes,
+            "history": {"states": kept.states, "oldest_generation": kept.oldest_generation, "reaches_back_to_ms": kept.oldest_ms},
+            "lineage": lineage,
+            "branches": self.branches(name)?,
+            "expires_ms": published.expires_ms,
             "labels": published.labels,
             "read_only": published.read_only,
             "pinned_since_ms": self.pinned_since(name),

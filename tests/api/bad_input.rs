@@ -218,7 +218,7 @@ fn writes_of_the_wrong_shape_say_where() {
         (json!({"delete_by_filter": ["n", "Eq"]}), 422, "delete_by_filter: data did not match"),
         (json!({"patch_by_filter": {"filters": ["n", "Eq", 1]}}), 422, "patch_by_filter: missing field `patch`"),
         (json!({"patch_rows": [{"id": 1, "vector": [1, 1]}]}), 400, "patching vectors"),
-        (json!({"branch_from_namespace": "docs"}), 400, "branch_from_namespace is not offered"),
+        (json!({"branch_from_namespace": 7}), 422, "branch_from_namespace: invalid type: integer `7`"),
         (json!({"deletes": [1], "sharding": {"num_shards": 2}}), 400, "sharding is not offered"),
         (json!({"copy_from_namespace": {"source_namespace": "a", "source_region": "x"}}), 400, "cross-region"),
     ] {

@@ -7,5 +7,6 @@ mod client;
 mod conditions;
 mod door;
 mod limits;
+mod lineage;
 mod namespaces;
 mod sdk;

@@ -146,7 +146,7 @@ fn a_namespace_is_created_described_and_deleted_at_once() {
     daemon.write("made", &json!({"upsert_rows": [{"id": 1, "tag": 5}]}));
     assert_eq!(ids(&daemon.query("made", &json!({"rank_by": ["tag", "asc"], "limit": 5}))), [1]);
     for (body, text) in [
-        (json!({"ttl": 5}), "ttl is not offered"),
+        (json!({"ttl": "soon"}), "ttl: expected 1 second"),
         (json!({"shema": {}}), "unknown field `shema`"),
         (json!({"labels": {"a": 1}}), "labels.a"),
         (json!({"distance_metric": "manhattan"}), "unknown variant `manhattan`"),

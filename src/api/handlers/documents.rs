@@ -30,9 +30,13 @@ pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
         WriteBody::Write(request) => request,
         WriteBody::Copy(_) if call.head.headers.contains_key(IF_MATCH) => return Err(if_match_refused("copies")),
         WriteBody::Copy(source) => {
-            let source = source_of(name, &source)?;
+            let source = source_of(name, "copy_from_namespace", &source)?;
             let copied = call.server.engine.copy(&source, name).await?;
             return Ok(Answer::ok(&copy_json(copied, Some(call.micros()))));
+        }
+        WriteBody::Branch(source, request) => {
+            let source = source_of(name, "branch_from_namespace", &source)?;
+            return super::lineage::branch(call, name, &source, request).await;
         }
     };
     request.if_match = if_match(call.head)?;
@@ -75,11 +79,11 @@ fn idempotency(head: &Parts, body: &[u8]) -> Result<Option<Idempotency>> {
     Ok(Some(Idempotency { key_hash: half(key.as_bytes()), body_hash: half(body) }))
 }
 
-/// The namespace that a copy's body names; it is in the same project.
-fn source_of(name: &NamespaceName, source: &str) -> Result<NamespaceName> {
+/// The namespace that a copy's or branch's body names; it is in the same project.
+fn source_of(name: &NamespaceName, field: &str, source: &str) -> Result<NamespaceName> {
     name.project.namespace(source).map_err(|error| {
         let reason = error.message().trim_start_matches("Invalid URL: ").to_owned();
-        Error::invalid(format!("copy_from_namespace: {reason}"))
+        Error::invalid(format!("{field}: {reason}"))
     })
 }
 
@@ -101,7 +105,7 @@ pub fn start_copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Resu
         return Err(Error::invalid("only copy_from_namespace can be started asynchronously")
             .with_hint("send other writes without `/async`; they are answered when they are durable"));
     };
-    let token = call.server.engine.start_copy(&source_of(name, &source)?, name, false)?;
+    let token = call.server.engine.start_copy(&source_of(name, "copy_from_namespace", &source)?, name, false)?;
     Ok(Answer::ok(&json!({ "token": token })))
 }
 
@@ -131,7 +135,7 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     drop(body);
     let turn = call.server.gates.turn(name).await?;
     let answer = beside(|| {
-        let view = call.server.engine.view(name)?;
+        let view = call.server.engine.view_at(name, parsed.as_of.as_ref())?;
         let outcome = engine::query::run(&view, &parsed.request)?;
         let answer =
             QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros: call.micros() };
@@ -145,7 +149,8 @@ pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> R
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
     let _turn = call.server.gates.turn(name).await?;
     let plans = beside(|| {
-        parsed.request.queries.iter().map(|query| call.server.engine.explain(name, query)).collect::<Result<Vec<_>>>()
+        let view = call.server.engine.view_at(name, parsed.as_of.as_ref())?;
+        parsed.request.queries.iter().map(|query| engine::query::explain(&view, query)).collect::<Result<Vec<_>>>()
     })?;
     Ok(Answer::ok(&json!({"plan_text": plans.join("\n")})))
 }

@@ -1,6 +1,7 @@
 //! What each route does: JSON in, a call of the engine, JSON out.
 
 mod documents;
+mod lineage;
 mod namespaces;
 mod node;
 
@@ -44,6 +45,8 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::Metrics => return node::metrics(call),
         Route::NodeStatus => return node::status(call),
         Route::List(project) => return node::list(call, &project),
+        Route::Tree(project) => return lineage::tree(call, &project),
+        Route::Deleted(project) => return lineage::deleted(call, &project),
         Route::Namespace(name, operation) => (name, operation),
     };
     let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
@@ -70,6 +73,13 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::Compact => namespaces::compact(call, &name).await,
         Operation::Ids => namespaces::ids(call, &name, &body).await,
         Operation::Delete => namespaces::delete(call, &name).await,
+        Operation::Ttl => lineage::put_ttl(call, &name, &body).await,
+        Operation::History => lineage::history(call, &name),
+        Operation::Tags => lineage::tags(call, &name),
+        Operation::Tag(tag) => lineage::tag(call, &name, &tag),
+        Operation::PutTag(tag) => lineage::put_tag(call, &name, &tag, &body).await,
+        Operation::DeleteTag(tag) => lineage::delete_tag(call, &name, &tag).await,
+        Operation::Undelete => lineage::undelete(call, &name, &body).await,
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use super::{Call, beside, json};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
+use crate::api::wire::as_of::parse_ttl;
 use crate::api::wire::response::id_json;
 use crate::api::wire::shape::{boolean, map, string, take, unsigned, variant, wrong};
 use crate::api::wire::write::{METRICS, parse_schema};
@@ -37,11 +38,9 @@ pub async fn create(call: Call<'_>, name: &NamespaceName, body: &Received) -> Re
             .map(|json| variant("distance_metric", &json, &METRICS))
             .transpose()?,
         labels: take(&mut fields, "labels").map(|json| parse_labels("labels", json)).transpose()?.unwrap_or_default(),
+        ttl_ms: take(&mut fields, "ttl").map(|json| parse_ttl("ttl", &json)).transpose()?,
     };
-    if fields.contains_key("ttl") {
-        return Err(Error::unsupported("ttl is not offered by this version").with_hint("leave out `ttl`"));
-    }
-    refuse_unknown(&fields, "`schema`, `distance_metric`, `labels`")?;
+    refuse_unknown(&fields, "`schema`, `distance_metric`, `labels`, `ttl`")?;
     call.server.engine.create(name, request).await?;
     let etag = call.server.engine.etag(name).unwrap_or_default();
     Ok(done("namespace created").with_etag(&etag))

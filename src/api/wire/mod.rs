@@ -1,6 +1,7 @@
 //! JSON as the wire has it, to and from the words of the model.
 
 pub mod answers;
+pub mod as_of;
 pub mod filter;
 pub mod query;
 pub mod rank;

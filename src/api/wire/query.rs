@@ -2,11 +2,13 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::as_of::parse_as_of;
 use super::filter::parse_filter;
 use super::rank::parse_rank;
 use super::shape::{boolean, map, number, sequence, string, strings, take, unexpected, unsigned, variant, wrong};
 use super::write::METRICS;
 use crate::error::{Error, Result};
+use crate::model::as_of::AsOf;
 use crate::model::query::{
     Aggregate, Direction, Fusion, GroupKey, Per, Projection, Query, QueryRequest, Rank, RecallRequest,
 };
@@ -31,6 +33,8 @@ pub struct QueryBody {
     pub encoding: VectorEncoding,
     /// The body had `queries`, so the answer has `results`.
     pub multi: bool,
+    /// The state that is asked; the newest one when `None`.
+    pub as_of: Option<AsOf>,
 }
 
 /// Reads a query or multi-query body.
@@ -42,6 +46,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         .map(|json| variant("vector_encoding", &json, &encodings))
         .transpose()?
         .unwrap_or_default();
+    let as_of = take(&mut body, "as_of").map(|json| parse_as_of("as_of", json)).transpose()?;
     let Some(queries) = take(&mut body, "queries") else {
         if let Some(rerank) = take(&mut body, "rerank_by") {
             return Err(match rerank.get(0).and_then(Json::as_str) {
@@ -52,7 +57,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         }
         let query = parse_one("", &mut body)?;
         let request = QueryRequest { queries: vec![query], fusion: None };
-        return Ok(QueryBody { request, encoding, multi: false });
+        return Ok(QueryBody { request, encoding, multi: false, as_of });
     };
     let queries = sequence("queries", queries)?;
     if queries.is_empty() || queries.len() > QUERIES_MAX {
@@ -73,7 +78,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
             return Err(Error::invalid(format!("{key} cannot be beside queries, put it into each query")));
         }
     }
-    Ok(QueryBody { request: QueryRequest { queries, fusion }, encoding, multi: true })
+    Ok(QueryBody { request: QueryRequest { queries, fusion }, encoding, multi: true, as_of })
 }
 
 /// Reads the body of `_debug/recall`.

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use super::as_of::{parse_as_of, parse_ttl};
 use super::filter::parse_filter;
 use super::rows::{self, Names, Parts, is_id};
 use super::shape::{self, boolean, map, sequence, string, take, variant, wrong};
+use crate::engine::lineage::BranchRequest;
 use crate::error::{Error, Result};
 use crate::model::schema::Metric;
 use crate::model::write::{ByFilter, PatchByFilter, Row, SchemaUpdate, WriteRequest};
@@ -24,6 +26,8 @@ pub enum WriteBody {
     Write(Box<WriteRequest>),
     /// The source namespace's name.
     Copy(String),
+    /// The parent's name.
+    Branch(String, BranchRequest),
 }
 
 /// Reads a write body from its bytes.
@@ -45,9 +49,12 @@ pub fn parse_write(json: Json) -> Result<WriteBody> {
 fn from_parts(parts: Parts) -> Result<WriteBody> {
     let Parts { mut upserts, mut patches, rest: mut body, mut names } = parts;
     refuse_unsupported(&mut body)?;
-    if take(&mut body, "branch_from_namespace").is_some() {
-        return Err(Error::unsupported("branch_from_namespace is not offered by this version")
-            .with_hint("branches come later; use copy_from_namespace for an independent copy"));
+    if let Some(source) = take(&mut body, "branch_from_namespace") {
+        let (source, request) = branch_source(source)?;
+        if !upserts.is_empty() || !patches.is_empty() || body.values().any(|json| !json.is_null()) {
+            return Err(Error::invalid("💔 branch_from_namespace cannot be used with other write request fields"));
+        }
+        return Ok(WriteBody::Branch(source, request));
     }
     if let Some(source) = take(&mut body, "copy_from_namespace") {
         let source = copy_source(source)?;
@@ -121,6 +128,25 @@ fn check_encryption(encryption: &Json) -> Result<()> {
     }
     Err(Error::unsupported("encryption with customer-managed keys is not offered")
         .with_hint("leave out `encryption`, and encrypt the data directory's file system"))
+}
+
+/// The parent, and what is ours beside the contract: `as_of` and `ttl`.
+fn branch_source(json: Json) -> Result<(String, BranchRequest)> {
+    let path = "branch_from_namespace";
+    let mut config = match json {
+        Json::String(source) => return Ok((source, BranchRequest::default())),
+        other => map(path, other, "a string or a map")?,
+    };
+    let as_of =
+        take(&mut config, "as_of").map(|json| parse_as_of("branch_from_namespace.as_of", json)).transpose()?;
+    let ttl_ms = take(&mut config, "ttl").map(|json| parse_ttl("branch_from_namespace.ttl", &json)).transpose()?;
+    match take(&mut config, "source_namespace") {
+        Some(source) => {
+            let source = string("branch_from_namespace.source_namespace", source)?;
+            Ok((source, BranchRequest { as_of, ttl_ms }))
+        }
+        None => Err(wrong(path, "missing field `source_namespace`")),
+    }
 }
 
 fn copy_source(json: Json) -> Result<String> {

@@ -3,6 +3,7 @@
 //! Nothing of the source is copied or opened, so the cost is that of two small files and one count per object. The source's
 //! open log is sealed, so that its newest writes are part of the branch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::holdings::{kin, read_manifest};
@@ -13,7 +14,8 @@ use crate::engine::{Engine, catalog::UNKNOWN_BINDING};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Lineage, Manifest};
 use crate::model::as_of::AsOf;
-use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin, Project};
+use uuid::Uuid;
 
 /// How a branch is made.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +24,16 @@ pub struct BranchRequest {
     pub as_of: Option<AsOf>,
     /// After so many milliseconds the branch is deleted by itself.
     pub ttl_ms: Option<u64>,
+}
+
+/// One namespace in the tree of branches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeNode {
+    pub name: String,
+    /// The parent's name now; `None` for roots, and where the parent was deleted.
+    pub parent: Option<String>,
+    pub is_parent_deleted: bool,
+    pub expires_ms: Option<u64>,
 }
 
 impl Engine {
@@ -146,6 +158,42 @@ impl Engine {
             committed_ms: now,
             ..manifest.clone()
         }
+    }
+
+    /// Sets when a namespace is deleted by itself, so many milliseconds from now; `None`: never. Gives that time.
+    pub async fn set_ttl(self: &Arc<Self>, name: &NamespaceName, ttl_ms: Option<u64>) -> Result<Option<u64>> {
+        let namespace = self.namespace(name)?;
+        let expires_ms = ttl_ms.map(|ttl| self.context.clock.now_millis().saturating_add(ttl));
+        self.to_the_end(|engine| async move {
+            namespace.edit_head(|manifest| manifest.expires_ms = expires_ms).await?;
+            let mut known = engine.context.kin().get(&namespace.nsid).cloned().unwrap_or_default();
+            known.name = namespace.name.to_string();
+            known.expires_ms = expires_ms;
+            engine.context.set_kin(namespace.nsid, known);
+            Ok(expires_ms)
+        })
+        .await
+    }
+
+    /// The namespaces of a project in order of name, each with its parent.
+    pub fn tree(&self, project: &Project) -> Result<Vec<TreeNode>> {
+        let all = self.catalog.all();
+        let names: BTreeMap<Nsid, &NamespaceName> = all.iter().map(|(name, nsid)| (*nsid, name)).collect();
+        let kin = self.context.kin();
+        let of_project = all.iter().filter(|(name, _)| name.project == *project);
+        Ok(of_project
+            .map(|(name, nsid)| {
+                let known = kin.get(nsid);
+                let parent = known.and_then(|kin| kin.lineage.as_ref()).map(|l| Nsid(Uuid::from_bytes(l.parent)));
+                let parent_name = parent.as_ref().and_then(|parent| names.get(parent));
+                TreeNode {
+                    name: name.name.to_string(),
+                    is_parent_deleted: parent.is_some() && parent_name.is_none(),
+                    parent: parent_name.map(|name| name.name.to_string()),
+                    expires_ms: known.and_then(|kin| kin.expires_ms),
+                }
+            })
+            .collect())
     }
 
     /// Namespaces that were branched from this one and are still there, in order of name.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::gone;
-use super::holdings::{read_manifest, read_tags};
+use super::holdings::{Holdings, read_manifest, read_tags};
 use crate::engine::Engine;
+use crate::engine::namespace::head::objects;
 use crate::engine::namespace::{Moment, Namespace};
 use crate::engine::view::View;
 use crate::error::{Error, Result};
@@ -27,6 +28,20 @@ pub struct PastState {
     pub documents: u64,
     /// Bytes that are kept for this state alone; 0 for the newest one.
     pub kept_bytes: u64,
+}
+
+/// Bytes of the objects that a namespace needs, by who else needs them, and how far back its past reaches.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct Kept {
+    /// Of objects that the newest state has for itself.
+    pub own_bytes: u64,
+    /// Of objects that other namespaces have, too.
+    pub shared_bytes: u64,
+    /// Of objects that only past states have.
+    pub past_bytes: u64,
+    pub states: u64,
+    pub oldest_generation: u64,
+    pub oldest_ms: u64,
 }
 
 impl Engine {
@@ -53,6 +68,28 @@ impl Engine {
             });
         }
         Ok(states)
+    }
+
+    /// What a namespace's newest state and its past keep on the disk. Blocking.
+    pub(in crate::engine) fn kept(&self, namespace: &Namespace) -> Result<Kept> {
+        let context = &self.context;
+        let past = context.meta.history(namespace.nsid)?;
+        let head = namespace.published();
+        let mut kept = Kept {
+            states: past.len() as u64 + 1,
+            oldest_generation: past.first().map_or(head.generation, |(generation, _)| *generation),
+            oldest_ms: past.first().map_or(head.committed_ms, |(_, past)| past.committed_ms),
+            past_bytes: past.iter().map(|(_, past)| past.bytes).sum(),
+            ..Kept::default()
+        };
+        if let Some(held) = Holdings::read(context, namespace.nsid)? {
+            for object in objects(&held.head.manifest) {
+                let own = held.keys.get(&object.key).copied().unwrap_or_default();
+                let is_shared = context.meta.references(&object.key)? > own;
+                *(if is_shared { &mut kept.shared_bytes } else { &mut kept.own_bytes }) += object.bytes;
+            }
+        }
+        Ok(kept)
     }
 
     /// A namespace as it is or was. NotFound with code `gone` when that state is not kept any more.

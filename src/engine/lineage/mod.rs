@@ -16,7 +16,7 @@ mod retention;
 mod tags;
 mod undelete;
 
-pub use branch::BranchRequest;
+pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;
 pub use retention::drop_generations;
 pub use tags::Tag;
