@@ -18,6 +18,7 @@ use crate::error::{Error, Kind, Result};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const OPEN_METRICS: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -57,6 +58,11 @@ impl Answer {
     /// Lines of JSON that `work` writes while they are sent.
     pub async fn lines(work: impl FnOnce(&mut Pipe) -> Result<()> + Send + 'static) -> Result<Self> {
         Ok(Answer { status: 200, kind: NDJSON, body: Body::Stream(Pieces::of(work).await?), headers: Vec::new() })
+    }
+
+    /// Bytes that `work` writes while they are sent.
+    pub async fn octets(work: impl FnOnce(&mut Pipe) -> Result<()> + Send + 'static) -> Result<Self> {
+        Ok(Answer { status: 200, kind: OCTETS, body: Body::Stream(Pieces::of(work).await?), headers: Vec::new() })
     }
 
     /// An error in the contract's shape; names in URLs are refused in plain text.

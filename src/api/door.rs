@@ -13,6 +13,7 @@ use super::body;
 use super::limits::ServerConfig;
 use super::router::Route;
 use crate::error::{Error, Result};
+use crate::model::ids::Project;
 
 /// Refuses requests that came by way of a web page, or that name a host which this daemon is not.
 pub fn check_source(head: &Parts, config: &ServerConfig) -> Result<()> {
@@ -45,19 +46,20 @@ pub fn check_source(head: &Parts, config: &ServerConfig) -> Result<()> {
     Ok(())
 }
 
-/// Refuses bodies that say they are something else than JSON; a page could send those without asking.
-pub fn check_content_type(head: &Parts) -> Result<()> {
+/// Refuses bodies that say they are something else than what is expected here. No page could send one of the expected types
+/// without asking first.
+pub fn check_content_type(head: &Parts, expected: &str) -> Result<()> {
     if !matches!(head.method, Method::POST | Method::PUT | Method::PATCH) || !body::is_announced(&head.headers) {
         return Ok(());
     }
     let sent = only(&head.headers, &CONTENT_TYPE)?.unwrap_or("");
     let kind = sent.split(';').next().unwrap_or("").trim();
-    if kind.eq_ignore_ascii_case("application/json") {
+    if kind.eq_ignore_ascii_case(expected) {
         return Ok(());
     }
-    Err(Error::invalid(format!("content-type is {sent:?}, expected application/json"))
+    Err(Error::invalid(format!("content-type is {sent:?}, expected {expected}"))
         .with_code("unsupported_media_type")
-        .with_hint("send the header `content-type: application/json`"))
+        .with_hint(format!("send the header `content-type: {expected}`")))
 }
 
 /// Checks the token of a request whose path was read, or not. Without a token nothing is said about paths.
@@ -71,6 +73,14 @@ pub fn check_token(head: &Parts, route: &Result<Route>, config: &ServerConfig) -
         Err(_) => tokens.find(header).map(|_| ()),
     };
     checked.map_err(|refusal| refused(refusal, route.as_ref().ok()))
+}
+
+/// Checks that a request's token is good for another project, too, which its body or parameters name.
+pub fn check_scope(head: &Parts, config: &ServerConfig, needs: Scope, project: &Project) -> Result<()> {
+    let Some(tokens) = &config.tokens else { return Ok(()) };
+    tokens
+        .check(only(&head.headers, &AUTHORIZATION)?, needs, Some(project))
+        .map_err(|_| Error::invalid(format!("the token is not good for project {project}")).with_code("forbidden"))
 }
 
 fn refused(refusal: Refusal, route: Option<&Route>) -> Error {
@@ -176,7 +186,9 @@ mod tests {
 
     #[test]
     fn bodies_must_say_that_they_are_json() {
-        let check = |method: &str, headers: &[(&str, &str)]| check_content_type(&head(method, headers)).is_ok();
+        let check = |method: &str, headers: &[(&str, &str)]| {
+            check_content_type(&head(method, headers), "application/json").is_ok()
+        };
         assert!(check("POST", &[("content-length", "2"), ("content-type", "application/json; charset=utf-8")]));
         assert!(!check("POST", &[("content-length", "2"), ("content-type", "text/plain")]));
         assert!(!check("PUT", &[("transfer-encoding", "chunked")]));

@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use super::answer::Answer;
 use super::body::accepts_gzip;
 use super::handlers::{self, Call};
-use super::router::{Operation, Route, route};
+use super::router::{Operation, Route, Transfer, route};
 use super::server::Server;
 use super::stream::Outgoing;
 use super::{body, door};
@@ -67,8 +67,13 @@ async fn handle(
     door::check_source(head, &server.config)?;
     door::check_token(head, &route, &server.config)?;
     let route = route?;
-    door::check_content_type(head)?;
+    door::check_content_type(head, content_type(&route))?;
     refuse_precondition(head, &route)?;
+    if let Route::Namespace(name, Operation::Transfer(transfer @ (Transfer::Import | Transfer::Restore))) = &route {
+        // Of any length, and for as long as it goes on coming.
+        let call = Call { server, head, began };
+        return handlers::transfer::receive(call, name, *transfer, body, body_bytes).await;
+    }
     let received = if takes_body(&route) {
         Some(body::read(&head.headers, body, &server.config, &server.gates).await?)
     } else {
@@ -77,7 +82,14 @@ async fn handle(
     *body_bytes = received.as_ref().map_or(0, |received| received.bytes.len() as u64);
     let is_long = matches!(
         route,
-        Route::Namespace(_, Operation::Checkpoint | Operation::Compact | Operation::WarmCache | Operation::Recall)
+        Route::Namespace(
+            _,
+            Operation::Checkpoint
+                | Operation::Compact
+                | Operation::WarmCache
+                | Operation::Recall
+                | Operation::Transfer(_)
+        )
     );
     let name = route.name();
     let carried_out = handlers::carry_out(Call { server, head, began }, route, received);
@@ -113,8 +125,18 @@ fn takes_body(route: &Route) -> bool {
                 | PutTag(_)
                 | Ttl
                 | Undelete
+                | Operation::Transfer(Transfer::Copy)
         )
     )
+}
+
+/// What a request's body must say that it is.
+fn content_type(route: &Route) -> &'static str {
+    match route {
+        Route::Namespace(_, Operation::Transfer(Transfer::Restore)) => "application/octet-stream",
+        Route::Namespace(_, Operation::Transfer(Transfer::Import)) => "application/x-ndjson",
+        _ => "application/json",
+    }
 }
 
 /// A condition that would not be looked at must not look as if it held.

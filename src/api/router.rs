@@ -55,6 +55,17 @@ pub enum Operation {
     PutTag(String),
     DeleteTag(String),
     Undelete,
+    Transfer(Transfer),
+}
+
+/// What carries a namespace out or in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    Export,
+    Import,
+    Snapshot,
+    Restore,
+    Copy,
 }
 
 impl Route {
@@ -100,6 +111,11 @@ impl Route {
             Operation::PutTag(_) => "put_tag",
             Operation::DeleteTag(_) => "delete_tag",
             Operation::Undelete => "undelete",
+            Operation::Transfer(Transfer::Export) => "export",
+            Operation::Transfer(Transfer::Import) => "import",
+            Operation::Transfer(Transfer::Snapshot) => "snapshot",
+            Operation::Transfer(Transfer::Restore) => "restore",
+            Operation::Transfer(Transfer::Copy) => "copy",
         }
     }
 
@@ -117,6 +133,7 @@ impl Route {
                 PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status | History
                 | Tags | Tag(_),
             ) => Scope::Read,
+            Route::Namespace(_, Operation::Transfer(Transfer::Export | Transfer::Snapshot)) => Scope::Read,
             Route::Namespace(
                 _,
                 Operation::Checkpoint | Operation::Compact | Operation::WarmCache | Operation::PurgeCache,
@@ -209,6 +226,11 @@ fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
             ]
         }
         (_, ["undelete"]) => vec![("POST", Operation::Undelete)],
+        ("v1", ["export"]) => vec![("GET", Operation::Transfer(Transfer::Export))],
+        ("v1", ["import"]) => vec![("POST", Operation::Transfer(Transfer::Import))],
+        ("v1", ["snapshot"]) => vec![("GET", Operation::Transfer(Transfer::Snapshot))],
+        ("v1", ["restore"]) => vec![("PUT", Operation::Transfer(Transfer::Restore))],
+        ("v1", ["copy"]) => vec![("POST", Operation::Transfer(Transfer::Copy))],
         _ => Vec::new(),
     }
 }

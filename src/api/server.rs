@@ -14,6 +14,9 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::ops::metrics::Metrics;
 
+/// Exports, imports and snapshots under way at once: each has a thread, and an import up to a segment in memory.
+pub const TRANSFERS_MAX: usize = 4;
+
 /// What all requests share.
 pub struct Server {
     pub config: ServerConfig,
@@ -22,6 +25,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// One namespace is warmed on a client's hint at a time.
     pub warming: Arc<Semaphore>,
+    /// Places of exports, imports and snapshots under way.
+    pub transfers: Arc<Semaphore>,
     /// Tells this run's requests from those of others, in logs that outlive it.
     run: u32,
     requests: AtomicU64,
@@ -35,6 +40,7 @@ impl Server {
             gates: Gates::new(&config),
             metrics,
             warming: Arc::new(Semaphore::new(1)),
+            transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             run,
             requests: AtomicU64::new(0),
             config,

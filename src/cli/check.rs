@@ -105,7 +105,8 @@ impl Repair {
     }
 }
 
-fn open(data_dir: &std::path::Path) -> Result<Arc<Engine>> {
+/// Opens a data directory that is there, under its lock.
+pub(super) fn open(data_dir: &std::path::Path) -> Result<Arc<Engine>> {
     // A mistyped path must not become a new, empty data directory that is found to be whole.
     if RealDisk.list(data_dir).map_or(true, |entries| !entries.iter().any(|entry| entry.name == "node.json")) {
         return Err(Error::not_found(format!("{} is not a Shoal data directory", data_dir.display())));

@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Body;
 use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::http::request::Builder;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -124,44 +126,19 @@ impl Client {
         body: Bytes,
         key: Option<&str>,
     ) -> Result<(StatusCode, Bytes)> {
-        let away = |error: &dyn std::fmt::Display, authority: &str| {
-            Error::unavailable(format!("daemon at {authority}: {error}"))
-                .with_hint("is it running? `shoal serve` starts it; --url names another address")
-        };
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.prefix))
-            .header("host", &self.authority)
-            .header("user-agent", concat!("shoal/", env!("CARGO_PKG_VERSION")));
+        let mut request = self.request(method, path);
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
-        if let Some(token) = &self.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
         let request = request
             .body(Full::new(body))
             .map_err(|error| Error::invalid(format!("request {method} {path}: {error}")))?;
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
-            None => {
-                let address = if self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
-                {
-                    self.authority.clone()
-                } else {
-                    format!("{}:80", self.authority)
-                };
-                let stream = TcpStream::connect(&address).await.map_err(|error| away(&error, &self.authority))?;
-                // Requests are small and wait for their answers; Nagle's algorithm would only delay them.
-                stream.set_nodelay(true)?;
-                let (sender, connection) =
-                    handshake(TokioIo::new(stream)).await.map_err(|error| away(&error, &self.authority))?;
-                tokio::spawn(connection);
-                sender
-            }
+            None => self.connect().await?,
         };
         connection.ready().await.map_err(|error| away(&error, &self.authority))?;
         let answer = connection.send_request(request).await.map_err(|error| away(&error, &self.authority))?;
@@ -170,10 +147,48 @@ impl Client {
         self.connection = Some(connection);
         Ok((status, bytes))
     }
+
+    /// The head of a request, without what is said of its body.
+    pub(super) fn request(&self, method: &Method, path: &str) -> Builder {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header("host", &self.authority)
+            .header("user-agent", concat!("shoal/", env!("CARGO_PKG_VERSION")));
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// A new connection, for bodies of any kind.
+    pub(super) async fn connect<B>(&self) -> Result<SendRequest<B>>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let has_port = self.authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        let address = if has_port { self.authority.clone() } else { format!("{}:80", self.authority) };
+        let stream = TcpStream::connect(&address).await.map_err(|error| away(&error, &self.authority))?;
+        // Requests are small and wait for their answers; Nagle's algorithm would only delay them.
+        stream.set_nodelay(true)?;
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| away(&error, &self.authority))?;
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+pub(super) fn away(error: &dyn std::fmt::Display, authority: &str) -> Error {
+    Error::unavailable(format!("daemon at {authority}: {error}"))
+        .with_hint("is it running? `shoal serve` starts it; --url names another address")
 }
 
 /// The daemon's refusal as an error of the kind it had there.
-fn refusal(status: StatusCode, body: &[u8]) -> Error {
+pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = body.get("error").and_then(Value::as_str).unwrap_or("no explanation");
     let kind = match status.as_u16() {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,10 +20,14 @@ use tokio::task::JoinSet;
 
 use super::http::{Client, Target, namespace};
 use super::output;
+use super::stream::upload;
 use crate::error::{Context, Error, Result};
+use crate::snapshot::import::is_export;
 
 /// Batches on their way at the same time.
 const IN_FLIGHT_MAX: usize = 4;
+/// How much of the first line is read to see whether it is that of an export.
+const FIRST_LINE_BYTES_MAX: u64 = 64 << 20;
 /// The largest batch, in bytes; a batch ends early when its rows are big.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
@@ -32,7 +36,7 @@ pub struct Import {
     /// The namespace
     #[arg(value_parser = namespace)]
     namespace: String,
-    /// Rows, one JSON object a line; - is standard input
+    /// Rows, one JSON object a line, or what `shoal export` wrote; - is standard input
     #[arg(long, default_value = "-")]
     file: PathBuf,
     #[command(flatten)]
@@ -83,11 +87,19 @@ impl Import {
         if standard_input && self.resume {
             return Err(Error::invalid("--resume needs --file FILE: standard input cannot be read again"));
         }
-        let mut input: Box<dyn BufRead> = if standard_input {
-            Box::new(std::io::stdin().lock())
+        let mut input: Box<dyn BufRead + Send> = if standard_input {
+            Box::new(BufReader::new(std::io::stdin()))
         } else {
             Box::new(BufReader::new(File::open(&self.file).context(|| format!("open {}", self.file.display()))?))
         };
+        let mut first = Vec::new();
+        let looked = input.by_ref().take(FIRST_LINE_BYTES_MAX).read_until(b'\n', &mut first);
+        looked.context(|| "read the first line")?;
+        let is_export = is_export(&first);
+        let mut input = Cursor::new(first).chain(input);
+        if is_export {
+            return self.import_export(input).await;
+        }
         let mut state = match self.resume {
             true => Some(State::open(&self.file, &self.target.url, &self.namespace)?),
             false => None,
@@ -109,6 +121,22 @@ impl Import {
             n => format!(", {n} were written before"),
         };
         output::print(&format!("{} rows written to {}{skipped}\n", imported.rows, self.namespace))
+    }
+
+    /// Makes an equal namespace of what `shoal export` wrote. It appears when the last line was right.
+    async fn import_export(&self, input: impl Read + Send + 'static) -> Result<()> {
+        if self.resume || self.metric.is_some() || self.schema.is_some() {
+            return Err(Error::invalid(
+                "an export is imported whole and as it was: --resume, --metric and --schema do not apply",
+            ));
+        }
+        let path = format!("/v1/namespaces/{}/import", self.namespace);
+        let done = upload(&self.target, (Method::POST, &path), "application/x-ndjson", input).await?;
+        if self.json {
+            return output::print_json(&done);
+        }
+        let documents = done.get("documents").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        output::print(&format!("{documents} documents imported into {}\n", self.namespace))
     }
 }
 

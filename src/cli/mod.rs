@@ -2,16 +2,21 @@
 
 mod branch;
 mod check;
+mod copy;
 mod demo;
+mod export;
 mod history;
 mod http;
 mod import;
 mod inspect;
 mod output;
 mod query;
+mod restore;
 mod serve;
 mod settings;
+mod snapshot;
 mod status;
+mod stream;
 
 use std::process::ExitCode;
 
@@ -42,6 +47,14 @@ enum Command {
     Demo(demo::Demo),
     /// Write rows from a file or standard input, one JSON object a line
     Import(import::Import),
+    /// Write a namespace's documents, one JSON object a line, so that import makes an equal one
+    Export(export::Export),
+    /// Copy a namespace, on the daemon
+    Copy(copy::Copy),
+    /// Write a namespace into one file
+    Snapshot(snapshot::Snapshot),
+    /// Make a namespace of a snapshot
+    Restore(restore::Restore),
     /// Search a namespace
     Query(query::Query),
     /// Show how the daemon or one namespace is
@@ -77,6 +90,10 @@ pub fn run() -> ExitCode {
         Command::Inspect(command) => command.run(),
         Command::Config(command) => command.run(),
         Command::Import(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Export(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Copy(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Snapshot(command) => command.run(),
+        Command::Restore(command) => command.run(),
         Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Status(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Branch(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
@@ -95,6 +112,11 @@ pub fn run() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// A runtime for commands that work on a data directory themselves.
+fn engine_runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context(|| "start the runtime")
 }
 
 fn client_runtime() -> Result<tokio::runtime::Runtime> {

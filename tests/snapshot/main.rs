@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../api/client.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod client;
+mod commands;
 mod copies;
 mod damage;
 mod exports;

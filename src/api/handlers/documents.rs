@@ -87,7 +87,7 @@ fn source_of(name: &NamespaceName, field: &str, source: &str) -> Result<Namespac
     })
 }
 
-fn copy_json(documents: u64, micros: Option<u64>) -> Json {
+pub(super) fn copy_json(documents: u64, micros: Option<u64>) -> Json {
     let mut body = json!({
         "status": "OK",
         "message": "namespace cloned successfully",
@@ -113,7 +113,11 @@ pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<An
     let status = call.server.engine.poll_copy(name, token)?;
     let time = |ms: u64| datetime::format(i64::try_from(ms).unwrap_or(i64::MAX));
     let Some((ended_ms, result)) = status.finished else {
-        return Ok(Answer::ok(&json!({"status": "running", "start_time": time(status.started_ms)})));
+        let mut running = json!({"status": "running", "start_time": time(status.started_ms)});
+        if let Some((documents, of)) = status.progress {
+            running["progress"] = json!({"documents": documents, "of": of});
+        }
+        return Ok(Answer::ok(&running));
     };
     let result = match result {
         Ok(documents) => json!({"success": copy_json(documents, None)}),

@@ -4,6 +4,7 @@ mod documents;
 mod lineage;
 mod namespaces;
 mod node;
+pub mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -80,6 +81,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::PutTag(tag) => lineage::put_tag(call, &name, &tag, &body).await,
         Operation::DeleteTag(tag) => lineage::delete_tag(call, &name, &tag).await,
         Operation::Undelete => lineage::undelete(call, &name, &body).await,
+        Operation::Transfer(transfer) => transfer::carry_out(call, &name, transfer, &body).await,
     }
 }
 

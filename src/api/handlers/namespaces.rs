@@ -23,7 +23,7 @@ fn done(message: &str) -> Answer {
 }
 
 /// What a body has that nobody asked for. Ours are strict: a misspelt field must not be taken for done.
-fn refuse_unknown(body: &Map<String, Json>, expected: &str) -> Result<()> {
+pub(super) fn refuse_unknown(body: &Map<String, Json>, expected: &str) -> Result<()> {
     match body.keys().next() {
         None => Ok(()),
         Some(field) => Err(wrong("", format!("unknown field `{field}`, expected one of {expected}"))),

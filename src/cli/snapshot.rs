@@ -1,0 +1,101 @@
+//! `shoal snapshot`: a namespace in one file, from a daemon or from a data directory.
+
+use std::io::{BufReader, BufWriter, Seek, Write, sink};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::http::Target;
+use super::stream::{NewFile, download, namespace, percent};
+use super::{check, client_runtime, engine_runtime, output};
+use crate::api::wire::as_of::parse_as_of_text;
+use crate::error::{Context, Error, Result};
+use crate::format::snapshot::SnapshotReader;
+use crate::snapshot::take::{Extent, take};
+
+#[derive(Args)]
+pub struct Snapshot {
+    /// The namespace; with --data-dir also org/project/name
+    namespace: String,
+    /// The file, which appears when all of it is there and verified; - is standard output
+    file: PathBuf,
+    /// Only what is new since a commit (an earlier snapshot's), generation or tag
+    #[arg(long, value_name = "STATE", conflicts_with = "flatten")]
+    since: Option<String>,
+    /// Every document in one segment, without lineage
+    #[arg(long)]
+    flatten: bool,
+    /// Read this data directory instead of asking a daemon; no daemon may be using it
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Snapshot {
+    pub(super) fn run(self) -> Result<()> {
+        if self.file == Path::new("-") {
+            return self.write(&mut std::io::stdout().lock());
+        }
+        let mut new = NewFile::create(&self.file)?;
+        {
+            let mut out = BufWriter::with_capacity(256 << 10, &new.file);
+            self.write(&mut out)?;
+            out.flush().context(|| format!("write {}", self.file.display()))?;
+        }
+        let (commit, bytes) = verify(&mut new)?;
+        new.keep()?;
+        if self.json {
+            return output::print_json(&json!({"file": self.file, "bytes": bytes, "commit": commit}));
+        }
+        output::print(&format!(
+            "{bytes} bytes of commit {commit} written to {}\n`shoal snapshot {} FILE --since {commit}` goes on from here\n",
+            self.file.display(),
+            self.namespace
+        ))
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<()> {
+        if let Some(dir) = &self.data_dir {
+            let name = namespace(&self.namespace)?;
+            let extent = match (&self.since, self.flatten) {
+                (Some(since), _) => Extent::Since(parse_as_of_text("--since", since)?),
+                (None, true) => Extent::Flattened,
+                (None, false) => Extent::Full,
+            };
+            return engine_runtime()?.block_on(async {
+                let engine = tokio::task::block_in_place(|| check::open(dir))?;
+                let written = match take(&engine, &name, &extent).await {
+                    Ok(taken) => tokio::task::block_in_place(|| taken.write(out)).map(drop),
+                    Err(error) => Err(error),
+                };
+                engine.shutdown().await?;
+                written
+            });
+        }
+        let mut path = format!("/v1/namespaces/{}/snapshot", self.namespace);
+        if let Some(since) = &self.since {
+            path.push_str(&format!("?since={}", percent(since)));
+        } else if self.flatten {
+            path.push_str("?flatten=true");
+        }
+        client_runtime()?.block_on(download(&self.target, &path, out))
+    }
+}
+
+/// Reads the file again, as a restore would; gives its commit and its length.
+fn verify(new: &mut NewFile) -> Result<(String, u64)> {
+    let broken = |error: Error| error.context("the snapshot is not kept");
+    new.file.rewind().context(|| "read the snapshot again")?;
+    let input = BufReader::with_capacity(256 << 10, &new.file);
+    let mut reader = SnapshotReader::open(input, "snapshot").map_err(broken)?;
+    while reader.next_member().is_some() {
+        reader.copy_object(&mut sink()).map_err(broken)?;
+    }
+    let commit = reader.manifest().commit_id.to_string();
+    Ok((commit, reader.finish().map_err(broken)?))
+}

@@ -1,0 +1,136 @@
+//! Files to and from a daemon, piece by piece; files put in place whole.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::Method;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::CONTENT_TYPE;
+use serde_json::Value;
+
+use super::http::{Client, Target, away, refusal};
+use crate::api::stream::{Outgoing, Pieces};
+use crate::error::{Context, Error, Result};
+use crate::model::ids::{NamespaceName, Project};
+
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Sends everything that `input` gives, and returns the answer's JSON.
+pub(super) async fn upload(
+    target: &Target,
+    (method, path): (Method, &str),
+    content_type: &str,
+    mut input: impl Read + Send + 'static,
+) -> Result<Value> {
+    let client = Client::new(target)?;
+    let pieces = Pieces::of(move |pipe| {
+        let mut piece = vec![0; PIECE_BYTES];
+        loop {
+            match input.read(&mut piece).context(|| "read the input")? {
+                0 => return Ok(()),
+                n => pipe.write_all(&piece[..n])?,
+            }
+        }
+    });
+    let request = client
+        .request(&method, path)
+        .header(CONTENT_TYPE, content_type)
+        .body(Outgoing::Stream(pieces.await?))
+        .map_err(|error| Error::invalid(format!("request {method} {path}: {error}")))?;
+    let mut connection = client.connect().await?;
+    let away = |error: &dyn std::fmt::Display| away(error, client.authority());
+    let answer = connection.send_request(request).await.map_err(|error| away(&error))?;
+    let status = answer.status();
+    let bytes = answer.into_body().collect().await.map_err(|error| away(&error))?.to_bytes();
+    if !status.is_success() {
+        return Err(refusal(status, &bytes));
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::internal(format!("{path}: the answer is not JSON: {error}")))
+}
+
+/// Writes what the daemon sends to `out`. An answer that breaks off is an error.
+pub(super) async fn download(target: &Target, path: &str, out: &mut dyn Write) -> Result<()> {
+    let client = Client::new(target)?;
+    let request = client
+        .request(&Method::GET, path)
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| Error::invalid(format!("request GET {path}: {error}")))?;
+    let away = |error: &dyn std::fmt::Display| away(error, client.authority());
+    let mut connection = client.connect().await?;
+    let answer = connection.send_request(request).await.map_err(|error| away(&error))?;
+    let (head, mut body): (_, Incoming) = answer.into_parts();
+    if !head.status.is_success() {
+        let bytes = body.collect().await.map_err(|error| away(&error))?.to_bytes();
+        return Err(refusal(head.status, &bytes));
+    }
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Error::unavailable(format!("daemon at {}: the answer broke off: {error}", client.authority()))
+        })?;
+        if let Ok(data) = frame.into_data() {
+            out.write_all(&data).context(|| "write the answer")?;
+        }
+    }
+    Ok(())
+}
+
+/// A file that appears under its name when all of it is there.
+pub(super) struct NewFile {
+    path: PathBuf,
+    temporary: PathBuf,
+    pub file: File,
+    kept: bool,
+}
+
+impl NewFile {
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".tmp");
+        let temporary = PathBuf::from(name);
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&temporary);
+        let file = file.context(|| format!("create {}", temporary.display()))?;
+        Ok(NewFile { path: path.to_owned(), temporary, file, kept: false })
+    }
+
+    /// Puts it in place, durably.
+    pub(super) fn keep(mut self) -> Result<()> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let done = self
+            .file
+            .sync_all()
+            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
+            .and_then(|()| File::open(parent.unwrap_or(Path::new(".")))?.sync_all());
+        self.kept = true;
+        done.context(|| format!("write {}", self.path.display()))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // Best effort: what is not whole is of no use.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// A namespace as commands take it: `name` in the default project, or `org/project/name`.
+pub(super) fn namespace(text: &str) -> Result<NamespaceName> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let found = match parts.as_slice() {
+        [name] => Project::default_project().namespace(name),
+        [org, project, name] => Project::new(org, project).and_then(|project| project.namespace(name)),
+        _ => Err(Error::invalid(format!("namespace {text:?}: expected name or org/project/name"))),
+    };
+    found.map_err(|error| Error::invalid(error.message().trim_start_matches("Invalid URL: ").to_owned()))
+}
+
+/// A value in a URL's query.
+pub(super) fn percent(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/');
+    let encode = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
+}
