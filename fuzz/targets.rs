@@ -12,6 +12,7 @@ use shoal::api::wire::query::{parse_query, parse_recall};
 use shoal::api::wire::shape;
 use shoal::api::wire::write::{WriteBody, parse_schema, parse_write, parse_write_bytes};
 use shoal::error::Result;
+use shoal::format::conflicts::{decode_conflicts, encode_conflicts};
 use shoal::format::log::{Frame, decode_log, encode_frame, encode_header, peek_header};
 use shoal::format::manifest::{decode_manifest, encode_manifest};
 use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_tag};
@@ -31,7 +32,8 @@ use shoal::segment::vectors::QueryVector;
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 14] = [
+pub const TARGETS: [(&str, Body); 15] = [
+    ("conflicts", conflicts),
     ("deletions", deletions),
     ("envelope", envelope),
     ("filter", filter),
@@ -171,6 +173,16 @@ fn manifest(data: &[u8]) {
         if let Some(found) = either(decode_deleted(bytes, "fuzz")) {
             assert_eq!(again(decode_deleted(&again(encode_deleted(&found)), "again")), found);
         }
+    }
+}
+
+fn conflicts(data: &[u8]) {
+    for bytes in [data, &sealed_body(data)] {
+        let Some(found) = either(decode_conflicts(bytes, "fuzz")) else { continue };
+        for field in found.losers.iter().flat_map(|loser| loser.fields.iter().flatten()) {
+            again(field.decode("again"));
+        }
+        assert_eq!(again(decode_conflicts(&again(encode_conflicts(&found)), "again")), found);
     }
 }
 

@@ -41,6 +41,7 @@ fn regressions(target: &str) -> Vec<(String, Vec<u8>)> {
 /// What is damaged to feed a target: its golden files, or bytes made here, and what was found before.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let files: &[&str] = match target {
+        "conflicts" => &["conflicts.json"],
         "deletions" => &["deletions.del"],
         "envelope" => &["_format.json"],
         "log" => &["log.wal"],

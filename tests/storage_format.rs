@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use half::f16;
+use shoal::format::conflicts::{
+    self, ConflictsFile, Field, Loser, MergeSource, Side, StoredId, decode_conflicts, encode_conflicts,
+};
 use shoal::format::log::{
     FRAME_HEADER_BYTES, Frame, HEADER_BYTES, LogHeader, PreviousLog, decode_log, encode_frame, encode_header,
 };
@@ -208,6 +211,43 @@ fn manifest_with_answers() -> Manifest {
         bytes_written: 99,
     };
     Manifest { idempotency: vec![answer], ..manifest() }
+}
+
+fn conflicts_file() -> ConflictsFile {
+    let vector = AttributeType::Vector { dims: 2, element: Element::F32 };
+    let fields = vec![
+        Field::of("title", AttributeType::String, &Value::String("lost".into())),
+        Field::of("vector", vector, &Value::Vector(Vector::F32(vec![0.1, -2.0]))),
+    ];
+    let loser = |n: u128, id, side, fields| Loser {
+        token: Uuid::from_u128(n),
+        id,
+        side,
+        version: Some(Version { hlc: Hlc(9 << 16), origin: Origin(0xabc) }),
+        attributes: Vec::new(),
+        fields,
+    };
+    let joined = Loser {
+        attributes: vec!["title".into()],
+        version: None,
+        ..loser(7, StoredId::Uuid(Uuid::from_u128(8)), Side::Ours, None)
+    };
+    ConflictsFile {
+        format: conflicts::VERSION,
+        nsid: Nsid(Uuid::from_u128(1)),
+        source: MergeSource {
+            nsid: Nsid(Uuid::from_u128(4)),
+            name: "acme/search/branch".into(),
+            commit_id: CommitId(Uuid::from_u128(5)),
+        },
+        policy: "lww".into(),
+        at_ms: 9,
+        losers: vec![
+            loser(6, StoredId::Uint(1), Side::Theirs, Some(fields)),
+            joined,
+            loser(9, StoredId::String("two".into()), Side::Theirs, None),
+        ],
+    }
 }
 
 fn binding() -> NameBinding {
@@ -437,6 +477,7 @@ fn the_manifest_has_exactly_the_documented_fields() {
 
 #[test]
 fn the_small_metadata_files_have_exactly_the_documented_fields() {
+    check_fields("Conflicts file", &conflicts_file());
     check_fields("Name binding", &binding());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
@@ -475,6 +516,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_tag(&found, "golden").unwrap(), tag_file());
     let found = golden("v1", "deleted.json", &encode_deleted(&deleted_file()).unwrap());
     assert_eq!(decode_deleted(&found, "golden").unwrap(), deleted_file());
+    let found = golden("v1", "conflicts.json", &encode_conflicts(&conflicts_file()).unwrap());
+    assert_eq!(decode_conflicts(&found, "golden").unwrap(), conflicts_file());
     let found = golden("v1", "binding.json", &encode_binding(&binding()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());

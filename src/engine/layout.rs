@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
-//! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json
+//! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! ```
 
@@ -71,6 +71,15 @@ impl Layout {
         self.manifests(nsid).join("tags")
     }
 
+    /// Per incarnation whose documents were merged into this one, its state at the last time.
+    pub fn bases(&self, nsid: Nsid) -> PathBuf {
+        self.manifests(nsid).join("bases")
+    }
+
+    pub fn base(&self, nsid: Nsid, source: Nsid) -> PathBuf {
+        self.bases(nsid).join(format!("{source}.json"))
+    }
+
     /// The mark of an incarnation that was deleted and can be had back.
     pub fn deleted_mark(&self, nsid: Nsid) -> PathBuf {
         self.manifests(nsid).join("deleted.json")
@@ -111,6 +120,10 @@ pub fn segment_key(project: &Project, nsid: Nsid, segment: Uuid) -> String {
 
 pub fn deletions_key(project: &Project, nsid: Nsid, segment: Uuid, token: u64) -> String {
     format!("{}/deletions/{segment}-{token:016x}.del", prefix(project, nsid))
+}
+
+pub fn conflicts_key(project: &Project, nsid: Nsid, token: u64) -> String {
+    format!("{}/conflicts/{token:016x}.json", prefix(project, nsid))
 }
 
 #[cfg(test)]

@@ -318,6 +318,11 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
         let _ = context.disk.remove_dir(&tag);
     }
     let _ = context.disk.remove_dir(&tags);
+    let bases = context.layout.bases(nsid);
+    for entry in context.disk.list(&bases).unwrap_or_default() {
+        let _ = context.disk.remove(&bases.join(&entry.name));
+    }
+    let _ = context.disk.remove_dir(&bases);
     let _ = context.disk.remove_dir(&dir);
 }
 

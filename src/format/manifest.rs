@@ -18,6 +18,8 @@ pub const VERSION: u32 = 2;
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
 pub const SEGMENTS_MAX: usize = 4_096;
+/// The most objects of unresolved conflicts one manifest names.
+pub const CONFLICTS_MAX: usize = 1_024;
 /// The most answers one manifest keeps for repeated writes.
 pub const ANSWERS_MAX: usize = 1_024;
 
@@ -197,6 +199,9 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     if manifest.segments.len() > SEGMENTS_MAX {
         return Err(format!("{} segments, expected at most {SEGMENTS_MAX}", manifest.segments.len()));
     }
+    if manifest.conflicts.len() > CONFLICTS_MAX {
+        return Err(format!("{} objects of conflicts, expected at most {CONFLICTS_MAX}", manifest.conflicts.len()));
+    }
     if manifest.idempotency.len() > ANSWERS_MAX {
         return Err(format!("{} stored answers, expected at most {ANSWERS_MAX}", manifest.idempotency.len()));
     }
@@ -228,6 +233,7 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
         }
     }
     let keys = manifest.logs.iter().map(|log| &log.key).chain(manifest.segments.iter().map(|s| &s.key));
+    let keys = keys.chain(&manifest.conflicts);
     for key in keys.chain(manifest.segments.iter().filter_map(|s| s.deletions.as_ref().map(|d| &d.key))) {
         if !is_key(key) {
             return Err(format!("object key {key:?} is not a relative path of A-Za-z0-9._=-"));

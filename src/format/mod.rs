@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod bytes;
+pub mod conflicts;
 pub mod deletions;
 pub mod dictionary;
 pub mod envelope;

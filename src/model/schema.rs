@@ -82,6 +82,10 @@ pub struct Column {
     pub glob: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub fuzzy: bool,
+    /// The attribute that this one is made from, as a vector from its text: a merge that joins documents attribute by
+    /// attribute takes both from the same side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub derived_from: Option<String>,
 }
 
 fn is_zero(n: &u32) -> bool {
@@ -200,6 +204,7 @@ impl Column {
             regex: false,
             glob: false,
             fuzzy: false,
+            derived_from: None,
         }
     }
 

@@ -69,6 +69,9 @@ fn flags(column: &Column, config: &mut Map<String, Json>) {
             config.insert(key.into(), true.into());
         }
     }
+    if let Some(source) = &column.derived_from {
+        config.insert("derived_from".into(), source.as_str().into());
+    }
 }
 
 fn full_text(options: &FullText) -> Json {

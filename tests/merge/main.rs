@@ -4,3 +4,4 @@
 
 mod differences;
 mod node;
+mod policies;

@@ -6,6 +6,7 @@ use std::io;
 use crate::engine::context::Context;
 use crate::engine::journal::sealed_from;
 use crate::engine::layout::{log_key, number_of};
+use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::{Head, keys, objects};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest};
@@ -48,6 +49,12 @@ impl Holdings {
             match tag {
                 Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| found.hold(key)),
                 Err(error) => tracing::error!(%error, "a tag cannot be asked for any more"),
+            }
+        }
+        for (source, base) in kept_by(context, nsid)? {
+            match base {
+                Ok(base) => keys(&base).into_iter().for_each(|key| found.hold(key)),
+                Err(error) => tracing::error!(%source, %error, "the base of a merge is not compared with any more"),
             }
         }
         for key in own_logs(context, &found.head.manifest)? {

@@ -79,7 +79,7 @@ impl<'a> Changes<'a> {
     }
 
     /// The next candidate.
-    pub fn next(&mut self) -> Result<Option<Candidate>> {
+    pub fn next_candidate(&mut self) -> Result<Option<Candidate>> {
         let Some(Reverse((id, at))) = self.next.pop() else { return Ok(None) };
         self.advance(at)?;
         while let Some(Reverse((same, _))) = self.next.peek()

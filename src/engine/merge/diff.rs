@@ -62,7 +62,7 @@ impl Diff {
     pub fn for_each(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {
         let (old_schema, new_schema) = (&self.from.view.schema, &self.to.view.schema);
         let mut changes = Changes::between(&self.to, &self.from)?;
-        while let Some(candidate) = changes.next()? {
+        while let Some(candidate) = changes.next_candidate()? {
             if candidate.theirs.state == candidate.ours.state {
                 continue;
             }

@@ -5,9 +5,22 @@
 //!
 //! - `side` finds the state of a document on one side, `changes` the documents whose states may differ;
 //! - `decide` says what becomes of one document, and is pure; `fields` joins two states attribute by attribute;
-//! - `diff` renders differences.
+//! - `diff` gives differences; `promote` merges, by `work`, which walks over what differs with `walk`;
+//! - `schemas` joins schemas, `bases` keeps what both once had in common, `losers` what a merge did not take;
+//! - `report` says what a merge did.
 
+mod bases;
 pub mod changes;
 pub mod decide;
 pub mod diff;
+pub mod fields;
+mod losers;
+mod promote;
+pub mod report;
+pub mod schemas;
 pub mod side;
+mod walk;
+mod work;
+
+pub use bases::kept_by;
+pub use report::{Conflict, MergeReport, MergeRequest};

@@ -91,24 +91,14 @@ impl Namespace {
     /// Merges all segments into one, the tail included.
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
-        loop {
-            // Made before the look, so that no end of a merge is missed.
-            let ended = self.context.room.notified();
-            if !self.compacting.swap(true, Ordering::SeqCst) {
-                break;
-            }
-            ended.await;
-        }
+        let _turn = self.turn(&self.compacting).await;
         let candidates = self.candidates();
-        let done = if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) {
+        if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) {
             let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
             self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level }).await
         } else {
             Ok(())
-        };
-        self.compacting.store(false, Ordering::SeqCst);
-        self.context.room.notify_waiters();
-        done
+        }
     }
 
     fn candidates(&self) -> Vec<Candidate> {

@@ -4,7 +4,7 @@
 //! a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use roaring::RoaringBitmap;
@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use super::head::{Head, reclaim};
 use super::open::open_part;
 use super::state::Part;
-use super::{Decider, Namespace};
+use super::{Decider, Moment, Namespace};
 use crate::engine::context::Context;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
 use crate::error::{Error, Kind, Result};
@@ -31,6 +31,19 @@ pub struct Share<'a> {
     pub manifest: Manifest,
     /// Nothing is committed, and so nothing let go of, while this is held.
     _head: tokio::sync::MutexGuard<'a, Head>,
+}
+
+/// A raised flag.
+pub(super) struct Turn<'a> {
+    flag: &'a AtomicBool,
+    context: &'a Context,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.flag.store(false, Ordering::SeqCst);
+        self.context.room.notify_waiters();
+    }
 }
 
 /// What a flush has to carry out.
@@ -72,20 +85,23 @@ impl Namespace {
 
     /// Makes a segment of everything in the tail; afterwards the next opening replays nothing.
     pub async fn flush(self: &Arc<Self>) -> Result<()> {
+        let turn = self.turn(&self.flushing).await;
+        self.flush_now().await?;
+        drop(turn);
+        self.start_compaction();
+        Ok(())
+    }
+
+    /// Waits until nobody else does what a flag stands for, and raises it until the result is dropped.
+    pub(super) async fn turn<'a>(&'a self, flag: &'a AtomicBool) -> Turn<'a> {
         loop {
-            // Made before the look, so that no end of a flush is missed.
+            // Made before the look, so that no end is missed.
             let ended = self.context.room.notified();
-            if !self.flushing.swap(true, Ordering::SeqCst) {
-                break;
+            if !flag.swap(true, Ordering::SeqCst) {
+                return Turn { flag, context: &self.context };
             }
             ended.await;
         }
-        let done = self.flush_now().await;
-        self.flushing.store(false, Ordering::SeqCst);
-        self.context.room.notify_waiters();
-        done?;
-        self.start_compaction();
-        Ok(())
     }
 
     async fn flush_now(self: &Arc<Self>) -> Result<()> {
@@ -109,6 +125,27 @@ impl Namespace {
         .await;
         let (job, part) = built.map_err(|error| Error::internal(format!("build a segment: {error}")))??;
         self.install(job, part).await
+    }
+
+    /// Makes segments of everything while the caller holds the decider and has `flushing` for itself: afterwards no record is
+    /// replayed, and no log is named.
+    pub(super) async fn flush_held(self: &Arc<Self>, decider: &mut Decider) -> Result<()> {
+        let _turn = self.context.flushing.acquire().await.map_err(|_| stopping())?;
+        loop {
+            if self.shared().state.frozen.is_none() {
+                self.seal(decider)?;
+                let inherits = !self.head.lock().await.manifest.logs.is_empty();
+                let mut shared = self.shared();
+                if shared.state.tail.is_empty() && decider.sealed.is_empty() && !inherits {
+                    return Ok(());
+                }
+                shared.state.freeze(decider.next_seq);
+                self.publish_view(&shared.state);
+            }
+            let Some(job) = self.job(decider) else { return Ok(()) };
+            let part = tokio::task::block_in_place(|| self.build(&job))?;
+            self.install_held(decider, job, part).await?;
+        }
     }
 
     /// Seals the log and ends the tail there.
@@ -243,6 +280,18 @@ impl Namespace {
         }
     }
 
+    /// The newest state, which is not older than what was shared.
+    pub(in crate::engine) fn moment_beside(&self, share: &Share<'_>) -> Moment {
+        let shared = self.shared();
+        Moment {
+            nsid: self.nsid,
+            view: Arc::new(shared.state.view(&self.name.to_string())),
+            tombstones: shared.state.tombstones(),
+            vector: shared.state.vector(),
+            manifest: share.manifest.clone(),
+        }
+    }
+
     /// Writes a deletion bitmap for every segment that had more dead rows than its manifest says when the tail was frozen.
     /// Rows that died later stay: the records that did it are replayed after a crash, and may be patches of them.
     fn save_deletions(&self) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
@@ -271,6 +320,10 @@ impl Namespace {
         self.check_alive()?;
         // The decider waits: a log may not be sealed between the manifest and what is forgotten after it.
         let mut decider = self.decider.lock().await;
+        self.install_held(&mut decider, job, part).await
+    }
+
+    async fn install_held(&self, decider: &mut Decider, job: Job, part: Option<Part>) -> Result<()> {
         let mut head = self.head.lock().await;
         if self.shared().state.frozen.as_ref().is_none_or(|frozen| frozen.replay_from != job.replay_from) {
             // The log failed meanwhile, and what was frozen is in the tail again.
@@ -285,7 +338,6 @@ impl Namespace {
         decider.answers.retain(|_, kept| kept.at > job.hlc);
         let superfluous: Vec<_> = decider.sealed.extract_if(.., |log| log.first_seq < job.replay_from).collect();
         drop(head);
-        drop(decider);
         tokio::task::block_in_place(|| {
             let keys: Vec<String> =
                 superfluous.iter().map(|log| log_key(&self.name.project, self.nsid, &log.name)).collect();

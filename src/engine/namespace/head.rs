@@ -134,6 +134,10 @@ pub fn objects(manifest: &Manifest) -> Vec<ObjectFact> {
     for log in &manifest.logs {
         objects.push(ObjectFact { key: log.key.clone(), bytes: log.bytes, crc32c: log.crc32c });
     }
+    for key in &manifest.conflicts {
+        // Its envelope has the checksum.
+        objects.push(ObjectFact { key: key.clone(), bytes: 0, crc32c: 0 });
+    }
     for segment in &manifest.segments {
         objects.push(ObjectFact { key: segment.key.clone(), bytes: segment.bytes, crc32c: segment.crc32c });
         if let Some(deletions) = &segment.deletions {

@@ -1,8 +1,10 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
-//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments.
+//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
+//! - `absorb` takes another namespace's documents in.
 
+pub mod absorb;
 pub mod compaction;
 mod flush;
 pub mod head;

@@ -59,10 +59,18 @@ impl Namespace {
 
     /// Makes everything in memory anew from the files, after the log failed. Readers keep the last view until it is done.
     pub(super) async fn reopen(&self, decider: &mut Decider) -> Result<()> {
-        let head = self.head.lock().await;
+        let mut head = self.head.lock().await;
         let distrust = decider.distrust.clone();
-        let loaded = tokio::task::block_in_place(|| load(&self.context, &self.name, &head, distrust.as_ref()))
-            .context(|| format!("reopen namespace {}", self.name))?;
+        let loaded = tokio::task::block_in_place(|| {
+            // A manifest whose commit failed may be there all the same; whether it is must not change any more.
+            let dir = self.context.layout.manifests(self.nsid);
+            self.context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+            let found = Head::load(&self.context, self.nsid)?;
+            *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
+            load(&self.context, &self.name, &head, distrust.as_ref())
+        })
+        .context(|| format!("reopen namespace {}", self.name))?;
+        self.publish_head(&head);
         *decider = self::decider(&loaded, &head);
         let mut shared = self.shared();
         self.context.tail_changed(shared.state.unflushed_bytes(), loaded.state.unflushed_bytes());

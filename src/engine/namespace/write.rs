@@ -113,13 +113,27 @@ impl Namespace {
     pub async fn allocate_ids(self: &Arc<Self>, count: u32) -> Result<Vec<DocId>> {
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
+        let (ids, reserved) = self.give_ids(&decider, u64::from(count))?;
+        if let Some(reserved) = reserved {
+            let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
+            let extras = Extras { ids_reserved: Some(reserved), ..Extras::default() };
+            let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
+            drop(decider);
+            self.finish(&group, ticket).await?;
+        }
+        Ok(ids)
+    }
+
+    /// Ids that nobody else is given, once what the second value says is durable: integers below it are handed out.
+    pub(super) fn give_ids(&self, decider: &Decider, count: u64) -> Result<(Vec<DocId>, Option<u64>)> {
         let now = self.context.clock.now_millis();
         let uuid = || self.context.uuids.next(&*self.context.random, now);
         match decider.schema.id_type {
-            Some(IdType::Uuid) => Ok((0..count).map(|_| DocId::Uuid(uuid())).collect()),
-            Some(IdType::String) => Ok((0..count).map(|_| DocId::String(uuid().to_string().into())).collect()),
+            Some(IdType::Uuid) => Ok(((0..count).map(|_| DocId::Uuid(uuid())).collect(), None)),
+            Some(IdType::String) => {
+                Ok(((0..count).map(|_| DocId::String(uuid().to_string().into())).collect(), None))
+            }
             Some(IdType::Uint) | None => {
-                let count = u64::from(count);
                 let mut next = decider.ids_reserved;
                 let rest = next..next + left_of_block(next).min(count);
                 let mut ids: Vec<DocId> = rest.clone().map(DocId::Uint).collect();
@@ -130,12 +144,7 @@ impl Namespace {
                     next = first + count - ids.len() as u64;
                     ids.extend((first..next).map(DocId::Uint));
                 }
-                let hlc = next_clock(decider.hlc, now);
-                let extras = Extras { ids_reserved: Some(next), ..Extras::default() };
-                let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
-                drop(decider);
-                self.finish(&group, ticket).await?;
-                Ok(ids)
+                Ok((ids, Some(next)))
             }
         }
     }

@@ -11,8 +11,19 @@ use crate::model::schema::{
 use crate::model::write::SchemaUpdate;
 
 /// The keys of an attribute's configuration.
-const KEYS: [&str; 10] =
-    ["type", "filterable", "full_text_search", "regex", "glob", "fuzzy", "ann", "sparse_knn", "embed", "drop"];
+const KEYS: [&str; 11] = [
+    "type",
+    "filterable",
+    "full_text_search",
+    "regex",
+    "glob",
+    "fuzzy",
+    "ann",
+    "sparse_knn",
+    "embed",
+    "derived_from",
+    "drop",
+];
 
 /// The schema after an update. `has_documents` says whether the namespace has any: then it takes no new dense vectors.
 pub fn apply_schema_update(schema: &Schema, update: &SchemaUpdate, has_documents: bool) -> Result<Schema> {
@@ -30,7 +41,26 @@ pub fn apply_schema_update(schema: &Schema, update: &SchemaUpdate, has_documents
             set_column(&mut next, &config, has_documents)?;
         }
     }
+    check_sources(&next)?;
     Ok(next)
+}
+
+/// What attributes are derived from must be there, and not be derived itself.
+fn check_sources(schema: &Schema) -> Result<()> {
+    for column in &schema.columns {
+        let Some(source) = &column.derived_from else { continue };
+        match schema.column(source) {
+            Some(found) if found.name != column.name && found.derived_from.is_none() => {}
+            Some(_) => {
+                return Err(refuse(
+                    &column.name,
+                    format!("derived_from: '{source}' is derived itself, expected another attribute"),
+                ));
+            }
+            None => return Err(refuse(&column.name, format!("derived_from: attribute '{source}' not found"))),
+        }
+    }
+    Ok(())
 }
 
 /// Adds a column, within the bounds on columns.
@@ -101,6 +131,9 @@ fn drop_column(schema: &mut Schema, name: &str) -> Result<()> {
     }
     let before = schema.columns.len();
     schema.columns.retain(|column| column.name != name);
+    for column in &mut schema.columns {
+        column.derived_from.take_if(|source| source == name);
+    }
     let dropped = schema.dropped.iter().position(|(dropped, _)| dropped == name);
     match (before == schema.columns.len(), dropped) {
         // A request that is sent again must not fail.
@@ -220,6 +253,13 @@ fn set_column(schema: &mut Schema, config: &Config<'_>, has_documents: bool) -> 
         None => Column::new(name, kind, schema.epoch_of(name)),
     };
     set_search(&mut column, config)?;
+    match config.get("derived_from") {
+        None => {}
+        Some(Json::String(source)) => column.derived_from = Some(source.clone()),
+        Some(other) => {
+            return Err(wrong_shape(name, format!("derived_from: expected the name of an attribute, got {other}")));
+        }
+    }
     let searched = column.full_text.is_some() || column.regex || column.glob || column.fuzzy;
     match config.flag("filterable")? {
         Some(true) if !kind.is_filterable() => {

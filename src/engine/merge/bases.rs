@@ -1,0 +1,200 @@
+//! What both sides of a merge once had in common: the source's state at the last merge into a target, and the first states of
+//! branches.
+//!
+//! `local/{target}/bases/{source}.json` is a sealed manifest like any other, and holds its objects. Before a merge the source's
+//! state is put beside it as `{source}.next.json`, while nothing of it can go; after the commit it takes the place. Whichever of
+//! the two a crash leaves, a state counts as common only where both sides' vectors cover it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use super::decide::{Evidence, State};
+use super::side::{Found, Side};
+use crate::engine::Engine;
+use crate::engine::context::Context;
+use crate::engine::lineage::holdings::read_manifest;
+use crate::engine::namespace::head::{keys, reclaim};
+use crate::engine::namespace::{Moment, Namespace};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
+use crate::model::ids::{DocId, Nsid};
+use crate::platform::disk::{create_dirs, publish};
+
+/// What the name of a state that is not merged yet ends in.
+const NEXT: &str = ".next.json";
+
+fn path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
+    context.layout.bases(target).join(format!("{source}.json"))
+}
+
+fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
+    context.layout.bases(target).join(format!("{source}{NEXT}"))
+}
+
+fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest>> {
+    match context.disk.read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        bytes => {
+            let bytes = bytes.context(|| format!("read {}", path.display()))?;
+            decode_manifest(&bytes, &path.display().to_string()).map(|(manifest, _)| Some(manifest))
+        }
+    }
+}
+
+/// A state that cannot be read is not compared with.
+fn read_or_warn(context: &Context, path: &std::path::Path) -> Option<Manifest> {
+    read(context, path).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the base of a merge is not used");
+        None
+    })
+}
+
+/// The bases that an incarnation keeps, with the incarnations they are of.
+pub fn kept_by(context: &Context, target: Nsid) -> Result<Vec<(Nsid, Result<Manifest>)>> {
+    let dir = context.layout.bases(target);
+    let entries = match context.disk.list(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.context(|| format!("list {}", dir.display()))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let stem = entry.name.strip_suffix(NEXT).or_else(|| entry.name.strip_suffix(".json"));
+        let Some(source) = stem.and_then(|stem| stem.parse().ok()).map(Nsid) else { continue };
+        let manifest = read(context, &dir.join(&entry.name)).transpose();
+        found.extend(manifest.map(|manifest| (source, manifest)));
+    }
+    Ok(found)
+}
+
+/// Puts the source's state in place for the merge that is to come. Its objects cannot go meanwhile.
+pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()> {
+    let dir = context.layout.bases(target);
+    create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
+    let path = next_path(context, target, manifest.nsid);
+    // A state with a parent of its own chain is what the envelope expects.
+    let (bytes, _) = encode_manifest(manifest)?;
+    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let before = read_or_warn(context, &path);
+    context.meta.hold(&keys(manifest))?;
+    publish(&*context.disk, &path, &bytes).context(|| format!("write {}", path.display()))?;
+    release(context, before);
+    Ok(())
+}
+
+/// The merge is committed: what was staged is what both have in common.
+pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
+    let (next, path) = (next_path(context, target, source), path(context, target, source));
+    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let before = read_or_warn(context, &path);
+    context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()))?;
+    let dir = context.layout.bases(target);
+    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    release(context, before);
+    Ok(())
+}
+
+/// Nothing was merged.
+pub fn withdraw(context: &Context, target: Nsid, source: Nsid) {
+    remove(context, target, &next_path(context, target, source));
+}
+
+fn remove(context: &Context, target: Nsid, path: &std::path::Path) {
+    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let Some(before) = read_or_warn(context, path) else { return };
+    let removed = context.disk.remove(path).and_then(|()| context.disk.sync_dir(&context.layout.bases(target)));
+    match removed {
+        Ok(()) => release(context, Some(before)),
+        // Counted too high until the next recount.
+        Err(error) => tracing::warn!(%error, path = %path.display(), "the base of a merge is not removed"),
+    }
+}
+
+fn release(context: &Context, manifest: Option<Manifest>) {
+    let Some(manifest) = manifest else { return };
+    match context.meta.release(&keys(&manifest)) {
+        Ok(free) => reclaim(context, &free),
+        Err(error) => tracing::warn!(%error, "the base of a merge is not released, a later sweep finds it"),
+    }
+}
+
+impl Engine {
+    /// Removes bases of sources that are gone for good.
+    pub(super) fn forget_bases(&self, target: Nsid) -> Result<()> {
+        let context = &self.context;
+        let named: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        for (source, _) in kept_by(context, target)? {
+            if !named.contains(&source) && !context.kin().contains_key(&source) {
+                remove(context, target, &path(context, target, source));
+                remove(context, target, &next_path(context, target, source));
+            }
+        }
+        Ok(())
+    }
+
+    /// The states that source and target may have had in common.
+    pub(super) fn common_states(&self, source: &Namespace, target: &Namespace) -> Vec<Arc<Moment>> {
+        let context = &self.context;
+        let (s, t) = (source.nsid, target.nsid);
+        let files = [path(context, t, s), next_path(context, t, s), path(context, s, t), next_path(context, s, t)];
+        let mut manifests: Vec<Manifest> = files.iter().filter_map(|path| read_or_warn(context, path)).collect();
+        for side in [source, target] {
+            if side.published().lineage.is_some() {
+                match read_manifest(context, side.nsid, 0) {
+                    Ok(first) => manifests.push(first),
+                    Err(error) => tracing::warn!(%error, "the first state of a branch is not compared with"),
+                }
+            }
+        }
+        let open = |manifest| match target.past(manifest) {
+            Ok(moment) => Some(Arc::new(moment)),
+            Err(error) => {
+                tracing::warn!(%error, "a common state is not compared with");
+                None
+            }
+        };
+        manifests.into_iter().filter_map(open).collect()
+    }
+}
+
+/// The newest common state of a document: of which base, and what it was there. `None` when nobody knows.
+pub fn newest_common(bases: &[Side], id: &DocId, theirs: &Moment, ours: &Moment) -> Result<Option<(usize, Found)>> {
+    let mut newest: Option<(usize, Found)> = None;
+    for (at, base) in bases.iter().enumerate() {
+        let found = base.find(id)?;
+        let is_common = match found.state.version() {
+            Some(version) => theirs.vector.covers(version) && ours.vector.covers(version),
+            None => is_common(base.moment, theirs, ours),
+        };
+        if is_common && newest.is_none_or(|(_, known)| known.state.version() < found.state.version()) {
+            newest = Some((at, found));
+        }
+    }
+    Ok(newest)
+}
+
+fn is_common(base: &Moment, theirs: &Moment, ours: &Moment) -> bool {
+    theirs.vector.covers_all(&base.vector) && ours.vector.covers_all(&base.vector)
+}
+
+/// Whether the side that does not know a document once had it.
+pub fn evidence(common: Option<(usize, Found)>, patched_on: Option<State>, absent: &Moment) -> Evidence {
+    let had = |state: State| state.version().is_some_and(|version| absent.vector.covers(version));
+    match common {
+        _ if patched_on.is_some_and(had) => Evidence::Had,
+        Some((_, found)) if found.state.is_live() => Evidence::Had,
+        Some(_) => Evidence::New,
+        None => Evidence::Unknown,
+    }
+}
+
+/// The refusal of a namespace that is merged with nothing it knows.
+pub fn unrelated(source: &str, target: &str) -> Error {
+    Error::invalid(format!("'{source}' and '{target}' have no common origin, so there is no base to merge on"))
+        .with_code("unrelated")
+        .with_hint(
+            "set allow_unrelated with the policy lww, ours, theirs or keep-both, which need no base; documents of equal id \
+             are then one document",
+        )
+}

@@ -1,0 +1,118 @@
+//! What a merge did, or would do.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+use super::decide::{Policy, Resolution};
+use crate::model::as_of::AsOf;
+use crate::model::ids::{CommitId, DocId};
+use crate::model::value_render::id_json;
+
+/// The most conflicts that a report shows; all of them are counted.
+pub const LISTED_MAX: usize = 100;
+
+/// How a merge is made.
+#[derive(Clone, Debug, Default)]
+pub struct MergeRequest {
+    pub policy: Policy,
+    /// Nothing changes; the report is the same.
+    pub dry_run: bool,
+    /// The two need not have anything in common.
+    pub allow_unrelated: bool,
+    /// The source's state to merge; the newest one when `None`.
+    pub as_of: Option<AsOf>,
+}
+
+/// What a merge did, or would do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MergeReport {
+    pub policy: Policy,
+    pub dry_run: bool,
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+    /// Documents that were looked at and stay as they are.
+    pub skipped: u64,
+    pub conflicts: u64,
+    /// How many conflicts ended how.
+    pub resolutions: BTreeMap<&'static str, u64>,
+    /// The first conflicts, in the order of ids.
+    pub listed: Vec<Conflict>,
+    /// The policy is `fail`, and there are conflicts: nothing changed.
+    pub refused: bool,
+    /// Attributes of the source that were dropped here, and stay so.
+    pub left_out: Vec<String>,
+    /// Generation and identity of the commit; `None` when nothing was to be committed.
+    pub commit: Option<(u64, CommitId)>,
+}
+
+/// A document that both sides changed apart. A side that deleted it has no row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Conflict {
+    pub id: DocId,
+    /// The row that both began with; `None` when it is not known, or was not there.
+    pub base: Option<Json>,
+    pub ours: Option<Json>,
+    pub theirs: Option<Json>,
+    pub resolution: &'static str,
+    /// The id under which the loser lives on.
+    pub kept_as: Option<DocId>,
+    /// Names the loser among the namespace's conflicts.
+    pub token: Option<Uuid>,
+}
+
+impl MergeReport {
+    pub fn to_json(&self) -> Json {
+        let listed = self.listed.iter().map(Conflict::to_json).collect::<Vec<_>>();
+        let mut body = json!({
+            "policy": self.policy.name(),
+            "dry_run": self.dry_run,
+            "inserted": self.inserted,
+            "updated": self.updated,
+            "deleted": self.deleted,
+            "skipped": self.skipped,
+            "conflicts": {"total": self.conflicts, "resolutions": self.resolutions, "listed": listed},
+            "committed": self.commit.is_some(),
+        });
+        if !self.left_out.is_empty() {
+            body["left_out"] = self.left_out.clone().into();
+        }
+        if let Some((generation, commit_id)) = self.commit {
+            body["generation"] = generation.into();
+            body["commit_id"] = commit_id.to_string().into();
+        }
+        body
+    }
+}
+
+impl Conflict {
+    fn to_json(&self) -> Json {
+        let mut body = json!({
+            "id": id_json(&self.id),
+            "base": self.base,
+            "ours": self.ours,
+            "theirs": self.theirs,
+            "resolution": self.resolution,
+        });
+        if let Some(id) = &self.kept_as {
+            body["kept_as"] = id_json(id);
+        }
+        if let Some(token) = &self.token {
+            body["token"] = token.to_string().into();
+        }
+        body
+    }
+}
+
+/// The word for how a conflict ended.
+pub fn word(resolution: Option<Resolution>) -> &'static str {
+    match resolution {
+        None => "none",
+        Some(Resolution::KeepOurs | Resolution::RenewOurs) => "ours",
+        Some(Resolution::TakeTheirs | Resolution::RenewTheirs) => "theirs",
+        Some(Resolution::Join) => "fields",
+        Some(Resolution::OursAndTheirs | Resolution::TheirsAndOurs) => "keep-both",
+    }
+}

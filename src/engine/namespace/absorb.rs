@@ -1,0 +1,275 @@
+//! Takes documents of another namespace in, as one generation.
+//!
+//! Invariants:
+//! - Nothing is decided here, and no segment comes or goes, from the look at what there is to the commit.
+//! - Everything is in segments before the commit, so that no record is replayed on top of what was taken in.
+//! - The commit names the new segments, the dead rows that they replace, the schema, the vector and the losers at once: a
+//!   crash finds all of it or nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use roaring::RoaringBitmap;
+use uuid::Uuid;
+
+use super::flush::{reference, write_deletions};
+use super::open::open_part;
+use super::state::Part;
+use super::{Decider, Moment, Namespace};
+use crate::engine::layout::{conflicts_key, segment_key};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{CONFLICTS_MAX, DeletionsRef, ORIGINS_MAX, SEGMENTS_MAX};
+use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Version};
+use crate::model::schema::Schema;
+use crate::model::version_vector::VersionVector;
+use crate::segment::Summary;
+use crate::segment::builder::{Entry, build};
+use crate::segment::merge::{Input, merge};
+
+/// What is taken in: first looked at, then carried out.
+pub(in crate::engine) trait Absorb: Send {
+    /// Looks at what there is; whether anything is to be committed.
+    fn survey(&mut self, ours: &Moment) -> Result<bool>;
+
+    /// How many documents get an id of their own.
+    fn fresh_ids(&self) -> u64;
+
+    /// Builds what the commit names. `ours` has the same documents as at the survey, all of them in segments.
+    fn carry_out(&mut self, ours: &Moment, site: &mut Site) -> Result<Absorption>;
+}
+
+/// What becomes of the namespace.
+pub(in crate::engine) struct Absorption {
+    /// Rows of the namespace's segments that are replaced.
+    pub dead: BTreeMap<Uuid, RoaringBitmap>,
+    pub schema: Arc<Schema>,
+    /// What is seen from now on, beside the own commits.
+    pub vector: VersionVector,
+    /// The clock of the commit; not below that of any version taken in.
+    pub hlc: Hlc,
+    /// Tombstones below this may be gone.
+    pub horizon: Hlc,
+}
+
+/// Where new objects are built.
+pub(in crate::engine) struct Site<'a> {
+    namespace: &'a Namespace,
+    /// The version of what is written anew: above everything on both sides.
+    pub version: Version,
+    /// Ids that nobody else is given, as many as were asked for.
+    pub fresh_ids: Vec<DocId>,
+    ids_reserved: Option<u64>,
+    parts: Vec<Part>,
+    conflicts: Vec<String>,
+    /// Keys of everything that was begun, to be taken back.
+    begun: Vec<String>,
+}
+
+impl Site<'_> {
+    /// Adds a segment of the inputs' rows that are not dead; their tombstones stay behind.
+    pub fn copy_rows(&mut self, schema: &Schema, inputs: &[Input]) -> Result<()> {
+        self.add(|segment_id, out| merge(segment_id, schema, inputs, Hlc(u64::MAX), out))
+    }
+
+    /// Adds a segment of documents and tombstones, in the order of their ids.
+    pub fn write(&mut self, schema: &Schema, entries: &[Entry]) -> Result<()> {
+        self.add(|segment_id, out| build(segment_id, schema, entries, out))
+    }
+
+    fn add(&mut self, fill: impl FnOnce(Uuid, &mut dyn std::io::Write) -> Result<Summary>) -> Result<()> {
+        let Namespace { context, name, nsid, .. } = self.namespace;
+        let segment_id = context.random.uuid_v7(context.clock.now_millis());
+        let key = segment_key(&name.project, *nsid, segment_id);
+        self.begun.push(key.clone());
+        let mut writer = context.tier.create(&key)?;
+        let summary = fill(segment_id, &mut writer)?;
+        if (summary.rows, summary.tombstones) == (0, 0) {
+            return Ok(());
+        }
+        writer.publish()?;
+        self.parts.push(open_part(context, &reference(key, segment_id, 0, &summary))?);
+        Ok(())
+    }
+
+    /// Adds an object of losers.
+    pub fn keep_losers(&mut self, bytes: &[u8]) -> Result<()> {
+        let Namespace { context, name, nsid, .. } = self.namespace;
+        let key = conflicts_key(&name.project, *nsid, context.random.next_u64());
+        self.begun.push(key.clone());
+        context.tier.put(&key, bytes)?;
+        self.conflicts.push(key);
+        Ok(())
+    }
+
+    pub fn random(&self) -> u64 {
+        self.namespace.context.random.next_u64()
+    }
+}
+
+impl Namespace {
+    /// Takes documents in. Gives the commit, or `None` when nothing was to be committed. `seen`: the newest clock of the other
+    /// side.
+    pub(in crate::engine) async fn absorb(
+        self: &Arc<Self>,
+        work: &mut impl Absorb,
+        seen: Hlc,
+    ) -> Result<Option<(u64, CommitId)>> {
+        // Segments must neither come nor go meanwhile; who waits for one of these holds nothing that is needed here.
+        let compacting = self.turn(&self.compacting).await;
+        let flushing = self.turn(&self.flushing).await;
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        if decider.read_only {
+            return Err(read_only(&self.name));
+        }
+        self.drain(&mut decider).await?;
+        let ours = self.moment().await?;
+        if !tokio::task::block_in_place(|| work.survey(&ours))? {
+            return Ok(None);
+        }
+        drop(ours);
+        self.flush_held(&mut decider).await?;
+        let (fresh_ids, ids_reserved) = match work.fresh_ids() {
+            0 => (Vec::new(), None),
+            count => self.give_ids(&decider, count)?,
+        };
+        let ours = self.moment().await?;
+        let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
+        let mut site = Site {
+            namespace: self,
+            version: Version { hlc, origin: decider.origin },
+            fresh_ids,
+            ids_reserved,
+            parts: Vec::new(),
+            conflicts: Vec::new(),
+            begun: Vec::new(),
+        };
+        let built = tokio::task::block_in_place(|| {
+            let built = work.carry_out(&ours, &mut site)?;
+            check_room(&ours, &site, &built)?;
+            Ok(built)
+        });
+        let built = match built {
+            Ok(built) => built,
+            Err(error) => {
+                for key in &site.begun {
+                    let _ = self.context.tier.remove(key);
+                }
+                return Err(error);
+            }
+        };
+        drop(ours);
+        let done = self.commit_absorption(&mut decider, site, built).await;
+        if done.is_err() {
+            // The manifest may be there all the same. What was read before must not be written on.
+            decider.broken = true;
+            if let Err(error) = self.make_ready(&mut decider).await {
+                tracing::warn!(namespace = %self.name, %error, "not opened anew, the next write tries again");
+            }
+        }
+        drop(decider);
+        drop(flushing);
+        drop(compacting);
+        self.start_compaction();
+        done.map(Some)
+    }
+
+    async fn commit_absorption(
+        &self,
+        decider: &mut Decider,
+        site: Site<'_>,
+        built: Absorption,
+    ) -> Result<(u64, CommitId)> {
+        let Site { version, parts: new, conflicts, ids_reserved, .. } = site;
+        let mut head = self.head.lock().await;
+        tokio::task::block_in_place(|| {
+            let parts: Vec<Part> = self.shared().state.parts.clone();
+            let mut replaced: BTreeMap<Uuid, (DeletionsRef, Arc<RoaringBitmap>)> = BTreeMap::new();
+            for part in &parts {
+                let id = part.reference.segment_id;
+                let Some(rows) = built.dead.get(&id).filter(|rows| !rows.is_empty()) else { continue };
+                let dead = part.dead.as_ref() | rows;
+                let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
+                replaced.insert(id, (object, Arc::new(dead)));
+            }
+            let now = self.context.clock.now_millis();
+            let mut vector = built.vector.clone();
+            vector.see(version.origin, built.hlc);
+            let reserved = ids_reserved.unwrap_or(0).max(decider.ids_reserved);
+            let next = head.commit(&self.context, |manifest| {
+                for segment in &mut manifest.segments {
+                    if let Some((object, _)) = replaced.get(&segment.segment_id) {
+                        segment.deletions = Some(object.clone());
+                    }
+                }
+                manifest.segments.extend(new.iter().map(|part| part.reference.clone()));
+                manifest.conflicts.extend(conflicts);
+                manifest.schema = (*built.schema).clone();
+                manifest.version_vector = vector.clone();
+                manifest.horizon = manifest.horizon.max(built.horizon);
+                manifest.hlc = built.hlc;
+                manifest.data_seq = decider.data_seq + 1;
+                manifest.ids_reserved = reserved;
+                manifest.updated_ms = now;
+                manifest.written_ms = now;
+            })?;
+            decider.schema = built.schema.clone();
+            decider.hlc = built.hlc;
+            decider.data_seq += 1;
+            decider.ids_reserved = reserved;
+            let mut shared = self.shared();
+            let state = &mut shared.state;
+            for part in &mut state.parts {
+                if let Some((object, dead)) = replaced.remove(&part.reference.segment_id) {
+                    part.reference.deletions = Some(object);
+                    part.settled = dead.clone();
+                    part.dead = dead;
+                }
+            }
+            state.parts.extend(new);
+            state.change_schema(built.schema.clone());
+            state.vector = vector;
+            state.hlc = built.hlc;
+            state.data_seq = decider.data_seq;
+            state.ids_reserved = reserved;
+            self.publish_view(state);
+            drop(shared);
+            *head = next;
+            self.publish_head(&head);
+            Ok::<_, Error>((head.manifest.generation, head.manifest.commit_id))
+        })
+        .context(|| format!("merge into {}", self.name))
+    }
+}
+
+/// What one manifest can name is bounded; said before the commit, with what to do.
+fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
+    let segments = ours.manifest.segments.len() + site.parts.len();
+    if segments > SEGMENTS_MAX {
+        return Err(Error::unavailable(format!("{segments} segments, a namespace has at most {SEGMENTS_MAX}"))
+            .with_hint("compact the namespace, then merge again"));
+    }
+    let conflicts = ours.manifest.conflicts.len() + site.conflicts.len();
+    if conflicts > CONFLICTS_MAX {
+        return Err(full_of_conflicts(conflicts));
+    }
+    if built.vector.len() >= ORIGINS_MAX {
+        return Err(Error::invalid(format!(
+            "writers of {} copies have their commits in this namespace, at most {ORIGINS_MAX} may",
+            built.vector.len()
+        ))
+        .with_hint("export the documents into a new namespace"));
+    }
+    Ok(())
+}
+
+/// The refusal of a merge whose losers have no room.
+pub(in crate::engine) fn full_of_conflicts(objects: usize) -> Error {
+    Error::invalid(format!("{objects} objects of unresolved conflicts, a namespace has at most {CONFLICTS_MAX}"))
+        .with_code("conflicts_full")
+        .with_hint("acknowledge or replay conflicts, then merge again")
+}
+
+fn read_only(name: &NamespaceName) -> Error {
+    Error::invalid(format!("💔 Merges not permitted. Namespace '{}' is read-only.", name.name))
+}
