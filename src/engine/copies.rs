@@ -170,8 +170,6 @@ fn first_manifest(newborn: &Newborn, moment: &Moment, segments: Vec<SegmentRef>)
     let source = Manifest {
         schema: (*moment.view.schema).clone(),
         version_vector: moment.vector.clone(),
-        // Losers of merges stay with the source.
-        conflicts: Vec::new(),
         lineage: None,
         segments,
         ..moment.manifest.clone()

@@ -197,6 +197,8 @@ impl Newborn {
             replay_from: 0,
             expires_ms: None,
             logs: Vec::new(),
+            // Losers of merges stay where they were resolved, or were not: their objects do not come along.
+            conflicts: Vec::new(),
             // A block of its own: what the other hands out next must not meet what this one does.
             ids_reserved: 0,
             idempotency: Vec::new(),

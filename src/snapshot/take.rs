@@ -50,6 +50,11 @@ pub async fn take(engine: &Arc<Engine>, name: &NamespaceName, extent: &Extent) -
     let Settled { mut manifest, segments } = engine.settled(name).await?;
     // Answers to repeat are this node's business.
     manifest.idempotency.clear();
+    if !manifest.conflicts.is_empty() {
+        let conflicts = manifest.conflicts.len();
+        tracing::warn!(namespace = %name, conflicts, "unresolved conflicts stay here, the snapshot is without them");
+        manifest.conflicts.clear();
+    }
     let kind = match extent {
         Extent::Full => SnapshotKind::Full,
         Extent::Flattened => SnapshotKind::Flattened,
@@ -87,7 +92,6 @@ fn flatten(
     let segment_id = engine.new_id();
     manifest.segments.clear();
     manifest.lineage = None;
-    manifest.conflicts.clear();
     // Every tombstone is dropped, and relatives must know that.
     manifest.horizon = manifest.horizon.max(manifest.hlc).max(manifest.version_vector.newest());
     let summary = tokio::task::block_in_place(|| merge_all(segment_id, manifest, segments, &mut sink()))?;
