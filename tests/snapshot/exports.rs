@@ -10,8 +10,41 @@ use shoal::error::Kind;
 use shoal::model::ids::DocId;
 use shoal::model::schema::{Column, Schema};
 use shoal::platform::memory_disk::Fault;
+use shoal::snapshot::take::Extent;
 
-use super::node::{Node, contents, exported, files, fill, imported, name, plain, row, rows, write};
+use super::node::{
+    Node, contents, exported, files, fill, imported, name, plain, restored, row, rows, snapshot, write,
+};
+
+/// What differs between two namespaces, in either direction.
+async fn differences(engine: &Arc<Engine>, a: &str, b: &str) -> usize {
+    let mut found = 0;
+    for (from, to) in [(a, b), (b, a)] {
+        let diff = engine.diff((&name(from), None), (&name(to), None)).await.unwrap();
+        let count = |_| {
+            found += 1;
+            Ok(())
+        };
+        tokio::task::block_in_place(|| diff.for_each(count)).unwrap();
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_back_does_not_differ_and_what_changes_then_does() {
+    let node = Node::new(39);
+    let engine = node.open().unwrap();
+    fill(&engine, "docs").await;
+    imported(&engine, "import", &exported(&engine, "docs").await.unwrap()).await.unwrap();
+    for (extent, to) in [(Extent::Full, "full"), (Extent::Flattened, "flat")] {
+        restored(&engine, to, &snapshot(&engine, "docs", extent).await.unwrap()).await.unwrap();
+    }
+    for to in ["import", "full", "flat"] {
+        assert_eq!(differences(&engine, "docs", to).await, 0, "{to}");
+        write(&engine, to, json!({"patch_rows": [{"id": row(5)["id"], "int": 5}], "deletes": [row(6)["id"]]})).await;
+        assert!(differences(&engine, "docs", to).await > 0, "{to}");
+    }
+}
 
 /// Columns in an order that does not depend on when they were declared.
 async fn schema(engine: &Arc<Engine>, of: &str) -> Schema {
