@@ -8,7 +8,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
-use std::io;
+mod measured;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,112 +25,15 @@ use shoal::api::limits::ServerConfig;
 use shoal::api::server::serve;
 use shoal::engine::{Engine, EngineConfig};
 use shoal::platform::clock::SystemClock;
-use shoal::platform::disk::{Disk, DiskFile, Entry, RandomFile};
-use shoal::platform::mmap::Mapping;
+use shoal::platform::disk::Disk;
 use shoal::platform::random::SystemRandom;
 use shoal::platform::real_disk::RealDisk;
 use tokio::net::{TcpListener, TcpStream};
 
+use self::measured::MeasuredDisk;
+
 const WRITES: usize = 2_000;
 const WRITERS: usize = 64;
-
-/// The real disk, its barriers counted and made slower.
-#[derive(Debug)]
-struct MeasuredDisk {
-    barrier: Duration,
-    barriers: Arc<AtomicU64>,
-}
-
-struct MeasuredFile {
-    file: Box<dyn DiskFile>,
-    barrier: Duration,
-    barriers: Arc<AtomicU64>,
-}
-
-impl DiskFile for MeasuredFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.barriers.fetch_add(1, Ordering::Relaxed);
-        self.file.sync()?;
-        std::thread::sleep(self.barrier);
-        Ok(())
-    }
-
-    fn truncate(&mut self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
-    }
-}
-
-impl MeasuredDisk {
-    fn measure(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(MeasuredFile { file, barrier: self.barrier, barriers: self.barriers.clone() })
-    }
-}
-
-impl Disk for MeasuredDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.create(path).map(|file| self.measure(file))
-    }
-
-    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        RealDisk.append(path).map(|file| self.measure(file))
-    }
-
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        RealDisk.read(path)
-    }
-
-    fn map(&self, path: &Path) -> io::Result<Mapping> {
-        RealDisk.map(path)
-    }
-
-    fn size(&self, path: &Path) -> io::Result<u64> {
-        RealDisk.size(path)
-    }
-
-    fn is_dir(&self, path: &Path) -> bool {
-        RealDisk.is_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        RealDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.remove_dir(path)
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.create_dir(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        RealDisk.sync_dir(path)
-    }
-
-    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        RealDisk.list(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        RealDisk.lock(path)
-    }
-
-    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        RealDisk.free_bytes(path)
-    }
-
-    fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
-        RealDisk.random_access(path)
-    }
-}
 
 /// A server of its own, and how to reach it.
 struct Server {

@@ -86,6 +86,7 @@ fn engine_config(config: &Config) -> EngineConfig {
     let storage = &config.storage;
     EngineConfig {
         flush_bytes: storage.flush_bytes,
+        flush_interval_ms: storage.flush_interval_minutes.saturating_mul(60_000),
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,
         compaction_bytes_per_second: storage.compaction_bytes_per_second,

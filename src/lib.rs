@@ -28,6 +28,8 @@
 //!   replaced it can no longer be replayed; answers leave it out at once.
 //! - **Counts find what may go, files decide.** [`meta`] holds nothing that cannot be rebuilt, references are counted before
 //!   the manifest that needs them, and nothing is removed while counts are not known to be right.
+//! - **An object stays while somebody holds it.** Holders are runs of retained manifests, tags, and writers of logs that are
+//!   in no segment yet; see [`engine::lineage`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
@@ -49,6 +51,8 @@
 //! | tail | records not yet in a segment |
 //! | commit | one new state of a namespace |
 //! | generation | the number of a manifest in one chain |
+//! | branch, copy | a namespace whose first manifest references another's objects, with and without lineage |
+//! | tag | a name for one commit, kept until deleted |
 //! | tier | the local directory that holds objects under the bucket's keys |
 //! | seal, flush | close a log object; tail to segment |
 //!

@@ -154,3 +154,25 @@ async fn a_deleted_namespace_can_be_had_back_whole_within_retention() {
     assert_eq!(engine.undelete(&name("main"), None).await.unwrap_err().code(), "gone");
     assert_eq!(node.objects(), [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_become_a_past_state_of_their_own_accord() {
+    let node = Node::new(6);
+    let engine = node.open();
+    put(&engine, "main", 0..5, 1).await;
+    let first = all(&engine, "main");
+    engine.tend().await.unwrap();
+    assert_eq!(engine.history(&name("main")).unwrap().len(), 1);
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    let state = engine.history(&name("main")).unwrap()[0].clone();
+    put(&engine, "main", 0..9, 2).await;
+    assert_eq!(at(&engine, "main", AsOf::Generation(state.generation)).unwrap(), first);
+    // Nothing new, nothing to do.
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    let states = engine.history(&name("main")).unwrap().len();
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.history(&name("main")).unwrap().len(), states);
+}

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use super::holdings::{Holdings, generations, read_manifest, released_between};
 use crate::engine::Engine;
 use crate::engine::context::Context;
+use crate::engine::namespace::Namespace;
 use crate::engine::namespace::head::{Head, reclaim};
 use crate::engine::start::remove_manifests;
 use crate::error::{Context as _, Result};
@@ -24,13 +25,29 @@ const WHOLE: u64 = u64::MAX;
 pub const GENERATIONS_MAX: usize = 1_024;
 
 impl Engine {
-    /// Lets go of everything that is due. Blocking for moments; for a task that runs now and then.
+    /// Does everything that is due: tails flushed, and let go of what was kept for a time. For a task that runs now and then.
     pub async fn tend(self: &Arc<Self>) -> Result<()> {
+        self.flush_old().await;
         if !self.is_index_trusted() {
             return Ok(());
         }
         self.delete_expired().await;
         tokio::task::block_in_place(|| self.drop_past())
+    }
+
+    /// Makes segments of tails that have waited for long.
+    async fn flush_old(self: &Arc<Self>) {
+        let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
+        let open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        for namespace in open {
+            let is_due = now.saturating_sub(namespace.published().committed_ms) >= interval;
+            if is_due
+                && namespace.unflushed().1 > 0
+                && let Err(error) = namespace.flush().await
+            {
+                tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again");
+            }
+        }
     }
 
     async fn delete_expired(self: &Arc<Self>) {

@@ -25,6 +25,9 @@ pub struct Head {
 impl Head {
     /// Reads the newest manifest. `None` when there is none: the incarnation never came to be.
     pub fn load(context: &Context, nsid: Nsid) -> Result<Option<Head>> {
+        if let Some(head) = Self::cached(context, nsid)? {
+            return Ok(Some(head));
+        }
         let dir = context.layout.manifests(nsid);
         let entries = match context.disk.list(&dir) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -34,17 +37,8 @@ impl Head {
             return Ok(None);
         };
         let path = dir.join(numbered(generation));
-        let cached = if context.meta.is_trusted() { context.meta.manifest(nsid).unwrap_or_default() } else { None };
-        let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
-        let (manifest, crc32c) = match cached {
-            Some((manifest, crc32c)) if manifest.generation == generation && manifest.nsid == nsid => {
-                (manifest, crc32c)
-            }
-            _ => {
-                let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
-                decode_manifest(&bytes, &path.display().to_string())?
-            }
-        };
+        let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
+        let (manifest, crc32c) = decode_manifest(&bytes, &path.display().to_string())?;
         if manifest.nsid != nsid || manifest.generation != generation {
             return Err(Error::corrupt(format!(
                 "{}: is generation {} of {}, expected generation {generation} of {nsid}",
@@ -58,6 +52,21 @@ impl Head {
             let _ = context.disk.remove(&dir.join(&entry.name));
         }
         Ok(Some(Head { manifest, crc32c }))
+    }
+
+    /// The newest manifest as the index remembers it, while that is what the files say: then opening costs the same however
+    /// long the history is.
+    fn cached(context: &Context, nsid: Nsid) -> Result<Option<Head>> {
+        if !context.meta.is_trusted() {
+            return Ok(None);
+        }
+        let bytes = context.meta.manifest(nsid).unwrap_or_default();
+        let Some((manifest, crc32c)) = bytes.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok()) else {
+            return Ok(None);
+        };
+        let is_there = |generation| context.disk.size(&context.layout.manifest(nsid, generation)).is_ok();
+        let is_newest = is_there(manifest.generation) && !is_there(manifest.generation + 1);
+        Ok((manifest.nsid == nsid && is_newest).then_some(Head { manifest, crc32c }))
     }
 
     /// Writes the first manifest of an incarnation.

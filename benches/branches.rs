@@ -1,0 +1,265 @@
+//! What branches cost: barriers and processor time to make one, bytes to keep one, time to read through many, and time to open a
+//! namespace with a long history.
+//!
+//! `cargo bench --bench branches`; the data directory is made in the current directory's file system (`TMPDIR` elsewhere).
+//! Every figure is a ratio or a bound within this run.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+mod measured;
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+use shoal::api::wire::query::parse_query;
+use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::engine::lineage::BranchRequest;
+use shoal::engine::{Engine, EngineConfig};
+use shoal::model::ids::{NamespaceName, Project};
+use shoal::platform::clock::SystemClock;
+use shoal::platform::random::SystemRandom;
+
+use self::measured::MeasuredDisk;
+
+const BRANCHES: usize = 400;
+const MANY: usize = 10_000;
+const DEPTH: usize = 50;
+const BATCH: u64 = 10_000;
+
+struct Store {
+    engine: Arc<Engine>,
+    barriers: Arc<AtomicU64>,
+    dir: tempfile::TempDir,
+}
+
+impl Store {
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in(std::env::var("TMPDIR").unwrap_or_else(|_| ".".into())).unwrap();
+        let barriers = Arc::new(AtomicU64::new(0));
+        let engine = open(dir.path(), &barriers);
+        Store { engine, barriers, dir }
+    }
+
+    async fn fill(&self, namespace: &str, rows: u64) {
+        for from in (0..rows).step_by(BATCH as usize) {
+            write(&self.engine, namespace, from..(from + BATCH).min(rows)).await;
+        }
+        self.engine.compact(&name(namespace)).await.unwrap();
+    }
+}
+
+fn open(dir: &Path, barriers: &Arc<AtomicU64>) -> Arc<Engine> {
+    let disk = Arc::new(MeasuredDisk { barrier: Duration::ZERO, barriers: barriers.clone() });
+    let config = EngineConfig { retention_disk_percent: 100, ..EngineConfig::new(dir.join("data")) };
+    let engine = Engine::open(config, disk, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+    engine.rebuild_index().unwrap();
+    engine
+}
+
+fn name(text: &str) -> NamespaceName {
+    Project::default_project().namespace(text).unwrap()
+}
+
+async fn write(engine: &Arc<Engine>, namespace: &str, ids: impl Iterator<Item = u64>) {
+    let rows: Vec<Json> = ids.map(|id| json!({"id": id, "n": id % 97, "text": format!("document {id}")})).collect();
+    let WriteBody::Write(request) = parse_write(json!({ "upsert_rows": rows })).unwrap() else { panic!("a write") };
+    engine.write(&name(namespace), *request).await.unwrap();
+}
+
+/// Processor time of this process so far, in its own code and in the kernel, in hundredths of a second.
+fn processor_ticks() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<u64> = text.rsplit(") ").next().unwrap().split(' ').map(|n| n.parse().unwrap_or(0)).collect();
+    (fields[11], fields[12])
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// Apparent and allocated bytes, and entries, of everything in a directory.
+fn size(dir: &Path) -> (u64, u64, u64) {
+    let metadata = std::fs::metadata(dir).unwrap();
+    let mut total = (if metadata.is_dir() { 0 } else { metadata.len() }, metadata.blocks() * 512, 1);
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let (apparent, allocated, entries) = size(&entry.unwrap().path());
+            total = (total.0 + apparent, total.1 + allocated, total.2 + entries);
+        }
+    }
+    total
+}
+
+async fn branch(engine: &Arc<Engine>, from: &str, to: &str) {
+    engine.branch(&name(from), &name(to), BranchRequest::default()).await.unwrap();
+}
+
+/// Making a branch of namespaces of different sizes, with a fresh write in the log each time.
+async fn making() {
+    let mut first: Option<f64> = None;
+    for rows in [1_000u64, 30_000, 1_000_000] {
+        let store = Store::new();
+        store.fill("main", rows).await;
+        // What is done once per namespace and process is done.
+        branch(&store.engine, "main", "warm").await;
+        let (mut barriers, mut wall, mut own, mut kernel) = (Vec::new(), Vec::new(), 0, 0);
+        for n in 0..BRANCHES {
+            write(&store.engine, "main", [rows + n as u64].into_iter()).await;
+            let (before, at, began) = (store.barriers.load(Ordering::Relaxed), processor_ticks(), Instant::now());
+            branch(&store.engine, "main", &format!("b{n}")).await;
+            wall.push(began.elapsed());
+            let now = processor_ticks();
+            own += now.0 - at.0;
+            kernel += now.1 - at.1;
+            barriers.push(store.barriers.load(Ordering::Relaxed) - before);
+        }
+        barriers.sort_unstable();
+        // Hundredths of a second over many branches.
+        let each = |ticks: u64| ticks as f64 * 10_000.0 / BRANCHES as f64;
+        let of_first = *first.get_or_insert(each(own + kernel).max(1.0));
+        println!(
+            "branch of {rows} rows: {} barriers, at most {} (bound 8); processor {:.0} us in its own code and {:.0} us in the \
+             kernel (bound 1000), {:.2} times the first; wall {:?}",
+            barriers[BRANCHES / 2],
+            barriers[BRANCHES - 1],
+            each(own),
+            each(kernel),
+            each(own + kernel) / of_first,
+            median(&mut wall),
+        );
+    }
+}
+
+/// Many branches of one namespace.
+async fn many() {
+    let store = Store::new();
+    store.fill("main", 30_000).await;
+    let data = store.dir.path().join("data");
+    let before = size(&data);
+    let began = Instant::now();
+    for n in 0..MANY {
+        branch(&store.engine, "main", &format!("b{n:05}")).await;
+    }
+    let made = began.elapsed();
+    let after = size(&data);
+    let per = |a: u64, b: u64| (b - a) as f64 / MANY as f64;
+    println!(
+        "{MANY} branches: {:.0} bytes apparent (bound 8192) and {:.0} allocated (bound 32768) each, made in {:.1} s",
+        per(before.0, after.0),
+        per(before.1, after.1),
+        made.as_secs_f64()
+    );
+    let began = Instant::now();
+    let mut cursor = None;
+    let mut listed = 0;
+    loop {
+        let (names, next) = store.engine.list(&Project::default_project(), "", cursor.as_deref(), 1_000).unwrap();
+        listed += names.len();
+        cursor = next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let (listing, drawn) = (began.elapsed(), Instant::now());
+    let tree = store.engine.tree(&Project::default_project()).unwrap().len();
+    println!("{listed} listed in {listing:?}, a tree of {tree} in {:?} (bound 1 s)", drawn.elapsed());
+    store.engine.shutdown().await.unwrap();
+    let Store { engine, barriers, dir } = store;
+    drop(engine);
+    let began = Instant::now();
+    let engine = open(dir.path(), &barriers);
+    let opened = began.elapsed();
+    let began = Instant::now();
+    let view = engine.view(&name("b05000")).unwrap();
+    println!("store opened in {opened:?}, one of them in {:?}: {} documents", began.elapsed(), view.documents());
+}
+
+/// Queries through a chain of branches with a write at every step.
+async fn deep() {
+    let store = Store::new();
+    store.fill("main", 100_000).await;
+    for depth in 0..DEPTH {
+        let from = if depth == 0 { "main".to_owned() } else { format!("b{}", depth - 1) };
+        branch(&store.engine, &from, &format!("b{depth}")).await;
+        write(&store.engine, &format!("b{depth}"), [depth as u64].into_iter()).await;
+    }
+    let body =
+        json!({"rank_by": ["n", "desc"], "filters": ["n", "Gte", 40], "limit": 10, "include_attributes": true});
+    let request = parse_query(body).unwrap().request;
+    let deepest = format!("b{}", DEPTH - 1);
+    let (mut root, mut leaf) = (Vec::new(), Vec::new());
+    for round in 0..600 {
+        for (namespace, times) in [("main", &mut root), (deepest.as_str(), &mut leaf)] {
+            let began = Instant::now();
+            store.engine.query(&name(namespace), &request).unwrap();
+            if round >= 100 {
+                times.push(began.elapsed());
+            }
+        }
+    }
+    let (root, leaf) = (median(&mut root), median(&mut leaf));
+    println!(
+        "query at depth {DEPTH}: {leaf:?}, of the root {root:?}: {:.2} times (bound 1.1)",
+        leaf.as_secs_f64() / root.as_secs_f64()
+    );
+}
+
+/// Opening a namespace of the same live rows after a short and a long history.
+async fn opening() {
+    let mut times = Vec::new();
+    for rounds in [4, 200] {
+        let store = Store::new();
+        store.fill("main", 20_000).await;
+        for round in 0..rounds {
+            write(&store.engine, "main", (0..200).map(|n| (round * 97 + n) % 20_000)).await;
+            store.engine.checkpoint(&name("main")).await.unwrap();
+        }
+        store.engine.compact(&name("main")).await.unwrap();
+        let states = store.engine.history(&name("main")).unwrap().len();
+        store.engine.shutdown().await.unwrap();
+        let Store { engine, barriers, dir } = store;
+        drop(engine);
+        let mut opened = Vec::new();
+        for _ in 0..15 {
+            let engine = open(dir.path(), &barriers);
+            let began = Instant::now();
+            let view = engine.view(&name("main")).unwrap();
+            opened.push(began.elapsed());
+            assert_eq!(view.documents(), 20_000);
+            engine.shutdown().await.unwrap();
+        }
+        times.push((states, median(&mut opened)));
+    }
+    let (short, long) = (times[0], times[1]);
+    println!(
+        "opening after {} states {:?}, after {} states {:?}: {:.2} times (bound 1.2)",
+        short.0,
+        short.1,
+        long.0,
+        long.1,
+        long.1.as_secs_f64() / short.1.as_secs_f64()
+    );
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("making") {
+        making().await;
+    }
+    if wanted("many") {
+        many().await;
+    }
+    if wanted("deep") {
+        deep().await;
+    }
+    if wanted("opening") {
+        opening().await;
+    }
+}
