@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use super::answer::Answer;
 use super::body::accepts_gzip;
 use super::handlers::{self, Call};
-use super::router::{Operation, Route, Transfer, route};
+use super::router::{Merging, Operation, Route, Transfer, route};
 use super::server::Server;
 use super::stream::Outgoing;
 use super::{body, door};
@@ -88,6 +88,7 @@ async fn handle(
                 | Operation::Compact
                 | Operation::WarmCache
                 | Operation::Recall
+                | Operation::Merging(Merging::Diff | Merging::Merge)
                 | Operation::Transfer(_)
         )
     );
@@ -125,6 +126,7 @@ fn takes_body(route: &Route) -> bool {
                 | PutTag(_)
                 | Ttl
                 | Undelete
+                | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
                 | Operation::Transfer(Transfer::Copy)
         )
     )

@@ -55,7 +55,19 @@ pub enum Operation {
     PutTag(String),
     DeleteTag(String),
     Undelete,
+    Merging(Merging),
     Transfer(Transfer),
+}
+
+/// What compares namespaces and merges them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Merging {
+    Diff,
+    Merge,
+    Conflicts,
+    /// One conflict by its token, or all.
+    Acknowledge(Option<String>),
+    Replay(String),
 }
 
 /// What carries a namespace out or in.
@@ -111,6 +123,11 @@ impl Route {
             Operation::PutTag(_) => "put_tag",
             Operation::DeleteTag(_) => "delete_tag",
             Operation::Undelete => "undelete",
+            Operation::Merging(Merging::Diff) => "diff",
+            Operation::Merging(Merging::Merge) => "merge",
+            Operation::Merging(Merging::Conflicts) => "conflicts",
+            Operation::Merging(Merging::Acknowledge(_)) => "acknowledge_conflict",
+            Operation::Merging(Merging::Replay(_)) => "replay_conflict",
             Operation::Transfer(Transfer::Export) => "export",
             Operation::Transfer(Transfer::Import) => "import",
             Operation::Transfer(Transfer::Snapshot) => "snapshot",
@@ -133,6 +150,7 @@ impl Route {
                 PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status | History
                 | Tags | Tag(_),
             ) => Scope::Read,
+            Route::Namespace(_, Operation::Merging(Merging::Diff | Merging::Conflicts)) => Scope::Read,
             Route::Namespace(_, Operation::Transfer(Transfer::Export | Transfer::Snapshot)) => Scope::Read,
             Route::Namespace(
                 _,
@@ -226,6 +244,18 @@ fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
             ]
         }
         (_, ["undelete"]) => vec![("POST", Operation::Undelete)],
+        ("v1", ["diff"]) => vec![("POST", Operation::Merging(Merging::Diff))],
+        ("v1", ["merge"]) => vec![("POST", Operation::Merging(Merging::Merge))],
+        ("v1", ["conflicts"]) => vec![
+            ("GET", Operation::Merging(Merging::Conflicts)),
+            ("DELETE", Operation::Merging(Merging::Acknowledge(None))),
+        ],
+        ("v1", ["conflicts", token]) => {
+            vec![("DELETE", Operation::Merging(Merging::Acknowledge(Some((*token).to_owned()))))]
+        }
+        ("v1", ["conflicts", token, "replay"]) => {
+            vec![("POST", Operation::Merging(Merging::Replay((*token).to_owned())))]
+        }
         ("v1", ["export"]) => vec![("GET", Operation::Transfer(Transfer::Export))],
         ("v1", ["import"]) => vec![("POST", Operation::Transfer(Transfer::Import))],
         ("v1", ["snapshot"]) => vec![("GET", Operation::Transfer(Transfer::Snapshot))],

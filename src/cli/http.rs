@@ -119,6 +119,11 @@ impl Client {
         Err(Error::internal("no attempt was made"))
     }
 
+    /// Sends a request once and returns the answer whatever its status; waits for as long as it takes.
+    pub async fn answer(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
+        self.attempt(&method, path, body, None).await
+    }
+
     async fn attempt(
         &mut self,
         method: &Method,

@@ -9,6 +9,7 @@ mod history;
 mod http;
 mod import;
 mod inspect;
+mod merge;
 mod output;
 mod query;
 mod restore;
@@ -69,6 +70,12 @@ enum Command {
     Tag(history::Tag),
     /// Bring a deleted namespace back, or list what can be had back
     Undelete(history::Undelete),
+    /// Merge one namespace's changes into another
+    Merge(merge::Merge),
+    /// Show in which documents two namespaces differ
+    Diff(merge::Diff),
+    /// List the states that lost in merges, write one again, or let go of it
+    Conflicts(merge::Conflicts),
     /// Print the configuration in force
     Config(settings::Settings),
     /// Say what is wrong at rest
@@ -96,6 +103,9 @@ pub fn run() -> ExitCode {
         Command::Restore(command) => command.run(),
         Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Status(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Merge(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Diff(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Conflicts(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Branch(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Branches(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::History(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),

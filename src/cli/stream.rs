@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -53,11 +53,22 @@ pub(super) async fn upload(
 
 /// Writes what the daemon sends to `out`. An answer that breaks off is an error.
 pub(super) async fn download(target: &Target, path: &str, out: &mut dyn Write) -> Result<()> {
+    download_by(target, (Method::GET, path, Bytes::new()), out).await
+}
+
+/// [`download`] of what a request with a body is answered with.
+pub(super) async fn download_by(
+    target: &Target,
+    (method, path, body): (Method, &str, Bytes),
+    out: &mut dyn Write,
+) -> Result<()> {
     let client = Client::new(target)?;
-    let request = client
-        .request(&Method::GET, path)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Error::invalid(format!("request GET {path}: {error}")))?;
+    let mut request = client.request(&method, path);
+    if !body.is_empty() {
+        request = request.header(CONTENT_TYPE, "application/json");
+    }
+    let request =
+        request.body(Full::new(body)).map_err(|error| Error::invalid(format!("request {method} {path}: {error}")))?;
     let away = |error: &dyn std::fmt::Display| away(error, client.authority());
     let mut connection = client.connect().await?;
     let answer = connection.send_request(request).await.map_err(|error| away(&error))?;

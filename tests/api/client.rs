@@ -128,7 +128,7 @@ impl Drop for Daemon {
 }
 
 impl Reply {
-    /// Reads one answer; it must say its length.
+    /// Reads one answer; it must say its length, or where each of its pieces ends.
     pub fn read(stream: &mut TcpStream) -> Self {
         let mut head = Vec::new();
         let mut byte = [0];
@@ -146,9 +146,13 @@ impl Reply {
             .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
             .collect();
         let mut reply = Reply { status, headers, body: Vec::new() };
-        let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
-        reply.body = vec![0; length];
-        stream.read_exact(&mut reply.body).unwrap();
+        if reply.header("transfer-encoding") == Some("chunked") {
+            reply.body = chunks(stream);
+        } else {
+            let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+            reply.body = vec![0; length];
+            stream.read_exact(&mut reply.body).unwrap();
+        }
         if reply.header("content-encoding") == Some("gzip") {
             let mut body = Vec::new();
             flate2::read::GzDecoder::new(reply.body.as_slice()).read_to_end(&mut body).unwrap();
@@ -175,6 +179,26 @@ impl Reply {
         assert_eq!(body["status"], "error", "{body}");
         assert!(body["request_id"].is_string(), "{body}");
         body["error"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The pieces of a body whose length is not known before.
+fn chunks(stream: &mut TcpStream) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while !line.ends_with(b"\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            line.push(byte[0]);
+        }
+        let length = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+        let mut piece = vec![0; length + 2];
+        stream.read_exact(&mut piece).unwrap();
+        assert!(piece.ends_with(b"\r\n"));
+        body.extend_from_slice(&piece[..length]);
+        if length == 0 {
+            return body;
+        }
     }
 }
 

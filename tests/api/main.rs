@@ -8,5 +8,6 @@ mod conditions;
 mod door;
 mod limits;
 mod lineage;
+mod merging;
 mod namespaces;
 mod sdk;

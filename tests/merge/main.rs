@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod crashes;
 mod differences;
+mod losers;
 mod node;
 mod policies;

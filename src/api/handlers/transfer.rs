@@ -128,7 +128,7 @@ async fn copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
 }
 
 /// A namespace beside this one: `name`, or `org/project/name`.
-fn named(beside: &NamespaceName, what: &str, text: &str) -> Result<NamespaceName> {
+pub(super) fn named(beside: &NamespaceName, what: &str, text: &str) -> Result<NamespaceName> {
     let parts: Vec<&str> = text.split('/').collect();
     let found = match parts.as_slice() {
         [name] => beside.project.namespace(name),

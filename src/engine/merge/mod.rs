@@ -7,10 +7,11 @@
 //! - `decide` says what becomes of one document, and is pure; `fields` joins two states attribute by attribute;
 //! - `diff` gives differences; `promote` merges, by `work`, which walks over what differs with `walk`;
 //! - `schemas` joins schemas, `bases` keeps what both once had in common, `losers` what a merge did not take;
-//! - `report` says what a merge did.
+//! - `conflicts` lists what a merge did not take, and writes it again; `report` says what a merge did.
 
 mod bases;
 pub mod changes;
+pub mod conflicts;
 pub mod decide;
 pub mod diff;
 pub mod fields;
@@ -23,4 +24,5 @@ mod walk;
 mod work;
 
 pub use bases::kept_by;
+pub use conflicts::LostState;
 pub use report::{Conflict, MergeReport, MergeRequest};

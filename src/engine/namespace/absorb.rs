@@ -17,6 +17,7 @@ use super::open::open_part;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::layout::{conflicts_key, segment_key};
+use crate::engine::merge::conflicts;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{CONFLICTS_MAX, DeletionsRef, ORIGINS_MAX, SEGMENTS_MAX};
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Version};
@@ -272,4 +273,47 @@ pub(in crate::engine) fn full_of_conflicts(objects: usize) -> Error {
 
 fn read_only(name: &NamespaceName) -> Error {
     Error::invalid(format!("💔 Merges not permitted. Namespace '{}' is read-only.", name.name))
+}
+
+impl Namespace {
+    /// Lets go of one state that lost in a merge, or of all. Gives how many went.
+    pub(in crate::engine) async fn drop_losers(self: &Arc<Self>, token: Option<Uuid>) -> Result<u64> {
+        self.check_alive()?;
+        // What is written here is not named yet; a sweep leaves those alone who have a turn.
+        let _turn = self.turn(&self.flushing).await;
+        let mut head = self.head.lock().await;
+        tokio::task::block_in_place(|| {
+            let mut kept = Vec::with_capacity(head.manifest.conflicts.len());
+            let mut dropped = 0;
+            for key in &head.manifest.conflicts {
+                let file = conflicts::read(&self.context, key)?;
+                let Some(token) = token else {
+                    dropped += file.losers.len() as u64;
+                    continue;
+                };
+                let Some(rest) = conflicts::without(&file, token) else {
+                    kept.push(key.clone());
+                    continue;
+                };
+                dropped += 1;
+                if let Some(bytes) = conflicts::bytes_of(&rest)? {
+                    let key = conflicts_key(&self.name.project, self.nsid, self.context.random.next_u64());
+                    self.context.tier.put(&key, &bytes)?;
+                    kept.push(key);
+                }
+            }
+            match token {
+                Some(token) if dropped == 0 => return Err(conflicts::no_such(&self.name.to_string(), token)),
+                None if dropped == 0 => return Ok(0),
+                _ => {}
+            }
+            let now = self.context.clock.now_millis();
+            *head = head.commit(&self.context, |manifest| {
+                manifest.conflicts = kept;
+                manifest.updated_ms = now;
+            })?;
+            self.publish_head(&head);
+            Ok(dropped)
+        })
+    }
 }

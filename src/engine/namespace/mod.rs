@@ -73,6 +73,8 @@ pub struct Published {
     pub logical_bytes: u64,
     pub segments: Vec<(u8, u64, u32)>,
     pub logs: usize,
+    /// Keys of the objects with unresolved conflicts.
+    pub conflicts: Arc<Vec<String>>,
 }
 
 /// A namespace at one moment: what queries see, and what comparing, merging and copying need beside it.
@@ -306,6 +308,7 @@ fn published(head: &Head) -> Published {
         logical_bytes: manifest.segments.iter().map(share).sum(),
         segments: manifest.segments.iter().map(|s| (s.level, s.bytes, s.rows)).collect(),
         logs: manifest.logs.len(),
+        conflicts: Arc::new(manifest.conflicts.clone()),
     }
 }
 

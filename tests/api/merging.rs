@@ -1,0 +1,126 @@
+//! Merges, differences and conflicts over HTTP.
+
+use serde_json::{Value, json};
+use shoal::api::auth::{Scope, Token, Tokens};
+use shoal::api::limits::ServerConfig;
+use shoal::model::ids::Project;
+
+use crate::client::Daemon;
+
+fn put(daemon: &Daemon, name: &str, rows: Value) {
+    let reply = daemon.post(&format!("/v2/namespaces/{name}"), &json!({ "upsert_rows": rows }));
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+}
+
+fn lines(body: &[u8]) -> Vec<Value> {
+    std::str::from_utf8(body).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A parent and a child of it that differ in three documents, one of them changed on both sides.
+fn family() -> Daemon {
+    let daemon = Daemon::start();
+    put(&daemon, "main", json!([{"id": 1, "n": 1}, {"id": 2, "n": 1}]));
+    let branched = daemon.post("/v2/namespaces/child", &json!({"branch_from_namespace": "main"}));
+    assert_eq!(branched.status, 200, "{}", String::from_utf8_lossy(&branched.body));
+    put(&daemon, "main", json!([{"id": 1, "n": 2}]));
+    put(&daemon, "child", json!([{"id": 1, "n": 3}, {"id": 5, "n": 5}]));
+    daemon.post("/v2/namespaces/child", &json!({"deletes": [2]}));
+    daemon
+}
+
+#[test]
+fn a_diff_is_a_line_for_each_document_that_differs() {
+    let daemon = family();
+    let reply = daemon.post("/v1/namespaces/child/diff", &json!({"against": "main"}));
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.header("content-type"), Some("application/x-ndjson"));
+    let wanted = [
+        json!({"id": 1, "op": "update", "old": {"id": 1, "n": 2}, "new": {"id": 1, "n": 3}}),
+        json!({"id": 2, "op": "delete", "old": {"id": 2, "n": 1}, "new": null}),
+        json!({"id": 5, "op": "insert", "old": null, "new": {"id": 5, "n": 5}}),
+    ];
+    assert_eq!(lines(&reply.body), wanted);
+    let itself = json!({"against": "default/default/child", "as_of": {"generation": 0}});
+    let reply = daemon.post("/v1/namespaces/child/diff", &itself);
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    let gone = daemon.post("/v1/namespaces/child/diff", &json!({"against": "nobody"}));
+    assert_eq!(gone.status, 404);
+    assert_eq!(daemon.post("/v1/namespaces/child/diff", &json!({})).status, 422);
+    assert_eq!(daemon.post("/v1/namespaces/child/diff", &json!({"against": "main", "x": 1})).status, 422);
+}
+
+#[test]
+fn a_merge_is_refused_with_its_conflicts_or_done_as_the_policy_says() {
+    let daemon = family();
+    let refused = daemon.post("/v1/namespaces/main/merge", &json!({"source": "child"}));
+    let body = refused.json();
+    assert_eq!((refused.status, &body["code"], &body["retryable"]), (412, &json!("conflicts"), &json!(false)));
+    let listed = json!([{
+        "id": 1, "base": {"id": 1, "n": 1}, "ours": {"id": 1, "n": 2}, "theirs": {"id": 1, "n": 3}, "resolution": "none",
+    }]);
+    assert_eq!(body["conflicts"]["listed"], listed);
+    let dry =
+        daemon.post("/v1/namespaces/main/merge", &json!({"source": "child", "policy": "theirs", "dry_run": true}));
+    assert_eq!((dry.status, &dry.json()["committed"]), (200, &json!(false)));
+    let done = daemon.post("/v1/namespaces/main/merge", &json!({"source": "child", "policy": "theirs"}));
+    let body = done.json();
+    assert_eq!((done.status, &body["committed"]), (200, &json!(true)));
+    assert_eq!((&body["inserted"], &body["updated"], &body["deleted"]), (&json!(1), &json!(1), &json!(1)));
+    assert!(done.header("etag").is_some());
+    let same = daemon.post("/v1/namespaces/main/diff", &json!({"against": "child"}));
+    assert_eq!((same.status, same.body.len()), (200, 0));
+    // What lost is listed, and written again.
+    let lost = lines(&daemon.get("/v1/namespaces/main/conflicts").body);
+    assert_eq!((lost.len(), &lost[0]["lost"], &lost[0]["row"]["n"]), (1, &json!("ours"), &json!(2)));
+    let path = format!("/v1/namespaces/main/conflicts/{}", lost[0]["token"].as_str().unwrap());
+    assert_eq!(daemon.post(&format!("{path}/replay"), &json!({"id": 9})).status, 200);
+    assert_eq!(daemon.get("/v1/namespaces/main/conflicts").body, b"");
+    assert_eq!(daemon.send("DELETE", &path, &[], b"").status, 404);
+    assert_eq!(daemon.send("DELETE", "/v1/namespaces/main/conflicts/x", &[], b"").status, 400);
+    assert_eq!(daemon.send("DELETE", "/v1/namespaces/main/conflicts", &[], b"").status, 200);
+}
+
+#[test]
+fn wrong_merges_are_refused_and_say_why() {
+    let daemon = family();
+    put(&daemon, "other", json!([{"id": 1, "n": "text"}]));
+    let refused = |body: Value| {
+        let reply = daemon.post("/v1/namespaces/main/merge", &body);
+        (reply.status, reply.json()["error"].as_str().unwrap_or_default().to_owned())
+    };
+    for (body, status, text) in [
+        (json!({"source": "main"}), 400, "into itself"),
+        (json!({"source": "other"}), 400, "no common origin"),
+        (json!({"source": "other", "policy": "lww", "allow_unrelated": true}), 400, "attribute 'n' is a string"),
+        (json!({"source": "child", "policy": "newest"}), 400, "expected one of fail, lww"),
+        (json!({"source": "a/b"}), 400, "org/project/name"),
+        (json!({"source": "nobody"}), 404, "not found"),
+        (json!({"policy": "lww"}), 422, "missing field `source`"),
+        (json!({"source": "child", "polcy": "lww"}), 422, "unknown field `polcy`"),
+    ] {
+        let found = refused(body.clone());
+        assert!(found.0 == status && found.1.contains(text), "{body}: {found:?}");
+    }
+}
+
+#[test]
+fn another_project_is_read_only_with_a_token_that_may() {
+    let project = |name: &str| Some(Project::new("acme", name).unwrap());
+    let tokens =
+        Tokens::new(vec![Token::new("all", Scope::Admin, None), Token::new("mine", Scope::Write, project("mine"))]);
+    let daemon = Daemon::with(ServerConfig { tokens: Some(tokens), ..ServerConfig::default() });
+    let send = |token: &str, path: &str, body: Value| {
+        let bearer = format!("Bearer {token}");
+        daemon.send("POST", path, &[("authorization", &bearer)], body.to_string().as_bytes()).status
+    };
+    for project in ["mine", "theirs"] {
+        let path = format!("/acme/{project}/v2/namespaces/docs");
+        assert_eq!(send("all", &path, json!({"upsert_rows": [{"id": 1, "n": 1}]})), 200);
+    }
+    let source = json!({"source": "acme/theirs/docs", "policy": "lww", "allow_unrelated": true});
+    for (what, body) in [("merge", source), ("diff", json!({"against": "acme/theirs/docs"}))] {
+        let path = format!("/acme/mine/v1/namespaces/docs/{what}");
+        assert_eq!(send("mine", &path, body.clone()), 403, "{what}");
+        assert_eq!(send("all", &path, body), 200, "{what}");
+    }
+}
