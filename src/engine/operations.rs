@@ -104,6 +104,7 @@ impl Engine {
     ) -> Manifest {
         let now = self.context.clock.now_millis();
         let nsid = Nsid(self.context.random.uuid_v7(now));
+        let (origin, hlc) = (Origin(self.context.random.next_u64()), Hlc::from_millis(now));
         Manifest {
             format: VERSION,
             nsid,
@@ -111,12 +112,13 @@ impl Engine {
             generation: 0,
             parent: None,
             commit_id: CommitId(self.context.random.uuid_v7(now)),
-            origin: Origin(self.context.random.next_u64()),
-            hlc: Hlc::from_millis(now),
+            origin,
+            hlc,
             data_seq: 0,
             next_seq: 0,
             replay_from: 0,
-            version_vector: VersionVector::default(),
+            // What is branched off before the first write is related, too.
+            version_vector: VersionVector::of(origin, hlc),
             horizon: Hlc(0),
             schema,
             labels,

@@ -64,6 +64,15 @@ pub struct Model {
     pub trees: u64,
 }
 
+/// How a merge decides where both sides changed a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    Fail,
+    Lww,
+    Ours,
+    Theirs,
+}
+
 impl Model {
     /// The documents of every namespace.
     pub fn documents(&self) -> BTreeMap<String, Documents> {
@@ -88,5 +97,53 @@ impl Model {
         life.state.seen.insert(self.events);
         life.state.data_seq += 1;
         life.keep();
+    }
+
+    /// Merges `from` into `to`; false when the policy refuses, and nothing changes.
+    pub fn merge(&mut self, from: &str, to: &str, policy: Policy) -> bool {
+        let source = self.names[from].state.clone();
+        let target = self.names[to].state.clone();
+        let mut next = target.clone();
+        self.events += 1;
+        let resolution = self.events;
+        let ids: BTreeSet<u64> = source.entries.keys().chain(target.entries.keys()).copied().collect();
+        for id in ids {
+            let (theirs, ours) = (source.entries.get(&id), target.entries.get(&id));
+            let Some(theirs) = theirs else { continue };
+            if target.seen.contains(&theirs.event) || ours == Some(theirs) {
+                continue;
+            }
+            let Some(ours) = ours.filter(|ours| !source.seen.contains(&ours.event)) else {
+                next.entries.insert(id, theirs.clone());
+                continue;
+            };
+            if ours.fields == theirs.fields && ours.fields.is_none() {
+                // Both deleted it: the later deletion stays.
+                next.entries.insert(id, if theirs.event > ours.event { theirs.clone() } else { ours.clone() });
+                continue;
+            }
+            match policy {
+                Policy::Fail => return false,
+                Policy::Lww if theirs.event > ours.event => {
+                    next.entries.insert(id, theirs.clone());
+                }
+                Policy::Lww => {}
+                Policy::Ours => {
+                    next.entries.insert(id, Entry { event: resolution, fields: ours.fields.clone() });
+                }
+                Policy::Theirs => {
+                    next.entries.insert(id, Entry { event: resolution, fields: theirs.fields.clone() });
+                }
+            }
+        }
+        let seen: BTreeSet<u64> = target.seen.union(&source.seen).copied().collect();
+        next.seen = seen;
+        if matches!(policy, Policy::Ours | Policy::Theirs) {
+            next.seen.insert(resolution);
+        }
+        if let Some(life) = self.names.get_mut(to) {
+            life.state = next;
+        }
+        true
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::lineage::BranchRequest;
+use shoal::engine::merge::{self, MergeRequest};
 use shoal::engine::view::View;
 use shoal::engine::{Engine, EngineConfig};
 use shoal::error::{Kind, Result};
@@ -20,7 +21,7 @@ use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 use shoal::platform::random::{Random, SeededRandom};
 
-use crate::model::{Documents, Fields, Life, Model};
+use crate::model::{Documents, Fields, Life, Model, Policy};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
@@ -46,6 +47,7 @@ enum Step {
     Undelete(&'static str),
     Tag(&'static str, &'static str),
     Untag(&'static str, &'static str),
+    Merge(&'static str, &'static str, Policy),
     Hours(u64),
     Restart,
     Cut,
@@ -58,17 +60,21 @@ fn step(random: &SeededRandom) -> Step {
     let tag = || TAGS[pick(TAGS.len() as u64) as usize];
     let ids = |most: u64| (0..1 + pick(most)).map(|_| pick(IDS)).collect::<Vec<u64>>();
     match pick(100) {
-        0..22 => Step::Put(name(), ids(6), pick(100) as i64),
-        22..32 => Step::Patch(name(), pick(IDS), pick(100) as i64),
-        32..40 => Step::Delete(name(), ids(3)),
-        40..50 => Step::Flush(name()),
-        50..57 => Step::Compact(name()),
-        57..67 => Step::Branch(name(), name()),
-        67..70 => Step::BranchPast(name(), name(), pick(6) as usize),
-        70..72 => Step::BranchTag(name(), name(), tag()),
-        72..74 => Step::Copy(name(), name()),
-        74..79 => Step::Drop(name()),
-        79..82 => Step::Undelete(name()),
+        0..18 => Step::Put(name(), ids(6), pick(100) as i64),
+        18..26 => Step::Patch(name(), pick(IDS), pick(100) as i64),
+        26..33 => Step::Delete(name(), ids(3)),
+        33..41 => Step::Flush(name()),
+        41..46 => Step::Compact(name()),
+        46..56 => Step::Branch(name(), name()),
+        56..59 => Step::BranchPast(name(), name(), pick(6) as usize),
+        59..61 => Step::BranchTag(name(), name(), tag()),
+        61..63 => Step::Copy(name(), name()),
+        63..67 => Step::Drop(name()),
+        67..70 => Step::Undelete(name()),
+        70..82 => {
+            let policies = [Policy::Fail, Policy::Lww, Policy::Ours, Policy::Theirs];
+            Step::Merge(name(), name(), policies[pick(4) as usize])
+        }
         82..85 => Step::Tag(name(), tag()),
         85..87 => Step::Untag(name(), tag()),
         87..92 => Step::Hours(1 + pick(72)),
@@ -108,6 +114,9 @@ pub async fn history(seed: u64, says: bool) {
         run.what = format!("seed {seed}, step {number}, {step:?}, crash {crash:?}");
         if says {
             println!("{}", run.what);
+            for (known, life) in &run.model.names {
+                println!("    {known} {} {:?}", life.state.data_seq, life.state.documents());
+            }
         }
         match crash {
             Some(after) => run.crash(&step, after).await,
@@ -155,7 +164,10 @@ impl Run {
         let allowed = follow(&mut next, step, &engine, self.clock.now_millis());
         let done = self.perform(step).await;
         match (&done, allowed) {
-            (Ok(()), true) => self.model = next,
+            (Ok(()), true) => {
+                self.model = next;
+                self.count(step);
+            }
             (Err(error), false) if !matches!(error.kind(), Kind::Corrupt | Kind::Internal | Kind::Unavailable) => {}
             _ => panic!("{}: {done:?}, the model says {allowed}", self.what),
         }
@@ -175,6 +187,17 @@ impl Run {
         self.cut();
         if done.is_ok() && allowed {
             self.model = next;
+            self.count(step);
+            return;
+        }
+        if let Step::Put(to, ..) | Step::Patch(to, ..) | Step::Delete(to, _) | Step::Merge(_, to, _) = step
+            && let Some(before) = self.model.names.get(*to).map(|life| life.state.data_seq)
+        {
+            // What changed no document is still a change: the counter of changes tells.
+            if allowed && self.data_seq(to) != before {
+                self.model = next;
+                self.count(step);
+            }
             return;
         }
         // It happened or it did not; nothing between.
@@ -190,6 +213,23 @@ impl Run {
         } else if allowed {
             self.take_tags(&next);
         }
+    }
+
+    /// Follows the counter of changes: a merge that only learns what the other side saw counts, and a patch of nothing that
+    /// brings a column.
+    fn count(&mut self, step: &Step) {
+        if let Step::Put(to, ..) | Step::Patch(to, ..) | Step::Delete(to, _) | Step::Merge(_, to, _) = step {
+            let data_seq = self.data_seq(to);
+            if let Some(life) = self.model.names.get_mut(*to) {
+                life.state.data_seq = data_seq;
+                life.keep();
+            }
+        }
+    }
+
+    fn data_seq(&mut self, of: &str) -> u64 {
+        let status = self.engine().status(&name(of));
+        status.unwrap_or_else(|error| panic!("{}: status: {error}", self.what))["data_seq"].as_u64().unwrap()
     }
 
     /// After a crash in a step about tags: what the store says.
@@ -281,6 +321,16 @@ impl Run {
                     Step::Copy(from, to) => engine.copy(&name(from), &name(to)).await.map(drop),
                     Step::Drop(at) => engine.delete(&name(at)).await,
                     Step::Undelete(at) => engine.undelete(&name(at), None).await,
+                    Step::Merge(from, to, policy) => {
+                        let policy = match policy {
+                            Policy::Fail => merge::decide::Policy::Fail,
+                            Policy::Lww => merge::decide::Policy::Lww,
+                            Policy::Ours => merge::decide::Policy::Ours,
+                            Policy::Theirs => merge::decide::Policy::Theirs,
+                        };
+                        let request = MergeRequest { policy, ..MergeRequest::default() };
+                        engine.merge(&name(from), &name(to), request).await.map(drop)
+                    }
                     Step::Tag(at, tag) => engine.tag(&name(at), tag, None).await.map(drop),
                     Step::Untag(at, tag) => engine.untag(&name(at), tag).await,
                     _ => tokio::task::block_in_place(|| engine.repair()).map(drop),
@@ -405,7 +455,8 @@ fn follow(model: &mut Model, step: &Step, engine: &Engine, now: u64) -> bool {
             known
         }
         Step::Flush(at) | Step::Compact(at) => has(model, at),
-        Step::Branch(from, to) => {
+        // A copy has no lineage, and has seen the same.
+        Step::Branch(from, to) | Step::Copy(from, to) => {
             let may = has(model, from) && !has(model, to);
             if may {
                 let (state, tree) = (model.names[*from].state.clone(), model.names[*from].tree);
@@ -413,14 +464,9 @@ fn follow(model: &mut Model, step: &Step, engine: &Engine, now: u64) -> bool {
             }
             may
         }
-        Step::Copy(from, to) => {
-            let may = has(model, from) && !has(model, to);
-            if may {
-                model.trees += 1;
-                let state = model.names[*from].state.clone();
-                model.names.insert((*to).to_owned(), Life::begin(state, model.trees));
-            }
-            may
+        Step::Merge(from, to, policy) => {
+            let trees = (model.names.get(*from).map(|life| life.tree), model.names.get(*to).map(|life| life.tree));
+            from != to && trees.0.is_some() && trees.0 == trees.1 && model.merge(from, to, *policy)
         }
         Step::BranchPast(from, to, back) => {
             let may = has(model, from) && !has(model, to);
