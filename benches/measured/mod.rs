@@ -96,8 +96,8 @@ impl Disk for MeasuredDisk {
         RealDisk.size(path)
     }
 
-    fn is_dir(&self, path: &Path) -> bool {
-        RealDisk.is_dir(path)
+    fn is_filled(&self, path: &Path) -> bool {
+        RealDisk.is_filled(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -1,10 +1,8 @@
 //! The file system as Shoal uses it: the one seam through which disk faults are injected.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
 
 use super::mmap::Mapping;
 
@@ -30,8 +28,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The directory's entries, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
-    /// Whether there is a directory, without reading it.
-    fn is_dir(&self, path: &Path) -> bool;
+    /// Whether there is a directory with anything in it, without reading all of it.
+    fn is_filled(&self, path: &Path) -> bool;
     /// Takes the exclusive lock of a directory; `WouldBlock` when another holds it. Held until dropped.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
@@ -98,38 +96,25 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
-/// Directories that were created, and whose entry in their parent may not be durable yet, by disk. A directory that is there
-/// is taken to be durable unless it is listed here: a failed sync must be repeated before anything is put into it.
-static UNSYNCED: Mutex<BTreeSet<(usize, PathBuf)>> = Mutex::new(BTreeSet::new());
-
 /// Creates a directory and its missing ancestors, each durable in its parent.
+///
+/// Needs no memory of what was synced: a directory that has something in it was made durable before that was put there. An
+/// empty one may have been left by a crash, or by a sync that failed, and is synced once more.
 pub fn create_dirs(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    let key = (std::ptr::from_ref(disk).cast::<u8>() as usize, path.to_owned());
-    let unsynced = || UNSYNCED.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_unsynced = unsynced().contains(&key);
-    if disk.is_dir(path) && !is_unsynced {
-        // An ancestor whose sync failed makes its descendants' entries worthless, too.
-        return if unsynced().is_empty() || parent.as_os_str().is_empty() {
-            Ok(())
-        } else {
-            create_dirs(disk, parent)
-        };
+    if disk.is_filled(path) {
+        return Ok(());
     }
-    if !parent.as_os_str().is_empty() {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
         create_dirs(disk, parent)?;
     }
-    unsynced().insert(key.clone());
-    match disk.create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            unsynced().remove(&key);
-            return Err(error);
-        }
-        _ => {}
+    let was_there = match disk.create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
+        made => made.map(|()| false)?,
+    };
+    match parent.map_or(Ok(()), |parent| disk.sync_dir(parent)) {
+        // Somebody else made it, in a directory of theirs.
+        Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
     }
-    if !parent.as_os_str().is_empty() {
-        disk.sync_dir(parent)?;
-    }
-    unsynced().remove(&key);
-    Ok(())
 }

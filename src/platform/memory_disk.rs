@@ -230,8 +230,8 @@ impl Disk for MemoryDisk {
         Ok(state.files[state.file(path)?].now.len() as u64)
     }
 
-    fn is_dir(&self, path: &Path) -> bool {
-        self.list(path).is_ok()
+    fn is_filled(&self, path: &Path) -> bool {
+        self.list(path).is_ok_and(|entries| !entries.is_empty())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -459,6 +459,24 @@ mod tests {
                 assert_eq!(found, b"new");
                 return;
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_whose_sync_failed_is_synced_before_anything_is_put_into_it() {
+        let dir = Path::new("/data/a/b");
+        for (at, seed) in (0..12).flat_map(|at| (0..20).map(move |seed| (at, seed))) {
+            let disk = MemoryDisk::default();
+            create_dirs(&disk, Path::new("/data")).unwrap();
+            publish(&disk, Path::new("/data/here"), b"").unwrap();
+            disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: io::ErrorKind::Other }));
+            let _ = create_dirs(&disk, dir);
+            // The process ends, the next one finds what is there.
+            disk.set_fault(None);
+            create_dirs(&disk, dir).unwrap();
+            publish(&disk, &dir.join("file"), b"kept").unwrap();
+            disk.power_cut(&SeededRandom::new(seed));
+            assert_eq!(disk.read(&dir.join("file")).unwrap(), b"kept", "operation {at}");
         }
     }
 

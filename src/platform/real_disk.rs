@@ -33,8 +33,8 @@ impl Disk for RealDisk {
         Ok(fs::metadata(path)?.len())
     }
 
-    fn is_dir(&self, path: &Path) -> bool {
-        path.is_dir()
+    fn is_filled(&self, path: &Path) -> bool {
+        fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
