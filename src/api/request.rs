@@ -106,8 +106,8 @@ async fn handle(
 
 fn takes_body(route: &Route) -> bool {
     use Operation::{
-        Create, Explain, Ids, Labels, PutTag, Query, Recall, StartCopy, Ttl, Undelete, UpdateMetadata, UpdateSchema,
-        Write,
+        Create, Explain, Ids, Labels, PutTag, Query, Recall, Revert, StartCopy, Ttl, Undelete, UpdateMetadata,
+        UpdateSchema, Write,
     };
     matches!(
         route,
@@ -126,6 +126,7 @@ fn takes_body(route: &Route) -> bool {
                 | PutTag(_)
                 | Ttl
                 | Undelete
+                | Revert
                 | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
                 | Operation::Transfer(Transfer::Copy)
         )

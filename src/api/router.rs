@@ -55,6 +55,7 @@ pub enum Operation {
     PutTag(String),
     DeleteTag(String),
     Undelete,
+    Revert,
     Merging(Merging),
     Transfer(Transfer),
 }
@@ -123,6 +124,7 @@ impl Route {
             Operation::PutTag(_) => "put_tag",
             Operation::DeleteTag(_) => "delete_tag",
             Operation::Undelete => "undelete",
+            Operation::Revert => "revert",
             Operation::Merging(Merging::Diff) => "diff",
             Operation::Merging(Merging::Merge) => "merge",
             Operation::Merging(Merging::Conflicts) => "conflicts",
@@ -244,6 +246,7 @@ fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
             ]
         }
         (_, ["undelete"]) => vec![("POST", Operation::Undelete)],
+        (_, ["revert"]) => vec![("POST", Operation::Revert)],
         ("v1", ["diff"]) => vec![("POST", Operation::Merging(Merging::Diff))],
         ("v1", ["merge"]) => vec![("POST", Operation::Merging(Merging::Merge))],
         ("v1", ["conflicts"]) => vec![

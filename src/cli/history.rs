@@ -68,6 +68,26 @@ impl Tag {
 }
 
 #[derive(Args)]
+pub struct Revert {
+    /// The namespace
+    namespace: String,
+    /// The state to go back to: a generation, a commit, a tag, or a time such as 2026-01-31T12:00:00Z
+    state: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Revert {
+    pub(super) async fn run(self) -> Result<()> {
+        let path = format!("/v1/namespaces/{}/revert", self.namespace);
+        let body = json!({ "as_of": self.state }).to_string();
+        let done = Client::new(&self.target)?.json(Method::POST, &path, body.into(), None).await?;
+        let (written, deleted) = (&done["documents_written"], &done["documents_deleted"]);
+        output::print(&format!("{written} documents are written again, {deleted} are deleted\n"))
+    }
+}
+
+#[derive(Args)]
 pub struct Undelete {
     /// The deleted namespace; without it, what can be had back is listed
     namespace: Option<String>,

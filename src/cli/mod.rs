@@ -68,6 +68,8 @@ enum Command {
     History(history::History),
     /// Name a state of a namespace, so that it is kept
     Tag(history::Tag),
+    /// Make a namespace's documents what they were, by one more commit
+    Revert(history::Revert),
     /// Bring a deleted namespace back, or list what can be had back
     Undelete(history::Undelete),
     /// Merge one namespace's changes into another
@@ -110,6 +112,7 @@ pub fn run() -> ExitCode {
         Command::Branches(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::History(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Tag(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Revert(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
         Command::Undelete(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
     };
     match done {

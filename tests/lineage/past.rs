@@ -176,3 +176,30 @@ async fn writes_become_a_past_state_of_their_own_accord() {
     engine.tend().await.unwrap();
     assert_eq!(engine.history(&name("main")).unwrap().len(), states);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_makes_the_documents_what_they_were_by_one_more_commit() {
+    let node = Node::new(7);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.tag(&name("main"), "good", None).await.unwrap();
+    let good = all(&engine, "main");
+    branch(&engine, "main", "try").await;
+    put(&engine, "main", 10..30, 2).await;
+    write(&engine, "main", json!({"deletes": [3, 4]})).await;
+    let bad = all(&engine, "main");
+    engine.tag(&name("main"), "bad", None).await.unwrap();
+    let done = engine.revert(&name("main"), &AsOf::Tag("good".into())).await.unwrap();
+    assert_eq!((done.written, done.deleted), (12, 10));
+    assert_eq!(all(&engine, "main"), good);
+    let again = engine.revert(&name("main"), &AsOf::Tag("good".into())).await.unwrap();
+    assert_eq!((again.written, again.deleted), (0, 0));
+    let engine = node.cut_power(engine);
+    assert_eq!(all(&engine, "main"), good);
+    // It is a change like any other: what was reverted can be had back, and a branch takes it by merging.
+    engine.revert(&name("main"), &AsOf::Tag("bad".into())).await.unwrap();
+    assert_eq!(all(&engine, "main"), bad);
+    engine.merge(&name("main"), &name("try"), Default::default()).await.unwrap();
+    assert_eq!(all(&engine, "try"), bad);
+    assert_eq!(engine.revert(&name("main"), &AsOf::Tag("no".into())).await.unwrap_err().kind(), Kind::NotFound);
+}

@@ -125,6 +125,14 @@ pub async fn undelete(call: Call<'_>, name: &NamespaceName, body: &Received) -> 
     Ok(Answer::ok(&json!({"status": "OK", "message": "namespace is back"})))
 }
 
+/// Makes the documents what they were, by one more commit.
+pub async fn revert(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
+    let mut fields = map("", json(body, false)?, "struct RevertRequest")?;
+    let as_of = take(&mut fields, "as_of").ok_or_else(|| wrong("", "missing field `as_of`"))?;
+    let done = call.server.engine.revert(name, &parse_as_of("as_of", as_of)?).await?;
+    Ok(Answer::ok(&json!({"status": "OK", "documents_written": done.written, "documents_deleted": done.deleted})))
+}
+
 /// Every namespace of a project and what it was branched from.
 pub fn tree(call: Call<'_>, project: &Project) -> Result<Answer> {
     let nodes: Vec<Json> = beside(|| call.server.engine.tree(project))?

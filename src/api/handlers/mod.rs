@@ -82,6 +82,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::PutTag(tag) => lineage::put_tag(call, &name, &tag, &body).await,
         Operation::DeleteTag(tag) => lineage::delete_tag(call, &name, &tag).await,
         Operation::Undelete => lineage::undelete(call, &name, &body).await,
+        Operation::Revert => lineage::revert(call, &name, &body).await,
         Operation::Merging(what) => merge::carry_out(call, &name, what, &body).await,
         Operation::Transfer(transfer) => transfer::carry_out(call, &name, transfer, &body).await,
     }

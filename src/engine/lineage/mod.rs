@@ -3,7 +3,7 @@
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
 //! - `history` finds past states, `tags` names them for good, `retention` lets go of them;
-//! - `undelete` brings a deleted namespace back.
+//! - `undelete` brings a deleted namespace back, `revert` a past state.
 //!
 //! An object is held once by every run of consecutive retained manifests of an incarnation that name it, once by every tag, and
 //! once by the writer of a log whose records are in no segment yet. A commit therefore counts only the objects it adds, and
@@ -13,12 +13,14 @@ mod branch;
 mod history;
 pub mod holdings;
 mod retention;
+mod revert;
 mod tags;
 mod undelete;
 
 pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;
 pub use retention::drop_generations;
+pub use revert::Reverted;
 pub use tags::Tag;
 pub use undelete::DeletedNamespace;
 

@@ -21,6 +21,7 @@ use crate::format::manifest::{LogRef, Manifest, SegmentRef};
 use crate::format::record::Record;
 use crate::model::document::Document;
 use crate::model::ids::{Hlc, NamespaceName, Origin, Version};
+use crate::model::schema::Schema;
 use crate::segment::Segment;
 
 /// Everything that is read from files.
@@ -274,8 +275,13 @@ fn replay(
 }
 
 fn put(state: &State, analysis: &mut Analyzers, document: Document) -> Change {
+    whole(&state.schema, analysis, document)
+}
+
+/// The change that a whole document is, its text analysed.
+pub(super) fn whole(schema: &Schema, analysis: &mut Analyzers, document: Document) -> Change {
     let mut terms = Vec::new();
-    for column in &state.schema.columns {
+    for column in &schema.columns {
         if let Some(options) = &column.full_text
             && let Some(value) = document.get(column.uid())
         {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::open::next_clock;
+use super::open::{next_clock, whole};
 use super::state::etag;
 use super::{Decider, Kept, Namespace, Pending};
+use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap;
 use crate::engine::group_commit::{GroupCommit, Ticket};
 use crate::engine::ids::{COUNTER_BITS, left_of_block};
@@ -87,6 +88,41 @@ impl Namespace {
             self.flush_when_large();
             return Ok(outcome);
         }
+    }
+
+    /// Writes documents as they are given and deletes others, as one commit on top of the state `etag`. False, and nothing
+    /// is done, when that is not the newest state any more.
+    pub async fn put_back(
+        self: &Arc<Self>,
+        etag_expected: &str,
+        documents: Vec<Arc<Document>>,
+        deletes: Vec<DocId>,
+    ) -> Result<bool> {
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        if decider.read_only {
+            return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
+        }
+        if etag(decider.data_seq, decider.hlc, decider.origin) != *etag_expected {
+            return Ok(false);
+        }
+        let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
+        let version = Version { hlc, origin: decider.origin };
+        let schema = decider.schema.clone();
+        let changes = tokio::task::block_in_place(|| {
+            let mut analysis = Analyzers::new();
+            let renewed = documents.into_iter().map(|document| {
+                let fields = document.fields.iter().filter(|(uid, _)| schema.column_by_uid(*uid).is_some()).cloned();
+                let document = Document { id: document.id.clone(), version, fields: fields.collect(), patch: None };
+                whole(&schema, &mut analysis, document)
+            });
+            renewed.chain(deletes.into_iter().map(|id| Change::Delete { id })).collect()
+        });
+        let (group, ticket) = self.append(&mut decider, hlc, changes, Extras::default())?;
+        drop(decider);
+        self.finish(&group, ticket).await?;
+        self.flush_when_large();
+        Ok(true)
     }
 
     /// Changes the schema only.
