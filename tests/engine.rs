@@ -40,7 +40,7 @@ impl Node {
     }
 
     fn open(&self) -> Result<Arc<Engine>> {
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone())?;
         engine.rebuild_index()?;
         Ok(engine)

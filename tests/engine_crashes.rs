@@ -142,7 +142,7 @@ impl Node {
             compaction_dead_percent: 1_000,
             ..EngineConfig::new("/data")
         };
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(config, disk, Arc::new(ManualClock::at(1_700_000_000_000)), self.random.clone())?;
         engine.rebuild_index()?;
         self.engine = Some(engine.clone());

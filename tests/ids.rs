@@ -46,7 +46,7 @@ impl Node {
     fn engine(&mut self) -> Result<Arc<Engine>> {
         if self.engine.is_none() {
             let config = EngineConfig { flush_bytes: 1 << 30, ..EngineConfig::new("/data") };
-            let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+            let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
             let clock = Arc::new(ManualClock::at(1_700_000_000_000));
             let engine = Engine::open(config, disk, clock, self.random.clone())?;
             engine.rebuild_index()?;

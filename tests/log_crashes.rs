@@ -70,7 +70,7 @@ impl Run {
 
     async fn commit(&mut self) -> Result<()> {
         if self.journal.is_none() {
-            let disk = Arc::new(self.disk.clone());
+            let disk = Arc::new(self.disk.mounted());
             let last = self.last.as_ref();
             self.journal = Some(Journal::create(disk, paths(), WRITER, self.next_seq, last, &self.random)?);
         }

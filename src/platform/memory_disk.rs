@@ -19,7 +19,11 @@ const SECTOR_BYTES: usize = 512;
 
 /// Cloning shares the disk.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryDisk(Arc<Mutex<State>>);
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+    /// The life it was mounted in, when it was.
+    life: Option<u64>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -118,13 +122,21 @@ impl MemoryDisk {
         state.life += 1;
     }
 
+    /// The disk as one process has it: the next power cut takes it away, whatever the process has still under way.
+    pub fn mounted(&self) -> MemoryDisk {
+        MemoryDisk { state: self.state.clone(), life: Some(self.state().life) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one operation, which fails when a fault says so.
     fn operation(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
+        if self.life.is_some_and(|life| life != state.life) {
+            return Err(io::Error::other("the power was cut"));
+        }
         let number = state.operations;
         state.operations += 1;
         match state.fault {

@@ -144,7 +144,7 @@ impl Run {
             retention_disk_percent: 100,
             ..EngineConfig::new("/data")
         };
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(config, disk, self.clock.clone(), self.random.clone());
         let engine = engine.unwrap_or_else(|error| panic!("{}: open: {error}", self.what));
         engine.rebuild_index().unwrap_or_else(|error| panic!("{}: rebuild: {error}", self.what));

@@ -52,14 +52,13 @@ async fn whatever_operation_fails_a_merge_is_whole_or_not_there() {
         if let Err(error) = &done {
             assert!(!matches!(error.kind(), Kind::Corrupt), "{what}: {error}");
         }
+        node.disk.set_fault(None);
         if lives_on {
             // The process lives on: what is written now is on top of what a restart finds.
-            node.disk.set_fault(None);
             write(&engine, "main", json!({"patch_rows": [{"id": 3, "n": 70}, {"id": 2, "n": 71}]})).await;
             put(&engine, "main", [60], 60).await;
         }
         let alive = content(&all(&engine, "main"));
-        node.disk.set_fault(None);
         engine = node.cut_power(engine);
         let found = content(&all(&engine, "main"));
         if lives_on {

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod differences;
+mod histories;
 mod losers;
 mod node;
 mod policies;

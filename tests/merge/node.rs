@@ -40,7 +40,7 @@ impl Node {
     }
 
     pub fn open(&self) -> Arc<Engine> {
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone()).unwrap();
         engine.rebuild_index().unwrap();
         engine

@@ -43,7 +43,7 @@ impl Node {
             compaction_dead_percent: 1_000,
             ..EngineConfig::new("/data")
         };
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(config, disk, self.clock.clone(), self.random.clone())?;
         engine.rebuild_index()?;
         Ok(engine)

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::decide::State;
 use crate::engine::namespace::Moment;
 use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
 use crate::model::document::{Document, Tombstone};
-use crate::model::ids::{DocId, Version};
+use crate::model::ids::{DocId, Hlc, Nsid, Version};
 use crate::segment::reader::RowScan;
 
 /// Where the live state of a document is.
@@ -113,9 +114,30 @@ impl<'a> Side<'a> {
 
     /// Whether a deletion that `other` has not seen may have left no trace here: its tombstone was due to go.
     pub fn may_have_forgotten(&self, other: &Side) -> bool {
-        let horizon = self.moment.manifest.horizon;
-        self.moment.vector.iter().any(|(origin, seen)| other.moment.vector.seen(origin) < seen.min(horizon))
+        let manifest = &self.moment.manifest;
+        let horizon = manifest.horizon;
+        // In a tree of branches everybody has seen what was deleted before the first of them began; deletions that came in
+        // from elsewhere raise the horizon beyond that (see `Work::carry_out`).
+        if since(manifest, &other.moment.manifest).is_some_and(|since| horizon <= since) {
+            return false;
+        }
+        self.moment.vector.iter().any(|(origin, seen)| {
+            // A writer deletes nothing before it is there.
+            let is_younger = origin == manifest.origin && horizon <= Hlc::from_millis(manifest.created_ms);
+            !is_younger && other.moment.vector.seen(origin) < seen.min(horizon)
+        })
     }
+}
+
+/// When the first branch on the way to either of two relatives began.
+fn since(a: &Manifest, b: &Manifest) -> Option<Hlc> {
+    let lineages = [a, b].into_iter().filter_map(|manifest| manifest.lineage.as_ref());
+    lineages.map(|lineage| lineage.since).min().filter(|_| root(a) == root(b))
+}
+
+/// The incarnation that a tree of branches began with.
+pub fn root(manifest: &Manifest) -> Nsid {
+    manifest.lineage.as_ref().map_or(manifest.nsid, |lineage| lineage.root.unwrap_or(lineage.nsid))
 }
 
 fn version_in(tombstones: &[Tombstone], id: &DocId) -> Option<Version> {

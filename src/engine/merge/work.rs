@@ -13,7 +13,7 @@ use super::decide::{Policy, Resolution, State, Verdict, resolve};
 use super::fields::{Ground, Seen, join};
 use super::losers::{Losers, Lost};
 use super::report::{Conflict, LISTED_MAX, MergeReport, MergeRequest, word};
-use super::side::Place;
+use super::side::{Place, root};
 use super::walk::{Common, Step, Walk};
 use crate::engine::namespace::Moment;
 use crate::engine::namespace::absorb::{Absorb, Absorption, Site, full_of_conflicts};
@@ -56,11 +56,9 @@ impl Absorb for Work<'_> {
         self.fresh = 0;
         self.taken = vec![0; theirs.view.segments.len()];
         self.report = MergeReport { left_out, ..self.empty_report() };
-        let mut changes_any = schema != *ours.view.schema;
         let bases = self.bases(&theirs, ours)?;
         let mut walk = Walk::new(&theirs, ours, &bases)?;
         while let Some(step) = walk.next_step()? {
-            changes_any |= step.verdict != Verdict::Nothing;
             self.count(&step);
             if step.verdict == Verdict::Conflict && !step.is_same {
                 self.note(&step, &mut walk)?;
@@ -76,7 +74,10 @@ impl Absorb for Work<'_> {
         if !self.report.refused && objects > CONFLICTS_MAX as u64 {
             return Err(full_of_conflicts(objects as usize));
         }
-        Ok(changes_any && !self.report.refused)
+        // Where no document changes, what theirs has seen is to be committed all the same: what is written here from now on is
+        // on top of it, and conflicts that it settled are settled.
+        let is_news = schema != *ours.view.schema || !ours.vector.covers_all(&theirs.vector);
+        Ok(is_news && !self.report.refused)
     }
 
     fn fresh_ids(&self) -> u64 {
@@ -132,11 +133,16 @@ impl Absorb for Work<'_> {
         vector.merge(&theirs.vector);
         let seen = ours.manifest.hlc.max(theirs.vector.newest());
         let schema = if schema == *ours.view.schema { ours.view.schema.clone() } else { Arc::new(schema.clone()) };
+        let mut horizon = ours.manifest.horizon.max(theirs.manifest.horizon);
+        if root(&ours.manifest) != root(&theirs.manifest) {
+            // Deletions of a stranger may be older than the branches that keep tombstones from being dropped here.
+            horizon = horizon.max(theirs.vector.newest());
+        }
         Ok(Absorption {
             schema,
             vector,
+            horizon,
             hlc: if build.is_new { site.version.hlc } else { seen },
-            horizon: ours.manifest.horizon.max(theirs.manifest.horizon),
             dead: build.dead,
         })
     }

@@ -196,6 +196,8 @@ impl Namespace {
             let now = self.context.clock.now_millis();
             let mut vector = built.vector.clone();
             vector.see(version.origin, built.hlc);
+            let changes = !new.is_empty() || !replaced.is_empty() || built.schema != decider.schema;
+            let data_seq = decider.data_seq + u64::from(changes);
             let reserved = ids_reserved.unwrap_or(0).max(decider.ids_reserved);
             let next = head.commit(&self.context, |manifest| {
                 for segment in &mut manifest.segments {
@@ -209,14 +211,16 @@ impl Namespace {
                 manifest.version_vector = vector.clone();
                 manifest.horizon = manifest.horizon.max(built.horizon);
                 manifest.hlc = built.hlc;
-                manifest.data_seq = decider.data_seq + 1;
+                manifest.data_seq = data_seq;
                 manifest.ids_reserved = reserved;
                 manifest.updated_ms = now;
-                manifest.written_ms = now;
+                if changes {
+                    manifest.written_ms = now;
+                }
             })?;
             decider.schema = built.schema.clone();
             decider.hlc = built.hlc;
-            decider.data_seq += 1;
+            decider.data_seq = data_seq;
             decider.ids_reserved = reserved;
             let mut shared = self.shared();
             let state = &mut shared.state;
@@ -231,7 +235,7 @@ impl Namespace {
             state.change_schema(built.schema.clone());
             state.vector = vector;
             state.hlc = built.hlc;
-            state.data_seq = decider.data_seq;
+            state.data_seq = data_seq;
             state.ids_reserved = reserved;
             self.publish_view(state);
             drop(shared);
