@@ -10,6 +10,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::engine::lineage::BranchRequest;
+use shoal::engine::merge::MergeRequest;
+use shoal::engine::merge::decide::Policy;
 use shoal::engine::{Engine, EngineConfig};
 use shoal::error::{Error, Kind, Result};
 use shoal::format::manifest::{decode_manifest, encode_manifest};
@@ -56,7 +59,7 @@ impl Node {
     }
 
     async fn write(&mut self, to: &str) -> Result<()> {
-        let body = json!({"upsert_rows": [{"id": 1, "n": 1}]});
+        let body = json!({"upsert_rows": [{"id": 1, "n": self.given.len(), "by": to}]});
         let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
         self.engine()?.write(&name(to), *request).await.map(drop)
     }
@@ -129,6 +132,39 @@ async fn relatives_never_give_the_same_id_whatever_lies_between() {
                 node.write("docs").await.unwrap();
             }
             _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_that_a_merge_makes_are_given_to_nobody_else() {
+    let mut node = Node::new(5);
+    node.write("docs").await.unwrap();
+    node.engine().unwrap().checkpoint(&name("docs")).await.unwrap();
+    // A log with nothing but a reservation, which no flush makes superfluous.
+    node.take("docs", 2).await.unwrap();
+    node.engine().unwrap().checkpoint(&name("docs")).await.unwrap();
+    node.engine().unwrap().branch(&name("docs"), &name("child"), BranchRequest::default()).await.unwrap();
+    node.take("child", 2).await.unwrap();
+    for _ in 0..3 {
+        for namespace in ["child", "docs"] {
+            node.write(namespace).await.unwrap();
+        }
+        let request = MergeRequest { policy: Policy::KeepBoth, ..MergeRequest::default() };
+        let engine = node.engine().unwrap();
+        engine.merge(&name("child"), &name("docs"), request).await.unwrap();
+        for row in engine.view(&name("docs")).unwrap().segments.iter() {
+            for at in 0..row.segment.rows() {
+                if let DocId::Uint(id @ 0x1_0000_0000..) = row.segment.id_of(at).unwrap() {
+                    node.given.insert(id);
+                }
+            }
+        }
+        assert!(node.given.len() > 4, "no document was kept beside the other");
+        drop(engine);
+        node.stop().await.unwrap();
+        for namespace in ["docs", "child"] {
+            node.take(namespace, 2).await.unwrap();
         }
     }
 }
@@ -252,4 +288,27 @@ async fn logs_that_hold_nothing_but_reservations_are_told_apart() {
             last = ids[1];
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_records_counts_once_and_is_in_no_merges_way() {
+    let mut node = Node::new(6);
+    node.write("docs").await.unwrap();
+    let counted = |node: &mut Node| node.engine().unwrap().status(&name("docs")).unwrap()["data_seq"].clone();
+    node.engine().unwrap().branch(&name("docs"), &name("child"), BranchRequest::default()).await.unwrap();
+    node.engine().unwrap().checkpoint(&name("docs")).await.unwrap();
+    // A column and no document: a commit that no number of a record tells from the flushed ones.
+    let WriteBody::Write(request) = parse_write(json!({"patch_rows": [{"id": 9, "new": 1}]})).unwrap() else {
+        panic!("expected a write")
+    };
+    node.engine().unwrap().write(&name("docs"), *request).await.unwrap();
+    let expected = counted(&mut node);
+    for _ in 0..2 {
+        node.stop().await.unwrap();
+        assert_eq!(counted(&mut node), expected);
+        node.engine().unwrap().checkpoint(&name("docs")).await.unwrap();
+    }
+    node.write("child").await.unwrap();
+    let report = node.engine().unwrap().merge(&name("child"), &name("docs"), MergeRequest::default()).await.unwrap();
+    assert!(report.commit.is_some(), "{report:?}");
 }

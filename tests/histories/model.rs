@@ -79,6 +79,11 @@ impl Model {
         self.names.iter().map(|(name, life)| (name.clone(), life.state.documents())).collect()
     }
 
+    /// The last event of every document of a namespace.
+    pub fn entries(&self, name: &str) -> Option<&BTreeMap<u64, Entry>> {
+        self.names.get(name).map(|life| &life.state.entries)
+    }
+
     /// Writes: `edit` gives what becomes of each document; creates the namespace when it is not there.
     pub fn write(&mut self, name: &str, edit: impl FnOnce(&Documents) -> Vec<(u64, Option<Fields>)>) {
         self.events += 1;

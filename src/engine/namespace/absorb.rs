@@ -198,7 +198,8 @@ impl Namespace {
             vector.see(version.origin, built.hlc);
             let changes = !new.is_empty() || !replaced.is_empty() || built.schema != decider.schema;
             let data_seq = decider.data_seq + u64::from(changes);
-            let reserved = ids_reserved.unwrap_or(0).max(decider.ids_reserved);
+            // A later block may be below the one before.
+            let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
             let next = head.commit(&self.context, |manifest| {
                 for segment in &mut manifest.segments {
                     if let Some((object, _)) = replaced.get(&segment.segment_id) {

@@ -132,7 +132,8 @@ impl Namespace {
     pub(super) async fn flush_held(self: &Arc<Self>, decider: &mut Decider) -> Result<()> {
         let _turn = self.context.flushing.acquire().await.map_err(|_| stopping())?;
         loop {
-            if self.shared().state.frozen.is_none() {
+            let is_last = self.shared().state.frozen.is_none();
+            if is_last {
                 self.seal(decider)?;
                 let inherits = !self.head.lock().await.manifest.logs.is_empty();
                 let mut shared = self.shared();
@@ -145,6 +146,10 @@ impl Namespace {
             let Some(job) = self.job(decider) else { return Ok(()) };
             let part = tokio::task::block_in_place(|| self.build(&job))?;
             self.install_held(decider, job, part).await?;
+            // A log without records stays until the one after it is flushed, so there may always be one.
+            if is_last {
+                return Ok(());
+            }
         }
     }
 

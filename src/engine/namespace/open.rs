@@ -182,6 +182,10 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         tracing::info!(namespace = %name, bytes = recovered.torn_bytes, "cut commits that were never acknowledged");
     }
     for frame in recovered.frames {
+        // A commit without records has no place in the sequence: the clock tells that the manifest has it.
+        if frame.batch.records.is_empty() && frame.hlc <= manifest.hlc {
+            continue;
+        }
         replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))?;
     }
     check_sequence(manifest, recovered.next_seq)?;
