@@ -419,6 +419,8 @@ async fn a_damaged_namespace_is_set_apart_and_the_others_are_served() {
         // Behind the heads of logs and segments, in their first frame and first rows.
         file.write_at(80, &[0xa5; 64]).unwrap();
     }
+    // It would put the manifest back.
+    node.disk.remove(Path::new("/data/meta.redb")).unwrap();
     let engine = node.open().unwrap();
     assert_eq!(all(&engine, "well").len(), 3);
     for (namespace, _) in &damaged {

@@ -1,14 +1,15 @@
-//! `shoal check` and `shoal repair`: what is wrong at rest, and what can be rebuilt. On a data directory, under its lock.
+//! `shoal check` and `shoal repair`: what is wrong at rest, and what can be mended. On a data directory, under its lock.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::json;
 
 use super::output;
+use crate::engine::check::{Problem, Remedy, RepairRequest, Scope};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
+use crate::format::names::parse_name;
 use crate::platform::clock::SystemClock;
 use crate::platform::disk::Disk;
 use crate::platform::random::SystemRandom;
@@ -19,9 +20,12 @@ pub struct Check {
     /// The data directory; no daemon may be using it
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// 1: names and manifests; 2: every object and its length; 3: every checksum and structure, and all counts
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+    /// 1: names, chains of manifests, tags; 2: every object and its length; 3: every checksum and structure; 4: all counts
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
     level: u8,
+    /// What to look at: org/project/name, org/project, or store
+    #[arg(long, default_value = "store")]
+    scope: String,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -32,6 +36,12 @@ pub struct Repair {
     /// The data directory; no daemon may be using it
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+    /// What to mend: org/project/name, org/project, or store
+    #[arg(long, default_value = "store")]
+    scope: String,
+    /// Give up the damaged objects of this namespace, org/project/name, with the documents in them
+    #[arg(long, value_name = "NAMESPACE")]
+    drop_damaged: Option<String>,
     /// Do it; without this, only say what would be done
     #[arg(long)]
     yes: bool,
@@ -42,18 +52,18 @@ pub struct Repair {
 
 impl Check {
     pub(super) fn run(self) -> Result<()> {
+        let scope = Scope::parse(&self.scope)?;
         let engine = open(&self.data_dir)?;
-        let report = engine.check(self.level)?;
+        let report = engine.check_in(self.level, &scope);
         engine.close_index()?;
+        let report = report?;
         let problems = report.problems.len() as u64 + report.more_problems;
         if self.json {
-            let json =
-                serde_json::to_value(&report).map_err(|e| Error::internal(format!("print the report: {e}")))?;
-            output::print_json(&json)?;
+            output::print_json(&json_of(&report)?)?;
         } else {
             let mut text = format!(
-                "level {}: {} namespaces, {} objects of {} bytes",
-                report.level, report.namespaces, report.objects, report.bytes
+                "level {}: {} namespaces, {} past states, {} objects of {} bytes",
+                report.level, report.namespaces, report.past, report.objects, report.bytes
             );
             if report.level >= 3 {
                 text.push_str(&format!(", {} documents in segments", report.documents));
@@ -65,9 +75,7 @@ impl Check {
                     report.orphans, report.orphan_bytes
                 ));
             }
-            for problem in &report.problems {
-                text.push_str(&format!("{}: {}\n", problem.namespace, problem.what));
-            }
+            text.extend(report.problems.iter().map(line));
             text.push_str(if problems == 0 { "everything is whole\n" } else { "" });
             output::print(&text)?;
         }
@@ -75,40 +83,74 @@ impl Check {
             return Ok(());
         }
         Err(Error::corrupt(format!("{problems} problems found"))
-            .with_hint("undamaged namespaces are served; restore the damaged files from a copy"))
+            .with_hint("see what `shoal repair` offers; undamaged namespaces are served"))
     }
 }
 
 impl Repair {
     pub(super) fn run(self) -> Result<()> {
+        let mut scope = Scope::parse(&self.scope)?;
+        let bad = |text: &str| Error::invalid(format!("--drop-damaged {text:?}: expected org/project/name"));
+        let drop_damaged =
+            self.drop_damaged.as_deref().map(|text| parse_name(text).ok_or_else(|| bad(text))).transpose()?;
+        if let Some(name) = &drop_damaged
+            && self.scope == "store"
+        {
+            scope = Scope::Namespace(name.clone());
+        }
         let engine = open(&self.data_dir)?;
-        if !self.yes {
-            let report = engine.check(2)?;
-            engine.close_index()?;
-            return output::print(&format!(
-                "would rebuild meta.redb from {} namespaces and remove {} objects of {} bytes that nobody references;\n\
-                 {} problems cannot be mended here, their namespaces stay set apart\n\
-                 run again with --yes to do it\n",
-                report.namespaces,
-                report.orphans,
-                report.orphan_bytes,
-                report.problems.len() as u64 + report.more_problems
+        let report = engine.repair_in(&RepairRequest { scope, dry_run: !self.yes, drop_damaged });
+        engine.close_index()?;
+        let report = report?;
+        if self.json {
+            return output::print_json(&json_of(&report)?);
+        }
+        let mut text = String::new();
+        for action in &report.actions {
+            let done = match (&action.failed, report.dry_run) {
+                (Some(why), _) => format!("failed: {why}"),
+                (None, true) => "would be done".to_owned(),
+                (None, false) => "done".to_owned(),
+            };
+            text.push_str(&format!("{}: {} ({done})\n", action.namespace, action.what));
+        }
+        if !report.dry_run {
+            text.push_str(&format!(
+                "removed {} objects of {} bytes that nobody referenced\n",
+                report.removed_objects, report.removed_bytes
             ));
         }
-        let (objects, bytes) = engine.repair()?;
-        engine.close_index()?;
-        let done = json!({"rebuilt": "meta.redb", "removed_objects": objects, "removed_bytes": bytes});
-        if self.json {
-            return output::print_json(&done);
+        if !report.remaining.is_empty() {
+            text.push_str(&format!("{} problems stay:\n", report.remaining.len()));
+            text.extend(report.remaining.iter().map(line));
         }
-        output::print(&format!("rebuilt meta.redb; removed {objects} objects of {bytes} bytes\n"))
+        if report.dry_run {
+            text.push_str("run again with --yes to do it\n");
+        }
+        output::print(&text)
     }
+}
+
+fn line(problem: &Problem) -> String {
+    let remedy = match problem.remedy {
+        Remedy::Restore => "`shoal repair` puts it back",
+        Remedy::DropDamaged => "put it back from a copy, or give it up with `shoal repair --drop-damaged`",
+        Remedy::Forget => "put it back from a copy; `shoal repair` goes on without it",
+        Remedy::Lost => "nothing else needs it",
+        Remedy::FromACopy => "put it back from a copy",
+    };
+    format!("{}: {}: {} ({remedy})\n", problem.namespace, problem.file, problem.what)
+}
+
+fn json_of<T: serde::Serialize>(report: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(report).map_err(|e| Error::internal(format!("print the report: {e}")))
 }
 
 /// Opens a data directory that is there, under its lock.
 pub(super) fn open(data_dir: &std::path::Path) -> Result<Arc<Engine>> {
     // A mistyped path must not become a new, empty data directory that is found to be whole.
-    if RealDisk.list(data_dir).map_or(true, |entries| !entries.iter().any(|entry| entry.name == "node.json")) {
+    let is_ours = |name: &str| matches!(name, "node.json" | "meta.redb" | "local");
+    if RealDisk.list(data_dir).map_or(true, |entries| !entries.iter().any(|entry| is_ours(&entry.name))) {
         return Err(Error::not_found(format!("{} is not a Shoal data directory", data_dir.display())));
     }
     Engine::open(EngineConfig::new(data_dir), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))

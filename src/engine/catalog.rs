@@ -22,36 +22,74 @@ pub const UNKNOWN_BINDING: &str = "binding_unknown";
 #[derive(Debug, Default)]
 pub struct Catalog {
     names: Mutex<BTreeMap<NamespaceName, Bound>>,
+    /// Names whose newest binding cannot be read, and why. What they are bound to is unknown.
+    damaged: Mutex<BTreeMap<NamespaceName, String>>,
 }
 
 impl Catalog {
     /// Takes what the index remembers of a clean stop.
     pub fn from_index(names: BTreeMap<String, Bound>) -> Self {
         let names = names.into_iter().filter_map(|(name, bound)| Some((parse_name(&name)?, bound))).collect();
-        Catalog { names: Mutex::new(names) }
+        Catalog { names: Mutex::new(names), damaged: Mutex::default() }
     }
 
-    /// Reads every binding from its files. A binding that cannot be read is reported and left out: its namespace is
-    /// quarantined, the others are served.
-    pub fn scan(disk: &dyn Disk, layout: &Layout) -> Result<(Self, Vec<Error>)> {
+    /// Reads every binding from its files. A binding that is damaged or missing is put back where `index` has it; else it is
+    /// reported and left out: its namespace is quarantined, the others are served.
+    pub fn scan(disk: &dyn Disk, layout: &Layout, mut index: BTreeMap<String, Bound>) -> Result<(Self, Vec<Error>)> {
         let mut names = BTreeMap::new();
-        let mut damaged = Vec::new();
+        let mut errors = Vec::new();
+        let mut damaged = BTreeMap::new();
         for org in directories(disk, &layout.names())? {
             for project in directories(disk, &layout.names().join(&org))? {
                 let Ok(parsed) = Project::new(&org, &project) else { continue };
                 for name in directories(disk, &layout.names().join(&org).join(&project))? {
                     let Ok(name) = parsed.namespace(&name) else { continue };
-                    match newest(disk, &layout.bindings(&name)) {
-                        Ok(Some(bound)) => {
+                    // The index follows the files: what it has and they have not is lost there.
+                    let known = index.remove(&name.to_string());
+                    let dir = layout.bindings(&name);
+                    match stored(disk, &dir) {
+                        Ok(Some(bound)) if known.as_ref().is_none_or(|known| known.rev <= bound.rev) => {
                             names.insert(name, bound);
                         }
-                        Ok(None) => {}
-                        Err(error) => damaged.push(error.context(format!("name {name}"))),
+                        Ok(None) if known.is_none() => {}
+                        found => {
+                            let newest = newest_rev(disk, &dir)?;
+                            if let Some(known) = known.filter(|known| newest.is_none_or(|rev| known.rev >= rev)) {
+                                tracing::warn!(%name, rev = known.rev, "the name's binding is put back from the index");
+                                put(disk, layout, &name, &known)?;
+                                names.insert(name, known);
+                            } else if let Err(error) = found {
+                                let error = error.context(format!("name {name}"));
+                                damaged.insert(name, error.message().to_owned());
+                                errors.push(error);
+                            }
+                        }
                     }
                 }
             }
         }
-        Ok((Catalog { names: Mutex::new(names) }, damaged))
+        for (name, known) in index {
+            if let Some(name) = parse_name(&name) {
+                tracing::warn!(%name, rev = known.rev, "the name's binding is put back from the index");
+                put(disk, layout, &name, &known)?;
+                names.insert(name, known);
+            }
+        }
+        Ok((Catalog { names: Mutex::new(names), damaged: Mutex::new(damaged) }, errors))
+    }
+
+    /// Names whose newest binding cannot be read, and why.
+    pub fn damaged(&self) -> BTreeMap<NamespaceName, String> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// `Corrupt` when it is unknown what the name is bound to.
+    pub fn check_name(&self, name: &NamespaceName) -> Result<()> {
+        match self.damaged.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            None => Ok(()),
+            Some(why) => Err(Error::corrupt(why.clone())
+                .with_hint("the other namespaces are served; put the binding back from a copy")),
+        }
     }
 
     /// The incarnation that a name is bound to.
@@ -68,6 +106,7 @@ impl Catalog {
         target: Option<Nsid>,
         hlc: Hlc,
     ) -> Result<Bound> {
+        self.check_name(name)?;
         let dir = layout.bindings(name);
         let last = self.lock().get(name).map(|bound| bound.rev);
         let rev = last.map_or(0, |rev| rev + 1);
@@ -134,13 +173,31 @@ fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
 }
 
 /// The newest revision in a name's directory; `None` while there is none.
-fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
-    let entries = disk.list(dir).context(|| format!("list {}", dir.display()))?;
-    let Some(rev) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else { return Ok(None) };
+pub fn stored(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
+    let Some(rev) = newest_rev(disk, dir)? else { return Ok(None) };
     let path = dir.join(numbered(rev));
     let bytes = disk.read(&path).context(|| format!("read {}", path.display()))?;
     let binding = decode_binding(&bytes, &path.display().to_string())?;
     Ok(Some(Bound { rev, target: binding.target }))
+}
+
+fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
+    let entries = match disk.list(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.context(|| format!("list {}", dir.display()))?,
+    };
+    Ok(entries.iter().filter_map(|entry| number_of(&entry.name)).max())
+}
+
+/// Writes a binding that is known already, in the place of a file that was lost.
+pub fn put(disk: &dyn Disk, layout: &Layout, name: &NamespaceName, known: &Bound) -> Result<()> {
+    let dir = layout.bindings(name);
+    create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
+    // The clock of the binding is known to nobody any more; nothing is decided by it on this node.
+    let binding =
+        NameBinding { format: VERSION, name: name.to_string(), rev: known.rev, target: known.target, hlc: Hlc(0) };
+    let path = dir.join(numbered(known.rev));
+    publish(disk, &path, &encode_binding(&binding)?).context(|| format!("write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -167,7 +224,7 @@ mod tests {
         catalog.bind(&disk, &layout, &name, None, Hlc(2)).unwrap();
         assert_eq!(catalog.find(&name), None);
         assert_eq!(catalog.bind(&disk, &layout, &name, Some(second), Hlc(3)).unwrap().rev, 2);
-        let (again, damaged) = Catalog::scan(&disk, &layout).unwrap();
+        let (again, damaged) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
         assert_eq!((again.find(&name), damaged.len()), (Some(second), 0));
         assert_eq!(Catalog::from_index(again.for_index()).find(&name), Some(second));
     }
@@ -185,7 +242,7 @@ mod tests {
             disk.set_fault(Some(Fault { at: disk.operations() + at, forever: false, kind: ErrorKind::Other }));
             let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2)).is_ok();
             disk.set_fault(None);
-            let (again, _) = Catalog::scan(&disk, &layout).unwrap();
+            let (again, _) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
             assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");
             assert_eq!(again.find(&name).is_none(), unbound, "operation {at}");
         }

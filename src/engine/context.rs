@@ -84,6 +84,8 @@ pub struct Context {
     /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
     /// after their name is bound.
     pub unborn: Mutex<BTreeSet<Nsid>>,
+    /// Whether everything that holds objects could be read when counts were last made.
+    pub counts_whole: AtomicBool,
     /// Read by who commits a manifest, written by who recounts all of them.
     pub commits: RwLock<()>,
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is
@@ -178,6 +180,11 @@ impl Context {
     /// A block of integer ids that nobody on this node was ever given.
     pub fn take_id_block(&self) -> Result<u32> {
         self.node.take_block((&*self.disk, &self.layout, &self.meta), &*self.random)
+    }
+
+    /// Whether counts may decide that an object goes.
+    pub fn may_reclaim(&self) -> bool {
+        self.meta.is_trusted() && self.counts_whole.load(Ordering::SeqCst)
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -266,11 +266,10 @@ pub fn first_seq_of(name: &str) -> Option<u64> {
     name.split('-').next().and_then(|digits| digits.parse().ok())
 }
 
-/// Whether all records of the sealed log `name` come before `replay_from`, as far as `names` tell: a log ends where the next
-/// one begins.
-fn is_over(name: &str, names: &[Entry], replay_from: u64) -> bool {
-    let Some(first) = first_seq_of(name) else { return false };
-    names.iter().filter_map(|entry| first_seq_of(&entry.name)).any(|next| next > first && next <= replay_from)
+/// Whether all records of the sealed log `name` come before `replay_from`: a flush seals the log before it sets that number, so
+/// it lies between two logs.
+fn is_over(name: &str, replay_from: u64) -> bool {
+    first_seq_of(name).is_some_and(|first| first < replay_from)
 }
 
 /// The writer's own logs that may have records from `replay_from` on, in order; leftovers of creations that never finished
@@ -291,7 +290,7 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
                 disk.remove(&path).context(|| format!("remove {}", path.display()))?;
                 continue;
             }
-            if !is_open && is_over(name, &entries, replay_from) {
+            if !is_open && is_over(name, replay_from) {
                 continue;
             }
             if is_open && found.iter().any(|log| log.name == name) {

@@ -84,6 +84,7 @@ impl Engine {
         if let Some(slot) = self.slots().get(name) {
             return slot.namespace();
         }
+        self.catalog.check_name(name)?;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
         self.open_namespace(name, nsid)
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
+use super::check::restore;
 use super::context::{Context, EngineConfig};
 use super::ids::Uuids;
 use super::layout::Layout;
@@ -60,7 +61,7 @@ impl Engine {
                 } else {
                     tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
                 }
-                let (catalog, damaged) = Catalog::scan(&*disk, &layout)?;
+                let (catalog, damaged) = Catalog::scan(&*disk, &layout, meta.names().unwrap_or_default())?;
                 for error in damaged {
                     tracing::error!(%error, "a namespace's name is damaged, the others are served");
                 }
@@ -79,6 +80,7 @@ impl Engine {
             node: Node::new(node),
             uuids: Uuids::default(),
             unborn: Mutex::new(BTreeSet::new()),
+            counts_whole: AtomicBool::new(true),
             commits: RwLock::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
@@ -117,6 +119,7 @@ impl Engine {
         let context = &self.context;
         {
             let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            self.put_back_from_index()?;
             let facts = self.gather()?;
             let heads = facts.heads.len();
             *context.kin() = facts.kin.iter().cloned().collect();
@@ -128,8 +131,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Puts back newest manifests and marks of deletion that only the index has: it is about to be made anew from the files.
+    fn put_back_from_index(&self) -> Result<()> {
+        let context = &self.context;
+        for (nsid, kin) in context.meta.all_kin().unwrap_or_default() {
+            if !self.catalog.is_bound(nsid) && restore::mark(context, nsid, &kin)? {
+                tracing::warn!(%nsid, "the mark of a deleted namespace is put back from the index");
+            }
+        }
+        for (name, nsid) in self.catalog.all() {
+            let is_lost = match Head::load(context, nsid) {
+                Ok(head) => head.is_none(),
+                Err(error) => is_damage(&error),
+            };
+            if is_lost && restore::manifest(context, nsid)? {
+                tracing::warn!(namespace = %name, "the newest manifest is put back from the index");
+            }
+        }
+        Ok(())
+    }
+
     /// Everything the index is made from, read from the files. Damaged manifests keep their objects: see `sweep`.
-    fn gather(&self) -> Result<Facts> {
+    pub(super) fn gather(&self) -> Result<Facts> {
         let context = &self.context;
         // Who is being born is listed until its name is bound, so it is in one of the two.
         let mut incarnations: BTreeMap<Nsid, Option<String>> =
@@ -139,12 +162,13 @@ impl Engine {
         for entry in context.disk.list(&context.layout.local()).context(|| "list local")? {
             if let Some(nsid) = entry.name.parse().ok().map(Nsid)
                 && let Entry::Vacant(unnamed) = incarnations.entry(nsid)
-                && matches!(read_deleted(context, nsid), Ok(Some(_)))
+                && !matches!(read_deleted(context, nsid), Ok(None))
             {
                 unnamed.insert(None);
             }
         }
         let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
+        let mut is_whole = self.catalog.damaged().is_empty();
         for (nsid, name) in incarnations {
             match Holdings::read(context, nsid) {
                 Ok(Some(mut held)) => {
@@ -164,12 +188,15 @@ impl Engine {
                 }
                 Ok(None) => {}
                 Err(error) if is_damage(&error) => {
+                    is_whole = false;
                     let name = name.unwrap_or_else(|| nsid.to_string());
                     tracing::error!(namespace = %name, %error, "quarantined, the others are served");
                 }
                 Err(error) => return Err(error),
             }
         }
+        // What a damaged manifest holds is not counted, and may be others' objects, too.
+        context.counts_whole.store(is_whole, Ordering::SeqCst);
         let node = context.node.file();
         facts.pins = node.pins.iter().map(|pin| (pin.name.clone(), pin.since_ms)).collect();
         Ok(facts)
@@ -179,7 +206,7 @@ impl Engine {
     /// deleted incarnations. Gives how many objects of how many bytes went. Blocking; runs while writes go on.
     pub fn sweep(&self) -> Result<(u64, u64)> {
         let context = &self.context;
-        if !context.meta.is_trusted() {
+        if !context.may_reclaim() || !self.catalog.damaged().is_empty() {
             return Ok((0, 0));
         }
         // No manifest is committed meanwhile. What is listed first and removed last cannot belong to who came later.
@@ -282,7 +309,7 @@ impl Engine {
 
     /// Marks the index as whole, for who only looked.
     pub fn close_index(&self) -> Result<()> {
-        self.context.meta.close()
+        self.context.meta.close_as(self.context.may_reclaim())
     }
 
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.
@@ -296,7 +323,7 @@ impl Engine {
                 failed = Some(error);
             }
         }
-        tokio::task::block_in_place(|| self.context.meta.close())?;
+        tokio::task::block_in_place(|| self.close_index())?;
         failed.map_or(Ok(()), Err)
     }
 }
@@ -353,9 +380,24 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         Err(error) => Err(Error::from(error).context(format!("read {}", path.display()))),
     };
     let (node_path, format_path) = (layout.node_file(), layout.format_file());
-    let format = read(&format_path)?.map(|b| decode_format(&b, &format_path.display().to_string())).transpose()?;
-    if let Some(bytes) = read(&node_path)? {
-        let node = decode_node(&bytes, &node_path.display().to_string())?;
+    let format = read(&format_path)?.map(|b| decode_format(&b, &format_path.display().to_string())).transpose();
+    let node = read(&node_path)?.map(|b| decode_node(&b, &node_path.display().to_string())).transpose();
+    // Either file can be made from what the other one and the index say; nobody can read a newer format from them.
+    let node = match node {
+        Err(error) if error.kind() == Kind::Corrupt => Some(node_from_index(disk, layout)?.ok_or_else(|| {
+            error.with_hint("put node.json back from a copy, or remove it: the node then takes a new identity")
+        })?),
+        Ok(None) if !matches!(format, Ok(None)) => node_from_index(disk, layout)?,
+        node => node?,
+    };
+    let format = match (format, &node) {
+        (Err(error), Some(_)) if error.kind() == Kind::Corrupt => {
+            tracing::warn!(%error, "the file is written anew from node.json");
+            None
+        }
+        (format, _) => format?,
+    };
+    if let Some(node) = node {
         if format.is_none() {
             put_format(disk, layout, &node)?;
         }
@@ -377,6 +419,16 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
     }
     publish(disk, &node_path, &encode_node(&node)?).context(|| format!("write {}", node_path.display()))?;
     Ok((node, format.is_none()))
+}
+
+/// Writes `node.json` anew from the copy in the index, which is never older than the file was.
+fn node_from_index(disk: &dyn Disk, layout: &Layout) -> Result<Option<NodeFile>> {
+    let Some(bytes) = Meta::read_node(disk, &layout.meta_file()) else { return Ok(None) };
+    let Ok(node) = decode_node(&bytes, "meta.redb") else { return Ok(None) };
+    let path = layout.node_file();
+    tracing::warn!(path = %path.display(), "the file is damaged or missing, it is put back from the index");
+    publish(disk, &path, &bytes).context(|| format!("write {}", path.display()))?;
+    Ok(Some(node))
 }
 
 fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {

@@ -36,6 +36,8 @@ pub struct Meta {
     path: PathBuf,
     database: Mutex<Option<Database>>,
     trusted: AtomicBool,
+    /// Nothing may change any more: what is left of the background must not follow a stop that counts as clean.
+    closed: AtomicBool,
 }
 
 /// One object of the tier.
@@ -113,7 +115,13 @@ impl Meta {
         why: Option<String>,
         existed: bool,
     ) -> Result<(Meta, Option<String>)> {
-        let meta = Meta { disk, path, database: Mutex::new(Some(database)), trusted: AtomicBool::new(false) };
+        let meta = Meta {
+            disk,
+            path,
+            database: Mutex::new(Some(database)),
+            trusted: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        };
         let clean = meta.read(|transaction| match transaction.open_table(STATE) {
             Ok(table) => Ok(table.get(tables::CLEAN)?.is_some_and(|clean| clean.value() == 1)),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
@@ -224,6 +232,16 @@ impl Meta {
         })
     }
 
+    /// [`Meta::node`] of an index that nobody has open; `None` where it cannot be read.
+    pub fn read_node(disk: &dyn Disk, path: &Path) -> Option<Vec<u8>> {
+        // Opening creates what is missing.
+        disk.size(path).ok().filter(|bytes| *bytes > 0)?;
+        let database = open_database(disk, path).ok()?;
+        let transaction = database.begin_read().ok()?;
+        let table = transaction.open_table(COPIES).ok()?;
+        table.get(tables::NODE).ok()?.map(|bytes| bytes.value().to_vec())
+    }
+
     /// The copy of `node.json`, never older than the file.
     pub fn node(&self) -> Result<Option<Vec<u8>>> {
         self.read(|transaction| {
@@ -263,6 +281,23 @@ impl Meta {
     /// How many heads reference an object.
     pub fn references(&self, key: &str) -> Result<u64> {
         self.read(|transaction| Ok(transaction.open_table(REFERENCES)?.get(key)?.map_or(0, |count| count.value())))
+    }
+
+    /// Keys that begin with `prefix` and are referenced.
+    pub fn references_below(&self, prefix: &str) -> Result<Vec<String>> {
+        self.read(|transaction| {
+            let mut keys = Vec::new();
+            for row in transaction.open_table(REFERENCES)?.range(prefix..)? {
+                let (key, count) = row?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                if count.value() > 0 {
+                    keys.push(key.value().to_owned());
+                }
+            }
+            Ok(keys)
+        })
     }
 
     /// All counts, for `check`.
@@ -339,11 +374,17 @@ impl Meta {
 
     /// Makes everything durable and marks the stop as clean. Nothing may be written afterwards.
     pub fn close(&self) -> Result<()> {
-        let clean = u64::from(self.is_trusted());
+        self.close_as(self.is_trusted())
+    }
+
+    /// [`Meta::close`]; when the stop is not `clean`, the next start makes everything anew.
+    pub fn close_as(&self, clean: bool) -> Result<()> {
+        let clean = u64::from(clean);
         self.write(Durability::Immediate, |transaction| {
             transaction.open_table(STATE)?.insert(tables::CLEAN, clean)?;
             Ok(())
         })?;
+        self.closed.store(true, Ordering::SeqCst);
         self.lock().take();
         Ok(())
     }
@@ -373,6 +414,9 @@ impl Meta {
     /// Runs on the database; one that failed is opened anew, and its counts are not trusted any more.
     fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
         let mut held = self.lock();
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("the index is closed, the daemon is stopping"));
+        }
         if held.is_none() {
             *held = Some(open_database(&*self.disk, &self.path).context(|| format!("open {}", self.path.display()))?);
         }

@@ -37,6 +37,19 @@ impl Head {
             return Ok(None);
         };
         let path = dir.join(numbered(generation));
+        let cached = context.meta.manifest(nsid).unwrap_or_default();
+        let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
+        // A manifest is durable before the index has it, and earlier ones are kept beside it.
+        if let Some((newest, _)) = &cached
+            && newest.generation > generation
+        {
+            return Err(Error::corrupt(format!(
+                "{}: the newest manifest is missing, {} is there, expected {}",
+                dir.display(),
+                numbered(generation),
+                numbered(newest.generation)
+            )));
+        }
         let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
         let (manifest, crc32c) = decode_manifest(&bytes, &path.display().to_string())?;
         if manifest.nsid != nsid || manifest.generation != generation {
@@ -122,7 +135,7 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
 
 /// Removes objects that nobody references, while counts are known to be right.
 pub fn reclaim(context: &Context, free: &[String]) {
-    if !context.meta.is_trusted() {
+    if !context.may_reclaim() {
         return;
     }
     for key in free {

@@ -1,0 +1,156 @@
+//! Reads one incarnation's name, manifests, tags and mark from their files, whatever the index remembers.
+
+use std::collections::BTreeMap;
+
+use super::{Remedy, Report, restore};
+use crate::engine::Engine;
+use crate::engine::layout::numbered;
+use crate::engine::lineage::holdings::{generations, read_deleted, read_tags};
+use crate::engine::merge::kept_by;
+use crate::engine::namespace::head::objects;
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{Manifest, decode_manifest};
+use crate::meta::ObjectFact;
+use crate::model::ids::{NamespaceName, Nsid};
+
+/// What was read of one incarnation.
+#[derive(Default)]
+pub(super) struct Chain {
+    pub head: Option<Manifest>,
+    /// Every object that is named, and whether the newest state needs it.
+    pub objects: BTreeMap<String, (ObjectFact, bool)>,
+}
+
+impl Engine {
+    pub(super) fn check_chain(
+        &self,
+        report: &mut Report,
+        label: &str,
+        name: &NamespaceName,
+        nsid: Nsid,
+    ) -> Result<Chain> {
+        let context = &self.context;
+        let mut chain = Chain::default();
+        let all = generations(context, nsid)?;
+        let known = restore::cached_head(context, nsid);
+        let newest = all.iter().copied().max().max(known.as_ref().map(|(manifest, _)| manifest.generation));
+        let Some(newest) = newest else {
+            let what = format!("incarnation {nsid} has no manifest");
+            report.add(label, self.below_root(&context.layout.manifests(nsid)), what, Remedy::FromACopy);
+            return Ok(chain);
+        };
+        let mut before: Option<(Manifest, u32)> = None;
+        for generation in (0..=newest).filter(|n| all.contains(n) || *n == newest) {
+            let path = context.layout.manifest(nsid, generation);
+            let is_head = generation == newest;
+            let read = context.disk.read(&path).context(|| format!("read {}", numbered(generation)));
+            match read.and_then(|bytes| decode_manifest(&bytes, &numbered(generation))) {
+                Ok((manifest, crc32c)) => {
+                    let what = broken_link(before.as_ref(), &manifest, nsid, generation);
+                    let remedy = if is_head { Remedy::FromACopy } else { Remedy::Lost };
+                    if let Some(what) = what {
+                        report.add(label, self.below_root(&path), what, remedy);
+                    }
+                    chain.take(&manifest, is_head);
+                    report.past += u64::from(!is_head);
+                    before = Some((manifest, crc32c));
+                }
+                Err(error) => {
+                    let restored = known.as_ref().filter(|(manifest, _)| is_head && manifest.generation == newest);
+                    let remedy = match (is_head, restored) {
+                        (true, Some((manifest, _))) => {
+                            chain.take(manifest, true);
+                            Remedy::Restore
+                        }
+                        (true, None) => Remedy::FromACopy,
+                        (false, _) => Remedy::Lost,
+                    };
+                    report.add(label, self.below_root(&path), error.message(), remedy);
+                }
+            }
+        }
+        self.check_marks(report, label, name, nsid, &mut chain)?;
+        Ok(chain)
+    }
+
+    fn check_marks(
+        &self,
+        report: &mut Report,
+        label: &str,
+        name: &NamespaceName,
+        nsid: Nsid,
+        chain: &mut Chain,
+    ) -> Result<()> {
+        let context = &self.context;
+        for tag in read_tags(context, nsid)? {
+            match tag {
+                Ok(tag) => {
+                    if let Some(manifest) = &tag.manifest {
+                        chain.take(manifest, false);
+                        report.past += 1;
+                    }
+                }
+                Err(error) => {
+                    let file = self.below_root(&context.layout.tags(nsid));
+                    report.add(label, file, format!("a tag cannot be asked for: {}", error.message()), Remedy::Lost);
+                }
+            }
+        }
+        for (source, base) in kept_by(context, nsid)? {
+            match base {
+                Ok(manifest) => chain.take(&manifest, false),
+                Err(error) => {
+                    let file = self.below_root(&context.layout.bases(nsid).join(source.to_string()));
+                    let what = format!("the next merge compares with an older state: {}", error.message());
+                    report.add(label, file, what, Remedy::Lost);
+                }
+            }
+        }
+        if self.catalog.find(name) != Some(nsid) {
+            let what = match read_deleted(context, nsid) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some("the mark of its deletion is missing".to_owned()),
+                Err(error) => Some(error.message().to_owned()),
+            };
+            let file = self.below_root(&context.layout.deleted_mark(nsid));
+            what.into_iter().for_each(|what| report.add(label, file.clone(), what, Remedy::Restore));
+        }
+        Ok(())
+    }
+}
+
+impl Chain {
+    fn take(&mut self, manifest: &Manifest, is_head: bool) {
+        for object in objects(manifest) {
+            let key = object.key.clone();
+            self.objects.entry(key).or_insert((object, false)).1 |= is_head;
+        }
+        if is_head {
+            self.head = Some(manifest.clone());
+        }
+    }
+}
+
+/// Why a manifest cannot be the one after `before`.
+fn broken_link(before: Option<&(Manifest, u32)>, manifest: &Manifest, nsid: Nsid, generation: u64) -> Option<String> {
+    if manifest.nsid != nsid || manifest.generation != generation {
+        return Some(format!(
+            "is generation {} of {}, expected generation {generation} of {nsid}",
+            manifest.generation, manifest.nsid
+        ));
+    }
+    let (before, crc32c) = before.filter(|(before, _)| before.generation + 1 == generation)?;
+    let parent = manifest.parent.as_ref()?;
+    (parent.commit_id != before.commit_id || parent.crc32c != *crc32c).then(|| {
+        let expected = (before.commit_id, crc32c);
+        format!(
+            "follows commit {} with checksum {:08x}, expected {} with {:08x}",
+            parent.commit_id, parent.crc32c, expected.0, expected.1
+        )
+    })
+}
+
+/// The error of a file that is not what it should be, as damage.
+pub(super) fn damage(what: String) -> Error {
+    Error::corrupt(what)
+}

@@ -1,0 +1,257 @@
+//! Looks at everything at rest and says what is wrong.
+//!
+//! - `chain` reads names, manifests, tags and marks; `objects` verifies what they name; `repair` says what it would do about
+//!   it and does it; `restore` puts back single files that something else at rest knows byte for byte.
+//!
+//! | level | what is looked at, beside the levels below |
+//! | --- | --- |
+//! | 1 | node, names, chains of manifests, tags |
+//! | 2 | every object they name is there with its size, and what nobody names |
+//! | 3 | every checksum and every structure; reads the whole store |
+//! | 4 | counts of references, rows and documents, made anew |
+
+mod chain;
+mod objects;
+mod repair;
+pub mod restore;
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use serde::Serialize;
+
+pub use self::repair::{Action, RepairReport, RepairRequest};
+
+use super::Engine;
+use super::catalog::stored;
+use super::layout::prefix;
+use crate::error::{Error, Result};
+use crate::format::names::parse_name;
+use crate::format::node::{decode_format, decode_node};
+use crate::model::ids::{NamespaceName, Nsid, Project};
+
+/// The most problems one report lists; more are counted.
+const PROBLEMS_MAX: usize = 1_000;
+/// The deepest level.
+pub const LEVEL_MAX: u8 = 4;
+
+/// What is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Store,
+    Project(Project),
+    Namespace(NamespaceName),
+}
+
+impl Scope {
+    /// Reads `store`, `org/project` or `org/project/name`.
+    pub fn parse(text: &str) -> Result<Scope> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            ["store"] => Ok(Scope::Store),
+            [org, project] => Project::new(org, project).map(Scope::Project),
+            [_, _, _] => parse_name(text).map(Scope::Namespace).ok_or_else(|| bad_scope(text)),
+            _ => Err(bad_scope(text)),
+        }
+    }
+
+    fn has(&self, name: &NamespaceName) -> bool {
+        match self {
+            Scope::Store => true,
+            Scope::Project(project) => name.project == *project,
+            Scope::Namespace(namespace) => name == namespace,
+        }
+    }
+}
+
+fn bad_scope(text: &str) -> Error {
+    Error::invalid(format!("scope {text:?}: expected org/project/name, org/project or store"))
+}
+
+/// What was looked at, and what is wrong with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    pub level: u8,
+    pub namespaces: u64,
+    /// States of the past and tags that can be asked for.
+    pub past: u64,
+    pub objects: u64,
+    pub bytes: u64,
+    /// Documents in segments; from level 3 on.
+    pub documents: u64,
+    pub problems: Vec<Problem>,
+    /// Problems beyond the ones listed.
+    pub more_problems: u64,
+    /// Objects that nothing names, and their bytes: what a crash left over. Not a problem.
+    pub orphans: u64,
+    pub orphan_bytes: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// `org/project/name`, or `store` for what belongs to no namespace.
+    pub namespace: String,
+    /// The file, below the data directory.
+    pub file: String,
+    pub what: String,
+    pub remedy: Remedy,
+}
+
+/// What can be done about a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// `repair` puts the file back as it was.
+    Restore,
+    /// The namespace is set apart until the file is put back from a copy, or given up by `repair --drop-damaged`.
+    DropDamaged,
+    /// Only what this one file is good for is lost: a state of the past, a tag. Nothing needs to be done.
+    Lost,
+    /// A log that only the index knows of: put it back from a copy, or `repair` goes on without its records.
+    Forget,
+    /// The file must be put back from a copy.
+    FromACopy,
+}
+
+impl Report {
+    fn add(&mut self, namespace: &str, file: impl Into<String>, what: impl Into<String>, remedy: Remedy) {
+        let problem = Problem { namespace: namespace.to_owned(), file: file.into(), what: what.into(), remedy };
+        if self.problems.contains(&problem) {
+            return;
+        }
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        } else {
+            self.more_problems += 1;
+        }
+    }
+
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl Engine {
+    /// Checks everything at rest, at a level from 1 to 4. Blocking; writes may go on.
+    pub fn check(&self, level: u8) -> Result<Report> {
+        self.check_in(level, &Scope::Store)
+    }
+
+    /// Checks what belongs to a scope.
+    pub fn check_in(&self, level: u8, scope: &Scope) -> Result<Report> {
+        if !(1..=LEVEL_MAX).contains(&level) {
+            return Err(Error::invalid(format!("level: expected 1 to {LEVEL_MAX}, got {level}")));
+        }
+        let mut report = Report { level, ..Report::default() };
+        let mut named = BTreeSet::new();
+        for (name, damage) in self.catalog.damaged() {
+            if scope.has(&name) {
+                let file = self.below_root(&self.context.layout.bindings(&name));
+                report.add(&name.to_string(), file, damage, Remedy::FromACopy);
+            }
+        }
+        for (label, name, nsid) in self.incarnations(scope) {
+            report.namespaces += 1;
+            let mut chain = self.check_chain(&mut report, &label, &name, nsid)?;
+            if level >= 2 {
+                self.check_objects(&mut report, &label, &mut chain, level)?;
+                self.check_own_logs(&mut report, &label, &name, nsid, chain.head.as_ref(), level)?;
+            }
+            named.extend(chain.objects.into_keys());
+        }
+        for problem in &mut report.problems {
+            // Others name it, so it stays known.
+            if problem.remedy == Remedy::Forget
+                && problem.file.strip_prefix("store/").is_some_and(|key| named.contains(key))
+            {
+                problem.remedy = Remedy::FromACopy;
+            }
+        }
+        if *scope == Scope::Store {
+            self.check_node(&mut report);
+            if level >= 2 {
+                self.count_orphans(&mut report, &named)?;
+            }
+            if level >= 4 && self.context.meta.is_trusted() {
+                self.check_counts(&mut report)?;
+            }
+        } else if let Scope::Namespace(name) = scope
+            && report.namespaces == 0
+            && report.is_whole()
+        {
+            return Err(super::not_found(name));
+        }
+        Ok(report)
+    }
+
+    /// What has a name, and what was deleted and can be had back.
+    fn incarnations(&self, scope: &Scope) -> Vec<(String, NamespaceName, Nsid)> {
+        let bound = self.catalog.all().into_iter().map(|(name, nsid)| (name.to_string(), name, nsid));
+        let kin = self.context.kin();
+        let deleted = kin
+            .iter()
+            .filter(|(_, kin)| kin.deleted_ms.is_some())
+            .filter_map(|(nsid, kin)| Some((format!("{} (deleted)", kin.name), parse_name(&kin.name)?, *nsid)));
+        bound.chain(deleted).filter(|(_, name, _)| scope.has(name)).collect()
+    }
+
+    fn check_node(&self, report: &mut Report) {
+        let layout = &self.context.layout;
+        let disk = &self.context.disk;
+        // Both files are known in memory, so they can be written again.
+        let node = disk.read(&layout.node_file()).map_err(Error::from);
+        if let Err(error) = node.and_then(|bytes| decode_node(&bytes, "node.json")) {
+            report.add("store", "node.json", error.message(), Remedy::Restore);
+        }
+        let format = disk.read(&layout.format_file()).map_err(Error::from);
+        if let Err(error) = format.and_then(|bytes| decode_format(&bytes, "_format.json")) {
+            report.add("store", self.below_root(&layout.format_file()), error.message(), Remedy::Restore);
+        }
+        if let Ok(names) = self.context.meta.names() {
+            for (name, bound) in names {
+                let Some(name) = parse_name(&name) else { continue };
+                let dir = layout.bindings(&name);
+                let file = self.below_root(&dir.join(super::layout::numbered(bound.rev)));
+                match stored(&**disk, &dir) {
+                    Ok(Some(found)) if found.rev >= bound.rev => {}
+                    Ok(_) => report.add(&name.to_string(), file, "the binding is missing", Remedy::Restore),
+                    Err(error) => report.add(&name.to_string(), file, error.message(), Remedy::Restore),
+                }
+            }
+        }
+    }
+
+    fn count_orphans(&self, report: &mut Report, named: &BTreeSet<String>) -> Result<()> {
+        let own: BTreeSet<String> =
+            self.incarnations(&Scope::Store).iter().map(|(_, name, nsid)| prefix(&name.project, *nsid)).collect();
+        for (key, bytes) in self.context.tier.list("")? {
+            let is_own_log = key.split_once("/wal/").is_some_and(|(prefix, _)| own.contains(prefix));
+            if key.contains("/namespaces/") && !named.contains(&key) && !is_own_log {
+                report.orphans += 1;
+                report.orphan_bytes += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// No count may be below what the files say.
+    fn check_counts(&self, report: &mut Report) -> Result<()> {
+        let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        let facts = self.gather()?;
+        let stored = self.context.meta.all_references()?;
+        for (key, count) in &facts.references {
+            let found = stored.get(key).copied().unwrap_or(0);
+            if found < *count {
+                let what = format!("object {key}: {found} references counted, expected {count}");
+                report.add("store", "meta.redb", what, Remedy::Restore);
+            }
+        }
+        Ok(())
+    }
+
+    /// A path as reports give it.
+    fn below_root(&self, path: &std::path::Path) -> String {
+        path.strip_prefix(self.context.layout.root()).unwrap_or(path).display().to_string()
+    }
+}

@@ -1,0 +1,241 @@
+//! Verifies the objects that manifests name: there, of the right size, sound, and in agreement with each other.
+
+use roaring::RoaringBitmap;
+
+use super::chain::Chain;
+use super::{Remedy, Report, restore};
+use crate::engine::Engine;
+use crate::engine::journal::first_seq_of;
+use crate::engine::layout::log_key;
+use crate::error::{Error, Result};
+use crate::format::conflicts::decode_conflicts;
+use crate::format::deletions;
+use crate::format::log::decode_log;
+use crate::format::manifest::{Manifest, SegmentRef};
+use crate::meta::ObjectFact;
+use crate::model::ids::{DocId, NamespaceName, Nsid};
+use crate::segment::Segment;
+
+impl Engine {
+    pub(super) fn check_objects(&self, report: &mut Report, label: &str, chain: &mut Chain, level: u8) -> Result<()> {
+        for (key, (fact, is_needed)) in &chain.objects {
+            match self.verify(fact, level) {
+                Ok(()) => {
+                    report.objects += 1;
+                    report.bytes += fact.bytes;
+                }
+                Err(error) => {
+                    let remedy = match (is_needed, &chain.head) {
+                        (false, _) => Remedy::Lost,
+                        (true, Some(head)) if self.is_recomputable(head, key) => Remedy::Restore,
+                        (true, _) => Remedy::DropDamaged,
+                    };
+                    report.add(label, format!("store/{key}"), lost(chain.head.as_ref(), key, &error), remedy);
+                }
+            }
+        }
+        if level >= 3
+            && let Some(head) = &chain.head
+        {
+            self.check_documents(report, label, head, level)?;
+        }
+        Ok(())
+    }
+
+    /// One object is there and sound.
+    pub(super) fn verify(&self, fact: &ObjectFact, level: u8) -> Result<()> {
+        let key = &fact.key;
+        let found = self.context.disk.size(&self.context.tier.path(key)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::corrupt("it is missing"),
+            _ => Error::from(error),
+        })?;
+        // What a merge did not take lies beside the state: named by its key alone.
+        if key.contains("/conflicts/") {
+            return if level < 3 { Ok(()) } else { decode_conflicts(&self.context.tier.read(key)?, key).map(drop) };
+        }
+        if found != fact.bytes {
+            return Err(Error::corrupt(format!("{found} bytes, expected {}", fact.bytes)));
+        }
+        if level < 3 {
+            return Ok(());
+        }
+        let bytes = self.context.tier.read(key)?;
+        let found = crc32c::crc32c(&bytes);
+        if found != fact.crc32c {
+            return Err(Error::corrupt(format!("checksum is {found:08x}, expected {:08x}", fact.crc32c)));
+        }
+        if key.ends_with(".wal") {
+            decode_log(&bytes, key).map(drop)
+        } else if key.ends_with(".del") {
+            deletions::decode(&bytes, key).map(drop)
+        } else {
+            Segment::open(self.context.tier.map(key, fact.bytes)?, key)?.verify()
+        }
+    }
+
+    fn is_recomputable(&self, head: &Manifest, key: &str) -> bool {
+        deletions_of(head, key)
+            .is_some_and(|(segment, object)| restore::dead_rows(&self.context, head, segment, object).is_some())
+    }
+
+    /// Counts documents; at level 4 also holds segments, bitmaps and the manifest's figures against each other.
+    fn check_documents(&self, report: &mut Report, label: &str, head: &Manifest, level: u8) -> Result<()> {
+        let mut seen: Vec<(&SegmentRef, Segment, RoaringBitmap)> = Vec::new();
+        for reference in &head.segments {
+            let opened = self.context.tier.map(&reference.key, reference.bytes);
+            let Ok(segment) = opened.and_then(|map| Segment::open(map, &reference.key)) else { continue };
+            let dead = match &reference.deletions {
+                None => RoaringBitmap::new(),
+                Some(object) => {
+                    let read = self.context.tier.read(&object.key);
+                    match read.and_then(|bytes| deletions::decode(&bytes, &object.key)) {
+                        Ok((_, _, dead)) => dead,
+                        Err(_) => continue,
+                    }
+                }
+            };
+            report.documents += u64::from(segment.rows()).saturating_sub(dead.len());
+            seen.push((reference, segment, dead));
+        }
+        if level < 4 {
+            return Ok(());
+        }
+        for (at, (reference, segment, dead)) in seen.iter().enumerate() {
+            let file = || format!("store/{}", reference.key);
+            let found = (segment.rows(), segment.tombstone_count(), segment.logical_bytes(), dead.len());
+            let rows = reference.deletions.as_ref().map_or(0, |object| u64::from(object.rows));
+            let expected = (reference.rows, reference.tombstones, reference.logical_bytes, rows);
+            if found != expected {
+                let what = format!("rows, tombstones, bytes and dead rows are {found:?}, expected {expected:?}");
+                report.add(label, file(), what, Remedy::DropDamaged);
+            }
+            for row in (0..segment.rows()).filter(|row| !dead.contains(*row)) {
+                let id: DocId = match segment.id_of(row) {
+                    Ok(id) => id,
+                    Err(error) => {
+                        report.add(label, file(), error.message(), Remedy::DropDamaged);
+                        break;
+                    }
+                };
+                for (other, later, gone) in &seen[at + 1..] {
+                    if later.row_of(&id)?.is_some_and(|row| !gone.contains(row)) {
+                        let what = format!("document {id} is live here and in {}", other.key);
+                        report.add(label, file(), what, Remedy::FromACopy);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// This writer's logs beyond the manifest belong to the namespace, too.
+    pub(super) fn check_own_logs(
+        &self,
+        report: &mut Report,
+        label: &str,
+        name: &NamespaceName,
+        nsid: Nsid,
+        head: Option<&Manifest>,
+        level: u8,
+    ) -> Result<()> {
+        let paths = self.context.layout.logs(&name.project, nsid);
+        let disk = &self.context.disk;
+        let replay_from = head.map_or(0, |head| head.replay_from);
+        if self.context.may_reclaim() {
+            // The writer holds its logs until their records are in segments.
+            let own = log_key(&name.project, nsid, "");
+            for key in self.context.meta.references_below(&own)? {
+                let is_there = disk.size(&self.context.tier.path(&key)).is_ok();
+                if !is_there && !head.is_some_and(|head| head.logs.iter().any(|log| log.key == key)) {
+                    let first = key.strip_prefix(&own).and_then(first_seq_of).unwrap_or(0);
+                    let what = format!("it is missing; it holds records from {first} on");
+                    let logs = disk.list(&paths.sealed).unwrap_or_default();
+                    // Where a later log is left, the gap before it sets the namespace apart.
+                    let is_last = !logs.iter().filter_map(|log| first_seq_of(&log.name)).any(|later| later > first);
+                    let remedy = if is_last { Remedy::Forget } else { Remedy::FromACopy };
+                    if is_last || level < 3 {
+                        report.add(label, format!("store/{key}"), what, remedy);
+                    }
+                }
+            }
+        }
+        let mut ranges: Vec<(u64, u64, String)> = Vec::new();
+        for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
+            for entry in disk.list(dir).unwrap_or_default() {
+                let is_own = !is_open || entry.name.starts_with(&nsid.to_string());
+                let key = log_key(&name.project, nsid, &entry.name);
+                let is_named = head.is_some_and(|head| head.logs.iter().any(|log| log.key == key));
+                if !is_own || !entry.name.ends_with(".wal") {
+                    continue;
+                }
+                report.objects += u64::from(!is_named);
+                report.bytes += if is_named { 0 } else { entry.len };
+                if level < 3 {
+                    continue;
+                }
+                let path = dir.join(&entry.name);
+                let read = disk.read(&path).map_err(Error::from).and_then(|bytes| decode_log(&bytes, &entry.name));
+                if let Ok(log) = &read {
+                    let records = log.frames.iter().map(|frame| frame.batch.records.len() as u64).sum::<u64>();
+                    let first = log.header.first_seq;
+                    ranges.push((first, first + records, self.below_root(&path)));
+                }
+                if is_named {
+                    continue;
+                }
+                let what = match read {
+                    // The end of an open log may be a commit on its way.
+                    Ok(log) if log.torn && !is_open => {
+                        let first = log
+                            .frames
+                            .last()
+                            .map_or(log.header.first_seq, |frame| frame.first_seq + frame.batch.records.len() as u64);
+                        format!("ends in the middle of a commit: records from {first} on are lost")
+                    }
+                    Ok(_) => continue,
+                    Err(error) => error.message().to_owned(),
+                };
+                let over = first_seq_of(&entry.name).is_some_and(|first| first < replay_from);
+                let remedy = if over { Remedy::Lost } else { Remedy::FromACopy };
+                report.add(label, self.below_root(&path), what, remedy);
+            }
+        }
+        ranges.sort();
+        let mut expected = replay_from;
+        for (first, end, file) in ranges {
+            if first > expected {
+                let what = format!("records {expected} to {} before it are missing", first - 1);
+                report.add(label, file, what, Remedy::FromACopy);
+            }
+            expected = expected.max(end);
+        }
+        Ok(())
+    }
+}
+
+/// The segment whose deletion bitmap has this key.
+pub(super) fn deletions_of<'a>(
+    head: &'a Manifest,
+    key: &str,
+) -> Option<(&'a SegmentRef, &'a crate::format::manifest::DeletionsRef)> {
+    head.segments.iter().find_map(|segment| {
+        segment.deletions.as_ref().filter(|object| object.key == key).map(|object| (segment, object))
+    })
+}
+
+/// What is wrong with an object of the newest state, and what goes with it.
+fn lost(head: Option<&Manifest>, key: &str, error: &Error) -> String {
+    let what = error.message();
+    let Some(head) = head else { return what.to_owned() };
+    if let Some(log) = head.logs.iter().find(|log| log.key == key) {
+        return format!("{what}; it holds records {} to {} of {}", log.first_seq, log.last_seq, log.origin);
+    }
+    if let Some(segment) = head.segments.iter().find(|segment| segment.key == key) {
+        let dead = segment.deletions.as_ref().map_or(0, |object| object.rows);
+        return format!("{what}; it holds {} documents", segment.rows.saturating_sub(dead));
+    }
+    if let Some((segment, object)) = deletions_of(head, key) {
+        return format!("{what}; it says which {} of {} rows of {} are dead", object.rows, segment.rows, segment.key);
+    }
+    format!("{what}; a state of the past or a tag needs it")
+}

@@ -1,0 +1,236 @@
+//! Says what can be mended, and mends it: files that something else knows are put back, the index is made anew, what nobody
+//! needs is removed, and what is damaged for good is given up where that is asked for by name.
+//!
+//! Everything here can be interrupted and repeated; what cannot be mended stays set apart, and the others are served.
+
+use serde::Serialize;
+
+use super::objects::deletions_of;
+use super::{Problem, Remedy, Report, Scope, restore};
+use crate::engine::catalog::put;
+use crate::engine::namespace::head::{Head, objects};
+use crate::engine::{Engine, Slot};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{DeletionsRef, Manifest};
+use crate::format::names::parse_name;
+use crate::format::node::{FormatFile, VERSION, encode_format};
+use crate::model::ids::NamespaceName;
+use crate::platform::disk::publish;
+
+/// What is to be repaired.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RepairRequest {
+    pub scope: Scope,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// A namespace whose damaged objects are given up, with the documents in them.
+    pub drop_damaged: Option<NamespaceName>,
+}
+
+/// What a repair does, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RepairReport {
+    pub dry_run: bool,
+    pub actions: Vec<Action>,
+    pub removed_objects: u64,
+    pub removed_bytes: u64,
+    /// What cannot be mended, or not without giving something up.
+    pub remaining: Vec<Problem>,
+}
+
+/// One step of a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Action {
+    pub namespace: String,
+    pub what: String,
+    /// Why it was not done, when it was tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+impl Engine {
+    /// Rebuilds the index from the files and removes what nobody needs. Gives how many objects of how many bytes went.
+    /// Blocking.
+    pub fn repair(&self) -> Result<(u64, u64)> {
+        self.recount()?;
+        self.sweep()
+    }
+
+    /// Says what a repair would do, or does it. Blocking; the other namespaces are served meanwhile.
+    pub fn repair_in(&self, request: &RepairRequest) -> Result<RepairReport> {
+        let found = self.check_in(3, &request.scope)?;
+        let mut report = RepairReport { dry_run: request.dry_run, ..RepairReport::default() };
+        for problem in found.problems.iter().filter(|problem| problem.remedy == Remedy::Restore) {
+            let mut action = Action {
+                namespace: problem.namespace.clone(),
+                what: format!("put {} back", problem.file),
+                failed: None,
+            };
+            if !request.dry_run {
+                action.failed = self.put_back(problem).err().map(|error| error.message().to_owned());
+            }
+            report.actions.push(action);
+        }
+        if let Some(name) = &request.drop_damaged {
+            let given_up = self.drop_damaged(name, request.dry_run)?;
+            report.actions.extend(given_up.into_iter().map(|what| Action {
+                namespace: name.to_string(),
+                what,
+                failed: None,
+            }));
+        }
+        if request.scope == Scope::Store {
+            for problem in found.problems.iter().filter(|problem| problem.remedy == Remedy::Forget) {
+                let what = format!("go on without {}: {}", problem.file, problem.what);
+                report.actions.push(Action { namespace: problem.namespace.clone(), what, failed: None });
+            }
+            let what = format!(
+                "make meta.redb anew from {} namespaces, and remove {} objects of {} bytes that nobody references",
+                found.namespaces, found.orphans, found.orphan_bytes
+            );
+            report.actions.push(Action { namespace: "store".to_owned(), what, failed: None });
+        }
+        if request.dry_run {
+            report.remaining = remaining(found, request);
+            return Ok(report);
+        }
+        // What is set apart is looked at again by whoever asks for it next.
+        self.slots().retain(|name, slot| !(request.scope.has(name) && matches!(slot, Slot::Quarantined(_))));
+        if request.scope == Scope::Store {
+            (report.removed_objects, report.removed_bytes) = self.repair()?;
+        }
+        report.remaining = self.check_in(3, &request.scope)?.problems;
+        Ok(report)
+    }
+
+    fn put_back(&self, problem: &Problem) -> Result<()> {
+        let context = &self.context;
+        let file = problem.file.as_str();
+        if file == "meta.redb" {
+            return self.recount();
+        }
+        if file == "node.json" {
+            return context.edit_node(|_| true);
+        }
+        if file == "store/_format.json" {
+            let path = context.layout.format_file();
+            let format = FormatFile { format: VERSION, store: context.node.file().store };
+            return publish(&*context.disk, &path, &encode_format(&format)?)
+                .context(|| format!("write {}", path.display()));
+        }
+        let not_any_more = || Error::unavailable(format!("{file}: what it can be made from is not there any more"));
+        let label = problem.namespace.trim_end_matches(" (deleted)");
+        let name = parse_name(label).ok_or_else(not_any_more)?;
+        if file.starts_with("local/names/") {
+            let known = context.meta.names()?.remove(label).ok_or_else(not_any_more)?;
+            return put(&*context.disk, &context.layout, &name, &known);
+        }
+        let scope = Scope::Namespace(name);
+        for (_, _, nsid) in self.incarnations(&scope).into_iter().filter(|(label, ..)| *label == problem.namespace) {
+            let kin = context.kin().get(&nsid).cloned();
+            if file.ends_with("/deleted.json")
+                && let Some(kin) = kin
+            {
+                return restore::mark(context, nsid, &kin).map(drop);
+            }
+            if file.starts_with("local/") && restore::manifest(context, nsid)? {
+                return Ok(());
+            }
+            if let Some(key) = file.strip_prefix("store/")
+                && let Some(head) = Head::load(context, nsid)?
+                && let Some((segment, object)) = deletions_of(&head.manifest, key)
+            {
+                let bytes = restore::dead_rows(context, &head.manifest, segment, object).ok_or_else(not_any_more)?;
+                return context.tier.put(key, &bytes).map(drop);
+            }
+        }
+        Err(not_any_more())
+    }
+
+    /// Commits a state without the objects that are damaged; says what goes with each.
+    fn drop_damaged(&self, name: &NamespaceName, dry_run: bool) -> Result<Vec<String>> {
+        let context = &self.context;
+        let door = self.door(name);
+        let _door = tokio::task::block_in_place(|| door.blocking_lock());
+        if let Some(Slot::Open(_)) = self.slots().get(name) {
+            return Err(Error::invalid(format!("{name} is in use, its damaged objects cannot be given up now"))
+                .with_hint("stop the daemon and run `shoal repair --data-dir DIR --drop-damaged NAME`"));
+        }
+        let nsid = self.catalog.find(name).ok_or_else(|| crate::engine::not_found(name))?;
+        let head =
+            Head::load(context, nsid).context(|| format!("give up what is damaged of {name}"))?.ok_or_else(|| {
+                super::chain::damage(format!("{name} has no manifest; it must be put back from a copy"))
+            })?;
+        let mut given_up = Vec::new();
+        let mut next = head.manifest.clone();
+        for fact in objects(&head.manifest) {
+            let Err(error) = self.verify(&fact, 3) else { continue };
+            given_up.push(self.give_up(&mut next, &fact.key, &error)?);
+        }
+        if !given_up.is_empty() && !dry_run {
+            next.data_seq += 1;
+            next.updated_ms = context.clock.now_millis();
+            head.commit(context, |manifest| *manifest = next)?;
+            self.slots().remove(name);
+        }
+        Ok(given_up)
+    }
+
+    /// Takes one damaged object out of a manifest; says what is lost.
+    fn give_up(&self, next: &mut Manifest, key: &str, error: &Error) -> Result<String> {
+        let why = error.message();
+        if let Some(at) = next.segments.iter().position(|segment| segment.key == key) {
+            let segment = next.segments.remove(at);
+            let dead = segment.deletions.map_or(0, |object| object.rows);
+            let documents = segment.rows.saturating_sub(dead);
+            return Ok(format!("give up segment {key} ({why}): {documents} documents are lost"));
+        }
+        if let Some(at) = next.logs.iter().position(|log| log.key == key) {
+            let log = &next.logs[at];
+            if log.origin == next.origin {
+                return Err(super::chain::damage(format!("log {key}: {why}"))
+                    .with_hint("records that no segment has are in it; put the file back from a copy"));
+            }
+            let lost = format!("records {} to {} are lost", log.first_seq, log.last_seq);
+            next.logs.remove(at);
+            return Ok(format!("give up log {key} ({why}): {lost}"));
+        }
+        if let Some(at) = next.conflicts.iter().position(|conflict| conflict == key) {
+            next.conflicts.remove(at);
+            return Ok(format!("give up {key} ({why}): what merges did not take is lost"));
+        }
+        let manifest = next.clone();
+        for segment in &mut next.segments {
+            if segment.deletions.as_ref().is_none_or(|object| object.key != key) {
+                continue;
+            }
+            let before = segment.deletions.take().map_or(0, |object| object.rows);
+            let dead = restore::superseded(&self.context, &manifest, segment).unwrap_or_default();
+            let known = u32::try_from(dead.len()).unwrap_or(segment.rows);
+            if known > 0 {
+                let bytes = crate::format::deletions::encode(&segment.segment_id, segment.rows, &dead);
+                let new = format!("{key}-{:016x}.del", self.context.random.next_u64());
+                let (bytes, crc32c) = self.context.tier.put(&new, &bytes)?;
+                segment.deletions = Some(DeletionsRef { key: new, bytes, crc32c, rows: known });
+            }
+            return Ok(format!(
+                "give up deletions {key} ({why}): {} of {before} deleted documents come back",
+                before.saturating_sub(known)
+            ));
+        }
+        // It went with its segment.
+        Ok(format!("give up {key} ({why})"))
+    }
+}
+
+/// The problems that stay.
+fn remaining(found: Report, request: &RepairRequest) -> Vec<Problem> {
+    let dropped = request.drop_damaged.as_ref().map(ToString::to_string);
+    let stays = |problem: &Problem| match problem.remedy {
+        Remedy::Restore => false,
+        Remedy::DropDamaged => dropped.as_deref() != Some(problem.namespace.as_str()),
+        Remedy::Forget => request.scope != Scope::Store,
+        Remedy::Lost | Remedy::FromACopy => true,
+    };
+    found.problems.into_iter().filter(stays).collect()
+}

@@ -1,0 +1,8 @@
+//! Damage to every kind of file in turn: what the report says is true, what can be restored is restored, and nothing else
+//! suffers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod drops;
+mod every_file;
+mod node;
