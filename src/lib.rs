@@ -30,6 +30,8 @@
 //!   the manifest that needs them, and nothing is removed while counts are not known to be right.
 //! - **An object stays while somebody holds it.** Holders are runs of retained manifests, tags, and writers of logs that are
 //!   in no segment yet; see [`engine::lineage`].
+//! - **A document's version says what is known of it.** A state has seen every commit that its version vector covers, so a
+//!   merge compares what one side has seen with what the other has; nothing else decides what is new: see [`engine::merge`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
@@ -52,6 +54,9 @@
 //! | commit | one new state of a namespace |
 //! | generation | the number of a manifest in one chain |
 //! | branch, copy | a namespace whose first manifest references another's objects, with and without lineage |
+//! | version vector | of every origin the clock of its newest commit that a state has seen |
+//! | conflict | a document that both sides of a merge changed without knowing of each other |
+//! | base | a state that both sides of a merge once had in common |
 //! | tag | a name for one commit, kept until deleted |
 //! | tier | the local directory that holds objects under the bucket's keys |
 //! | seal, flush | close a log object; tail to segment |

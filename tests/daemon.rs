@@ -144,6 +144,7 @@ fn check_repair_and_inspect_say_what_is_there() {
     daemon.json(&["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema]);
     let on_data =
         |command: &str, more: &[&str]| shoal().arg(command).arg("--data-dir").arg(&data).args(more).output().unwrap();
+    assert!(text(&daemon.run(&["check", "--level", "4"]).stdout).contains("everything is whole"));
     // While the daemon has the directory nobody else looks into it.
     assert_eq!(on_data("check", &[]).status.code(), Some(4));
     assert_eq!(daemon.stop(), Some(0));
@@ -176,6 +177,15 @@ fn check_repair_and_inspect_say_what_is_there() {
     assert_eq!(output.status.code(), Some(6));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["problems"][0]["namespace"], "default/default/packages", "{report}");
+    // So does the daemon, which goes on serving the others, and repairs nothing that it was not told to.
+    let daemon = Daemon::start(&data);
+    let output = daemon.run(&["check", "--json"]);
+    assert_eq!(output.status.code(), Some(6), "{} {}", text(&output.stderr), text(&output.stdout));
+    let served: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(served["problems"][0]["namespace"], "default/default/packages", "{served}");
+    let output = daemon.run(&["repair"]);
+    assert!(text(&output.stdout).contains("run again with --yes"), "{}", text(&output.stderr));
+    assert_eq!(daemon.stop(), Some(0));
     let nothing = shoal().args(["check", "--data-dir"]).arg(dir.path().join("nothing")).output().unwrap();
     assert_eq!(nothing.status.code(), Some(3));
 }

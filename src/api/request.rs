@@ -111,25 +111,27 @@ fn takes_body(route: &Route) -> bool {
     };
     matches!(
         route,
-        Route::Namespace(
-            _,
-            Create
-                | Write
-                | StartCopy
-                | Query
-                | Explain
-                | UpdateMetadata
-                | UpdateSchema
-                | Recall
-                | Labels
-                | Ids
-                | PutTag(_)
-                | Ttl
-                | Undelete
-                | Revert
-                | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
-                | Operation::Transfer(Transfer::Copy)
-        )
+        Route::Check
+            | Route::Repair
+            | Route::Namespace(
+                _,
+                Create
+                    | Write
+                    | StartCopy
+                    | Query
+                    | Explain
+                    | UpdateMetadata
+                    | UpdateSchema
+                    | Recall
+                    | Labels
+                    | Ids
+                    | PutTag(_)
+                    | Ttl
+                    | Undelete
+                    | Revert
+                    | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
+                    | Operation::Transfer(Transfer::Copy)
+            )
     )
 }
 

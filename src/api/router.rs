@@ -19,6 +19,9 @@ pub enum Route {
     Tree(Project),
     /// Deleted namespaces of a project that can be had back.
     Deleted(Project),
+    /// Looks for damage at rest.
+    Check,
+    Repair,
     Namespace(NamespaceName, Operation),
 }
 
@@ -92,6 +95,8 @@ impl Route {
             Route::List(_) => return "list",
             Route::Tree(_) => return "tree",
             Route::Deleted(_) => return "deleted",
+            Route::Check => return "check",
+            Route::Repair => return "repair",
             Route::Namespace(_, operation) => operation,
         };
         match operation {
@@ -146,7 +151,7 @@ impl Route {
         match self {
             Route::Live | Route::Ready | Route::Metrics => Scope::Read,
             Route::List(_) | Route::Tree(_) | Route::Deleted(_) => Scope::Read,
-            Route::NodeStatus => Scope::Admin,
+            Route::NodeStatus | Route::Check | Route::Repair => Scope::Admin,
             Route::Namespace(
                 _,
                 PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status | History
@@ -199,6 +204,8 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
         ("v1", ["namespaces"]) => return node(Route::List(project)),
         ("v1", ["tree"]) => return node(Route::Tree(project)),
         ("v1", ["deleted"]) => return node(Route::Deleted(project)),
+        ("v1", ["check"]) => return pick(method, path, vec![("POST", Route::Check)]),
+        ("v1", ["repair"]) => return pick(method, path, vec![("POST", Route::Repair)]),
         (version, ["namespaces", name, tail @ ..]) => (version, project.namespace(name).map_err(bad)?, tail),
         _ => return Err(unknown()),
     };

@@ -1,12 +1,17 @@
-//! `shoal check` and `shoal repair`: what is wrong at rest, and what can be mended. On a data directory, under its lock.
+//! `shoal check` and `shoal repair`: what is wrong at rest, and what can be mended. By the daemon, while it serves, or on a data
+//! directory, under its lock.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use hyper::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::output;
-use crate::engine::check::{Problem, Remedy, RepairRequest, Scope};
+use super::http::{Client, Target};
+use super::{client_runtime, output};
+use crate::engine::check::{Problem, Remedy, RepairReport, RepairRequest, Report, Scope};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
 use crate::format::names::parse_name;
@@ -17,11 +22,13 @@ use crate::platform::real_disk::RealDisk;
 
 #[derive(Args)]
 pub struct Check {
-    /// The data directory; no daemon may be using it
+    /// This data directory instead of the daemon's; no daemon may be using it
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
     /// 1: names, chains of manifests, tags; 2: every object and its length; 3: every checksum and structure; 4: all counts
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=4))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
     level: u8,
     /// What to look at: org/project/name, org/project, or store
     #[arg(long, default_value = "store")]
@@ -33,9 +40,11 @@ pub struct Check {
 
 #[derive(Args)]
 pub struct Repair {
-    /// The data directory; no daemon may be using it
+    /// This data directory instead of the daemon's; no daemon may be using it
     #[arg(long, value_name = "DIR")]
-    data_dir: PathBuf,
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
     /// What to mend: org/project/name, org/project, or store
     #[arg(long, default_value = "store")]
     scope: String,
@@ -53,10 +62,15 @@ pub struct Repair {
 impl Check {
     pub(super) fn run(self) -> Result<()> {
         let scope = Scope::parse(&self.scope)?;
-        let engine = open(&self.data_dir)?;
-        let report = engine.check_in(self.level, &scope);
-        engine.close_index()?;
-        let report = report?;
+        let report: Report = match &self.data_dir {
+            Some(dir) => {
+                let engine = open(dir)?;
+                let report = engine.check_in(self.level, &scope);
+                close(&engine);
+                report?
+            }
+            None => ask(&self.target, "/v1/check", &json!({"level": self.level, "scope": self.scope}))?,
+        };
         let problems = report.problems.len() as u64 + report.more_problems;
         if self.json {
             output::print_json(&json_of(&report)?)?;
@@ -98,10 +112,23 @@ impl Repair {
         {
             scope = Scope::Namespace(name.clone());
         }
-        let engine = open(&self.data_dir)?;
-        let report = engine.repair_in(&RepairRequest { scope, dry_run: !self.yes, drop_damaged });
-        engine.close_index()?;
-        let report = report?;
+        let report: RepairReport = match &self.data_dir {
+            Some(dir) => {
+                let engine = open(dir)?;
+                let report = engine.repair_in(&RepairRequest { scope, dry_run: !self.yes, drop_damaged });
+                close(&engine);
+                report?
+            }
+            None => {
+                let scope = drop_damaged.as_ref().filter(|_| self.scope == "store").map(ToString::to_string);
+                let body = json!({
+                    "scope": scope.unwrap_or(self.scope),
+                    "dry_run": !self.yes,
+                    "drop_damaged": drop_damaged.map(|name| name.to_string()),
+                });
+                ask(&self.target, "/v1/repair", &body)?
+            }
+        };
         if self.json {
             return output::print_json(&json_of(&report)?);
         }
@@ -140,6 +167,23 @@ fn line(problem: &Problem) -> String {
         Remedy::FromACopy => "put it back from a copy",
     };
     format!("{}: {}: {} ({remedy})\n", problem.namespace, problem.file, problem.what)
+}
+
+/// Has the daemon do it.
+fn ask<T: DeserializeOwned>(target: &Target, path: &str, body: &Value) -> Result<T> {
+    let answer = client_runtime()?
+        .block_on(async { Client::new(target)?.json(Method::POST, path, body.to_string().into(), None).await })?;
+    serde_json::from_value(answer).map_err(|error| {
+        Error::invalid(format!("the daemon's report is of another version: {error}"))
+            .with_hint("use the `shoal` that the daemon runs")
+    })
+}
+
+/// Where the disk is full the index cannot be marked as whole; the next start makes it anew.
+fn close(engine: &Engine) {
+    if let Err(error) = engine.close_index() {
+        tracing::warn!(%error, "meta.redb is not closed as whole, the next start makes it anew");
+    }
 }
 
 fn json_of<T: serde::Serialize>(report: &T) -> Result<serde_json::Value> {

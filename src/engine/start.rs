@@ -309,7 +309,7 @@ impl Engine {
 
     /// Marks the index as whole, for who only looked.
     pub fn close_index(&self) -> Result<()> {
-        self.context.meta.close_as(self.context.may_reclaim())
+        self.context.meta.close(self.context.may_reclaim())
     }
 
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.

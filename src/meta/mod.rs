@@ -372,18 +372,15 @@ impl Meta {
         Ok(())
     }
 
-    /// Makes everything durable and marks the stop as clean. Nothing may be written afterwards.
-    pub fn close(&self) -> Result<()> {
-        self.close_as(self.is_trusted())
-    }
-
-    /// [`Meta::close`]; when the stop is not `clean`, the next start makes everything anew.
-    pub fn close_as(&self, clean: bool) -> Result<()> {
-        let clean = u64::from(clean);
-        self.write(Durability::Immediate, |transaction| {
-            transaction.open_table(STATE)?.insert(tables::CLEAN, clean)?;
-            Ok(())
-        })?;
+    /// Nothing may be written afterwards. When the stop is not `clean`, the next start makes everything anew.
+    pub fn close(&self, clean: bool) -> Result<()> {
+        // It was marked as not clean when it was opened.
+        if clean {
+            self.write(Durability::Immediate, |transaction| {
+                transaction.open_table(STATE)?.insert(tables::CLEAN, 1)?;
+                Ok(())
+            })?;
+        }
         self.closed.store(true, Ordering::SeqCst);
         self.lock().take();
         Ok(())
@@ -557,7 +554,7 @@ mod tests {
         };
         meta.rebuild(&facts).unwrap();
         assert!(meta.is_trusted());
-        meta.close().unwrap();
+        meta.close(meta.is_trusted()).unwrap();
         let (meta, why) = open(&disk);
         assert_eq!((why, meta.is_trusted()), (None, true));
         assert_eq!(meta.names().unwrap(), [("a/b/c".to_owned(), bound)].into());
@@ -580,7 +577,7 @@ mod tests {
             let bound = Bound { rev: 3, target: Some(NSID) };
             let names = [("a/b/c".to_owned(), bound)].into();
             meta.rebuild(&Facts { names, ..Facts::default() }).unwrap();
-            meta.close().unwrap();
+            meta.close(meta.is_trusted()).unwrap();
             let fault = Fault { at: memory.operations() + at, forever: false, kind: std::io::ErrorKind::StorageFull };
             memory.set_fault(Some(fault));
             let (meta, why) = open(&disk);
@@ -600,7 +597,7 @@ mod tests {
         let disk = disk();
         let (meta, _) = open(&disk);
         meta.hold(&["a".to_owned()]).unwrap();
-        meta.close().unwrap();
+        meta.close(meta.is_trusted()).unwrap();
         let path = Path::new("/data/meta.redb");
         let bytes = disk.read(path).unwrap();
         for (from, to, fill) in [(0, 64, 0xff), (0, bytes.len(), 0), (4_096, 16_384, 0xa5)] {
@@ -611,7 +608,7 @@ mod tests {
             let (meta, why) = open(&disk);
             assert!(why.is_some());
             meta.hold(&["b".to_owned()]).unwrap();
-            meta.close().unwrap();
+            meta.close(meta.is_trusted()).unwrap();
         }
         for len in [0, 1, 100, 4_096, bytes.len() as u64 / 2] {
             let file = disk.random_access(path).unwrap();
@@ -622,7 +619,7 @@ mod tests {
             drop(file);
             let (meta, why) = open(&disk);
             assert!(why.is_some(), "{len}");
-            meta.close().unwrap();
+            meta.close(meta.is_trusted()).unwrap();
         }
     }
 }

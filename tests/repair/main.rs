@@ -5,4 +5,5 @@
 
 mod drops;
 mod every_file;
+mod meanwhile;
 mod node;

@@ -28,6 +28,11 @@ pub fn name(text: &str) -> NamespaceName {
 }
 
 pub fn open(disk: &MemoryDisk) -> Result<Arc<Engine>> {
+    open_with(disk, 7)
+}
+
+/// With other random numbers, for who goes on writing what another opened.
+pub fn open_with(disk: &MemoryDisk, seed: u64) -> Result<Arc<Engine>> {
     let config = EngineConfig {
         flush_bytes: 1 << 30,
         compaction_fan_in: 1_000,
@@ -36,7 +41,7 @@ pub fn open(disk: &MemoryDisk) -> Result<Arc<Engine>> {
     };
     let clock = Arc::new(ManualClock::at(1_700_000_000_000));
     let disk: Arc<dyn Disk> = Arc::new(disk.mounted());
-    Engine::open(config, disk, clock, Arc::new(SeededRandom::new(7)))
+    Engine::open(config, disk, clock, Arc::new(SeededRandom::new(seed)))
 }
 
 pub async fn write(engine: &Arc<Engine>, to: &str, body: Json) -> Result<()> {

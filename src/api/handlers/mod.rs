@@ -1,5 +1,6 @@
 //! What each route does: JSON in, a call of the engine, JSON out.
 
+mod check;
 mod documents;
 mod lineage;
 mod merge;
@@ -49,6 +50,13 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::List(project) => return node::list(call, &project),
         Route::Tree(project) => return lineage::tree(call, &project),
         Route::Deleted(project) => return lineage::deleted(call, &project),
+        Route::Check | Route::Repair => {
+            let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
+            return match route {
+                Route::Check => check::check(call, &body),
+                _ => check::repair(call, &body),
+            };
+        }
         Route::Namespace(name, operation) => (name, operation),
     };
     let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });

@@ -18,14 +18,14 @@ pub mod restore;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::repair::{Action, RepairReport, RepairRequest};
 
 use super::Engine;
 use super::catalog::stored;
 use super::layout::prefix;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::format::node::{decode_format, decode_node};
 use crate::model::ids::{NamespaceName, Nsid, Project};
@@ -34,6 +34,9 @@ use crate::model::ids::{NamespaceName, Nsid, Project};
 const PROBLEMS_MAX: usize = 1_000;
 /// The deepest level.
 pub const LEVEL_MAX: u8 = 4;
+
+/// Behind the name of a namespace that was deleted and can be had back.
+const DELETED: &str = " (deleted)";
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +72,7 @@ fn bad_scope(text: &str) -> Error {
 }
 
 /// What was looked at, and what is wrong with it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub level: u8,
     pub namespaces: u64,
@@ -88,7 +91,7 @@ pub struct Report {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// `org/project/name`, or `store` for what belongs to no namespace.
     pub namespace: String,
@@ -99,7 +102,7 @@ pub struct Problem {
 }
 
 /// What can be done about a problem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remedy {
     /// `repair` puts the file back as it was.
@@ -138,8 +141,41 @@ impl Engine {
         self.check_in(level, &Scope::Store)
     }
 
-    /// Checks what belongs to a scope.
+    /// Checks what belongs to a scope. Blocking; writes may go on: what seems wrong is looked at again while nothing is
+    /// committed, and is wrong only when it still is.
     pub fn check_in(&self, level: u8, scope: &Scope) -> Result<Report> {
+        let mut report = self.look(level, scope)?;
+        if report.is_whole() {
+            return Ok(report);
+        }
+        let mut confirmed = Report::default();
+        if *scope == Scope::Store {
+            let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            self.check_node(&mut confirmed);
+            if level >= 4 && self.context.meta.is_trusted() {
+                self.check_counts(&mut confirmed)?;
+            }
+        }
+        let names =
+            report.problems.iter().filter_map(|problem| parse_name(problem.namespace.trim_end_matches(DELETED)));
+        for name in names.collect::<BTreeSet<NamespaceName>>() {
+            let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            match self.look(level, &Scope::Namespace(name)) {
+                Ok(again) => confirmed.problems.extend(again.problems),
+                // It was deleted meanwhile.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        report.problems.retain(|problem| {
+            confirmed.problems.iter().any(|known| {
+                (&known.namespace, &known.file, &known.what) == (&problem.namespace, &problem.file, &problem.what)
+            })
+        });
+        Ok(report)
+    }
+
+    fn look(&self, level: u8, scope: &Scope) -> Result<Report> {
         if !(1..=LEVEL_MAX).contains(&level) {
             return Err(Error::invalid(format!("level: expected 1 to {LEVEL_MAX}, got {level}")));
         }
@@ -174,6 +210,7 @@ impl Engine {
                 self.count_orphans(&mut report, &named)?;
             }
             if level >= 4 && self.context.meta.is_trusted() {
+                let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
                 self.check_counts(&mut report)?;
             }
         } else if let Scope::Namespace(name) = scope
@@ -192,7 +229,7 @@ impl Engine {
         let deleted = kin
             .iter()
             .filter(|(_, kin)| kin.deleted_ms.is_some())
-            .filter_map(|(nsid, kin)| Some((format!("{} (deleted)", kin.name), parse_name(&kin.name)?, *nsid)));
+            .filter_map(|(nsid, kin)| Some((format!("{}{DELETED}", kin.name), parse_name(&kin.name)?, *nsid)));
         bound.chain(deleted).filter(|(_, name, _)| scope.has(name)).collect()
     }
 
@@ -235,9 +272,8 @@ impl Engine {
         Ok(())
     }
 
-    /// No count may be below what the files say.
+    /// No count may be below what the files say. Nothing may be committed meanwhile.
     fn check_counts(&self, report: &mut Report) -> Result<()> {
-        let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
         let facts = self.gather()?;
         let stored = self.context.meta.all_references()?;
         for (key, count) in &facts.references {

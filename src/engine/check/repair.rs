@@ -3,10 +3,10 @@
 //!
 //! Everything here can be interrupted and repeated; what cannot be mended stays set apart, and the others are served.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::objects::deletions_of;
-use super::{Problem, Remedy, Report, Scope, restore};
+use super::{DELETED, Problem, Remedy, Report, Scope, restore};
 use crate::engine::catalog::put;
 use crate::engine::namespace::head::{Head, objects};
 use crate::engine::{Engine, Slot};
@@ -28,7 +28,7 @@ pub struct RepairRequest {
 }
 
 /// What a repair does, or would do.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RepairReport {
     pub dry_run: bool,
     pub actions: Vec<Action>,
@@ -39,12 +39,12 @@ pub struct RepairReport {
 }
 
 /// One step of a repair.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
     pub namespace: String,
     pub what: String,
     /// Why it was not done, when it was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
@@ -119,7 +119,7 @@ impl Engine {
                 .context(|| format!("write {}", path.display()));
         }
         let not_any_more = || Error::unavailable(format!("{file}: what it can be made from is not there any more"));
-        let label = problem.namespace.trim_end_matches(" (deleted)");
+        let label = problem.namespace.trim_end_matches(DELETED);
         let name = parse_name(label).ok_or_else(not_any_more)?;
         if file.starts_with("local/names/") {
             let known = context.meta.names()?.remove(label).ok_or_else(not_any_more)?;

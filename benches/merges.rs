@@ -1,0 +1,153 @@
+//! What comparing and merging cost: 100 changed documents of all of debpkg and of 12,000 of its rows, against one write of the same
+//! 100 documents.
+//!
+//! `SHOAL_DATA=DIR cargo bench --bench merges`; the data directory is made in the current directory's file system (`TMPDIR`
+//! elsewhere). Every figure is a ratio within this run; the two sizes take turns.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+#[expect(dead_code, reason = "the other readers are for tests")]
+#[path = "../tests/real_data/data.rs"]
+mod data;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::engine::lineage::BranchRequest;
+use shoal::engine::merge::MergeRequest;
+use shoal::engine::merge::decide::Policy;
+use shoal::engine::{Engine, EngineConfig};
+use shoal::model::ids::{NamespaceName, Project};
+use shoal::platform::clock::SystemClock;
+use shoal::platform::random::SystemRandom;
+use shoal::platform::real_disk::RealDisk;
+
+const SMALL: usize = 12_000;
+const BATCH: usize = 1_000;
+const CHANGES: usize = 100;
+const ROUNDS: usize = 31;
+
+struct Set {
+    documents: Vec<Json>,
+    vectors: data::Vectors,
+}
+
+impl Set {
+    fn row(&self, at: usize) -> Json {
+        let mut row = self.documents[at].clone();
+        row["vector"] = self.vectors.base64(at).into();
+        row
+    }
+}
+
+struct Store {
+    engine: Arc<Engine>,
+    rows: usize,
+    write: Vec<Duration>,
+    diff: Vec<Duration>,
+    merge: Vec<Duration>,
+    _dir: tempfile::TempDir,
+}
+
+fn name(text: &str) -> NamespaceName {
+    Project::default_project().namespace(text).unwrap()
+}
+
+fn median(times: &mut [Duration]) -> f64 {
+    times.sort_unstable();
+    times[times.len() / 2].as_secs_f64()
+}
+
+impl Store {
+    async fn new(set: &Set, rows: usize) -> Self {
+        let dir = tempfile::tempdir_in(std::env::var("TMPDIR").unwrap_or_else(|_| ".".into())).unwrap();
+        let config = EngineConfig { retention_disk_percent: 100, ..EngineConfig::new(dir.path().join("data")) };
+        let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+        engine.rebuild_index().unwrap();
+        let store = Store { engine, rows, write: Vec::new(), diff: Vec::new(), merge: Vec::new(), _dir: dir };
+        for from in (0..rows).step_by(BATCH) {
+            store.put("main", (from..(from + BATCH).min(rows)).map(|at| set.row(at)).collect()).await;
+        }
+        store.engine.compact(&name("main")).await.unwrap();
+        store
+    }
+
+    async fn put(&self, namespace: &str, rows: Vec<Json>) {
+        let text = json!({"type": "string", "full_text_search": {"stemming": true, "remove_stopwords": true}});
+        let body = json!({"upsert_rows": rows, "distance_metric": "cosine_distance", "schema": {"title": text, "text": text}});
+        let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("a write") };
+        self.engine.write(&name(namespace), *request).await.unwrap();
+    }
+
+    /// A branch with 100 changes all over the namespace, compared and merged.
+    async fn round(&mut self, set: &Set, round: usize) {
+        let (main, child) = (name("main"), format!("child{round}"));
+        self.engine.branch(&main, &name(&child), BranchRequest::default()).await.unwrap();
+        self.engine.view(&name(&child)).unwrap();
+        // Documents at even distances, each with the content of its neighbour.
+        let rows = (0..CHANGES).map(|n| {
+            let at = (n * self.rows / CHANGES + round) % self.rows;
+            let mut row = set.row((at + 1) % self.rows);
+            row["id"] = set.documents[at]["id"].clone();
+            row
+        });
+        let rows: Vec<Json> = rows.collect();
+        let began = Instant::now();
+        self.put(&child, rows).await;
+        self.write.push(began.elapsed());
+        let began = Instant::now();
+        let diff = self.engine.diff((&main, None), (&name(&child), None)).await.unwrap();
+        let mut differing = 0;
+        tokio::task::block_in_place(|| {
+            diff.for_each(|_| {
+                differing += 1;
+                Ok(())
+            })
+        })
+        .unwrap();
+        self.diff.push(began.elapsed());
+        assert_eq!(differing, CHANGES);
+        drop(diff);
+        let request = MergeRequest { policy: Policy::Fail, ..MergeRequest::default() };
+        let began = Instant::now();
+        let report = self.engine.merge(&name(&child), &main, request).await.unwrap();
+        self.merge.push(began.elapsed());
+        assert_eq!(report.updated, CHANGES as u64);
+        self.engine.delete(&name(&child)).await.unwrap();
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let Some(folder) = data::folder("merges") else { return };
+    let folder = folder.join("debpkg");
+    let set = Set {
+        documents: data::json_lines(&folder.join("docs.jsonl.zst")),
+        vectors: data::Vectors::read(&folder.join("base.f16.npy")),
+    };
+    let mut stores = [Store::new(&set, SMALL).await, Store::new(&set, set.documents.len()).await];
+    for round in 0..ROUNDS {
+        for store in &mut stores {
+            store.round(&set, round).await;
+        }
+    }
+    let mut small: Option<(f64, f64)> = None;
+    for store in &mut stores {
+        let (write, diff, merge) = (median(&mut store.write), median(&mut store.diff), median(&mut store.merge));
+        let of = *small.get_or_insert((diff, merge));
+        println!(
+            "{CHANGES} changes of {} rows: written in {:.2} ms; diff {:.2} ms, {:.2} times the write (bound 20), {:.2} times \
+             that of {SMALL} rows (bound 1.2); merge {:.2} ms, {:.2} times the write (bound 20), {:.2} times (bound 1.2)",
+            store.rows,
+            write * 1e3,
+            diff * 1e3,
+            diff / write,
+            diff / of.0,
+            merge * 1e3,
+            merge / write,
+            merge / of.1,
+        );
+    }
+}
