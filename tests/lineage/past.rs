@@ -125,7 +125,9 @@ async fn a_tag_keeps_its_state_until_it_is_deleted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_namespace_can_be_had_back_whole_within_retention() {
-    let node = Node::new(5);
+    let mut node = Node::new(5);
+    // No merges of their own accord, which may still be under way in the end.
+    (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
     let engine = node.open();
     put(&engine, "main", 0..20, 1).await;
     engine.checkpoint(&name("main")).await.unwrap();
@@ -202,4 +204,22 @@ async fn a_revert_makes_the_documents_what_they_were_by_one_more_commit() {
     engine.merge(&name("main"), &name("try"), Default::default()).await.unwrap();
     assert_eq!(all(&engine, "try"), bad);
     assert_eq!(engine.revert(&name("main"), &AsOf::Tag("no".into())).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_of_segments_whose_namespace_is_deleted_meanwhile_leaves_nothing() {
+    let mut node = Node::new(8);
+    node.config.retention_ms = 0;
+    node.config.compaction_bytes_per_second = 8 << 10;
+    (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+    let engine = node.open();
+    for round in 0..3 {
+        put(&engine, "main", 0..20, round).await;
+        engine.checkpoint(&name("main")).await.unwrap();
+    }
+    let name = name("main");
+    let (merged, deleted) = tokio::join!(engine.compact(&name), engine.delete(&name));
+    deleted.unwrap();
+    assert!(merged.is_ok() || merged.is_err_and(|error| error.kind() == Kind::NotFound));
+    assert_eq!(node.objects(), [""; 0]);
 }

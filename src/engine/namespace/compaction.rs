@@ -153,12 +153,19 @@ impl Namespace {
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
     async fn replace(self: &Arc<Self>, inputs: Vec<Part>, part: Option<Part>, horizon: Hlc) -> Result<()> {
-        self.check_alive()?;
         let mut head = self.head.lock().await;
+        // What nobody is going to name goes at once.
+        let give_up = |part: Option<Part>| {
+            part.into_iter().try_for_each(|part| self.context.tier.remove(&part.reference.key)).map(drop)
+        };
+        if let Err(error) = self.check_alive() {
+            give_up(part)?;
+            return Err(error);
+        }
         let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
         let present = |reference: &&SegmentRef| ids.contains(&reference.segment_id);
         if head.manifest.segments.iter().filter(present).count() != ids.len() {
-            return Ok(());
+            return give_up(part);
         }
         let next = tokio::task::block_in_place(|| -> Result<_> {
             let mut part = part;
