@@ -248,6 +248,26 @@ fn a_missing_log_is_reported_by_the_records_that_are_gone() {
     assert!(error.message().ends_with("the file before it is missing"), "{error}");
 }
 
+#[test]
+fn what_a_failed_creation_left_is_in_nobodys_way_once_its_number_is_flushed() {
+    runtime().block_on(async {
+        let mut run = Run::new(9);
+        let disk: Arc<dyn Disk> = Arc::new(run.disk.mounted());
+        // It is there, and who wanted it was told that it is not.
+        drop(Journal::create(disk.clone(), paths(), WRITER, run.next_seq, None, &run.random).unwrap());
+        run.commit().await.unwrap();
+        let sealed = run.journal.take().unwrap().seal().unwrap();
+        let flushed = sealed.next_seq;
+        run.last = Some(sealed);
+        run.commit().await.unwrap();
+        run.journal = None;
+        let recovered = recover(&*disk, &paths(), WRITER, flushed, None).unwrap();
+        assert_eq!(recovered.next_seq, run.next_seq);
+        assert_eq!(recovered.frames.first().unwrap().first_seq, flushed);
+        assert_eq!(disk.list(&paths().open).unwrap(), []);
+    });
+}
+
 fn overwrite(disk: &MemoryDisk, path: &Path, bytes: &[u8]) {
     disk.remove(path).unwrap();
     disk.create(path).unwrap().write(bytes).unwrap();

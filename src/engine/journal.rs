@@ -267,7 +267,7 @@ pub fn first_seq_of(name: &str) -> Option<u64> {
 }
 
 /// Whether all records of the sealed log `name` come before `replay_from`: a flush seals the log before it sets that number, so
-/// it lies between two logs.
+/// it lies between two logs. An open one of that kind was never written to.
 fn is_over(name: &str, replay_from: u64) -> bool {
     first_seq_of(name).is_some_and(|first| first < replay_from)
 }
@@ -293,8 +293,9 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
             if !is_open && is_over(name, replay_from) {
                 continue;
             }
-            if is_open && found.iter().any(|log| log.name == name) {
-                // It was sealed, and its old name came back with a power cut.
+            if is_open && (is_over(name, replay_from) || found.iter().any(|log| log.name == name)) {
+                // Its creation failed, so nothing was acknowledged in it; or it was sealed, and its old name came back with a
+                // power cut.
                 disk.remove(&path).context(|| format!("remove {}", path.display()))?;
                 continue;
             }

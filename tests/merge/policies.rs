@@ -336,6 +336,14 @@ async fn what_cannot_be_merged_is_refused_and_nothing_changes() {
     put(&engine, "other", 0..3, 9).await;
     write(&engine, "words", json!({"upsert_rows": [{"id": "a", "n": 1}]})).await;
     write(&engine, "texts", json!({"upsert_rows": [{"id": 1, "n": "one"}]})).await;
+    for (namespace, vector, metric) in [
+        ("short", json!([1.0, 2.0]), "cosine_distance"),
+        ("long", json!([1.0, 2.0, 3.0]), "cosine_distance"),
+        ("squared", json!([1.0, 2.0]), "euclidean_squared"),
+    ] {
+        let rows = json!([{"id": 1, "vector": vector}]);
+        write(&engine, namespace, json!({"upsert_rows": rows, "distance_metric": metric})).await;
+    }
     let before = all(&engine, "main");
     let error = |policy, allow_unrelated, from: &'static str, into: &'static str| {
         let engine = engine.clone();
@@ -350,6 +358,8 @@ async fn what_cannot_be_merged_is_refused_and_nothing_changes() {
     assert_eq!(error(Policy::Fields, true, "other", "main").await.code(), "unrelated");
     assert_eq!(error(Policy::Lww, true, "words", "main").await.attribute(), Some("id"));
     assert_eq!(error(Policy::Lww, true, "texts", "main").await.attribute(), Some("n"));
+    assert_eq!(error(Policy::Lww, true, "short", "long").await.attribute(), Some("vector"));
+    assert!(error(Policy::Lww, true, "squared", "short").await.message().contains("euclidean_squared"));
     assert_eq!(error(Policy::Lww, true, "nobody", "main").await.kind(), shoal::error::Kind::NotFound);
     put(&engine, "child", [1], 5).await;
     engine.update_metadata(&name("main"), Some(true), None).await.unwrap();
