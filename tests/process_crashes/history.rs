@@ -3,7 +3,8 @@
 //! Each client has ids of its own in a namespace that all share, and a namespace of its own which it also drops. So its
 //! history is sequential, and at most the write that was under way is in doubt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 use shoal::platform::random::{Random, SeededRandom};
@@ -14,6 +15,8 @@ pub type Documents = BTreeMap<u64, Json>;
 
 /// Ids of a client: from its number times this.
 const IDS: u64 = 1_000;
+/// How many acknowledgements back one may be doubted.
+const REMEMBERED: usize = 256;
 
 /// What one client sees of its documents. An empty namespace is as good as none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,12 +50,14 @@ pub struct Actor {
     /// Every state that may be found.
     pub possible: Vec<State>,
     pub acknowledged: u64,
+    /// What was possible before each of the last acknowledgements, and when that came.
+    before: VecDeque<(Instant, Vec<State>)>,
 }
 
 impl Actor {
     pub fn new(number: u64, seed: u64) -> Self {
         let random = SeededRandom::new(seed * 1_000 + number);
-        Actor { number, random, possible: vec![State::default()], acknowledged: 0 }
+        Actor { number, random, possible: vec![State::default()], acknowledged: 0, before: VecDeque::new() }
     }
 
     fn path(&self, place: Place) -> String {
@@ -125,7 +130,12 @@ impl Actor {
         match &answer {
             Ok((200, _)) => {
                 self.acknowledged += 1;
-                self.possible = after();
+                let after = after();
+                let before = std::mem::replace(&mut self.possible, after);
+                if self.before.len() == REMEMBERED {
+                    self.before.pop_front();
+                }
+                self.before.push_back((Instant::now(), before));
             }
             // A namespace that is not there, or without the attribute; only an upsert would make them.
             Ok((400 | 404, why)) => {
@@ -150,6 +160,15 @@ impl Actor {
         let mut shared = look(client, "shared");
         shared.retain(|id, _| id / IDS == self.number);
         State { shared, own: look(client, &format!("own-{}", self.number)) }
+    }
+
+    /// Acknowledgements since then came while the power was already going, and may be of nothing.
+    pub fn doubt(&mut self, since: Instant) {
+        for (at, before) in std::mem::take(&mut self.before) {
+            if at >= since {
+                self.possible.extend(before);
+            }
+        }
     }
 
     /// What is there is one of the states that may be; nothing else may be from then on.
