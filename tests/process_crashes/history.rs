@@ -3,7 +3,7 @@
 //! Each client has ids of its own in a namespace that all share, and a namespace of its own which it also drops. So its
 //! history is sequential, and at most the write that was under way is in doubt.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use serde_json::{Value as Json, json};
@@ -15,8 +15,6 @@ pub type Documents = BTreeMap<u64, Json>;
 
 /// Ids of a client: from its number times this.
 const IDS: u64 = 1_000;
-/// How many acknowledgements back one may be doubted.
-const REMEMBERED: usize = 256;
 
 /// What one client sees of its documents. An empty namespace is as good as none.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,14 +48,14 @@ pub struct Actor {
     /// Every state that may be found.
     pub possible: Vec<State>,
     pub acknowledged: u64,
-    /// What was possible before each of the last acknowledgements, and when that came.
-    before: VecDeque<(Instant, Vec<State>)>,
+    /// When the last change was acknowledged, and what was possible before it.
+    before: Option<(Instant, Vec<State>)>,
 }
 
 impl Actor {
     pub fn new(number: u64, seed: u64) -> Self {
         let random = SeededRandom::new(seed * 1_000 + number);
-        Actor { number, random, possible: vec![State::default()], acknowledged: 0, before: VecDeque::new() }
+        Actor { number, random, possible: vec![State::default()], acknowledged: 0, before: None }
     }
 
     fn path(&self, place: Place) -> String {
@@ -131,11 +129,9 @@ impl Actor {
             Ok((200, _)) => {
                 self.acknowledged += 1;
                 let after = after();
-                let before = std::mem::replace(&mut self.possible, after);
-                if self.before.len() == REMEMBERED {
-                    self.before.pop_front();
+                if after != self.possible {
+                    self.before = Some((Instant::now(), std::mem::replace(&mut self.possible, after)));
                 }
-                self.before.push_back((Instant::now(), before));
             }
             // A namespace that is not there, or without the attribute; only an upsert would make them.
             Ok((400 | 404, why)) => {
@@ -162,12 +158,12 @@ impl Actor {
         State { shared, own: look(client, &format!("own-{}", self.number)) }
     }
 
-    /// Acknowledgements since then came while the power was already going, and may be of nothing.
-    pub fn doubt(&mut self, since: Instant) {
-        for (at, before) in std::mem::take(&mut self.before) {
-            if at >= since {
-                self.possible.extend(before);
-            }
+    /// The power began to go then: the sync that was under way may have been called done and be lost, no other.
+    pub fn doubt_the_last_since(&mut self, began: Instant) {
+        if let Some((at, before)) = self.before.take()
+            && at >= began
+        {
+            self.possible.extend(before);
         }
     }
 

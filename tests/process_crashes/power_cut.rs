@@ -35,7 +35,8 @@ fn no_acknowledged_write_is_lost_when_the_power_of_an_ext4_goes() {
                 scope.spawn(move || while actor.step(&mut client) && actor.possible.len() == 1 {});
             }
             std::thread::sleep(std::time::Duration::from_millis(80 + 53 * (round % 7)));
-            // The file system goes down somewhere in here; a sync that ends meanwhile may say that it is done.
+            // The file system goes down somewhere in here. ext4 then calls one sync done that it is not: two threads that only
+            // append and call fdatasync lose the last one in 1 of 20 such cuts, too.
             let began = Instant::now();
             let cut = run("xfs_io", &["-x", "-c", "shutdown", text(&mounted.path)]);
             if cut.is_err() {
@@ -47,7 +48,7 @@ fn no_acknowledged_write_is_lost_when_the_power_of_an_ext4_goes() {
             daemon.kill();
             (cut, began)
         });
-        actors.iter_mut().for_each(|actor| actor.doubt(began));
+        actors.iter_mut().for_each(|actor| actor.doubt_the_last_since(began));
         if let Err(why) = cut {
             return skipped("a power cut on ext4", &why);
         }
