@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::http::{Client, Target};
-use super::{client_runtime, output};
+use super::output;
 use crate::engine::check::{Problem, Remedy, RepairReport, RepairRequest, Report, Scope};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
@@ -103,15 +103,15 @@ impl Check {
 
 impl Repair {
     pub(super) fn run(self) -> Result<()> {
-        let mut scope = Scope::parse(&self.scope)?;
         let bad = |text: &str| Error::invalid(format!("--drop-damaged {text:?}: expected org/project/name"));
         let drop_damaged =
             self.drop_damaged.as_deref().map(|text| parse_name(text).ok_or_else(|| bad(text))).transpose()?;
-        if let Some(name) = &drop_damaged
-            && self.scope == "store"
-        {
-            scope = Scope::Namespace(name.clone());
-        }
+        // What is given up belongs to one namespace: the others are left alone unless they are named.
+        let scope_text = match &drop_damaged {
+            Some(name) if self.scope == "store" => name.to_string(),
+            _ => self.scope,
+        };
+        let scope = Scope::parse(&scope_text)?;
         let report: RepairReport = match &self.data_dir {
             Some(dir) => {
                 let engine = open(dir)?;
@@ -120,9 +120,8 @@ impl Repair {
                 report?
             }
             None => {
-                let scope = drop_damaged.as_ref().filter(|_| self.scope == "store").map(ToString::to_string);
                 let body = json!({
-                    "scope": scope.unwrap_or(self.scope),
+                    "scope": scope_text,
                     "dry_run": !self.yes,
                     "drop_damaged": drop_damaged.map(|name| name.to_string()),
                 });
@@ -171,8 +170,8 @@ fn line(problem: &Problem) -> String {
 
 /// Has the daemon do it.
 fn ask<T: DeserializeOwned>(target: &Target, path: &str, body: &Value) -> Result<T> {
-    let answer = client_runtime()?
-        .block_on(async { Client::new(target)?.json(Method::POST, path, body.to_string().into(), None).await })?;
+    let answer =
+        super::block_on(async { Client::new(target)?.json(Method::POST, path, body.to_string().into(), None).await })?;
     serde_json::from_value(answer).map_err(|error| {
         Error::invalid(format!("the daemon's report is of another version: {error}"))
             .with_hint("use the `shoal` that the daemon runs")
@@ -186,7 +185,7 @@ fn close(engine: &Engine) {
     }
 }
 
-fn json_of<T: serde::Serialize>(report: &T) -> Result<serde_json::Value> {
+fn json_of<T: serde::Serialize>(report: &T) -> Result<Value> {
     serde_json::to_value(report).map_err(|e| Error::internal(format!("print the report: {e}")))
 }
 

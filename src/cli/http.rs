@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::model::ids::Project;
+use crate::model::ids::{Project, reason};
 
 /// How often a write is sent before the client gives up.
 const WRITE_ATTEMPTS_MAX: u32 = 6;
@@ -40,7 +40,7 @@ pub struct Target {
 pub fn namespace(name: &str) -> std::result::Result<String, String> {
     match Project::default_project().namespace(name) {
         Ok(_) => Ok(name.to_owned()),
-        Err(error) => Err(error.message().trim_start_matches("Invalid URL: ").to_owned()),
+        Err(error) => Err(reason(&error).to_owned()),
     }
 }
 

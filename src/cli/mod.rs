@@ -98,22 +98,22 @@ pub fn run() -> ExitCode {
         Command::Repair(command) => command.run(),
         Command::Inspect(command) => command.run(),
         Command::Config(command) => command.run(),
-        Command::Import(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Export(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Copy(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Import(command) => block_on(command.run()),
+        Command::Export(command) => block_on(command.run()),
+        Command::Copy(command) => block_on(command.run()),
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),
-        Command::Query(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Status(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Merge(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Diff(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Conflicts(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Branch(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Branches(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::History(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Tag(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Revert(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
-        Command::Undelete(command) => client_runtime().and_then(|runtime| runtime.block_on(command.run())),
+        Command::Query(command) => block_on(command.run()),
+        Command::Status(command) => block_on(command.run()),
+        Command::Merge(command) => block_on(command.run()),
+        Command::Diff(command) => block_on(command.run()),
+        Command::Conflicts(command) => block_on(command.run()),
+        Command::Branch(command) => block_on(command.run()),
+        Command::Branches(command) => block_on(command.run()),
+        Command::History(command) => block_on(command.run()),
+        Command::Tag(command) => block_on(command.run()),
+        Command::Revert(command) => block_on(command.run()),
+        Command::Undelete(command) => block_on(command.run()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -130,6 +130,11 @@ pub fn run() -> ExitCode {
 /// A runtime for commands that work on a data directory themselves.
 fn engine_runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context(|| "start the runtime")
+}
+
+/// Carries out what asks a daemon.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    client_runtime()?.block_on(work)
 }
 
 fn client_runtime() -> Result<tokio::runtime::Runtime> {

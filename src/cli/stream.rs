@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::http::{Client, Target, away, refusal};
 use crate::api::stream::{Outgoing, Pieces};
 use crate::error::{Context, Error, Result};
-use crate::model::ids::{NamespaceName, Project};
+use crate::model::ids::{NamespaceName, Project, reason};
 
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -130,13 +130,7 @@ impl Drop for NewFile {
 
 /// A namespace as commands take it: `name` in the default project, or `org/project/name`.
 pub(super) fn namespace(text: &str) -> Result<NamespaceName> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let found = match parts.as_slice() {
-        [name] => Project::default_project().namespace(name),
-        [org, project, name] => Project::new(org, project).and_then(|project| project.namespace(name)),
-        _ => Err(Error::invalid(format!("namespace {text:?}: expected name or org/project/name"))),
-    };
-    found.map_err(|error| Error::invalid(error.message().trim_start_matches("Invalid URL: ").to_owned()))
+    Project::default_project().find(text).map_err(|error| Error::invalid(reason(&error)))
 }
 
 /// A value in a URL's query.

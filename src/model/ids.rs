@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 pub const STRING_ID_BYTES_MAX: usize = 64;
 /// The longest component of a namespace's name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// What errors about names begin with; most names are parts of URLs.
+const IN_URL: &str = "Invalid URL: ";
 
 /// A document's identity. Within a namespace all ids are of one [`IdType`], so the order derived here is the order of
 /// results: integers numerically, UUIDs and strings bytewise.
@@ -184,6 +186,21 @@ impl Project {
         check_component("Namespace", name)?;
         Ok(NamespaceName { project: self.clone(), name: name.into() })
     }
+
+    /// A namespace by `name`, which is then in this project, or by `org/project/name`.
+    pub fn find(&self, text: &str) -> Result<NamespaceName> {
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [name] => self.namespace(name),
+            [org, project, name] => Project::new(org, project)?.namespace(name),
+            _ => Err(Error::invalid(format!("expected name or org/project/name, got {text:?}"))),
+        }
+    }
+}
+
+/// What is wrong with a name that was given elsewhere than in a URL.
+pub fn reason(error: &Error) -> &str {
+    error.message().trim_start_matches(IN_URL)
 }
 
 impl fmt::Display for Project {
@@ -201,20 +218,16 @@ impl fmt::Display for NamespaceName {
 /// 1 to 128 of `A-Za-z0-9-_.`, not starting with `_`, `.` or `-`, without `..`: safe as a path component everywhere.
 fn check_component(what: &str, text: &str) -> Result<()> {
     if text.is_empty() {
-        return Err(Error::invalid(format!("Invalid URL: {what} is empty")));
+        return Err(Error::invalid(format!("{IN_URL}{what} is empty")));
     }
     if text.len() > NAME_BYTES_MAX {
-        return Err(Error::invalid(format!("Invalid URL: {what} too long, max {NAME_BYTES_MAX}")));
+        return Err(Error::invalid(format!("{IN_URL}{what} too long, max {NAME_BYTES_MAX}")));
     }
     if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
-        return Err(Error::invalid(format!(
-            "Invalid URL: {what} contains invalid characters, must be [A-Za-z0-9-_.]"
-        )));
+        return Err(Error::invalid(format!("{IN_URL}{what} contains invalid characters, must be [A-Za-z0-9-_.]")));
     }
     if text.starts_with(['_', '.', '-']) || text.contains("..") {
-        return Err(Error::invalid(format!(
-            "Invalid URL: {what} must not start with '_', '.' or '-', nor contain '..'"
-        )));
+        return Err(Error::invalid(format!("{IN_URL}{what} must not start with '_', '.' or '-', nor contain '..'")));
     }
     Ok(())
 }

@@ -2,11 +2,10 @@
 
 use serde_json::json;
 
-use super::namespaces::refuse_unknown;
 use super::{Call, beside, json};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
-use crate::api::wire::shape::{boolean, map, string, take, wrong};
+use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, wrong};
 use crate::engine::check::{LEVEL_MAX, RepairRequest, Scope};
 use crate::error::{Error, Result};
 

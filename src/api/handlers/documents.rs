@@ -12,13 +12,12 @@ use crate::api::error::{body_of, status_of};
 use crate::api::request::if_match_refused;
 use crate::api::wire::answers::{QueryAnswer, recall_json};
 use crate::api::wire::query::{parse_query, parse_recall};
-use crate::api::wire::response::{millis, write_json};
+use crate::api::wire::response::{millis, time, write_json};
 use crate::api::wire::shape;
 use crate::api::wire::write::{WriteBody, parse_write_bytes};
 use crate::engine;
 use crate::error::{Error, Result};
-use crate::model::datetime;
-use crate::model::ids::NamespaceName;
+use crate::model::ids::{NamespaceName, reason};
 use crate::model::write::Idempotency;
 
 /// The longest `Idempotency-Key`, in bytes.
@@ -81,10 +80,7 @@ fn idempotency(head: &Parts, body: &[u8]) -> Result<Option<Idempotency>> {
 
 /// The namespace that a copy's or branch's body names; it is in the same project.
 fn source_of(name: &NamespaceName, field: &str, source: &str) -> Result<NamespaceName> {
-    name.project.namespace(source).map_err(|error| {
-        let reason = error.message().trim_start_matches("Invalid URL: ").to_owned();
-        Error::invalid(format!("{field}: {reason}"))
-    })
+    name.project.namespace(source).map_err(|error| Error::invalid(format!("{field}: {}", reason(&error))))
 }
 
 pub(super) fn copy_json(documents: u64, micros: Option<u64>) -> Json {
@@ -111,7 +107,6 @@ pub fn start_copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Resu
 
 pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<Answer> {
     let status = call.server.engine.poll_copy(name, token)?;
-    let time = |ms: u64| datetime::format(i64::try_from(ms).unwrap_or(i64::MAX));
     let Some((ended_ms, result)) = status.finished else {
         let mut running = json!({"status": "running", "start_time": time(status.started_ms)});
         if let Some((documents, of)) = status.progress {

@@ -6,15 +6,11 @@ use super::{Call, beside, json};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::wire::as_of::{parse_as_of, parse_ttl};
-use crate::api::wire::shape::{map, string, take, wrong};
+use crate::api::wire::response::{millis, time};
+use crate::api::wire::shape::{map, refuse_unknown, string, take, wrong};
 use crate::engine::lineage::{BranchRequest, Tag};
 use crate::error::{Error, Result};
-use crate::model::datetime;
 use crate::model::ids::{NamespaceName, Nsid, Project};
-
-fn time(ms: u64) -> String {
-    datetime::format(i64::try_from(ms).unwrap_or(i64::MAX))
-}
 
 pub async fn branch(
     call: Call<'_>,
@@ -28,7 +24,7 @@ pub async fn branch(
         "message": "namespace branch successful",
         "rows_affected": 0,
         "billing": {"billable_logical_bytes_written": 0},
-        "performance": {"server_total_ms": crate::api::wire::response::millis(call.micros())},
+        "performance": {"server_total_ms": millis(call.micros())},
     })))
 }
 
@@ -76,9 +72,7 @@ pub fn tag(call: Call<'_>, name: &NamespaceName, tag: &str) -> Result<Answer> {
 pub async fn put_tag(call: Call<'_>, name: &NamespaceName, tag: &str, body: &Received) -> Result<Answer> {
     let mut fields = map("", json(body, true)?, "struct TagRequest")?;
     let as_of = take(&mut fields, "as_of").map(|json| parse_as_of("as_of", json)).transpose()?;
-    if let Some(field) = fields.keys().next() {
-        return Err(wrong("", format!("unknown field `{field}`, expected `as_of`")));
-    }
+    refuse_unknown(&fields, "`as_of`")?;
     let tag = call.server.engine.tag(name, tag, as_of.as_ref()).await?;
     Ok(Answer::ok(&tag_json(&tag)))
 }

@@ -13,12 +13,11 @@ use crate::api::body::Received;
 use crate::api::door::check_scope;
 use crate::api::router::Merging;
 use crate::api::wire::as_of::parse_as_of;
-use crate::api::wire::response::{id_json, millis, write_json};
-use crate::api::wire::shape::{boolean, map, string, take, wrong};
+use crate::api::wire::response::{id_json, millis, time, write_json};
+use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, wrong};
 use crate::engine::merge::decide::Policy;
 use crate::engine::merge::{LostState, MergeRequest};
 use crate::error::{Error, Result};
-use crate::model::datetime;
 use crate::model::ids::NamespaceName;
 use crate::model::value_render::document_json;
 
@@ -43,7 +42,7 @@ async fn diff(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
     let against = named(name, "against", &string("against", against)?)?;
     let mut state = |field: &str| take(&mut fields, field).map(|json| parse_as_of(field, json)).transpose();
     let (as_of, against_as_of) = (state("as_of")?, state("against_as_of")?);
-    refuse_unknown(fields.keys().next(), "`against`, `as_of`, `against_as_of`")?;
+    refuse_unknown(&fields, "`against`, `as_of`, `against_as_of`")?;
     check_scope(call.head, &call.server.config, Scope::Read, &against.project)?;
     let turn = call.server.gates.turn(name).await?;
     let diff = call.server.engine.diff((&against, against_as_of.as_ref()), (name, as_of.as_ref())).await?;
@@ -73,7 +72,7 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
         allow_unrelated: flag("allow_unrelated")?,
         as_of: take(&mut fields, "as_of").map(|json| parse_as_of("as_of", json)).transpose()?,
     };
-    refuse_unknown(fields.keys().next(), "`source`, `policy`, `dry_run`, `allow_unrelated`, `as_of`")?;
+    refuse_unknown(&fields, "`source`, `policy`, `dry_run`, `allow_unrelated`, `as_of`")?;
     check_scope(call.head, &call.server.config, Scope::Read, &source.project)?;
     let report = call.server.engine.merge(&source, name, request).await?;
     let mut answer = report.to_json();
@@ -112,7 +111,7 @@ fn lost_json(lost: &LostState) -> Json {
         "lost": if lost.was_ours { "ours" } else { "theirs" },
         "source": lost.source,
         "policy": lost.policy,
-        "merged_at": datetime::format(i64::try_from(lost.at_ms).unwrap_or(i64::MAX)),
+        "merged_at": time(lost.at_ms),
         "row": lost.fields,
     });
     if !lost.attributes.is_empty() {
@@ -124,7 +123,7 @@ fn lost_json(lost: &LostState) -> Json {
 async fn replay(call: Call<'_>, name: &NamespaceName, token: &str, body: &Received) -> Result<Answer> {
     let mut fields = map("", json(body, true)?, "struct ReplayRequest")?;
     let id = take(&mut fields, "id");
-    refuse_unknown(fields.keys().next(), "`id`")?;
+    refuse_unknown(&fields, "`id`")?;
     let outcome = call.server.engine.replay(name, parse_token(token)?, id).await?;
     Ok(Answer::ok(&write_json(&outcome, call.micros())).with_etag(&outcome.etag))
 }
@@ -133,11 +132,4 @@ fn parse_token(text: &str) -> Result<Uuid> {
     text.parse().map_err(|_| {
         Error::invalid(format!("conflict {text:?}: expected a token as the list of conflicts has it, a UUID"))
     })
-}
-
-fn refuse_unknown(field: Option<&String>, expected: &str) -> Result<()> {
-    match field {
-        None => Ok(()),
-        Some(field) => Err(wrong("", format!("unknown field `{field}`, expected one of {expected}"))),
-    }
 }

@@ -42,6 +42,7 @@ impl Call<'_> {
 
 /// Carries a request out.
 pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> Result<Answer> {
+    let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
     let (name, operation) = match route {
         Route::Live => return Ok(node::live()),
         Route::Ready => return node::ready(call),
@@ -50,16 +51,10 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::List(project) => return node::list(call, &project),
         Route::Tree(project) => return lineage::tree(call, &project),
         Route::Deleted(project) => return lineage::deleted(call, &project),
-        Route::Check | Route::Repair => {
-            let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
-            return match route {
-                Route::Check => check::check(call, &body),
-                _ => check::repair(call, &body),
-            };
-        }
+        Route::Check => return check::check(call, &body),
+        Route::Repair => return check::repair(call, &body),
         Route::Namespace(name, operation) => (name, operation),
     };
-    let body = body.unwrap_or_else(|| Received { bytes: Vec::new(), share: call.server.gates.share() });
     match operation {
         Operation::Write => documents::write(call, &name, body).await,
         Operation::StartCopy => documents::start_copy(call, &name, &body),

@@ -3,31 +3,22 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use super::{Call, beside, json};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::wire::as_of::parse_ttl;
-use crate::api::wire::response::id_json;
-use crate::api::wire::shape::{boolean, map, string, take, unsigned, variant, wrong};
+use crate::api::wire::response::{id_json, time};
+use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, unsigned, variant, wrong};
 use crate::api::wire::write::{METRICS, parse_schema};
 use crate::engine::{CreateRequest, Metadata};
 use crate::error::{Error, Result};
-use crate::model::datetime;
 use crate::model::ids::NamespaceName;
 use crate::model::schema_render;
 
 fn done(message: &str) -> Answer {
     Answer::ok(&json!({"status": "OK", "message": message}))
-}
-
-/// What a body has that nobody asked for. Ours are strict: a misspelt field must not be taken for done.
-pub(super) fn refuse_unknown(body: &Map<String, Json>, expected: &str) -> Result<()> {
-    match body.keys().next() {
-        None => Ok(()),
-        Some(field) => Err(wrong("", format!("unknown field `{field}`, expected one of {expected}"))),
-    }
 }
 
 pub async fn create(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
@@ -56,7 +47,6 @@ pub fn metadata(call: Call<'_>, name: &NamespaceName, first_version: bool) -> Re
 
 /// Exactly the contract's fields: SDKs compare the whole answer.
 fn metadata_json(metadata: &Metadata, first_version: bool) -> Json {
-    let time = |ms: u64| datetime::format(i64::try_from(ms).unwrap_or(i64::MAX));
     let encryption = if first_version { json!({"sse": true, "mode": "default"}) } else { json!({"mode": "default"}) };
     let index = if metadata.unindexed_bytes == 0 && metadata.unindexed_rows == 0 {
         json!({"status": "up-to-date"})

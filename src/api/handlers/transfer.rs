@@ -13,7 +13,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::documents::copy_json;
-use super::namespaces::refuse_unknown;
 use super::{Call, json as body_json};
 use crate::api::answer::Answer;
 use crate::api::auth::Scope;
@@ -22,9 +21,9 @@ use crate::api::door::{check_scope, only};
 use crate::api::router::{Transfer, decode};
 use crate::api::server::TRANSFERS_MAX;
 use crate::api::wire::as_of::parse_as_of_text;
-use crate::api::wire::shape::{boolean, map, string, take, wrong};
+use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, wrong};
 use crate::error::{Error, Result};
-use crate::model::ids::{NamespaceName, Project};
+use crate::model::ids::{NamespaceName, reason};
 use crate::snapshot::export::export;
 use crate::snapshot::import::import;
 use crate::snapshot::restore::restore;
@@ -129,13 +128,7 @@ async fn copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
 
 /// A namespace beside this one: `name`, or `org/project/name`.
 pub(super) fn named(beside: &NamespaceName, what: &str, text: &str) -> Result<NamespaceName> {
-    let parts: Vec<&str> = text.split('/').collect();
-    let found = match parts.as_slice() {
-        [name] => beside.project.namespace(name),
-        [org, project, name] => Project::new(org, project).and_then(|project| project.namespace(name)),
-        _ => Err(Error::invalid(format!("expected name or org/project/name, got {text:?}"))),
-    };
-    found.map_err(|error| Error::invalid(format!("{what}: {}", error.message().trim_start_matches("Invalid URL: "))))
+    beside.project.find(text).map_err(|error| Error::invalid(format!("{what}: {}", reason(&error))))
 }
 
 /// Carries out what comes with a body of any length: it goes to the disk as it arrives.

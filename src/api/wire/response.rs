@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::model::datetime;
 use crate::model::query::{Number, QueryStats};
 pub use crate::model::value_render::{f32_json, id_json};
 use crate::model::write::WriteOutcome;
@@ -13,6 +14,11 @@ pub fn number_json(number: Number) -> Json {
         Number::Uint(n) => n.into(),
         Number::Float(x) => x.into(),
     }
+}
+
+/// An instant, from milliseconds since 1970.
+pub fn time(ms: u64) -> String {
+    datetime::format(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 /// Whole milliseconds, rounded up, at least 1.

@@ -109,3 +109,11 @@ pub fn variant<T: Copy>(path: &str, json: &Json, variants: &[(&str, T)]) -> Resu
 pub fn take(map: &mut Map<String, Json>, key: &str) -> Option<Json> {
     map.remove(key).filter(|json| !json.is_null())
 }
+
+/// Refuses what is left of a body. Ours are strict: a misspelt field must not be taken for done.
+pub fn refuse_unknown(rest: &Map<String, Json>, expected: &str) -> Result<()> {
+    match rest.keys().next() {
+        None => Ok(()),
+        Some(field) => Err(wrong("", format!("unknown field `{field}`, expected one of {expected}"))),
+    }
+}
