@@ -215,7 +215,12 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
     if operations.is_empty() || gone {
         return Err(unknown());
     }
-    pick(method, path, operations).map(|operation| Route::Namespace(name, operation))
+    let operation = pick(method, path, operations)?;
+    if path.ends_with('/') && operation == Operation::Merging(Merging::Acknowledge(None)) {
+        // A token was left out; letting go of everything must be meant.
+        return Err(unknown());
+    }
+    Ok(Route::Namespace(name, operation))
 }
 
 /// The methods of a path below a namespace, and what each does; none when there is no such path.
@@ -339,6 +344,13 @@ mod tests {
         assert!(refusal("GET", &format!("/v2/namespaces/{long}/metadata")).1.contains("too long, max 128"));
         assert!(refusal("GET", "/..%2f/b/v2/namespaces/a/metadata").1.contains("organisation"));
         assert!(refusal("GET", "/v2/namespaces/a b/metadata").1.contains("contains invalid characters"));
+    }
+
+    #[test]
+    fn a_token_that_was_left_out_does_not_stand_for_all_conflicts() {
+        assert_eq!(refusal("DELETE", "/v1/namespaces/docs/conflicts/").0, 404);
+        assert!(route("DELETE", "/v1/namespaces/docs/conflicts").is_ok());
+        assert!(route("GET", "/v1/namespaces/docs/conflicts/").is_ok());
     }
 
     #[test]
