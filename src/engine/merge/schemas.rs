@@ -1,5 +1,7 @@
 //! The schema of a namespace after a merge: its own, and what the other has beside it.
 
+use std::collections::BTreeSet;
+
 use crate::error::{Error, Result};
 use crate::model::schema::{COLUMNS_MAX, Schema, VECTOR_COLUMNS_MAX};
 
@@ -39,6 +41,12 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
             None => joined.columns.push(column.clone()),
         }
     }
+    // What an attribute of theirs is derived from may have been dropped here, or be derived itself: then nobody may rely on it.
+    let sources: BTreeSet<String> =
+        joined.columns.iter().filter(|c| c.derived_from.is_none()).map(|c| c.name.clone()).collect();
+    for column in &mut joined.columns {
+        column.derived_from.take_if(|source| !sources.contains(source));
+    }
     let vectors = joined.columns.iter().filter(|column| column.kind.is_vector()).count();
     if joined.columns.len() > COLUMNS_MAX || vectors > VECTOR_COLUMNS_MAX {
         return Err(Error::invalid(format!(
@@ -61,8 +69,10 @@ fn clash(name: &str, what: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::join;
+    use crate::engine::write::apply_schema_update;
     use crate::model::ids::IdType;
     use crate::model::schema::{AttributeType, Column, Element, Metric, Schema};
+    use crate::model::write::SchemaUpdate;
 
     fn with(columns: Vec<Column>) -> Schema {
         Schema { columns, ..Schema::default() }
@@ -92,6 +102,24 @@ mod tests {
         assert!(join(&ids(IdType::Uint), &ids(IdType::Uuid)).is_err());
         let metric = |metric| Schema { metric: Some(metric), ..Schema::default() };
         assert!(join(&metric(Metric::CosineDistance), &metric(Metric::DotProduct)).is_err());
+    }
+
+    #[test]
+    fn what_is_derived_from_an_attribute_that_does_not_come_along_is_derived_from_nothing() {
+        let derived =
+            |from: &str| Column { derived_from: Some(from.into()), ..Column::new("v", AttributeType::Int, 0) };
+        let text = || Column::new("text", AttributeType::String, 0);
+        let theirs = with(vec![text(), derived("text")]);
+        let dropped = Schema { dropped: vec![("text".into(), 1)], ..Schema::default() };
+        let made = Column { derived_from: Some("title".into()), ..text() };
+        let changed = with(vec![Column::new("title", AttributeType::String, 0), made]);
+        for (ours, expected) in [(dropped, None), (changed, None), (with(vec![text()]), Some("text"))] {
+            let (joined, _) = join(&theirs, &ours).unwrap();
+            assert_eq!(joined.column("v").unwrap().derived_from.as_deref(), expected);
+            // It is a schema that updates go on from.
+            let update = SchemaUpdate { attributes: [("new".to_owned(), "string".into())].into() };
+            apply_schema_update(&joined, &update, true).unwrap();
+        }
     }
 
     #[test]
