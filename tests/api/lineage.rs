@@ -88,6 +88,20 @@ fn queries_ask_for_past_states_by_generation_tag_and_time() {
 }
 
 #[test]
+fn a_misspelt_field_is_refused_before_anything_is_done() {
+    let daemon = Daemon::start();
+    daemon.write("main", &json!({"upsert_rows": [{"id": 1}]}));
+    assert_eq!(put(&daemon, "/v1/namespaces/main/ttl", &json!({"ttl": "1h", "as_of": 0})).status, 422);
+    assert_eq!(daemon.get("/v1/namespaces/main/status").json()["expires_ms"], Value::Null);
+    let revert = daemon.post("/v1/namespaces/main/revert", &json!({"as_of": 0, "dry_run": true}));
+    assert_eq!((revert.status, ids(&daemon.post(ROWS, &all()).json())), (422, vec![1]));
+    assert_eq!(daemon.send("DELETE", "/v2/namespaces/main", &[], b"").status, 200);
+    let other = "0198d3c0-0000-7000-8000-000000000001";
+    assert_eq!(daemon.post("/v1/namespaces/main/undelete", &json!({"nsld": other})).status, 422);
+    assert_eq!(daemon.post(ROWS, &all()).status, 404);
+}
+
+#[test]
 fn a_deleted_namespace_is_listed_and_comes_back() {
     let daemon = Daemon::start();
     daemon.write("main", &json!({"upsert_rows": [{"id": 1}, {"id": 2}]}));

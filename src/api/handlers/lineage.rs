@@ -86,6 +86,7 @@ pub async fn delete_tag(call: Call<'_>, name: &NamespaceName, tag: &str) -> Resu
 pub async fn put_ttl(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
     let mut fields = map("", json(body, false)?, "struct TtlRequest")?;
     let ttl = fields.remove("ttl").ok_or_else(|| wrong("", "missing field `ttl`"))?;
+    refuse_unknown(&fields, "`ttl`")?;
     let ttl_ms = if ttl.is_null() { None } else { Some(parse_ttl("ttl", &ttl)?) };
     let expires_ms = call.server.engine.set_ttl(name, ttl_ms).await?;
     Ok(Answer::ok(&json!({"status": "OK", "expires_at": expires_ms.map(time)})))
@@ -115,6 +116,7 @@ pub async fn undelete(call: Call<'_>, name: &NamespaceName, body: &Received) -> 
             Some(nsid.map_err(|_| Error::invalid(format!("nsid: expected a UUID, got {text:?}")))?)
         }
     };
+    refuse_unknown(&fields, "`nsid`")?;
     call.server.engine.undelete(name, nsid).await?;
     Ok(Answer::ok(&json!({"status": "OK", "message": "namespace is back"})))
 }
@@ -123,6 +125,7 @@ pub async fn undelete(call: Call<'_>, name: &NamespaceName, body: &Received) -> 
 pub async fn revert(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
     let mut fields = map("", json(body, false)?, "struct RevertRequest")?;
     let as_of = take(&mut fields, "as_of").ok_or_else(|| wrong("", "missing field `as_of`"))?;
+    refuse_unknown(&fields, "`as_of`")?;
     let done = call.server.engine.revert(name, &parse_as_of("as_of", as_of)?).await?;
     Ok(Answer::ok(&json!({"status": "OK", "documents_written": done.written, "documents_deleted": done.deleted})))
 }
