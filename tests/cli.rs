@@ -121,6 +121,34 @@ fn a_name_that_a_url_could_take_for_something_else_is_refused_at_once() {
 }
 
 #[test]
+fn every_command_refuses_such_names_and_spells_tags_out() {
+    let (url, requests) = server(0);
+    let name = "docs?x";
+    for arguments in [
+        &["branch", "docs", name][..],
+        &["copy", "docs", name],
+        &["export", name],
+        &["history", name],
+        &["tag", name, "v1"],
+        &["revert", name, "0"],
+        &["undelete", name],
+        &["merge", "docs", name],
+        &["diff", "docs", name],
+        &["conflicts", name],
+    ] {
+        let output = shoal().args(arguments).args(["--url", &url]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+    }
+    assert_eq!(requests.lock().unwrap().len(), 0);
+    for arguments in [&["tag", "docs", "v1?2", "--delete"][..], &["conflicts", "docs", "--ack", "?x"]] {
+        let output = shoal().args(arguments).args(["--url", &url]).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    }
+    let paths: Vec<String> = requests.lock().unwrap().iter().map(|(path, ..)| path.clone()).collect();
+    assert_eq!(paths, ["/v1/namespaces/docs/tags/v1%3F2", "/v1/namespaces/docs/conflicts/%3Fx"]);
+}
+
+#[test]
 fn a_refused_batch_is_sent_again_with_the_same_key_and_every_row_arrives() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.ndjson");

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::Result;
 
@@ -15,6 +15,7 @@ pub struct Branch {
     /// The namespace to branch from
     from: String,
     /// The branch's name
+    #[arg(value_parser = namespace)]
     to: String,
     /// A past state to begin with: a generation, a commit, a tag, or a time such as 2026-01-31T12:00:00Z
     #[arg(long, value_name = "STATE")]

@@ -9,7 +9,7 @@ use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::{Error, Result};
 
@@ -21,6 +21,7 @@ pub struct Copy {
     /// The namespace to copy; org/project/name for one of another project, with --deep
     source: String,
     /// The copy's name, which must be free
+    #[arg(value_parser = namespace)]
     copy: String,
     /// Share no object with the source: documents are copied
     #[arg(long)]

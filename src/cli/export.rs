@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::http::Target;
+use super::http::{Target, namespace};
 use super::stream::{NewFile, download, percent};
 use crate::error::Result;
 
 #[derive(Args)]
 pub struct Export {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// Where to, a file that appears when all is in it; standard output when not given
     #[arg(long)]

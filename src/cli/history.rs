@@ -5,13 +5,15 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::http::{Client, Target};
+use super::http::{Client, Target, namespace};
 use super::output;
+use super::stream::percent;
 use crate::error::Result;
 
 #[derive(Args)]
 pub struct History {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     #[command(flatten)]
     target: Target,
@@ -40,6 +42,7 @@ impl History {
 #[derive(Args)]
 pub struct Tag {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// The tag
     tag: String,
@@ -55,7 +58,7 @@ pub struct Tag {
 
 impl Tag {
     pub(super) async fn run(self) -> Result<()> {
-        let path = format!("/v1/namespaces/{}/tags/{}", self.namespace, self.tag);
+        let path = format!("/v1/namespaces/{}/tags/{}", self.namespace, percent(&self.tag));
         let mut client = Client::new(&self.target)?;
         if self.delete {
             client.json(Method::DELETE, &path, Bytes::new(), None).await?;
@@ -70,6 +73,7 @@ impl Tag {
 #[derive(Args)]
 pub struct Revert {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// The state to go back to: a generation, a commit, a tag, or a time such as 2026-01-31T12:00:00Z
     state: String,
@@ -90,6 +94,7 @@ impl Revert {
 #[derive(Args)]
 pub struct Undelete {
     /// The deleted namespace; without it, what can be had back is listed
+    #[arg(value_parser = namespace)]
     namespace: Option<String>,
     /// Which of several of that name; the one deleted last when not given
     #[arg(long, value_name = "UUID")]

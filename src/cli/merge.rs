@@ -6,9 +6,9 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::http::{Client, Target, refusal};
+use super::http::{Client, Target, namespace, refusal};
 use super::output;
-use super::stream::download_by;
+use super::stream::{download_by, percent};
 use crate::error::{Error, Kind, Result};
 
 #[derive(Args)]
@@ -16,6 +16,7 @@ pub struct Merge {
     /// The namespace whose changes are taken: NAME, or ORG/PROJECT/NAME
     source: String,
     /// The namespace that takes them
+    #[arg(value_parser = namespace)]
     into: String,
     /// What becomes of documents that both changed: fail, lww, fields, ours, theirs, keep-both
     #[arg(long, default_value = "fail")]
@@ -84,6 +85,7 @@ pub struct Diff {
     /// The old state: NAME, or ORG/PROJECT/NAME
     from: String,
     /// The new state
+    #[arg(value_parser = namespace)]
     to: String,
     /// A past state of the old one: generation, commit, tag or instant
     #[arg(long, value_name = "STATE")]
@@ -115,6 +117,7 @@ impl Diff {
 #[derive(Args)]
 pub struct Conflicts {
     /// The namespace
+    #[arg(value_parser = namespace)]
     namespace: String,
     /// Write a state that lost again, and acknowledge it
     #[arg(long, value_name = "TOKEN", conflicts_with = "ack")]
@@ -138,11 +141,12 @@ impl Conflicts {
             // An id that reads as a number is one.
             let id = self.id.map(|id| id.parse::<u64>().map_or_else(|_| Value::from(id), Value::from));
             let body = id.map_or(json!({}), |id| json!({ "id": id })).to_string();
-            let answer = client.json(Method::POST, &format!("{path}/{token}/replay"), body.into(), None).await?;
+            let answer =
+                client.json(Method::POST, &format!("{path}/{}/replay", percent(&token)), body.into(), None).await?;
             return output::print_json(&answer);
         }
         if let Some(token) = self.ack {
-            let path = if token == "all" { path } else { format!("{path}/{token}") };
+            let path = if token == "all" { path } else { format!("{path}/{}", percent(&token)) };
             let answer = client.json(Method::DELETE, &path, Default::default(), None).await?;
             return output::print_pairs(&answer);
         }

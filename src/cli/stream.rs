@@ -133,7 +133,7 @@ pub(super) fn namespace(text: &str) -> Result<NamespaceName> {
     Project::default_project().find(text).map_err(|error| Error::invalid(reason(&error)))
 }
 
-/// A value in a URL's query.
+/// A value in a URL's path or query.
 pub(super) fn percent(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'/');
     let encode = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
