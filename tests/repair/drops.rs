@@ -39,6 +39,21 @@ async fn a_segment_is_given_up_by_name_only_and_its_documents_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_writes_nothing_and_gives_up_nothing_that_can_be_put_back() {
+    let whole = full(false).await;
+    for deletions in files(&whole).into_iter().filter(|file| file.extension().is_some_and(|end| end == "del")) {
+        let disk = copy(&whole);
+        damage(&disk, &deletions, Damage::Truncated);
+        let engine = open(&disk).unwrap();
+        let before = files(&disk);
+        let request = RepairRequest { scope: Scope::Store, dry_run: true, drop_damaged: Some(name("docs")) };
+        let done = engine.repair_in(&request).unwrap();
+        assert_eq!(files(&disk), before, "{}", deletions.display());
+        assert!(done.actions.iter().all(|action| !action.what.starts_with("give up")), "{done:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_whole_is_not_given_up() {
     let disk = full(false).await;
     let engine = open(&disk).unwrap();

@@ -8,7 +8,7 @@ use crate::engine::layout::numbered;
 use crate::engine::lineage::holdings::{generations, read_deleted, read_tags};
 use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::objects;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Result};
 use crate::format::manifest::{Manifest, decode_manifest};
 use crate::meta::ObjectFact;
 use crate::model::ids::{NamespaceName, Nsid};
@@ -148,9 +148,4 @@ fn broken_link(before: Option<&(Manifest, u32)>, manifest: &Manifest, nsid: Nsid
             parent.commit_id, parent.crc32c, expected.0, expected.1
         )
     })
-}
-
-/// The error of a file that is not what it should be, as damage.
-pub(super) fn damage(what: String) -> Error {
-    Error::corrupt(what)
 }

@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    fn is_recomputable(&self, head: &Manifest, key: &str) -> bool {
+    pub(super) fn is_recomputable(&self, head: &Manifest, key: &str) -> bool {
         deletions_of(head, key)
             .is_some_and(|(segment, object)| restore::dead_rows(&self.context, head, segment, object).is_some())
     }

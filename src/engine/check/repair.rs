@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::objects::deletions_of;
 use super::{DELETED, Problem, Remedy, Report, Scope, restore};
 use crate::engine::catalog::put;
+use crate::engine::layout::deletions_key;
 use crate::engine::namespace::head::{Head, objects};
 use crate::engine::{Engine, Slot};
 use crate::error::{Context as _, Error, Result};
+use crate::format::deletions;
 use crate::format::manifest::{DeletionsRef, Manifest};
 use crate::format::names::parse_name;
 use crate::format::node::{FormatFile, VERSION, encode_format};
@@ -157,15 +159,18 @@ impl Engine {
                 .with_hint("stop the daemon and run `shoal repair --data-dir DIR --drop-damaged NAME`"));
         }
         let nsid = self.catalog.find(name).ok_or_else(|| crate::engine::not_found(name))?;
-        let head =
-            Head::load(context, nsid).context(|| format!("give up what is damaged of {name}"))?.ok_or_else(|| {
-                super::chain::damage(format!("{name} has no manifest; it must be put back from a copy"))
-            })?;
+        let head = Head::load(context, nsid)
+            .context(|| format!("give up what is damaged of {name}"))?
+            .ok_or_else(|| Error::corrupt(format!("{name} has no manifest; it must be put back from a copy")))?;
         let mut given_up = Vec::new();
         let mut next = head.manifest.clone();
         for fact in objects(&head.manifest) {
             let Err(error) = self.verify(&fact, 3) else { continue };
-            given_up.push(self.give_up(&mut next, &fact.key, &error)?);
+            if dry_run && self.is_recomputable(&head.manifest, &fact.key) {
+                // It is put back first when this is meant.
+                continue;
+            }
+            given_up.push(self.give_up(name, &mut next, &fact.key, &error, dry_run)?);
         }
         if !given_up.is_empty() && !dry_run {
             next.data_seq += 1;
@@ -177,7 +182,14 @@ impl Engine {
     }
 
     /// Takes one damaged object out of a manifest; says what is lost.
-    fn give_up(&self, next: &mut Manifest, key: &str, error: &Error) -> Result<String> {
+    fn give_up(
+        &self,
+        name: &NamespaceName,
+        next: &mut Manifest,
+        key: &str,
+        error: &Error,
+        dry_run: bool,
+    ) -> Result<String> {
         let why = error.message();
         if let Some(at) = next.segments.iter().position(|segment| segment.key == key) {
             let segment = next.segments.remove(at);
@@ -188,7 +200,7 @@ impl Engine {
         if let Some(at) = next.logs.iter().position(|log| log.key == key) {
             let log = &next.logs[at];
             if log.origin == next.origin {
-                return Err(super::chain::damage(format!("log {key}: {why}"))
+                return Err(Error::corrupt(format!("log {key}: {why}"))
                     .with_hint("records that no segment has are in it; put the file back from a copy"));
             }
             let lost = format!("records {} to {} are lost", log.first_seq, log.last_seq);
@@ -199,7 +211,7 @@ impl Engine {
             next.conflicts.remove(at);
             return Ok(format!("give up {key} ({why}): what merges did not take is lost"));
         }
-        let manifest = next.clone();
+        let (manifest, nsid) = (next.clone(), next.nsid);
         for segment in &mut next.segments {
             if segment.deletions.as_ref().is_none_or(|object| object.key != key) {
                 continue;
@@ -207,11 +219,12 @@ impl Engine {
             let before = segment.deletions.take().map_or(0, |object| object.rows);
             let dead = restore::superseded(&self.context, &manifest, segment).unwrap_or_default();
             let known = u32::try_from(dead.len()).unwrap_or(segment.rows);
-            if known > 0 {
-                let bytes = crate::format::deletions::encode(&segment.segment_id, segment.rows, &dead);
-                let new = format!("{key}-{:016x}.del", self.context.random.next_u64());
-                let (bytes, crc32c) = self.context.tier.put(&new, &bytes)?;
-                segment.deletions = Some(DeletionsRef { key: new, bytes, crc32c, rows: known });
+            if known > 0 && !dry_run {
+                let bytes = deletions::encode(&segment.segment_id, segment.rows, &dead);
+                let token = self.context.random.next_u64();
+                let key = deletions_key(&name.project, nsid, segment.segment_id, token);
+                let (bytes, crc32c) = self.context.tier.put(&key, &bytes)?;
+                segment.deletions = Some(DeletionsRef { key, bytes, crc32c, rows: known });
             }
             return Ok(format!(
                 "give up deletions {key} ({why}): {} of {before} deleted documents come back",
