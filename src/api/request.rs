@@ -88,6 +88,7 @@ async fn handle(
                 | Operation::Compact
                 | Operation::WarmCache
                 | Operation::Recall
+                | Operation::Revert
                 | Operation::Merging(Merging::Diff | Merging::Merge)
                 | Operation::Transfer(_)
         )

@@ -171,7 +171,7 @@ fn line(problem: &Problem) -> String {
 /// Has the daemon do it.
 fn ask<T: DeserializeOwned>(target: &Target, path: &str, body: &Value) -> Result<T> {
     let answer =
-        super::block_on(async { Client::new(target)?.json(Method::POST, path, body.to_string().into(), None).await })?;
+        super::block_on(async { Client::new(target)?.patient(Method::POST, path, body.to_string().into()).await })?;
     serde_json::from_value(answer).map_err(|error| {
         Error::invalid(format!("the daemon's report is of another version: {error}"))
             .with_hint("use the `shoal` that the daemon runs")

@@ -85,7 +85,7 @@ impl Revert {
     pub(super) async fn run(self) -> Result<()> {
         let path = format!("/v1/namespaces/{}/revert", self.namespace);
         let body = json!({ "as_of": self.state }).to_string();
-        let done = Client::new(&self.target)?.json(Method::POST, &path, body.into(), None).await?;
+        let done = Client::new(&self.target)?.patient(Method::POST, &path, body.into()).await?;
         let (written, deleted) = (&done["documents_written"], &done["documents_deleted"]);
         output::print(&format!("{written} documents are written again, {deleted} are deleted\n"))
     }

@@ -95,14 +95,7 @@ impl Client {
                 .await
                 .unwrap_or_else(|_| Err(Error::unavailable(format!("no answer within {ATTEMPT_TIMEOUT:?}"))));
             let error = match answer {
-                Ok((status, bytes)) if status.is_success() => {
-                    if bytes.is_empty() {
-                        return Ok(Value::Null);
-                    }
-                    return serde_json::from_slice(&bytes).map_err(|error| {
-                        Error::internal(format!("{method} {path}: the answer is not JSON: {error}"))
-                    });
-                }
+                Ok((status, bytes)) if status.is_success() => return parsed(&method, path, &bytes),
                 Ok((status, bytes)) => refusal(status, &bytes),
                 Err(error) => {
                     self.connection = None;
@@ -122,6 +115,12 @@ impl Client {
     /// Sends a request once and returns the answer whatever its status; waits for as long as it takes.
     pub async fn answer(&mut self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
         self.attempt(&method, path, body, None).await
+    }
+
+    /// [`Client::answer`]'s JSON, for what may take long and is not to be begun a second time.
+    pub async fn patient(&mut self, method: Method, path: &str, body: Bytes) -> Result<Value> {
+        let (status, bytes) = self.answer(method.clone(), path, body).await?;
+        if status.is_success() { parsed(&method, path, &bytes) } else { Err(refusal(status, &bytes)) }
     }
 
     async fn attempt(
@@ -187,6 +186,14 @@ impl Client {
     }
 }
 
+fn parsed(method: &Method, path: &str, bytes: &[u8]) -> Result<Value> {
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::internal(format!("{method} {path}: the answer is not JSON: {error}")))
+}
+
 pub(super) fn away(error: &dyn std::fmt::Display, authority: &str) -> Error {
     Error::unavailable(format!("daemon at {authority}: {error}"))
         .with_hint("is it running? `shoal serve` starts it; --url names another address")
@@ -208,5 +215,49 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
     match body.get("hint").and_then(Value::as_str) {
         Some(hint) => error.with_hint(hint),
         None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::{ATTEMPT_TIMEOUT, Client, Method, Target};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A daemon that takes longer than one attempt may; counts what it was asked.
+    async fn slow() -> (Target, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target { url: format!("http://{}", listener.local_addr().unwrap()), token_file: None };
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let count = count.clone();
+                tokio::spawn(async move {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await.unwrap());
+                    }
+                    count.fetch_add(1, Ordering::SeqCst);
+                    tokio::time::sleep(ATTEMPT_TIMEOUT * 3).await;
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+                });
+            }
+        });
+        (target, asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_take_long_is_asked_for_once_and_waited_for() {
+        let (target, asked) = slow().await;
+        let mut client = Client::new(&target).unwrap();
+        let answer = client.patient(Method::POST, "/v1/check", Default::default()).await;
+        assert_eq!((answer.unwrap(), asked.load(Ordering::SeqCst)), (serde_json::json!({}), 1));
+        let mut client = Client::new(&target).unwrap();
+        assert!(client.json(Method::GET, "/v1/status", Default::default(), None).await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
     }
 }
