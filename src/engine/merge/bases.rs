@@ -25,10 +25,6 @@ use crate::platform::disk::{create_dirs, publish};
 /// What the name of a state that is not merged yet ends in.
 const NEXT: &str = ".next.json";
 
-fn path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
-    context.layout.bases(target).join(format!("{source}.json"))
-}
-
 fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
     context.layout.bases(target).join(format!("{source}{NEXT}"))
 }
@@ -85,7 +81,7 @@ pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()>
 
 /// The merge is committed: what was staged is what both have in common.
 pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
-    let (next, path) = (next_path(context, target, source), path(context, target, source));
+    let (next, path) = (next_path(context, target, source), context.layout.base(target, source));
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let before = read_or_warn(context, &path);
     context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()))?;
@@ -126,7 +122,7 @@ impl Engine {
         let named: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
         for (source, _) in kept_by(context, target)? {
             if !named.contains(&source) && !context.kin().contains_key(&source) {
-                remove(context, target, &path(context, target, source));
+                remove(context, target, &context.layout.base(target, source));
                 remove(context, target, &next_path(context, target, source));
             }
         }
@@ -137,8 +133,9 @@ impl Engine {
     pub(super) fn common_states(&self, source: &Namespace, target: &Namespace) -> Vec<Arc<Moment>> {
         let context = &self.context;
         let (s, t) = (source.nsid, target.nsid);
-        let files = [path(context, t, s), next_path(context, t, s), path(context, s, t), next_path(context, s, t)];
-        let mut manifests: Vec<Manifest> = files.iter().filter_map(|path| read_or_warn(context, path)).collect();
+        let base = |of, at| [context.layout.base(at, of), next_path(context, at, of)];
+        let mut manifests: Vec<Manifest> =
+            base(s, t).iter().chain(&base(t, s)).filter_map(|path| read_or_warn(context, path)).collect();
         for side in [source, target] {
             if side.published().lineage.is_some() {
                 match read_manifest(context, side.nsid, 0) {

@@ -7,7 +7,7 @@ use super::losers::Losers;
 use super::report::{MergeReport, MergeRequest};
 use super::work::{Work, newest};
 use crate::engine::Engine;
-use crate::engine::namespace::absorb::Absorb;
+use crate::engine::namespace::absorb::{Absorb, read_only};
 use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Error, Result};
 use crate::format::conflicts::MergeSource;
@@ -38,7 +38,7 @@ impl Engine {
         }
         let (source, target) = (self.namespace(from)?, self.namespace(into)?);
         if target.published().read_only {
-            return Err(Error::invalid(format!("💔 Merges not permitted. Namespace '{}' is read-only.", into.name)));
+            return Err(read_only(into));
         }
         let theirs = self.moment_at(from, request.as_of.as_ref()).await?;
         let ours = target.moment().await?;

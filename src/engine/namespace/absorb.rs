@@ -276,7 +276,8 @@ pub(in crate::engine) fn full_of_conflicts(objects: usize) -> Error {
         .with_hint("acknowledge or replay conflicts, then merge again")
 }
 
-fn read_only(name: &NamespaceName) -> Error {
+/// The refusal of a merge into a namespace that takes no writes.
+pub(in crate::engine) fn read_only(name: &NamespaceName) -> Error {
     Error::invalid(format!("💔 Merges not permitted. Namespace '{}' is read-only.", name.name))
 }
 
