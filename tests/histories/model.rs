@@ -54,6 +54,16 @@ impl Life {
     }
 }
 
+/// What a merge leaves to the store: ids that it hands out, and attributes of which nobody knows who changed them.
+#[derive(Clone, Debug, Default)]
+pub struct Open {
+    event: u64,
+    /// Documents that are kept under ids of their own, in the order of the ids that they had.
+    beside: Vec<Fields>,
+    /// Both states of a document whose common state is not known any more.
+    either: BTreeMap<u64, [Fields; 2]>,
+}
+
 /// The whole store.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -62,6 +72,11 @@ pub struct Model {
     pub deleted: Vec<(String, u64, Life)>,
     pub events: u64,
     pub trees: u64,
+    pub open: Open,
+    /// Every state that a document ever had, by id and event.
+    versions: BTreeMap<(u64, u64), Option<Fields>>,
+    /// Ids that were ever handed out.
+    handed_out: BTreeSet<u64>,
 }
 
 /// How a merge decides where both sides changed a document.
@@ -69,8 +84,24 @@ pub struct Model {
 pub enum Policy {
     Fail,
     Lww,
+    Fields,
     Ours,
     Theirs,
+    KeepBoth,
+}
+
+/// The states that the store says both sides of a merge began with, of the documents of which it knows.
+pub type Bases = BTreeMap<u64, Fields>;
+
+/// Joins two states attribute by attribute against the one that both began with.
+fn join(base: &Fields, theirs: &Fields, ours: &Fields, theirs_is_newer: bool) -> Fields {
+    let attributes: BTreeSet<&'static str> = theirs.keys().chain(ours.keys()).copied().collect();
+    let decided = |name: &'static str| {
+        let (b, s, t) = (base.get(name), theirs.get(name), ours.get(name));
+        let takes_theirs = s != b && (t == b || theirs_is_newer);
+        Some((name, *if takes_theirs { s } else { t }?))
+    };
+    attributes.into_iter().filter_map(decided).collect()
 }
 
 impl Model {
@@ -97,6 +128,7 @@ impl Model {
             return;
         }
         for (id, fields) in changes {
+            self.versions.insert((id, self.events), fields.clone());
             life.state.entries.insert(id, Entry { event: self.events, fields });
         }
         life.state.seen.insert(self.events);
@@ -104,50 +136,97 @@ impl Model {
         life.keep();
     }
 
-    /// Merges `from` into `to`; false when the policy refuses, and nothing changes.
-    pub fn merge(&mut self, from: &str, to: &str, policy: Policy) -> bool {
+    /// Merges `from` into `to`; false when the policy refuses, and nothing changes. What depends on the store is then open.
+    pub fn merge(&mut self, from: &str, to: &str, policy: Policy, bases: &Bases) -> bool {
         let source = self.names[from].state.clone();
         let target = self.names[to].state.clone();
         let mut next = target.clone();
         self.events += 1;
-        let resolution = self.events;
-        let ids: BTreeSet<u64> = source.entries.keys().chain(target.entries.keys()).copied().collect();
-        for id in ids {
-            let (theirs, ours) = (source.entries.get(&id), target.entries.get(&id));
-            let Some(theirs) = theirs else { continue };
+        let event = self.events;
+        self.open = Open { event, ..Open::default() };
+        for (id, theirs) in &source.entries {
+            let ours = target.entries.get(id);
             if target.seen.contains(&theirs.event) || ours == Some(theirs) {
                 continue;
             }
             let Some(ours) = ours.filter(|ours| !source.seen.contains(&ours.event)) else {
-                next.entries.insert(id, theirs.clone());
+                next.entries.insert(*id, theirs.clone());
                 continue;
             };
-            if ours.fields == theirs.fields && ours.fields.is_none() {
+            let theirs_is_newer = theirs.event > ours.event;
+            let renewed = |fields: &Option<Fields>| Entry { event, fields: fields.clone() };
+            let settled = match (policy, &theirs.fields, &ours.fields) {
                 // Both deleted it: the later deletion stays.
-                next.entries.insert(id, if theirs.event > ours.event { theirs.clone() } else { ours.clone() });
-                continue;
-            }
-            match policy {
-                Policy::Fail => return false,
-                Policy::Lww if theirs.event > ours.event => {
-                    next.entries.insert(id, theirs.clone());
+                (_, None, None) if theirs_is_newer => theirs.clone(),
+                (_, None, None) => ours.clone(),
+                // Both made the same of it.
+                (_, s, t) if s == t => ours.clone(),
+                (Policy::Fail, ..) => return false,
+                (Policy::Lww, ..) if theirs_is_newer => theirs.clone(),
+                (Policy::Lww, ..) => ours.clone(),
+                (Policy::Ours, ..) | (Policy::Fields | Policy::KeepBoth, None, _) => renewed(&ours.fields),
+                (Policy::Theirs, ..) | (Policy::Fields | Policy::KeepBoth, _, None) => renewed(&theirs.fields),
+                (Policy::KeepBoth, Some(s), Some(t)) => {
+                    let (kept, beside) = if theirs_is_newer { (s, t) } else { (t, s) };
+                    self.open.beside.push(beside.clone());
+                    renewed(&Some(kept.clone()))
                 }
-                Policy::Lww => {}
-                Policy::Ours => {
-                    next.entries.insert(id, Entry { event: resolution, fields: ours.fields.clone() });
-                }
-                Policy::Theirs => {
-                    next.entries.insert(id, Entry { event: resolution, fields: theirs.fields.clone() });
-                }
-            }
+                (Policy::Fields, Some(s), Some(t)) => match bases.get(id) {
+                    Some(base) => {
+                        assert!(self.is_common(*id, base, &source, &target), "{id} never was {base:?} on both sides");
+                        renewed(&Some(join(base, s, t, theirs_is_newer)))
+                    }
+                    None => {
+                        self.open.either.insert(*id, [s.clone(), t.clone()]);
+                        renewed(&ours.fields)
+                    }
+                },
+            };
+            next.entries.insert(*id, settled);
         }
-        let seen: BTreeSet<u64> = target.seen.union(&source.seen).copied().collect();
-        next.seen = seen;
-        if matches!(policy, Policy::Ours | Policy::Theirs) {
-            next.seen.insert(resolution);
+        next.seen.extend(&source.seen);
+        next.seen.insert(event);
+        for (id, entry) in &next.entries {
+            self.versions.entry((*id, entry.event)).or_insert_with(|| entry.fields.clone());
         }
         if let Some(life) = self.names.get_mut(to) {
             life.state = next;
+        }
+        true
+    }
+
+    /// Whether both sides have seen a document in this state.
+    fn is_common(&self, id: u64, fields: &Fields, source: &State, target: &State) -> bool {
+        let both = |event: &u64| source.seen.contains(event) && target.seen.contains(event);
+        self.versions
+            .range((id, 0)..=(id, u64::MAX))
+            .any(|((_, event), had)| both(event) && had.as_ref() == Some(fields))
+    }
+
+    /// Takes from the store what the last merge into a namespace left open; false when it is not what may be.
+    pub fn adopt(&mut self, to: &str, found: &Documents) -> bool {
+        let open = std::mem::take(&mut self.open);
+        let Some(life) = self.names.get_mut(to) else { return false };
+        for (id, [theirs, ours]) in open.either {
+            let Some(fields) = found.get(&id) else { return false };
+            let is_of_one = |name| [theirs.get(name), ours.get(name)].contains(&fields.get(name));
+            if !theirs.keys().chain(ours.keys()).chain(fields.keys()).all(is_of_one) {
+                return false;
+            }
+            self.versions.insert((id, open.event), Some(fields.clone()));
+            life.state.entries.insert(id, Entry { event: open.event, fields: Some(fields.clone()) });
+        }
+        let new: Vec<u64> = found.keys().filter(|id| !life.state.entries.contains_key(id)).copied().collect();
+        let kept: Vec<&Fields> = new.iter().map(|id| &found[id]).collect();
+        if !kept.into_iter().eq(&open.beside) {
+            return false;
+        }
+        for (id, fields) in new.into_iter().zip(open.beside) {
+            if !self.handed_out.insert(id) {
+                return false;
+            }
+            self.versions.insert((id, open.event), Some(fields.clone()));
+            life.state.entries.insert(id, Entry { event: open.event, fields: Some(fields) });
         }
         true
     }

@@ -21,7 +21,7 @@ use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 use shoal::platform::random::{Random, SeededRandom};
 
-use crate::model::{Documents, Fields, Life, Model, Policy};
+use crate::model::{Bases, Documents, Fields, Life, Model, Policy};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
@@ -72,8 +72,9 @@ fn step(random: &SeededRandom) -> Step {
         63..67 => Step::Drop(name()),
         67..70 => Step::Undelete(name()),
         70..82 => {
-            let policies = [Policy::Fail, Policy::Lww, Policy::Ours, Policy::Theirs];
-            Step::Merge(name(), name(), policies[pick(4) as usize])
+            let policies =
+                [Policy::Fail, Policy::Lww, Policy::Fields, Policy::Ours, Policy::Theirs, Policy::KeepBoth];
+            Step::Merge(name(), name(), policies[pick(6) as usize])
         }
         82..85 => Step::Tag(name(), tag()),
         85..87 => Step::Untag(name(), tag()),
@@ -82,6 +83,25 @@ fn step(random: &SeededRandom) -> Step {
         95..98 => Step::Cut,
         _ => Step::Repair,
     }
+}
+
+fn integer(id: &DocId) -> u64 {
+    match id {
+        DocId::Uint(id) => *id,
+        other => panic!("expected an integer, got {other}"),
+    }
+}
+
+fn request(policy: Policy, dry_run: bool) -> MergeRequest {
+    let policy = match policy {
+        Policy::Fail => merge::decide::Policy::Fail,
+        Policy::Lww => merge::decide::Policy::Lww,
+        Policy::Fields => merge::decide::Policy::Fields,
+        Policy::Ours => merge::decide::Policy::Ours,
+        Policy::Theirs => merge::decide::Policy::Theirs,
+        Policy::KeepBoth => merge::decide::Policy::KeepBoth,
+    };
+    MergeRequest { policy, dry_run, ..MergeRequest::default() }
 }
 
 fn name(text: &str) -> NamespaceName {
@@ -161,7 +181,8 @@ impl Run {
     async fn carry_out(&mut self, step: &Step) {
         let engine = self.engine();
         let mut next = self.model.clone();
-        let allowed = follow(&mut next, step, &engine, self.clock.now_millis());
+        let bases = self.bases(step, &engine).await;
+        let allowed = follow(&mut next, step, &engine, &bases, self.clock.now_millis());
         let done = self.perform(step).await;
         match (&done, allowed) {
             (Ok(()), true) => {
@@ -178,7 +199,8 @@ impl Run {
     async fn crash(&mut self, step: &Step, after: u64) {
         let engine = self.engine();
         let mut next = self.model.clone();
-        let allowed = follow(&mut next, step, &engine, self.clock.now_millis());
+        let bases = self.bases(step, &engine).await;
+        let allowed = follow(&mut next, step, &engine, &bases, self.clock.now_millis());
         drop(engine);
         let at = self.disk.operations() + after;
         self.disk.set_fault(Some(Fault { at, forever: true, kind: io::ErrorKind::Other }));
@@ -220,11 +242,30 @@ impl Run {
         }
     }
 
-    /// Follows the counter of changes: a merge that only learns what the other side saw counts, and a patch of nothing that
+    /// What a merge by attributes will be based on: a dry run says it.
+    async fn bases(&self, step: &Step, engine: &Arc<Engine>) -> Bases {
+        let Step::Merge(from, to, policy @ Policy::Fields) = step else { return Bases::new() };
+        let Ok(report) = engine.merge(&name(from), &name(to), request(*policy, true)).await else {
+            return Bases::new();
+        };
+        let base = |conflict: &merge::report::Conflict| {
+            let base = conflict.base.as_ref()?;
+            let field = |known: &'static str| base.get(known)?.as_i64().map(|n| (known, n));
+            Some((integer(&conflict.id), [field("n"), field("m")].into_iter().flatten().collect()))
+        };
+        report.listed.iter().filter_map(base).collect()
+    }
+
+    /// Follows the counter of changes, and what a merge left to the store: a merge that only learns what the other side saw counts, and a patch of nothing that
     /// brings a column.
     fn count(&mut self, step: &Step) {
         if let Step::Put(to, ..) | Step::Patch(to, ..) | Step::Delete(to, _) | Step::Merge(_, to, _) = step {
             let data_seq = self.data_seq(to);
+            if matches!(step, Step::Merge(..)) {
+                let found = self.present().remove(*to).unwrap_or_default();
+                let open = self.model.open.clone();
+                assert!(self.model.adopt(to, &found), "{}: found {found:?}, expected {open:?}", self.what);
+            }
             if let Some(life) = self.model.names.get_mut(*to) {
                 life.state.data_seq = data_seq;
                 life.keep();
@@ -327,14 +368,7 @@ impl Run {
                     Step::Drop(at) => engine.delete(&name(at)).await,
                     Step::Undelete(at) => engine.undelete(&name(at), None).await,
                     Step::Merge(from, to, policy) => {
-                        let policy = match policy {
-                            Policy::Fail => merge::decide::Policy::Fail,
-                            Policy::Lww => merge::decide::Policy::Lww,
-                            Policy::Ours => merge::decide::Policy::Ours,
-                            Policy::Theirs => merge::decide::Policy::Theirs,
-                        };
-                        let request = MergeRequest { policy, ..MergeRequest::default() };
-                        let report = engine.merge(&name(from), &name(to), request).await?;
+                        let report = engine.merge(&name(from), &name(to), request(*policy, false)).await?;
                         if report.refused { Err(Error::invalid("there are conflicts")) } else { Ok(()) }
                     }
                     Step::Tag(at, tag) => engine.tag(&name(at), tag, None).await.map(drop),
@@ -432,7 +466,7 @@ fn left(disk: &MemoryDisk, dir: &str) -> Vec<String> {
 }
 
 /// Follows a step in the model; false when the store must refuse it.
-fn follow(model: &mut Model, step: &Step, engine: &Engine, now: u64) -> bool {
+fn follow(model: &mut Model, step: &Step, engine: &Engine, bases: &Bases, now: u64) -> bool {
     let has = |model: &Model, name: &str| model.names.contains_key(name);
     match step {
         Step::Put(to, ids, n) => {
@@ -472,7 +506,7 @@ fn follow(model: &mut Model, step: &Step, engine: &Engine, now: u64) -> bool {
         }
         Step::Merge(from, to, policy) => {
             let trees = (model.names.get(*from).map(|life| life.tree), model.names.get(*to).map(|life| life.tree));
-            from != to && trees.0.is_some() && trees.0 == trees.1 && model.merge(from, to, *policy)
+            from != to && trees.0.is_some() && trees.0 == trees.1 && model.merge(from, to, *policy, bases)
         }
         Step::BranchPast(from, to, back) => {
             let may = has(model, from) && !has(model, to);
@@ -537,12 +571,11 @@ fn documents(view: &View) -> Documents {
     let Answer::Rows(rows) = outcome.answers.remove(0) else { panic!("expected rows") };
     rows.into_iter()
         .map(|row| {
-            let DocId::Uint(id) = row.id else { panic!("expected an integer") };
             let field = |known: &'static str| {
                 let (_, value) = row.fields.iter().find(|(name, _)| &**name == known)?;
                 to_json(value, false).as_i64().map(|n| (known, n))
             };
-            (id, [field("n"), field("m")].into_iter().flatten().collect())
+            (integer(&row.id), [field("n"), field("m")].into_iter().flatten().collect())
         })
         .collect()
 }
