@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
 mod measured;
+mod namespaces;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,14 +17,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
-use shoal::api::wire::write::{WriteBody, parse_write};
-use shoal::engine::lineage::BranchRequest;
-use shoal::engine::{Engine, EngineConfig};
-use shoal::model::ids::{NamespaceName, Project};
-use shoal::platform::clock::SystemClock;
-use shoal::platform::random::SystemRandom;
+use shoal::engine::Engine;
+use shoal::model::ids::Project;
 
 use self::measured::MeasuredDisk;
+use self::namespaces::{branch, directory, median, name};
 
 const BRANCHES: usize = 400;
 const MANY: usize = 10_000;
@@ -38,7 +36,7 @@ struct Store {
 
 impl Store {
     fn new() -> Self {
-        let dir = tempfile::tempdir_in(std::env::var("TMPDIR").unwrap_or_else(|_| ".".into())).unwrap();
+        let dir = directory();
         let barriers = Arc::new(AtomicU64::new(0));
         let engine = open(dir.path(), &barriers);
         Store { engine, barriers, dir }
@@ -54,20 +52,12 @@ impl Store {
 
 fn open(dir: &Path, barriers: &Arc<AtomicU64>) -> Arc<Engine> {
     let disk = Arc::new(MeasuredDisk { barrier: Duration::ZERO, barriers: barriers.clone() });
-    let config = EngineConfig { retention_disk_percent: 100, ..EngineConfig::new(dir.join("data")) };
-    let engine = Engine::open(config, disk, Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
-    engine.rebuild_index().unwrap();
-    engine
-}
-
-fn name(text: &str) -> NamespaceName {
-    Project::default_project().namespace(text).unwrap()
+    namespaces::open(dir, disk)
 }
 
 async fn write(engine: &Arc<Engine>, namespace: &str, ids: impl Iterator<Item = u64>) {
     let rows: Vec<Json> = ids.map(|id| json!({"id": id, "n": id % 97, "text": format!("document {id}")})).collect();
-    let WriteBody::Write(request) = parse_write(json!({ "upsert_rows": rows })).unwrap() else { panic!("a write") };
-    engine.write(&name(namespace), *request).await.unwrap();
+    namespaces::write(engine, namespace, json!({ "upsert_rows": rows })).await;
 }
 
 /// Processor time of this process so far, in its own code and in the kernel, in hundredths of a second.
@@ -75,11 +65,6 @@ fn processor_ticks() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<u64> = text.rsplit(") ").next().unwrap().split(' ').map(|n| n.parse().unwrap_or(0)).collect();
     (fields[11], fields[12])
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 /// Apparent and allocated bytes, and entries, of everything in a directory.
@@ -93,10 +78,6 @@ fn size(dir: &Path) -> (u64, u64, u64) {
         }
     }
     total
-}
-
-async fn branch(engine: &Arc<Engine>, from: &str, to: &str) {
-    engine.branch(&name(from), &name(to), BranchRequest::default()).await.unwrap();
 }
 
 /// Making a branch of namespaces of different sizes, with a fresh write in the log each time.

@@ -9,20 +9,18 @@
 #[expect(dead_code, reason = "the other readers are for tests")]
 #[path = "../tests/real_data/data.rs"]
 mod data;
+mod namespaces;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use shoal::api::wire::write::{WriteBody, parse_write};
-use shoal::engine::lineage::BranchRequest;
+use shoal::engine::Engine;
 use shoal::engine::merge::MergeRequest;
 use shoal::engine::merge::decide::Policy;
-use shoal::engine::{Engine, EngineConfig};
-use shoal::model::ids::{NamespaceName, Project};
-use shoal::platform::clock::SystemClock;
-use shoal::platform::random::SystemRandom;
 use shoal::platform::real_disk::RealDisk;
+
+use self::namespaces::{branch, directory, median, name, open};
 
 const SMALL: usize = 12_000;
 const BATCH: usize = 1_000;
@@ -51,21 +49,10 @@ struct Store {
     _dir: tempfile::TempDir,
 }
 
-fn name(text: &str) -> NamespaceName {
-    Project::default_project().namespace(text).unwrap()
-}
-
-fn median(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64()
-}
-
 impl Store {
     async fn new(set: &Set, rows: usize) -> Self {
-        let dir = tempfile::tempdir_in(std::env::var("TMPDIR").unwrap_or_else(|_| ".".into())).unwrap();
-        let config = EngineConfig { retention_disk_percent: 100, ..EngineConfig::new(dir.path().join("data")) };
-        let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
-        engine.rebuild_index().unwrap();
+        let dir = directory();
+        let engine = open(dir.path(), Arc::new(RealDisk));
         let store = Store { engine, rows, write: Vec::new(), diff: Vec::new(), merge: Vec::new(), _dir: dir };
         for from in (0..rows).step_by(BATCH) {
             store.put("main", (from..(from + BATCH).min(rows)).map(|at| set.row(at)).collect()).await;
@@ -77,14 +64,13 @@ impl Store {
     async fn put(&self, namespace: &str, rows: Vec<Json>) {
         let text = json!({"type": "string", "full_text_search": {"stemming": true, "remove_stopwords": true}});
         let body = json!({"upsert_rows": rows, "distance_metric": "cosine_distance", "schema": {"title": text, "text": text}});
-        let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("a write") };
-        self.engine.write(&name(namespace), *request).await.unwrap();
+        namespaces::write(&self.engine, namespace, body).await;
     }
 
     /// A branch with 100 changes all over the namespace, compared and merged.
     async fn round(&mut self, set: &Set, round: usize) {
         let (main, child) = (name("main"), format!("child{round}"));
-        self.engine.branch(&main, &name(&child), BranchRequest::default()).await.unwrap();
+        branch(&self.engine, "main", &child).await;
         self.engine.view(&name(&child)).unwrap();
         // Documents at even distances, each with the content of its neighbour.
         let rows = (0..CHANGES).map(|n| {
@@ -135,7 +121,8 @@ async fn main() {
     }
     let mut small: Option<(f64, f64)> = None;
     for store in &mut stores {
-        let (write, diff, merge) = (median(&mut store.write), median(&mut store.diff), median(&mut store.merge));
+        let [write, diff, merge] =
+            [&mut store.write, &mut store.diff, &mut store.merge].map(|times| median(times).as_secs_f64());
         let of = *small.get_or_insert((diff, merge));
         println!(
             "{CHANGES} changes of {} rows: written in {:.2} ms; diff {:.2} ms, {:.2} times the write (bound 20), {:.2} times \
