@@ -13,8 +13,8 @@ use super::node::Node;
 use crate::error::Result;
 use crate::format::node::NodeFile;
 use crate::meta::Meta;
-use crate::meta::tables::Kin;
-use crate::model::ids::{Hlc, Nsid};
+use crate::meta::tables::{Bound, Kin};
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
@@ -136,14 +136,27 @@ impl Context {
 
     /// Remembers what is known of an incarnation.
     pub fn set_kin(&self, nsid: Nsid, kin: Kin) {
+        let kin = self.take_kin(nsid, kin);
+        if let Err(error) = self.meta.set_kin(nsid, kin.as_ref()) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+    }
+
+    /// Lets the index follow a binding that is durable, and what is known of an incarnation with it.
+    pub fn follow(&self, name: &NamespaceName, bound: &Bound, known: Option<(Nsid, Kin)>) {
+        let known = known.map(|(nsid, kin)| (nsid, self.take_kin(nsid, kin)));
+        if let Err(error) = self.meta.bind(&name.to_string(), bound, known) {
+            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        }
+    }
+
+    fn take_kin(&self, nsid: Nsid, kin: Kin) -> Option<Kin> {
         let kin = Some(kin).filter(|kin| !kin.is_plain());
         match &kin {
             Some(kin) => self.kin().insert(nsid, kin.clone()),
             None => self.kin().remove(&nsid),
         };
-        if let Err(error) = self.meta.set_kin(nsid, kin.as_ref()) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-        }
+        kin
     }
 
     pub fn forget_kin(&self, nsid: Nsid) {

@@ -100,7 +100,10 @@ impl Journal {
         };
         let bytes = encode_header(&header);
         let path = paths.open.join(open_name(writer.nsid, &name));
-        create_dirs(&*disk, &paths.open).context(|| format!("create {}", paths.open.display()))?;
+        // The one for sealed logs, too, so that sealing costs the same every time.
+        for dir in [&paths.open, &paths.sealed] {
+            create_dirs(&*disk, dir).context(|| format!("create {}", dir.display()))?;
+        }
         publish(&*disk, &path, &bytes).context(|| format!("create log {}", path.display()))?;
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
@@ -337,13 +340,14 @@ fn settle(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, log: &Found, valid: u64
         file.truncate(valid).context(step)?;
     }
     file.sync().context(step)?;
+    create_dirs(disk, &paths.sealed).context(|| format!("create {}", paths.sealed.display()))?;
     move_to_tier(disk, paths, nsid, &log.name)
 }
 
+/// The directory for sealed logs is there.
 fn move_to_tier(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, name: &str) -> Result<()> {
     let (from, to) = (paths.open.join(open_name(nsid, name)), paths.sealed.join(name));
     let step = || format!("seal log {}", from.display());
-    create_dirs(disk, &paths.sealed).context(step)?;
     disk.rename(&from, &to).context(step)?;
     // The old name may come back with a power cut: recovery takes the new one then.
     disk.sync_dir(&paths.sealed).context(step)

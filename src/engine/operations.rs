@@ -163,9 +163,7 @@ impl Engine {
         let bound = outcome.and_then(|outcome| {
             tokio::task::block_in_place(|| {
                 let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
-                if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
-                    tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-                }
+                context.follow(name, &bound, None);
                 Ok(outcome)
             })
         });
@@ -203,9 +201,7 @@ impl Engine {
             Ok::<_, Error>((bound, deleted))
         });
         let (bound, deleted) = bound?;
-        if let Err(error) = self.context.meta.bind(&name.to_string(), &bound) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-        }
+        self.context.follow(name, &bound, None);
         let slot = self.slots().remove(name);
         if let Some(Ok(namespace)) = slot.as_ref().map(Slot::namespace) {
             namespace.retire().await;

@@ -317,10 +317,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        if let Err(error) = context.meta.bind(&name.to_string(), &bound) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-        }
-        context.set_kin(nsid, kin_after);
+        context.follow(name, &bound, Some((nsid, kin_after)));
         self.slots().insert(name.clone(), Slot::Open(after.clone()));
         // The end of the old life is marked before who waits to write to it goes on.
         tokio::join!(biased; before.retire(), async { drop(held) });

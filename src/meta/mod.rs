@@ -201,11 +201,11 @@ impl Meta {
         self.write(Durability::None, |transaction| release(transaction, keys))
     }
 
-    /// Follows a name binding that is durable.
-    pub fn bind(&self, name: &str, bound: &Bound) -> Result<()> {
+    /// Follows a name binding that is durable, and what is known of an incarnation with it; `None` forgets that. Lazy.
+    pub fn bind(&self, name: &str, bound: &Bound, known: Option<(Nsid, Option<Kin>)>) -> Result<()> {
         self.write(Durability::None, |transaction| {
             transaction.open_table(NAMES)?.insert(name, bound.encode().as_slice())?;
-            Ok(())
+            known.map_or(Ok(()), |(nsid, kin)| past::put_kin(transaction, nsid, kin.as_ref()))
         })
     }
 

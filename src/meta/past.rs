@@ -1,6 +1,6 @@
 //! What the index knows of states that were replaced, and of incarnations that are more than a bound name.
 
-use redb::{Durability, ReadableTable};
+use redb::{Durability, ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
 use super::tables::{HISTORY, KIN, Kin, Past};
@@ -59,14 +59,7 @@ impl Meta {
 
     /// Follows what is known of an incarnation; `None` forgets it. Lazy.
     pub fn set_kin(&self, nsid: Nsid, kin: Option<&Kin>) -> Result<()> {
-        self.write(Durability::None, |transaction| {
-            let mut table = transaction.open_table(KIN)?;
-            match kin {
-                Some(kin) => table.insert(nsid.0.as_bytes(), kin.encode().as_slice())?,
-                None => table.remove(nsid.0.as_bytes())?,
-            };
-            Ok(())
-        })
+        self.write(Durability::None, |transaction| put_kin(transaction, nsid, kin))
     }
 
     /// Every incarnation that is more than a bound name.
@@ -81,4 +74,13 @@ impl Meta {
             Ok(found)
         })
     }
+}
+
+pub(super) fn put_kin(transaction: &WriteTransaction, nsid: Nsid, kin: Option<&Kin>) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(KIN)?;
+    match kin {
+        Some(kin) => table.insert(nsid.0.as_bytes(), kin.encode().as_slice())?,
+        None => table.remove(nsid.0.as_bytes())?,
+    };
+    Ok(())
 }

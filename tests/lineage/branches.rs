@@ -117,3 +117,27 @@ async fn what_cannot_be_branched_is_refused_and_leaves_nothing() {
     branch(&engine, "a", "c").await;
     assert_eq!(engine.branches(&name("main")).unwrap(), ["default/default/a", "default/default/b"]);
 }
+
+/// Each branch seals the log that it shares. What it costs is to be the same every time, so the writer clears up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_after_very_many_branches_makes_a_segment_of_their_logs() {
+    let node = Node::new(11);
+    let mut engine = node.open();
+    for round in 0..64 {
+        put(&engine, "main", [round], round).await;
+        branch(&engine, "main", &format!("b{round}")).await;
+    }
+    let segments = |engine: &shoal::engine::Engine| {
+        let status = engine.status(&name("main")).unwrap();
+        status["segments"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!(segments(&engine), 0, "no branch begins a flush");
+    engine = node.cut_power(engine);
+    assert_eq!(segments(&engine), 0);
+    put(&engine, "main", [1_000], 0).await;
+    while segments(&engine) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(all(&engine, "main").len(), 65);
+    assert_eq!(all(&engine, "b10").len(), 11);
+}

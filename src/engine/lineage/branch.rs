@@ -105,10 +105,7 @@ impl Engine {
         });
         match bound {
             Ok(bound) => {
-                context.set_kin(nsid, kin(&child, None));
-                if let Err(error) = context.meta.bind(&to.to_string(), &bound) {
-                    tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-                }
+                context.follow(to, &bound, Some((nsid, kin(&child, None))));
                 Ok(documents)
             }
             Err(error) => {

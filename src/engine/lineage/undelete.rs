@@ -64,10 +64,7 @@ impl Engine {
             };
             let hlc = Hlc::from_millis(context.clock.now_millis());
             let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc)?;
-            context.set_kin(deleted.nsid, kin(&head.manifest, None));
-            if let Err(error) = context.meta.bind(&text, &bound) {
-                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
-            }
+            context.follow(name, &bound, Some((deleted.nsid, kin(&head.manifest, None))));
             // Best effort: the mark of an incarnation that has a name counts for nothing.
             let _ = context.disk.remove(&context.layout.deleted_mark(deleted.nsid));
             Ok(())

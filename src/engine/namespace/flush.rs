@@ -14,6 +14,7 @@ use super::open::open_part;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::context::Context;
+use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
 use crate::error::{Error, Kind, Result};
 use crate::format::deletions;
@@ -25,6 +26,12 @@ use crate::segment::builder::{Entry, build};
 
 /// So many sealed logs are reason enough for a flush.
 const SEALED_LOGS: usize = 64;
+
+/// Whether the tail lies in so many logs that the next write begins a flush. What seals them, such as a branch, does not: it is
+/// to cost the same every time.
+pub(super) fn are_many(sealed: &[SealedLog]) -> bool {
+    sealed.len() >= SEALED_LOGS
+}
 
 /// A namespace's newest state as another incarnation may reference it.
 pub struct Share<'a> {
@@ -58,9 +65,10 @@ struct Job {
 }
 
 impl Namespace {
-    /// Begins a flush in the background when the tail is large enough.
-    pub(super) fn flush_when_large(self: &Arc<Self>) {
-        if self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes {
+    /// Begins a flush in the background when the tail is large enough, or lies in many logs.
+    pub(super) fn flush_when_due(self: &Arc<Self>) {
+        let is_large = self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes;
+        if is_large || self.many_logs.swap(false, Ordering::Relaxed) {
             self.start_flush();
         }
     }
@@ -173,6 +181,7 @@ impl Namespace {
             Ok(sealed) => {
                 self.context.keep(&[log_key(&self.name.project, self.nsid, &sealed.name)]);
                 decider.sealed.push(sealed);
+                self.many_logs.store(are_many(&decider.sealed), Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => {
@@ -266,9 +275,6 @@ impl Namespace {
             }
             self.seal(&mut decider)?;
             let head = self.head.lock().await;
-            if decider.sealed.len() >= SEALED_LOGS {
-                self.start_flush();
-            }
             let shared = self.shared();
             let manifest = Manifest {
                 logs: log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed),
@@ -432,12 +438,7 @@ fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, Deletions
 }
 
 /// The logs a manifest names already from others, and this writer's own.
-fn log_refs(
-    manifest: &Manifest,
-    project: &Project,
-    origin: Origin,
-    sealed: &[crate::engine::journal::SealedLog],
-) -> Vec<LogRef> {
+fn log_refs(manifest: &Manifest, project: &Project, origin: Origin, sealed: &[SealedLog]) -> Vec<LogRef> {
     let inherited = manifest.logs.iter().filter(|log| log.origin != origin).cloned();
     let own = sealed.iter().filter(|log| log.next_seq > log.first_seq).map(|log| LogRef {
         key: log_key(project, manifest.nsid, &log.name),

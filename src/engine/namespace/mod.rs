@@ -52,6 +52,8 @@ pub struct Namespace {
     compacting: AtomicBool,
     /// The tail's memory, as the engine's total knows it.
     tail_bytes: AtomicU64,
+    /// The tail lies in so many logs that the next write is to begin a flush.
+    many_logs: AtomicBool,
     deleted: AtomicBool,
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use roaring::RoaringBitmap;
 
+use super::flush::are_many;
 use super::head::Head;
 use super::state::{Part, State};
 use super::{Decider, Kept, Moment, Namespace, Shared, published};
@@ -41,6 +42,7 @@ impl Namespace {
         let bytes = loaded.state.unflushed_bytes();
         context.tail_changed(0, bytes);
         let decider = decider(&loaded, &head);
+        let many_logs = are_many(&decider.sealed);
         let shared = Shared { state: loaded.state, pending: VecDeque::new(), overlay: HashMap::new() };
         Ok(Arc::new(Namespace {
             context,
@@ -54,6 +56,7 @@ impl Namespace {
             flushing: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
             tail_bytes: AtomicU64::new(bytes),
+            many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),
         }))
     }

@@ -85,7 +85,7 @@ impl Namespace {
                 unfinished.wait = None;
                 done?;
             }
-            self.flush_when_large();
+            self.flush_when_due();
             return Ok(outcome);
         }
     }
@@ -121,7 +121,7 @@ impl Namespace {
         let (group, ticket) = self.append(&mut decider, hlc, changes, Extras::default())?;
         drop(decider);
         self.finish(&group, ticket).await?;
-        self.flush_when_large();
+        self.flush_when_due();
         Ok(true)
     }
 
