@@ -9,7 +9,9 @@
 mod measured;
 mod namespaces;
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +25,9 @@ use shoal::model::ids::Project;
 use self::measured::MeasuredDisk;
 use self::namespaces::{branch, directory, median, name};
 
-const BRANCHES: usize = 400;
+const BRANCHES: usize = 2_000;
+/// Before so many logs are sealed that a write begins a flush, whose barriers and time are not a branch's.
+const CHECKPOINT: usize = 60;
 const MANY: usize = 10_000;
 const DEPTH: usize = 50;
 const BATCH: u64 = 10_000;
@@ -67,6 +71,63 @@ fn processor_ticks() -> (u64, u64) {
     (fields[11], fields[12])
 }
 
+/// Puts a file in place as a store must.
+fn put(dir: &Path, bytes: &[u8]) {
+    let (temporary, path) = (dir.join("0.json.tmp"), dir.join("0.json"));
+    let mut file = File::create(&temporary).unwrap();
+    file.write_all(bytes).unwrap();
+    file.sync_data().unwrap();
+    std::fs::rename(temporary, path).unwrap();
+    File::open(dir).unwrap().sync_all().unwrap();
+}
+
+/// The files and the 8 barriers of a branch and nothing else: what the file system takes for them.
+fn bare() {
+    let store = directory();
+    let at = |name: &str| store.path().join(name);
+    let sync = |dir: &Path| File::open(dir).unwrap().sync_all().unwrap();
+    for dir in ["log", "wal", "local", "names"] {
+        std::fs::create_dir(at(dir)).unwrap();
+    }
+    let index = File::create(at("index")).unwrap();
+    let (mut wall, mut own, mut kernel) = (Vec::new(), 0, 0);
+    for n in 0..BRANCHES {
+        let mut log = File::create(at("log").join(n.to_string())).unwrap();
+        log.write_all(&[1; 200]).unwrap();
+        log.sync_data().unwrap();
+        let (before, began) = (processor_ticks(), Instant::now());
+        std::fs::rename(at("log").join(n.to_string()), at("wal").join(n.to_string())).unwrap();
+        sync(&at("wal"));
+        let (manifest, binding) = (at("local").join(n.to_string()), at("names").join(n.to_string()));
+        std::fs::create_dir(&manifest).unwrap();
+        sync(&at("local"));
+        // As many pages as the index's tree has to change, and the one that names its root.
+        for page in [0, 1 + n as u64 % 64, 65 + n as u64 % 64, 129 + n as u64 % 64] {
+            index.write_all_at(&[n as u8; 4_096], page * 4_096).unwrap();
+        }
+        index.sync_data().unwrap();
+        put(&manifest, &[b'm'; 1_500]);
+        std::fs::create_dir(&binding).unwrap();
+        sync(&at("names"));
+        put(&binding, &[b'n'; 250]);
+        wall.push(began.elapsed());
+        let now = processor_ticks();
+        own += now.0 - before.0;
+        kernel += now.1 - before.1;
+    }
+    println!(
+        "its files and barriers alone: processor {:.0} us in its own code and {:.0} us in the kernel; wall {:?}",
+        each(own),
+        each(kernel),
+        median(&mut wall)
+    );
+}
+
+/// Microseconds of hundredths of a second over many branches.
+fn each(ticks: u64) -> f64 {
+    ticks as f64 * 10_000.0 / BRANCHES as f64
+}
+
 /// Apparent and allocated bytes, and entries, of everything in a directory.
 fn size(dir: &Path) -> (u64, u64, u64) {
     let metadata = std::fs::metadata(dir).unwrap();
@@ -86,10 +147,14 @@ async fn making() {
     for rows in [1_000u64, 30_000, 1_000_000] {
         let store = Store::new();
         store.fill("main", rows).await;
-        // What is done once per namespace and process is done.
-        branch(&store.engine, "main", "warm").await;
         let (mut barriers, mut wall, mut own, mut kernel) = (Vec::new(), Vec::new(), 0, 0);
         for n in 0..BRANCHES {
+            if n % CHECKPOINT == CHECKPOINT - 1 {
+                store.engine.checkpoint(&name("main")).await.unwrap();
+                while store.engine.status(&name("main")).unwrap()["index"]["compacting"] == true {
+                    tokio::task::yield_now().await;
+                }
+            }
             write(&store.engine, "main", [rows + n as u64].into_iter()).await;
             let (before, at, began) = (store.barriers.load(Ordering::Relaxed), processor_ticks(), Instant::now());
             branch(&store.engine, "main", &format!("b{n}")).await;
@@ -100,8 +165,6 @@ async fn making() {
             barriers.push(store.barriers.load(Ordering::Relaxed) - before);
         }
         barriers.sort_unstable();
-        // Hundredths of a second over many branches.
-        let each = |ticks: u64| ticks as f64 * 10_000.0 / BRANCHES as f64;
         let of_first = *first.get_or_insert(each(own + kernel).max(1.0));
         println!(
             "branch of {rows} rows: {} barriers, at most {} (bound 8); processor {:.0} us in its own code and {:.0} us in the \
@@ -232,6 +295,7 @@ async fn main() {
     let only = std::env::args().skip(1).find(|argument| !argument.starts_with("--"));
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     if wanted("making") {
+        bare();
         making().await;
     }
     if wanted("many") {
