@@ -30,6 +30,7 @@ const IDS_MAX: u32 = 10_000;
 impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
+        self.catalog.settle(&*self.context.disk, name)?;
         match self.namespace(name) {
             Ok(namespace) => namespace.write(&request).await,
             Err(missing) if self.catalog.find(name).is_none() => {
@@ -153,9 +154,7 @@ impl Engine {
         let context = &self.context;
         let (nsid, hlc) = (manifest.nsid, manifest.hlc);
         let _birth = context.birth(nsid);
-        let namespace = tokio::task::block_in_place(|| {
-            Namespace::open(context.clone(), name.clone(), Head::create(context, manifest)?)
-        })?;
+        let namespace = self.begin(name, manifest)?;
         let outcome = match first {
             None => Ok(None),
             Some(request) => namespace.write(request).await.map(Some),
@@ -181,6 +180,16 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// Makes an incarnation that has no name yet; what fails leaves nothing.
+    pub(super) fn begin(&self, name: &NamespaceName, manifest: Manifest) -> Result<Arc<Namespace>> {
+        let (context, nsid) = (&self.context, manifest.nsid);
+        tokio::task::block_in_place(|| {
+            let head = Head::create(context, manifest);
+            let opened = head.and_then(|head| Namespace::open(context.clone(), name.clone(), head));
+            opened.inspect_err(|_| self.discard(&name.project, nsid))
+        })
     }
 
     /// Deletes a namespace; its name can be used again at once.

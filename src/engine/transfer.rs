@@ -14,7 +14,7 @@ use super::context::Birth;
 use super::layout::{deletions_key, segment_key};
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
-use super::namespace::{Moment, Namespace, reference};
+use super::namespace::{Moment, reference};
 use super::operations::exists;
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -293,10 +293,7 @@ impl Engine {
         let (nsid, old) = (manifest.nsid, before.nsid);
         let hlc = Hlc::from_millis(context.clock.now_millis()).max(manifest.hlc);
         let kin_after = kin(&manifest, None);
-        let after = tokio::task::block_in_place(|| {
-            let head = Head::create(context, manifest)?;
-            Namespace::open(context.clone(), name.clone(), head)
-        })?;
+        let after = self.begin(name, manifest)?;
         // Asked when the references are counted: what the old incarnation still names now cannot go any more.
         let bound = match before.moment().await.and_then(|moment| check(&moment)) {
             Ok(()) => tokio::task::block_in_place(|| {

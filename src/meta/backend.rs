@@ -1,10 +1,14 @@
 //! redb's file behind the `Disk` seam, so that its faults can be injected too.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
-use redb::StorageBackend;
+use redb::{Database, StorageBackend};
 
-use crate::platform::disk::RandomFile;
+use super::CACHE_BYTES;
+use crate::error::{Context, Error, Result};
+use crate::platform::disk::{Disk, RandomFile};
 
 #[derive(Debug)]
 pub(super) struct Backend(Box<dyn RandomFile>);
@@ -34,5 +38,29 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)
+    }
+}
+
+/// Opens the database in a file, which is made where it is missing.
+pub(super) fn open_database(disk: &dyn Disk, path: &Path) -> Result<Database> {
+    let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
+    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
+        let mut database =
+            redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(Backend::new(file))?;
+        database.check_integrity()?;
+        Ok(database)
+    }));
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(error)) => Err(from_redb(error)),
+        Err(_) => Err(Error::corrupt(format!("{}: a page does not make sense", path.display()))),
+    }
+}
+
+pub(super) fn from_redb(error: redb::Error) -> Error {
+    match error {
+        redb::Error::Io(error) => error.into(),
+        redb::Error::Corrupted(what) => Error::corrupt(what),
+        other => Error::internal(other.to_string()),
     }
 }

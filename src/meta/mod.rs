@@ -3,8 +3,8 @@
 //! Invariants:
 //! - A reference is counted durably before the manifest that names the object; everything else follows it lazily. So a
 //!   count is never below the truth, and a crash can only leave counts that are too high.
-//! - After an unclean stop, and after any error of the database, counts are not trusted: nothing may be reclaimed until
-//!   [`Meta::rebuild`] has recounted them from the manifests.
+//! - After an unclean stop, after any error of the database, and after an error of the disk that leaves open what there is to
+//!   count, counts are not trusted: nothing may be reclaimed until [`Meta::rebuild`] has recounted them from the manifests.
 
 mod backend;
 mod past;
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use self::backend::Backend;
+use self::backend::{from_redb, open_database};
 use self::tables::{
     ANSWERS, Answer, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
@@ -154,6 +154,13 @@ impl Meta {
     /// Whether counts may decide that an object goes.
     pub fn is_trusted(&self) -> bool {
         self.trusted.load(Ordering::SeqCst)
+    }
+
+    /// Nobody knows whether counts are right: what was counted may not have come to be, or more has.
+    pub fn distrust(&self, why: &str) {
+        if self.trusted.swap(false, Ordering::SeqCst) {
+            tracing::warn!(why, "references are counted anew, nothing is reclaimed until then");
+        }
     }
 
     /// Counts one more reference to each object, durably. To be called before the manifest that names them is written.
@@ -469,29 +476,6 @@ fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
             Err(Error::from(error).context(format!("remove {}", path.display())))
         }
         _ => Ok(()),
-    }
-}
-
-fn open_database(disk: &dyn Disk, path: &Path) -> Result<Database> {
-    let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
-    let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
-        let mut database =
-            redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(Backend::new(file))?;
-        database.check_integrity()?;
-        Ok(database)
-    }));
-    match opened {
-        Ok(Ok(database)) => Ok(database),
-        Ok(Err(error)) => Err(from_redb(error)),
-        Err(_) => Err(Error::corrupt(format!("{}: a page does not make sense", path.display()))),
-    }
-}
-
-fn from_redb(error: redb::Error) -> Error {
-    match error {
-        redb::Error::Io(error) => error.into(),
-        redb::Error::Corrupted(what) => Error::corrupt(what),
-        other => Error::internal(other.to_string()),
     }
 }
 

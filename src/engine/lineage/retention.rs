@@ -147,7 +147,10 @@ impl Engine {
         };
         match free {
             Ok(free) => reclaim(context, &free),
-            Err(error) => tracing::warn!(%error, "references are not released, a later sweep finds them"),
+            Err(error) => {
+                tracing::warn!(%error, "what a namespace held is not released yet");
+                context.meta.distrust("what a namespace held could not be released");
+            }
         }
         context.forget_kin(nsid);
         drop(commits);

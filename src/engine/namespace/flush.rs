@@ -185,6 +185,8 @@ impl Namespace {
                 Ok(())
             }
             Err(error) => {
+                // It may be in the tier already, and is not counted there.
+                self.context.meta.distrust("a log could not be sealed");
                 decider.distrust = Some(distrust);
                 decider.broken = true;
                 Err(error)

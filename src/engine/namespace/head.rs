@@ -2,6 +2,8 @@
 //! when retention lets go of the manifest before it.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::PoisonError;
 
 use crate::engine::context::Context;
@@ -13,7 +15,7 @@ use crate::format::manifest::{Manifest, Parent, StoredAnswer, decode_manifest, e
 use crate::meta::tables::Answer;
 use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid};
-use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, publish, unpublish};
 
 /// The newest manifest of one incarnation on this node.
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ impl Head {
         }
         let dir = context.layout.manifests(nsid);
         let entries = match context.disk.list(&dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             entries => entries.context(|| format!("list {}", dir.display()))?,
         };
         let Some(generation) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
@@ -116,9 +118,17 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
     let added: Vec<String> = new.difference(&old).cloned().collect();
     let (bytes, crc32c) = encode_manifest(&manifest)?;
-    context.meta.hold(&added)?;
     let path = context.layout.manifest(manifest.nsid, manifest.generation);
-    publish(&*context.disk, &path, &bytes).context(|| format!("write manifest {}", path.display()))?;
+    if context.disk.size(&path).is_ok() {
+        // An attempt that failed left it, and it may have been counted since.
+        unpublish(&*context.disk, &path).context(|| format!("remove manifest {}", path.display()))?;
+        context.meta.distrust("a manifest was written after all, and is replaced");
+    }
+    context.meta.hold(&added)?;
+    if let Err(error) = publish(&*context.disk, &path, &bytes) {
+        take_back(context, &path, &added);
+        return Err(Error::from(error).context(format!("write manifest {}", path.display())));
+    }
     let facts = facts(&manifest, bytes);
     let followed = context.meta.settle(manifest.nsid, Some(&facts), &[]).and_then(|_| match before {
         None => Ok(()),
@@ -131,6 +141,17 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
         tracing::warn!(%error, "the index does not follow, it will be rebuilt");
     }
     Ok(Head { manifest, crc32c })
+}
+
+/// Lets go of what a manifest was to name that could not be written. Where it may be in place all the same, all is counted
+/// anew: whoever reads it next needs its objects.
+fn take_back(context: &Context, path: &Path, added: &[String]) {
+    let released = unpublish(&*context.disk, path).map_err(Error::from).and_then(|()| context.meta.release(added));
+    match released {
+        // A full disk needs the space back at once.
+        Ok(free) => reclaim(context, &free),
+        Err(_) => context.meta.distrust("it is not known whether a manifest was written"),
+    }
 }
 
 /// Removes objects that nobody references, while counts are known to be right.

@@ -176,7 +176,9 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     let paths = context.layout.logs(&name.project, manifest.nsid);
     let recovered = {
         let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
-        let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+        let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust);
+        // Some of them may be in the tier already, and are not counted there.
+        let recovered = recovered.inspect_err(|_| context.meta.distrust("logs could not be sealed"))?;
         let key = |log: &String| log_key(&name.project, manifest.nsid, log);
         context.keep(&recovered.moved.iter().map(key).collect::<Vec<String>>());
         recovered
