@@ -34,8 +34,7 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
-    /// A file for reading and writing at any offset, created when absent: redb's, and a file that is read again before it
-    /// is put in place.
+    /// A file for reading and writing at any offset, created when absent. Only redb uses it.
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;
 }
 
@@ -101,11 +100,11 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// brings it back. After an error nobody knows.
 pub fn unpublish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {
-        // The rename never happened.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(()) => disk.sync_dir(path.parent().unwrap_or(Path::new("/"))),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    // Where it is gone already, an earlier removal may not be durable.
+    disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 /// Creates a directory and its missing ancestors, each durable in its parent.
