@@ -1,11 +1,14 @@
 //! Names of namespaces and what they are bound to.
 //!
-//! Invariant: a binding is durable as a file before it counts; the map here and the index in redb follow.
+//! Invariants:
+//! - A binding is durable as a file before it counts; the map here and the index in redb follow.
+//! - While a binding that failed may be in place, no document is written under its name, and nothing is swept: the next start
+//!   may find it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound as Edge;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::{Layout, number_of, numbered};
@@ -13,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::names::{NameBinding, VERSION, decode_binding, encode_binding, parse_name};
 use crate::meta::tables::Bound;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
-use crate::platform::disk::{Disk, create_dirs, publish};
+use crate::platform::disk::{Disk, create_dirs, publish, unpublish};
 
 /// The code of errors after which a binding may be durable or not.
 pub const UNKNOWN_BINDING: &str = "binding_unknown";
@@ -24,13 +27,15 @@ pub struct Catalog {
     names: Mutex<BTreeMap<NamespaceName, Bound>>,
     /// Names whose newest binding cannot be read, and why. What they are bound to is unknown.
     damaged: Mutex<BTreeMap<NamespaceName, String>>,
+    /// Bindings that failed and may be in place all the same.
+    doubts: Mutex<BTreeMap<NamespaceName, PathBuf>>,
 }
 
 impl Catalog {
     /// Takes what the index remembers of a clean stop.
     pub fn from_index(names: BTreeMap<String, Bound>) -> Self {
         let names = names.into_iter().filter_map(|(name, bound)| Some((parse_name(&name)?, bound))).collect();
-        Catalog { names: Mutex::new(names), damaged: Mutex::default() }
+        Catalog { names: Mutex::new(names), ..Catalog::default() }
     }
 
     /// Reads every binding from its files. A binding that is damaged or missing is put back where `index` has it; else it is
@@ -75,7 +80,7 @@ impl Catalog {
                 names.insert(name, known);
             }
         }
-        Ok((Catalog { names: Mutex::new(names), damaged: Mutex::new(damaged) }, errors))
+        Ok((Catalog { names: Mutex::new(names), damaged: Mutex::new(damaged), ..Catalog::default() }, errors))
     }
 
     /// Names whose newest binding cannot be read, and why.
@@ -107,6 +112,7 @@ impl Catalog {
         hlc: Hlc,
     ) -> Result<Bound> {
         self.check_name(name)?;
+        self.settle(disk, name)?;
         let dir = layout.bindings(name);
         let last = self.lock().get(name).map(|bound| bound.rev);
         let rev = last.map_or(0, |rev| rev + 1);
@@ -114,12 +120,14 @@ impl Catalog {
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(rev));
         if let Err(error) = publish(disk, &path, &encode_binding(&binding)?) {
-            // It may be in place though it is not durable: the next start must not find what readers do not see now. Best
-            // effort; where this fails, too, the binding stays unknown.
-            if disk.remove(&path).is_ok() {
-                let _ = disk.sync_dir(&dir);
+            // It may be in place though it is not durable: the next start must not find what readers do not see now.
+            let taken_back = unpublish(disk, &path).is_ok();
+            let error = Error::from(error).context(format!("bind name {name}"));
+            if taken_back {
+                return Err(error);
             }
-            return Err(Error::from(error).context(format!("bind name {name}")).with_code(UNKNOWN_BINDING));
+            self.doubts().insert(name.clone(), path);
+            return Err(error.with_code(UNKNOWN_BINDING));
         }
         let bound = Bound { rev, target };
         self.lock().insert(name.clone(), bound.clone());
@@ -128,6 +136,32 @@ impl Catalog {
             let _ = disk.remove(&dir.join(numbered(last)));
         }
         Ok(bound)
+    }
+
+    /// Whether it is not known of some name what the next start would find it bound to.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.doubts().is_empty()
+    }
+
+    /// Takes back the binding of a name that failed and may be in place all the same, where there is one. While that fails
+    /// nothing may be written that the next start would not find.
+    pub fn settle(&self, disk: &dyn Disk, name: &NamespaceName) -> Result<()> {
+        let mut doubts = self.doubts();
+        let Some(path) = doubts.get(name) else { return Ok(()) };
+        unpublish(disk, path).context(|| format!("take back a binding of name {name} that failed"))?;
+        doubts.remove(name);
+        Ok(())
+    }
+
+    /// The same for all names. Gives whether there were any.
+    pub fn settle_all(&self, disk: &dyn Disk) -> Result<bool> {
+        let names: Vec<NamespaceName> = self.doubts().keys().cloned().collect();
+        names.iter().try_for_each(|name| self.settle(disk, name))?;
+        Ok(!names.is_empty())
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<NamespaceName, PathBuf>> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bound names of a project with this prefix, after `after`, in order.
@@ -246,6 +280,34 @@ mod tests {
             assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");
             assert_eq!(again.find(&name).is_none(), unbound, "operation {at}");
         }
+    }
+
+    #[test]
+    fn a_binding_that_cannot_be_taken_back_is_in_doubt_until_it_is() {
+        let mut doubted = 0;
+        for at in 0..20 {
+            let disk = MemoryDisk::default();
+            let layout = Layout::new("/data");
+            create_dirs(&disk, Path::new("/data")).unwrap();
+            let name = Project::default_project().namespace("docs").unwrap();
+            let catalog = Catalog::default();
+            let first = Nsid(Uuid::from_u128(1));
+            catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+            disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: ErrorKind::Other }));
+            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2));
+            let is_unknown = unbound.as_ref().is_err_and(|error| error.code() == super::UNKNOWN_BINDING);
+            assert_eq!(catalog.is_in_doubt(), is_unknown, "operation {at}");
+            doubted += u64::from(is_unknown);
+            if is_unknown {
+                assert!(catalog.settle(&disk, &name).is_err() && catalog.settle_all(&disk).is_err());
+            }
+            disk.set_fault(None);
+            assert_eq!(catalog.settle_all(&disk).unwrap(), is_unknown);
+            assert!(!catalog.is_in_doubt());
+            let (again, _) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
+            assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");
+        }
+        assert!(doubted > 0);
     }
 
     #[test]

@@ -30,6 +30,7 @@ const IDS_MAX: u32 = 10_000;
 impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
+        self.catalog.settle(&*self.context.disk, name)?;
         match self.namespace(name) {
             Ok(namespace) => namespace.write(&request).await,
             Err(missing) if self.catalog.find(name).is_none() => {

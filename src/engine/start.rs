@@ -103,6 +103,9 @@ impl Engine {
     /// What the background owes after a start, and after an error of the index: counts of references where they are not
     /// known to be right, and the removal of what nobody needs. Until it is done nothing is reclaimed. Blocking.
     pub fn rebuild_index(&self) -> Result<()> {
+        if self.catalog.settle_all(&*self.context.disk)? {
+            self.context.meta.distrust("a name was not bound after all");
+        }
         if !self.is_index_trusted() {
             self.recount()?;
         }
@@ -111,12 +114,14 @@ impl Engine {
 
     /// Whether the counts of references are known to be right.
     pub fn is_index_trusted(&self) -> bool {
-        self.context.meta.is_trusted()
+        self.context.meta.is_trusted() && !self.catalog.is_in_doubt()
     }
 
     /// Makes the index anew from the files. Blocking.
     pub(super) fn recount(&self) -> Result<()> {
         let context = &self.context;
+        // What a name may be bound to would not be counted.
+        self.catalog.settle_all(&*context.disk)?;
         {
             let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
             self.put_back_from_index()?;
@@ -206,7 +211,7 @@ impl Engine {
     /// deleted incarnations. Gives how many objects of how many bytes went. Blocking; runs while writes go on.
     pub fn sweep(&self) -> Result<(u64, u64)> {
         let context = &self.context;
-        if !context.may_reclaim() || !self.catalog.damaged().is_empty() {
+        if !context.may_reclaim() || !self.catalog.damaged().is_empty() || self.catalog.is_in_doubt() {
             return Ok((0, 0));
         }
         // No manifest is committed meanwhile. What is listed first and removed last cannot belong to who came later.
@@ -309,7 +314,7 @@ impl Engine {
 
     /// Marks the index as whole, for who only looked.
     pub fn close_index(&self) -> Result<()> {
-        self.context.meta.close(self.context.may_reclaim())
+        self.context.meta.close(self.context.may_reclaim() && !self.catalog.is_in_doubt())
     }
 
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.
