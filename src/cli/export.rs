@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::http::{Target, namespace};
-use super::stream::{NewFile, download, percent};
-use crate::error::Result;
+use super::stream::{download, percent};
+use crate::error::{Context, Result};
+use crate::platform::new_file::NewFile;
+use crate::platform::real_disk::RealDisk;
 
 #[derive(Args)]
 pub struct Export {
@@ -35,8 +38,8 @@ impl Export {
             download(&self.target, &path, &mut out).await?;
             return Ok(out.flush()?);
         };
-        let mut new = NewFile::create(file)?;
-        download(&self.target, &path, &mut new.file).await?;
-        new.keep()
+        let mut new = NewFile::create(Arc::new(RealDisk), file).context(|| format!("create {}", file.display()))?;
+        download(&self.target, &path, &mut new).await?;
+        new.keep().context(|| format!("write {}", file.display()))
     }
 }

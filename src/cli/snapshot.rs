@@ -1,17 +1,19 @@
 //! `shoal snapshot`: a namespace in one file, from a daemon or from a data directory.
 
-use std::io::{BufReader, BufWriter, Seek, Write, sink};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
 
 use super::http::Target;
-use super::stream::{NewFile, download, namespace, percent};
+use super::stream::{download, namespace, percent};
 use super::{check, client_runtime, engine_runtime, output};
 use crate::api::wire::as_of::parse_as_of_text;
-use crate::error::{Context, Error, Result};
-use crate::format::snapshot::SnapshotReader;
+use crate::error::Result;
+use crate::platform::real_disk::RealDisk;
+use crate::snapshot::file::{Kept, keep};
 use crate::snapshot::take::{Extent, take};
 
 #[derive(Args)]
@@ -41,14 +43,7 @@ impl Snapshot {
         if self.file == Path::new("-") {
             return self.write(&mut std::io::stdout().lock());
         }
-        let mut new = NewFile::create(&self.file)?;
-        {
-            let mut out = BufWriter::with_capacity(256 << 10, &new.file);
-            self.write(&mut out)?;
-            out.flush().context(|| format!("write {}", self.file.display()))?;
-        }
-        let (commit, bytes) = verify(&mut new)?;
-        new.keep()?;
+        let Kept { commit_id: commit, bytes } = keep(Arc::new(RealDisk), &self.file, |out| self.write(out))?;
         if self.json {
             return output::print_json(&json!({"file": self.file, "bytes": bytes, "commit": commit}));
         }
@@ -85,17 +80,4 @@ impl Snapshot {
         }
         client_runtime()?.block_on(download(&self.target, &path, out))
     }
-}
-
-/// Reads the file again, as a restore would; gives its commit and its length.
-fn verify(new: &mut NewFile) -> Result<(String, u64)> {
-    let broken = |error: Error| error.context("the snapshot is not kept");
-    new.file.rewind().context(|| "read the snapshot again")?;
-    let input = BufReader::with_capacity(256 << 10, &new.file);
-    let mut reader = SnapshotReader::open(input, "snapshot").map_err(broken)?;
-    while reader.next_member().is_some() {
-        reader.copy_object(&mut sink()).map_err(broken)?;
-    }
-    let commit = reader.manifest().commit_id.to_string();
-    Ok((commit, reader.finish().map_err(broken)?))
 }

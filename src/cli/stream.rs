@@ -1,8 +1,6 @@
-//! Files to and from a daemon, piece by piece; files put in place whole.
+//! Files to and from a daemon, piece by piece.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
 use hyper::Method;
@@ -86,46 +84,6 @@ pub(super) async fn download_by(
         }
     }
     Ok(())
-}
-
-/// A file that appears under its name when all of it is there.
-pub(super) struct NewFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    pub file: File,
-    kept: bool,
-}
-
-impl NewFile {
-    pub(super) fn create(path: &Path) -> Result<Self> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".tmp");
-        let temporary = PathBuf::from(name);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&temporary);
-        let file = file.context(|| format!("create {}", temporary.display()))?;
-        Ok(NewFile { path: path.to_owned(), temporary, file, kept: false })
-    }
-
-    /// Puts it in place, durably.
-    pub(super) fn keep(mut self) -> Result<()> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let done = self
-            .file
-            .sync_all()
-            .and_then(|()| std::fs::rename(&self.temporary, &self.path))
-            .and_then(|()| File::open(parent.unwrap_or(Path::new(".")))?.sync_all());
-        self.kept = true;
-        done.context(|| format!("write {}", self.path.display()))
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.kept {
-            // Best effort: what is not whole is of no use.
-            let _ = std::fs::remove_file(&self.temporary);
-        }
-    }
 }
 
 /// A namespace as commands take it: `name` in the default project, or `org/project/name`.

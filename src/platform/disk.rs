@@ -34,7 +34,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
-    /// A file for reading and writing at any offset, created when absent. Only redb uses it.
+    /// A file for reading and writing at any offset, created when absent: redb's, and a file that is read again before it
+    /// is put in place.
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;
 }
 

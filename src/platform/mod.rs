@@ -4,5 +4,6 @@ pub mod clock;
 pub mod disk;
 pub mod memory_disk;
 pub mod mmap;
+pub mod new_file;
 pub mod random;
 pub mod real_disk;
