@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use shoal::engine::{CopyStatus, Engine};
+use shoal::error::Result;
 use shoal::model::ids::{NamespaceName, Project};
 
 use super::node::{Node, contents, fill, name, row, rows, write};
@@ -18,6 +19,17 @@ async fn finished(engine: &Arc<Engine>, to: &NamespaceName, token: &str) -> Copy
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the copy does not end");
+}
+
+/// Makes a deep copy, and waits for it.
+pub async fn copied(engine: &Arc<Engine>, from: &NamespaceName, to: &NamespaceName) -> Result<()> {
+    let token = engine.start_copy(from, to, true)?;
+    loop {
+        if let Some((_, done)) = engine.poll_copy(to, &token)?.finished {
+            return done.map(drop).map_err(|error| error.duplicate());
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 fn keys(moment: &shoal::engine::namespace::Moment) -> Vec<String> {

@@ -13,3 +13,4 @@ mod exports;
 mod faults;
 mod node;
 mod round_trips;
+mod taking;

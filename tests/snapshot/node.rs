@@ -117,6 +117,24 @@ pub async fn fill(engine: &Arc<Engine>, to: &str) {
     write(engine, to, json!({"deletes": [id(4)]})).await;
 }
 
+/// Documents of one column, for who goes through the same many times.
+pub fn few(from: u64, to: u64) -> Json {
+    let row = |n: u64| json!({"id": row(n)["id"], "int": n});
+    json!({"upsert_rows": (from..to).map(row).collect::<Vec<_>>(), "schema": {"id": "uuid", "int": "int"}})
+}
+
+/// [`fill`] with a few of those.
+pub async fn fill_few(engine: &Arc<Engine>, to: &str) {
+    let id = |n: u64| row(n)["id"].clone();
+    write(engine, to, few(0, 8)).await;
+    engine.checkpoint(&name(to)).await.unwrap();
+    write(engine, to, few(7, 14)).await;
+    write(engine, to, json!({"deletes": [id(2), id(13)]})).await;
+    engine.checkpoint(&name(to)).await.unwrap();
+    write(engine, to, few(20, 22)).await;
+    write(engine, to, json!({"deletes": [id(4)]})).await;
+}
+
 /// Every document, with its version.
 pub async fn contents(engine: &Arc<Engine>, of: &NamespaceName) -> Result<BTreeMap<DocId, Document>> {
     let moment = engine.moment_at(of, None).await?;
