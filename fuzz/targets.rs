@@ -19,7 +19,8 @@ use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_ta
 use shoal::format::names::{decode_binding, encode_binding, parse_name};
 use shoal::format::node::{decode_format, decode_node, encode_format, encode_node};
 use shoal::format::record::{decode_batch, encode_batch};
-use shoal::format::snapshot::{SnapshotReader, SnapshotWriter};
+use shoal::format::snapshot::SnapshotReader;
+use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::{deletions, envelope};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::platform::mmap::Mapping;

@@ -49,7 +49,12 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "names" => &["binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json"],
         "segment" => &["segment.seg"],
-        "snapshot" => &["snapshot.snp", "snapshot-increment.snp"],
+        "snapshot" => &[
+            "snapshot.snp",
+            "snapshot-increment.snp",
+            "../v2/snapshot-conflicts.snp",
+            "../v2/snapshot-conflicts-increment.snp",
+        ],
         "sparse" => &["sparse.section"],
         "text" => &["text.section"],
         _ => &[],

@@ -26,9 +26,10 @@ use shoal::format::node::{
 };
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::format::snapshot::{
-    self, Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, OBJECT_HEADER_BYTES, SnapshotKind, SnapshotReader,
-    SnapshotWriter, carried, members,
+    Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, Member, OBJECT_HEADER_BYTES, ObjectKind, SnapshotKind,
+    SnapshotReader, carried, conflicts_id, members,
 };
+use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
 use shoal::model::value::{SparseVector, Value, Vector};
@@ -307,15 +308,41 @@ fn write_snapshot(description: &Description, manifest: &Manifest) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = SnapshotWriter::begin(&mut out, description, manifest).unwrap();
     while let Some(member) = writer.next_member() {
-        let bytes = SNAPSHOT_OBJECTS.into_iter().find(|bytes| crc32c::crc32c(bytes) == member.crc32c).unwrap();
-        writer.object(|out| Ok(out.write_all(bytes)?)).unwrap();
+        let bytes = snapshot_object(&member);
+        writer.object(|out| Ok(out.write_all(&bytes)?)).unwrap();
     }
     writer.finish().unwrap();
     out
 }
 
+fn snapshot_object(member: &Member) -> Vec<u8> {
+    if member.kind == ObjectKind::Conflicts {
+        return encode_conflicts(&conflicts_file()).unwrap();
+    }
+    let known = SNAPSHOT_OBJECTS.into_iter().find(|bytes| crc32c::crc32c(bytes) == member.crc32c);
+    known.unwrap().to_vec()
+}
+
 fn full() -> Description {
-    Description { format: snapshot::VERSION, kind: SnapshotKind::Full, taken_ms: 5, base: None }
+    Description::new(SnapshotKind::Full, 5, None, Vec::new())
+}
+
+/// One object of conflicts, as the manifest names.
+fn conflicts_member() -> Member {
+    let bytes = encode_conflicts(&conflicts_file()).unwrap();
+    let (id, crc32c) = (conflicts_id(0x1a), crc32c::crc32c(&bytes));
+    Member { kind: ObjectKind::Conflicts, id, bytes: bytes.len() as u64, crc32c }
+}
+
+fn full_with_conflicts() -> Description {
+    Description::new(SnapshotKind::Full, 5, None, vec![conflicts_member()])
+}
+
+/// Goes on from a base that has other conflicts.
+fn increment_with_conflicts() -> Description {
+    let mut base = increment().base.unwrap();
+    base.objects.push(Member { id: conflicts_id(0x1b), ..conflicts_member() });
+    Description::new(SnapshotKind::Incremental, 5, Some(base), vec![conflicts_member()])
 }
 
 /// Goes on from a base that has the segment and other dead rows of it.
@@ -374,24 +401,32 @@ fn a_snapshot_is_laid_out_as_documented() {
         "magic" => b"SHOALSNE".to_vec(),
         other => panic!("storage-format.md has a field {other} that the footer has not"),
     });
-    check_fields("Snapshot description", &full());
+    check_fields("Snapshot description", &full_with_conflicts());
+    let bytes = write_snapshot(&full_with_conflicts(), &manifest);
+    assert_eq!((bytes[8], bytes[bytes.len() - 40]), (2, 2));
+    let last = &bytes[bytes.len() - FOOTER_BYTES - INDEX_ENTRY_BYTES..];
+    assert_eq!(last[..4], [3, 0, 0, 0]);
+    assert_eq!(last[4..20], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x1a]);
 }
 
 #[test]
 fn golden_snapshots_are_read_and_written_to_the_byte() {
     let manifest = snapshot_of(SNAPSHOT_OBJECTS);
-    for (name, description, objects) in [
-        ("snapshot.snp", full(), &SNAPSHOT_OBJECTS[..]),
-        ("snapshot-increment.snp", increment(), &SNAPSHOT_OBJECTS[1..]),
+    for (version, name, description, objects) in [
+        ("v1", "snapshot.snp", full(), 2),
+        ("v1", "snapshot-increment.snp", increment(), 1),
+        ("v2", "snapshot-conflicts.snp", full_with_conflicts(), 3),
+        ("v2", "snapshot-conflicts-increment.snp", increment_with_conflicts(), 2),
     ] {
-        assert_eq!(carried(&description, &manifest).len(), objects.len());
-        let bytes = golden("v1", name, &write_snapshot(&description, &manifest));
+        let carried = carried(&description, &manifest);
+        assert_eq!(carried.len(), objects);
+        let bytes = golden(version, name, &write_snapshot(&description, &manifest));
         let mut reader = SnapshotReader::open(bytes.as_slice(), name).unwrap();
         assert_eq!((reader.description(), reader.manifest()), (&description, &manifest));
-        for object in objects {
+        for member in carried {
             let mut found = Vec::new();
             reader.copy_object(&mut found).unwrap();
-            assert_eq!(found, *object);
+            assert_eq!(found, snapshot_object(&member));
         }
         assert_eq!(reader.finish().unwrap(), bytes.len() as u64);
         // Every truncation and every flipped bit is an error.
@@ -459,6 +494,33 @@ fn the_log_frame_is_laid_out_as_documented() {
 }
 
 /// Every documented field is where the document says, and the fields cover all bytes.
+#[test]
+fn a_snapshot_whose_conflicts_are_not_those_of_its_manifest_is_refused() {
+    let manifest = snapshot_of(SNAPSHOT_OBJECTS);
+    let refused = |description: Description| {
+        let mut out = Vec::new();
+        let error = SnapshotWriter::begin(&mut out, &description, &manifest).map(drop).unwrap_err();
+        error.message().to_owned()
+    };
+    let member = conflicts_member();
+    let with = |conflicts| Description { conflicts, ..full_with_conflicts() };
+    assert!(refused(with(vec![])).contains("0 objects of conflicts, expected the 1 of its manifest"));
+    assert!(refused(with(vec![Member { id: Uuid::from_u128(1 << 64), ..member }])).contains("listed as conflicts"));
+    assert!(refused(with(vec![Member { kind: ObjectKind::Segment, ..member }])).contains("listed as conflicts"));
+    assert!(refused(with(vec![Member { bytes: u64::MAX, ..member }])).contains("expected at most 100663296"));
+    let older = Description { format: 1, ..full_with_conflicts() };
+    assert!(refused(older).contains("format version 1 has not"));
+    let older = Description { format: 1, ..increment_with_conflicts() };
+    assert!(refused(Description { conflicts: vec![], ..older }).contains("format version 1 has not"));
+    // A description of another version than the header.
+    let mut bytes = write_snapshot(&full(), &manifest);
+    bytes[8] = 2;
+    let checksum = crc32c::crc32c(&bytes[..60]);
+    bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+    let error = SnapshotReader::open(bytes.as_slice(), "s").map(drop).unwrap_err();
+    assert_eq!(error.message(), "s: description of version 1, the header says 2");
+}
+
 fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl Fn(&str) -> Vec<u8>) {
     let mut end = 0;
     for row in rows {

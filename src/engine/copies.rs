@@ -1,7 +1,7 @@
 //! Copies in the background, and deep ones, which share no object with their source.
 //!
 //! A deep copy streams each segment's live rows into a segment of its own, one at a time, so memory is that of one merge; the
-//! tail becomes one more. The source may be anything on this node, of any project: it is one moment of it that is copied.
+//! tail becomes one more, and unresolved conflicts come along. The source may be anything on this node, of any project: it is one moment of it that is copied.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,7 +103,7 @@ impl Engine {
         to: &NamespaceName,
         progress: &Arc<Progress>,
     ) -> Result<u64> {
-        let moment = self.moment_at(from, None).await?;
+        let (moment, conflicts) = self.moment_with_conflicts(from).await?;
         progress.total.store(moment.view.documents(), Ordering::Relaxed);
         let mut newborn = self.newborn(to)?;
         let mut segments = Vec::new();
@@ -122,9 +122,12 @@ impl Engine {
             newborn = back;
             segments.extend(segment);
         }
-        let tail = tokio::task::block_in_place(|| newborn.build(&moment.view.schema, &tail_entries(&moment)))?;
+        let (tail, conflicts) = tokio::task::block_in_place(|| {
+            let tail = newborn.build(&moment.view.schema, &tail_entries(&moment))?;
+            Ok::<_, Error>((tail, newborn.copy_conflicts(&conflicts)?))
+        })?;
         segments.extend(tail);
-        let first = first_manifest(&newborn, &moment, segments);
+        let first = Manifest { conflicts, ..first_manifest(&newborn, &moment, segments) };
         let documents = newborn.bind(first).await?;
         progress.done.store(documents, Ordering::Relaxed);
         Ok(documents)

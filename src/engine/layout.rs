@@ -126,9 +126,30 @@ pub fn conflicts_key(project: &Project, nsid: Nsid, token: u64) -> String {
     format!("{}/conflicts/{token:016x}.json", prefix(project, nsid))
 }
 
+/// The token in a key that [`conflicts_key`] made.
+pub fn conflicts_token(key: &str) -> Option<u64> {
+    let (_, name) = key.rsplit_once("/conflicts/")?;
+    let digits = name.strip_suffix(".json")?;
+    if digits.len() == 16 { u64::from_str_radix(digits, 16).ok() } else { None }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{number_of, numbered};
+    use uuid::Uuid;
+
+    use super::{conflicts_key, conflicts_token, number_of, numbered};
+    use crate::model::ids::{Nsid, Project};
+
+    #[test]
+    fn tokens_are_read_as_they_were_written_and_nothing_else_is() {
+        let key = |token| conflicts_key(&Project::default_project(), Nsid(Uuid::from_u128(1)), token);
+        for token in [0, 17, u64::MAX] {
+            assert_eq!(conflicts_token(&key(token)), Some(token));
+        }
+        for wrong in ["", "a/conflicts/1.json", "a/conflicts/000000000000000x.json", "a/0000000000000001.json"] {
+            assert_eq!(conflicts_token(wrong), None);
+        }
+    }
 
     #[test]
     fn numbers_are_read_as_they_were_written_and_nothing_else_is() {

@@ -3,6 +3,7 @@
 //!
 //! Invariants:
 //! - What is read stays readable while it is held, whatever the namespace does meanwhile.
+//! - Unresolved conflicts travel as they are, under the tokens that their keys had.
 //! - An incarnation that is made of given objects shows itself whole, under its name, or leaves nothing: until its name is
 //!   bound it is unborn, and what a crash leaves of it is swept at the next start.
 
@@ -11,16 +12,18 @@ use std::sync::Arc;
 
 use super::catalog::UNKNOWN_BINDING;
 use super::context::Birth;
-use super::layout::{deletions_key, segment_key};
+use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
 use super::namespace::{Moment, reference};
 use super::operations::exists;
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::conflicts::decode_conflicts;
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
+use crate::platform::mmap::Mapping;
 use crate::segment::Segment;
 use crate::segment::builder::{Entry, build};
 use crate::tier::{ObjectWriter, Staged};
@@ -34,12 +37,22 @@ pub struct Settled {
     pub manifest: Manifest,
     /// Those of the manifest, in its order.
     pub segments: Vec<SettledSegment>,
+    /// Those of the manifest, in its order.
+    pub conflicts: Vec<HeldConflicts>,
 }
 
 /// A segment, and the file of its dead rows.
 pub struct SettledSegment {
     pub segment: Arc<Segment>,
     pub deletions: Option<Vec<u8>>,
+}
+
+/// An object of unresolved conflicts: readable for as long as this is held.
+pub struct HeldConflicts {
+    pub key: String,
+    /// What stays of the key wherever the object is carried.
+    pub token: u64,
+    pub file: Mapping,
 }
 
 impl Engine {
@@ -59,7 +72,7 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        Err(Error::busy(format!("namespace {name} does not come to rest")).with_hint("try again a little later"))
+        Err(restless(name))
     }
 
     /// The objects of a moment's manifest; `None` while some of its documents are in logs only.
@@ -80,7 +93,42 @@ impl Engine {
             let deletions = reference.deletions.as_ref().map(|dead| self.context.tier.read(&dead.key)).transpose()?;
             segments.push(SettledSegment { segment: known.segment.clone(), deletions });
         }
-        Ok(Some(Settled { manifest, segments }))
+        let conflicts = self.conflicts_of(&manifest)?;
+        Ok(Some(Settled { manifest, segments, conflicts }))
+    }
+
+    /// The objects of unresolved conflicts that a manifest names, in its order; all of them are sound. Blocking.
+    pub fn conflicts_of(&self, manifest: &Manifest) -> Result<Vec<HeldConflicts>> {
+        let held = |key: &String| {
+            let token = conflicts_token(key).ok_or_else(|| {
+                Error::corrupt(format!("namespace {}: {key} is not the key of conflicts", manifest.name))
+            })?;
+            let file = self.context.tier.map_all(key)?;
+            decode_conflicts(&file, key).map_err(|error| error.with_hint("run `shoal check`"))?;
+            Ok(HeldConflicts { key: key.clone(), token, file })
+        };
+        manifest.conflicts.iter().map(held).collect()
+    }
+
+    /// The newest state of a namespace, and its unresolved conflicts.
+    pub(super) async fn moment_with_conflicts(
+        &self,
+        name: &NamespaceName,
+    ) -> Result<(Arc<Moment>, Vec<HeldConflicts>)> {
+        for _ in 0..SETTLE_ATTEMPTS {
+            let moment = self.moment_at(name, None).await?;
+            match tokio::task::block_in_place(|| self.conflicts_of(&moment.manifest)) {
+                // What is resolved meanwhile may be reclaimed at once.
+                Err(error) if error.kind() == Kind::Corrupt && self.is_past(name, &moment) => {}
+                conflicts => return Ok((moment, conflicts?)),
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Whether the namespace has moved on from this state.
+    fn is_past(&self, name: &NamespaceName, moment: &Moment) -> bool {
+        self.namespace(name).is_ok_and(|namespace| namespace.published().generation != moment.manifest.generation)
     }
 
     /// Begins an incarnation that is to be bound to `name`. Invalid with code `exists` when the name is taken already.
@@ -114,6 +162,10 @@ impl Engine {
     }
 }
 
+fn restless(name: &NamespaceName) -> Error {
+    Error::busy(format!("namespace {name} does not come to rest")).with_hint("try again a little later")
+}
+
 /// An incarnation on its way. Dropped before its name is bound it leaves nothing.
 pub struct Newborn {
     engine: Arc<Engine>,
@@ -135,6 +187,10 @@ impl Newborn {
 
     pub fn deletions_key(&self, segment: uuid::Uuid) -> String {
         deletions_key(&self.name.project, self.nsid, segment, self.engine.context.random.next_u64())
+    }
+
+    pub fn conflicts_key(&self, token: u64) -> String {
+        conflicts_key(&self.name.project, self.nsid, token)
     }
 
     /// A name for a new object.
@@ -179,8 +235,8 @@ impl Newborn {
         Manifest { nsid: self.nsid, ..manifest }
     }
 
-    /// The first manifest of an incarnation that goes on from another's state: its segments have to be replaced by this
-    /// one's own.
+    /// The first manifest of an incarnation that goes on from another's state: its segments and conflicts have to be replaced
+    /// by this one's own.
     pub fn manifest_after(&self, manifest: Manifest) -> Manifest {
         let context = &self.engine.context;
         let now = context.clock.now_millis();
@@ -197,8 +253,6 @@ impl Newborn {
             replay_from: 0,
             expires_ms: None,
             logs: Vec::new(),
-            // Losers of merges stay where they were resolved, or were not: their objects do not come along.
-            conflicts: Vec::new(),
             // A block of its own: what the other hands out next must not meet what this one does.
             ids_reserved: 0,
             idempotency: Vec::new(),
@@ -211,10 +265,24 @@ impl Newborn {
 
     /// Copies an object of another incarnation to a key of this one.
     pub fn copy_object(&mut self, from: &str, to: &str) -> Result<()> {
-        let tier = &self.engine.context.tier;
-        let bytes = self.engine.context.disk.map(&tier.path(from)).context(|| format!("read object {from}"))?;
-        let mut writer = tier.create(to)?;
-        writer.write_all(&bytes).context(|| format!("write object {to}"))?;
+        let bytes = self.engine.context.tier.map_all(from)?;
+        self.write_object(&bytes, to)
+    }
+
+    /// Copies conflicts of another incarnation; gives their keys here, in the same order.
+    pub fn copy_conflicts(&mut self, conflicts: &[HeldConflicts]) -> Result<Vec<String>> {
+        let mut keys = Vec::with_capacity(conflicts.len());
+        for held in conflicts {
+            let key = self.conflicts_key(held.token);
+            self.write_object(&held.file, &key)?;
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
+    fn write_object(&mut self, bytes: &[u8], to: &str) -> Result<()> {
+        let mut writer = self.engine.context.tier.create(to)?;
+        writer.write_all(bytes).context(|| format!("write object {to}"))?;
         let staged = writer.stage()?;
         self.publish(to, staged)
     }

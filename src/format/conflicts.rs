@@ -17,6 +17,8 @@ use crate::model::value::Value;
 pub const VERSION: u32 = 1;
 /// The most losers of one object.
 pub const LOSERS_MAX: usize = 256;
+/// The longest object: it is ended after its first mebibyte of values, and one more document may have what one write may.
+pub const BYTES_MAX: u64 = 96 << 20;
 
 /// Losers of one merge; a merge with many writes several of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

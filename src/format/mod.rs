@@ -17,6 +17,7 @@ pub mod rows;
 pub mod segment;
 pub mod segment_writer;
 pub mod snapshot;
+pub mod snapshot_writer;
 pub mod sparse;
 pub mod text;
 pub mod values;

@@ -4,7 +4,7 @@
 //! header       64 bytes
 //! description  metadata envelope: what kind of snapshot, and of an incremental one its base
 //! manifest     the commit's manifest, as its own file has it; it names no logs
-//! objects      each behind a header of 40 bytes, in the order of the manifest
+//! objects      each behind a header of 40 bytes: segments and their dead rows in the order of the manifest, then conflicts
 //! index        40 bytes for each object: where it is, and its checksum
 //! footer       64 bytes: where the index is
 //! ```
@@ -19,21 +19,26 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::bytes::Reader;
+use super::conflicts::BYTES_MAX as CONFLICTS_BYTES_MAX;
 use super::envelope;
-use super::manifest::{Manifest, decode_manifest, encode_manifest};
+use super::manifest::{Manifest, decode_manifest};
 use super::segment::{check_reserved, check_sum};
+use super::snapshot_writer::{encode_footer, encode_index};
 use crate::error::{Context, Error, Result};
 use crate::model::ids::CommitId;
 
-pub const VERSION: u32 = 1;
+/// The newest version: it holds unresolved conflicts.
+pub const VERSION: u32 = 2;
+/// The version that knows nothing of conflicts; written still where there are none.
+pub const VERSION_WITHOUT_CONFLICTS: u32 = 1;
 pub const HEADER_BYTES: usize = 64;
 pub const OBJECT_HEADER_BYTES: usize = 40;
 pub const INDEX_ENTRY_BYTES: usize = 40;
 pub const FOOTER_BYTES: usize = 64;
 /// The longest description and manifest, in bytes: twice what the largest ones allowed take.
 pub const METADATA_BYTES_MAX: u32 = 16 << 20;
-const MAGIC: &[u8; 8] = b"SHOALSNP";
-const END_MAGIC: &[u8; 8] = b"SHOALSNE";
+pub(super) const MAGIC: &[u8; 8] = b"SHOALSNP";
+pub(super) const END_MAGIC: &[u8; 8] = b"SHOALSNE";
 /// How much of an object is in memory at once.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -44,6 +49,8 @@ pub enum ObjectKind {
     Segment,
     /// The dead rows of the segment that has this id.
     Deletions,
+    /// States that lost in merges; the id is made of the token in the object's key, see [`conflicts_id`].
+    Conflicts,
 }
 
 /// One object of a commit, by what it is and what it holds.
@@ -77,6 +84,63 @@ pub struct Description {
     pub taken_ms: u64,
     /// Of an incremental snapshot: the commit that it goes on from.
     pub base: Option<Base>,
+    /// The objects of unresolved conflicts, in the order of the manifest, which has their keys only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<Member>,
+}
+
+impl Description {
+    /// A description of the lowest version that can say this.
+    pub fn new(kind: SnapshotKind, taken_ms: u64, base: Option<Base>, conflicts: Vec<Member>) -> Self {
+        let mut description = Description { format: VERSION, kind, taken_ms, base, conflicts };
+        if !description.names_conflicts() {
+            description.format = VERSION_WITHOUT_CONFLICTS;
+        }
+        description
+    }
+
+    /// Whether it says which conflicts there are; of version 1 nobody knows.
+    pub fn knows_conflicts(&self) -> bool {
+        self.format > VERSION_WITHOUT_CONFLICTS
+    }
+
+    fn names_conflicts(&self) -> bool {
+        let of_base = self.base.iter().flat_map(|base| &base.objects);
+        of_base.chain(&self.conflicts).any(|member| member.kind == ObjectKind::Conflicts)
+    }
+
+    /// What must hold of it and the manifest beside it.
+    pub(super) fn check(&self, manifest: &Manifest) -> std::result::Result<(), String> {
+        if (self.kind == SnapshotKind::Incremental) != self.base.is_some() {
+            return Err("must have a base exactly when it is incremental".to_owned());
+        }
+        if !manifest.logs.is_empty() {
+            return Err(format!("manifest names {} logs, expected none", manifest.logs.len()));
+        }
+        if !self.knows_conflicts() {
+            let is_right = self.conflicts.is_empty() && !self.names_conflicts();
+            return if is_right { Ok(()) } else { Err("has conflicts, which format version 1 has not".to_owned()) };
+        }
+        if self.conflicts.len() != manifest.conflicts.len() {
+            let (found, expected) = (self.conflicts.len(), manifest.conflicts.len());
+            return Err(format!("{found} objects of conflicts, expected the {expected} of its manifest"));
+        }
+        let is_wrong = |member: &&Member| member.kind != ObjectKind::Conflicts || member.id.as_u64_pair().0 != 0;
+        if let Some(member) = self.conflicts.iter().find(is_wrong) {
+            return Err(format!("{} {} is listed as conflicts", member.kind.name(), member.id));
+        }
+        match self.conflicts.iter().find(|member| member.bytes > CONFLICTS_BYTES_MAX) {
+            Some(Member { id, bytes, .. }) => {
+                Err(format!("conflicts {id} have {bytes} bytes, expected at most {CONFLICTS_BYTES_MAX}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The id of an object of conflicts whose key has this token: eight bytes of 0, then the token.
+pub fn conflicts_id(token: u64) -> Uuid {
+    Uuid::from_u64_pair(0, token)
 }
 
 /// The commit that an incremental snapshot goes on from.
@@ -89,7 +153,7 @@ pub struct Base {
     pub objects: Vec<Member>,
 }
 
-/// Every object of a manifest that names no logs, in the order in which a full snapshot has them.
+/// The segments and dead rows of a manifest that names no logs, in the order in which a full snapshot has them.
 pub fn members(manifest: &Manifest) -> Vec<Member> {
     let mut members = Vec::with_capacity(manifest.segments.len());
     for segment in &manifest.segments {
@@ -105,14 +169,16 @@ pub fn members(manifest: &Manifest) -> Vec<Member> {
 /// The objects that a snapshot of this description and manifest holds, in their order.
 pub fn carried(description: &Description, manifest: &Manifest) -> Vec<Member> {
     let known: BTreeSet<Member> = description.base.iter().flat_map(|base| base.objects.iter().copied()).collect();
-    members(manifest).into_iter().filter(|member| !known.contains(member)).collect()
+    let all = members(manifest).into_iter().chain(description.conflicts.iter().copied());
+    all.filter(|member| !known.contains(member)).collect()
 }
 
 impl ObjectKind {
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         match self {
             ObjectKind::Segment => 1,
             ObjectKind::Deletions => 2,
+            ObjectKind::Conflicts => 3,
         }
     }
 
@@ -120,6 +186,7 @@ impl ObjectKind {
         match number {
             1 => Some(ObjectKind::Segment),
             2 => Some(ObjectKind::Deletions),
+            3 => Some(ObjectKind::Conflicts),
             _ => None,
         }
     }
@@ -128,170 +195,15 @@ impl ObjectKind {
         match self {
             ObjectKind::Segment => "segment",
             ObjectKind::Deletions => "deletions",
+            ObjectKind::Conflicts => "conflicts",
         }
     }
 }
 
 /// An object's line of the index.
-struct IndexEntry {
-    member: Member,
-    offset: u64,
-}
-
-fn encode_index(entries: &[IndexEntry]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(entries.len() * INDEX_ENTRY_BYTES);
-    for IndexEntry { member, offset } in entries {
-        out.extend_from_slice(&member.kind.number().to_le_bytes());
-        out.extend_from_slice(member.id.as_bytes());
-        out.extend_from_slice(&offset.to_le_bytes());
-        out.extend_from_slice(&member.bytes.to_le_bytes());
-        out.extend_from_slice(&member.crc32c.to_le_bytes());
-    }
-    out
-}
-
-fn encode_header(description_bytes: u32, manifest_bytes: u32, objects: u32) -> [u8; HEADER_BYTES] {
-    let mut out = [0; HEADER_BYTES];
-    out[..8].copy_from_slice(MAGIC);
-    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    out[12..16].copy_from_slice(&description_bytes.to_le_bytes());
-    out[16..20].copy_from_slice(&manifest_bytes.to_le_bytes());
-    out[20..24].copy_from_slice(&objects.to_le_bytes());
-    let checksum = crc32c::crc32c(&out[..60]);
-    out[60..].copy_from_slice(&checksum.to_le_bytes());
-    out
-}
-
-fn encode_object_header(member: &Member) -> [u8; OBJECT_HEADER_BYTES] {
-    let mut out = [0; OBJECT_HEADER_BYTES];
-    out[..4].copy_from_slice(&member.kind.number().to_le_bytes());
-    out[4..20].copy_from_slice(member.id.as_bytes());
-    out[20..28].copy_from_slice(&member.bytes.to_le_bytes());
-    let checksum = crc32c::crc32c(&out[..36]);
-    out[36..].copy_from_slice(&checksum.to_le_bytes());
-    out
-}
-
-fn encode_footer(index_offset: u64, index: &[u8], objects: u32) -> [u8; FOOTER_BYTES] {
-    let mut out = [0; FOOTER_BYTES];
-    out[..8].copy_from_slice(&index_offset.to_le_bytes());
-    out[8..16].copy_from_slice(&(index.len() as u64).to_le_bytes());
-    out[16..20].copy_from_slice(&crc32c::crc32c(index).to_le_bytes());
-    out[20..24].copy_from_slice(&objects.to_le_bytes());
-    out[24..28].copy_from_slice(&VERSION.to_le_bytes());
-    let checksum = crc32c::crc32c(&out[..52]);
-    out[52..56].copy_from_slice(&checksum.to_le_bytes());
-    out[56..].copy_from_slice(END_MAGIC);
-    out
-}
-
-/// Writes a snapshot, object after object.
-pub struct SnapshotWriter<'a> {
-    out: &'a mut dyn Write,
-    at: u64,
-    expected: Vec<Member>,
-    written: Vec<IndexEntry>,
-}
-
-impl<'a> SnapshotWriter<'a> {
-    /// Begins the file. The objects to come are those that [`carried`] gives.
-    pub fn begin(out: &'a mut dyn Write, description: &Description, manifest: &Manifest) -> Result<Self> {
-        if !manifest.logs.is_empty() {
-            return Err(Error::internal(format!(
-                "write snapshot of {}: its manifest names {} logs, expected none",
-                manifest.name,
-                manifest.logs.len()
-            )));
-        }
-        let expected = carried(description, manifest);
-        let (description, _) = envelope::seal(description)?;
-        let (manifest, _) = encode_manifest(manifest)?;
-        let header = encode_header(length(&description)?, length(&manifest)?, expected.len() as u32);
-        let mut writer = SnapshotWriter { out, at: 0, expected, written: Vec::new() };
-        for part in [header.as_slice(), &description, &manifest] {
-            writer.put(part)?;
-        }
-        Ok(writer)
-    }
-
-    /// The next object to write; `None` after the last.
-    pub fn next_member(&self) -> Option<Member> {
-        self.expected.get(self.written.len()).copied()
-    }
-
-    /// Writes the next object by `fill`, which must give exactly its bytes.
-    pub fn object(&mut self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-        let Some(member) = self.next_member() else {
-            return Err(Error::internal("write snapshot: an object after the last"));
-        };
-        self.put(&encode_object_header(&member))?;
-        let offset = self.at;
-        let mut counted = Counted { out: &mut *self.out, bytes: 0, crc32c: 0 };
-        fill(&mut counted)?;
-        let (bytes, crc32c) = (counted.bytes, counted.crc32c);
-        self.at += bytes;
-        if (bytes, crc32c) != (member.bytes, member.crc32c) {
-            return Err(Error::corrupt(format!(
-                "write snapshot: {} {} has {bytes} bytes with checksum {crc32c:08x}, expected {} with {:08x}",
-                member.kind.name(),
-                member.id,
-                member.bytes,
-                member.crc32c
-            ))
-            .with_hint("run `shoal check`"));
-        }
-        self.written.push(IndexEntry { member, offset });
-        Ok(())
-    }
-
-    /// Ends the file; gives its length.
-    pub fn finish(mut self) -> Result<u64> {
-        if let Some(missing) = self.next_member() {
-            return Err(Error::internal(format!(
-                "write snapshot: {} {} is missing",
-                missing.kind.name(),
-                missing.id
-            )));
-        }
-        let index = encode_index(&self.written);
-        let footer = encode_footer(self.at, &index, self.written.len() as u32);
-        self.put(&index)?;
-        self.put(&footer)?;
-        self.out.flush().context(|| "write snapshot")?;
-        Ok(self.at)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).context(|| "write snapshot")?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-fn length(part: &[u8]) -> Result<u32> {
-    u32::try_from(part.len())
-        .ok()
-        .filter(|bytes| *bytes <= METADATA_BYTES_MAX)
-        .ok_or_else(|| Error::invalid(format!("{} bytes of metadata, at most {METADATA_BYTES_MAX} fit", part.len())))
-}
-
-struct Counted<'a> {
-    out: &'a mut dyn Write,
-    bytes: u64,
-    crc32c: u32,
-}
-
-impl Write for Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write_all(bytes)?;
-        self.bytes += bytes.len() as u64;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
+pub(super) struct IndexEntry {
+    pub member: Member,
+    pub offset: u64,
 }
 
 /// Reads a snapshot, object after object.
@@ -310,20 +222,16 @@ impl<R: Read> SnapshotReader<R> {
     pub fn open(mut input: R, name: &str) -> Result<Self> {
         let mut at = 0;
         let header = take(&mut input, &mut at, HEADER_BYTES as u64, name)?;
-        let (description_bytes, manifest_bytes, objects) = decode_header(&header, name)?;
+        let (version, [description_bytes, manifest_bytes, objects]) = decode_header(&header, name)?;
         let bytes = take(&mut input, &mut at, u64::from(description_bytes), name)?;
         let (description, _) = envelope::open::<Description>(&bytes, VERSION, &format!("{name}: description"))?;
-        if (description.kind == SnapshotKind::Incremental) != description.base.is_some() {
-            return Err(Error::corrupt(format!("{name}: must have a base exactly when it is incremental")));
+        if description.format != version {
+            let found = description.format;
+            return Err(Error::corrupt(format!("{name}: description of version {found}, the header says {version}")));
         }
         let bytes = take(&mut input, &mut at, u64::from(manifest_bytes), name)?;
         let (manifest, _) = decode_manifest(&bytes, &format!("{name}: manifest"))?;
-        if !manifest.logs.is_empty() {
-            return Err(Error::corrupt(format!(
-                "{name}: manifest names {} logs, expected none",
-                manifest.logs.len()
-            )));
-        }
+        description.check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
         let expected = carried(&description, &manifest);
         let distinct: BTreeSet<(ObjectKind, Uuid)> = expected.iter().map(|member| (member.kind, member.id)).collect();
         if expected.len() != objects as usize || distinct.len() != expected.len() {
@@ -391,7 +299,7 @@ impl<R: Read> SnapshotReader<R> {
         let expected = encode_index(&self.read);
         let index = take(&mut self.input, &mut self.at, expected.len() as u64, &self.name)?;
         let footer = take(&mut self.input, &mut self.at, FOOTER_BYTES as u64, &self.name)?;
-        if footer != encode_footer(index_offset, &index, self.read.len() as u32) {
+        if footer != encode_footer(self.description.format, index_offset, &index, self.read.len() as u32) {
             // It is known by now what the footer must be; why it is not is for the reader of the error.
             decode_footer(&footer, &self.name)?;
             check_sum(&index, &footer[16..20], || format!("{}: index", self.name))?;
@@ -408,22 +316,24 @@ impl<R: Read> SnapshotReader<R> {
     }
 }
 
-fn decode_header(bytes: &[u8], name: &str) -> Result<(u32, u32, u32)> {
+/// The version; the lengths of description and manifest, and the number of objects.
+fn decode_header(bytes: &[u8], name: &str) -> Result<(u32, [u32; 3])> {
     if &bytes[..8] != MAGIC {
         return Err(Error::corrupt(format!("{name}: does not begin with SHOALSNP, it is no snapshot")));
     }
     check_sum(&bytes[..60], &bytes[60..], || format!("{name}: header"))?;
     let mut fields = Reader::new(&bytes[8..60], name);
-    check_version(fields.u32()?, name)?;
-    let sizes = (fields.u32()?, fields.u32()?, fields.u32()?);
-    if sizes.0.max(sizes.1) > METADATA_BYTES_MAX {
+    let version = fields.u32()?;
+    check_version(version, name)?;
+    let sizes = [fields.u32()?, fields.u32()?, fields.u32()?];
+    if sizes[0].max(sizes[1]) > METADATA_BYTES_MAX {
         return Err(Error::corrupt(format!(
             "{name}: {} and {} bytes of metadata, expected at most {METADATA_BYTES_MAX}",
-            sizes.0, sizes.1
+            sizes[0], sizes[1]
         )));
     }
     check_reserved(fields.take(36)?, || format!("{name}: header"))?;
-    Ok(sizes)
+    Ok((version, sizes))
 }
 
 fn decode_object_header(bytes: &[u8], what: &str) -> Result<(ObjectKind, Uuid, u64)> {
@@ -448,7 +358,7 @@ fn decode_footer(bytes: &[u8], name: &str) -> Result<()> {
 
 fn check_version(found: u32, name: &str) -> Result<()> {
     match found {
-        VERSION => Ok(()),
+        VERSION_WITHOUT_CONFLICTS..=VERSION => Ok(()),
         0 => Err(Error::corrupt(format!("{name}: format version 0"))),
         _ => Err(Error::unsupported(format!(
             "{name}: snapshot of format version {found}, this release reads up to {VERSION}"

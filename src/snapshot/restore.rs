@@ -1,7 +1,7 @@
 //! Makes a namespace of a snapshot: the stream goes to objects that nobody sees, is verified whole, and then gets a name.
 //!
 //! The namespace is a new incarnation with an origin of its own. Segments keep their ids and the version vector stays, so it
-//! can be compared and merged with its relatives.
+//! can be compared and merged with its relatives. Conflicts that nobody resolved come along.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::take::conflicts_members;
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
-use crate::engine::transfer::Newborn;
+use crate::engine::transfer::{HeldConflicts, Newborn};
 use crate::error::{Error, Kind, Result};
+use crate::format::conflicts::decode_conflicts;
 use crate::format::deletions;
 use crate::format::manifest::{Manifest, SegmentRef};
-use crate::format::snapshot::{Base, ObjectKind, SnapshotKind, SnapshotReader, members};
+use crate::format::snapshot::{Base, Member, ObjectKind, SnapshotKind, SnapshotReader, conflicts_id, members};
 use crate::model::ids::NamespaceName;
 use crate::segment::Segment;
 use crate::tier::Staged;
@@ -44,6 +46,7 @@ struct Incoming {
 /// What the base of an incremental snapshot gives.
 struct Held {
     moment: Arc<Moment>,
+    conflicts: Vec<HeldConflicts>,
     /// Whether its objects are shared, because the new incarnation takes its place; else they are copied.
     shares: bool,
 }
@@ -74,17 +77,27 @@ pub async fn restore(
                 _ => error,
             })?;
             check_base(&moment, needed, holder)?;
-            Some(moment)
+            let conflicts = tokio::task::block_in_place(|| engine.conflicts_of(&moment.manifest))?;
+            if description.knows_conflicts() {
+                check_conflicts(&conflicts, needed, holder)?;
+            }
+            Some((moment, conflicts))
         }
     };
     let succeeds = description.base.is_some() && base.is_none_or(|base| base == name);
     let newborn = if succeeds { engine.successor(name) } else { engine.newborn(name)? };
-    let held = moment.map(|moment| Held { moment, shares: succeeds });
+    let known = moment.as_ref().map(|(moment, _)| moment.manifest.conflicts.clone()).unwrap_or_default();
+    let held = moment.map(|(moment, conflicts)| Held { moment, conflicts, shares: succeeds });
     let (newborn, manifest, bytes, commit_id) = beside(move || receive(newborn, opened, held.as_ref())).await?;
     let documents = match (succeeds, description.base) {
         (true, Some(needed)) => {
             let holder = name.clone();
-            newborn.succeed(manifest, move |moment| check_base(moment, &needed, &holder)).await?
+            let check = move |moment: &Moment| {
+                check_base(moment, &needed, &holder)?;
+                // Objects never change: these are the ones that were looked at.
+                if moment.manifest.conflicts == known { Ok(()) } else { Err(other_conflicts(&needed, &holder)) }
+            };
+            newborn.succeed(manifest, check).await?
         }
         _ => newborn.bind(manifest).await?,
     };
@@ -99,22 +112,33 @@ async fn beside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'st
 
 /// Refuses a namespace that is not exactly the base: what was written to it since would be lost without a word.
 fn check_base(moment: &Moment, needed: &Base, holder: &NamespaceName) -> Result<()> {
-    let refuse = |why: &str| {
-        Error::conflict(format!(
-            "namespace {holder} is not at commit {} of the snapshot's base any more: {why}",
-            needed.commit_id
-        ))
-        .with_hint(
-            "restore the snapshot of that commit under another name and go on from that one, or take a full one",
-        )
-    };
     if !moment.view.tail.is_empty() || !moment.tombstones.is_empty() || moment.manifest.data_seq != needed.data_seq {
-        return Err(refuse("it was written to"));
+        return Err(not_the_base(needed, holder, "it was written to"));
     }
-    if members(&moment.manifest) != needed.objects {
-        return Err(refuse("it consists of other segments, it was compacted or is not of this origin"));
+    let expected = needed.objects.iter().filter(|member| member.kind != ObjectKind::Conflicts);
+    if !members(&moment.manifest).iter().eq(expected) {
+        let why = "it consists of other segments, it was compacted or is not of this origin";
+        return Err(not_the_base(needed, holder, why));
     }
     Ok(())
+}
+
+/// The same for unresolved conflicts.
+fn check_conflicts(conflicts: &[HeldConflicts], needed: &Base, holder: &NamespaceName) -> Result<()> {
+    let expected = needed.objects.iter().filter(|member| member.kind == ObjectKind::Conflicts);
+    if conflicts_members(conflicts).iter().eq(expected) { Ok(()) } else { Err(other_conflicts(needed, holder)) }
+}
+
+fn other_conflicts(needed: &Base, holder: &NamespaceName) -> Error {
+    not_the_base(needed, holder, "its unresolved conflicts are others, some were acknowledged or came by a merge")
+}
+
+fn not_the_base(needed: &Base, holder: &NamespaceName, why: &str) -> Error {
+    Error::conflict(format!(
+        "namespace {holder} is not at commit {} of the snapshot's base any more: {why}",
+        needed.commit_id
+    ))
+    .with_hint("restore the snapshot of that commit under another name and go on from that one, or take a full one")
 }
 
 /// A stream that is not what was written is the sender's business, not damage of this store.
@@ -141,10 +165,13 @@ fn receive<R: Read>(
         reader.copy_object(&mut writer).map_err(damaged)?;
         objects.insert((member.kind, member.id), Incoming { key, staged: writer.stage()? });
     }
-    let manifest = reader.manifest().clone();
+    let (manifest, description) = (reader.manifest().clone(), reader.description().clone());
     let bytes = reader.finish().map_err(damaged)?;
     for reference in &manifest.segments {
         verify(reference, &objects).map_err(damaged)?;
+    }
+    for member in &description.conflicts {
+        verify_conflicts(member.id, &objects).map_err(damaged)?;
     }
     let commit_id = manifest.commit_id.to_string();
     let mut first = newborn.manifest_after(manifest);
@@ -161,13 +188,43 @@ fn receive<R: Read>(
             dead.key = place(&mut newborn, ObjectKind::Deletions, id, bitmap, held)?;
         }
     }
+    first.conflicts = if description.knows_conflicts() {
+        place_conflicts(&mut newborn, &description.conflicts, &mut objects, base)?
+    } else {
+        // The snapshot does not say which there are: those of the base stay.
+        match base {
+            None => Vec::new(),
+            Some(base) if base.shares => base.moment.manifest.conflicts.clone(),
+            Some(base) => newborn.copy_conflicts(&base.conflicts)?,
+        }
+    };
     Ok((newborn, first, bytes, commit_id))
+}
+
+/// Puts unresolved conflicts in their places, and gives their keys.
+fn place_conflicts(
+    newborn: &mut Newborn,
+    conflicts: &[Member],
+    objects: &mut Objects,
+    base: Option<&Held>,
+) -> Result<Vec<String>> {
+    let mut keys = Vec::with_capacity(conflicts.len());
+    for Member { kind, id, .. } in conflicts {
+        let known = base.and_then(|base| {
+            let held = base.conflicts.iter().find(|held| conflicts_id(held.token) == *id)?;
+            Some((base, held.key.as_str()))
+        });
+        keys.push(place(newborn, *kind, *id, objects.remove(&(*kind, *id)), known)?);
+    }
+    Ok(keys)
 }
 
 fn key_of(newborn: &Newborn, kind: ObjectKind, id: Uuid) -> String {
     match kind {
         ObjectKind::Segment => newborn.segment_key(id),
         ObjectKind::Deletions => newborn.deletions_key(id),
+        // Its id is the token.
+        ObjectKind::Conflicts => newborn.conflicts_key(id.as_u64_pair().1),
     }
 }
 
@@ -194,6 +251,12 @@ fn verify(reference: &SegmentRef, objects: &Objects) -> Result<()> {
         return Err(Error::corrupt(format!("{NAME}: deletions {id} are {found:?}, the manifest says {expected:?}")));
     }
     Ok(())
+}
+
+/// Checks that every state of an object of conflicts that came with the stream can be read.
+fn verify_conflicts(id: Uuid, objects: &Objects) -> Result<()> {
+    let Some(incoming) = objects.get(&(ObjectKind::Conflicts, id)) else { return Ok(()) };
+    decode_conflicts(&incoming.staged.map()?, &format!("{NAME}: conflicts {id}")).map(drop)
 }
 
 /// Puts an object in its place, and gives its key: one that came with the stream, or one that the base holds.

@@ -1,8 +1,8 @@
 //! Takes snapshots: one commit of a namespace, whole, flattened or as what is new since an earlier commit.
 //!
 //! What is taken is the commit that a checkpoint makes, so a snapshot needs no logs and its commit can be named later as
-//! the base of an incremental one. A flattened segment is merged twice: the first time only to learn its length, so that
-//! nothing has to be kept on the disk or in memory.
+//! the base of an incremental one. Conflicts that nobody resolved are part of every kind. A flattened segment is merged
+//! twice: the first time only to learn its length, so that nothing has to be kept on the disk or in memory.
 
 use std::io::{Write, sink};
 use std::sync::Arc;
@@ -11,11 +11,12 @@ use roaring::RoaringBitmap;
 
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
-use crate::engine::transfer::{Settled, SettledSegment};
+use crate::engine::transfer::{HeldConflicts, Settled, SettledSegment};
 use crate::error::{Context, Error, Result};
 use crate::format::deletions;
 use crate::format::manifest::{Manifest, SegmentRef};
-use crate::format::snapshot::{Base, Description, ObjectKind, SnapshotKind, SnapshotWriter, VERSION, members};
+use crate::format::snapshot::{Base, Description, Member, ObjectKind, SnapshotKind, conflicts_id, members};
+use crate::format::snapshot_writer::SnapshotWriter;
 use crate::model::as_of::AsOf;
 use crate::model::ids::{Hlc, NamespaceName};
 use crate::segment::Summary;
@@ -38,6 +39,7 @@ pub struct Snapshot {
     description: Description,
     manifest: Manifest,
     segments: Vec<SettledSegment>,
+    conflicts: Vec<HeldConflicts>,
 }
 
 /// Looks up everything that goes into a snapshot of the newest state. Errors are told here, before the first byte.
@@ -47,14 +49,9 @@ pub async fn take(engine: &Arc<Engine>, name: &NamespaceName, extent: &Extent) -
         Extent::Since(as_of) => Some(base(engine, name, as_of).await?),
         Extent::Full | Extent::Flattened => None,
     };
-    let Settled { mut manifest, segments } = engine.settled(name).await?;
+    let Settled { mut manifest, segments, conflicts } = engine.settled(name).await?;
     // Answers to repeat are this node's business.
     manifest.idempotency.clear();
-    if !manifest.conflicts.is_empty() {
-        let conflicts = manifest.conflicts.len();
-        tracing::warn!(namespace = %name, conflicts, "unresolved conflicts stay here, the snapshot is without them");
-        manifest.conflicts.clear();
-    }
     let kind = match extent {
         Extent::Full => SnapshotKind::Full,
         Extent::Flattened => SnapshotKind::Flattened,
@@ -63,8 +60,9 @@ pub async fn take(engine: &Arc<Engine>, name: &NamespaceName, extent: &Extent) -
     if kind == SnapshotKind::Flattened {
         flatten(&mut manifest, &segments, engine, name)?;
     }
-    let description = Description { format: VERSION, kind, taken_ms: engine.now_millis(), base };
-    Ok(Snapshot { description, manifest, segments })
+    let described = tokio::task::block_in_place(|| conflicts_members(&conflicts));
+    let description = Description::new(kind, engine.now_millis(), base, described);
+    Ok(Snapshot { description, manifest, segments, conflicts })
 }
 
 /// The state that an incremental snapshot goes on from.
@@ -79,7 +77,22 @@ async fn base(engine: &Arc<Engine>, name: &NamespaceName, as_of: &AsOf) -> Resul
         ))
         .with_hint("name the commit of an earlier snapshot, or a tag that was put on right after it"));
     }
-    Ok(Base { commit_id: manifest.commit_id, data_seq: manifest.data_seq, objects: members(manifest) })
+    let mut objects = members(manifest);
+    let conflicts =
+        tokio::task::block_in_place(|| engine.conflicts_of(manifest).map(|held| conflicts_members(&held)));
+    objects.extend(conflicts.context(|| format!("since: generation {} of namespace {name}", manifest.generation))?);
+    Ok(Base { commit_id: manifest.commit_id, data_seq: manifest.data_seq, objects })
+}
+
+/// Objects of conflicts, as a snapshot's description has them.
+pub(super) fn conflicts_members(conflicts: &[HeldConflicts]) -> Vec<Member> {
+    let member = |held: &HeldConflicts| Member {
+        kind: ObjectKind::Conflicts,
+        id: conflicts_id(held.token),
+        bytes: held.file.len() as u64,
+        crc32c: crc32c::crc32c(&held.file),
+    };
+    conflicts.iter().map(member).collect()
 }
 
 /// Makes the manifest one of all documents in a single segment.
@@ -141,15 +154,20 @@ impl Snapshot {
         while let Some(member) = writer.next_member() {
             let known = self.segments.iter().find(|known| known.segment.segment_id() == member.id);
             match (self.description.kind, member.kind) {
+                (_, ObjectKind::Conflicts) => {
+                    let held = self.conflicts.iter().find(|held| conflicts_id(held.token) == member.id);
+                    let held = held.ok_or_else(|| lost(member))?;
+                    writer.object(|out| copy(&held.file, out))?;
+                }
                 (SnapshotKind::Flattened, _) => {
                     writer.object(|out| merge_all(member.id, &self.manifest, &self.segments, out).map(|_| ()))?
                 }
                 (_, ObjectKind::Segment) => {
-                    let part = known.ok_or_else(|| lost(member.id))?;
+                    let part = known.ok_or_else(|| lost(member))?;
                     writer.object(|out| copy(part.segment.file(), out))?;
                 }
                 (_, ObjectKind::Deletions) => {
-                    let bytes = known.and_then(|part| part.deletions.as_ref()).ok_or_else(|| lost(member.id))?;
+                    let bytes = known.and_then(|part| part.deletions.as_ref()).ok_or_else(|| lost(member))?;
                     writer.object(|out| copy(bytes, out))?;
                 }
             }
@@ -163,6 +181,6 @@ fn copy(bytes: &[u8], out: &mut dyn Write) -> Result<()> {
     bytes.chunks(PIECE_BYTES).try_for_each(|piece| out.write_all(piece)).context(|| "write snapshot")
 }
 
-fn lost(id: uuid::Uuid) -> Error {
-    Error::internal(format!("write snapshot: nothing is held of segment {id}"))
+fn lost(member: Member) -> Error {
+    Error::internal(format!("write snapshot: {} {} is not held", member.kind.name(), member.id))
 }

@@ -71,12 +71,16 @@ impl Tier {
 
     /// The object's bytes, mapped. `Corrupt` when there is none, or not of this length: a manifest names it.
     pub fn map(&self, key: &str, bytes: u64) -> Result<Mapping> {
-        let path = self.path(key);
-        let mapping = self.disk.map(&path).map_err(|error| missing(key, error))?;
+        let mapping = self.map_all(key)?;
         if mapping.len() as u64 != bytes {
             return Err(Error::corrupt(format!("object {key}: {} bytes, expected {bytes}", mapping.len())));
         }
         Ok(mapping)
+    }
+
+    /// [`Tier::map`] of an object whose length nobody wrote down.
+    pub fn map_all(&self, key: &str) -> Result<Mapping> {
+        self.disk.map(&self.path(key)).map_err(|error| missing(key, error))
     }
 
     /// The object's bytes, read.

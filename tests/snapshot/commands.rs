@@ -128,6 +128,36 @@ fn a_snapshot_is_written_verified_and_restored() {
 }
 
 #[test]
+fn conflicts_are_listed_and_settled_where_a_snapshot_was_restored() {
+    let (daemon, dir) = (Daemon::start(), tempfile::tempdir().unwrap());
+    daemon.write("docs", &json!({"upsert_rows": [{"id": 1, "n": 1}, {"id": 2, "n": 1}]}));
+    daemon.write("side", &json!({"branch_from_namespace": "docs"}));
+    daemon.write("docs", &json!({"upsert_rows": [{"id": 1, "n": 2}, {"id": 2, "n": 2}]}));
+    daemon.write("side", &json!({"upsert_rows": [{"id": 1, "n": 3}], "deletes": [2]}));
+    let merged = daemon.post("/v1/namespaces/docs/merge", &json!({"source": "side", "policy": "ours"}));
+    assert_eq!(merged.status, 200, "{}", merged.text());
+    let listed = done(Some(&daemon), &["conflicts", "docs"]);
+    let states: Vec<Value> = listed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(states.len(), 2, "{listed}");
+    let file = dir.path().join("docs").to_str().unwrap().to_owned();
+    done(Some(&daemon), &["snapshot", "docs", &file]);
+    done(Some(&daemon), &["restore", &file, "back"]);
+    done(Some(&daemon), &["copy", "docs", "copy", "--deep"]);
+    assert_eq!(daemon.send("DELETE", "/v1/namespaces/docs", &[], b"").status, 200);
+    for namespace in ["back", "copy"] {
+        assert_eq!(done(Some(&daemon), &["conflicts", namespace]), listed);
+        let path = format!("/v1/namespaces/{namespace}/conflicts");
+        assert_eq!(daemon.get(&path).text(), listed);
+        let of = |id: u64| states.iter().find(|state| state["id"] == id).unwrap()["token"].as_str().unwrap();
+        done(Some(&daemon), &["conflicts", namespace, "--replay", of(1)]);
+        done(Some(&daemon), &["conflicts", namespace, "--ack", of(2)]);
+        assert_eq!(done(Some(&daemon), &["conflicts", namespace]), "");
+        let export = done(Some(&daemon), &["export", namespace]);
+        assert!(export.contains("\"n\":3") && documents(&export).len() == 2, "{export}");
+    }
+}
+
+#[test]
 fn a_deep_copy_goes_into_another_project() {
     let daemon = filled();
     assert_eq!(done(Some(&daemon), &["copy", "docs", "shallow"]), "28 documents copied to shallow\n");

@@ -1,12 +1,15 @@
 //! What is not whole is refused with a reason, and changes nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use shoal::engine::Engine;
 use shoal::error::Kind;
 use shoal::snapshot::restore::DAMAGED;
 use shoal::snapshot::take::Extent;
 
-use super::node::{Node, files, fill, restored, snapshot};
+use super::conflicts::disagree;
+use super::node::{Node, files, fill, name, restored, snapshot};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_is_cut_or_altered_anywhere_is_refused_and_nothing_is_changed() {
@@ -14,23 +17,32 @@ async fn a_snapshot_that_is_cut_or_altered_anywhere_is_refused_and_nothing_is_ch
     let engine = node.open().unwrap();
     fill(&engine, "docs").await;
     let whole = snapshot(&engine, "docs", Extent::Full).await.unwrap();
+    refused_wherever_it_is_cut_or_altered(&node, &engine, &whole).await;
+    // The same with conflicts in it.
+    disagree(&engine, "docs", 5).await;
+    let whole = snapshot(&engine, "docs", Extent::Full).await.unwrap();
+    refused_wherever_it_is_cut_or_altered(&node, &engine, &whole).await;
+}
+
+async fn refused_wherever_it_is_cut_or_altered(node: &Node, engine: &Arc<Engine>, whole: &[u8]) {
     let before = files(&node.disk, Path::new("/data"));
     let places: Vec<usize> = (0..=100).map(|percent| (whole.len() - 1) * percent / 100).collect();
     for at in places.into_iter().chain([8, 20, 30, whole.len() - 60, whole.len() - 100]) {
-        let cut = restored(&engine, "back", &whole[..at]).await.unwrap_err();
+        let cut = restored(engine, "back", &whole[..at]).await.unwrap_err();
         assert_eq!((cut.kind(), cut.code()), (Kind::Invalid, DAMAGED), "cut at {at}: {cut}");
         assert!(cut.message().contains("cut short"), "cut at {at}: {cut}");
-        let mut altered = whole.clone();
+        let mut altered = whole.to_vec();
         altered[at] ^= 1 << (at % 8);
-        let error = restored(&engine, "back", &altered).await.unwrap_err();
+        let error = restored(engine, "back", &altered).await.unwrap_err();
         assert_eq!((error.kind(), error.code()), (Kind::Invalid, DAMAGED), "altered at {at}: {error}");
         assert!(error.hint().is_some_and(|hint| hint.contains("nothing was changed")));
     }
-    let longer = [whole.as_slice(), b"x"].concat();
-    let error = restored(&engine, "back", &longer).await.unwrap_err();
+    let longer = [whole, b"x"].concat();
+    let error = restored(engine, "back", &longer).await.unwrap_err();
     assert!(error.message().contains("goes on after its end"), "{error}");
     assert_eq!(files(&node.disk, Path::new("/data")), before);
-    restored(&engine, "back", &whole).await.unwrap();
+    restored(engine, "back", whole).await.unwrap();
+    engine.delete(&name("back")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,12 +51,12 @@ async fn a_newer_format_is_refused_by_its_number() {
     let engine = node.open().unwrap();
     fill(&engine, "docs").await;
     let mut newer = snapshot(&engine, "docs", Extent::Full).await.unwrap();
-    newer[8] = 2;
+    newer[8] = 3;
     let checksum = crc32c::crc32c(&newer[..60]);
     newer[60..64].copy_from_slice(&checksum.to_le_bytes());
     let error = restored(&engine, "back", &newer).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert_eq!(error.message(), "snapshot: snapshot of format version 2, this release reads up to 1");
+    assert_eq!(error.message(), "snapshot: snapshot of format version 3, this release reads up to 2");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::merge::LostState;
 use shoal::error::{Kind, Result};
 use shoal::model::as_of::AsOf;
 use shoal::model::document::Document;
@@ -14,10 +15,16 @@ use shoal::platform::memory_disk::Fault;
 use shoal::snapshot::restore::restore;
 use shoal::snapshot::take::Extent;
 
+use super::conflicts::{disagree, lost};
 use super::copies::copied;
 use super::node::{Node, contents, few, fill, fill_few, name, restored, row, rows, snapshot, write};
 
-type Contents = BTreeMap<DocId, Document>;
+/// Documents, and states that lost in merges.
+type Contents = (BTreeMap<DocId, Document>, Vec<LostState>);
+
+async fn all_of(engine: &Arc<Engine>, of: &NamespaceName) -> Result<Contents> {
+    Ok((contents(engine, of).await?, lost(engine, of)))
+}
 
 /// What a node goes through after an operation failed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,7 +128,7 @@ impl Transfer<'_> {
 
     /// What is under the name; `None` where nothing is.
     async fn seen(&self, engine: &Arc<Engine>, what: &str) -> Option<Contents> {
-        match contents(engine, &self.to).await {
+        match all_of(engine, &self.to).await {
             Ok(found) => Some(found),
             Err(error) if error.kind() == Kind::NotFound => None,
             Err(error) => panic!("{what}, read: {error}"),
@@ -133,7 +140,7 @@ impl Transfer<'_> {
         let report = tokio::task::block_in_place(|| engine.check(4)).unwrap();
         assert!(report.is_whole() && report.orphans == 0, "{what}: {report:?}");
         for (name, expected) in self.beside {
-            assert_eq!(contents(engine, name).await.unwrap(), **expected, "{what}: {name}");
+            assert_eq!(all_of(engine, name).await.unwrap(), **expected, "{what}: {name}");
         }
     }
 }
@@ -166,13 +173,15 @@ async fn an_increment_that_fails_at_any_operation_leaves_the_base_or_the_whole_a
 /// A namespace's contents and full snapshot, then the contents some writes later and the increment that brings them.
 async fn base_and_increment(engine: &Arc<Engine>) -> (Contents, Vec<u8>, Contents, Vec<u8>) {
     fill_few(engine, "docs").await;
+    disagree(engine, "docs", 5).await;
     let full = snapshot(engine, "docs", Extent::Full).await.unwrap();
-    let before = contents(engine, &name("docs")).await.unwrap();
+    let before = all_of(engine, &name("docs")).await.unwrap();
     let commit = engine.moment_at(&name("docs"), None).await.unwrap().manifest.commit_id;
     write(engine, "docs", few(12, 24)).await;
     write(engine, "docs", json!({"deletes": [row(0)["id"], row(21)["id"]]})).await;
+    disagree(engine, "docs", 8).await;
     let increment = snapshot(engine, "docs", Extent::Since(AsOf::Commit(commit))).await.unwrap();
-    let after = contents(engine, &name("docs")).await.unwrap();
+    let after = all_of(engine, &name("docs")).await.unwrap();
     (before, full, after, increment)
 }
 
@@ -181,7 +190,8 @@ async fn a_deep_copy_that_fails_at_any_operation_leaves_nothing_or_the_whole_and
     let source = Node::new(26);
     let engine = source.open().unwrap();
     fill_few(&engine, "docs").await;
-    let expected = contents(&engine, &name("docs")).await.unwrap();
+    disagree(&engine, "docs", 5).await;
+    let expected = all_of(&engine, &name("docs")).await.unwrap();
     let bytes = snapshot(&engine, "docs", Extent::Full).await.unwrap();
     let prepare = async |engine: &Arc<Engine>| {
         restored(engine, "docs", &bytes).await.unwrap();
@@ -200,7 +210,8 @@ async fn a_restore_that_fails_at_any_operation_leaves_nothing_or_the_whole_and_c
     let source = Node::new(21);
     let engine = source.open().unwrap();
     fill(&engine, "docs").await;
-    let expected = contents(&engine, &name("docs")).await.unwrap();
+    disagree(&engine, "docs", 5).await;
+    let expected = all_of(&engine, &name("docs")).await.unwrap();
     let bytes = snapshot(&engine, "docs", Extent::Full).await.unwrap();
     let mut points = 0;
     for at in 0.. {
@@ -214,16 +225,16 @@ async fn a_restore_that_fails_at_any_operation_leaves_nothing_or_the_whole_and_c
         let is_hit = node.disk.operations() > first + at;
         node.disk.set_fault(None);
         let after_error = done.is_err().then_some("what is seen after an error");
-        let seen = contents(&engine, &name("docs")).await;
+        let seen = all_of(&engine, &name("docs")).await;
         match (&seen, after_error) {
             (Ok(found), None) => assert_eq!(*found, expected, "operation {at}"),
             (Err(error), Some(_)) => assert_eq!(error.kind(), Kind::NotFound, "operation {at}: {error}"),
-            (seen, _) => panic!("operation {at}: {done:?}, then {:?}", seen.as_ref().map(|found| found.len())),
+            (seen, _) => panic!("operation {at}: {done:?}, then {:?}", seen.as_ref().map(|found| found.0.len())),
         }
         drop(engine);
         node.cut_power();
         let engine = node.open().unwrap();
-        match contents(&engine, &name("docs")).await {
+        match all_of(&engine, &name("docs")).await {
             Ok(found) => assert_eq!(found, expected, "operation {at}"),
             Err(error) => {
                 assert_eq!(error.kind(), Kind::NotFound, "operation {at}: {error}");

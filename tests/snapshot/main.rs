@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "other tests need the rest")]
 mod client;
 mod commands;
+mod conflicts;
 mod copies;
 mod damage;
 mod exports;
