@@ -6,21 +6,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, IsTerminal, Read};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use super::http::{Client, Target, namespace};
-use super::output;
 use super::stream::upload;
+use super::{output, progress};
 use crate::error::{Context, Error, Result};
 use crate::snapshot::import::is_export;
 
@@ -104,7 +103,7 @@ impl Import {
             true => Some(State::open(&self.file, &self.target.url, &self.namespace)?),
             false => None,
         };
-        let progress = progress();
+        let progress = progress::rows("written");
         let imported =
             write_rows(&mut input, &self.namespace, &self.target, &settings, state.as_mut(), &progress).await;
         progress.finish_and_clear();
@@ -131,26 +130,17 @@ impl Import {
             ));
         }
         let path = format!("/v1/namespaces/{}/import", self.namespace);
-        let done = upload(&self.target, (Method::POST, &path), "application/x-ndjson", input).await?;
+        let progress = progress::bytes("sent");
+        let input = progress.wrap_read(input);
+        let done = upload(&self.target, (Method::POST, &path), "application/x-ndjson", input).await;
+        progress.finish_and_clear();
+        let done = done?;
         if self.json {
             return output::print_json(&done);
         }
         let documents = done.get("documents").and_then(serde_json::Value::as_u64).unwrap_or(0);
         output::print(&format!("{documents} documents imported into {}\n", self.namespace))
     }
-}
-
-/// A moving count of rows when a person is watching, else nothing.
-fn progress() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} rows written, {per_sec}, {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// Writes every row of `input`. On an error the batches before it may be written; repeating the import is harmless.

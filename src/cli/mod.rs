@@ -11,6 +11,7 @@ mod import;
 mod inspect;
 mod merge;
 mod output;
+mod progress;
 mod query;
 mod restore;
 mod serve;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::http::Target;
 use super::stream::{namespace, percent, upload};
-use super::{check, client_runtime, engine_runtime, output};
+use super::{check, client_runtime, engine_runtime, output, progress};
 use crate::error::{Context, Result};
 use crate::snapshot::restore::restore;
 
@@ -40,17 +40,21 @@ impl Restore {
         } else {
             Box::new(File::open(&self.file).context(|| format!("open {}", self.file.display()))?)
         };
+        let progress = progress::bytes("read");
+        let input = Box::new(progress.wrap_read(input));
         let done = match &self.data_dir {
-            Some(dir) => self.locally(dir, input)?,
+            Some(dir) => self.locally(dir, input),
             None => {
                 let mut path = format!("/v1/namespaces/{}/restore", self.namespace);
                 if let Some(base) = &self.base {
                     path.push_str(&format!("?base={}", percent(base)));
                 }
                 let sent = upload(&self.target, (Method::PUT, &path), "application/octet-stream", input);
-                client_runtime()?.block_on(sent)?
+                client_runtime().and_then(|runtime| runtime.block_on(sent))
             }
         };
+        progress.finish_and_clear();
+        let done = done?;
         if self.json {
             return output::print_json(&done);
         }

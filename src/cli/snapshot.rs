@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::http::Target;
 use super::stream::{download, namespace, percent};
-use super::{check, client_runtime, engine_runtime, output};
+use super::{check, client_runtime, engine_runtime, output, progress};
 use crate::api::wire::as_of::parse_as_of_text;
 use crate::error::Result;
 use crate::platform::real_disk::RealDisk;
@@ -40,10 +40,15 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(super) fn run(self) -> Result<()> {
+        let progress = progress::bytes("written");
         if self.file == Path::new("-") {
-            return self.write(&mut std::io::stdout().lock());
+            let done = self.write(&mut progress.wrap_write(std::io::stdout().lock()));
+            progress.finish_and_clear();
+            return done;
         }
-        let Kept { commit_id: commit, bytes } = keep(Arc::new(RealDisk), &self.file, |out| self.write(out))?;
+        let done = keep(Arc::new(RealDisk), &self.file, |out| self.write(&mut progress.wrap_write(out)));
+        progress.finish_and_clear();
+        let Kept { commit_id: commit, bytes } = done?;
         if self.json {
             return output::print_json(&json!({"file": self.file, "bytes": bytes, "commit": commit}));
         }
