@@ -9,6 +9,7 @@ pub mod reader;
 mod sections;
 pub mod sparse;
 pub mod text;
+pub mod unique;
 pub mod vectors;
 mod verify;
 

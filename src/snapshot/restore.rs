@@ -20,6 +20,8 @@ use crate::format::manifest::{Manifest, SegmentRef};
 use crate::format::snapshot::{Base, Member, ObjectKind, SnapshotKind, SnapshotReader, conflicts_id, members};
 use crate::model::ids::NamespaceName;
 use crate::segment::Segment;
+use crate::segment::merge::Input;
+use crate::segment::unique::live_twice;
 use crate::tier::Staged;
 
 /// The code of errors about a file that is not a whole snapshot.
@@ -170,6 +172,7 @@ fn receive<R: Read>(
     for reference in &manifest.segments {
         verify(reference, &objects).map_err(damaged)?;
     }
+    verify_together(&manifest, &objects, base).map_err(damaged)?;
     for member in &description.conflicts {
         verify_conflicts(member.id, &objects).map_err(damaged)?;
     }
@@ -253,6 +256,43 @@ fn verify(reference: &SegmentRef, objects: &Objects) -> Result<()> {
     Ok(())
 }
 
+/// Checks that no document is live in two segments, whether they came with the stream or the base holds them.
+fn verify_together(manifest: &Manifest, objects: &Objects, base: Option<&Held>) -> Result<()> {
+    let mut parts = Vec::with_capacity(manifest.segments.len());
+    for reference in &manifest.segments {
+        let id = reference.segment_id;
+        let held = base.and_then(|base| base.moment.view.segments.iter().find(|s| s.segment.segment_id() == id));
+        let segment = match (objects.get(&(ObjectKind::Segment, id)), held) {
+            (Some(incoming), _) => Arc::new(Segment::open(incoming.staged.map()?, &format!("{NAME}: segment {id}"))?),
+            (None, Some(held)) => held.segment.clone(),
+            (None, None) => return Err(nowhere(ObjectKind::Segment, id)),
+        };
+        let dead = match (&reference.deletions, objects.get(&(ObjectKind::Deletions, id)), held) {
+            (None, ..) => Arc::default(),
+            (_, Some(incoming), _) => Arc::new(deletions::decode(&incoming.staged.map()?, NAME)?.2),
+            // Nothing was written to the base since, so these are the rows that its object names.
+            (_, None, Some(held)) => held.dead.clone(),
+            (_, None, None) => return Err(nowhere(ObjectKind::Deletions, id)),
+        };
+        parts.push((segment, dead));
+    }
+    let inputs: Vec<Input> = parts.iter().map(|(segment, dead)| Input { segment, dead }).collect();
+    let mut twice = None;
+    let segment_id = |at: usize| manifest.segments[at].segment_id;
+    live_twice(&inputs, |id, first, second| {
+        twice.get_or_insert_with(|| {
+            let (first, second) = (segment_id(first), segment_id(second));
+            format!("{NAME}: document {id} is live in segment {first} and in {second}, expected one state of it")
+        });
+    })
+    .map_err(|(_, error)| error)?;
+    twice.map_or(Ok(()), |what| Err(Error::corrupt(what)))
+}
+
+fn nowhere(kind: ObjectKind, id: Uuid) -> Error {
+    Error::internal(format!("restore: {} {id} is nowhere", kind.name()))
+}
+
 /// Checks that every state of an object of conflicts that came with the stream can be read.
 fn verify_conflicts(id: Uuid, objects: &Objects) -> Result<()> {
     let Some(incoming) = objects.get(&(ObjectKind::Conflicts, id)) else { return Ok(()) };
@@ -278,6 +318,6 @@ fn place(
             newborn.copy_object(held_key, &key)?;
             Ok(key)
         }
-        (None, None) => Err(Error::internal(format!("restore: {} {id} is nowhere", kind.name()))),
+        (None, None) => Err(nowhere(kind, id)),
     }
 }

@@ -9,8 +9,7 @@ use shoal::engine::lineage::BranchRequest;
 use shoal::engine::merge::decide::Policy;
 use shoal::engine::merge::{LostState, MergeRequest};
 use shoal::error::Kind;
-use shoal::format::snapshot::{ObjectKind, SnapshotReader};
-use shoal::format::snapshot_writer::SnapshotWriter;
+use shoal::format::snapshot::ObjectKind;
 use shoal::model::as_of::AsOf;
 use shoal::model::ids::{NamespaceName, Project};
 use shoal::model::value_render::id_json;
@@ -19,7 +18,7 @@ use shoal::snapshot::restore::restore;
 use shoal::snapshot::take::Extent;
 
 use super::copies::copied;
-use super::node::{Node, contents, fill, fill_few, name, restored, row, rows, snapshot, write};
+use super::node::{Node, contents, fill, fill_few, name, restored, rewritten, row, rows, snapshot, write};
 
 /// Makes a namespace keep three states that lost: of document `n` a change, of the next one a change against a deletion, and
 /// of the one after it a deletion against a change.
@@ -183,24 +182,12 @@ async fn a_damaged_object_of_conflicts_is_named_before_anything_is_written() {
 
 /// A snapshot as it was written before conflicts travelled.
 fn of_version_1(bytes: &[u8]) -> Vec<u8> {
-    let mut reader = SnapshotReader::open(bytes, "snapshot").unwrap();
-    let mut description = reader.description().clone();
-    let mut manifest = reader.manifest().clone();
-    (description.format, description.conflicts) = (1, Vec::new());
-    let base = description.base.iter_mut();
-    base.for_each(|base| base.objects.retain(|member| member.kind != ObjectKind::Conflicts));
-    manifest.conflicts.clear();
-    let mut out = Vec::new();
-    let mut writer = SnapshotWriter::begin(&mut out, &description, &manifest).unwrap();
-    while let Some(member) = reader.next_member() {
-        let mut object = Vec::new();
-        reader.copy_object(&mut object).unwrap();
-        if member.kind != ObjectKind::Conflicts {
-            writer.object(|out| Ok(out.write_all(&object)?)).unwrap();
-        }
-    }
-    writer.finish().unwrap();
-    out
+    rewritten(bytes, |description, manifest| {
+        (description.format, description.conflicts) = (1, Vec::new());
+        let base = description.base.iter_mut();
+        base.for_each(|base| base.objects.retain(|member| member.kind != ObjectKind::Conflicts));
+        manifest.conflicts.clear();
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

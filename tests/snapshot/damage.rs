@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use shoal::engine::Engine;
 use shoal::error::Kind;
+use shoal::model::as_of::AsOf;
 use shoal::snapshot::restore::DAMAGED;
 use shoal::snapshot::take::Extent;
 
 use super::conflicts::disagree;
-use super::node::{Node, files, fill, name, restored, snapshot};
+use super::node::{Node, files, fill, name, restored, rewritten, rows, snapshot, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_is_cut_or_altered_anywhere_is_refused_and_nothing_is_changed() {
@@ -43,6 +44,29 @@ async fn refused_wherever_it_is_cut_or_altered(node: &Node, engine: &Arc<Engine>
     assert_eq!(files(&node.disk, Path::new("/data")), before);
     restored(engine, "back", whole).await.unwrap();
     engine.delete(&name("back")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_in_which_a_document_is_live_twice_is_refused_and_nothing_is_changed() {
+    let node = Node::new(14);
+    let engine = node.open().unwrap();
+    fill(&engine, "docs").await;
+    let full = snapshot(&engine, "docs", Extent::Full).await.unwrap();
+    let commit = engine.moment_at(&name("docs"), None).await.unwrap().manifest.commit_id;
+    write(&engine, "docs", rows(5, 8)).await;
+    let increment = snapshot(&engine, "docs", Extent::Since(AsOf::Commit(commit))).await.unwrap();
+    restored(&engine, "base", &full).await.unwrap();
+    let before = files(&node.disk, Path::new("/data"));
+    // Every checksum is right, and rows that were replaced are not dead.
+    for (to, whole) in [("back", &full), ("base", &increment)] {
+        let twice = rewritten(whole, |_, manifest| manifest.segments.iter_mut().for_each(|s| s.deletions = None));
+        let error = restored(&engine, to, &twice).await.unwrap_err();
+        assert_eq!((error.kind(), error.code()), (Kind::Invalid, DAMAGED), "{error}");
+        assert!(error.message().contains("is live in segment"), "{error}");
+        assert_eq!(files(&node.disk, Path::new("/data")), before);
+    }
+    restored(&engine, "base", &increment).await.unwrap();
+    restored(&engine, "back", &full).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,6 +9,9 @@ use serde_json::{Value as Json, json};
 use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::{Engine, EngineConfig};
 use shoal::error::Result;
+use shoal::format::manifest::Manifest;
+use shoal::format::snapshot::{Description, SnapshotReader};
+use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::platform::clock::ManualClock;
@@ -165,6 +168,24 @@ pub async fn snapshot(engine: &Arc<Engine>, of: &str, extent: Extent) -> Result<
 
 pub async fn restored(engine: &Arc<Engine>, to: &str, bytes: &[u8]) -> Result<Restored> {
     restore(engine, &name(to), None, Cursor::new(bytes.to_vec())).await
+}
+
+/// A snapshot that says something else of its objects, with those of them that are still in it.
+pub fn rewritten(bytes: &[u8], edit: impl FnOnce(&mut Description, &mut Manifest)) -> Vec<u8> {
+    let mut reader = SnapshotReader::open(bytes, "snapshot").unwrap();
+    let (mut description, mut manifest) = (reader.description().clone(), reader.manifest().clone());
+    edit(&mut description, &mut manifest);
+    let mut out = Vec::new();
+    let mut writer = SnapshotWriter::begin(&mut out, &description, &manifest).unwrap();
+    while let Some(member) = reader.next_member() {
+        let mut object = Vec::new();
+        reader.copy_object(&mut object).unwrap();
+        if writer.next_member() == Some(member) {
+            writer.object(|out| Ok(out.write_all(&object)?)).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    out
 }
 
 /// Every file below a directory.

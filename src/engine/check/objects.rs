@@ -13,8 +13,10 @@ use crate::format::deletions;
 use crate::format::log::decode_log;
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::meta::ObjectFact;
-use crate::model::ids::{DocId, NamespaceName, Nsid};
+use crate::model::ids::{NamespaceName, Nsid};
 use crate::segment::Segment;
+use crate::segment::merge::Input;
+use crate::segment::unique::live_twice;
 
 impl Engine {
     pub(super) fn check_objects(&self, report: &mut Report, label: &str, chain: &mut Chain, level: u8) -> Result<()> {
@@ -100,30 +102,23 @@ impl Engine {
         if level < 4 {
             return Ok(());
         }
-        for (at, (reference, segment, dead)) in seen.iter().enumerate() {
-            let file = || format!("store/{}", reference.key);
+        for (reference, segment, dead) in &seen {
             let found = (segment.rows(), segment.tombstone_count(), segment.logical_bytes(), dead.len());
             let rows = reference.deletions.as_ref().map_or(0, |object| u64::from(object.rows));
             let expected = (reference.rows, reference.tombstones, reference.logical_bytes, rows);
             if found != expected {
                 let what = format!("rows, tombstones, bytes and dead rows are {found:?}, expected {expected:?}");
-                report.add(label, file(), what, Remedy::DropDamaged);
+                report.add(label, format!("store/{}", reference.key), what, Remedy::DropDamaged);
             }
-            for row in (0..segment.rows()).filter(|row| !dead.contains(*row)) {
-                let id: DocId = match segment.id_of(row) {
-                    Ok(id) => id,
-                    Err(error) => {
-                        report.add(label, file(), error.message(), Remedy::DropDamaged);
-                        break;
-                    }
-                };
-                for (other, later, gone) in &seen[at + 1..] {
-                    if later.row_of(&id)?.is_some_and(|row| !gone.contains(row)) {
-                        let what = format!("document {id} is live here and in {}", other.key);
-                        report.add(label, file(), what, Remedy::FromACopy);
-                    }
-                }
-            }
+        }
+        let inputs: Vec<Input> = seen.iter().map(|(_, segment, dead)| Input { segment, dead }).collect();
+        let found = live_twice(&inputs, |id, first, second| {
+            let (first, second) = (seen[first].0, seen[second].0);
+            let what = format!("document {id} is live here and in {}", second.key);
+            report.add(label, format!("store/{}", first.key), what, Remedy::FromACopy);
+        });
+        if let Err((at, error)) = found {
+            report.add(label, format!("store/{}", seen[at].0.key), error.message(), Remedy::DropDamaged);
         }
         Ok(())
     }
