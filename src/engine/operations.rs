@@ -203,23 +203,13 @@ impl Engine {
         let _door = door.lock().await;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
         let hlc = Hlc::from_millis(self.context.clock.now_millis());
-        let is_kept = self.context.config.retention_ms > 0;
-        let bound = tokio::task::block_in_place(|| {
-            let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
-            let bound = self.catalog.bind(&*self.context.disk, &self.context.layout, name, None, hlc)?;
-            Ok::<_, Error>((bound, deleted))
-        });
-        let (bound, deleted) = bound?;
-        self.context.follow(name, &bound, None);
+        let deleted = tokio::task::block_in_place(|| self.unseat(name, nsid, None, hlc))?;
         let slot = self.slots().remove(name);
         if let Some(Ok(namespace)) = slot.as_ref().map(Slot::namespace) {
             namespace.retire().await;
         }
         self.unpin(name)?;
-        tokio::task::block_in_place(|| match (deleted, Head::load(&self.context, nsid)) {
-            (Some(deleted), Ok(Some(head))) => self.context.set_kin(nsid, kin(&head.manifest, Some(&deleted))),
-            _ => self.discard(&name.project, nsid),
-        });
+        tokio::task::block_in_place(|| self.lay_aside(&name.project, nsid, deleted));
         Ok(())
     }
 

@@ -364,16 +364,11 @@ impl Engine {
         let after = self.begin(name, manifest)?;
         // Asked when the references are counted: what the old incarnation still names now cannot go any more.
         let bound = match before.moment().await.and_then(|moment| check(&moment)) {
-            Ok(()) => tokio::task::block_in_place(|| {
-                let is_kept = context.config.retention_ms > 0;
-                let deleted = if is_kept { Some(self.mark_deleted(name, old, hlc)?) } else { None };
-                let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
-                Ok((bound, deleted))
-            }),
+            Ok(()) => tokio::task::block_in_place(|| self.unseat(name, old, Some((nsid, kin_after)), hlc)),
             Err(error) => Err(error),
         };
-        let (bound, deleted) = match bound {
-            Ok(bound) => bound,
+        let deleted = match bound {
+            Ok(deleted) => deleted,
             Err(error) => {
                 if error.code() != UNKNOWN_BINDING {
                     after.retire().await;
@@ -382,14 +377,10 @@ impl Engine {
                 return Err(error);
             }
         };
-        context.follow(name, &bound, Some((nsid, kin_after)));
         self.slots().insert(name.clone(), Slot::Open(after.clone()));
         // The end of the old life is marked before who waits to write to it goes on.
         tokio::join!(biased; before.retire(), async { drop(held) });
-        tokio::task::block_in_place(|| match (deleted, Head::load(context, old)) {
-            (Some(deleted), Ok(Some(head))) => context.set_kin(old, kin(&head.manifest, Some(&deleted))),
-            _ => self.discard(&name.project, old),
-        });
+        tokio::task::block_in_place(|| self.lay_aside(&name.project, old, deleted));
         Ok(after.view().documents())
     }
 }

@@ -70,7 +70,10 @@ impl Engine {
 
     fn discard_deleted(&self, nsid: Nsid) {
         let name = self.context.kin().get(&nsid).map(|kin| kin.name.clone());
-        if let Some(name) = name.and_then(|name| parse_name(&name)) {
+        let Some(name) = name.and_then(|name| parse_name(&name)) else { return };
+        let door = self.door(&name);
+        // Who is in the door may be deleting it just now, or bringing it back: it is due the next time, too.
+        if let Ok(_door) = door.try_lock() {
             self.discard(&name.project, nsid);
         }
     }

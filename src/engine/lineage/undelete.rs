@@ -1,6 +1,6 @@
 //! Deleted namespaces: kept for as long as retention says, and brought back whole.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::gone;
 use super::holdings::kin;
@@ -9,6 +9,7 @@ use crate::engine::namespace::head::Head;
 use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
 use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
+use crate::meta::tables::Kin;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::platform::disk::publish;
 
@@ -57,8 +58,8 @@ impl Engine {
         };
         tokio::task::block_in_place(|| {
             let context = &self.context;
-            // Retention lets go under this lock; from here on the incarnation has a name.
-            let _birth = context.birth(deleted.nsid);
+            // A sweep sees it deleted or named. Retention stays outside the door.
+            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
             let Some(head) = Head::load(context, deleted.nsid)? else {
                 return Err(gone(format!("namespace '{}' is not kept any more", name.name)));
             };
@@ -71,8 +72,40 @@ impl Engine {
         })
     }
 
+    /// Takes a name from the incarnation that it is bound to, and gives it to `next`, with what is known of that one. Gives the
+    /// mark of who lost it, where that can be had back; a sweep then leaves its files alone from the first moment on.
+    pub(in crate::engine) fn unseat(
+        &self,
+        name: &NamespaceName,
+        nsid: Nsid,
+        next: Option<(Nsid, Kin)>,
+        hlc: Hlc,
+    ) -> Result<Option<DeletedFile>> {
+        let context = &self.context;
+        let is_kept = context.config.retention_ms > 0;
+        let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
+        // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
+        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let head = Head::load(context, nsid);
+        let target = next.as_ref().map(|(nsid, _)| *nsid);
+        let bound = self.catalog.bind(&*context.disk, &context.layout, name, target, hlc)?;
+        context.follow(name, &bound, next);
+        if let (Some(deleted), Ok(Some(head))) = (&deleted, head) {
+            context.set_kin(nsid, kin(&head.manifest, Some(deleted)));
+        }
+        Ok(deleted)
+    }
+
+    /// What becomes of an incarnation that lost its name and is written no more: it is kept where it was marked, else removed.
+    pub(in crate::engine) fn lay_aside(&self, project: &Project, nsid: Nsid, deleted: Option<DeletedFile>) {
+        match (deleted, Head::load(&self.context, nsid)) {
+            (Some(deleted), Ok(Some(head))) => self.context.set_kin(nsid, kin(&head.manifest, Some(&deleted))),
+            _ => self.discard(project, nsid),
+        }
+    }
+
     /// Marks an incarnation as deleted, durably, before its name goes.
-    pub(in crate::engine) fn mark_deleted(&self, name: &NamespaceName, nsid: Nsid, hlc: Hlc) -> Result<DeletedFile> {
+    fn mark_deleted(&self, name: &NamespaceName, nsid: Nsid, hlc: Hlc) -> Result<DeletedFile> {
         let context = &self.context;
         let deleted_ms = context.clock.now_millis();
         let file = DeletedFile { format: VERSION, nsid, name: name.to_string(), deleted_ms, hlc };
