@@ -3,7 +3,7 @@
 use shoal::engine::lineage::BranchRequest;
 use shoal::error::Kind;
 
-use crate::node::{DAY_MS, HOUR_MS, Node, all, branch, name, put, write};
+use crate::node::{DAY_MS, HOUR_MS, Node, all, branch, name, objects, put, write};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,10 +75,10 @@ async fn when_the_last_holder_is_gone_nothing_stays() {
     engine.compact(&name("main")).await.unwrap();
     engine.compact(&name("b")).await.unwrap();
     for namespace in ["a", "main", "b"] {
-        assert!(!node.objects().is_empty());
+        assert!(!objects(&node).is_empty());
         engine.delete(&name(namespace)).await.unwrap();
     }
-    assert_eq!(node.objects(), [""; 0]);
+    assert_eq!(objects(&node), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

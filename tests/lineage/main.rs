@@ -6,3 +6,5 @@ mod branches;
 mod deleted;
 mod node;
 mod past;
+#[path = "../support/node.rs"]
+mod support;

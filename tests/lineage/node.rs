@@ -1,112 +1,28 @@
-//! A node whose power can be cut, and short ways to write and read.
+//! The node of these tests: past states of it, and the objects on its disk.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
-use serde_json::{Value as Json, json};
-use shoal::api::wire::query::parse_query;
-use shoal::api::wire::write::{WriteBody, parse_write};
-use shoal::engine::lineage::BranchRequest;
-use shoal::engine::view::View;
-use shoal::engine::{Engine, EngineConfig};
+use shoal::engine::Engine;
 use shoal::error::Result;
 use shoal::model::as_of::AsOf;
-use shoal::model::ids::{DocId, NamespaceName, Project};
-use shoal::model::query::Answer;
-use shoal::model::value_render::to_json;
-use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
-use shoal::platform::memory_disk::MemoryDisk;
-use shoal::platform::random::SeededRandom;
+
+pub use crate::support::{DAY_MS, Documents, Node, all, branch, documents, name, put, write};
 
 pub const HOUR_MS: u64 = 3_600_000;
-pub const DAY_MS: u64 = 24 * HOUR_MS;
 
-pub struct Node {
-    pub disk: MemoryDisk,
-    pub clock: Arc<ManualClock>,
-    pub random: Arc<SeededRandom>,
-    pub config: EngineConfig,
-}
-
-/// Documents as JSON by id.
-pub type Documents = BTreeMap<DocId, BTreeMap<String, Json>>;
-
-impl Node {
-    pub fn new(seed: u64) -> Self {
-        Node {
-            disk: MemoryDisk::default(),
-            clock: Arc::new(ManualClock::at(1_700_000_000_000)),
-            random: Arc::new(SeededRandom::new(seed)),
-            config: EngineConfig { flush_bytes: 1 << 30, compaction_fan_in: 4, ..EngineConfig::new("/data") },
+/// Every file below the tier but the one that says what it is.
+pub fn objects(node: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec!["/data/store".to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in node.disk.list(Path::new(&dir)).unwrap() {
+            let path = format!("{dir}/{}", entry.name);
+            if entry.is_dir { open.push(path) } else { found.push(path) }
         }
     }
-
-    pub fn open(&self) -> Arc<Engine> {
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
-        let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone()).unwrap();
-        engine.rebuild_index().unwrap();
-        engine
-    }
-
-    /// Ends the engine by a power cut and opens it again.
-    pub fn cut_power(&self, engine: Arc<Engine>) -> Arc<Engine> {
-        drop(engine);
-        self.disk.power_cut(&*self.random);
-        self.open()
-    }
-
-    /// Every file below the tier but the one that says what it is.
-    pub fn objects(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let mut open = vec!["/data/store".to_owned()];
-        while let Some(dir) = open.pop() {
-            for entry in self.disk.list(Path::new(&dir)).unwrap() {
-                let path = format!("{dir}/{}", entry.name);
-                if entry.is_dir { open.push(path) } else { found.push(path) }
-            }
-        }
-        found.retain(|path| path != "/data/store/_format.json");
-        found
-    }
-}
-
-pub fn name(text: &str) -> NamespaceName {
-    Project::default_project().namespace(text).unwrap()
-}
-
-pub async fn write(engine: &Arc<Engine>, namespace: &str, body: Json) {
-    let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&name(namespace), *request).await.unwrap();
-}
-
-/// Upserts documents with these ids, all with the same `n`.
-pub async fn put(engine: &Arc<Engine>, namespace: &str, ids: impl IntoIterator<Item = u64>, n: u64) {
-    let rows: Vec<Json> = ids.into_iter().map(|id| json!({"id": id, "n": n, "text": format!("fish {id}")})).collect();
-    write(
-        engine,
-        namespace,
-        json!({"upsert_rows": rows, "schema": {"text": {"type": "string", "full_text_search": true}}}),
-    )
-    .await;
-}
-
-pub async fn branch(engine: &Arc<Engine>, from: &str, to: &str) {
-    engine.branch(&name(from), &name(to), BranchRequest::default()).await.unwrap();
-}
-
-pub fn documents(view: &View) -> Documents {
-    let parsed = parse_query(json!({"rank_by": ["id", "asc"], "limit": 10_000, "include_attributes": true})).unwrap();
-    let mut outcome = shoal::engine::query::run(view, &parsed.request).unwrap();
-    let Answer::Rows(rows) = outcome.answers.remove(0) else { panic!("expected rows") };
-    rows.into_iter()
-        .map(|row| (row.id, row.fields.iter().map(|(name, value)| (name.clone(), to_json(value, false))).collect()))
-        .collect()
-}
-
-pub fn all(engine: &Engine, namespace: &str) -> Documents {
-    documents(&engine.view(&name(namespace)).unwrap())
+    found.retain(|path| path != "/data/store/_format.json");
+    found
 }
 
 pub fn at(engine: &Engine, namespace: &str, as_of: AsOf) -> Result<Documents> {

@@ -5,7 +5,7 @@ use shoal::engine::lineage::BranchRequest;
 use shoal::error::Kind;
 use shoal::model::as_of::AsOf;
 
-use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, branch, name, put, write};
+use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, branch, name, objects, put, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_generation_answers_as_it_was() {
@@ -70,7 +70,7 @@ async fn retention_lets_go_of_the_oldest_and_of_what_only_they_kept() {
     node.clock.advance(8 * DAY_MS);
     engine.tend().await.unwrap();
     assert_eq!(engine.history(&name("main")).unwrap().len(), 1);
-    assert_eq!(node.objects().len(), 1, "{:?}", node.objects());
+    assert_eq!(objects(&node).len(), 1, "{:?}", objects(&node));
     assert!(engine.check(3).unwrap().is_whole());
 }
 
@@ -154,7 +154,7 @@ async fn a_deleted_namespace_can_be_had_back_whole_within_retention() {
     node.clock.advance(8 * DAY_MS);
     engine.tend().await.unwrap();
     assert_eq!(engine.undelete(&name("main"), None).await.unwrap_err().code(), "gone");
-    assert_eq!(node.objects(), [""; 0]);
+    assert_eq!(objects(&node), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,5 +221,5 @@ async fn a_merge_of_segments_whose_namespace_is_deleted_meanwhile_leaves_nothing
     let (merged, deleted) = tokio::join!(engine.compact(&name), engine.delete(&name));
     deleted.unwrap();
     assert!(merged.is_ok() || merged.is_err_and(|error| error.kind() == Kind::NotFound));
-    assert_eq!(node.objects(), [""; 0]);
+    assert_eq!(objects(&node), [""; 0]);
 }

@@ -6,5 +6,6 @@ mod crashes;
 mod differences;
 mod histories;
 mod losers;
+#[path = "../support/node.rs"]
 mod node;
 mod policies;
