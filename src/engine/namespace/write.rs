@@ -49,9 +49,7 @@ impl Namespace {
             let prepared = compute(request, || prepare(&base, has_documents, request))?;
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
-            if decider.read_only {
-                return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
-            }
+            check_writable(&decider)?;
             if let Some(key) = request.idempotency
                 && let Some(kept) = self.find_answer(&decider, &key)?
             {
@@ -100,9 +98,7 @@ impl Namespace {
     ) -> Result<bool> {
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
-        if decider.read_only {
-            return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
-        }
+        check_writable(&decider)?;
         if etag(decider.data_seq, decider.hlc, decider.origin) != *etag_expected {
             return Ok(false);
         }
@@ -129,9 +125,7 @@ impl Namespace {
     pub async fn update_schema(self: &Arc<Self>, update: &SchemaUpdate) -> Result<Arc<Schema>> {
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
-        if decider.read_only {
-            return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
-        }
+        check_writable(&decider)?;
         let has_documents = self.shared().state.has_documents();
         let schema = Arc::new(apply_schema_update(&decider.schema, update, has_documents)?);
         if *schema == *decider.schema {
@@ -379,6 +373,13 @@ impl Namespace {
             .with_hint("send the same write again later, or in smaller batches")
         })
     }
+}
+
+fn check_writable(decider: &Decider) -> Result<()> {
+    if decider.read_only {
+        return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
+    }
+    Ok(())
 }
 
 /// Runs what computes: at once when the request is small, else beside the threads that wait for sockets.
