@@ -14,7 +14,6 @@ use super::catalog::UNKNOWN_BINDING;
 use super::context::Birth;
 use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
 use super::lineage::holdings::kin;
-use super::namespace::head::Head;
 use super::namespace::{Moment, reference};
 use super::operations::exists;
 use super::{Engine, Slot};
