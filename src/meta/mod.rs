@@ -8,6 +8,7 @@
 
 mod backend;
 mod past;
+mod seal;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -390,6 +391,9 @@ impl Meta {
         }
         self.closed.store(true, Ordering::SeqCst);
         self.lock().take();
+        if clean {
+            seal::seal(&*self.disk, &self.path);
+        }
         Ok(())
     }
 
@@ -574,6 +578,36 @@ mod tests {
             assert!(!open(&disk).0.is_trusted(), "operation {at}: the stop was not clean");
         }
         assert_eq!(in_memory, 0, "there was room for a new file");
+    }
+
+    #[test]
+    fn a_sum_that_is_not_right_costs_a_look_at_every_page_and_nothing_else() {
+        let memory = MemoryDisk::default();
+        create_dirs(&memory, Path::new("/data")).unwrap();
+        let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+        let (meta, _) = open(&disk);
+        let keys: Vec<String> = (0..2_000).map(|n| format!("{n:0100}")).collect();
+        meta.rebuild(&Facts::default()).unwrap();
+        meta.hold(&keys).unwrap();
+        meta.close(true).unwrap();
+        let sum = Path::new("/data/meta.sum");
+        let sealed = disk.read(sum).unwrap();
+        assert_eq!(sealed.len(), 12);
+        let mut looked_at = Vec::new();
+        for bytes in [Some(sealed.clone()), None, Some(Vec::new()), Some(vec![0; 12])] {
+            let _ = disk.remove(sum);
+            if let Some(bytes) = bytes {
+                disk.create(sum).unwrap().write(&bytes).unwrap();
+            }
+            let before = memory.operations();
+            let (meta, why) = open(&disk);
+            looked_at.push(memory.operations() - before);
+            assert_eq!((why, meta.references(&keys[7]).unwrap()), (None, 1));
+            meta.close(true).unwrap();
+            assert_eq!(disk.read(sum).unwrap()[..8], disk.size(Path::new("/data/meta.redb")).unwrap().to_le_bytes());
+        }
+        let most = looked_at[1..].iter().min().unwrap();
+        assert!(looked_at[0] + 50 < *most, "operations of each opening: {looked_at:?}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn fate(file: &str, cut: bool, damage: Damage, all_files: &[String], newest: &[S
     let is_last = !all_files.iter().any(|other| after(&other));
     let is_newest = newest.iter().any(|path| path == file);
     match file {
-        "/data/node.json" | "/data/meta.redb" | "/data/store/_format.json" => Fate::Healed,
+        "/data/node.json" | "/data/meta.redb" | "/data/meta.sum" | "/data/store/_format.json" => Fate::Healed,
         _ if file.starts_with("/data/local/names/") => {
             if cut {
                 Fate::Healed
