@@ -235,7 +235,7 @@ pub fn recover(
             bytes: contents.valid_bytes,
         });
     }
-    if recovered.moved.is_empty() && disk.list(&paths.sealed).is_ok() {
+    if recovered.moved.is_empty() && !recovered.logs.is_empty() {
         // A crash may have come between a rename and its sync: what is served must be durable first.
         disk.sync_dir(&paths.sealed).context(|| format!("sync {}", paths.sealed.display()))?;
     }
