@@ -53,6 +53,7 @@ impl Store {
     async fn new(set: &Set, rows: usize) -> Self {
         let dir = directory();
         let engine = open(dir.path(), Arc::new(RealDisk));
+        engine.rebuild_index().unwrap();
         let store = Store { engine, rows, write: Vec::new(), diff: Vec::new(), merge: Vec::new(), _dir: dir };
         for from in (0..rows).step_by(BATCH) {
             store.put("main", (from..(from + BATCH).min(rows)).map(|at| set.row(at)).collect()).await;

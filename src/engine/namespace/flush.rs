@@ -25,7 +25,7 @@ use crate::segment::Summary;
 use crate::segment::builder::{Entry, build};
 
 /// So many sealed logs are reason enough for a flush.
-const SEALED_LOGS: usize = 64;
+const SEALED_LOGS: usize = 16;
 
 /// Whether the tail lies in so many logs that the next write begins a flush. What seals them, such as a branch, does not: it is
 /// to cost the same every time.
