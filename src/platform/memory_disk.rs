@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,6 +58,30 @@ enum Change {
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Where the two may differ: from the first byte on, and before the second.
+    changed: Option<(usize, usize)>,
+}
+
+impl Content {
+    fn change(&mut self, from: usize, to: usize) {
+        let (first, last) = self.changed.unwrap_or((from, to));
+        self.changed = Some((first.min(from), last.max(to)));
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.change(len.min(self.now.len()), len.max(self.now.len()));
+        self.now.resize(len, 0);
+    }
+
+    fn make_durable(&mut self) {
+        let Some((from, to)) = self.changed.take() else { return };
+        let to = to.min(self.now.len());
+        self.durable.resize(self.now.len(), 0);
+        if from < to {
+            self.durable[from..to].copy_from_slice(&self.now[from..to]);
+        }
+        debug_assert!(self.durable == self.now, "a change was not marked");
+    }
 }
 
 /// Which operations fail, and how.
@@ -95,7 +120,7 @@ impl MemoryDisk {
                 apply(&mut names, &change);
             }
         }
-        for content in &mut state.files {
+        for content in state.files.iter_mut().filter_map(|content| content.changed.take().map(|_| content)) {
             let mut found = content.durable.clone();
             if content.now != content.durable {
                 let (short, long) = (content.durable.len().min(content.now.len()), content.now.len());
@@ -153,6 +178,18 @@ impl MemoryDisk {
 }
 
 impl State {
+    /// What is in a directory, in the order of names.
+    fn inside<'a>(&'a self, path: &'a Path) -> io::Result<impl Iterator<Item = (&'a PathBuf, &'a Node)>> {
+        if !is_root(path) && self.names.get(path) != Some(&Node::Dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let below = self
+            .names
+            .range::<Path, _>((Bound::Included(path), Bound::Unbounded))
+            .take_while(move |(name, _)| name.starts_with(path));
+        Ok(below.filter(move |(name, _)| name.parent() == Some(path)))
+    }
+
     fn file(&self, path: &Path) -> io::Result<usize> {
         match self.names.get(path) {
             Some(Node::File(file)) => Ok(*file),
@@ -243,7 +280,7 @@ impl Disk for MemoryDisk {
     }
 
     fn is_filled(&self, path: &Path) -> bool {
-        self.list(path).is_ok_and(|entries| !entries.is_empty())
+        self.operation().is_ok_and(|state| state.inside(path).is_ok_and(|mut inside| inside.next().is_some()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -300,11 +337,8 @@ impl Disk for MemoryDisk {
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
         let state = self.operation()?;
-        if !is_root(path) && state.names.get(path) != Some(&Node::Dir) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        let inside = state.names.iter().filter(|(name, _)| name.parent() == Some(path));
-        Ok(inside
+        Ok(state
+            .inside(path)?
             .filter_map(|(name, node)| {
                 let name = name.file_name()?.to_string_lossy().into_owned();
                 Some(match node {
@@ -372,7 +406,7 @@ impl OpenFile {
     fn barrier(&self) -> io::Result<()> {
         self.disk.state().barriers += 1;
         self.with(|content| {
-            content.durable.clone_from(&content.now);
+            content.make_durable();
             Ok(())
         })
     }
@@ -381,6 +415,7 @@ impl OpenFile {
 impl DiskFile for OpenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.with(|content| {
+            content.change(content.now.len(), content.now.len() + bytes.len());
             content.now.extend_from_slice(bytes);
             Ok(())
         })
@@ -403,7 +438,7 @@ impl RandomFile for OpenFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         self.with(|content| {
-            content.now.resize(len, 0);
+            content.resize(len);
             Ok(())
         })
     }
@@ -422,8 +457,9 @@ impl RandomFile for OpenFile {
         self.with(|content| {
             let end = start + bytes.len();
             if content.now.len() < end {
-                content.now.resize(end, 0);
+                content.resize(end);
             }
+            content.change(start, end);
             content.now[start..end].copy_from_slice(bytes);
             Ok(())
         })

@@ -1,8 +1,8 @@
 //! Random histories of writes, branches, tags, deletions, merges, retention, restarts and crashes, against a plain model: every
 //! namespace equals the model at every generation it can be asked for, and nothing is missing or left over.
 //!
-//! `SHOAL_HISTORIES=100000 cargo test --release --test histories` runs more than every change does; a failure says its seed,
-//! and `SHOAL_HISTORY=SEED` runs that one alone and prints its steps.
+//! `SHOAL_HISTORIES=100000 cargo test --release --test histories -- --nocapture` runs more than every change does; a failure says
+//! its seed, and `SHOAL_HISTORY=SEED` runs that one alone and prints its steps.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Histories that run at the same time.
-const WORKERS: usize = 2;
+const WORKERS: usize = 4;
+/// With `--nocapture` a long run says how far it is.
+const SAID_EVERY: u64 = 1_000;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|n| n.parse().ok())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_history_leaves_what_the_model_says() {
     if let Some(seed) = number("SHOAL_HISTORY") {
         return run::history(seed, true).await;
@@ -34,6 +36,9 @@ async fn every_history_leaves_what_the_model_says() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= count {
                         return;
+                    }
+                    if seed > 0 && seed.is_multiple_of(SAID_EVERY) {
+                        println!("{seed} histories so far");
                     }
                     // A task of its own, so that a failure says which seed it was.
                     let done = tokio::spawn(run::history(seed, false)).await;

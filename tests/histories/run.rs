@@ -192,7 +192,7 @@ impl Run {
             (Err(error), false) if !matches!(error.kind(), Kind::Corrupt | Kind::Internal | Kind::Unavailable) => {}
             _ => panic!("{}: {done:?}, the model says {allowed}", self.what),
         }
-        self.settle().await;
+        self.settle(step).await;
     }
 
     /// A step in which every operation of the disk fails after so many; then the power goes.
@@ -380,9 +380,17 @@ impl Run {
     }
 
     /// Waits until no merge of segments runs by itself, so that a seed has one course.
-    async fn settle(&mut self) {
+    async fn settle(&mut self, step: &Step) {
         let Some(engine) = self.engine.clone() else { return };
-        for known in self.model.names.keys() {
+        let may_flush = |known: &str| match step {
+            Step::Put(at, ..) | Step::Patch(at, ..) | Step::Delete(at, _) | Step::Flush(at) | Step::Compact(at) => {
+                *at == known
+            }
+            Step::Merge(from, to, _) => *from == known || *to == known,
+            Step::Hours(_) => true,
+            _ => false,
+        };
+        for known in self.model.names.keys().filter(|known| may_flush(known)) {
             while engine.status(&name(known)).is_ok_and(|status| status["index"]["compacting"] == true) {
                 tokio::task::yield_now().await;
             }
@@ -438,7 +446,7 @@ impl Run {
         assert!(report.is_whole(), "{}: {:?}", self.what, report.problems);
         self.clock.advance(2 * RETENTION_MS);
         engine.tend().await.unwrap();
-        self.settle().await;
+        self.settle(&Step::Hours(0)).await;
         assert_eq!(engine.repair().unwrap(), (0, 0), "{}: something was left over", self.what);
         self.model.deleted.clear();
         self.check_present();
