@@ -136,17 +136,8 @@ impl Meta {
         };
         meta.write(Durability::Immediate, |transaction| {
             transaction.open_table(STATE)?.insert(tables::CLEAN, 0)?;
-            // Every table exists from now on, so that readers need not ask.
-            transaction.open_table(REFERENCES)?;
-            transaction.open_table(NAMES)?;
-            transaction.open_table(MANIFESTS)?;
-            transaction.open_table(OBJECTS)?;
-            transaction.open_table(PINS)?;
-            transaction.open_table(ANSWERS)?;
-            transaction.open_table(HISTORY)?;
-            transaction.open_table(KIN)?;
             transaction.open_table(COPIES)?;
-            Ok(())
+            make_tables(transaction)
         })?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);
         Ok((meta, why))
@@ -344,6 +335,7 @@ impl Meta {
             transaction.delete_table(ANSWERS)?;
             transaction.delete_table(HISTORY)?;
             transaction.delete_table(KIN)?;
+            make_tables(transaction)?;
             {
                 let mut names = transaction.open_table(NAMES)?;
                 for (name, bound) in &facts.names {
@@ -370,7 +362,6 @@ impl Meta {
                     kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
                 }
             }
-            transaction.open_table(ANSWERS)?;
             for (nsid, head) in &facts.heads {
                 write_head_rows(transaction, *nsid, Some(head))?;
             }
@@ -439,6 +430,19 @@ impl Meta {
         held.take();
         Err(error.context(format!("use {}", self.path.display())))
     }
+}
+
+/// Makes the tables that are derived from the files: readers need not ask whether one is there.
+fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(REFERENCES)?;
+    transaction.open_table(NAMES)?;
+    transaction.open_table(MANIFESTS)?;
+    transaction.open_table(OBJECTS)?;
+    transaction.open_table(PINS)?;
+    transaction.open_table(ANSWERS)?;
+    transaction.open_table(HISTORY)?;
+    transaction.open_table(KIN)?;
+    Ok(())
 }
 
 fn release(transaction: &WriteTransaction, keys: &[String]) -> Result<Vec<String>, redb::Error> {
@@ -578,6 +582,17 @@ mod tests {
             assert!(!open(&disk).0.is_trusted(), "operation {at}: the stop was not clean");
         }
         assert_eq!(in_memory, 0, "there was room for a new file");
+    }
+
+    #[test]
+    fn an_index_of_nothing_can_be_read() {
+        let disk = disk();
+        let (meta, _) = open(&disk);
+        meta.rebuild(&Facts::default()).unwrap();
+        assert_eq!((meta.object_totals().unwrap(), meta.answer(NSID, &[1; 16]).unwrap()), ((0, 0), None));
+        assert!(meta.names().unwrap().is_empty() && meta.manifest(NSID).unwrap().is_none());
+        assert!(meta.history(NSID).unwrap().is_empty() && meta.all_kin().unwrap().is_empty());
+        assert!(meta.all_references().unwrap().is_empty() && meta.is_trusted());
     }
 
     #[test]
