@@ -109,7 +109,7 @@ impl Repair {
         // What is given up belongs to one namespace: the others are left alone unless they are named.
         let scope_text = match &drop_damaged {
             Some(name) if self.scope == "store" => name.to_string(),
-            _ => self.scope,
+            _ => self.scope.clone(),
         };
         let scope = Scope::parse(&scope_text)?;
         let report: RepairReport = match &self.data_dir {
@@ -128,8 +128,13 @@ impl Repair {
                 ask(&self.target, "/v1/repair", &body)?
             }
         };
+        self.say(&report)?;
+        outcome(&report)
+    }
+
+    fn say(&self, report: &RepairReport) -> Result<()> {
         if self.json {
-            return output::print_json(&json_of(&report)?);
+            return output::print_json(&json_of(report)?);
         }
         let mut text = String::new();
         for action in &report.actions {
@@ -154,6 +159,15 @@ impl Repair {
             text.push_str("run again with --yes to do it\n");
         }
         output::print(&text)
+    }
+}
+
+/// An error where a step of a repair failed, so that scripts see it.
+fn outcome(report: &RepairReport) -> Result<()> {
+    match report.actions.iter().filter(|action| action.failed.is_some()).count() {
+        0 => Ok(()),
+        failed => Err(Error::internal(format!("{failed} of {} repairs failed", report.actions.len()))
+            .with_hint("mend what they say, and run it again; what is done stays done")),
     }
 }
 
@@ -197,4 +211,24 @@ pub(super) fn open(data_dir: &std::path::Path) -> Result<Arc<Engine>> {
         return Err(Error::not_found(format!("{} is not a Shoal data directory", data_dir.display())));
     }
     Engine::open(EngineConfig::new(data_dir), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RepairReport, outcome};
+    use crate::engine::check::Action;
+
+    #[test]
+    fn a_repair_whose_step_failed_is_an_error() {
+        let action = |failed: Option<&str>| Action {
+            namespace: "a/b/c".into(),
+            what: "put back node.json".into(),
+            failed: failed.map(str::to_owned),
+        };
+        let report = |actions| RepairReport { actions, ..RepairReport::default() };
+        assert!(outcome(&report(vec![])).is_ok());
+        assert!(outcome(&report(vec![action(None)])).is_ok());
+        let error = outcome(&report(vec![action(None), action(Some("the disk is full"))])).unwrap_err();
+        assert_eq!(error.message(), "1 of 2 repairs failed");
+    }
 }

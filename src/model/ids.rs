@@ -77,6 +77,10 @@ impl IdType {
 pub struct Hlc(pub u64);
 
 impl Hlc {
+    /// The end of the year 9999. What comes from elsewhere is not taken beyond it: a clock at the end of its range would give every
+    /// later write the same version.
+    pub const FOREIGN_MAX: Hlc = Hlc(253_402_300_800_000 << 16);
+
     pub fn from_millis(millis: u64) -> Self {
         Hlc(millis << 16)
     }

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
+use super::check_clock;
 use super::export::{Begin, End, VERSION};
 use super::rows::Columns;
 use crate::engine::Engine;
@@ -51,6 +52,7 @@ fn receive(newborn: Newborn, input: impl BufRead) -> Result<(Newborn, Manifest)>
         return Err(Error::invalid("the export is empty"));
     }
     let begin = read_begin(&lines.line)?;
+    check_clock("line 1", begin.hlc.max(begin.version_vector.newest()))?;
     let mut manifest = first_manifest(&newborn, &begin)?;
     let unversioned = Version { hlc: manifest.hlc, origin: manifest.origin };
     let schema = manifest.schema.clone();
@@ -72,6 +74,7 @@ fn receive(newborn: Newborn, input: impl BufRead) -> Result<(Newborn, Manifest)>
         let read = columns.read(&lines.line, unversioned, &mut scratch);
         let document = read.map_err(|error| error.context(format!("line {}", lines.number)))?;
         documents += 1;
+        check_clock(format_args!("line {}", lines.number), document.version.hlc)?;
         manifest.hlc = manifest.hlc.max(document.version.hlc);
         incoming.add(document)?;
     };

@@ -12,3 +12,21 @@ pub mod import;
 pub mod restore;
 mod rows;
 pub mod take;
+
+use crate::error::{Error, Result};
+use crate::model::ids::Hlc;
+
+/// Refuses a clock from elsewhere that nobody could go on from. `whose` says where it is.
+fn check_clock(whose: impl std::fmt::Display, clock: Hlc) -> Result<()> {
+    if clock <= Hlc::FOREIGN_MAX {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{whose}: clock {} is beyond the year 9999, expected at most {}",
+        clock.0,
+        Hlc::FOREIGN_MAX.0
+    ))
+    .with_hint(
+        "what wrote it had a broken clock or was altered; write the rows of the export anew with `shoal import`",
+    ))
+}

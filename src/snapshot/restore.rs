@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::check_clock;
 use super::take::conflicts_members;
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
@@ -160,6 +161,8 @@ fn receive<R: Read>(
     mut reader: SnapshotReader<R>,
     base: Option<&Held>,
 ) -> Result<(Newborn, Manifest, u64, String)> {
+    let state = reader.manifest();
+    check_clock("the snapshot's manifest", state.hlc.max(state.version_vector.newest()))?;
     let mut objects = Objects::new();
     while let Some(member) = reader.next_member() {
         let key = key_of(&newborn, member.kind, member.id);

@@ -151,12 +151,38 @@ async fn a_document_that_is_there_twice_is_refused() {
     write(&engine, "docs", rows(0, 2)).await;
     let whole = String::from_utf8(exported(&engine, "docs").await.unwrap()).unwrap();
     let lines: Vec<&str> = whole.lines().collect();
-    let body = format!("{}\n{}\n{}\n", lines[0], lines[1], lines[1]);
-    let sum = crc32c::crc32c(body.as_bytes());
-    let twice = format!("{body}{{\"shoal_export_end\":{{\"documents\":2,\"crc32c\":\"{sum:08x}\"}}}}");
+    let twice = ended(&[lines[0], lines[1], lines[1]]);
     let error = imported(&engine, "back", twice.as_bytes()).await.unwrap_err();
     assert!(error.message().ends_with("twice"), "{error}");
     assert!(error.message().contains(row(0)["id"].as_str().unwrap()), "{error}");
+}
+
+/// These lines of an export with the last line that belongs to them.
+fn ended(lines: &[&str]) -> String {
+    let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let sum = crc32c::crc32c(body.as_bytes());
+    let documents = lines.len() - 1;
+    format!("{body}{{\"shoal_export_end\":{{\"documents\":{documents},\"crc32c\":\"{sum:08x}\"}}}}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_nobody_could_go_on_from_is_refused() {
+    let node = Node::new(41);
+    let engine = node.open().unwrap();
+    write(&engine, "docs", rows(0, 2)).await;
+    let whole = String::from_utf8(exported(&engine, "docs").await.unwrap()).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    let hlc = serde_json::from_str::<Json>(lines[0]).unwrap()["hlc"].to_string();
+    for (at, lifted, whose) in [(0, "\"hlc\":", "line 1"), (2, "\"$version\":[", "line 3")] {
+        let from = format!("{lifted}{hlc}");
+        assert!(lines[at].contains(&from), "{}", lines[at]);
+        let far = lines[at].replace(&from, &format!("{lifted}{}", u64::MAX));
+        let mut altered = lines[..lines.len() - 1].to_vec();
+        altered[at] = &far;
+        let error = imported(&engine, "back", ended(&altered).as_bytes()).await.unwrap_err();
+        assert!(error.message().starts_with(&format!("{whose}: clock {} is beyond", u64::MAX)), "{error}");
+    }
+    assert_eq!(imported(&engine, "back", ended(&lines[..lines.len() - 1]).as_bytes()).await.unwrap(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,8 +121,13 @@ impl Engine {
             (known.nsid, known.commit_id, known.data_seq) == (manifest.nsid, manifest.commit_id, manifest.data_seq)
         };
         let open = || self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(moment) = open().iter().find(is_it) {
-            return Ok(moment.clone());
+        {
+            let mut open = open();
+            let found = open.iter().position(|known| is_it(&known)).and_then(|at| open.remove(at));
+            if let Some(moment) = found {
+                open.push_back(moment.clone());
+                return Ok(moment);
+            }
         }
         let moment = Arc::new(namespace.past(manifest)?);
         let mut open = open();
