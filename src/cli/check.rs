@@ -51,6 +51,9 @@ pub struct Repair {
     /// Give up the damaged objects of this namespace, org/project/name, with the documents in them
     #[arg(long, value_name = "NAMESPACE")]
     drop_damaged: Option<String>,
+    /// Remove what nobody needs even where that is most of the store: then names or manifests may be lost instead
+    #[arg(long)]
+    force: bool,
     /// Do it; without this, only say what would be done
     #[arg(long)]
     yes: bool,
@@ -115,7 +118,8 @@ impl Repair {
         let report: RepairReport = match &self.data_dir {
             Some(dir) => {
                 let engine = open(dir)?;
-                let report = engine.repair_in(&RepairRequest { scope, dry_run: !self.yes, drop_damaged });
+                let (dry_run, force) = (!self.yes, self.force);
+                let report = engine.repair_in(&RepairRequest { scope, dry_run, drop_damaged, force });
                 close(&engine);
                 report?
             }
@@ -124,6 +128,7 @@ impl Repair {
                     "scope": scope_text,
                     "dry_run": !self.yes,
                     "drop_damaged": drop_damaged.map(|name| name.to_string()),
+                    "force": self.force,
                 });
                 ask(&self.target, "/v1/repair", &body)?
             }

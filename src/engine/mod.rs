@@ -26,6 +26,7 @@ pub mod query;
 pub mod reclaim;
 mod start;
 mod status;
+mod sweep;
 pub mod transfer;
 pub mod view;
 pub mod write;

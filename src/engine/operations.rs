@@ -8,7 +8,7 @@ use super::catalog::UNKNOWN_BINDING;
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
 use super::namespace::{Namespace, moved, not_found};
-use super::start::remove_manifests;
+use super::sweep::remove_manifests;
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
 use super::{CreateRequest, Engine, Slot, query};

@@ -16,12 +16,12 @@ use super::ids::Uuids;
 use super::layout::Layout;
 use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
-use super::namespace::head::{Head, facts, reclaim};
+use super::namespace::head::{Head, facts};
 use super::node::Node;
+use super::sweep::SWEEP_REFUSED;
 use super::{Engine, Slot, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::encode_manifest;
-use crate::format::names::parse_name;
 use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
 };
@@ -109,7 +109,13 @@ impl Engine {
         if !self.is_index_trusted() {
             self.recount()?;
         }
-        self.sweep().map(|_| ())
+        match self.sweep() {
+            Err(error) if error.code() == SWEEP_REFUSED => {
+                tracing::error!(%error, "nothing is swept");
+                Ok(())
+            }
+            swept => swept.map(drop),
+        }
     }
 
     /// Whether the counts of references are known to be right.
@@ -207,80 +213,6 @@ impl Engine {
         Ok(facts)
     }
 
-    /// Removes what a crash left: unfinished files, objects nobody references, logs whose records are in segments, files of
-    /// deleted incarnations. Gives how many objects of how many bytes went. Blocking; runs while writes go on.
-    pub fn sweep(&self) -> Result<(u64, u64)> {
-        let context = &self.context;
-        if !context.may_reclaim() || !self.catalog.damaged().is_empty() || self.catalog.is_in_doubt() {
-            return Ok((0, 0));
-        }
-        // No manifest is committed meanwhile. What is listed first and removed last cannot belong to who came later.
-        let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
-        let listed = context.tier.list("")?;
-        let logs = context.disk.list(&context.layout.root().join("log")).context(|| "list log")?;
-        let locals = context.disk.list(&context.layout.local()).context(|| "list local")?;
-        // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
-        let mut live = self.building();
-        live.extend(context.unborn());
-        let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
-        // What was deleted and can be had back keeps its files like what has a name.
-        bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
-        let (mut objects, mut freed) = (0, 0);
-        let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
-        for nsid in &bound {
-            match Head::load(context, *nsid) {
-                Ok(head) => {
-                    heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
-                }
-                // What a damaged manifest names is unknown, and may belong to others: everything stays until it is
-                // repaired.
-                Err(_) => return Ok((0, 0)),
-            }
-        }
-        for (key, bytes) in listed {
-            let Some((nsid, rest)) = parts(&key) else { continue };
-            if live.contains(&nsid) || context.meta.references(&key)? > 0 {
-                continue;
-            }
-            let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
-                (Some(Some(replay_from)), Some(log)) => {
-                    log.split('-').next().and_then(|n| n.parse::<u64>().ok()).is_none_or(|n| n >= *replay_from)
-                }
-                _ => false,
-            };
-            if !needed {
-                reclaim(context, &[key]);
-                objects += 1;
-                freed += bytes;
-            }
-        }
-        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid);
-        for entry in logs {
-            let nsid = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid);
-            if nsid.as_ref().is_some_and(gone) {
-                let _ = context.disk.remove(&context.layout.root().join("log").join(&entry.name));
-            }
-        }
-        for entry in locals {
-            if let Some(nsid) = entry.name.parse().ok().map(Nsid).filter(gone) {
-                remove_manifests(context, nsid);
-            }
-        }
-        Ok((objects, freed))
-    }
-
-    /// Incarnations that are writing objects right now: their new objects are not referenced yet.
-    fn building(&self) -> BTreeSet<Nsid> {
-        let slots = self.slots();
-        slots
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
-                _ => None,
-            })
-            .collect()
-    }
-
     /// Opens a bound incarnation. What is damaged is set apart and said.
     pub(super) fn open_namespace(&self, name: &NamespaceName, nsid: Nsid) -> Result<Arc<Namespace>> {
         let door = self.door(name);
@@ -331,41 +263,6 @@ impl Engine {
         tokio::task::block_in_place(|| self.close_index())?;
         failed.map_or(Ok(()), Err)
     }
-}
-
-pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
-    let dir = context.layout.manifests(nsid);
-    // Best effort: opening and the next sweep find what is left.
-    for entry in context.disk.list(&dir).unwrap_or_default() {
-        if !entry.is_dir {
-            let _ = context.disk.remove(&dir.join(&entry.name));
-        }
-    }
-    let tags = context.layout.tags(nsid);
-    for tag in context.disk.list(&tags).unwrap_or_default() {
-        let tag = tags.join(&tag.name);
-        for entry in context.disk.list(&tag).unwrap_or_default() {
-            let _ = context.disk.remove(&tag.join(&entry.name));
-        }
-        let _ = context.disk.remove_dir(&tag);
-    }
-    let _ = context.disk.remove_dir(&tags);
-    let bases = context.layout.bases(nsid);
-    for entry in context.disk.list(&bases).unwrap_or_default() {
-        let _ = context.disk.remove(&bases.join(&entry.name));
-    }
-    let _ = context.disk.remove_dir(&bases);
-    let _ = context.disk.remove_dir(&dir);
-}
-
-/// The incarnation in an object's key, and the rest of the key.
-fn parts(key: &str) -> Option<(Nsid, &str)> {
-    let mut parts = key.splitn(5, '/');
-    let (org, project) = (parts.next()?, parts.next()?);
-    let (kind, nsid, rest) = (parts.next()?, parts.next()?, parts.next()?);
-    parse_name(&format!("{org}/{project}/x"))?;
-    let nsid = Nsid(nsid.parse().ok()?);
-    (kind == "namespaces").then_some((nsid, rest))
 }
 
 fn locked(root: &Path, error: io::Error) -> Error {

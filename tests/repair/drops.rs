@@ -20,7 +20,7 @@ async fn a_segment_is_given_up_by_name_only_and_its_documents_are_counted() {
         }
         let is_shared = all(&engine, "child").is_err();
         // While it is set apart nothing is given up.
-        let mut request = RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None };
+        let mut request = RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None, force: false };
         engine.repair_in(&request).unwrap();
         assert_eq!(all(&engine, "docs").unwrap_err().kind(), Kind::Corrupt);
         request.drop_damaged = Some(name("docs"));
@@ -46,7 +46,8 @@ async fn a_dry_run_writes_nothing_and_gives_up_nothing_that_can_be_put_back() {
         damage(&disk, &deletions, Damage::Truncated);
         let engine = open(&disk).unwrap();
         let before = files(&disk);
-        let request = RepairRequest { scope: Scope::Store, dry_run: true, drop_damaged: Some(name("docs")) };
+        let request =
+            RepairRequest { scope: Scope::Store, dry_run: true, drop_damaged: Some(name("docs")), force: false };
         let done = engine.repair_in(&request).unwrap();
         assert_eq!(files(&disk), before, "{}", deletions.display());
         assert!(done.actions.iter().all(|action| !action.what.starts_with("give up")), "{done:?}");
@@ -58,7 +59,8 @@ async fn what_is_whole_is_not_given_up() {
     let disk = full(false).await;
     let engine = open(&disk).unwrap();
     let before = all(&engine, "other").unwrap();
-    let request = RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: Some(name("other")) };
+    let request =
+        RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: Some(name("other")), force: false };
     assert_eq!(engine.repair_in(&request).unwrap_err().kind(), Kind::Invalid, "it is in use");
     drop(engine);
     let engine = open(&disk).unwrap();

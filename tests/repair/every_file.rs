@@ -150,7 +150,7 @@ async fn one_file(
         }
         Fate::SetApart => assert!(!report.is_whole(), "{what}: {report:?}"),
     }
-    let request = |dry_run| RepairRequest { scope: Scope::Store, dry_run, drop_damaged: None };
+    let request = |dry_run| RepairRequest { scope: Scope::Store, dry_run, drop_damaged: None, force: false };
     let planned = engine.repair_in(&request(true)).unwrap();
     assert_eq!(engine.check(4).unwrap(), report, "{what}: a dry run changed something");
     let done = engine.repair_in(&request(false)).unwrap();

@@ -5,5 +5,6 @@
 
 mod drops;
 mod every_file;
+mod limits;
 mod meanwhile;
 mod node;

@@ -37,8 +37,10 @@ pub fn repair(call: Call<'_>, body: &Received) -> Result<Answer> {
         _ => Err(Error::invalid(format!("drop_damaged {text:?}: expected org/project/name"))),
     };
     let drop_damaged = drop_damaged.map(expected).transpose()?;
-    refuse_unknown(&fields, "`scope`, `dry_run`, `drop_damaged`")?;
-    let report = beside(|| call.server.engine.repair_in(&RepairRequest { scope, dry_run, drop_damaged }))?;
+    let force = take(&mut fields, "force").map(|given| boolean("force", &given)).transpose()?.unwrap_or(false);
+    refuse_unknown(&fields, "`scope`, `dry_run`, `drop_damaged`, `force`")?;
+    let request = RepairRequest { scope, dry_run, drop_damaged, force };
+    let report = beside(|| call.server.engine.repair_in(&request))?;
     answer(&report, report.remaining.is_empty())
 }
 

@@ -10,6 +10,7 @@ use super::{DELETED, Problem, Remedy, Report, Scope, restore};
 use crate::engine::catalog::put;
 use crate::engine::layout::deletions_key;
 use crate::engine::namespace::head::{Head, objects};
+use crate::engine::sweep::SWEEP_REFUSED;
 use crate::engine::{Engine, Slot};
 use crate::error::{Context as _, Error, Result};
 use crate::format::deletions;
@@ -27,6 +28,8 @@ pub struct RepairRequest {
     pub dry_run: bool,
     /// A namespace whose damaged objects are given up, with the documents in them.
     pub drop_damaged: Option<NamespaceName>,
+    /// What nobody needs is removed even where that is most of the store.
+    pub force: bool,
 }
 
 /// What a repair does, or would do.
@@ -91,6 +94,9 @@ impl Engine {
                 found.namespaces, found.orphans, found.orphan_bytes
             );
             report.actions.push(Action { namespace: "store".to_owned(), what, failed: None });
+            if request.dry_run {
+                self.sweep_for(request, &mut report)?;
+            }
         }
         if request.dry_run {
             report.remaining = remaining(found, request);
@@ -99,10 +105,26 @@ impl Engine {
         // What is set apart is looked at again by whoever asks for it next.
         self.slots().retain(|name, slot| !(request.scope.has(name) && matches!(slot, Slot::Quarantined(_))));
         if request.scope == Scope::Store {
-            (report.removed_objects, report.removed_bytes) = self.repair()?;
+            self.recount()?;
+            self.sweep_for(request, &mut report)?;
         }
         report.remaining = self.check_in(3, &request.scope)?.problems;
         Ok(report)
+    }
+
+    /// Sweeps, or looks whether it would be refused: then the last action says so.
+    fn sweep_for(&self, request: &RepairRequest, report: &mut RepairReport) -> Result<()> {
+        match self.sweep_up(request.force, request.dry_run) {
+            Ok(removed) => (report.removed_objects, report.removed_bytes) = removed,
+            Err(error) if error.code() == SWEEP_REFUSED => {
+                if let Some(sweep) = report.actions.last_mut() {
+                    let hint = error.hint().unwrap_or_default();
+                    sweep.failed = Some(format!("nothing is removed: {}; {hint}", error.message()));
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn put_back(&self, problem: &Problem) -> Result<()> {

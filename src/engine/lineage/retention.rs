@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::engine::context::Context;
 use crate::engine::namespace::Namespace;
 use crate::engine::namespace::head::{Head, reclaim};
-use crate::engine::start::remove_manifests;
+use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;

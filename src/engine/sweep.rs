@@ -1,0 +1,194 @@
+//! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use super::context::Context;
+use super::journal::first_seq_of;
+use super::lineage::holdings::generations;
+use super::namespace::head::{Head, reclaim};
+use super::{Engine, Slot};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::names::parse_name;
+use crate::model::ids::Nsid;
+
+/// The code of a sweep that would have removed most of the store.
+pub const SWEEP_REFUSED: &str = "sweep_refused";
+
+/// Whatever share of the store it is, so much may go: what one interrupted merge of segments or restore leaves on a small node.
+const FREE_BYTES: u64 = 64 << 20;
+/// A crash leaves an incarnation or two that have files and no name yet.
+const FREE_INCARNATIONS: usize = 2;
+
+/// What nobody needs.
+#[derive(Default)]
+struct Leftovers {
+    objects: Vec<String>,
+    bytes: u64,
+    /// Of all objects.
+    store_bytes: u64,
+    logs: Vec<PathBuf>,
+    /// Incarnations that nobody can name, and how many of them have a manifest.
+    incarnations: Vec<Nsid>,
+    with_manifest: usize,
+    /// How many can be named.
+    bound: usize,
+}
+
+impl Engine {
+    /// Removes what a crash left: unfinished files, objects nobody references, logs whose records are in segments, files of
+    /// deleted incarnations. Gives how many objects of how many bytes went. Conflict with code [`SWEEP_REFUSED`] when that is
+    /// most of the store: then names or manifests are lost rather than objects left over. Blocking; runs while writes go on.
+    pub fn sweep(&self) -> Result<(u64, u64)> {
+        self.sweep_up(false, false)
+    }
+
+    /// The same; `forced`: whatever share of the store it is; `dry_run`: nothing is removed.
+    pub(super) fn sweep_up(&self, forced: bool, dry_run: bool) -> Result<(u64, u64)> {
+        let context = &self.context;
+        if !context.may_reclaim() || !self.catalog.damaged().is_empty() || self.catalog.is_in_doubt() {
+            return Ok((0, 0));
+        }
+        // No manifest is committed meanwhile.
+        let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(left) = self.leftovers()? else { return Ok((0, 0)) };
+        if !forced {
+            left.check_share()?;
+        }
+        if dry_run {
+            return Ok((0, 0));
+        }
+        reclaim(context, &left.objects);
+        for log in &left.logs {
+            let _ = context.disk.remove(log);
+        }
+        for nsid in &left.incarnations {
+            remove_manifests(context, *nsid);
+        }
+        Ok((left.objects.len() as u64, left.bytes))
+    }
+
+    /// `None` while that cannot be known.
+    fn leftovers(&self) -> Result<Option<Leftovers>> {
+        let context = &self.context;
+        // What is listed first and removed last cannot belong to who came later.
+        let listed = context.tier.list("")?;
+        let log_dir = context.layout.root().join("log");
+        let logs = context.disk.list(&log_dir).context(|| "list log")?;
+        let locals = context.disk.list(&context.layout.local()).context(|| "list local")?;
+        // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
+        let mut live = self.building();
+        live.extend(context.unborn());
+        let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        // What was deleted and can be had back keeps its files like what has a name.
+        bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
+        let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
+        for nsid in &bound {
+            match Head::load(context, *nsid) {
+                Ok(head) => {
+                    heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
+                }
+                // What a damaged manifest names is unknown, and may belong to others: everything stays until it is
+                // repaired.
+                Err(_) => return Ok(None),
+            }
+        }
+        let mut left = Leftovers { bound: bound.len(), ..Leftovers::default() };
+        for (key, bytes) in listed {
+            left.store_bytes += bytes;
+            let Some((nsid, rest)) = parts(&key) else { continue };
+            if live.contains(&nsid) || context.meta.references(&key)? > 0 {
+                continue;
+            }
+            let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
+                (Some(Some(replay_from)), Some(log)) => first_seq_of(log).is_none_or(|first| first >= *replay_from),
+                _ => false,
+            };
+            if !needed {
+                left.bytes += bytes;
+                left.objects.push(key);
+            }
+        }
+        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid);
+        let of_nobody =
+            |name: &str| name.get(..36).and_then(|text| text.parse().ok()).map(Nsid).as_ref().is_some_and(gone);
+        left.logs =
+            logs.iter().filter(|entry| of_nobody(&entry.name)).map(|entry| log_dir.join(&entry.name)).collect();
+        left.incarnations =
+            locals.iter().filter_map(|entry| entry.name.parse().ok().map(Nsid)).filter(gone).collect();
+        for nsid in &left.incarnations {
+            left.with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
+        }
+        Ok(Some(left))
+    }
+
+    /// Incarnations that are writing objects right now: their new objects are not referenced yet.
+    fn building(&self) -> BTreeSet<Nsid> {
+        let slots = self.slots();
+        slots
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+impl Leftovers {
+    fn check_share(&self) -> Result<()> {
+        let many_bytes = self.bytes > FREE_BYTES && self.bytes > self.store_bytes / 2;
+        let many_incarnations = self.with_manifest > FREE_INCARNATIONS && self.with_manifest > self.bound;
+        if !many_bytes && !many_incarnations {
+            return Ok(());
+        }
+        let what = format!(
+            "{} objects of {} bytes, of {} in the store, belong to nobody, and {} incarnations have no name beside {} that have one",
+            self.objects.len(),
+            self.bytes,
+            self.store_bytes,
+            self.with_manifest,
+            self.bound
+        );
+        Err(Error::new(Kind::Conflict, what).with_code(SWEEP_REFUSED).with_hint(
+            "where files of local/ were lost stop the daemon and put them back from a copy; what is not needed goes with `shoal \
+             repair --force`",
+        ))
+    }
+}
+
+/// The incarnation in an object's key, and the rest of the key.
+fn parts(key: &str) -> Option<(Nsid, &str)> {
+    let mut parts = key.splitn(5, '/');
+    let (org, project) = (parts.next()?, parts.next()?);
+    let (kind, nsid, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    parse_name(&format!("{org}/{project}/x"))?;
+    let nsid = Nsid(nsid.parse().ok()?);
+    (kind == "namespaces").then_some((nsid, rest))
+}
+
+pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
+    let dir = context.layout.manifests(nsid);
+    // Best effort: opening and the next sweep find what is left.
+    for entry in context.disk.list(&dir).unwrap_or_default() {
+        if !entry.is_dir {
+            let _ = context.disk.remove(&dir.join(&entry.name));
+        }
+    }
+    let tags = context.layout.tags(nsid);
+    for tag in context.disk.list(&tags).unwrap_or_default() {
+        let tag = tags.join(&tag.name);
+        for entry in context.disk.list(&tag).unwrap_or_default() {
+            let _ = context.disk.remove(&tag.join(&entry.name));
+        }
+        let _ = context.disk.remove_dir(&tag);
+    }
+    let _ = context.disk.remove_dir(&tags);
+    let bases = context.layout.bases(nsid);
+    for entry in context.disk.list(&bases).unwrap_or_default() {
+        let _ = context.disk.remove(&bases.join(&entry.name));
+    }
+    let _ = context.disk.remove_dir(&bases);
+    let _ = context.disk.remove_dir(&dir);
+}
