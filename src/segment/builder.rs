@@ -20,7 +20,7 @@ use crate::format::segment::{Codec, column_section};
 use crate::format::segment_writer::SegmentWriter;
 use crate::format::{ids, values, vectors, versions};
 use crate::model::document::{Document, PatchIntent, Tombstone};
-use crate::model::ids::{DocId, IdType};
+use crate::model::ids::{DocId, Hlc, IdType};
 use crate::model::schema::{AttributeType, ColumnUid, Metric, Schema};
 use crate::model::value::Value;
 
@@ -268,5 +268,5 @@ pub(in crate::segment) fn finish(
 ) -> Result<Summary> {
     let columns = columns.into_iter().map(|column| column.column).collect();
     let written = out.finish(id_type, columns, rows, tombstones, logical_bytes)?;
-    Ok(Summary { bytes: written.bytes, crc32c: written.checksum, rows, tombstones, logical_bytes })
+    Ok(Summary { bytes: written.bytes, crc32c: written.checksum, rows, tombstones, logical_bytes, forgotten: Hlc(0) })
 }

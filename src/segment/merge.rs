@@ -40,6 +40,8 @@ pub(in crate::segment) struct Plan {
     /// Per input and row of it the row of the result, or [`GONE`].
     pub(in crate::segment) new_rows: Vec<Vec<u32>>,
     tombstones: Vec<Tombstone>,
+    /// The newest clock of those that were dropped for their age.
+    forgotten: Hlc,
     id_type: Option<IdType>,
 }
 
@@ -80,7 +82,8 @@ pub fn merge(
             merge_sparse(inputs, column.uid, &plan, rows, &mut out)?;
         }
     }
-    finish(out, plan.id_type, columns, rows, row_count(plan.tombstones.len())?, logical_bytes)
+    let summary = finish(out, plan.id_type, columns, rows, row_count(plan.tombstones.len())?, logical_bytes)?;
+    Ok(Summary { forgotten: plan.forgotten, ..summary })
 }
 
 impl Plan {
@@ -131,12 +134,20 @@ impl Plan {
             rows.push((input as u32, row));
         }
         let (mut at, mut outlived) = (0, outlived.into_iter().peekable());
+        let mut forgotten = Hlc(0);
         tombstones.retain(|tombstone| {
             at += 1;
-            outlived.next_if_eq(&(at - 1)).is_none() && tombstone.version.hlc >= horizon
+            if outlived.next_if_eq(&(at - 1)).is_some() {
+                return false;
+            }
+            let is_kept = tombstone.version.hlc >= horizon;
+            if !is_kept {
+                forgotten = forgotten.max(tombstone.version.hlc);
+            }
+            is_kept
         });
         let id_type = if rows.is_empty() && tombstones.is_empty() { None } else { id_type };
-        Ok(Plan { rows, new_rows, tombstones, id_type })
+        Ok(Plan { rows, new_rows, tombstones, forgotten, id_type })
     }
 }
 

@@ -15,6 +15,7 @@ mod verify;
 
 pub use reader::Segment;
 
+use crate::model::ids::Hlc;
 use crate::model::schema::{Column, ColumnUid};
 
 /// The sections of full-text and of sparse vector columns.
@@ -38,4 +39,6 @@ pub struct Summary {
     pub tombstones: u32,
     /// Of all rows.
     pub logical_bytes: u64,
+    /// The clock of the newest tombstone that a merge of segments dropped because of its age; 0 when it dropped none.
+    pub forgotten: Hlc,
 }

@@ -371,3 +371,27 @@ async fn what_cannot_be_merged_is_refused_and_nothing_changes() {
     assert_eq!(counts(&report), (0, 3, 0, 3));
     assert_eq!(n(&engine, "main", 2), Some(json!(9)));
 }
+
+/// A copy has no lineage that says what its relatives have seen; only deletions that were really forgotten count against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_is_taken_by_a_copy_that_was_merged_into_one_segment_and_forgot_nothing() {
+    for days in [1, 31] {
+        let node = Node::new(21);
+        let engine = node.open();
+        put(&engine, "main", 0..5, 1).await;
+        branch(&engine, "main", "child").await;
+        put(&engine, "child", 4..8, 2).await;
+        engine.copy(&name("child"), &name("copy")).await.unwrap();
+        write(&engine, "copy", json!({"deletes": [3]})).await;
+        engine.checkpoint(&name("copy")).await.unwrap();
+        node.clock.advance(days * DAY_MS);
+        put(&engine, "copy", 6..9, 3).await;
+        engine.checkpoint(&name("copy")).await.unwrap();
+        engine.compact(&name("copy")).await.unwrap();
+        put(&engine, "main", 100..103, 4).await;
+        let report = merge(&engine, "main", "copy", Policy::Fail).await.unwrap();
+        // Tombstones are kept for 30 days; then nobody knows whether these were deleted.
+        let expected = if days < 30 { ((3, 0, 0, 0), false) } else { ((0, 0, 0, 3), true) };
+        assert_eq!((counts(&report), report.refused), expected, "{days} days: {report:?}");
+    }
+}

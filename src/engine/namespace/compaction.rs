@@ -133,22 +133,22 @@ impl Namespace {
         self.replace(inputs, part, horizon).await
     }
 
-    /// The merged segment, if anything is left, and the clock below which its tombstones were dropped.
+    /// The merged segment, if anything is left, and the clock of the newest tombstone that was dropped for its age.
     fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<(Option<Part>, Hlc)> {
         let context = &self.context;
         let now = context.clock.now_millis();
         let segment_id = context.random.uuid_v7(now);
         let key = segment_key(&self.name.project, self.nsid, segment_id);
-        let horizon = context.horizon(self.root());
+        let due = context.horizon(self.root());
         let sources: Vec<Input> =
             inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
         let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
-        let summary = merge(segment_id, schema, &sources, horizon, &mut writer)?;
+        let summary = merge(segment_id, schema, &sources, due, &mut writer)?;
         if summary.rows == 0 && summary.tombstones == 0 {
-            return Ok((None, horizon));
+            return Ok((None, summary.forgotten));
         }
         writer.publish()?;
-        Ok((Some(open_part(context, &reference(key, segment_id, level, &summary))?), horizon))
+        Ok((Some(open_part(context, &reference(key, segment_id, level, &summary))?), summary.forgotten))
     }
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
