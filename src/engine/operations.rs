@@ -216,7 +216,9 @@ impl Engine {
     /// Removes what no index knows of: manifests, and logs of this incarnation that nobody else references.
     pub(super) fn remove_files(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
-        remove_manifests(context, nsid);
+        if let Err(error) = remove_manifests(context, nsid) {
+            return tracing::warn!(%error, "files of a namespace stay, a later sweep finds them");
+        }
         let paths = context.layout.logs(project, nsid);
         for entry in context.disk.list(&paths.open).unwrap_or_default() {
             if entry.name.starts_with(&nsid.to_string()) {

@@ -1,6 +1,7 @@
 //! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
@@ -64,7 +65,7 @@ impl Engine {
             let _ = context.disk.remove(log);
         }
         for nsid in &left.incarnations {
-            remove_manifests(context, *nsid);
+            remove_manifests(context, *nsid)?;
         }
         Ok((left.objects.len() as u64, left.bytes))
     }
@@ -168,14 +169,20 @@ fn parts(key: &str) -> Option<(Nsid, &str)> {
     (kind == "namespaces").then_some((nsid, rest))
 }
 
-pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
+/// Removes the chain of an incarnation, and the mark of its deletion, durably: what it named may go afterwards. Where that fails
+/// nothing of it may, and a later sweep finds what is left.
+pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
     let dir = context.layout.manifests(nsid);
-    // Best effort: opening and the next sweep find what is left.
-    for entry in context.disk.list(&dir).unwrap_or_default() {
-        if !entry.is_dir {
-            let _ = context.disk.remove(&dir.join(&entry.name));
-        }
+    let step = || format!("remove the manifests in {}", dir.display());
+    let entries = match context.disk.list(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.context(step)?,
+    };
+    for entry in entries.iter().filter(|entry| !entry.is_dir) {
+        context.disk.remove(&dir.join(&entry.name)).context(step)?;
     }
+    context.disk.sync_dir(&dir).context(step)?;
+    // Best effort: these count for nothing without a manifest.
     let tags = context.layout.tags(nsid);
     for tag in context.disk.list(&tags).unwrap_or_default() {
         let tag = tags.join(&tag.name);
@@ -191,4 +198,5 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) {
     }
     let _ = context.disk.remove_dir(&bases);
     let _ = context.disk.remove_dir(&dir);
+    Ok(())
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use shoal::engine::Engine;
 use shoal::platform::clock::{Clock, ManualClock};
 use shoal::platform::disk::Disk;
+use shoal::platform::memory_disk::Fault;
 
-use crate::node::{DAY_MS, Node, all, name, put};
+use crate::node::{DAY_MS, Node, all, name, objects, put};
 
 /// How long something is waited for that may be waiting itself.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -84,5 +85,32 @@ async fn a_sweep_during_deletions_leaves_what_can_be_had_back() {
     for n in 0..NAMES {
         engine.undelete(&name(&format!("n{n}")), None).await.unwrap_or_else(|error| panic!("n{n}: {error}"));
         assert_eq!(all(&engine, &format!("n{n}")).len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_while_retention_lets_go_brings_back_the_whole_or_nothing() {
+    for at in 0..60 {
+        let node = Node::new(22 + at);
+        let engine = node.open();
+        put(&engine, "main", 0..20, 1).await;
+        engine.checkpoint(&name("main")).await.unwrap();
+        put(&engine, "main", 5..9, 2).await;
+        engine.tag(&name("main"), "t", None).await.unwrap();
+        engine.delete(&name("main")).await.unwrap();
+        node.clock.advance(8 * DAY_MS);
+        let fault = Fault { at: node.disk.operations() + at, forever: true, kind: std::io::ErrorKind::Other };
+        node.disk.set_fault(Some(fault));
+        let _ = engine.tend().await;
+        drop(engine);
+        node.disk.power_cut(&*node.random);
+        let engine =
+            Engine::open(node.config.clone(), Arc::new(node.disk.mounted()), node.clock.clone(), node.random.clone());
+        let engine = engine.unwrap();
+        engine.rebuild_index().unwrap();
+        let report = engine.check(4).unwrap();
+        assert!(report.is_whole(), "operation {at}: {:?}", report.problems);
+        engine.tend().await.unwrap();
+        assert_eq!(objects(&node), [""; 0], "operation {at}");
     }
 }

@@ -136,15 +136,14 @@ impl Engine {
             return;
         }
         let free = match Holdings::read(context, nsid) {
-            Ok(Some(held)) => {
-                remove_manifests(context, nsid);
+            Ok(Some(held)) => remove_manifests(context, nsid).and_then(|()| {
                 let past: Vec<u64> = held.past.iter().map(|(generation, _)| *generation).collect();
                 let released = held.released();
                 context
                     .meta
                     .forget(nsid, &past, &released)
                     .and_then(|free| context.meta.settle(nsid, None, &[]).map(|_| free))
-            }
+            }),
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
