@@ -9,7 +9,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::http::Target;
-use super::stream::{namespace, percent, upload};
+use super::stream::{at_daemon, namespace, percent, upload};
 use super::{check, client_runtime, engine_runtime, output, progress};
 use crate::error::{Context, Result};
 use crate::snapshot::restore::restore;
@@ -45,7 +45,7 @@ impl Restore {
         let done = match &self.data_dir {
             Some(dir) => self.locally(dir, input),
             None => {
-                let mut path = format!("/v1/namespaces/{}/restore", self.namespace);
+                let mut path = at_daemon(&self.namespace, "restore")?;
                 if let Some(base) = &self.base {
                     path.push_str(&format!("?base={}", percent(base)));
                 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::http::Target;
-use super::stream::{download, namespace, percent};
+use super::stream::{at_daemon, download, namespace, percent};
 use super::{check, client_runtime, engine_runtime, output, progress};
 use crate::api::wire::as_of::parse_as_of_text;
 use crate::error::Result;
@@ -77,7 +77,7 @@ impl Snapshot {
                 written
             });
         }
-        let mut path = format!("/v1/namespaces/{}/snapshot", self.namespace);
+        let mut path = at_daemon(&self.namespace, "snapshot")?;
         if let Some(since) = &self.since {
             path.push_str(&format!("?since={}", percent(since)));
         } else if self.flatten {

@@ -8,7 +8,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use serde_json::Value;
 
-use super::http::{Client, Target, away, refusal};
+use super::http::{self, Client, Target, away, refusal};
 use crate::api::stream::{Outgoing, Pieces};
 use crate::error::{Context, Error, Result};
 use crate::model::ids::{NamespaceName, Project, reason};
@@ -89,6 +89,13 @@ pub(super) async fn download_by(
 /// A namespace as commands take it: `name` in the default project, or `org/project/name`.
 pub(super) fn namespace(text: &str) -> Result<NamespaceName> {
     Project::default_project().find(text).map_err(|error| Error::invalid(reason(&error)))
+}
+
+/// The path of something of a namespace; the daemon's project is in its address, so the name stands alone.
+pub(super) fn at_daemon(namespace: &str, what: &str) -> Result<String> {
+    let name = http::namespace(namespace)
+        .map_err(|why| Error::invalid(why).with_hint("another project is part of --url: http://HOST/ORG/PROJECT"))?;
+    Ok(format!("/v1/namespaces/{name}/{what}"))
 }
 
 /// A value in a URL's path or query.
