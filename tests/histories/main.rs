@@ -2,7 +2,7 @@
 //! namespace equals the model at every generation it can be asked for, and nothing is missing or left over.
 //!
 //! `SHOAL_HISTORIES=100000 cargo test --release --test histories -- --nocapture` runs more than every change does; a failure says
-//! its seed, and `SHOAL_HISTORY=SEED` runs that one alone and prints its steps.
+//! its seed, and `SHOAL_HISTORY=SEED` runs that one alone and prints its steps. `SHOAL_HISTORIES_FROM=SEED` goes on from there.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -29,7 +29,7 @@ async fn every_history_leaves_what_the_model_says() {
         return run::history(seed, true).await;
     }
     let count = number("SHOAL_HISTORIES").unwrap_or(1_000);
-    let next = Arc::new(AtomicU64::new(0));
+    let next = Arc::new(AtomicU64::new(number("SHOAL_HISTORIES_FROM").unwrap_or(0)));
     let failed = Arc::new(Mutex::new(Vec::new()));
     let workers: Vec<_> = (0..WORKERS)
         .map(|_| {
