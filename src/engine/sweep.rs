@@ -79,8 +79,7 @@ impl Engine {
         let logs = context.disk.list(&log_dir).context(|| "list log")?;
         let locals = context.disk.list(&context.layout.local()).context(|| "list local")?;
         // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
-        let mut live = self.building();
-        live.extend(context.unborn());
+        let live = self.at_work();
         let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
         // What was deleted and can be had back keeps its files like what has a name.
         bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
@@ -124,16 +123,15 @@ impl Engine {
         Ok(Some(left))
     }
 
-    /// Incarnations that are writing objects right now: their new objects are not referenced yet.
-    fn building(&self) -> BTreeSet<Nsid> {
-        let slots = self.slots();
-        slots
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
-                _ => None,
-            })
-            .collect()
+    /// Incarnations that are writing objects right now, or have no name yet: their new objects are not referenced yet.
+    pub(super) fn at_work(&self) -> BTreeSet<Nsid> {
+        let building = |slot: &Slot| match slot {
+            Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
+            _ => None,
+        };
+        let mut found: BTreeSet<Nsid> = self.slots().values().filter_map(building).collect();
+        found.extend(self.context.unborn());
+        found
     }
 }
 
@@ -160,7 +158,7 @@ impl Leftovers {
 }
 
 /// The incarnation in an object's key, and the rest of the key.
-fn parts(key: &str) -> Option<(Nsid, &str)> {
+pub(super) fn parts(key: &str) -> Option<(Nsid, &str)> {
     let mut parts = key.splitn(5, '/');
     let (org, project) = (parts.next()?, parts.next()?);
     let (kind, nsid, rest) = (parts.next()?, parts.next()?, parts.next()?);

@@ -17,7 +17,7 @@ use shoal::snapshot::take::Extent;
 
 use super::conflicts::{disagree, lost};
 use super::copies::copied;
-use super::node::{Node, contents, few, fill, fill_few, name, restored, row, rows, snapshot, write};
+use super::node::{Node, contents, few, fill, fill_few, name, restored, row, rows, snapshot, swept, write};
 
 /// Documents, and states that lost in merges.
 type Contents = (BTreeMap<DocId, Document>, Vec<LostState>);
@@ -137,7 +137,7 @@ impl Transfer<'_> {
 
     /// Nothing is wrong, nothing is left over, and what has nothing to do with it is as it was.
     async fn check(&self, engine: &Arc<Engine>, what: &str) {
-        let report = tokio::task::block_in_place(|| engine.check(4)).unwrap();
+        let report = swept(engine).await;
         assert!(report.is_whole() && report.orphans == 0, "{what}: {report:?}");
         for (name, expected) in self.beside {
             assert_eq!(all_of(engine, name).await.unwrap(), **expected, "{what}: {name}");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::engine::check::Report;
 use shoal::engine::{Engine, EngineConfig};
 use shoal::error::Result;
 use shoal::format::manifest::Manifest;
@@ -220,4 +221,20 @@ pub async fn exported(engine: &Arc<Engine>, of: &str) -> Result<Vec<u8>> {
 
 pub async fn imported(engine: &Arc<Engine>, to: &str, bytes: &[u8]) -> Result<u64> {
     import(engine, &name(to), Cursor::new(bytes.to_vec())).await
+}
+
+/// Sweeps until nothing is left over: what belongs to somebody who is still at work is passed over, and found the next time.
+pub async fn swept(engine: &Arc<Engine>) -> Report {
+    let sweep = || {
+        engine.rebuild_index().unwrap();
+        engine.check(4).unwrap()
+    };
+    for _ in 0..1_000 {
+        let report = tokio::task::block_in_place(sweep);
+        if report.orphans == 0 {
+            return report;
+        }
+        tokio::task::yield_now().await;
+    }
+    tokio::task::block_in_place(sweep)
 }

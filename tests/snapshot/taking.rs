@@ -16,7 +16,7 @@ use shoal::snapshot::file::{Kept, keep};
 use shoal::snapshot::take::{Extent, take};
 
 use super::faults::EVERY_END;
-use super::node::{Node, contents, few, files, fill_few, name, restored, row, snapshot, write};
+use super::node::{Node, contents, few, files, fill_few, name, restored, row, snapshot, swept, write};
 
 const FILE: &str = "/backups/docs.snapshot";
 
@@ -130,8 +130,7 @@ async fn a_node_whose_disk_fails_while_a_snapshot_is_taken_keeps_everything_and_
             let engine = then.reach(&node, engine).await;
             for _ in 0..2 {
                 assert_eq!(contents(&engine, &name("docs")).await.unwrap(), expected, "{what}");
-                tokio::task::block_in_place(|| engine.rebuild_index()).unwrap();
-                let report = tokio::task::block_in_place(|| engine.check(4)).unwrap();
+                let report = swept(&engine).await;
                 assert!(report.is_whole() && report.orphans == 0, "{what}: {report:?}");
                 let again = snapshot(&engine, "docs", extent.clone()).await;
                 let again = again.unwrap_or_else(|error| panic!("{what}: repeated: {error}"));
