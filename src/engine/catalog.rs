@@ -6,7 +6,6 @@
 //!   may find it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Bound as Edge;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::names::{NameBinding, VERSION, decode_binding, encode_binding, parse_name};
 use crate::meta::tables::Bound;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
-use crate::platform::disk::{Disk, create_dirs, publish, unpublish};
+use crate::platform::disk::{Disk, create_dirs, if_there, publish, unpublish};
 
 /// The code of errors after which a binding may be durable or not.
 pub const UNKNOWN_BINDING: &str = "binding_unknown";
@@ -199,11 +198,8 @@ impl Catalog {
 }
 
 fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
-    match disk.list(path) {
-        Ok(entries) => Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(Error::from(error).context(format!("list {}", path.display()))),
-    }
+    let entries = if_there(disk.list(path)).context(|| format!("list {}", path.display()))?.unwrap_or_default();
+    Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
 }
 
 /// The newest revision in a name's directory; `None` while there is none.
@@ -216,10 +212,7 @@ pub fn stored(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
 }
 
 fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
-    let entries = match disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        entries => entries.context(|| format!("list {}", dir.display()))?,
-    };
+    let entries = if_there(disk.list(dir)).context(|| format!("list {}", dir.display()))?.unwrap_or_default();
     Ok(entries.iter().filter_map(|entry| number_of(&entry.name)).max())
 }
 
@@ -240,21 +233,24 @@ mod tests {
     use std::path::Path;
 
     use super::{Catalog, Layout};
-    use crate::model::ids::{Hlc, Nsid, Project};
+    use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
     use crate::platform::disk::create_dirs;
     use crate::platform::memory_disk::{Fault, MemoryDisk};
     use uuid::Uuid;
 
+    /// A catalog on an empty disk, and a name that is bound to an incarnation.
+    fn bound() -> (MemoryDisk, Layout, Catalog, NamespaceName) {
+        let (disk, layout, catalog) = (MemoryDisk::default(), Layout::new("/data"), Catalog::default());
+        create_dirs(&disk, Path::new("/data")).unwrap();
+        let name = Project::default_project().namespace("docs").unwrap();
+        catalog.bind(&disk, &layout, &name, Some(Nsid(Uuid::from_u128(1))), Hlc(1)).unwrap();
+        (disk, layout, catalog, name)
+    }
+
     #[test]
     fn a_recreated_name_is_bound_to_its_new_life_only() {
-        let disk = MemoryDisk::default();
-        let layout = Layout::new("/data");
-        create_dirs(&disk, Path::new("/data")).unwrap();
-        let project = Project::default_project();
-        let name = project.namespace("docs").unwrap();
-        let catalog = Catalog::default();
-        let (first, second) = (Nsid(Uuid::from_u128(1)), Nsid(Uuid::from_u128(2)));
-        catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+        let (disk, layout, catalog, name) = bound();
+        let second = Nsid(Uuid::from_u128(2));
         catalog.bind(&disk, &layout, &name, None, Hlc(2)).unwrap();
         assert_eq!(catalog.find(&name), None);
         assert_eq!(catalog.bind(&disk, &layout, &name, Some(second), Hlc(3)).unwrap().rev, 2);
@@ -266,13 +262,7 @@ mod tests {
     #[test]
     fn a_binding_that_failed_is_not_found_at_the_next_start() {
         for at in 0..20 {
-            let disk = MemoryDisk::default();
-            let layout = Layout::new("/data");
-            create_dirs(&disk, Path::new("/data")).unwrap();
-            let name = Project::default_project().namespace("docs").unwrap();
-            let catalog = Catalog::default();
-            let first = Nsid(Uuid::from_u128(1));
-            catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+            let (disk, layout, catalog, name) = bound();
             disk.set_fault(Some(Fault { at: disk.operations() + at, forever: false, kind: ErrorKind::Other }));
             let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2)).is_ok();
             disk.set_fault(None);
@@ -286,13 +276,7 @@ mod tests {
     fn a_binding_that_cannot_be_taken_back_is_in_doubt_until_it_is() {
         let mut doubted = 0;
         for at in 0..20 {
-            let disk = MemoryDisk::default();
-            let layout = Layout::new("/data");
-            create_dirs(&disk, Path::new("/data")).unwrap();
-            let name = Project::default_project().namespace("docs").unwrap();
-            let catalog = Catalog::default();
-            let first = Nsid(Uuid::from_u128(1));
-            catalog.bind(&disk, &layout, &name, Some(first), Hlc(1)).unwrap();
+            let (disk, layout, catalog, name) = bound();
             disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: ErrorKind::Other }));
             let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2));
             let is_unknown = unbound.as_ref().is_err_and(|error| error.code() == super::UNKNOWN_BINDING);

@@ -1,7 +1,8 @@
 //! Copies in the background, and deep ones, which share no object with their source.
 //!
 //! A deep copy streams each segment's live rows into a segment of its own, one at a time, so memory is that of one merge; the
-//! tail becomes one more, and unresolved conflicts come along. The source may be anything on this node, of any project: it is one moment of it that is copied.
+//! tail becomes one more, and unresolved conflicts come along. The source may be anything on this node, of any project: it is
+//! one moment of it that is copied.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};

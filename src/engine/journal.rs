@@ -6,7 +6,6 @@
 //! - Recovery seals what it finds: a torn tail is cut, the rest is synced and moved into the tier, and the next write
 //!   starts a new file. So no file that a crash or a failed sync touched is ever appended to again.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::log::{Frame, LogHeader, PreviousLog, decode_log, encode_frame, encode_header, peek_header};
 use crate::format::record::Batch;
 use crate::model::ids::{Hlc, Nsid, Origin};
-use crate::platform::disk::{Disk, Entry, TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::disk::{Disk, Entry, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::random::Random;
 
 /// Where a namespace's logs are. All directories may be absent until the first write.
@@ -256,10 +255,8 @@ struct Found {
 
 /// Names of the sealed logs that may have records from `replay_from` on.
 pub fn sealed_from(disk: &dyn Disk, paths: &LogPaths, replay_from: u64) -> Result<Vec<String>> {
-    let entries = match disk.list(&paths.sealed) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(|| format!("list {}", paths.sealed.display()))?,
-    };
+    let entries = if_there(disk.list(&paths.sealed)).context(|| format!("list {}", paths.sealed.display()))?;
+    let entries = entries.unwrap_or_default();
     let needed = |entry: &&Entry| first_seq_of(&entry.name).is_some_and(|first| first >= replay_from);
     Ok(entries.iter().filter(needed).map(|entry| entry.name.clone()).collect())
 }
@@ -281,11 +278,8 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
     let prefix = open_name(writer.nsid, "");
     let mut found: Vec<Found> = Vec::new();
     for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
-        let entries = match disk.list(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries.context(|| format!("list {}", dir.display()))?,
-        };
-        for entry in &entries {
+        let entries = if_there(disk.list(dir)).context(|| format!("list {}", dir.display()))?;
+        for entry in &entries.unwrap_or_default() {
             let name = if is_open { entry.name.strip_prefix(&prefix) } else { Some(entry.name.as_str()) };
             let Some(name) = name else { continue };
             let path = dir.join(&entry.name);

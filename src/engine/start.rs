@@ -28,7 +28,7 @@ use crate::format::node::{
 use crate::meta::{Facts, Meta};
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, publish};
+use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::random::Random;
 use crate::tier::Tier;
 
@@ -276,11 +276,7 @@ fn locked(root: &Path, error: io::Error) -> Error {
 
 /// Reads or makes the two files that say what the directory is.
 fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Random) -> Result<(NodeFile, bool)> {
-    let read = |path: &Path| match disk.read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::from(error).context(format!("read {}", path.display()))),
-    };
+    let read = |path: &Path| if_there(disk.read(path)).context(|| format!("read {}", path.display()));
     let (node_path, format_path) = (layout.node_file(), layout.format_file());
     let format = read(&format_path)?.map(|b| decode_format(&b, &format_path.display().to_string())).transpose();
     let node = read(&node_path)?.map(|b| decode_node(&b, &node_path.display().to_string())).transpose();

@@ -1,7 +1,6 @@
 //! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
@@ -13,6 +12,7 @@ use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::model::ids::Nsid;
+use crate::platform::disk::if_there;
 
 /// The code of a sweep that would have removed most of the store.
 pub const SWEEP_REFUSED: &str = "sweep_refused";
@@ -172,10 +172,7 @@ pub(super) fn parts(key: &str) -> Option<(Nsid, &str)> {
 pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
     let dir = context.layout.manifests(nsid);
     let step = || format!("remove the manifests in {}", dir.display());
-    let entries = match context.disk.list(&dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.context(step)?,
-    };
+    let Some(entries) = if_there(context.disk.list(&dir)).context(step)? else { return Ok(()) };
     for entry in entries.iter().filter(|entry| !entry.is_dir) {
         context.disk.remove(&dir.join(&entry.name)).context(step)?;
     }

@@ -25,7 +25,7 @@ use self::tables::{
 };
 use crate::error::{Context, Error, Result};
 use crate::model::ids::Nsid;
-use crate::platform::disk::Disk;
+use crate::platform::disk::{Disk, if_there};
 
 /// What redb may keep of its file in memory.
 const CACHE_BYTES: usize = 2 << 20;
@@ -479,12 +479,7 @@ fn write_head_rows(transaction: &WriteTransaction, nsid: Nsid, head: Option<&Hea
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
-    match disk.remove(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::from(error).context(format!("remove {}", path.display())))
-        }
-        _ => Ok(()),
-    }
+    if_there(disk.remove(path)).context(|| format!("remove {}", path.display())).map(drop)
 }
 
 #[cfg(test)]

@@ -72,6 +72,14 @@ pub struct Entry {
 /// The suffix of files that are not in place yet; any that a crash left over may be removed at start.
 pub const TEMPORARY_SUFFIX: &str = ".tmp";
 
+/// What was done with a file or a directory; `None` when it is not there.
+pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 /// Puts a whole file in place, durably: temporary file, sync, rename, sync of the directory. Afterwards a crash finds
 /// all of it; a crash before finds nothing, or the file that was there before.
 pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -80,10 +88,7 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     let temporary = parent.join(format!("{}{TEMPORARY_SUFFIX}", name.to_string_lossy()));
     let result = (|| {
-        match disk.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        if_there(disk.remove(&temporary))?;
         let mut file = disk.create(&temporary)?;
         file.write(bytes)?;
         file.sync()?;
@@ -100,10 +105,7 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Takes back a file whose publishing failed, which may be in place all the same: afterwards it is not there, and no crash
 /// brings it back. After an error nobody knows.
 pub fn unpublish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    match disk.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    if_there(disk.remove(path))?;
     // Where it is gone already, an earlier removal may not be durable.
     disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
 }

@@ -120,7 +120,10 @@ impl MemoryDisk {
                 apply(&mut names, &change);
             }
         }
-        for content in state.files.iter_mut().filter_map(|content| content.changed.take().map(|_| content)) {
+        for content in &mut state.files {
+            if content.changed.take().is_none() {
+                continue;
+            }
             let mut found = content.durable.clone();
             if content.now != content.durable {
                 let (short, long) = (content.durable.len().min(content.now.len()), content.now.len());

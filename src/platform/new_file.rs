@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, RandomFile, TEMPORARY_SUFFIX};
+use super::disk::{Disk, DiskFile, RandomFile, TEMPORARY_SUFFIX, if_there};
 
 /// A file on its way; dropped without [`NewFile::keep`] it leaves what was there before.
 pub struct NewFile {
@@ -23,10 +23,7 @@ impl NewFile {
         let mut name = path.as_os_str().to_owned();
         name.push(TEMPORARY_SUFFIX);
         let temporary = PathBuf::from(name);
-        match disk.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        if_there(disk.remove(&temporary))?;
         let file = disk.create(&temporary)?;
         Ok(NewFile { disk, path: path.to_owned(), temporary, file, bytes: 0, kept: false })
     }

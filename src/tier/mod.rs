@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
-use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs};
+use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
 /// How much an object's writer gathers before it writes.
@@ -90,12 +90,7 @@ impl Tier {
 
     /// Removes an object; one that is not there is removed already.
     pub fn remove(&self, key: &str) -> Result<()> {
-        match self.disk.remove(&self.path(key)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::from(error).context(format!("remove object {key}")))
-            }
-            _ => Ok(()),
-        }
+        if_there(self.disk.remove(&self.path(key))).context(|| format!("remove object {key}")).map(drop)
     }
 
     /// Keys and lengths of everything below a prefix of whole components, unfinished objects included.
@@ -104,11 +99,8 @@ impl Tier {
         let mut open = vec![prefix.trim_end_matches('/').to_owned()];
         while let Some(key) = open.pop() {
             let path = if key.is_empty() { self.root.clone() } else { self.path(&key) };
-            let entries = match self.disk.list(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.context(|| format!("list {}", path.display()))?,
-            };
-            for entry in entries {
+            let entries = if_there(self.disk.list(&path)).context(|| format!("list {}", path.display()))?;
+            for entry in entries.unwrap_or_default() {
                 let below = if key.is_empty() { entry.name } else { format!("{key}/{}", entry.name) };
                 if entry.is_dir { open.push(below) } else { found.push((below, entry.len)) }
             }

@@ -116,14 +116,14 @@ impl Engine {
 
     fn past_moment(&self, namespace: &Namespace, as_of: &AsOf) -> Result<Arc<Moment>> {
         let manifest = self.past_manifest(namespace, as_of)?;
-        let is_it = |known: &&Arc<Moment>| {
+        let is_it = |known: &Arc<Moment>| {
             let known = &known.manifest;
             (known.nsid, known.commit_id, known.data_seq) == (manifest.nsid, manifest.commit_id, manifest.data_seq)
         };
         let open = || self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         {
             let mut open = open();
-            let found = open.iter().position(|known| is_it(&known)).and_then(|at| open.remove(at));
+            let found = open.iter().position(is_it).and_then(|at| open.remove(at));
             if let Some(moment) = found {
                 open.push_back(moment.clone());
                 return Ok(moment);

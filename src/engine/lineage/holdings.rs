@@ -1,7 +1,6 @@
 //! Which objects an incarnation keeps alive, read from its files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 
 use crate::engine::context::Context;
 use crate::engine::journal::sealed_from;
@@ -14,6 +13,7 @@ use crate::format::marks::{DeletedFile, TagFile, decode_deleted, decode_tag};
 use crate::format::names::parse_name;
 use crate::meta::tables::{Kin, KinLineage, Past};
 use crate::model::ids::Nsid;
+use crate::platform::disk::if_there;
 
 /// What an incarnation's small files and its log take at least.
 const FILES_BYTES: u64 = 16 << 10;
@@ -142,24 +142,14 @@ fn key_set(manifest: &Manifest) -> BTreeSet<String> {
 /// The generations that have a file, ascending.
 pub fn generations(context: &Context, nsid: Nsid) -> Result<Vec<u64>> {
     let dir = context.layout.manifests(nsid);
-    match context.disk.list(&dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => {
-            let entries = entries.context(|| format!("list {}", dir.display()))?;
-            Ok(entries.iter().filter_map(|entry| number_of(&entry.name)).collect())
-        }
-    }
+    Ok(list(context, &dir)?.iter().filter_map(|name| number_of(name)).collect())
 }
 
 /// A manifest of an incarnation's chain. `NotFound` with code `gone` when it is there no more.
 pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<Manifest> {
     let path = context.layout.manifest(nsid, generation);
-    let bytes = match context.disk.read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(super::gone(format!("generation {generation} is not kept any more")));
-        }
-        bytes => bytes.context(|| format!("read {}", path.display()))?,
-    };
+    let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+    let bytes = bytes.ok_or_else(|| super::gone(format!("generation {generation} is not kept any more")))?;
     let (manifest, _) = decode_manifest(&bytes, &path.display().to_string())?;
     if manifest.nsid != nsid || manifest.generation != generation {
         return Err(Error::corrupt(format!(
@@ -190,13 +180,8 @@ pub fn read_tags(context: &Context, nsid: Nsid) -> Result<Vec<Result<TagFile>>> 
 /// The mark of an incarnation's deletion.
 pub fn read_deleted(context: &Context, nsid: Nsid) -> Result<Option<DeletedFile>> {
     let path = context.layout.deleted_mark(nsid);
-    match context.disk.read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        bytes => {
-            let bytes = bytes.context(|| format!("read {}", path.display()))?;
-            decode_deleted(&bytes, &path.display().to_string()).map(Some)
-        }
-    }
+    let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+    bytes.map(|bytes| decode_deleted(&bytes, &path.display().to_string())).transpose()
 }
 
 /// Keys of the sealed logs that the writer holds itself: their records are in no segment that the manifest names.
@@ -208,13 +193,8 @@ pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
 }
 
 fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
-    match context.disk.list(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => {
-            let entries = entries.context(|| format!("list {}", dir.display()))?;
-            Ok(entries.into_iter().map(|entry| entry.name).collect())
-        }
-    }
+    let entries = if_there(context.disk.list(dir)).context(|| format!("list {}", dir.display()))?;
+    Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect())
 }
 
 #[cfg(test)]

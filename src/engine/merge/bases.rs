@@ -6,7 +6,6 @@
 //! the two a crash leaves, a state counts as common only where both sides' vectors cover it.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -20,7 +19,7 @@ use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{DocId, Nsid};
-use crate::platform::disk::{create_dirs, publish};
+use crate::platform::disk::{create_dirs, if_there, publish};
 
 /// What the name of a state that is not merged yet ends in.
 const NEXT: &str = ".next.json";
@@ -30,13 +29,9 @@ fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
 }
 
 fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest>> {
-    match context.disk.read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        bytes => {
-            let bytes = bytes.context(|| format!("read {}", path.display()))?;
-            decode_manifest(&bytes, &path.display().to_string()).map(|(manifest, _)| Some(manifest))
-        }
-    }
+    let bytes = if_there(context.disk.read(path)).context(|| format!("read {}", path.display()))?;
+    let manifest = bytes.map(|bytes| decode_manifest(&bytes, &path.display().to_string())).transpose()?;
+    Ok(manifest.map(|(manifest, _)| manifest))
 }
 
 /// A state that cannot be read is not compared with.
@@ -50,12 +45,9 @@ fn read_or_warn(context: &Context, path: &std::path::Path) -> Option<Manifest> {
 /// The bases that an incarnation keeps, with the incarnations they are of.
 pub fn kept_by(context: &Context, target: Nsid) -> Result<Vec<(Nsid, Result<Manifest>)>> {
     let dir = context.layout.bases(target);
-    let entries = match context.disk.list(&dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.context(|| format!("list {}", dir.display()))?,
-    };
+    let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
     let mut found = Vec::new();
-    for entry in entries {
+    for entry in entries.unwrap_or_default() {
         let stem = entry.name.strip_suffix(NEXT).or_else(|| entry.name.strip_suffix(".json"));
         let Some(source) = stem.and_then(|stem| stem.parse().ok()).map(Nsid) else { continue };
         let manifest = read(context, &dir.join(&entry.name)).transpose();

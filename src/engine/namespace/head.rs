@@ -2,7 +2,6 @@
 //! when retention lets go of the manifest before it.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -15,7 +14,7 @@ use crate::format::manifest::{Manifest, Parent, StoredAnswer, decode_manifest, e
 use crate::meta::tables::Answer;
 use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid};
-use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, publish, unpublish};
+use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, if_there, publish, unpublish};
 
 /// The newest manifest of one incarnation on this node.
 #[derive(Clone, Debug)]
@@ -31,10 +30,8 @@ impl Head {
             return Ok(Some(head));
         }
         let dir = context.layout.manifests(nsid);
-        let entries = match context.disk.list(&dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            entries => entries.context(|| format!("list {}", dir.display()))?,
-        };
+        let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
+        let entries = entries.unwrap_or_default();
         let Some(generation) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
             return Ok(None);
         };
