@@ -143,16 +143,23 @@ async fn increments_follow_the_conflicts_of_their_source() {
     is_whole(&other);
 }
 
+/// Fills a namespace that has conflicts and is written to after its snapshot was taken. Gives that, and what an increment goes on
+/// from.
+async fn taken_and_written_on(engine: &Arc<Engine>) -> (Vec<u8>, Extent) {
+    fill(engine, "docs").await;
+    disagree(engine, "docs", 5).await;
+    let full = snapshot(engine, "docs", Extent::Full).await.unwrap();
+    let commit = engine.moment_at(&name("docs"), None).await.unwrap().manifest.commit_id;
+    write(engine, "docs", rows(60, 62)).await;
+    (full, Extent::Since(AsOf::Commit(commit)))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_increment_is_refused_where_conflicts_were_resolved_that_it_goes_on_from() {
     let (here, there) = (Node::new(65), Node::new(66));
     let (engine, other) = (here.open().unwrap(), there.open().unwrap());
-    fill(&engine, "docs").await;
-    disagree(&engine, "docs", 5).await;
-    let full = snapshot(&engine, "docs", Extent::Full).await.unwrap();
-    let commit = engine.moment_at(&name("docs"), None).await.unwrap().manifest.commit_id;
-    write(&engine, "docs", rows(60, 62)).await;
-    let increment = snapshot(&engine, "docs", Extent::Since(AsOf::Commit(commit))).await.unwrap();
+    let (full, since) = taken_and_written_on(&engine).await;
+    let increment = snapshot(&engine, "docs", since).await.unwrap();
     restored(&other, "docs", &full).await.unwrap();
     let token = lost(&other, &name("docs"))[0].token;
     other.acknowledge(&name("docs"), Some(token)).await.unwrap();
@@ -194,13 +201,9 @@ fn of_version_1(bytes: &[u8]) -> Vec<u8> {
 async fn a_snapshot_of_version_1_has_no_conflicts_and_leaves_those_of_its_base() {
     let (here, there) = (Node::new(68), Node::new(69));
     let (engine, other) = (here.open().unwrap(), there.open().unwrap());
-    fill(&engine, "docs").await;
-    disagree(&engine, "docs", 5).await;
-    let full = snapshot(&engine, "docs", Extent::Full).await.unwrap();
-    let commit = engine.moment_at(&name("docs"), None).await.unwrap().manifest.commit_id;
-    write(&engine, "docs", rows(60, 62)).await;
+    let (full, since) = taken_and_written_on(&engine).await;
     disagree(&engine, "docs", 8).await;
-    let increment = snapshot(&engine, "docs", Extent::Since(AsOf::Commit(commit))).await.unwrap();
+    let increment = snapshot(&engine, "docs", since).await.unwrap();
     assert_eq!((full[8], increment[8]), (2, 2));
     let older = of_version_1(&increment);
     assert_eq!(older[8], 1);
