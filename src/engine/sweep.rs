@@ -12,7 +12,7 @@ use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::model::ids::Nsid;
-use crate::platform::disk::if_there;
+use crate::platform::disk::{if_there, unpublish};
 
 /// The code of a sweep that would have removed most of the store.
 pub const SWEEP_REFUSED: &str = "sweep_refused";
@@ -173,8 +173,13 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
     let dir = context.layout.manifests(nsid);
     let step = || format!("remove the manifests in {}", dir.display());
     let Some(entries) = if_there(context.disk.list(&dir)).context(step)? else { return Ok(()) };
-    for entry in entries.iter().filter(|entry| !entry.is_dir) {
-        context.disk.remove(&dir.join(&entry.name)).context(step)?;
+    // The mark goes first, durably: what a crash leaves of the chain is never taken for a namespace to be had back.
+    let mark = context.layout.deleted_mark(nsid);
+    unpublish(&*context.disk, &mark).context(step)?;
+    for path in entries.iter().filter(|entry| !entry.is_dir).map(|entry| dir.join(&entry.name)) {
+        if path != mark {
+            context.disk.remove(&path).context(step)?;
+        }
     }
     context.disk.sync_dir(&dir).context(step)?;
     // Best effort: these count for nothing without a manifest.

@@ -51,7 +51,7 @@ enum Node {
 enum Change {
     Insert(PathBuf, Node),
     Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
+    Rename(PathBuf, PathBuf, Node),
 }
 
 #[derive(Debug, Default)]
@@ -228,7 +228,7 @@ fn is_root(path: &Path) -> bool {
     path.as_os_str().is_empty() || path == Path::new("/")
 }
 
-/// Applies a change where it still makes sense: a rename whose source was never durable leaves nothing.
+/// Applies a change where it still makes sense: a rename moves the file it was about, or nothing where that is not there.
 fn apply(names: &mut BTreeMap<PathBuf, Node>, change: &Change) {
     match change {
         Change::Insert(path, node) => {
@@ -237,9 +237,10 @@ fn apply(names: &mut BTreeMap<PathBuf, Node>, change: &Change) {
         Change::Remove(path) => {
             names.remove(path);
         }
-        Change::Rename(from, to) => {
-            if let Some(node) = names.remove(from) {
-                names.insert(to.clone(), node);
+        Change::Rename(from, to, node) => {
+            if names.get(from) == Some(node) {
+                names.remove(from);
+                names.insert(to.clone(), *node);
             }
         }
     }
@@ -249,7 +250,7 @@ fn touches(change: &Change, dir: &Path) -> bool {
     let within = |path: &Path| path.parent() == Some(dir);
     match change {
         Change::Insert(path, _) | Change::Remove(path) => within(path),
-        Change::Rename(from, to) => within(from) || within(to),
+        Change::Rename(from, to, _) => within(from) || within(to),
     }
 }
 
@@ -288,9 +289,9 @@ impl Disk for MemoryDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.operation()?;
-        state.file(from)?;
+        let node = Node::File(state.file(from)?);
         state.check_parent(to)?;
-        state.change(Change::Rename(from.to_owned(), to.to_owned()));
+        state.change(Change::Rename(from.to_owned(), to.to_owned(), node));
         Ok(())
     }
 

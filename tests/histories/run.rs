@@ -207,7 +207,8 @@ impl Run {
         let done = self.perform(step).await;
         self.disk.set_fault(None);
         self.cut();
-        if done.is_ok() && allowed {
+        // What is due and could not be let go of is no error.
+        if done.is_ok() && allowed && !matches!(step, Step::Hours(_)) {
             self.model = next;
             self.count(step);
             return;
@@ -229,7 +230,9 @@ impl Run {
         }
         // It happened or it did not; nothing between.
         let found = self.present();
-        if found != self.model.documents() && allowed {
+        if matches!(step, Step::Hours(_)) {
+            self.take_deleted();
+        } else if found != self.model.documents() && allowed {
             self.model = next;
         } else if matches!(step, Step::Undelete(_) | Step::Drop(_)) && allowed {
             // Names tell which of two equal states it is.
@@ -276,6 +279,15 @@ impl Run {
     fn data_seq(&mut self, of: &str) -> u64 {
         let status = self.engine().status(&name(of));
         status.unwrap_or_else(|error| panic!("{}: status: {error}", self.what))["data_seq"].as_u64().unwrap()
+    }
+
+    /// After a crash while retention let go of what is deleted: what can still be had back.
+    fn take_deleted(&mut self) {
+        let listed = self.engine().deleted(&Project::default_project());
+        let is_kept = |known: &str, at: u64| {
+            listed.iter().any(|deleted| deleted.name == name(known).to_string() && deleted.deleted_ms == at)
+        };
+        self.model.deleted.retain(|(known, at, _)| is_kept(known, *at));
     }
 
     /// After a crash in a step about tags: what the store says.

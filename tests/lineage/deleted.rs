@@ -97,6 +97,7 @@ async fn a_power_cut_while_retention_lets_go_brings_back_the_whole_or_nothing() 
         engine.checkpoint(&name("main")).await.unwrap();
         put(&engine, "main", 5..9, 2).await;
         engine.tag(&name("main"), "t", None).await.unwrap();
+        let before = all(&engine, "main");
         engine.delete(&name("main")).await.unwrap();
         node.clock.advance(8 * DAY_MS);
         let fault = Fault { at: node.disk.operations() + at, forever: true, kind: std::io::ErrorKind::Other };
@@ -110,6 +111,11 @@ async fn a_power_cut_while_retention_lets_go_brings_back_the_whole_or_nothing() 
         engine.rebuild_index().unwrap();
         let report = engine.check(4).unwrap();
         assert!(report.is_whole(), "operation {at}: {:?}", report.problems);
+        if engine.undelete(&name("main"), None).await.is_ok() {
+            assert_eq!(all(&engine, "main"), before, "operation {at}");
+            engine.delete(&name("main")).await.unwrap();
+            node.clock.advance(8 * DAY_MS);
+        }
         engine.tend().await.unwrap();
         assert_eq!(objects(&node), [""; 0], "operation {at}");
     }
