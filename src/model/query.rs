@@ -102,8 +102,28 @@ pub enum Clause {
     Filter(Expr),
     /// A numeric attribute's value.
     Attribute(String),
+    /// How far an attribute's value is from an origin: a number, or a time, whose distances are milliseconds.
+    Dist {
+        attribute: String,
+        origin: Json,
+    },
+    /// Rises from 0 to 1 as the clause grows: `x^e / (x^e + m^e)`.
+    Saturate(Box<Clause>, Curve),
+    /// Falls from 1 to 0 as the clause grows: `m^e / (x^e + m^e)`.
+    Decay(Box<Clause>, Curve),
     /// A constant, as the floor inside `Max`.
     Constant(f64),
+}
+
+/// The shape of `Saturate` and `Decay`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Curve {
+    /// Where the result is one half; positive.
+    pub midpoint: f64,
+    /// The midpoint was given as a duration, so it is in milliseconds.
+    pub is_duration: bool,
+    /// How steep it is around the midpoint; positive.
+    pub exponent: f64,
 }
 
 /// Reciprocal rank fusion: the score is the sum of `weight / (rank_constant + rank)` over the queries, rank from 1

@@ -10,4 +10,5 @@ mod limits;
 mod lineage;
 mod merging;
 mod namespaces;
+mod ranking;
 mod sdk;

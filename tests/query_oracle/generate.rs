@@ -168,8 +168,22 @@ impl Generator {
     }
 
     fn clause(&mut self, depth: usize) -> Json {
-        match self.below(if depth == 0 { 4 } else { 8 }) {
-            0 | 4 => match self.chance(3) {
+        match self.below(if depth == 0 { 5 } else { 10 }) {
+            4 => match self.below(4) {
+                0 => json!(["Dist", ["Attribute", "t"], self.pick(&DAYS)]),
+                1 => json!(["Dist", ["Attribute", "u"], self.below(5)]),
+                2 => json!(["Dist", ["Attribute", "x"], self.quarter()]),
+                _ => json!(["Dist", ["Attribute", self.pick(&["n", "late"])], self.int()]),
+            },
+            8 => {
+                let curve = self.pick(&["Saturate", "Decay"]);
+                json!([curve, ["Dist", ["Attribute", "t"], self.pick(&DAYS)], {"midpoint": self.pick(&["1d", "3.5d"])}])
+            }
+            9 => {
+                let options = self.pick(&[json!({"midpoint": 2}), json!({"midpoint": 0.5, "exponent": 2.0})]);
+                json!([self.pick(&["Saturate", "Decay"]), self.clause(depth - 1), options])
+            }
+            0 => match self.chance(3) {
                 true => json!(["text", "BM25", self.words(5), {"last_as_prefix": true}]),
                 false => json!(["text", "BM25", [self.words(3), self.words(2)]]),
             },

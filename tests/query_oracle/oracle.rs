@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value as Json, json};
+use shoal::model::datetime;
 
 pub struct Oracle {
     documents: Vec<Json>,
@@ -75,7 +76,7 @@ impl Oracle {
     /// The opposite of each answer's score.
     fn scores(&self, clause: &Json, matching: &[&Json]) -> BTreeMap<u64, f64> {
         let keeps_zero = clause.to_string().contains("\"Attribute\"");
-        let scored = matching.iter().map(|doc| (id(doc), self.score(clause, doc)));
+        let scored = matching.iter().filter_map(|doc| Some((id(doc), self.score(clause, doc)?)));
         scored.filter(|(_, score)| keeps_zero || *score as f32 != 0.0).map(|(id, score)| (id, -score)).collect()
     }
 
@@ -126,17 +127,35 @@ impl Oracle {
         assert!(same(&found, &expected), "{body}: {found}, expected {expected}");
     }
 
-    fn score(&self, clause: &Json, doc: &Json) -> f64 {
-        let parts = || clause[1].as_array().unwrap().iter().map(|part| self.score(part, doc));
-        match (&clause[0], &clause[1]) {
+    /// `None` where nothing has a score: a `Dist` of what is not there.
+    fn score(&self, clause: &Json, doc: &Json) -> Option<f64> {
+        let parts = || clause[1].as_array().unwrap().iter().filter_map(|part| self.score(part, doc));
+        let curve = |x: f64| {
+            let exponent = clause[2]["exponent"].as_f64().unwrap_or(1.0);
+            let midpoint = match clause[2]["midpoint"].as_str() {
+                Some(days) => days.strip_suffix('d').unwrap().parse::<f64>().unwrap() * 86_400_000.0,
+                None => clause[2]["midpoint"].as_f64().unwrap(),
+            };
+            let (x, m) = (x.max(0.0).powf(exponent), midpoint.powf(exponent));
+            if clause[0] == "Decay" { m / (x + m) } else { x / (x + m) }
+        };
+        Some(match (&clause[0], &clause[1]) {
             (head, _) if clause.is_number() && head.is_null() => clause.as_f64().unwrap(),
-            (head, _) if head == "Sum" => parts().sum(),
-            (head, _) if head == "Max" => parts().fold(f64::MIN, f64::max),
-            (head, weight) if head == "Product" => weight.as_f64().unwrap() * self.score(&clause[2], doc),
+            (head, _) if head == "Sum" => parts().reduce(|a, b| a + b)?,
+            (head, _) if head == "Max" => parts().reduce(f64::max)?,
+            (head, weight) if head == "Product" => weight.as_f64().unwrap() * self.score(&clause[2], doc)?,
             (head, name) if head == "Attribute" => doc[name.as_str().unwrap()].as_f64().unwrap_or(0.0),
+            (head, of) if head == "Saturate" || head == "Decay" => curve(self.score(of, doc)?),
+            (head, of) if head == "Dist" => {
+                let number = |json: &Json| match json.as_str() {
+                    Some(time) => datetime::parse(time).map(|millis| millis as f64),
+                    None => json.as_f64(),
+                };
+                (number(&doc[of[1].as_str().unwrap()])? - number(&clause[2]).unwrap()).abs()
+            }
             (name, op) if op == "BM25" => self.bm25(name.as_str().unwrap(), clause, doc),
             (name, op) if op == "SparseKNN" => {
-                let Some(weights) = doc[name.as_str().unwrap()].as_object() else { return 0.0 };
+                let Some(weights) = doc[name.as_str().unwrap()].as_object() else { return Some(0.0) };
                 let query = clause[2].as_object().unwrap();
                 let product = |(word, weight): (&String, &Json)| {
                     weight.as_f64().unwrap() * weights.get(word).map_or(0.0, |stored| stored.as_f64().unwrap())
@@ -144,7 +163,7 @@ impl Oracle {
                 query.iter().map(product).sum()
             }
             _ => f64::from(u8::from(holds(clause, doc))),
-        }
+        })
     }
 
     fn bm25(&self, name: &str, clause: &Json, doc: &Json) -> f64 {

@@ -299,6 +299,8 @@ mod tests {
             json!(["text", "BM25", "fish", {"last_as_prefix": true}]),
             json!(["Sum", [["text", "BM25", "fish"], ["Product", 2, ["tag", "Eq", "x"]]]]),
             json!(["Max", [0, ["Attribute", "n"]]]),
+            json!(["Decay", ["Dist", ["Attribute", "t"], "2026-01-01"], {"midpoint": "1.5w", "exponent": 2}]),
+            json!(["Saturate", ["text", "BM25", "fish"], {"midpoint": 3}]),
             json!([["a", "asc"], ["id", "desc"]]),
         ] {
             assert!(parse_query(json!({"rank_by": rank, "top_k": 3})).is_ok(), "{rank}");

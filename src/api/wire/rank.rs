@@ -3,9 +3,9 @@
 use serde_json::Value as Json;
 
 use super::filter::parse_filter;
-use super::shape::{boolean, brief, number, wrong};
+use super::shape::{boolean, brief, map, number, refuse_unknown, take, wrong};
 use crate::error::{Error, Result};
-use crate::model::query::{Clause, Direction, Rank};
+use crate::model::query::{Clause, Curve, Direction, Rank};
 
 /// The most attributes rows may be ordered by.
 pub const ORDER_ATTRIBUTES_MAX: usize = 8;
@@ -93,9 +93,18 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
             Ok(Clause::Product(constant(path, weight)?, Box::new(inner(of)?)))
         }
         [Json::String(op), Json::String(attribute)] if op == "Attribute" => Ok(Clause::Attribute(attribute.clone())),
-        [Json::String(op), ..] if matches!(op.as_str(), "Dist" | "Saturate" | "Decay") => {
-            Err(Error::unsupported(format!("rank_by {op} is not offered by this version"))
-                .with_hint("use Attribute, Sum, Max, Product, BM25, SparseKNN or a filter"))
+        [Json::String(op), Json::Array(of), origin] if op == "Dist" => match of.as_slice() {
+            [Json::String(op), Json::String(attribute)] if op == "Attribute" => {
+                Ok(Clause::Dist { attribute: attribute.clone(), origin: origin.clone() })
+            }
+            _ => {
+                Err(Error::invalid(format!("{path}: Dist measures [\"Attribute\", name], got {}", brief(&items[1]))))
+            }
+        },
+        [Json::String(op), of, options] if of.is_array() && matches!(op.as_str(), "Saturate" | "Decay") => {
+            let curve = curve(path, op, options)?;
+            let of = Box::new(inner(of)?);
+            Ok(if op == "Decay" { Clause::Decay(of, curve) } else { Clause::Saturate(of, curve) })
         }
         [Json::String(_), Json::String(op), ..] if matches!(op.as_str(), "ANN" | "kNN") => {
             Err(Error::invalid(format!("{path}: {op} cannot be part of a score, distances and scores do not add up"))
@@ -119,6 +128,43 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
         }
         _ => Err(no_rank(path, &json)),
     }
+}
+
+/// Reads the options of `Saturate` and `Decay`.
+fn curve(path: &str, op: &str, json: &Json) -> Result<Curve> {
+    let mut options = map(path, json.clone(), "a map")?;
+    let Some(midpoint) = take(&mut options, "midpoint") else {
+        return Err(Error::invalid(format!("{path}: {op} has no `midpoint`, where its result is one half")));
+    };
+    let duration = midpoint.as_str().and_then(milliseconds);
+    let exponent = take(&mut options, "exponent").map(|json| number(path, &json)).transpose()?.unwrap_or(1.0);
+    refuse_unknown(&options, "`midpoint`, `exponent`")?;
+    let is_positive = |x: &f64| x.is_finite() && *x > 0.0;
+    let Some(value) = duration.or(midpoint.as_f64()).filter(is_positive) else {
+        return Err(Error::invalid(format!(
+            "{path}: midpoint of {op} is {}, expected a positive number, or a duration such as \"12h\"",
+            brief(&midpoint)
+        )));
+    };
+    if !is_positive(&exponent) {
+        return Err(Error::invalid(format!("{path}: exponent of {op} is {exponent}, expected a positive number")));
+    }
+    Ok(Curve { midpoint: value, is_duration: duration.is_some(), exponent })
+}
+
+/// A duration such as `90s`, in milliseconds.
+fn milliseconds(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
+    let unit = match unit {
+        "ms" => 1.0,
+        "s" => 1_000.0,
+        "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
+        "w" => 604_800_000.0,
+        _ => return None,
+    };
+    number.parse::<f64>().ok().map(|number| number * unit)
 }
 
 /// The operator that was meant, where only its case is wrong.

@@ -85,6 +85,15 @@ fn describe(lines: &mut Vec<String>, clause: &Clause, depth: usize) {
         }
         Clause::Filter(_) => "1 where a filter matches".to_owned(),
         Clause::Attribute(name) => format!("value of {name}"),
+        Clause::Dist { attribute, .. } => format!("distance of {attribute} from an origin"),
+        Clause::Saturate(of, curve) => {
+            parts = std::slice::from_ref(of);
+            format!("rising to one half at {} of", curve.midpoint)
+        }
+        Clause::Decay(of, curve) => {
+            parts = std::slice::from_ref(of);
+            format!("falling to one half at {} of", curve.midpoint)
+        }
         Clause::Constant(value) => value.to_string(),
     };
     lines.push(format!("{indent}{text}"));

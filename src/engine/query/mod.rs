@@ -6,6 +6,7 @@
 //! | `candidates` | the rows that pass the filter |
 //! | `nearest`, `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
 //! | `hits` | rows by their place, the best of many, the parts' best as one |
+//! | `curve` | distances from an origin, and the curves that make scores of them |
 //! | `columns`, `postings` | a segment's attribute or terms, from an index or from documents |
 //! | `diverse`, `fuse` | at most so many rows per value; several answers as one |
 //! | `aggregate`, `group` | counts and sums, of everything or by groups |
@@ -18,6 +19,7 @@
 mod aggregate;
 mod candidates;
 mod columns;
+mod curve;
 mod diverse;
 mod exact_sum;
 mod explain;

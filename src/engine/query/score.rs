@@ -4,11 +4,14 @@
 //! - Every part of the view is scored with the statistics of the whole, by the same operations in the same order, in f64; a
 //!   score is rounded to f32 once, before rows are sorted.
 //! - A row that no text, filter or sparse clause finds scores 0 and is no answer, unless an attribute takes part.
+//! - A row without the attribute that a `Dist` measures has no score there, which is written as NaN: sums and maxima leave it
+//!   out, and a row without any score is no answer.
 
 use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
 use super::columns::{Column, number};
+use super::curve;
 use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
 use super::plan::column_to_rank;
 use super::sparse::SparseScorer;
@@ -18,8 +21,9 @@ use crate::engine::filter::bitmap;
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
-use crate::model::query::Clause;
+use crate::model::query::{Clause, Curve};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
+use crate::model::value::Value;
 
 /// Rows that are scored at a time.
 const WINDOW: usize = 4_096;
@@ -38,6 +42,9 @@ enum Bound {
     Product(f64, Box<Bound>),
     Filter(Filter),
     Attribute(ColumnUid),
+    Dist(ColumnUid, Value),
+    Saturate(Curve, Box<Bound>),
+    Decay(Curve, Box<Bound>),
     Constant(f64),
 }
 
@@ -49,14 +56,14 @@ impl Scorer {
 
 fn has_attribute(clause: &Clause) -> bool {
     match clause {
-        Clause::Attribute(_) => true,
+        Clause::Attribute(_) | Clause::Dist { .. } => true,
         Clause::Sum(parts) | Clause::Max(parts) => parts.iter().any(has_attribute),
-        Clause::Product(_, part) => has_attribute(part),
+        Clause::Product(_, part) | Clause::Saturate(part, _) | Clause::Decay(part, _) => has_attribute(part),
         Clause::Bm25 { .. } | Clause::SparseKnn { .. } | Clause::Filter(_) | Clause::Constant(_) => false,
     }
 }
 
-/// `clamped`: a `Max` with a constant is around the clause, so what it makes negative never shows.
+/// `clamped`: something around the clause takes what is negative for 0 or another constant, so it never shows.
 fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
     let all = |parts: &[Clause], clamped| {
         parts.iter().map(|part| bind_clause(view, part, clamped)).collect::<Result<Vec<Bound>>>()
@@ -76,6 +83,18 @@ fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
         Clause::Product(weight, part) => Bound::Product(*weight, Box::new(bind_clause(view, part, clamped)?)),
         Clause::Filter(expr) => Bound::Filter(bind(expr, &view.schema)?),
         Clause::Attribute(name) => Bound::Attribute(bind_attribute(&view.schema, name, clamped)?),
+        Clause::Dist { attribute, origin } => {
+            let (uid, origin) = curve::bind_origin(&view.schema, attribute, origin)?;
+            Bound::Dist(uid, origin)
+        }
+        Clause::Saturate(part, curve) => {
+            curve::check(&view.schema, curve, part)?;
+            Bound::Saturate(*curve, Box::new(bind_clause(view, part, true)?))
+        }
+        Clause::Decay(part, curve) => {
+            curve::check(&view.schema, curve, part)?;
+            Bound::Decay(*curve, Box::new(bind_clause(view, part, true)?))
+        }
         Clause::Constant(value) => Bound::Constant(*value),
     })
 }
@@ -133,6 +152,13 @@ impl<'a> Part<'a> {
         self.view.segments.get(self.at)
     }
 
+    fn column(&self, uid: ColumnUid) -> Result<Column<'a>> {
+        match self.segment() {
+            Some(segment) => Column::open(&segment.segment, uid, self.rows),
+            None => Ok(Column::of_tail(&self.view.tail, uid, self.rows)),
+        }
+    }
+
     /// Calls `each` with every score that counts and its row. With `dead`, all rows but these are candidates.
     fn for_each_score(
         &self,
@@ -156,7 +182,7 @@ impl<'a> Part<'a> {
             }
             window.for_each(|row, place| {
                 let score = rounded(scores[place]);
-                if score != 0.0 || scorer.keeps_zero {
+                if !score.is_nan() && (score != 0.0 || scorer.keeps_zero) {
                     each(score, row);
                 }
             });
@@ -165,9 +191,23 @@ impl<'a> Part<'a> {
     }
 }
 
-/// A score as it is answered: a finite f32.
+/// A score as it is answered: a finite f32, or NaN for none.
 fn rounded(score: f64) -> f32 {
-    if score.is_nan() { 0.0 } else { (score as f32).clamp(f32::MIN, f32::MAX) }
+    (score as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// A weighted score, finite; none stays none.
+pub(super) fn times(weight: f64, score: f64) -> f64 {
+    (weight * score).clamp(f64::MIN, f64::MAX)
+}
+
+/// Two scores as one sum, finite; that of the other where one is none.
+pub(super) fn add(a: f64, b: f64) -> f64 {
+    match (a.is_nan(), b.is_nan()) {
+        (true, _) => b,
+        (_, true) => a,
+        _ => (a + b).clamp(f64::MIN, f64::MAX),
+    }
 }
 
 /// The candidates among [`WINDOW`] rows.
@@ -238,6 +278,9 @@ enum Node<'a> {
     Product(f64, Box<Node<'a>>),
     Filter(RoaringBitmap),
     Attribute(Column<'a>),
+    Dist(Column<'a>, &'a Value),
+    Saturate(Curve, Box<Node<'a>>),
+    Decay(Curve, Box<Node<'a>>),
     Constant(f64),
 }
 
@@ -255,10 +298,10 @@ impl Bound {
             (Bound::Product(weight, bound), _) => Node::Product(*weight, Box::new(bound.cursor(part)?)),
             (Bound::Filter(filter), Some(segment)) => Node::Filter(bitmap::rows(filter, &view.schema, segment)?),
             (Bound::Filter(filter), None) => Node::Filter(bitmap::tail_rows(filter, &view.schema, &view.tail)),
-            (Bound::Attribute(uid), Some(segment)) => {
-                Node::Attribute(Column::open(&segment.segment, *uid, part.rows)?)
-            }
-            (Bound::Attribute(uid), None) => Node::Attribute(Column::of_tail(&view.tail, *uid, part.rows)),
+            (Bound::Attribute(uid), _) => Node::Attribute(part.column(*uid)?),
+            (Bound::Dist(uid, origin), _) => Node::Dist(part.column(*uid)?, origin),
+            (Bound::Saturate(curve, bound), _) => Node::Saturate(*curve, Box::new(bound.cursor(part)?)),
+            (Bound::Decay(curve, bound), _) => Node::Decay(*curve, Box::new(bound.cursor(part)?)),
             (Bound::Constant(value), _) => Node::Constant(*value),
         })
     }
@@ -271,7 +314,7 @@ impl Node<'_> {
             out.fill(*value);
             return Ok(*value != 0.0);
         }
-        if !matches!(self, Node::Sum(..) | Node::Max(..) | Node::Product(..)) {
+        if !matches!(self, Node::Sum(..) | Node::Max(..) | Node::Product(..) | Node::Saturate(..) | Node::Decay(..)) {
             out.fill(0.0);
         }
         let mut any = false;
@@ -283,11 +326,11 @@ impl Node<'_> {
                 out[..count].copy_from_slice(&from[..count]);
                 any = count > 0;
             }
-            Node::Sum(parts, scratch) => any = fold(parts, scratch, window, out, |a, b| a + b)?,
+            Node::Sum(parts, scratch) => any = fold(parts, scratch, window, out, add)?,
             Node::Max(parts, scratch) => any = fold(parts, scratch, window, out, f64::max)?,
             Node::Product(weight, part) => {
                 any = part.fill(window, out)?;
-                out.iter_mut().for_each(|score| *score *= *weight);
+                out.iter_mut().for_each(|score| *score = times(*weight, *score));
             }
             Node::Filter(rows) => {
                 let end = window.base.saturating_add(WINDOW as u32);
@@ -297,13 +340,24 @@ impl Node<'_> {
                 }
             }
             Node::Attribute(column) => {
-                let mut failed = None;
-                window.for_each(|row, place| match value_of(column, row) {
-                    Ok(value) => out[place] = value,
-                    Err(error) => failed = Some(error),
-                });
                 any = true;
-                failed.map_or(Ok(()), Err)?;
+                fill_values(column, window, out, |value| value.map_or(0.0, number))?;
+            }
+            Node::Dist(column, origin) => {
+                any = true;
+                fill_values(column, window, out, |value| {
+                    value.map_or(f64::NAN, |value| curve::distance(value, origin))
+                })?;
+            }
+            Node::Saturate(curve, part) => {
+                any = part.fill(window, out)?;
+                out.iter_mut().for_each(|score| *score = curve::saturate(curve, *score));
+            }
+            Node::Decay(curve, part) => {
+                part.fill(window, out)?;
+                out.iter_mut().for_each(|score| *score = curve::decay(curve, *score));
+                // Nothing decays to 1.
+                any = true;
             }
             Node::Constant(_) => {}
         }
@@ -311,9 +365,20 @@ impl Node<'_> {
     }
 }
 
-fn value_of(column: &Column<'_>, row: u32) -> Result<f64> {
-    let value = column.scalar(row)?.map(|ordinal| column.value(ordinal)).transpose()?.flatten();
-    Ok(value.as_ref().map_or(0.0, number))
+/// Makes scores of the candidates' values.
+fn fill_values(
+    column: &Column<'_>,
+    window: &Window,
+    out: &mut [f64],
+    score: impl Fn(Option<&Value>) -> f64,
+) -> Result<()> {
+    let value = |row| Ok(column.scalar(row)?.map(|ordinal| column.value(ordinal)).transpose()?.flatten());
+    let mut failed = None;
+    window.for_each(|row, place| match value(row) {
+        Ok(value) => out[place] = score(value.as_ref()),
+        Err(error) => failed = Some(error),
+    });
+    failed.map_or(Ok(()), Err)
 }
 
 fn fold(
