@@ -41,6 +41,18 @@ pub enum Filter {
     Column(ColumnUid, Test),
 }
 
+impl Filter {
+    /// Calls `each` with every column that is tested.
+    pub fn for_each_column(&self, each: &mut impl FnMut(ColumnUid)) {
+        match self {
+            Filter::And(all) | Filter::Or(all) => all.iter().for_each(|filter| filter.for_each_column(each)),
+            Filter::Not(inner) => inner.for_each_column(each),
+            Filter::Column(uid, _) => each(*uid),
+            Filter::All | Filter::None | Filter::Id(_) => {}
+        }
+    }
+}
+
 /// A test of the document's id.
 #[derive(Clone, Debug)]
 pub enum IdTest {

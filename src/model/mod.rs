@@ -1,6 +1,7 @@
 //! The words everything else speaks: plain data, no I/O, no bytes.
 
 pub mod as_of;
+pub mod compute;
 pub mod datetime;
 pub mod document;
 pub mod filter;

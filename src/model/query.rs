@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use super::compute::{Compute, Computed};
 use super::filter::Expr;
 use super::ids::DocId;
 use super::schema::Metric;
@@ -26,6 +27,8 @@ pub struct Query {
     pub offset: u32,
     pub filter: Option<Expr>,
     pub projection: Projection,
+    /// Name and what it is, in the request's order.
+    pub compute: Vec<(String, Compute)>,
     /// Label and aggregate, in the request's order.
     pub aggregate_by: Vec<(String, Aggregate)>,
     pub group_by: Vec<GroupKey>,
@@ -173,6 +176,8 @@ pub struct ResultRow {
     pub dist: Option<f32>,
     /// The attributes asked for, by name; absent values are absent.
     pub fields: Vec<(String, Value)>,
+    /// What was computed, by name; a document without what it is computed of is without it.
+    pub computed: Vec<(String, Computed)>,
 }
 
 /// What answering took; true figures.

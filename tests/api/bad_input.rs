@@ -314,7 +314,7 @@ fn queries_of_the_wrong_shape_say_where() {
         ),
         (with("rerank_by", json!(["RRF"])), 400, "RRF fuses the rankings of `queries`"),
         (with("rerank_by", json!({"model": "m"})), 400, "runs no models"),
-        (with("compute_attributes", json!({"a": ["id"]})), 400, "compute_attributes is not offered"),
+        (with("compute_attributes", json!({"a": ["id"]})), 422, "compute_attributes.a: data did not match"),
         (with("distance_metric", json!("dot")), 422, "unknown variant `dot`"),
         (with("filters", json!(["n", "Near", 1])), 400, "Near"),
         (with("filters", json!(["nothing", "Eq", 1])), 400, "nothing"),

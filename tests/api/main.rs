@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod client;
+mod computed;
 mod conditions;
 mod door;
 mod limits;

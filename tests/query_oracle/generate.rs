@@ -1,5 +1,7 @@
 //! Random documents and queries with few distinct values, so that ties, repeats and absent values are common.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value as Json, json};
 use shoal::platform::random::{Random, SeededRandom};
 
@@ -213,6 +215,18 @@ impl Generator {
             1 => query["include_attributes"] = json!(["u", "vector", "id", "text"]),
             2 => query["exclude_attributes"] = json!(["half", "s"]),
             _ => {}
+        }
+        if self.chance(4) {
+            let words: BTreeSet<&str> = (0..3).map(|_| self.pick(&WORDS)).collect();
+            let words: Vec<&str> = words.into_iter().collect();
+            query["compute_attributes"] = json!({
+                "score": self.clause(2),
+                "near": ["half", "VectorDist", self.vector(3)],
+                "words": ["Highlight", "text", {
+                    "fragment_by": "word", "include_offsets": "utf-8",
+                    "rank_fragments_by": ["$fragment", "BM25", words.join(" ")],
+                }],
+            });
         }
         query["rank_by"] = match self.below(4) {
             0 => json!([self.pick(&["vector"]), "ANN", self.vector(4)]),

@@ -9,6 +9,7 @@ mod view;
 
 use proptest::prelude::{ProptestConfig, any, proptest};
 use serde_json::{Value as Json, json};
+use shoal::api::wire::compute::ComputedAnswer;
 use shoal::api::wire::query::parse_query;
 use shoal::engine::query;
 use shoal::engine::view::View;
@@ -59,6 +60,9 @@ fn row_json(row: &ResultRow) -> Json {
     let mut out = json!({"id": id_json(&row.id)});
     for (name, value) in &row.fields {
         out[name] = to_json(value, false);
+    }
+    for (name, value) in &row.computed {
+        out[name] = serde_json::to_value(ComputedAnswer(value)).unwrap();
     }
     if let Some(dist) = row.dist {
         out["$dist"] = f64::from(dist).into();
@@ -140,6 +144,7 @@ fn what_cannot_be_answered_is_refused() {
     let mut generator = Generator::new(8);
     let documents = generator.documents(5);
     let view = view::build(&documents, 1, &mut generator);
+    let computed = |of: Json| json!({"rank_by": ["id", "asc"], "limit": 1, "compute_attributes": {"c": of}});
     for (body, expected) in [
         (json!({"rank_by": ["nothing", "asc"], "limit": 1}), "not found in schema"),
         (json!({"rank_by": ["tags", "asc"], "limit": 1}), "only scalars can be ordered by"),
@@ -154,6 +159,12 @@ fn what_cannot_be_answered_is_refused() {
         (json!({"rank_by": ["id", "asc"], "limit": 1, "include_attributes": ["no"]}), "include_attributes=True"),
         (json!({"rank_by": ["id", "asc"], "limit": 1, "filters": ["note", "Eq", "a"]}), "not filterable"),
         (json!({"aggregate_by": {"a": ["Sum", "s"]}}), "only numbers can be summed"),
+        (computed(json!(["text", "BM25", 7])), "computed attribute `c`: invalid input '7'"),
+        (computed(json!(["vector", "VectorDist", [1.0]])), "computed attribute `c`: invalid vector"),
+        (computed(json!(["Attribute", "n"])), "non-negative scores"),
+        (computed(json!(["Highlight", "nothing"])), "not found in schema"),
+        (computed(json!(["Highlight", "s"])), "`c` references `s`, which is not enabled for full-text search"),
+        (computed(json!(["Highlight", "text"])), "cannot infer `rank_fragments_by`"),
         (json!({"aggregate_by": {"a": ["Count"]}, "group_by": ["tags"]}), "ForEachUnique"),
         (json!({"aggregate_by": {"a": ["Count"]}, "group_by": ["id"]}), "cannot be grouped by id"),
         (

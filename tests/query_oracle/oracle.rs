@@ -76,7 +76,7 @@ impl Oracle {
     /// The opposite of each answer's score.
     fn scores(&self, clause: &Json, matching: &[&Json]) -> BTreeMap<u64, f64> {
         let keeps_zero = clause.to_string().contains("\"Attribute\"");
-        let scored = matching.iter().filter_map(|doc| Some((id(doc), self.score(clause, doc)?)));
+        let scored = matching.iter().filter_map(|doc| Some((id(doc), self.score(clause, doc, false)?)));
         scored.filter(|(_, score)| keeps_zero || *score as f32 != 0.0).map(|(id, score)| (id, -score)).collect()
     }
 
@@ -123,13 +123,17 @@ impl Oracle {
             expected[name] = value.clone();
         }
         let mut found = row.clone();
-        found.as_object_mut().unwrap().remove("$dist");
+        let fields = found.as_object_mut().unwrap();
+        fields.remove("$dist");
+        for (name, expression) in body["compute_attributes"].as_object().into_iter().flatten() {
+            self.check_computed(expression, doc, fields.remove(name).as_ref());
+        }
         assert!(same(&found, &expected), "{body}: {found}, expected {expected}");
     }
 
     /// `None` where nothing has a score: a `Dist` of what is not there.
-    fn score(&self, clause: &Json, doc: &Json) -> Option<f64> {
-        let parts = || clause[1].as_array().unwrap().iter().filter_map(|part| self.score(part, doc));
+    fn score(&self, clause: &Json, doc: &Json, alone: bool) -> Option<f64> {
+        let parts = || clause[1].as_array().unwrap().iter().filter_map(|part| self.score(part, doc, alone));
         let curve = |x: f64| {
             let exponent = clause[2]["exponent"].as_f64().unwrap_or(1.0);
             let midpoint = match clause[2]["midpoint"].as_str() {
@@ -143,9 +147,9 @@ impl Oracle {
             (head, _) if clause.is_number() && head.is_null() => clause.as_f64().unwrap(),
             (head, _) if head == "Sum" => parts().reduce(|a, b| a + b)?,
             (head, _) if head == "Max" => parts().reduce(f64::max)?,
-            (head, weight) if head == "Product" => weight.as_f64().unwrap() * self.score(&clause[2], doc)?,
+            (head, weight) if head == "Product" => weight.as_f64().unwrap() * self.score(&clause[2], doc, alone)?,
             (head, name) if head == "Attribute" => doc[name.as_str().unwrap()].as_f64().unwrap_or(0.0),
-            (head, of) if head == "Saturate" || head == "Decay" => curve(self.score(of, doc)?),
+            (head, of) if head == "Saturate" || head == "Decay" => curve(self.score(of, doc, alone)?),
             (head, of) if head == "Dist" => {
                 let number = |json: &Json| match json.as_str() {
                     Some(time) => datetime::parse(time).map(|millis| millis as f64),
@@ -153,7 +157,7 @@ impl Oracle {
                 };
                 (number(&doc[of[1].as_str().unwrap()])? - number(&clause[2]).unwrap()).abs()
             }
-            (name, op) if op == "BM25" => self.bm25(name.as_str().unwrap(), clause, doc),
+            (name, op) if op == "BM25" => self.bm25(name.as_str().unwrap(), clause, doc, alone),
             (name, op) if op == "SparseKNN" => {
                 let Some(weights) = doc[name.as_str().unwrap()].as_object() else { return Some(0.0) };
                 let query = clause[2].as_object().unwrap();
@@ -166,7 +170,41 @@ impl Oracle {
         })
     }
 
-    fn bm25(&self, name: &str, clause: &Json, doc: &Json) -> f64 {
+    /// What is computed of one document: a distance, a highlight by words, or a score.
+    fn check_computed(&self, expression: &Json, doc: &Json, found: Option<&Json>) {
+        if expression[0] == "Highlight" {
+            let query = tokens(&expression[2]["rank_fragments_by"][2]);
+            let own = doc.get("text").map_or(Vec::new(), tokens);
+            let mut at = 0;
+            let mut expected = Vec::new();
+            for word in &own {
+                if query.contains(word) {
+                    expected.push((own.iter().filter(|other| *other == word).count(), at, word));
+                }
+                at += word.len() + 1;
+            }
+            // Words that are there less often tell more.
+            expected.sort();
+            let expected = expected.into_iter().take(3).map(|(_, at, word)| {
+                let range = json!([at, at + word.len()]);
+                json!({"text": word, "fragment_range": range, "match_ranges": [range]})
+            });
+            assert_eq!(found, Some(&expected.collect::<Json>()), "{expression} of {doc}");
+            return;
+        }
+        let expected = match expression[1] == "VectorDist" {
+            true => doc.get(expression[0].as_str().unwrap()).map(|vector| distance(&expression[2], vector)),
+            false => self.score(expression, doc, true),
+        };
+        let same = match (found.map(|found| found.as_f64().unwrap()), expected) {
+            (Some(found), Some(expected)) => (found - expected).abs() <= 1e-6 * expected.abs().max(1.0),
+            (found, expected) => found.is_none() && expected.is_none(),
+        };
+        assert!(same, "{expression} of {doc} is {found:?}, expected {expected:?}");
+    }
+
+    /// `alone`: as if no other document had the terms, and all were one token long.
+    fn bm25(&self, name: &str, clause: &Json, doc: &Json, alone: bool) -> f64 {
         let mut query: Vec<String> = match &clause[2] {
             Json::Array(texts) => texts.iter().flat_map(tokens).collect(),
             text => tokens(text),
@@ -184,7 +222,9 @@ impl Oracle {
             let df = texts.iter().filter(|text| text.contains(word)).count() as f64;
             let (tf, qtf) = (count(&own, word), count(&query, word));
             let idf = (1.0 + (self.documents.len() as f64 - df + 0.5) / (df + 0.5)).ln();
+            let idf = if alone { 2f64.ln() } else { idf };
             let length = if average > 0.0 { own.len() as f64 / average } else { 1.0 };
+            let length = if alone { own.len() as f64 } else { length };
             score += qtf * 9.0 / (qtf + 8.0) * idf * tf * 2.2 / (tf + f64::from(1.2f32) * (0.25 + 0.75 * length));
         }
         let found = prefix.is_some_and(|prefix| own.iter().any(|token| token.starts_with(&prefix)));

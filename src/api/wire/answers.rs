@@ -3,6 +3,7 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Value as Json, json};
 
+use super::compute::ComputedAnswer;
 use super::query::VectorEncoding;
 use super::response::{billing_json, number_json, performance_json};
 use crate::model::query::{Answer, Group, QueryOutcome, QueryStats, RecallOutcome, ResultRow};
@@ -115,6 +116,9 @@ impl Serialize for OneRow<'_> {
         for (name, value) in &self.row.fields {
             out.serialize_entry(name, &OneValue { value, base64: self.base64 })?;
         }
+        for (name, value) in &self.row.computed {
+            out.serialize_entry(name, &ComputedAnswer(value))?;
+        }
         out.end()
     }
 }
@@ -173,7 +177,7 @@ mod tests {
             ("vector".to_owned(), Value::Vector(Vector::F32(vec![0.7, 2.0]))),
             ("hello".to_owned(), Value::String("wörld".into())),
         ];
-        ResultRow { id: DocId::Uint(7), dist: Some(0.258_030_24), fields }
+        ResultRow { id: DocId::Uint(7), dist: Some(0.258_030_24), fields, computed: Vec::new() }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod as_of;
+pub mod compute;
 pub mod filter;
 pub mod query;
 pub mod rank;

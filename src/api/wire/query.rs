@@ -3,6 +3,7 @@
 use serde_json::{Map, Value as Json};
 
 use super::as_of::parse_as_of;
+use super::compute::parse_compute;
 use super::filter::parse_filter;
 use super::rank::parse_rank;
 use super::shape::{boolean, map, number, sequence, string, strings, take, unexpected, unsigned, variant, wrong};
@@ -72,8 +73,16 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         })
         .collect::<Result<Vec<_>>>()?;
     let fusion = parse_fusion(&mut body, queries.len())?;
-    for key in ["rank_by", "top_k", "filters", "include_attributes", "exclude_attributes", "aggregate_by", "group_by"]
-    {
+    for key in [
+        "rank_by",
+        "top_k",
+        "filters",
+        "include_attributes",
+        "exclude_attributes",
+        "compute_attributes",
+        "aggregate_by",
+        "group_by",
+    ] {
         if take(&mut body, key).is_some() {
             return Err(Error::invalid(format!("{key} cannot be beside queries, put it into each query")));
         }
@@ -84,7 +93,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
 /// Reads the body of `_debug/recall`.
 pub fn parse_recall(json: Json) -> Result<RecallRequest> {
     let mut body = map("", json, "struct RecallRequest")?;
-    let rank_by = take(&mut body, "rank_by").map(|json| parse_rank("rank_by", json)).transpose()?;
+    let rank_by = take(&mut body, "rank_by").map(|json| parse_rank("rank_by", json, &mut 0)).transpose()?;
     let num = take(&mut body, "num").map(|json| unsigned("num", &json)).transpose()?;
     let top_k = take(&mut body, "top_k").map(|json| unsigned("top_k", &json)).transpose()?.unwrap_or(10);
     let num = num.unwrap_or(if rank_by.is_some() { 1 } else { 25 });
@@ -124,17 +133,18 @@ fn check_consistency(body: &mut Map<String, Json>) -> Result<()> {
 
 fn parse_one(path: &str, body: &mut Map<String, Json>) -> Result<Query> {
     let at = |key: &str| format!("{path}{key}");
-    if take(body, "compute_attributes").is_some_and(|json| json != Json::Object(Map::new())) {
-        return Err(Error::unsupported("compute_attributes is not offered by this version")
-            .with_hint("leave it out; `$dist` carries the score"));
-    }
-    let rank_by = take(body, "rank_by").map(|json| parse_rank(&at("rank_by"), json)).transpose()?;
+    let rank_by = take(body, "rank_by").map(|json| parse_rank(&at("rank_by"), json, &mut 0)).transpose()?;
+    let compute = take(body, "compute_attributes").map(|json| parse_compute(&at("compute_attributes"), json));
+    let compute = compute.transpose()?.unwrap_or_default();
     let (limit, per) = parse_limit(&at("limit"), body)?;
     let offset = take(body, "offset").map(|json| unsigned(&at("offset"), &json)).transpose()?.unwrap_or(0);
     let aggregate_by = parse_aggregates(&at("aggregate_by"), body)?;
     let group_by = parse_groups(&at("group_by"), body)?;
     if rank_by.is_some() && !aggregate_by.is_empty() {
         return Err(Error::invalid("💔 cannot specify both rank_by and aggregate_by"));
+    }
+    if !compute.is_empty() && !aggregate_by.is_empty() {
+        return Err(Error::invalid("💔 cannot specify both compute_attributes and aggregate_by"));
     }
     if !group_by.is_empty() && aggregate_by.is_empty() {
         return Err(Error::invalid("💔 group_by requires aggregate_by"));
@@ -156,6 +166,7 @@ fn parse_one(path: &str, body: &mut Map<String, Json>) -> Result<Query> {
         offset,
         filter: take(body, "filters").map(|json| parse_filter(&at("filters"), json)).transpose()?,
         projection: parse_projection(path, body)?,
+        compute,
         aggregate_by,
         group_by,
         metric: take(body, "distance_metric")

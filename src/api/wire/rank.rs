@@ -16,8 +16,8 @@ pub const CLAUSE_DEPTH_MAX: usize = 16;
 /// The operators behind an attribute's name.
 const OPERATORS: [&str; 6] = ["ANN", "kNN", "BM25", "SparseKNN", "asc", "desc"];
 
-/// Reads `rank_by`; errors carry `path`.
-pub fn parse_rank(path: &str, json: Json) -> Result<Rank> {
+/// Reads `rank_by`; errors carry `path`. `clauses` counts those read so far, which share a bound.
+pub fn parse_rank(path: &str, json: Json, clauses: &mut usize) -> Result<Rank> {
     let items = match json {
         Json::Array(items) => items,
         other => return Err(no_rank(path, &other)),
@@ -41,14 +41,17 @@ pub fn parse_rank(path: &str, json: Json) -> Result<Rank> {
             let (attribute, vector) = (attribute.clone(), vector.clone());
             Ok(if op == "ANN" { Rank::Ann { attribute, vector } } else { Rank::Knn { attribute, vector } })
         }
-        _ => {
-            let mut clauses = 0;
-            clause(path, Json::Array(items), 0, &mut clauses).map(Rank::Score)
-        }
+        _ => parse_clause(path, Json::Array(items), clauses).map(Rank::Score),
     }
 }
 
-fn refuse_embed(vector: &Json) -> Result<()> {
+/// Reads a score.
+pub fn parse_clause(path: &str, json: Json, clauses: &mut usize) -> Result<Clause> {
+    clause(path, json, 0, clauses)
+}
+
+/// Refuses to embed the text that stands for a vector.
+pub fn refuse_embed(vector: &Json) -> Result<()> {
     if vector.get(0).and_then(Json::as_str) == Some("Embed") {
         return Err(Error::unsupported("Embed is not offered: this daemon runs no models")
             .with_hint("embed the text in the application and pass the vector"));

@@ -50,6 +50,10 @@ pub fn explain(view: &View, query: &Query) -> Result<String> {
             describe(&mut lines, clause, 1);
         }
     }
+    if !query.compute.is_empty() {
+        let names: Vec<&str> = query.compute.iter().map(|(name, _)| name.as_str()).collect();
+        lines.push(format!("compute: {} of each row that is returned", names.join(", ")));
+    }
     if let Some(per) = &query.per {
         lines.push(format!("limit: at most {} for each {}", per.limit, per.attributes.join(", ")));
     }

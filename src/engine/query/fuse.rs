@@ -44,7 +44,7 @@ pub(super) fn run(view: &View, plans: &[Plan], fusion: &Fusion, work: &mut Work)
     for (at, plan) in plans.iter().enumerate() {
         let own: Vec<usize> = (0..chosen.len()).filter(|place| chosen[*place].1 == at).collect();
         let hits: Vec<Hit> = own.iter().map(|place| chosen[*place].0).collect();
-        for (place, row) in own.into_iter().zip(project::rows(view, &hits, &plan.projection, work)?) {
+        for (place, row) in own.into_iter().zip(project::rows(view, &hits, plan, work)?) {
             rows[place] = Some(row);
         }
     }

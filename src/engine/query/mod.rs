@@ -11,20 +11,24 @@
 //! | `diverse`, `fuse` | at most so many rows per value; several answers as one |
 //! | `aggregate`, `group` | counts and sums, of everything or by groups |
 //! | `project` | hits to rows |
+//! | `compute` (with `alone`, `highlight`) | what rows carry besides their attributes |
 //! | `explain`, `recall` | how a query is answered, and how well |
 //!
 //! All parts of a view give one answer together: what a document scores and where it stands does not depend on whether it
 //! is in the tail or in which segment. `tests/query_oracle` holds queries to that.
 
 mod aggregate;
+mod alone;
 mod candidates;
 mod columns;
+mod compute;
 mod curve;
 mod diverse;
 mod exact_sum;
 mod explain;
 mod fuse;
 mod group;
+mod highlight;
 mod hits;
 mod nearest;
 mod order;
@@ -94,7 +98,7 @@ fn answer(view: &View, plan: &Plan, work: &mut Work) -> Result<Answer> {
     match &plan.output {
         Output::Rows { .. } => {
             let hits = page(view, plan, &candidates, work)?;
-            project::rows(view, &hits, &plan.projection, work).map(Answer::Rows)
+            project::rows(view, &hits, plan, work).map(Answer::Rows)
         }
         Output::Aggregates(aggregates) => aggregate::run(view, aggregates, &candidates).map(Answer::Aggregations),
         Output::Groups { keys, aggregates, limit } => {
@@ -130,7 +134,8 @@ fn ranked(view: &View, ranking: &Ranking, candidates: &Candidates, k: usize, wor
 fn bytes_returned(answer: &Answer) -> u64 {
     let of_row = |row: &ResultRow| {
         let values: u64 = row.fields.iter().map(|(_, value)| value.logical_bytes()).sum();
-        row.id.logical_bytes() + if row.dist.is_some() { 4 } else { 0 } + values
+        let computed: u64 = row.computed.iter().map(|(_, value)| value.logical_bytes()).sum();
+        row.id.logical_bytes() + if row.dist.is_some() { 4 } else { 0 } + values + computed
     };
     match answer {
         Answer::Rows(rows) => rows.iter().map(of_row).sum(),

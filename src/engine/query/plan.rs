@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::aggregate::Aggregates;
+use super::compute::Computes;
 use super::diverse::PerValue;
 use super::group::{self, KeyColumn};
 use super::order::{self, OrderKey};
@@ -26,6 +27,7 @@ pub(super) struct Plan {
     pub(super) filter: Option<Filter>,
     pub(super) output: Output,
     pub(super) projection: Columns,
+    pub(super) compute: Computes,
 }
 
 /// What the answer consists of.
@@ -74,7 +76,8 @@ impl Plan {
                 }
             }
         };
-        Ok(Plan { filter, output, projection: Columns::bind(schema, &query.projection)? })
+        let (projection, compute) = (Columns::bind(schema, &query.projection)?, Computes::bind(schema, query)?);
+        Ok(Plan { filter, output, projection, compute })
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use super::Work;
 use super::hits::{Hit, id_of};
+use super::plan::Plan;
+use crate::engine::analyzers::Analyzers;
 use crate::engine::view::View;
 use crate::error::{Error, Result};
 use crate::model::document::Document;
@@ -64,7 +66,12 @@ impl Columns {
 }
 
 /// The rows of hits, in their order.
-pub(super) fn rows(view: &View, hits: &[Hit], columns: &Columns, work: &mut Work) -> Result<Vec<ResultRow>> {
+pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> Result<Vec<ResultRow>> {
+    let (columns, compute) = (&plan.projection, &plan.compute);
+    let mut uids: Vec<ColumnUid> = columns.uids.iter().chain(&compute.needs).copied().collect();
+    uids.sort_unstable();
+    uids.dedup();
+    let mut analyzers = Analyzers::new();
     let mut rows: Vec<Option<ResultRow>> = vec![None; hits.len()];
     // In the order they are stored, so that each block is unpacked once.
     let mut order: Vec<usize> = (0..hits.len()).collect();
@@ -72,7 +79,7 @@ pub(super) fn rows(view: &View, hits: &[Hit], columns: &Columns, work: &mut Work
     for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
         let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
         let mut scan = match segment {
-            Some(segment) if !columns.uids.is_empty() => Some(segment.segment.scan()?),
+            Some(segment) if !uids.is_empty() || !compute.is_empty() => Some(segment.segment.scan()?),
             _ => None,
         };
         for at in part {
@@ -83,15 +90,17 @@ pub(super) fn rows(view: &View, hits: &[Hit], columns: &Columns, work: &mut Work
                 ))
                 .with_hint("ask for fewer rows or fewer attributes at once"));
             }
-            let fields = match (&mut scan, segment) {
-                (Some(scan), _) => columns.fields(&scan.document(hit.row, Some(&columns.uids))?),
-                (None, None) => view.tail.at(hit.row).map_or(Vec::new(), |row| columns.fields(&row.document)),
-                (None, Some(_)) => Vec::new(),
+            let mut read =
+                |document: &Document| (columns.fields(document), compute.of(&view.schema, document, &mut analyzers));
+            let (fields, computed) = match (&mut scan, segment) {
+                (Some(scan), _) => read(&scan.document(hit.row, Some(&uids))?),
+                (None, None) => view.tail.at(hit.row).map(|row| read(&row.document)).unwrap_or_default(),
+                (None, Some(_)) => Default::default(),
             };
             let bytes = fields.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();
             work.bytes += bytes;
-            work.returned += bytes;
-            rows[*at] = Some(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields });
+            work.returned += bytes + computed.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();
+            rows[*at] = Some(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields, computed });
         }
     }
     Ok(rows.into_iter().flatten().collect())

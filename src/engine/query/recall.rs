@@ -42,7 +42,12 @@ pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Resu
         outcome.avg_ann_count += found.len() as f64;
         if request.include_ground_truth {
             let row = |hit: Hit| -> Result<ResultRow> {
-                Ok(ResultRow { id: id_of(view, hit.part, hit.row)?, dist: hit.dist, fields: Vec::new() })
+                Ok(ResultRow {
+                    id: id_of(view, hit.part, hit.row)?,
+                    dist: hit.dist,
+                    fields: Vec::new(),
+                    computed: Vec::new(),
+                })
             };
             let rows = truth.into_iter().map(row).collect::<Result<Vec<ResultRow>>>()?;
             truths.push((target.query.values().to_vec(), rows));

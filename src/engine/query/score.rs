@@ -99,7 +99,7 @@ fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
     })
 }
 
-fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Result<ColumnUid> {
+pub(super) fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Result<ColumnUid> {
     let column = column_to_rank(schema, name)?;
     match column.kind {
         AttributeType::Uint => {}
@@ -192,7 +192,7 @@ impl<'a> Part<'a> {
 }
 
 /// A score as it is answered: a finite f32, or NaN for none.
-fn rounded(score: f64) -> f32 {
+pub(super) fn rounded(score: f64) -> f32 {
     (score as f32).clamp(f32::MIN, f32::MAX)
 }
 

@@ -6,6 +6,7 @@ use super::plan::column_to_rank;
 use crate::engine::view::TailView;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
+use crate::model::document::Document;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::segment::Segment;
@@ -56,14 +57,20 @@ impl SparseScorer {
     pub(super) fn of_tail(&self, tail: &TailView) -> Vec<f64> {
         let mut products = vec![0.0; tail.places() as usize];
         for (place, row) in tail.iter() {
-            let Some(Value::Sparse(vector)) = row.document.get(self.column) else { continue };
-            let product = &mut products[place as usize];
-            for (term, weight) in &self.weights {
-                if let Ok(at) = vector.entries.binary_search_by(|(known, _)| known.as_str().cmp(term)) {
-                    *product += weight * vector.entries[at].1.to_f64();
-                }
-            }
+            products[place as usize] = self.of_document(&row.document);
         }
         products
+    }
+
+    /// The product of one document.
+    pub(super) fn of_document(&self, document: &Document) -> f64 {
+        let Some(Value::Sparse(vector)) = document.get(self.column) else { return 0.0 };
+        let mut product = 0.0;
+        for (term, weight) in &self.weights {
+            if let Ok(at) = vector.entries.binary_search_by(|(known, _)| known.as_str().cmp(term)) {
+                product += weight * vector.entries[at].1.to_f64();
+            }
+        }
+        product
     }
 }

@@ -233,7 +233,7 @@ impl Analysed {
 }
 
 /// The tokens of a query.
-fn tokens(column: &Column, options: &FullText, query: &Json) -> Result<Vec<String>> {
+pub(super) fn tokens(column: &Column, options: &FullText, query: &Json) -> Result<Vec<String>> {
     let name = &column.name;
     let bytes: usize = match query {
         Json::String(text) => text.len(),

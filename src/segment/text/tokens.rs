@@ -1,5 +1,7 @@
 //! Turns text into terms: the tokenizer `word_v4` with its filters, or the array's strings as they are.
 
+use std::ops::Range;
+
 use alyze::analyze::{
     AnalysisOptions, Analyzer as Pipeline, LanguageWithStopwords, ReusableBuffer, StemmingLanguage, StopwordRemoval,
     TokenizerOptions,
@@ -67,6 +69,18 @@ impl Analyzer {
             Value::Strings(texts) => self.run(texts.iter().map(String::as_str), each),
             _ => {}
         }
+    }
+
+    /// Calls `each` with every token of a text and the place that it was made of. Tokens that are given have no place.
+    pub fn places(&mut self, text: &str, mut each: impl FnMut(&str, Range<usize>)) {
+        let bytes_max = self.bytes_max;
+        let Some(pipeline) = &self.pipeline else { return };
+        pipeline.analyze(text, &mut self.buffer, |token| {
+            if token.text.len() <= bytes_max {
+                each(token.text, token.byte_range);
+            }
+            true
+        });
     }
 
     /// Whether a query operand may be a string; a column of tokens takes arrays only.
