@@ -94,6 +94,19 @@ pub enum Pattern {
     /// The matcher, and the literal prefix every match starts with (empty when there is none or case is ignored).
     Glob(regex::Regex, String),
     Regex(regex::Regex),
+    Fuzzy(Fuzzy),
+}
+
+/// A text that is looked for with edits.
+#[derive(Clone, Debug)]
+pub struct Fuzzy {
+    /// In lower case where case does not count.
+    pub query: Vec<char>,
+    /// The query in one piece more than edits are allowed: whatever matches has one of them whole.
+    pub pieces: Vec<String>,
+    /// How many edits are allowed.
+    pub distance: usize,
+    pub case_sensitive: bool,
 }
 
 /// What a full-text column's tokens must contain; the tokens are already analysed as the column's are.

@@ -11,5 +11,6 @@ mod limits;
 mod lineage;
 mod merging;
 mod namespaces;
+mod patterns;
 mod ranking;
 mod sdk;

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 use shoal::platform::random::{Random, SeededRandom};
 
 const WORDS: [&str; 9] = ["fish", "fishes", "swim", "tank", "blue", "deep", "a", "an", "water"];
-const TEXTS: [&str; 7] = ["", "a", "ab", "abc", "b", "bc", "Ab"];
+const TEXTS: [&str; 9] = ["", "a", "ab", "abc", "b", "bc", "Ab", "abcbca", "cAbccab"];
 const DAYS: [&str; 4] =
     ["2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z", "2024-02-01T12:30:00Z", "2025-01-01T00:00:00Z"];
 
@@ -140,6 +140,13 @@ impl Generator {
                 1 => json!([name, self.pick(&["Contains", "NotContains"]), self.below(6)]),
                 _ => json!([name, self.pick(&["Eq", "NotEq"]), self.list(2, |g| g.below(5))]),
             },
+            "s" | "note" if self.chance(4) => {
+                let query: String = (0..3 + self.below(4)).map(|_| self.pick(&["a", "b", "c", "B"])).collect();
+                let thresholds =
+                    [json!({"min_query_chars": 3, "distance": 0}), json!({"min_query_chars": 6, "distance": 1})];
+                let thresholds = &thresholds[self.below(2)..];
+                json!([name, "Fuzzy", query, {"max_edit_distance": thresholds, "case_sensitive": self.chance(2)}])
+            }
             "note" => json!([name, self.pick(&["Glob", "NotGlob", "IGlob", "NotIGlob"]), self.glob()]),
             "text" => {
                 let op = self.pick(&["ContainsAllTokens", "ContainsAnyToken", "ContainsTokenSequence"]);

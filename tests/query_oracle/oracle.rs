@@ -338,8 +338,31 @@ fn leaf(op: &str, value: &Json, operand: &Json, params: &Json) -> bool {
             let pattern = operand.as_str().unwrap().to_lowercase();
             texts().any(|text| glob(pattern.as_bytes(), text.to_lowercase().as_bytes()))
         }
+        "Fuzzy" => texts().any(|text| is_close(operand.as_str().unwrap(), text, params)),
         _ => contains_tokens(op, value, &tokens(operand), params["last_as_prefix"] == true),
     }
+}
+
+/// Whether the fewest edits that make some part of a text of the query are allowed.
+fn is_close(query: &str, text: &str, params: &Json) -> bool {
+    let fold = |text: &str| match params["case_sensitive"] == true {
+        true => text.to_owned(),
+        false => text.to_lowercase(),
+    };
+    let (query, text): (Vec<char>, Vec<char>) = (fold(query).chars().collect(), fold(text).chars().collect());
+    let thresholds = params["max_edit_distance"].as_array().unwrap().iter();
+    let fit = thresholds.filter(|threshold| threshold["min_query_chars"].as_u64().unwrap() <= query.len() as u64);
+    let Some(allowed) = fit.map(|threshold| threshold["distance"].as_u64().unwrap()).max() else { return false };
+    let mut row = vec![0u64; text.len() + 1];
+    for (at, wanted) in query.iter().enumerate() {
+        let mut next = vec![at as u64 + 1];
+        for (place, found) in text.iter().enumerate() {
+            let substituted = row[place] + u64::from(wanted != found);
+            next.push(substituted.min(row[place + 1] + 1).min(next[place] + 1));
+        }
+        row = next;
+    }
+    row.into_iter().min().unwrap() <= allowed
 }
 
 fn contains_tokens(op: &str, value: &Json, query: &[String], last_as_prefix: bool) -> bool {

@@ -3,8 +3,8 @@
 use regex::RegexBuilder;
 use serde_json::Value as Json;
 
-use super::glob;
 use super::matches::order_values;
+use super::{fuzzy, glob};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ const REF_NEW: &str = "$ref_new";
 
 /// Every operator, as errors list them.
 const OPERATORS: &str = "Eq, NotEq, In, NotIn, Contains, NotContains, ContainsAny, NotContainsAny, Lt, Lte, Gt, Gte, \
-                         AnyLt, AnyLte, AnyGt, AnyGte, Glob, NotGlob, IGlob, NotIGlob, Regex, ContainsAllTokens, \
+                         AnyLt, AnyLte, AnyGt, AnyGte, Glob, NotGlob, IGlob, NotIGlob, Regex, Fuzzy, ContainsAllTokens, \
                          ContainsAnyToken, ContainsTokenSequence";
 
 /// Binds a query's filter, or that of a by-filter write.
@@ -63,13 +63,13 @@ struct Binder<'a> {
 }
 
 /// One leaf's attribute and operator, for errors.
-struct Leaf<'a> {
-    key: &'a str,
-    op: &'a str,
+pub(super) struct Leaf<'a> {
+    pub(super) key: &'a str,
+    pub(super) op: &'a str,
 }
 
 impl Leaf<'_> {
-    fn error(&self, what: impl std::fmt::Display) -> Error {
+    pub(super) fn error(&self, what: impl std::fmt::Display) -> Error {
         Error::invalid(format!("filter error in key `{}`: {what}", self.key))
     }
 
@@ -181,10 +181,6 @@ fn is_operator(op: &str) -> bool {
 }
 
 fn unknown(at: &Leaf<'_>) -> Error {
-    if at.op == "Fuzzy" {
-        return Error::unsupported(format!("filter error in key `{}`: Fuzzy is not offered by this version", at.key))
-            .with_hint("use IGlob for parts of words, or ContainsAllTokens with last_as_prefix");
-    }
     at.error(format!("unknown operator {}, expected one of {OPERATORS}", at.op))
 }
 
@@ -207,6 +203,9 @@ impl ColumnBinder<'_> {
     fn bind(&self, operand: &Json, params: Option<&Json>) -> Result<Filter> {
         if let Some(mode) = token_mode(self.at.op) {
             return self.tokens(mode, operand, params);
+        }
+        if self.at.op == "Fuzzy" {
+            return self.fuzzy(operand, params);
         }
         no_params(&self.at, params)?;
         match self.at.op {
@@ -388,6 +387,18 @@ impl ColumnBinder<'_> {
         Ok(self.test(Test::Pattern(Pattern::Regex(regex))))
     }
 
+    fn fuzzy(&self, operand: &Json, params: Option<&Json>) -> Result<Filter> {
+        self.check_text()?;
+        if self.indexed && !self.column.fuzzy {
+            return Err(self
+                .at
+                .error("attribute has no fuzzy index")
+                .with_hint("set `fuzzy: true` for it in the schema"));
+        }
+        let fuzzy = fuzzy::bind(&self.at, self.pattern(operand)?, params)?;
+        Ok(fuzzy.map_or(Filter::None, |fuzzy| self.test(Test::Pattern(Pattern::Fuzzy(fuzzy)))))
+    }
+
     fn tokens(&self, mode: TokenMode, operand: &Json, params: Option<&Json>) -> Result<Filter> {
         let Some(options) = &self.column.full_text else {
             return Err(self
@@ -497,6 +508,7 @@ mod tests {
                 Column { full_text: Some(words), ..column("tokens", "[]string") },
                 column("vector", "[2]f32"),
                 column("at", "datetime"),
+                Column { fuzzy: true, filterable: false, ..column("near", "string") },
             ],
             ..Schema::default()
         }
@@ -542,6 +554,10 @@ mod tests {
 
     #[test]
     fn attributes_must_be_there_and_fit_the_operator() {
+        let distance = |chars: u64, edits: u64| {
+            let threshold = json!({"min_query_chars": chars, "distance": edits});
+            json!(["near", "Fuzzy", "a", {"max_edit_distance": [threshold]}])
+        };
         for (filter, text) in [
             (json!(["x", "Eq", 1]), "filter error in key `x`: attribute not found"),
             (json!(["hidden", "Eq", "a"]), "filter error in key `hidden`: attribute is not filterable"),
@@ -558,6 +574,14 @@ mod tests {
             (json!(["id", "Glob", "a"]), "Glob does not apply to ids"),
             (json!(["n", "Eq", 1, {"a": 1}]), "Eq takes no options"),
             (json!(["body", "ContainsAllTokens", "a", {"prefix": true}]), "expects options"),
+            (json!(["tags", "Fuzzy", "a", {}]), "attribute has no fuzzy index"),
+            (json!(["near", "Fuzzy", 7, {}]), "Fuzzy expects string, but got '7'"),
+            (json!(["near", "Fuzzy", "a"]), "Fuzzy expects options"),
+            (json!(["near", "Fuzzy", "a", {"max_edit_distance": 1}]), "Fuzzy expects options"),
+            (json!(["near", "Fuzzy", "a", {"max_edit_distance": [], "prefix": 1}]), "Fuzzy expects options"),
+            (json!(["near", "Fuzzy", "a", {"max_edit_distance": []}]), "has 0 thresholds, expected 1 to 16"),
+            (distance(9, 3), "distance of max_edit_distance is 3, expected 0 to 2"),
+            (distance(5, 1), "min_query_chars of max_edit_distance is 5, expected at least 6 for a distance of 1"),
             (json!(["tags", "Glob", "["]), "not a glob"),
             (json!(["tags", "Glob", "{a,".repeat(300) + &"}".repeat(300)]), "not a glob"),
             (json!(["tags", "Glob", "a".repeat(5_000)]), "pattern of 5000 bytes is too long"),
@@ -565,9 +589,6 @@ mod tests {
             let error = refused(filter);
             assert!(error.contains(text), "{error}");
         }
-        let fuzzy = bind(&leaf(json!(["tags", "Fuzzy", "a"])), &schema()).unwrap_err();
-        assert_eq!(fuzzy.kind(), Kind::Unsupported);
-        assert!(fuzzy.hint().is_some());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::ops::{Bound, Range};
 
 use roaring::{MultiOps, RoaringBitmap};
 
+use super::fuzzy;
 use super::matches::{matches_value, matches_with};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::view::{SegmentView, TailView, View};
@@ -384,6 +385,12 @@ fn matching_texts(index: &AttributeReader<'_>, pattern: &Pattern) -> Result<Rang
         }
         Pattern::Regex(regex) => index.for_each_text(0, |ordinal, text| {
             if regex.is_match(text) {
+                ranges.push(ordinal);
+            }
+            true
+        })?,
+        Pattern::Fuzzy(query) => index.for_each_text(0, |ordinal, text| {
+            if fuzzy::matches(query, text) {
                 ranges.push(ordinal);
             }
             true

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use uuid::Uuid;
 
+use super::fuzzy;
 use crate::engine::analyzers::Analyzers;
 use crate::model::document::Document;
 use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
@@ -65,12 +66,19 @@ pub fn matches_value(test: &Test, value: Option<&Value>) -> bool {
             let Some(operand) = Scalar::of(operand) else { return false };
             any_element(value, |element| element.is_like(&operand) && holds(*order, element.order(&operand)))
         }
-        (Test::Pattern(pattern), Some(value)) => any_element(value, |element| match (element, pattern) {
-            (Scalar::String(text), Pattern::Glob(glob, _)) => glob.is_match(text),
-            (Scalar::String(text), Pattern::Regex(regex)) => regex.is_match(text),
-            _ => false,
-        }),
+        (Test::Pattern(pattern), Some(value)) => {
+            any_element(value, |element| matches!(element, Scalar::String(text) if matches_text(pattern, text)))
+        }
         (Test::Equals(operand), Some(value)) => value == operand,
+    }
+}
+
+/// Whether a text matches a pattern.
+pub fn matches_text(pattern: &Pattern, text: &str) -> bool {
+    match pattern {
+        Pattern::Glob(glob, _) => glob.is_match(text),
+        Pattern::Regex(regex) => regex.is_match(text),
+        Pattern::Fuzzy(query) => fuzzy::matches(query, text),
     }
 }
 

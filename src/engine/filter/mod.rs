@@ -2,5 +2,6 @@
 
 pub mod bind;
 pub mod bitmap;
+mod fuzzy;
 mod glob;
 pub mod matches;
