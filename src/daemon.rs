@@ -108,6 +108,8 @@ fn server_config(config: &Config, tokens: Vec<Token>) -> ServerConfig {
         body_bytes_max: server.body_bytes_max,
         ingest_bytes_max: server.ingest_bytes_max,
         queries_concurrent_max: server.queries_concurrent_max,
+        query_timeout_ms: server.query_timeout_ms,
+        query_bytes_max: server.query_bytes_max,
         metrics: Some(Arc::new(Metrics::new())),
         ..ServerConfig::default()
     }

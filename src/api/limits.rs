@@ -35,6 +35,10 @@ pub struct ServerConfig {
     pub queries_concurrent_max: usize,
     /// How long a query waits for the ones before it.
     pub query_wait_ms: u64,
+    /// How long a query may take from its turn on.
+    pub query_timeout_ms: u64,
+    /// Memory that one query may take besides its answer.
+    pub query_bytes_max: u64,
     /// How long requests under way may take once the server is asked to stop.
     pub stop_grace_ms: u64,
     /// Counts requests, and is shown at `/metrics`.
@@ -67,6 +71,8 @@ impl Default for ServerConfig {
             ingest_wait_ms: 10_000,
             queries_concurrent_max: 16,
             query_wait_ms: 800,
+            query_timeout_ms: 30_000,
+            query_bytes_max: 64 << 20,
             stop_grace_ms: 30_000,
             metrics: None,
         }

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod patience;
 pub mod request;
 pub mod router;
+mod search;
 pub mod server;
 pub mod stream;
 pub mod wire;

@@ -48,6 +48,10 @@ pub struct Server {
     pub ingest_bytes_max: u64,
     /// Queries answered at once for one namespace.
     pub queries_concurrent_max: usize,
+    /// How long a query may take.
+    pub query_timeout_ms: u64,
+    /// Memory that one query may take besides its answer.
+    pub query_bytes_max: u64,
 }
 
 /// Where the data lies.
@@ -110,6 +114,8 @@ impl Default for Server {
             body_bytes_max: limits.body_bytes_max,
             ingest_bytes_max: limits.ingest_bytes_max,
             queries_concurrent_max: limits.queries_concurrent_max,
+            query_timeout_ms: limits.query_timeout_ms,
+            query_bytes_max: limits.query_bytes_max,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::model::query::{Query, QueryOutcome, QueryRequest, RecallOutcome, Reca
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
+use crate::platform::allowance::Allowance;
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
@@ -235,17 +236,22 @@ impl Engine {
 
     /// Answers one or several queries from one snapshot. Blocking.
     pub fn query(&self, name: &NamespaceName, request: &QueryRequest) -> Result<QueryOutcome> {
-        query::run(&*self.view(name)?, request)
+        query::run(&*self.view(name)?, request, &Allowance::unlimited())
     }
 
     /// Says how a query would be answered. Blocking.
     pub fn explain(&self, name: &NamespaceName, request: &Query) -> Result<String> {
-        query::explain(&*self.view(name)?, request)
+        query::explain(&*self.view(name)?, request, &Allowance::unlimited())
     }
 
     /// Measures the recall of approximate search. Blocking.
-    pub fn recall(&self, name: &NamespaceName, request: &RecallRequest) -> Result<RecallOutcome> {
-        query::recall(&*self.view(name)?, request, &*self.context.random)
+    pub fn recall(
+        &self,
+        name: &NamespaceName,
+        request: &RecallRequest,
+        allowance: &Allowance,
+    ) -> Result<RecallOutcome> {
+        query::recall(&*self.view(name)?, request, &*self.context.random, allowance)
     }
 
     /// The newest snapshot of a namespace.

@@ -46,6 +46,8 @@ pub struct Metrics {
     request_body_bytes: Counter,
     response_body_bytes: Counter,
     in_flight: Gauge,
+    searches: Gauge,
+    searches_abandoned: Counter,
     namespaces: Gauge,
     quarantined: Gauge,
     objects: Gauge,
@@ -55,7 +57,7 @@ pub struct Metrics {
     ready: Gauge,
 }
 
-/// A request under way, for as long as this lives.
+/// A request or search under way, for as long as this lives.
 pub struct InFlight(Gauge);
 
 impl Drop for InFlight {
@@ -104,6 +106,8 @@ impl Metrics {
             request_body_bytes: counter(r, "http_request_body_bytes", "Bytes of request bodies, decoded"),
             response_body_bytes: counter(r, "http_response_body_bytes", "Bytes of answers, before packing"),
             in_flight: gauge(r, "http_requests_in_flight", "Requests being answered"),
+            searches: gauge(r, "searches", "Searches running"),
+            searches_abandoned: counter(r, "searches_abandoned", "Searches ended because their client went away"),
             namespaces: gauge(r, "namespaces", "Namespaces on this node"),
             quarantined: gauge(r, "namespaces_quarantined", "Namespaces whose files are damaged"),
             objects: gauge(r, "objects", "Objects in the data directory"),
@@ -122,6 +126,17 @@ impl Metrics {
     pub fn begin(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
+    }
+
+    /// Counts a search as running until the result is dropped.
+    pub fn begin_search(&self) -> InFlight {
+        self.searches.inc();
+        InFlight(self.searches.clone())
+    }
+
+    /// Counts a search that ended because nobody waited for it.
+    pub fn count_abandoned(&self) {
+        self.searches_abandoned.inc();
     }
 
     /// Counts the bytes of one request and its answer.

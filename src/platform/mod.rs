@@ -1,5 +1,6 @@
 //! The operating system, behind the traits through which tests inject faults.
 
+pub mod allowance;
 pub mod clock;
 pub mod disk;
 pub mod memory_disk;

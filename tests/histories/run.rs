@@ -16,6 +16,7 @@ use shoal::model::as_of::AsOf;
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::model::value_render::to_json;
+use shoal::platform::allowance::Allowance;
 use shoal::platform::clock::{Clock, ManualClock};
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
@@ -591,7 +592,8 @@ fn follow(model: &mut Model, step: &Step, engine: &Engine, bases: &Bases, now: u
 
 fn documents(view: &View) -> Documents {
     let body = json!({"rank_by": ["id", "asc"], "limit": 10_000, "include_attributes": true});
-    let mut outcome = shoal::engine::query::run(view, &parse_query(body).unwrap().request).unwrap();
+    let mut outcome =
+        shoal::engine::query::run(view, &parse_query(body).unwrap().request, &Allowance::unlimited()).unwrap();
     let Answer::Rows(rows) = outcome.answers.remove(0) else { panic!("expected rows") };
     rows.into_iter()
         .map(|row| {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod allowance;
 mod generate;
 mod oracle;
 mod view;
@@ -16,6 +17,7 @@ use shoal::engine::view::View;
 use shoal::error::Result;
 use shoal::model::query::{Answer, Number, RecallRequest, ResultRow};
 use shoal::model::value_render::{id_json, to_json};
+use shoal::platform::allowance::Allowance;
 use shoal::platform::random::SeededRandom;
 
 use generate::Generator;
@@ -50,8 +52,8 @@ proptest! {
 /// An answer as JSON: rows with id, `$dist` and fields; aggregates; groups.
 fn ask(view: &View, body: &Json) -> Result<Json> {
     let parsed = parse_query(body.clone()).unwrap_or_else(|error| panic!("{body}: {error}"));
-    let outcome = query::run(view, &parsed.request)?;
-    assert!(query::explain(view, &parsed.request.queries[0]).unwrap().contains("return"));
+    let outcome = query::run(view, &parsed.request, &Allowance::unlimited())?;
+    assert!(query::explain(view, &parsed.request.queries[0], &Allowance::unlimited()).unwrap().contains("return"));
     assert_eq!(outcome.stats.documents, view.documents());
     Ok(outcome.answers.iter().map(answer_json).collect())
 }
@@ -132,7 +134,7 @@ fn recall_of_exact_search_is_one() {
     for segments in [0, 3] {
         let view = view::build(&documents, segments, &mut generator);
         let request = RecallRequest { num: 9, top_k: 4, filter: None, include_ground_truth: true, rank_by: None };
-        let outcome = query::recall(&view, &request, &SeededRandom::new(3)).unwrap();
+        let outcome = query::recall(&view, &request, &SeededRandom::new(3), &Allowance::unlimited()).unwrap();
         assert_eq!((outcome.avg_recall, outcome.avg_exhaustive_count, outcome.avg_ann_count), (1.0, 4.0, 4.0));
         let truth = outcome.ground_truth.unwrap();
         assert_eq!((truth.len(), truth[0].1.len()), (9, 4));

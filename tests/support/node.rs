@@ -12,6 +12,7 @@ use shoal::engine::{Engine, EngineConfig};
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::model::value_render::to_json;
+use shoal::platform::allowance::Allowance;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::MemoryDisk;
@@ -80,7 +81,7 @@ pub async fn branch(engine: &Arc<Engine>, from: &str, to: &str) {
 
 pub fn documents(view: &View) -> Documents {
     let parsed = parse_query(json!({"rank_by": ["id", "asc"], "limit": 10_000, "include_attributes": true})).unwrap();
-    let mut outcome = shoal::engine::query::run(view, &parsed.request).unwrap();
+    let mut outcome = shoal::engine::query::run(view, &parsed.request, &Allowance::unlimited()).unwrap();
     let Answer::Rows(rows) = outcome.answers.remove(0) else { panic!("expected rows") };
     rows.into_iter()
         .map(|row| (row.id, row.fields.iter().map(|(name, value)| (name.clone(), to_json(value, false))).collect()))

@@ -4,12 +4,13 @@ use hyper::header::{HeaderName, IF_MATCH};
 use hyper::http::request::Parts;
 use serde_json::{Value as Json, json};
 
-use super::{Call, beside, parse};
+use super::{Call, micros_since, parse};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::door::only;
 use crate::api::error::{body_of, status_of};
 use crate::api::request::if_match_refused;
+use crate::api::search;
 use crate::api::wire::answers::{QueryAnswer, recall_json};
 use crate::api::wire::query::{parse_query, parse_recall};
 use crate::api::wire::response::{millis, time, write_json};
@@ -132,32 +133,36 @@ pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<An
 pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
     drop(body);
-    let turn = call.server.gates.turn(name).await?;
-    let answer = beside(|| {
-        let view = call.server.engine.view_at(name, parsed.as_of.as_ref())?;
-        let outcome = engine::query::run(&view, &parsed.request)?;
-        let answer =
-            QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros: call.micros() };
+    let (name, began) = (name.clone(), call.began);
+    search::run(call.server, &name.clone(), move |server, allowance| {
+        let view = server.engine.view_at(&name, parsed.as_of.as_ref())?;
+        let outcome = engine::query::run(&view, &parsed.request, allowance)?;
+        let micros = micros_since(began);
+        let answer = QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros };
         Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
-    });
-    drop(turn);
-    answer
+    })
+    .await
 }
 
 pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
-    let _turn = call.server.gates.turn(name).await?;
-    let plans = beside(|| {
-        let view = call.server.engine.view_at(name, parsed.as_of.as_ref())?;
-        parsed.request.queries.iter().map(|query| engine::query::explain(&view, query)).collect::<Result<Vec<_>>>()
-    })?;
+    let name = name.clone();
+    let plans = search::run(call.server, &name.clone(), move |server, allowance| {
+        let view = server.engine.view_at(&name, parsed.as_of.as_ref())?;
+        let explain = |query| engine::query::explain(&view, query, allowance);
+        parsed.request.queries.iter().map(explain).collect::<Result<Vec<_>>>()
+    })
+    .await?;
     Ok(Answer::ok(&json!({"plan_text": plans.join("\n")})))
 }
 
 pub async fn recall(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
     let request = parse_recall(super::json(body, true)?)?;
-    let _turn = call.server.gates.turn(name).await?;
-    let outcome = beside(|| call.server.engine.recall(name, &request))?;
+    let name = name.clone();
+    let outcome = search::run(call.server, &name.clone(), move |server, allowance| {
+        server.engine.recall(&name, &request, allowance)
+    })
+    .await?;
     let body = recall_json(&outcome).map_err(|error| Error::internal(format!("write the answer: {error}")))?;
     Ok(Answer::ok(&body))
 }

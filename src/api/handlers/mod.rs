@@ -36,8 +36,12 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// Since the request's head was read.
     fn micros(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+        micros_since(self.began)
     }
+}
+
+fn micros_since(began: Instant) -> u64 {
+    u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Carries a request out.

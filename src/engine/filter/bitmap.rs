@@ -8,8 +8,7 @@ use std::ops::{Bound, Range};
 
 use roaring::{MultiOps, RoaringBitmap};
 
-use super::fuzzy;
-use super::matches::{matches_value, matches_with};
+use super::matches::{matches_text, matches_value, matches_with};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::view::{SegmentView, TailView, View};
 use crate::error::Result;
@@ -17,6 +16,7 @@ use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, Toke
 use crate::model::ids::DocId;
 use crate::model::schema::{Column, ColumnUid, FullText, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
 use crate::segment::Segment;
 use crate::segment::attributes::AttributeReader;
 use crate::segment::text::reader::TextReader;
@@ -27,33 +27,35 @@ const FEW: u64 = 32;
 const FEW_TERMS: usize = 16;
 
 /// The live rows of a segment that match.
-pub fn rows(filter: &Filter, schema: &Schema, view: &SegmentView) -> Result<RoaringBitmap> {
-    let mut evaluation = Evaluation { schema, segment: &view.segment, analyzers: Analyzers::new() };
+pub fn rows(filter: &Filter, schema: &Schema, view: &SegmentView, allowance: &Allowance) -> Result<RoaringBitmap> {
+    let mut evaluation = Evaluation { schema, segment: &view.segment, analyzers: Analyzers::new(), allowance };
     evaluation.rows(filter, &view.live_rows())
 }
 
 /// The places of the tail's rows that match.
-pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView) -> RoaringBitmap {
+pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView, allowance: &Allowance) -> Result<RoaringBitmap> {
     let mut analyzers = Analyzers::new();
     let mut found = RoaringBitmap::new();
-    for (place, row) in tail.iter() {
+    for (count, (place, row)) in (0..).zip(tail.iter()) {
+        allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
         if matches_with(filter, schema, &row.document, &row.terms, &mut analyzers) {
             found.insert(place);
         }
     }
-    found
+    Ok(found)
 }
 
 /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
 pub fn matching(view: &View, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
+    let allowance = Allowance::unlimited();
     let mut parts: Vec<Ids<'_>> = Vec::new();
     for segment in &view.segments {
-        let rows = rows(filter, &view.schema, segment)?;
+        let rows = rows(filter, &view.schema, segment, &allowance)?;
         if !rows.is_empty() {
             parts.push(Ids::Segment(&segment.segment, Box::new(rows.into_iter())));
         }
     }
-    let places = tail_rows(filter, &view.schema, &view.tail);
+    let places = tail_rows(filter, &view.schema, &view.tail, &allowance)?;
     let mut tail: Vec<DocId> =
         places.iter().filter_map(|place| Some(view.tail.at(place)?.document.id.clone())).collect();
     tail.sort_unstable();
@@ -187,11 +189,13 @@ struct Evaluation<'a> {
     schema: &'a Schema,
     segment: &'a Segment,
     analyzers: Analyzers,
+    allowance: &'a Allowance,
 }
 
 impl Evaluation<'_> {
     /// Those of the rows `within` that match.
     fn rows(&mut self, filter: &Filter, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+        self.allowance.check()?;
         if within.is_empty() {
             return Ok(RoaringBitmap::new());
         }
@@ -292,7 +296,7 @@ impl Evaluation<'_> {
                 let candidates = holding_all(&index, whole, within)?;
                 self.by_documents(filter, uid, &candidates)
             }
-            test => by_index(&index, test, within),
+            test => by_index(&index, test, within, self.allowance),
         }
     }
 
@@ -330,7 +334,8 @@ impl Evaluation<'_> {
     fn by_documents(&mut self, filter: &Filter, uid: ColumnUid, within: &RoaringBitmap) -> Result<RoaringBitmap> {
         let mut found = RoaringBitmap::new();
         let mut scan = self.segment.scan()?;
-        for row in within {
+        for (count, row) in (0..).zip(within) {
+            self.allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
             let document = scan.document(row, Some(&[uid]))?;
             if matches_with(filter, self.schema, &document, &[], &mut self.analyzers) {
                 found.insert(row);
@@ -340,7 +345,12 @@ impl Evaluation<'_> {
     }
 }
 
-fn by_index(index: &AttributeReader<'_>, test: &Test, within: &RoaringBitmap) -> Result<RoaringBitmap> {
+fn by_index(
+    index: &AttributeReader<'_>,
+    test: &Test,
+    within: &RoaringBitmap,
+    allowance: &Allowance,
+) -> Result<RoaringBitmap> {
     let range = |order: Order, value: &Value| match order {
         Order::Lt => index.ordinals(Bound::Unbounded, Bound::Excluded(value)),
         Order::Lte => index.ordinals(Bound::Unbounded, Bound::Included(value)),
@@ -365,38 +375,32 @@ fn by_index(index: &AttributeReader<'_>, test: &Test, within: &RoaringBitmap) ->
             }
         }
         Test::AnyCompare(order, value) => rows_of(index, &Ranges::one(range(*order, value)?), within),
-        Test::Pattern(pattern) => rows_of(index, &matching_texts(index, pattern)?, within),
+        Test::Pattern(pattern) => rows_of(index, &matching_texts(index, pattern, allowance)?, within),
         // Answered from documents and terms.
         Test::Equals(_) | Test::Tokens(_) => Ok(within.clone()),
     }
 }
 
-fn matching_texts(index: &AttributeReader<'_>, pattern: &Pattern) -> Result<Ranges> {
+/// The ordinals of the texts that match: each distinct text is tested once, whatever number of rows has it.
+fn matching_texts(index: &AttributeReader<'_>, pattern: &Pattern, allowance: &Allowance) -> Result<Ranges> {
+    let prefix = match pattern {
+        Pattern::Glob(_, prefix) => prefix.as_str(),
+        Pattern::Regex(_) | Pattern::Fuzzy(_) => "",
+    };
+    let first = match prefix {
+        "" => 0,
+        prefix => index.ordinals(Bound::Included(&Value::String(prefix.to_owned())), Bound::Unbounded)?.start,
+    };
     let mut ranges = Ranges::default();
-    match pattern {
-        Pattern::Glob(glob, prefix) => {
-            let first = index.ordinals(Bound::Included(&Value::String(prefix.clone())), Bound::Unbounded)?.start;
-            index.for_each_text(first, |ordinal, text| {
-                if glob.is_match(text) {
-                    ranges.push(ordinal);
-                }
-                text.starts_with(prefix.as_str())
-            })?;
+    let mut ended = Ok(());
+    index.for_each_text(first, |ordinal, text| {
+        if matches_text(pattern, text) {
+            ranges.push(ordinal);
         }
-        Pattern::Regex(regex) => index.for_each_text(0, |ordinal, text| {
-            if regex.is_match(text) {
-                ranges.push(ordinal);
-            }
-            true
-        })?,
-        Pattern::Fuzzy(query) => index.for_each_text(0, |ordinal, text| {
-            if fuzzy::matches(query, text) {
-                ranges.push(ordinal);
-            }
-            true
-        })?,
-    }
-    Ok(ranges)
+        ended = allowance.check_at(ordinal, DOCUMENTS_PER_CHECK);
+        ended.is_ok() && text.starts_with(prefix)
+    })?;
+    ended.map(|()| ranges)
 }
 
 /// The rows that have every element of a whole array, and maybe more.

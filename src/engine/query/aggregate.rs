@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::query::{Aggregate, Number};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 
 /// Bound aggregates, in the request's order.
 pub(super) struct Aggregates {
@@ -108,7 +109,12 @@ impl Total {
 }
 
 /// The aggregates of all candidates.
-pub(super) fn run(view: &View, aggregates: &Aggregates, candidates: &Candidates) -> Result<Vec<(String, Number)>> {
+pub(super) fn run(
+    view: &View,
+    aggregates: &Aggregates,
+    candidates: &Candidates,
+    allowance: &Allowance,
+) -> Result<Vec<(String, Number)>> {
     let mut totals = aggregates.zero();
     for (measure, total) in aggregates.measures.iter().zip(&mut totals) {
         let Measure::Sum(uid, _) = measure else {
@@ -116,8 +122,9 @@ pub(super) fn run(view: &View, aggregates: &Aggregates, candidates: &Candidates)
             continue;
         };
         for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
-            let column = Column::open(&segment.segment, *uid, rows)?;
-            for row in rows {
+            let column = Column::open(&segment.segment, *uid, rows, allowance)?;
+            for (count, row) in (0..).zip(rows) {
+                allowance.check_at(count, ROWS_PER_CHECK)?;
                 if let Some(ordinal) = column.scalar(row)?
                     && let Some(value) = column.value(ordinal)?
                 {

@@ -6,6 +6,7 @@ use crate::engine::filter::bitmap;
 use crate::engine::view::View;
 use crate::error::Result;
 use crate::model::filter::Filter;
+use crate::platform::allowance::Allowance;
 
 /// Rows by part.
 pub(super) struct Candidates {
@@ -18,16 +19,16 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    pub(super) fn new(view: &View, filter: Option<&Filter>) -> Result<Self> {
+    pub(super) fn new(view: &View, filter: Option<&Filter>, allowance: &Allowance) -> Result<Self> {
         let filter = filter.unwrap_or(&Filter::All);
         let segments = view
             .segments
             .iter()
-            .map(|segment| bitmap::rows(filter, &view.schema, segment))
+            .map(|segment| bitmap::rows(filter, &view.schema, segment, allowance))
             .collect::<Result<Vec<RoaringBitmap>>>()?;
         let tail = match filter {
             Filter::All => view.tail.iter().map(|(place, _)| place).collect(),
-            filter => bitmap::tail_rows(filter, &view.schema, &view.tail),
+            filter => bitmap::tail_rows(filter, &view.schema, &view.tail, allowance)?,
         };
         Ok(Candidates { filtered: !matches!(filter, Filter::All), segments, tail })
     }

@@ -7,26 +7,35 @@ use crate::engine::view::TailView;
 use crate::error::Result;
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK, Taken};
 use crate::segment::Segment;
 use crate::segment::attributes::AttributeReader;
+
+/// What a gathered value takes at least.
+const PAIR_BYTES: usize = size_of::<(Value, u32)>() + 8;
 
 /// A column's values by row. Ordinals count its distinct values, of arrays their elements, in ascending order.
 pub(super) enum Column<'a> {
     /// No row has a value.
     Absent,
     Index(AttributeReader<'a>),
-    Gathered(Gathered),
+    Gathered(Gathered<'a>),
 }
 
 impl<'a> Column<'a> {
     /// The column, as far as `rows` need it.
-    pub(super) fn open(segment: &'a Segment, uid: ColumnUid, rows: &RoaringBitmap) -> Result<Self> {
+    pub(super) fn open(
+        segment: &'a Segment,
+        uid: ColumnUid,
+        rows: &RoaringBitmap,
+        allowance: &'a Allowance,
+    ) -> Result<Self> {
         if segment.column(uid).is_none() {
             return Ok(Column::Absent);
         }
         Ok(match segment.attribute(uid)? {
             Some(reader) => Column::Index(reader),
-            None => Column::Gathered(Gathered::read(segment, uid, rows)?),
+            None => Column::Gathered(Gathered::read(segment, uid, rows, allowance)?),
         })
     }
 
@@ -38,7 +47,7 @@ impl<'a> Column<'a> {
                 for_each_element(value, |element| pairs.push((element, place)));
             }
         }
-        Column::Gathered(Gathered::new(pairs, places))
+        Column::Gathered(Gathered::new(pairs, places, None))
     }
 
     /// A scalar's ordinal; `None` when the row has no value.
@@ -72,27 +81,31 @@ impl<'a> Column<'a> {
 }
 
 /// A column as documents have it.
-pub(super) struct Gathered {
+pub(super) struct Gathered<'a> {
     /// Distinct and ascending.
     values: Vec<Value>,
     /// Per row up to the last one asked for, where its ordinals end.
     ends: Vec<u32>,
     ordinals: Vec<u32>,
+    _taken: Option<Taken<'a>>,
 }
 
-impl Gathered {
-    fn read(segment: &Segment, uid: ColumnUid, rows: &RoaringBitmap) -> Result<Self> {
+impl<'a> Gathered<'a> {
+    fn read(segment: &Segment, uid: ColumnUid, rows: &RoaringBitmap, allowance: &'a Allowance) -> Result<Self> {
+        let mut taken = allowance.take(0)?;
         let mut scan = segment.scan()?;
         let mut pairs: Vec<(Value, u32)> = Vec::new();
-        for row in rows {
+        for (count, row) in (0..).zip(rows) {
+            allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
             if let Some(value) = scan.document(row, Some(&[uid]))?.get(uid) {
+                taken.grow(PAIR_BYTES + value.logical_bytes() as usize)?;
                 for_each_element(value, |element| pairs.push((element, row)));
             }
         }
-        Ok(Self::new(pairs, rows))
+        Ok(Self::new(pairs, rows, Some(taken)))
     }
 
-    fn new(mut pairs: Vec<(Value, u32)>, rows: &RoaringBitmap) -> Self {
+    fn new(mut pairs: Vec<(Value, u32)>, rows: &RoaringBitmap, taken: Option<Taken<'a>>) -> Self {
         pairs.sort_by(|(a, x), (b, y)| order_values(a, b).then(x.cmp(y)));
         pairs.dedup_by(|(a, x), (b, y)| x == y && order_values(a, b).is_eq());
         let mut ends = vec![0u32; rows.max().map_or(0, |row| row as usize + 1)];
@@ -116,7 +129,7 @@ impl Gathered {
             ordinals[*place as usize] = values.len() as u32 - 1;
             *place += 1;
         }
-        Gathered { values, ends, ordinals }
+        Gathered { values, ends, ordinals, _taken: taken }
     }
 
     fn ordinals(&self, row: u32) -> &[u32] {

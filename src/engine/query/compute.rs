@@ -13,6 +13,7 @@ use crate::model::document::Document;
 use crate::model::query::Query;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::vectors::distance;
 
 /// Bound computed attributes.
@@ -69,9 +70,11 @@ impl Computes {
         schema: &Schema,
         document: &Document,
         analyzers: &mut Analyzers,
-    ) -> Vec<(String, Computed)> {
+        allowance: &Allowance,
+    ) -> Result<Vec<(String, Computed)>> {
         let mut found = Vec::with_capacity(self.all.len());
         for (name, bound) in &self.all {
+            allowance.check()?;
             let value = match bound {
                 Bound::Score(alone) => {
                     let score = rounded(alone.score(&Scored { schema, document, fragment: &[] }, analyzers));
@@ -87,6 +90,6 @@ impl Computes {
             };
             found.extend(value.map(|value| (name.clone(), value)));
         }
-        found
+        Ok(found)
     }
 }

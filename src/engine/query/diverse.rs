@@ -61,7 +61,7 @@ pub(super) fn run(
     // How deep to go is known only by looking: four times deeper until it is enough.
     let mut depth = wanted.saturating_mul(4).max(64);
     loop {
-        let mut attempt = Work::default();
+        let mut attempt = Work::new(work.allowance);
         let hits = ranked(depth, &mut attempt)?;
         let exhausted = hits.len() < depth;
         let kept = thin(view, per, hits, wanted)?;

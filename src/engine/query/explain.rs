@@ -6,11 +6,12 @@ use crate::engine::filter::bitmap::{self, Access};
 use crate::engine::view::View;
 use crate::error::Result;
 use crate::model::query::{Clause, Query, Rank};
+use crate::platform::allowance::Allowance;
 
 /// The plan of a query, a step a line.
-pub fn explain(view: &View, query: &Query) -> Result<String> {
-    let plan = Plan::bind(view, query)?;
-    let candidates = Candidates::new(view, plan.filter.as_ref())?;
+pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<String> {
+    let plan = Plan::bind(view, query, allowance)?;
+    let candidates = Candidates::new(view, plan.filter.as_ref(), allowance)?;
     let (all, matching) = (view.documents(), candidates.count());
     let segments = view.segments.len();
     let mut lines = vec![format!(

@@ -23,7 +23,7 @@ pub(super) fn run(view: &View, plans: &[Plan], fusion: &Fusion, work: &mut Work)
     }
     let mut found: HashMap<(u32, u32), Fused> = HashMap::new();
     for (at, plan) in plans.iter().enumerate() {
-        let candidates = Candidates::new(view, plan.filter.as_ref())?;
+        let candidates = Candidates::new(view, plan.filter.as_ref(), work.allowance)?;
         work.exhaustive += view.tail.len();
         let weight = fusion.weights.get(at).copied().unwrap_or(1.0);
         for (rank, hit) in (1u32..).zip(page(view, plan, &candidates, work)?) {

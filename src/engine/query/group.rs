@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::model::query::{Aggregate, Group, GroupKey};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 use crate::segment::Segment;
 
 /// The most attributes to group by.
@@ -99,10 +100,11 @@ pub(super) fn run(
     aggregates: &Aggregates,
     limit: usize,
     candidates: &Candidates,
+    allowance: &Allowance,
 ) -> Result<Vec<Group>> {
     let mut groups = Groups { limit, found: BTreeMap::new() };
     for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
-        in_segment(&segment.segment, keys, aggregates, rows, &mut groups)?;
+        in_segment(&segment.segment, keys, aggregates, rows, &mut groups, allowance)?;
     }
     for row in candidates.tail.iter().filter_map(|place| view.tail.at(place)) {
         in_tail(row, keys, aggregates, &mut groups);
@@ -173,21 +175,24 @@ fn in_segment(
     aggregates: &Aggregates,
     rows: &RoaringBitmap,
     groups: &mut Groups,
+    allowance: &Allowance,
 ) -> Result<()> {
-    let columns = keys.iter().map(|key| Column::open(segment, key.column, rows)).collect::<Result<Vec<_>>>()?;
+    let columns =
+        keys.iter().map(|key| Column::open(segment, key.column, rows, allowance)).collect::<Result<Vec<_>>>()?;
     let sums = aggregates
         .measures
         .iter()
         .map(|measure| match measure {
             Measure::Count => Ok(None),
-            Measure::Sum(uid, _) => Column::open(segment, *uid, rows).map(Some),
+            Measure::Sum(uid, _) => Column::open(segment, *uid, rows, allowance).map(Some),
         })
         .collect::<Result<Vec<Option<Column<'_>>>>>()?;
     let mut found = ByOrdinals { limit: groups.limit, places: HashMap::default(), totals: Vec::new(), bound: None };
     let mut choices: Vec<Vec<u32>> = vec![Vec::new(); keys.len()];
     let mut values: Vec<Option<Value>> = vec![None; sums.len()];
     let mut key = Vec::with_capacity(keys.len());
-    for row in rows {
+    for (count, row) in (0..).zip(rows) {
+        allowance.check_at(count, ROWS_PER_CHECK)?;
         for ((key, column), choices) in keys.iter().zip(&columns).zip(&mut choices) {
             column.elements(row, choices)?;
             // 0 is an absent value.

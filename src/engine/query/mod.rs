@@ -51,12 +51,14 @@ use self::plan::{Output, Plan, Ranking};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::model::query::{Answer, QueryOutcome, QueryRequest, QueryStats, ResultRow};
+use crate::platform::allowance::Allowance;
 
-/// Answers one or several queries from one snapshot.
-pub fn run(view: &View, request: &QueryRequest) -> Result<QueryOutcome> {
+/// Answers one or several queries from one snapshot, within an allowance.
+pub fn run(view: &View, request: &QueryRequest, allowance: &Allowance) -> Result<QueryOutcome> {
     let start = Instant::now();
-    let mut work = Work::default();
-    let bind = |at: usize| Plan::bind(view, &request.queries[at]).map_err(|error| in_query(request, at, error));
+    let mut work = Work::new(allowance);
+    let bind =
+        |at: usize| Plan::bind(view, &request.queries[at], allowance).map_err(|error| in_query(request, at, error));
     let answers = match &request.fusion {
         Some(fusion) => {
             let plans = (0..request.queries.len()).map(bind).collect::<Result<Vec<Plan>>>()?;
@@ -81,9 +83,9 @@ fn in_query(request: &QueryRequest, at: usize, error: Error) -> Error {
     if request.queries.len() == 1 { error } else { error.context(format_args!("queries[{at}]")) }
 }
 
-/// What answering took.
-#[derive(Default)]
-struct Work {
+/// What answering took, and what it may take.
+struct Work<'a> {
+    allowance: &'a Allowance,
     /// Documents compared one by one: the tail's, and vectors that were compared.
     exhaustive: u64,
     /// Logical bytes of the vectors compared and of the values read for the answer.
@@ -92,17 +94,25 @@ struct Work {
     returned: u64,
 }
 
+impl<'a> Work<'a> {
+    fn new(allowance: &'a Allowance) -> Self {
+        Work { allowance, exhaustive: 0, bytes: 0, returned: 0 }
+    }
+}
+
 fn answer(view: &View, plan: &Plan, work: &mut Work) -> Result<Answer> {
-    let candidates = Candidates::new(view, plan.filter.as_ref())?;
+    let candidates = Candidates::new(view, plan.filter.as_ref(), work.allowance)?;
     work.exhaustive += view.tail.len();
     match &plan.output {
         Output::Rows { .. } => {
             let hits = page(view, plan, &candidates, work)?;
             project::rows(view, &hits, plan, work).map(Answer::Rows)
         }
-        Output::Aggregates(aggregates) => aggregate::run(view, aggregates, &candidates).map(Answer::Aggregations),
+        Output::Aggregates(aggregates) => {
+            aggregate::run(view, aggregates, &candidates, work.allowance).map(Answer::Aggregations)
+        }
         Output::Groups { keys, aggregates, limit } => {
-            group::run(view, keys, aggregates, *limit, &candidates).map(Answer::Groups)
+            group::run(view, keys, aggregates, *limit, &candidates, work.allowance).map(Answer::Groups)
         }
     }
 }
@@ -125,8 +135,8 @@ fn page(view: &View, plan: &Plan, candidates: &Candidates, work: &mut Work) -> R
 fn ranked(view: &View, ranking: &Ranking, candidates: &Candidates, k: usize, work: &mut Work) -> Result<Vec<Hit>> {
     match ranking {
         Ranking::Nearest(target) => nearest::run(view, target, candidates, k, work),
-        Ranking::Order(keys) => order::run(view, keys, candidates, k),
-        Ranking::Score(scorer) => score::run(view, scorer, candidates, k),
+        Ranking::Order(keys) => order::run(view, keys, candidates, k, work.allowance),
+        Ranking::Score(scorer) => score::run(view, scorer, candidates, k, work.allowance),
     }
 }
 

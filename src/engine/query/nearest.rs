@@ -27,6 +27,7 @@ pub(super) fn run(
     let mut jobs = Vec::with_capacity(view.segments.len());
     let mut bytes = 0;
     for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
+        work.allowance.check()?;
         if let Some(vectors) = segment.segment.vectors(target.column)? {
             let compared = vectors.count().min(rows.len());
             work.exhaustive += compared;

@@ -19,6 +19,7 @@ use crate::model::ids::DocId;
 use crate::model::query::Direction;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 use crate::segment::Segment;
 
 /// The most parts that an order has; the wire's limit.
@@ -69,10 +70,16 @@ pub(super) fn bind(schema: &Schema, attributes: &[(String, Direction)]) -> Resul
 }
 
 /// The first `k` rows.
-pub(super) fn run(view: &View, keys: &[OrderKey], candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
+pub(super) fn run(
+    view: &View,
+    keys: &[OrderKey],
+    candidates: &Candidates,
+    k: usize,
+    allowance: &Allowance,
+) -> Result<Vec<Hit>> {
     let mut all = Vec::new();
     for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        in_segment(&segment.segment, part as u32, keys, rows, k, &mut all)?;
+        in_segment(&segment.segment, part as u32, keys, rows, k, &mut all, allowance)?;
     }
     in_tail(view, keys, &candidates.tail, k, &mut all)?;
     all.sort_by(|a, b| {
@@ -90,12 +97,13 @@ fn in_segment(
     rows: &RoaringBitmap,
     k: usize,
     out: &mut Vec<Contender>,
+    allowance: &Allowance,
 ) -> Result<()> {
     let columns = keys
         .iter()
-        .map(|key| key.column.map(|uid| Column::open(segment, uid, rows)).transpose())
+        .map(|key| key.column.map(|uid| Column::open(segment, uid, rows, allowance)).transpose())
         .collect::<Result<Vec<_>>>()?;
-    for row in best_rows(keys, &columns, rows, k)? {
+    for row in best_rows(keys, &columns, rows, k, allowance)? {
         let mut values = Vec::with_capacity(keys.len());
         for column in &columns {
             let ordinal = column.as_ref().map(|column| column.scalar(row)).transpose()?.flatten();
@@ -110,7 +118,13 @@ fn in_segment(
 }
 
 /// The first `k` rows of a segment, whose rows are in the order of their ids.
-fn best_rows(keys: &[OrderKey], columns: &[Option<Column<'_>>], rows: &RoaringBitmap, k: usize) -> Result<Vec<u32>> {
+fn best_rows(
+    keys: &[OrderKey],
+    columns: &[Option<Column<'_>>],
+    rows: &RoaringBitmap,
+    k: usize,
+    allowance: &Allowance,
+) -> Result<Vec<u32>> {
     let place = |key: &OrderKey, column: &Option<Column<'_>>, row: u32| -> Result<u32> {
         let place = match column {
             None => row,
@@ -124,14 +138,16 @@ fn best_rows(keys: &[OrderKey], columns: &[Option<Column<'_>>], rows: &RoaringBi
         ([OrderKey { column: None, descending: true }], _) => Ok(rows.iter().rev().take(k).collect()),
         ([key], [column]) => {
             let mut best = Smallest::new(k);
-            for row in rows {
+            for (count, row) in (0..).zip(rows) {
+                allowance.check_at(count, ROWS_PER_CHECK)?;
                 best.offer(u64::from(place(key, column, row)?) << 32 | u64::from(row));
             }
             Ok(best.into_sorted().into_iter().map(|packed| packed as u32).collect())
         }
         _ => {
             let mut best: Smallest<(Ordinals, u32)> = Smallest::new(k);
-            for row in rows {
+            for (count, row) in (0..).zip(rows) {
+                allowance.check_at(count, ROWS_PER_CHECK)?;
                 let mut ordinals = Ordinals::default();
                 ordinals[0] = place(&keys[0], &columns[0], row)?;
                 // Most rows fall behind by the first part already.

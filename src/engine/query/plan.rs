@@ -17,6 +17,7 @@ use crate::model::filter::Filter;
 use crate::model::query::{Query, Rank};
 use crate::model::schema::{AttributeType, Column, ColumnUid, Element, Schema};
 use crate::model::value::{Value, Vector};
+use crate::platform::allowance::Allowance;
 use crate::segment::vectors::QueryVector;
 
 /// Rows or groups of an answer when the query does not say.
@@ -51,14 +52,14 @@ pub(super) struct Target {
 }
 
 impl Plan {
-    pub(super) fn bind(view: &View, query: &Query) -> Result<Plan> {
+    pub(super) fn bind(view: &View, query: &Query, allowance: &Allowance) -> Result<Plan> {
         let schema = &*view.schema;
         check_metric(schema, query)?;
         let filter = query.filter.as_ref().map(|expr| bind(expr, schema)).transpose()?;
         let limit = query.limit.unwrap_or(LIMIT_DEFAULT) as usize;
         let output = match &query.rank_by {
             Some(rank) => Output::Rows {
-                ranking: ranking(view, rank, query.filter.is_some())?,
+                ranking: ranking(view, rank, query.filter.is_some(), allowance)?,
                 limit,
                 offset: query.offset as usize,
                 per: query.per.as_ref().map(|per| PerValue::bind(schema, per, limit)).transpose()?,
@@ -90,7 +91,7 @@ fn check_metric(schema: &Schema, query: &Query) -> Result<()> {
     }
 }
 
-fn ranking(view: &View, rank: &Rank, filtered: bool) -> Result<Ranking> {
+fn ranking(view: &View, rank: &Rank, filtered: bool, allowance: &Allowance) -> Result<Ranking> {
     let schema = &*view.schema;
     Ok(match rank {
         Rank::Ann { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector)?),
@@ -98,7 +99,7 @@ fn ranking(view: &View, rank: &Rank, filtered: bool) -> Result<Ranking> {
             return Err(Error::invalid("💔 rank_by kNN requires filters, use ANN to search the whole namespace"));
         }
         Rank::Knn { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector)?),
-        Rank::Score(clause) => Ranking::Score(Scorer::bind(view, clause)?),
+        Rank::Score(clause) => Ranking::Score(Scorer::bind(view, clause, allowance)?),
         Rank::Attributes(attributes) => Ranking::Order(order::bind(schema, attributes)?),
     })
 }

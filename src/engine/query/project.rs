@@ -83,6 +83,7 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
             _ => None,
         };
         for at in part {
+            work.allowance.check()?;
             let hit = &hits[*at];
             if work.returned > ANSWER_BYTES_MAX {
                 return Err(Error::invalid(format!(
@@ -90,11 +91,13 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
                 ))
                 .with_hint("ask for fewer rows or fewer attributes at once"));
             }
-            let mut read =
-                |document: &Document| (columns.fields(document), compute.of(&view.schema, document, &mut analyzers));
+            let mut read = |document: &Document| -> Result<_> {
+                let computed = compute.of(&view.schema, document, &mut analyzers, work.allowance)?;
+                Ok((columns.fields(document), computed))
+            };
             let (fields, computed) = match (&mut scan, segment) {
-                (Some(scan), _) => read(&scan.document(hit.row, Some(&uids))?),
-                (None, None) => view.tail.at(hit.row).map(|row| read(&row.document)).unwrap_or_default(),
+                (Some(scan), _) => read(&scan.document(hit.row, Some(&uids))?)?,
+                (None, None) => view.tail.at(hit.row).map(|row| read(&row.document)).transpose()?.unwrap_or_default(),
                 (None, Some(_)) => Default::default(),
             };
             let bytes = fields.iter().map(|(_, value)| value.logical_bytes()).sum::<u64>();

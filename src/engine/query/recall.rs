@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::query::{Rank, RecallOutcome, RecallRequest, ResultRow};
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::platform::random::Random;
 use crate::segment::vectors::distance;
 
@@ -19,9 +20,14 @@ use crate::segment::vectors::distance;
 const NUM_MAX: u32 = 1_000;
 
 /// Runs every query both ways.
-pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Result<RecallOutcome> {
+pub fn recall(
+    view: &View,
+    request: &RecallRequest,
+    random: &dyn Random,
+    allowance: &Allowance,
+) -> Result<RecallOutcome> {
     let filter = request.filter.as_ref().map(|expr| bind(expr, &view.schema)).transpose()?;
-    let candidates = Candidates::new(view, filter.as_ref())?;
+    let candidates = Candidates::new(view, filter.as_ref(), allowance)?;
     let targets = match &request.rank_by {
         Some(Rank::Ann { attribute, vector } | Rank::Knn { attribute, vector }) => {
             vec![Target::bind(&view.schema, attribute, vector)?]
@@ -33,7 +39,8 @@ pub fn recall(view: &View, request: &RecallRequest, random: &dyn Random) -> Resu
     let mut outcome = RecallOutcome::default();
     let mut truths = Vec::new();
     for target in &targets {
-        let found = nearest::run(view, target, &candidates, top_k, &mut Work::default())?;
+        allowance.check()?;
+        let found = nearest::run(view, target, &candidates, top_k, &mut Work::new(allowance))?;
         let truth = exhaustive(view, target, &candidates, top_k)?;
         let same = |hit: &&Hit| found.iter().any(|other| (other.part, other.row) == (hit.part, hit.row));
         let hits = truth.iter().filter(same).count();

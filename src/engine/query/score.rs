@@ -24,6 +24,7 @@ use crate::model::filter::Filter;
 use crate::model::query::{Clause, Curve};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, Taken};
 
 /// Rows that are scored at a time.
 const WINDOW: usize = 4_096;
@@ -49,8 +50,8 @@ enum Bound {
 }
 
 impl Scorer {
-    pub(super) fn bind(view: &View, clause: &Clause) -> Result<Self> {
-        Ok(Scorer { clause: bind_clause(view, clause, false)?, keeps_zero: has_attribute(clause) })
+    pub(super) fn bind(view: &View, clause: &Clause, allowance: &Allowance) -> Result<Self> {
+        Ok(Scorer { clause: bind_clause(view, clause, false, allowance)?, keeps_zero: has_attribute(clause) })
     }
 }
 
@@ -64,13 +65,14 @@ fn has_attribute(clause: &Clause) -> bool {
 }
 
 /// `clamped`: something around the clause takes what is negative for 0 or another constant, so it never shows.
-fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
+fn bind_clause(view: &View, clause: &Clause, clamped: bool, allowance: &Allowance) -> Result<Bound> {
+    allowance.check()?;
     let all = |parts: &[Clause], clamped| {
-        parts.iter().map(|part| bind_clause(view, part, clamped)).collect::<Result<Vec<Bound>>>()
+        parts.iter().map(|part| bind_clause(view, part, clamped, allowance)).collect::<Result<Vec<Bound>>>()
     };
     Ok(match clause {
         Clause::Bm25 { attribute, query, last_as_prefix } => {
-            Bound::Text(Box::new(TextScorer::bind(view, attribute, query, *last_as_prefix)?))
+            Bound::Text(Box::new(TextScorer::bind(view, attribute, query, *last_as_prefix, allowance)?))
         }
         Clause::SparseKnn { attribute, vector } => {
             Bound::Sparse(SparseScorer::bind(&view.schema, attribute, vector)?)
@@ -80,7 +82,9 @@ fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
             let clamps = parts.iter().any(|part| matches!(part, Clause::Constant(_)));
             Bound::Max(all(parts, clamped || clamps)?)
         }
-        Clause::Product(weight, part) => Bound::Product(*weight, Box::new(bind_clause(view, part, clamped)?)),
+        Clause::Product(weight, part) => {
+            Bound::Product(*weight, Box::new(bind_clause(view, part, clamped, allowance)?))
+        }
         Clause::Filter(expr) => Bound::Filter(bind(expr, &view.schema)?),
         Clause::Attribute(name) => Bound::Attribute(bind_attribute(&view.schema, name, clamped)?),
         Clause::Dist { attribute, origin } => {
@@ -89,11 +93,11 @@ fn bind_clause(view: &View, clause: &Clause, clamped: bool) -> Result<Bound> {
         }
         Clause::Saturate(part, curve) => {
             curve::check(&view.schema, curve, part)?;
-            Bound::Saturate(*curve, Box::new(bind_clause(view, part, true)?))
+            Bound::Saturate(*curve, Box::new(bind_clause(view, part, true, allowance)?))
         }
         Clause::Decay(part, curve) => {
             curve::check(&view.schema, curve, part)?;
-            Bound::Decay(*curve, Box::new(bind_clause(view, part, true)?))
+            Bound::Decay(*curve, Box::new(bind_clause(view, part, true, allowance)?))
         }
         Clause::Constant(value) => Bound::Constant(*value),
     })
@@ -120,16 +124,23 @@ pub(super) fn bind_attribute(schema: &Schema, name: &str, clamped: bool) -> Resu
 }
 
 /// The `k` highest scores, highest first.
-pub(super) fn run(view: &View, scorer: &Scorer, candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
+pub(super) fn run(
+    view: &View,
+    scorer: &Scorer,
+    candidates: &Candidates,
+    k: usize,
+    allowance: &Allowance,
+) -> Result<Vec<Hit>> {
     let mut parts = Vec::with_capacity(view.segments.len() + 1);
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        let part = Part { view, at, rows, count: segment.segment.rows() };
+        let part = Part { view, at, rows, count: segment.segment.rows(), allowance };
         let dead = (!candidates.filtered).then_some(&*segment.dead);
         let mut best = Smallest::new(k);
         part.for_each_score(scorer, dead, |score, row| best.offer(pack(0.0 - score, row)))?;
         parts.push(best.into_sorted().into_iter().map(unpack).collect());
     }
-    let tail = Part { view, at: view.segments.len(), rows: &candidates.tail, count: view.tail.places() };
+    let (at, count) = (view.segments.len(), view.tail.places());
+    let tail = Part { view, at, rows: &candidates.tail, count, allowance };
     let mut scores = Vec::new();
     tail.for_each_score(scorer, None, |score, place| scores.push((0.0 - score, place)))?;
     parts.push(smallest_of_tail(view, scores, k));
@@ -145,6 +156,7 @@ struct Part<'a> {
     rows: &'a RoaringBitmap,
     /// All rows are below this.
     count: u32,
+    allowance: &'a Allowance,
 }
 
 impl<'a> Part<'a> {
@@ -152,9 +164,15 @@ impl<'a> Part<'a> {
         self.view.segments.get(self.at)
     }
 
+    /// Room for the scores of a window.
+    fn scratch(&self) -> Result<Held<'a, Vec<f64>>> {
+        let taken = self.allowance.take(WINDOW * size_of::<f64>())?;
+        Ok(Held::new(vec![0.0; WINDOW], Some(taken)))
+    }
+
     fn column(&self, uid: ColumnUid) -> Result<Column<'a>> {
         match self.segment() {
-            Some(segment) => Column::open(&segment.segment, uid, self.rows),
+            Some(segment) => Column::open(&segment.segment, uid, self.rows, self.allowance),
             None => Ok(Column::of_tail(&self.view.tail, uid, self.rows)),
         }
     }
@@ -173,6 +191,7 @@ impl<'a> Part<'a> {
         let mut window = Window::default();
         let mut scores = vec![0.0; WINDOW];
         for base in (0..self.count).step_by(WINDOW) {
+            self.allowance.check()?;
             match dead {
                 Some(dead) => window.load_all_but(dead, base, self.count),
                 None => window.load(self.rows, base),
@@ -267,16 +286,28 @@ impl Window {
     }
 }
 
+/// What a clause holds, and its share of the query's memory.
+struct Held<'a, T> {
+    it: T,
+    _taken: Option<Taken<'a>>,
+}
+
+impl<'a, T> Held<'a, T> {
+    fn new(it: T, taken: Option<Taken<'a>>) -> Self {
+        Held { it, _taken: taken }
+    }
+}
+
 /// A clause over one part, window by window.
 enum Node<'a> {
     Text(TextCursor<'a>),
     /// By row; empty where nothing is found.
-    Sparse(Vec<f64>),
+    Sparse(Held<'a, Vec<f64>>),
     /// The parts, and room for one part's scores.
-    Sum(Vec<Node<'a>>, Vec<f64>),
-    Max(Vec<Node<'a>>, Vec<f64>),
+    Sum(Vec<Node<'a>>, Held<'a, Vec<f64>>),
+    Max(Vec<Node<'a>>, Held<'a, Vec<f64>>),
     Product(f64, Box<Node<'a>>),
-    Filter(RoaringBitmap),
+    Filter(Held<'a, RoaringBitmap>),
     Attribute(Column<'a>),
     Dist(Column<'a>, &'a Value),
     Saturate(Curve, Box<Node<'a>>),
@@ -288,16 +319,28 @@ impl Bound {
     fn cursor<'a>(&'a self, part: Part<'a>) -> Result<Node<'a>> {
         let all =
             |parts: &'a [Bound]| parts.iter().map(|bound| bound.cursor(part)).collect::<Result<Vec<Node<'a>>>>();
-        let (view, segment) = (part.view, part.segment());
+        let (view, segment, allowance) = (part.view, part.segment(), part.allowance);
+        allowance.check()?;
         Ok(match (self, segment) {
             (Bound::Text(text), _) => Node::Text(text.cursor(view, part.at)?),
-            (Bound::Sparse(sparse), Some(segment)) => Node::Sparse(sparse.of_segment(&segment.segment)?),
-            (Bound::Sparse(sparse), None) => Node::Sparse(sparse.of_tail(&view.tail)),
-            (Bound::Sum(parts), _) => Node::Sum(all(parts)?, vec![0.0; WINDOW]),
-            (Bound::Max(parts), _) => Node::Max(all(parts)?, vec![0.0; WINDOW]),
+            (Bound::Sparse(sparse), Some(segment)) => {
+                let products = sparse.of_segment(&segment.segment)?;
+                let taken = allowance.take(size_of_val(products.as_slice()))?;
+                Node::Sparse(Held::new(products, Some(taken)))
+            }
+            (Bound::Sparse(sparse), None) => Node::Sparse(Held::new(sparse.of_tail(&view.tail), None)),
+            (Bound::Sum(parts), _) => Node::Sum(all(parts)?, part.scratch()?),
+            (Bound::Max(parts), _) => Node::Max(all(parts)?, part.scratch()?),
             (Bound::Product(weight, bound), _) => Node::Product(*weight, Box::new(bound.cursor(part)?)),
-            (Bound::Filter(filter), Some(segment)) => Node::Filter(bitmap::rows(filter, &view.schema, segment)?),
-            (Bound::Filter(filter), None) => Node::Filter(bitmap::tail_rows(filter, &view.schema, &view.tail)),
+            (Bound::Filter(filter), Some(segment)) => {
+                let rows = bitmap::rows(filter, &view.schema, segment, allowance)?;
+                let taken = allowance.take(rows.serialized_size())?;
+                Node::Filter(Held::new(rows, Some(taken)))
+            }
+            (Bound::Filter(filter), None) => {
+                let rows = bitmap::tail_rows(filter, &view.schema, &view.tail, allowance)?;
+                Node::Filter(Held::new(rows, None))
+            }
             (Bound::Attribute(uid), _) => Node::Attribute(part.column(*uid)?),
             (Bound::Dist(uid, origin), _) => Node::Dist(part.column(*uid)?, origin),
             (Bound::Saturate(curve, bound), _) => Node::Saturate(*curve, Box::new(bound.cursor(part)?)),
@@ -321,20 +364,20 @@ impl Node<'_> {
         match self {
             Node::Text(cursor) => any = cursor.add(window.base, out)?,
             Node::Sparse(products) => {
-                let from = products.get(window.base as usize..).unwrap_or_default();
+                let from = products.it.get(window.base as usize..).unwrap_or_default();
                 let count = from.len().min(out.len());
                 out[..count].copy_from_slice(&from[..count]);
                 any = count > 0;
             }
-            Node::Sum(parts, scratch) => any = fold(parts, scratch, window, out, add)?,
-            Node::Max(parts, scratch) => any = fold(parts, scratch, window, out, f64::max)?,
+            Node::Sum(parts, scratch) => any = fold(parts, &mut scratch.it, window, out, add)?,
+            Node::Max(parts, scratch) => any = fold(parts, &mut scratch.it, window, out, f64::max)?,
             Node::Product(weight, part) => {
                 any = part.fill(window, out)?;
                 out.iter_mut().for_each(|score| *score = times(*weight, *score));
             }
             Node::Filter(rows) => {
                 let end = window.base.saturating_add(WINDOW as u32);
-                for row in rows.range(window.base..end) {
+                for row in rows.it.range(window.base..end) {
                     out[(row - window.base) as usize] = 1.0;
                     any = true;
                 }

@@ -12,6 +12,7 @@ use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
+use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
 use crate::segment::text::score::{bm25, idf, qtf_factor};
 use crate::segment::text::terms::DocTerms;
 
@@ -57,7 +58,13 @@ struct Analysed {
 }
 
 impl TextScorer {
-    pub(super) fn bind(view: &View, attribute: &str, query: &Json, last_as_prefix: bool) -> Result<Self> {
+    pub(super) fn bind(
+        view: &View,
+        attribute: &str,
+        query: &Json,
+        last_as_prefix: bool,
+        allowance: &Allowance,
+    ) -> Result<Self> {
         let column = column_to_rank(&view.schema, attribute)?;
         let Some(options) = &column.full_text else {
             let kind = column.kind;
@@ -83,14 +90,14 @@ impl TextScorer {
             average_length: 0.0,
             analysed: Vec::with_capacity(view.segments.len()),
         };
-        scorer.gather_statistics(view)?;
+        scorer.gather_statistics(view, allowance)?;
         Ok(scorer)
     }
 
-    fn gather_statistics(&mut self, view: &View) -> Result<()> {
+    fn gather_statistics(&mut self, view: &View, allowance: &Allowance) -> Result<()> {
         let (mut documents, mut tokens) = (0, 0);
         for segment in &view.segments {
-            let (more_documents, more_tokens) = self.add_segment(segment)?;
+            let (more_documents, more_tokens) = self.add_segment(segment, allowance)?;
             documents += more_documents;
             tokens += more_tokens;
         }
@@ -117,11 +124,11 @@ impl TextScorer {
     }
 
     /// Counts a segment's live documents with each term; gives how many have the field, and their tokens.
-    fn add_segment(&mut self, view: &SegmentView) -> Result<(u64, u64)> {
+    fn add_segment(&mut self, view: &SegmentView, allowance: &Allowance) -> Result<(u64, u64)> {
         let segment = &view.segment;
         let Some(reader) = text_index(segment, &self.column)? else {
             let analysed = match segment.column(self.uid) {
-                Some(_) => self.analyse(view)?,
+                Some(_) => self.analyse(view, allowance)?,
                 None => Analysed::new(&self.terms, 0),
             };
             let counts = (analysed.documents, analysed.tokens);
@@ -150,11 +157,13 @@ impl TextScorer {
     }
 
     /// Analyses a segment's live documents.
-    fn analyse(&self, view: &SegmentView) -> Result<Analysed> {
+    fn analyse(&self, view: &SegmentView, allowance: &Allowance) -> Result<Analysed> {
+        allowance.keep(4 * view.segment.rows() as usize)?;
         let mut found = Analysed::new(&self.terms, view.segment.rows());
         let mut analyzers = Analyzers::new();
         let mut scan = view.segment.scan()?;
-        for row in view.live_rows() {
+        for (count, row) in (0..).zip(view.live_rows()) {
+            allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
             if let Some(value) = scan.document(row, Some(&[self.uid]))?.get(self.uid) {
                 found.add(self, row, &analyzers.terms(&self.options, value));
             }

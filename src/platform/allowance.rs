@@ -1,0 +1,125 @@
+//! What one piece of work may use: time, until nobody waits for it any longer, and memory.
+//!
+//! Work that may take long asks in its loops; what it then gets is an error to return.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// How often loops over cheap rows ask.
+pub const ROWS_PER_CHECK: u32 = 4_096;
+/// How often loops over documents ask.
+pub const DOCUMENTS_PER_CHECK: u32 = 8;
+
+/// Why work must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nobody waits for the result.
+    Abandoned,
+    TimeIsUp,
+}
+
+/// The code of the error that ends work nobody waits for.
+pub const ABANDONED: &str = "abandoned";
+
+/// One piece of work's time and memory. Shared by its threads.
+pub struct Allowance {
+    end: Option<Box<dyn Fn() -> Option<End> + Send + Sync>>,
+    bytes_max: u64,
+    bytes: AtomicU64,
+}
+
+impl Allowance {
+    /// As much as there is.
+    pub fn unlimited() -> Self {
+        Allowance { end: None, bytes_max: u64::MAX, bytes: AtomicU64::new(0) }
+    }
+
+    /// So much memory, and until `end` says why it is over.
+    pub fn new(bytes_max: u64, end: impl Fn() -> Option<End> + Send + Sync + 'static) -> Self {
+        Allowance { end: Some(Box::new(end)), bytes_max, bytes: AtomicU64::new(0) }
+    }
+
+    /// An error once the work must end.
+    pub fn check(&self) -> Result<()> {
+        match self.end.as_ref().and_then(|end| end()) {
+            None => Ok(()),
+            Some(End::Abandoned) => {
+                Err(Error::unavailable("given up: nobody waits for the answer").with_code(ABANDONED))
+            }
+            Some(End::TimeIsUp) => Err(Error::invalid("the query was not done in the time it has")
+                .with_code("query_timeout")
+                .with_hint("narrow it by filters, ask for less at once, or raise server.query_timeout_ms")),
+        }
+    }
+
+    /// [`Self::check`] each time a count comes to a multiple of `every`.
+    #[inline]
+    pub fn check_at(&self, count: u32, every: u32) -> Result<()> {
+        if count.is_multiple_of(every) { self.check() } else { Ok(()) }
+    }
+
+    /// Takes memory until the result is dropped; an error when there is not so much left.
+    pub fn take(&self, bytes: usize) -> Result<Taken<'_>> {
+        let mut taken = Taken { allowance: self, bytes: 0 };
+        taken.grow(bytes)?;
+        Ok(taken)
+    }
+
+    /// Takes memory until the work is done.
+    pub fn keep(&self, bytes: usize) -> Result<()> {
+        self.take(bytes).map(std::mem::forget)
+    }
+}
+
+/// Memory of an allowance, given back when this is dropped.
+pub struct Taken<'a> {
+    allowance: &'a Allowance,
+    bytes: u64,
+}
+
+impl Taken<'_> {
+    /// Takes more.
+    pub fn grow(&mut self, bytes: usize) -> Result<()> {
+        let (bytes, max) = (bytes as u64, self.allowance.bytes_max);
+        self.bytes += bytes;
+        if self.allowance.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= max {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("the query needs more than the {max} bytes of memory it has"))
+            .with_code("query_too_large")
+            .with_hint(
+                "use fewer clauses, make the attributes it orders or scores by filterable, or raise server.query_bytes_max",
+            ))
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.allowance.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allowance, End};
+
+    #[test]
+    fn memory_is_taken_and_given_back() {
+        let allowance = Allowance::new(10, || None);
+        allowance.keep(2).unwrap();
+        let mut taken = allowance.take(5).unwrap();
+        taken.grow(3).unwrap();
+        assert_eq!(allowance.take(1).map(drop).unwrap_err().code(), "query_too_large");
+        drop(taken);
+        assert!(allowance.take(8).is_ok() && allowance.keep(9).is_err() && allowance.keep(8).is_ok());
+        assert!(Allowance::unlimited().keep(usize::MAX).is_ok());
+    }
+
+    #[test]
+    fn counts_ask_at_multiples_only() {
+        let over = Allowance::new(0, || Some(End::TimeIsUp));
+        assert_eq!(over.check_at(8, 8).unwrap_err().code(), "query_timeout");
+        assert!(over.check_at(9, 8).is_ok());
+    }
+}

@@ -1,0 +1,81 @@
+//! Searches that take long: ended when their client goes away, at their deadline, and at their share of memory.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+use shoal::api::limits::ServerConfig;
+
+use super::client::Daemon;
+
+/// A query that takes minutes: thousands of patterns over long texts that none of them matches.
+fn endless() -> Value {
+    let patterns: Vec<Value> =
+        (0..4_000).map(|n| json!(["text", "Regex", format!("(?i)[a-f]{{1,9}}[^b-y]{{3}}{n}z")])).collect();
+    json!({"filters": ["Or", patterns], "rank_by": ["id", "asc"], "limit": 1})
+}
+
+fn with(config: ServerConfig) -> Daemon {
+    let daemon = Daemon::with(config);
+    let text = "abcdefghijklmnopqrstuvwxyz".repeat(200);
+    let rows: Vec<Value> = (0..2_000).map(|id| json!({"id": id, "text": text, "note": "x"})).collect();
+    let schema = json!({"text": {"type": "string", "regex": true}, "note": {"type": "string", "filterable": false}});
+    daemon.write("docs", &json!({"schema": schema, "upsert_rows": rows}));
+    daemon
+}
+
+/// A figure of `/metrics`.
+fn figure(daemon: &Daemon, name: &str) -> u64 {
+    let text = daemon.get("/metrics").text();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// Its turn is the only one, so that who comes next is answered only because it ends.
+#[test]
+fn a_search_ends_when_its_client_goes_away() {
+    let daemon = with(ServerConfig {
+        queries_concurrent_max: 1,
+        query_wait_ms: 3_600_000,
+        query_timeout_ms: 3_600_000,
+        request_timeout_ms: 3_600_000,
+        ..ServerConfig::default()
+    });
+    let body = endless().to_string();
+    let mut stream = daemon.connect();
+    let head = format!(
+        "POST /v2/namespaces/docs/query HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
+    while figure(&daemon, "shoal_searches ") == 0 {}
+    drop(stream);
+    let answer = daemon.query("docs", &json!({"rank_by": ["id", "asc"], "limit": 1}));
+    assert_eq!(answer["rows"][0]["id"], 0);
+    assert_eq!(figure(&daemon, "shoal_searches_abandoned_total"), 1);
+    assert_eq!(figure(&daemon, "shoal_searches "), 0);
+}
+
+#[test]
+fn a_search_ends_at_its_deadline() {
+    let daemon = with(ServerConfig { query_timeout_ms: 1, ..ServerConfig::default() });
+    let reply = daemon.post("/v2/namespaces/docs/query", &endless());
+    assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (400, "query_timeout"), "{}", reply.text());
+    assert!(reply.json()["hint"].as_str().unwrap().contains("server.query_timeout_ms"));
+    assert_eq!(figure(&daemon, "shoal_searches_abandoned_total"), 0);
+}
+
+#[test]
+fn a_search_has_a_share_of_memory() {
+    let daemon = with(ServerConfig { query_bytes_max: 100_000, ..ServerConfig::default() });
+    let many: Vec<Value> = (0..9).map(|_| json!(["Sum", [["note", "Eq", "x"]]])).collect();
+    assert_eq!(
+        daemon.post("/v1/namespaces/docs/schema", &json!({"note": {"type": "string", "filterable": true}})).status,
+        200
+    );
+    let query = json!({"rank_by": ["Sum", many], "limit": 1});
+    let reply = daemon.post("/v2/namespaces/docs/query", &query);
+    assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (400, "query_too_large"), "{}", reply.text());
+    daemon.query("docs", &json!({"rank_by": ["Sum", [["note", "Eq", "x"]]], "limit": 1}));
+}
