@@ -14,6 +14,8 @@ pub const VECTOR_COLUMNS_MAX: usize = 8;
 pub const DIMS_MAX: u32 = 10_752;
 /// The longest attribute name, in bytes.
 pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 128;
+/// The longest text of a filterable attribute, or element of one, in bytes.
+pub const FILTERABLE_BYTES_MAX: usize = 4 << 10;
 
 /// A column's identity at rest: a hash of name, type and how often the name was dropped. So an attribute that is dropped
 /// and declared again never shows its old values, and two nodes that infer the same attribute apart agree on it.
@@ -206,6 +208,12 @@ impl Column {
             fuzzy: false,
             derived_from: None,
         }
+    }
+
+    /// Whether segments index the column's values: filters are answered from that, and patterns tested once for each
+    /// distinct text. What is there for patterns alone is left out where a text is longer than [`FILTERABLE_BYTES_MAX`].
+    pub fn is_indexed(&self) -> bool {
+        self.kind.is_filterable() && (self.filterable || self.regex || self.glob || self.fuzzy)
     }
 
     /// The identity: the first 8 bytes, little-endian, of BLAKE3 over `name NUL type NUL epoch` in decimal.

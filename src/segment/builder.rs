@@ -21,7 +21,7 @@ use crate::format::segment_writer::SegmentWriter;
 use crate::format::{ids, values, vectors, versions};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, Hlc, IdType};
-use crate::model::schema::{AttributeType, ColumnUid, Metric, Schema};
+use crate::model::schema::{AttributeType, Column, ColumnUid, FILTERABLE_BYTES_MAX, Metric, Schema};
 use crate::model::value::Value;
 
 /// What a segment is built from, in strictly ascending order of id.
@@ -72,7 +72,8 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
         if column.column.kind.is_vector() {
             write_vectors(column.uid, schema.metric, &documents, &mut out)?;
         }
-        if column.column.filterable && key_kind(column.column.kind).is_some() {
+        let values = || documents.iter().filter_map(|document| document.get(column.uid));
+        if may_index(&column.column) && values().all(|value| fits_index(column.column.filterable, value)) {
             let mut builder = AttributeBuilder::new(column.uid, column.column.kind.is_array());
             for (row, document) in (0..).zip(&documents) {
                 if let Some(value) = document.get(column.uid) {
@@ -93,6 +94,21 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
         }
     }
     finish(out, id_type, columns, rows, row_count(tombstones.len())?, logical_bytes)
+}
+
+/// Whether a column's values are indexed, if all of them fit.
+pub(in crate::segment) fn may_index(column: &Column) -> bool {
+    column.is_indexed() && key_kind(column.kind).is_some()
+}
+
+/// Whether a value is short enough for its column's index. Those of filterable columns were when they were written.
+pub(in crate::segment) fn fits_index(filterable: bool, value: &Value) -> bool {
+    let fits = |text: &String| filterable || text.len() <= FILTERABLE_BYTES_MAX;
+    match value {
+        Value::String(text) => fits(text),
+        Value::Strings(texts) => texts.iter().all(fits),
+        _ => true,
+    }
 }
 
 /// The columns of a schema as a segment has them: in ascending order of identity.

@@ -3,19 +3,20 @@
 //! Held in memory are 8 bytes per row of the result and 4 per row of the inputs, and one column's ordinals or postings at
 //! a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::attribute_builder::{self, AttributeBuilder};
-use super::builder::{VectorsWriter, columns_of, finish, row_count, write_sizes, write_tombstones};
+use super::builder::{
+    VectorsWriter, columns_of, finish, fits_index, may_index, row_count, write_sizes, write_tombstones,
+};
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
 use super::{Segment, SegmentColumn, Summary};
 use crate::error::{Context, Error, Result};
-use crate::format::attributes::key_kind;
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record_of_bytes};
 use crate::format::segment_writer::SegmentWriter;
 use crate::format::{ids, values, versions};
@@ -59,7 +60,7 @@ pub fn merge(
     let plan = Plan::new(inputs, horizon)?;
     let rows = row_count(plan.rows.len())?;
     let mut out = SegmentWriter::new(&segment_id, out)?;
-    let mut collected = Collected::new(inputs, &columns);
+    let mut collected = Collected::new(inputs, &columns)?;
     let sizes = merge_rows(inputs, &columns, &plan, &mut collected, &mut out)?;
     let all_ids = inputs.iter().map(|input| input.segment.ids()).collect::<Result<Vec<_>>>()?;
     ids::write(&mut out, rows, plan.rows.iter().map(|(input, row)| all_ids[*input as usize].get(*row)))?;
@@ -72,7 +73,7 @@ pub fn merge(
         if column.column.kind.is_vector() {
             merge_vectors(inputs, column.uid, schema.metric, &plan, rows, &mut out)?;
         }
-        if column.column.filterable && key_kind(column.column.kind).is_some() {
+        if may_index(&column.column) && !collected.too_long.contains(&column.uid) {
             merge_attribute(inputs, column, &plan, collected.values.remove(&column.uid), rows, &mut out)?;
         }
         if column.column.full_text.is_some() {
@@ -180,19 +181,23 @@ impl Head {
 
 /// What is gathered from documents, because an input has no index of it that could be merged.
 struct Collected {
-    /// Of columns that were not filterable in some input: their values, with the rows of the result.
-    values: BTreeMap<ColumnUid, Vec<(u32, Value)>>,
+    /// Of columns that some input has no index of: their values, with the rows of the result.
+    values: BTreeMap<ColumnUid, Values>,
+    /// Columns with a value that does not fit their index: they get none.
+    too_long: BTreeSet<ColumnUid>,
     /// Of columns that were not analysed in some input, or otherwise: the terms of that input's rows.
     text: BTreeMap<ColumnUid, TextMerge>,
 }
 
 impl Collected {
-    fn new(inputs: &[Input], columns: &[SegmentColumn]) -> Self {
-        let mut collected = Collected { values: BTreeMap::new(), text: BTreeMap::new() };
+    fn new(inputs: &[Input], columns: &[SegmentColumn]) -> Result<Self> {
+        let (values, text) = (BTreeMap::new(), BTreeMap::new());
+        let mut collected = Collected { values, too_long: BTreeSet::new(), text };
         for SegmentColumn { uid, column } in columns {
-            let had = || inputs.iter().filter_map(|input| input.segment.column(*uid));
-            if column.filterable && key_kind(column.kind).is_some() && had().any(|had| !had.column.filterable) {
-                collected.values.insert(*uid, Vec::new());
+            for Input { segment, .. } in inputs.iter().filter(|_| may_index(column)) {
+                if segment.column(*uid).is_some() && segment.attribute(*uid)?.is_none() {
+                    collected.values.insert(*uid, Values { filterable: column.filterable, of_rows: Vec::new() });
+                }
             }
             if let Some(options) = &column.full_text {
                 let merge = TextMerge::new(inputs, *uid, options);
@@ -201,7 +206,7 @@ impl Collected {
                 }
             }
         }
-        collected
+        Ok(collected)
     }
 
     /// Whether a column of an input is gathered.
@@ -213,10 +218,20 @@ impl Collected {
         if let Some(merge) = self.text.get_mut(&uid).filter(|merge| merge.analyses(input)) {
             merge.add(row, &value);
         }
-        if let Some(values) = self.values.get_mut(&uid) {
-            values.push((row, value));
+        let Some(values) = self.values.get_mut(&uid) else { return };
+        if fits_index(values.filterable, &value) {
+            values.of_rows.push((row, value));
+        } else {
+            self.values.remove(&uid);
+            self.too_long.insert(uid);
         }
     }
+}
+
+/// A column's values by the rows of the result.
+struct Values {
+    filterable: bool,
+    of_rows: Vec<(u32, Value)>,
 }
 
 /// How one input's columns are found in the result.
@@ -348,7 +363,7 @@ fn merge_attribute(
     inputs: &[Input],
     SegmentColumn { uid, column }: &SegmentColumn,
     plan: &Plan,
-    collected: Option<Vec<(u32, Value)>>,
+    collected: Option<Values>,
     rows: u32,
     out: &mut SegmentWriter,
 ) -> Result<()> {
@@ -358,7 +373,7 @@ fn merge_attribute(
         return attribute_builder::merge(*uid, array, &sources, &plan.rows, out);
     };
     let mut builder = AttributeBuilder::new(*uid, array);
-    for (row, value) in &values {
+    for (row, value) in &values.of_rows {
         builder.add(*row, value);
     }
     builder.finish(rows, out)

@@ -193,11 +193,12 @@ impl Segment {
         Ok(RowScan { segment: self, index, block: Block::default() })
     }
 
-    /// The index of a column; `None` when the segment has none, for lack of the column or because it was not filterable
-    /// when the segment was built.
+    /// The index of a column; `None` when the segment has none, for lack of the column, because it was not indexed when the
+    /// segment was built, or because it was for patterns only and a text is too long.
     pub fn attribute(&self, uid: ColumnUid) -> Result<Option<AttributeReader<'_>>> {
         let Some(SegmentColumn { column, .. }) = self.column(uid) else { return Ok(None) };
-        if !column.filterable || key_kind(column.kind).is_none() {
+        let is_absent = || self.sections.of_column(ATTRIBUTE_SECTION, uid).is_none();
+        if !column.is_indexed() || key_kind(column.kind).is_none() || !column.filterable && is_absent() {
             return Ok(None);
         }
         let bytes = self.index_of(ATTRIBUTE_SECTION, uid, &column.name)?;

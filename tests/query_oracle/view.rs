@@ -23,17 +23,17 @@ use crate::generate::Generator;
 pub enum Age {
     /// With the schema of today.
     Current,
-    /// With other indexes: nothing filterable, text analysed otherwise.
+    /// With other indexes: nothing filterable or for patterns, text analysed otherwise.
     Unindexed,
     /// Before the attribute `late` was there.
     Old,
 }
 
 pub fn schema(age: Age) -> Schema {
-    let filterable = age != Age::Unindexed;
+    let indexed = age != Age::Unindexed;
     let column = |name: &str, kind: &str| {
         let column = Column::new(name, AttributeType::parse(kind).unwrap(), 0);
-        Column { filterable: column.filterable && filterable, ..column }
+        Column { filterable: column.filterable && indexed, ..column }
     };
     let options = FullText { case_sensitive: age == Age::Unindexed, ..FullText::default() };
     let text = Column { full_text: Some(options), filterable: false, ..column("text", "string") };
@@ -41,12 +41,12 @@ pub fn schema(age: Age) -> Schema {
         column("n", "int"),
         column("u", "uint"),
         column("x", "float"),
-        Column { fuzzy: true, ..column("s", "string") },
+        Column { fuzzy: indexed, ..column("s", "string") },
         column("t", "datetime"),
         column("ok", "bool"),
         column("tags", "[]string"),
         column("counts", "[]uint"),
-        Column { glob: true, fuzzy: true, filterable: false, ..column("note", "string") },
+        Column { glob: indexed, fuzzy: indexed, filterable: false, ..column("note", "string") },
         text,
         column("vector", "[4]f32"),
         column("half", "[3]f16"),

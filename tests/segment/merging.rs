@@ -6,6 +6,7 @@ use roaring::RoaringBitmap;
 use shoal::model::document::{Document, Tombstone};
 use shoal::model::ids::{Hlc, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, FullText, Schema};
+use shoal::model::value::Value;
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
 use shoal::segment::merge::{Input, merge};
@@ -110,6 +111,45 @@ fn a_merge_follows_the_new_schema() {
                 assert_eq!(segment.document(row, None).unwrap(), expected);
             }
         }
+    }
+}
+
+/// What patterns are tested against is indexed where all of it is short, whatever the parts had.
+#[test]
+fn texts_for_patterns_are_indexed_where_none_is_long() {
+    let plain = Column { filterable: false, ..Column::new("s", AttributeType::String, 0) };
+    let uid = plain.uid();
+    let of = |column: &Column| Schema { columns: vec![column.clone()], ..Schema::default() };
+    let (before, after) = (of(&plain), of(&Column { fuzzy: true, ..plain.clone() }));
+    let texts = |first: u64, long: bool| -> Vec<Entry> {
+        let document = |n: u64| {
+            let text = if long && n == first + 1 { "x".repeat(4_097) } else { format!("text {}", n % 3) };
+            let mut document = document(&before, id(0, n), n);
+            document.set(uid, Some(Value::String(text)));
+            document.patch = None;
+            row(document)
+        };
+        (first..first + 4).map(document).collect()
+    };
+    for (parts, indexed) in [
+        (vec![(&after, false), (&after, false)], true),
+        (vec![(&before, false), (&after, false)], true),
+        (vec![(&after, true), (&after, false)], false),
+        (vec![(&before, false), (&after, true)], false),
+    ] {
+        let (mut segments, mut all) = (Vec::new(), Vec::new());
+        for (at, (schema, long)) in (0..).zip(parts) {
+            let entries = texts(10 * at, long);
+            let segment = open(built(schema, &entries).0);
+            assert_eq!(segment.attribute(uid).unwrap().is_some(), schema == &after && !long);
+            segments.push(segment);
+            all.extend(entries);
+        }
+        let bytes = merged(&after, &segments, &[RoaringBitmap::new(), RoaringBitmap::new()], Hlc(0));
+        assert_eq!(bytes, built(&after, &all).0);
+        let segment = open(bytes);
+        segment.verify().unwrap();
+        assert_eq!(segment.attribute(uid).unwrap().map(|index| index.values()), indexed.then_some(3));
     }
 }
 

@@ -32,8 +32,6 @@ pub const DELETE_BY_FILTER_MAX: usize = 5_000_000;
 pub const PATCH_BY_FILTER_MAX: usize = 50_000;
 /// The largest value, in logical bytes.
 pub const VALUE_BYTES_MAX: u64 = 8 << 20;
-/// The largest value of a filterable attribute, or element of one, in bytes.
-pub const FILTERABLE_BYTES_MAX: usize = 4 << 10;
 /// The largest document, in logical bytes.
 pub const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
 
