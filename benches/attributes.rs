@@ -13,6 +13,7 @@ use shoal::engine::query;
 use shoal::engine::view::{SegmentView, Tail, View};
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, IdType, Version};
+use shoal::model::query::Recall;
 use shoal::model::schema::{AttributeType, Column, Schema};
 use shoal::model::value::Value;
 use shoal::platform::allowance::Allowance;
@@ -72,6 +73,7 @@ fn view() -> View {
     println!("{ROWS} rows in {} bytes", bytes.len());
     let segment = Segment::open(Mapping::of_bytes(bytes), "bench.seg").unwrap();
     View {
+        recall: Recall::DEFAULT,
         name: "bench".into(),
         schema: Arc::new(schema),
         segments: vec![SegmentView { segment: Arc::new(segment), dead: Arc::new(RoaringBitmap::new()) }],

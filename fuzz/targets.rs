@@ -12,6 +12,7 @@ use shoal::api::wire::query::{parse_query, parse_recall};
 use shoal::api::wire::shape;
 use shoal::api::wire::write::{WriteBody, parse_schema, parse_write, parse_write_bytes};
 use shoal::error::Result;
+use shoal::format::clusters::{HEADER_BYTES, Table};
 use shoal::format::conflicts::{decode_conflicts, encode_conflicts};
 use shoal::format::log::{Frame, decode_log, encode_frame, encode_header, peek_header};
 use shoal::format::manifest::{decode_manifest, encode_manifest};
@@ -33,7 +34,8 @@ use shoal::segment::vectors::QueryVector;
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 15] = [
+pub const TARGETS: [(&str, Body); 16] = [
+    ("clusters", clusters),
     ("conflicts", conflicts),
     ("deletions", deletions),
     ("envelope", envelope),
@@ -94,6 +96,19 @@ fn put_checksum(bytes: &mut [u8], at: usize, covered: impl FnOnce(&[u8]) -> Opti
     let checksum = covered(bytes)?;
     bytes.get_mut(at..at.checked_add(4)?)?.copy_from_slice(&checksum.to_le_bytes());
     Some(())
+}
+
+fn clusters(data: &[u8]) {
+    let Some(table) = either(Table::decode(data, "fuzz")) else { return };
+    assert_eq!(table.header().encode(), data[..HEADER_BYTES], "a header does not come back as it was");
+    let lists = table.lists_bytes();
+    for (at, entry) in table.entries().enumerate().take(LOOKED_AT) {
+        assert!(lists.is_none_or(|bytes| entry.offset < bytes), "a list outside the lists");
+        assert_eq!(table.centroid(at).map(<[u8]>::len), Some(table.header().dims * 4));
+    }
+    for row in 0..LOOKED_AT as u32 {
+        table.cluster_of(row);
+    }
 }
 
 fn log(data: &[u8]) {

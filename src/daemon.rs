@@ -92,6 +92,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         compaction_bytes_per_second: storage.compaction_bytes_per_second,
         retention_ms: storage.retention_hours.saturating_mul(3_600_000),
         retention_disk_percent: storage.retention_disk_percent,
+        recall: config.search.recall,
         ..EngineConfig::new(&storage.data_dir)
     }
 }

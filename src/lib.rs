@@ -51,6 +51,8 @@
 //! | log object | an immutable batch of records |
 //! | segment | an immutable indexed set of documents and tombstones |
 //! | tail | records not yet in a segment |
+//! | cluster | vectors of a segment's column that are near one centroid; searches look at the nearest clusters first |
+//! | recall | the share of the nearest vectors that a search finds |
 //! | commit | one new state of a namespace |
 //! | generation | the number of a manifest in one chain |
 //! | branch, copy | a namespace whose first manifest references another's objects, with and without lineage |

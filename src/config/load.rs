@@ -80,6 +80,8 @@ fn typed(name: &str, text: String, default: Option<&Value>) -> Result<Value> {
             Ok(number) => Ok(Value::Integer(number)),
             Err(_) => Err(wrong(format!("{name} is {text:?}, expected a whole number"))),
         },
+        // A word in its place is the key's to judge.
+        Some(Value::Float(_)) => Ok(text.trim().parse().map_or(Value::String(text), Value::Float)),
         Some(Value::Array(_)) => {
             let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
             Ok(Value::Array(words.map(|word| Value::String(word.to_owned())).collect()))
@@ -97,6 +99,7 @@ fn section_and_key(name: &str) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::query::Recall;
 
     fn from(text: &str, environment: &[(&str, &str)], flags: Overrides) -> Result<Config> {
         let folder = tempfile::tempdir().unwrap();
@@ -127,6 +130,10 @@ mod tests {
             [("SHOAL_STORAGE__FLUSH_BYTES", "65536"), ("SHOAL_SERVER__ALLOWED_HOSTS", "one.example, two.example")];
         let config = from("", &environment, Overrides::default()).unwrap();
         assert_eq!(config.storage.flush_bytes, 65_536);
+        let recall = |text| from("", &[("SHOAL_SEARCH__RECALL", text)], Overrides::default());
+        assert_eq!(recall("0.9").unwrap().search.recall, Recall::of(0.9).unwrap());
+        assert!(recall("exact").unwrap().search.recall.is_exact());
+        assert!(recall("1.5").unwrap_err().message().contains("recall is 1.5"), "{:?}", recall("1.5"));
         assert_eq!(config.server.allowed_hosts, ["one.example", "two.example"]);
         let error = from("", &[("SHOAL_STORAGE__FLUSH_BYTES", "much")], Overrides::default()).unwrap_err();
         assert!(error.message().contains("SHOAL_STORAGE__FLUSH_BYTES is \"much\""), "{error}");

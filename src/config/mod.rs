@@ -13,6 +13,7 @@ pub use load::{Overrides, load};
 use crate::api::limits::ServerConfig;
 use crate::engine::EngineConfig;
 use crate::error::Error;
+use crate::model::query::Recall;
 
 /// The port a daemon listens on unless it is told another.
 pub const PORT_DEFAULT: u16 = 7345;
@@ -25,6 +26,7 @@ pub const BAD_CONFIGURATION: &str = "bad_configuration";
 pub struct Config {
     pub server: Server,
     pub storage: Storage,
+    pub search: Search,
     pub auth: Auth,
     pub log: Log,
 }
@@ -73,6 +75,14 @@ pub struct Storage {
     pub retention_hours: u64,
     /// They may keep so much of the disk, in a hundred; the oldest go first.
     pub retention_disk_percent: u32,
+}
+
+/// How queries are answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Search {
+    /// The share of the nearest vectors that ANN is to find on average, from 0.5 to 1, or `"exact"`; queries may say another.
+    pub recall: Recall,
 }
 
 /// Who may ask.
@@ -134,6 +144,12 @@ impl Default for Storage {
             retention_hours: engine.retention_ms / 3_600_000,
             retention_disk_percent: engine.retention_disk_percent,
         }
+    }
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Search { recall: Recall::DEFAULT }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::format::node::NodeFile;
 use crate::meta::Meta;
 use crate::meta::tables::{Bound, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::query::Recall;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
@@ -48,6 +49,8 @@ pub struct EngineConfig {
     pub retention_ms: u64,
     /// They may keep so much of the disk, in a hundred.
     pub retention_disk_percent: u32,
+    /// What approximate searches are to find where a query does not say.
+    pub recall: Recall,
 }
 
 impl EngineConfig {
@@ -66,6 +69,7 @@ impl EngineConfig {
             tombstone_ms: 30 * 24 * 3_600 * 1_000,
             retention_ms: 7 * 24 * 3_600 * 1_000,
             retention_disk_percent: 20,
+            recall: Recall::DEFAULT,
         }
     }
 }

@@ -11,6 +11,7 @@ use roaring::RoaringBitmap;
 use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::ids::DocId;
+use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::segment::Segment;
 use crate::segment::text::terms::DocTerms;
@@ -27,6 +28,8 @@ pub struct View {
     pub segments: Vec<SegmentView>,
     pub tail: TailView,
     pub etag: String,
+    /// What ANN is to find where a query does not say.
+    pub recall: Recall,
 }
 
 /// A segment, and which of its rows later writes replaced or deleted.

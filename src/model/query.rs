@@ -1,5 +1,6 @@
 //! Queries: what a request asks for, and what the answer is.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::compute::{Compute, Computed};
@@ -7,6 +8,61 @@ use super::filter::Expr;
 use super::ids::DocId;
 use super::schema::Metric;
 use super::value::Value;
+
+/// What share of the nearest vectors a search is to find, on average; in millionths. All of them is an exact search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RecallForm", into = "RecallForm")]
+pub struct Recall(u32);
+
+impl Recall {
+    pub const EXACT: Recall = Recall(1_000_000);
+    /// What is promised unless somebody asks for another.
+    pub const DEFAULT: Recall = Recall(950_000);
+
+    /// `None` unless `share` is from 0.5 to 1.
+    pub fn of(share: f64) -> Option<Recall> {
+        (0.5..=1.0).contains(&share).then(|| Recall((share * 1e6).round() as u32))
+    }
+
+    pub fn share(self) -> f32 {
+        self.0 as f32 / 1e6
+    }
+
+    pub fn is_exact(self) -> bool {
+        self == Recall::EXACT
+    }
+}
+
+/// How a recall is written: a share, or `"exact"`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RecallForm {
+    Share(f64),
+    Word(String),
+}
+
+impl TryFrom<RecallForm> for Recall {
+    type Error = String;
+
+    fn try_from(form: RecallForm) -> Result<Self, String> {
+        let expected = "expected a number from 0.5 to 1, or \"exact\"";
+        match form {
+            RecallForm::Word(word) if word == "exact" => Ok(Recall::EXACT),
+            RecallForm::Word(word) => Err(format!("recall is {word:?}, {expected}")),
+            RecallForm::Share(share) => Recall::of(share).ok_or_else(|| format!("recall is {share}, {expected}")),
+        }
+    }
+}
+
+impl From<Recall> for RecallForm {
+    fn from(recall: Recall) -> Self {
+        if recall.is_exact() {
+            RecallForm::Word("exact".into())
+        } else {
+            RecallForm::Share(f64::from(recall.0) / 1e6)
+        }
+    }
+}
 
 /// One or several queries answered from one snapshot.
 #[derive(Clone, Debug)]
@@ -33,6 +89,8 @@ pub struct Query {
     pub aggregate_by: Vec<(String, Aggregate)>,
     pub group_by: Vec<GroupKey>,
     pub metric: Option<Metric>,
+    /// What ANN is to find; what the node's configuration says when `None`.
+    pub recall: Option<Recall>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +128,7 @@ pub enum GroupKey {
 /// What rows are ordered by.
 #[derive(Clone, Debug)]
 pub enum Rank {
-    /// Nearest first; exact for now, approximate later.
+    /// Nearest first, as many of the nearest as the query's recall says.
     Ann { attribute: String, vector: Json },
     /// Nearest first, exactly; needs a filter.
     Knn { attribute: String, vector: Json },
@@ -201,6 +259,8 @@ pub struct RecallRequest {
     pub filter: Option<Expr>,
     pub include_ground_truth: bool,
     pub rank_by: Option<Rank>,
+    /// As in a query.
+    pub recall: Option<Recall>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -11,7 +11,7 @@ use super::sparse::SparseBuilder;
 use super::text::reader::TextBuilder;
 use super::text::terms::DocTerms;
 use super::text::tokens::Analyzer;
-use super::vectors::norm;
+use super::vectors::{clustering, element_of, norm, widen_into};
 use super::{SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::attributes::key_kind;
@@ -22,7 +22,7 @@ use crate::format::{ids, values, vectors, versions};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, Hlc, IdType};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FILTERABLE_BYTES_MAX, Metric, Schema};
-use crate::model::value::Value;
+use crate::model::value::{Value, Vector};
 
 /// What a segment is built from, in strictly ascending order of id.
 pub enum Entry {
@@ -70,7 +70,7 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
     write_tombstones(&tombstones, &mut out)?;
     for column in &columns {
         if column.column.kind.is_vector() {
-            write_vectors(column.uid, schema.metric, &documents, &mut out)?;
+            write_vectors(column, schema.metric, &documents, &mut out)?;
         }
         let values = || documents.iter().filter_map(|document| document.get(column.uid));
         if may_index(&column.column) && values().all(|value| fits_index(column.column.filterable, value)) {
@@ -193,23 +193,47 @@ pub(in crate::segment) fn write_tombstones(tombstones: &[Tombstone], out: &mut S
 }
 
 fn write_vectors(
-    uid: ColumnUid,
+    SegmentColumn { uid, column }: &SegmentColumn,
     metric: Option<Metric>,
     documents: &[&Document],
     out: &mut SegmentWriter,
 ) -> Result<()> {
-    let vectors = || {
-        (0u32..).zip(documents).filter_map(|(row, document)| match document.get(uid) {
+    let found: Vec<(u32, &Vector)> = (0u32..)
+        .zip(documents)
+        .filter_map(|(row, document)| match document.get(*uid) {
             Some(Value::Vector(vector)) => Some((row, vector)),
             _ => None,
         })
-    };
+        .collect();
     let mut writer = VectorsWriter::default();
-    for (row, vector) in vectors() {
+    for (row, vector) in &found {
         let norm = (metric == Some(Metric::CosineDistance)).then(|| norm(vector));
-        writer.add(uid, row, vectors::bytes_of(vector), norm, out)?;
+        writer.add(*uid, *row, vectors::bytes_of(vector), norm, out)?;
     }
-    writer.finish(uid, documents.len() as u32, out)
+    let rows = documents.len() as u32;
+    writer.finish(*uid, rows, out)?;
+    match (column.kind, metric) {
+        (AttributeType::Vector { dims, .. }, Some(metric)) => {
+            clustering::write(*uid, metric, dims, (&found, rows), out)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl clustering::Vectors for Vec<(u32, &Vector)> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn row(&self, place: usize) -> u32 {
+        self[place].0
+    }
+
+    fn read(&self, place: usize, out: &mut [f32]) -> Result<()> {
+        let (_, vector) = self[place];
+        widen_into(element_of(vector), vectors::bytes_of(vector), out);
+        Ok(())
+    }
 }
 
 /// Writes a full-text column's section; nothing for other columns.

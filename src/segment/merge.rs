@@ -15,6 +15,7 @@ use super::builder::{
 };
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
+use super::vectors::{VectorReader, clustering, widen_into};
 use super::{Segment, SegmentColumn, Summary};
 use crate::error::{Context, Error, Result};
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record_of_bytes};
@@ -71,7 +72,7 @@ pub fn merge(
     write_tombstones(&plan.tombstones, &mut out)?;
     for column in &columns {
         if column.column.kind.is_vector() {
-            merge_vectors(inputs, column.uid, schema.metric, &plan, rows, &mut out)?;
+            merge_vectors(inputs, column, schema.metric, &plan, rows, &mut out)?;
         }
         if may_index(&column.column) && !collected.too_long.contains(&column.uid) {
             merge_attribute(inputs, column, &plan, collected.values.remove(&column.uid), rows, &mut out)?;
@@ -342,21 +343,58 @@ fn copy_record(
 
 fn merge_vectors(
     inputs: &[Input],
-    uid: ColumnUid,
+    SegmentColumn { uid, column }: &SegmentColumn,
     metric: Option<Metric>,
     plan: &Plan,
     rows: u32,
     out: &mut SegmentWriter,
 ) -> Result<()> {
-    let readers = inputs.iter().map(|input| input.segment.vectors(uid)).collect::<Result<Vec<_>>>()?;
+    let readers = inputs.iter().map(|input| input.segment.vectors(*uid)).collect::<Result<Vec<_>>>()?;
     let mut writer = VectorsWriter::default();
+    let mut found = Vec::new();
     for (new_row, (input, row)) in (0..).zip(&plan.rows) {
         let Some(reader) = &readers[*input as usize] else { continue };
         let Some((bytes, norm)) = reader.stored(*row)? else { continue };
         let norm = (metric == Some(Metric::CosineDistance)).then(|| reader.norm_or(norm, bytes));
-        writer.add(uid, new_row, bytes, norm, out)?;
+        writer.add(*uid, new_row, bytes, norm, out)?;
+        found.push(new_row);
     }
-    writer.finish(uid, rows, out)
+    writer.finish(*uid, rows, out)?;
+    match (column.kind, metric) {
+        (AttributeType::Vector { dims, .. }, Some(metric)) => {
+            let vectors = MergedVectors { readers: &readers, plan, found };
+            clustering::write(*uid, metric, dims, (&vectors, rows), out)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The vectors of a merge's result, read from its inputs.
+struct MergedVectors<'a> {
+    readers: &'a [Option<VectorReader<'a>>],
+    plan: &'a Plan,
+    /// The rows of the result that have one.
+    found: Vec<u32>,
+}
+
+impl clustering::Vectors for MergedVectors<'_> {
+    fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    fn row(&self, place: usize) -> u32 {
+        self.found[place]
+    }
+
+    fn read(&self, place: usize, out: &mut [f32]) -> Result<()> {
+        let (input, row) = self.plan.rows[self.found[place] as usize];
+        let reader = self.readers[input as usize].as_ref();
+        let gone = || Error::internal("a vector that was merged is gone");
+        let reader = reader.ok_or_else(gone)?;
+        let (bytes, _) = reader.stored(row)?.ok_or_else(gone)?;
+        widen_into(reader.element(), bytes, out);
+        Ok(())
+    }
 }
 
 fn merge_attribute(

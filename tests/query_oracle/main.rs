@@ -133,7 +133,8 @@ fn recall_of_exact_search_is_one() {
     let documents = generator.documents(60);
     for segments in [0, 3] {
         let view = view::build(&documents, segments, &mut generator);
-        let request = RecallRequest { num: 9, top_k: 4, filter: None, include_ground_truth: true, rank_by: None };
+        let request =
+            RecallRequest { num: 9, top_k: 4, filter: None, include_ground_truth: true, rank_by: None, recall: None };
         let outcome = query::recall(&view, &request, &SeededRandom::new(3), &Allowance::unlimited()).unwrap();
         assert_eq!((outcome.avg_recall, outcome.avg_exhaustive_count, outcome.avg_ann_count), (1.0, 4.0, 4.0));
         let truth = outcome.ground_truth.unwrap();

@@ -9,6 +9,7 @@ use shoal::engine::view::{SegmentView, Tail, TailRow, View};
 use shoal::engine::write::typing;
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, IdType, Version};
+use shoal::model::query::Recall;
 use shoal::model::schema::{AttributeType, Column, ColumnUid, FullText, Metric, Schema};
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
@@ -140,6 +141,7 @@ pub fn build(documents: &[Json], segments: usize, generator: &mut Generator) -> 
         tail.remove(slot).unwrap();
     }
     View {
+        recall: Recall::DEFAULT,
         name: "acme/search/docs".into(),
         schema: Arc::new(schema(Age::Current)),
         segments: views,

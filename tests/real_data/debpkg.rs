@@ -184,6 +184,7 @@ fn every_row_is_back_and_vector_results_equal_the_ground_truth() {
     assert_eq!(set.daemon.client().count(NAMESPACE), ROWS as u64);
     rows_are_back(&set);
     vectors_are_exact(&set);
+    recall_is_what_is_promised(&set);
 }
 
 fn rows_are_back(set: &Debpkg) {
@@ -215,16 +216,55 @@ fn rows_are_back(set: &Debpkg) {
     println!("debpkg: {ROWS} rows back in {pages} pages in {:.1} s", began.elapsed().as_secs_f64());
 }
 
-fn vectors_are_exact(set: &Debpkg) {
+/// By clusters, on the queries that the stop rule was not made with; under filters at most 0.02 less than without.
+fn recall_is_what_is_promised(set: &Debpkg) {
     let queries = Vectors::read(&set.folder.join("queries.f16.npy"));
-    assert_eq!(queries.len(), QUERIES);
+    let mut client = set.daemon.client();
+    client.post(&format!("/v1/namespaces/{NAMESPACE}/compact"), &json!({}));
+    let mut unfiltered = None;
+    for (name, filters, _) in cases(set) {
+        let truth = id_table(&set.folder.join(format!("gt_{name}.npy")));
+        for recall in [0.9, 0.95, 0.99] {
+            let found = set.daemon.parallel(QUERIES / 2, |client, half| {
+                let query = half * 2 + 1;
+                let rank = json!(["vector", "ANN", queries.row(query)]);
+                let mut body = json!({ "rank_by": rank, "top_k": 10, "recall": recall });
+                if let Some(filters) = &filters {
+                    body["filters"] = filters.clone();
+                }
+                let rows = client.rows(NAMESPACE, &body);
+                let expected = &truth[query][..truth[query].len().min(10)];
+                let hits = rows.iter().filter(|row| expected.contains(&row["id"].as_u64().unwrap())).count();
+                hits as f64 / expected.len() as f64
+            });
+            let mean = found.iter().sum::<f64>() / found.len() as f64;
+            println!("debpkg {name}: recall@10 {mean:.4}, wanted {recall}");
+            if recall == 0.95 {
+                let without = *unfiltered.get_or_insert(mean);
+                assert!(mean >= without - 0.02, "{name}: {mean}, {without} without a filter");
+            }
+            if filters.is_none() {
+                assert!(mean >= recall - 0.01, "{mean} of {recall}");
+            }
+        }
+    }
+}
+
+/// The filters with their names and how many rows match; the first is none.
+fn cases(set: &Debpkg) -> Vec<(String, Option<Value>, u64)> {
     let filters: Value = serde_json::from_slice(&std::fs::read(set.folder.join("filters.json")).unwrap()).unwrap();
     let mut cases = vec![("top100".to_owned(), None, ROWS as u64)];
     for case in filters.as_array().unwrap() {
         let name = case["name"].as_str().unwrap().to_owned();
         cases.push((name, Some(filter(&case["where"])), case["matching"].as_u64().unwrap()));
     }
-    for (name, filters, matching) in &cases {
+    cases
+}
+
+fn vectors_are_exact(set: &Debpkg) {
+    let queries = Vectors::read(&set.folder.join("queries.f16.npy"));
+    assert_eq!(queries.len(), QUERIES);
+    for (name, filters, matching) in &cases(set) {
         let began = Instant::now();
         let truth = id_table(&set.folder.join(format!("gt_{name}.npy")));
         let mut count = json!({ "aggregate_by": { "n": ["Count"] } });
@@ -235,7 +275,8 @@ fn vectors_are_exact(set: &Debpkg) {
         assert_eq!(got["aggregations"]["n"], *matching, "{name}: rows that match");
         let compared = set.daemon.parallel(QUERIES, |client, query| {
             let ask = |limit: usize| {
-                let mut body = json!({ "rank_by": ["vector", "ANN", queries.row(query)], "top_k": limit });
+                let mut body =
+                    json!({ "rank_by": ["vector", "ANN", queries.row(query)], "top_k": limit, "recall": "exact" });
                 if let Some(filters) = filters {
                     body["filters"] = filters.clone();
                 }

@@ -99,7 +99,7 @@ fn every_truncation_and_every_flipped_bit_is_found() {
 }
 
 /// The file with `damage` done to the bytes of its sections, and all checksums made right again.
-fn resealed(bytes: &[u8], damage: impl FnOnce(&mut [u8], &mut Meta, &mut Footer)) -> Vec<u8> {
+pub fn resealed(bytes: &[u8], damage: impl FnOnce(&mut [u8], &mut Meta, &mut Footer)) -> Vec<u8> {
     let mut footer = decode_footer(bytes, "whole").unwrap();
     let mut meta = decode_meta(bytes, &footer, "whole").unwrap();
     let mut out = bytes[..footer.meta_offset as usize].to_vec();

@@ -135,8 +135,10 @@ fn the_deletions_file_is_laid_out_as_documented() {
 fn exactly_the_documented_sections_are_written() {
     let schema = schema();
     let (_, meta) = parsed(&built(&schema, &entries(&schema, 2, 200)).0);
+    let (_, clustered) = parsed(&crate::clusters::file());
     let name = |name: &str| name.split(':').next().unwrap().to_owned();
-    let written: BTreeSet<String> = meta.sections.iter().map(|section| name(&section.name)).collect();
+    let sections = meta.sections.iter().chain(&clustered.sections);
+    let written: BTreeSet<String> = sections.map(|section| name(&section.name)).collect();
     let documented: BTreeSet<String> =
         table("Segment meta").iter().flat_map(|row| row[0].split(", ").map(name).collect::<Vec<_>>()).collect();
     assert_eq!(written, documented);
@@ -150,7 +152,7 @@ fn parsed(bytes: &[u8]) -> (Footer, Meta) {
     (footer, decode_meta(bytes, &footer, "segment").unwrap())
 }
 
-fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     let path = root().join("tests/golden/v1").join(name);
     if std::env::var_os("SHOAL_WRITE_GOLDEN").is_some() && !path.exists() {
         std::fs::write(&path, bytes).unwrap();

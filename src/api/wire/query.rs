@@ -11,7 +11,7 @@ use super::write::METRICS;
 use crate::error::{Error, Result};
 use crate::model::as_of::AsOf;
 use crate::model::query::{
-    Aggregate, Direction, Fusion, GroupKey, Per, Projection, Query, QueryRequest, Rank, RecallRequest,
+    Aggregate, Direction, Fusion, GroupKey, Per, Projection, Query, QueryRequest, Rank, Recall, RecallRequest,
 };
 
 /// The most rows or groups of one answer, and the furthest row that `offset` reaches.
@@ -109,6 +109,7 @@ pub fn parse_recall(json: Json) -> Result<RecallRequest> {
             .transpose()?
             .unwrap_or(false),
         rank_by,
+        recall: parse_recall_wanted("recall", &mut body)?,
     })
 }
 
@@ -172,7 +173,13 @@ fn parse_one(path: &str, body: &mut Map<String, Json>) -> Result<Query> {
         metric: take(body, "distance_metric")
             .map(|json| variant(&at("distance_metric"), &json, &METRICS))
             .transpose()?,
+        recall: parse_recall_wanted(&at("recall"), body)?,
     })
+}
+
+fn parse_recall_wanted(path: &str, body: &mut Map<String, Json>) -> Result<Option<Recall>> {
+    let wanted = take(body, "recall").map(serde_json::from_value).transpose();
+    wanted.map_err(|_| wrong(path, "expected a number from 0.5 to 1, or \"exact\""))
 }
 
 fn parse_limit(path: &str, body: &mut Map<String, Json>) -> Result<(Option<u32>, Option<Per>)> {

@@ -298,7 +298,7 @@ impl Namespace {
         let shared = self.shared();
         Moment {
             nsid: self.nsid,
-            view: Arc::new(shared.state.view(&self.name.to_string())),
+            view: Arc::new(shared.state.view(&self.name.to_string(), self.context.config.recall)),
             tombstones: shared.state.tombstones(),
             vector: shared.state.vector(),
             manifest: share.manifest.clone(),

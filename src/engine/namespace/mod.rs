@@ -154,7 +154,7 @@ impl Namespace {
         let shared = self.shared();
         Ok(Moment {
             nsid: self.nsid,
-            view: Arc::new(shared.state.view(&self.name.to_string())),
+            view: Arc::new(shared.state.view(&self.name.to_string(), self.context.config.recall)),
             tombstones: shared.state.tombstones(),
             vector: shared.state.vector(),
             manifest: head.manifest.clone(),
@@ -267,7 +267,7 @@ impl Namespace {
     }
 
     fn publish_view(&self, state: &State) {
-        let view = Arc::new(state.view(&self.name.to_string()));
+        let view = Arc::new(state.view(&self.name.to_string(), self.context.config.recall));
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
     }
 

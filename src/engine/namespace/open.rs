@@ -38,7 +38,7 @@ impl Namespace {
     pub fn open(context: Arc<Context>, name: NamespaceName, head: Head) -> Result<Arc<Namespace>> {
         let loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
         let nsid = head.manifest.nsid;
-        let view = Arc::new(loaded.state.view(&name.to_string()));
+        let view = Arc::new(loaded.state.view(&name.to_string(), context.config.recall));
         let bytes = loaded.state.unflushed_bytes();
         context.tail_changed(0, bytes);
         let decider = decider(&loaded, &head);
@@ -96,7 +96,7 @@ impl Namespace {
         state.data_seq = manifest.data_seq;
         Ok(Moment {
             nsid: manifest.nsid,
-            view: Arc::new(state.view(&self.name.to_string())),
+            view: Arc::new(state.view(&self.name.to_string(), self.context.config.recall)),
             tombstones: state.tombstones(),
             vector: manifest.version_vector.clone(),
             manifest,

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::format::manifest::SegmentRef;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Origin, Version};
+use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::version_vector::VersionVector;
 use crate::segment::Segment;
@@ -264,7 +265,7 @@ impl State {
     }
 
     /// The snapshot that queries run on.
-    pub fn view(&self, name: &str) -> View {
+    pub fn view(&self, name: &str, recall: Recall) -> View {
         let tail = match &self.frozen {
             Some(frozen) => frozen.table.rows.snapshot().with(self.tail.rows.snapshot()),
             None => self.tail.rows.snapshot(),
@@ -277,6 +278,7 @@ impl State {
             segments,
             tail,
             etag: etag(self.data_seq, self.hlc, self.origin),
+            recall,
         }
     }
 

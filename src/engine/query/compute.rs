@@ -10,7 +10,7 @@ use crate::engine::analyzers::Analyzers;
 use crate::error::{Context, Error, Result};
 use crate::model::compute::{Compute, Computed};
 use crate::model::document::Document;
-use crate::model::query::Query;
+use crate::model::query::{Query, Recall};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::allowance::Allowance;
@@ -46,7 +46,7 @@ impl Computes {
                     Bound::Score(bound.context(|| format!("computed attribute `{name}`"))?)
                 }
                 Compute::Distance { attribute, vector } => {
-                    let target = Target::bind(schema, attribute, vector);
+                    let target = Target::bind(schema, attribute, vector, Recall::EXACT);
                     let target = target.context(|| format!("computed attribute `{name}`"))?;
                     needs.push(target.column);
                     Bound::Distance(target)

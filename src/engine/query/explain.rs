@@ -1,7 +1,8 @@
 //! Says in words how a query would be answered.
 
 use super::candidates::Candidates;
-use super::plan::Plan;
+use super::nearest::{self, Method};
+use super::plan::{Output, Plan, Ranking};
 use crate::engine::filter::bitmap::{self, Access};
 use crate::engine::view::View;
 use crate::error::Result;
@@ -40,7 +41,8 @@ pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<Stri
             lines.push(format!("aggregate: {} values over {matching} documents{groups}", query.aggregate_by.len()));
         }
         Some(Rank::Ann { attribute, .. } | Rank::Knn { attribute, .. }) => {
-            lines.push(format!("rank: exact distances of {attribute} to {matching} documents, nearest first"));
+            lines.push(format!("rank: distances of {attribute} to {matching} documents, nearest first"));
+            describe_nearest(&mut lines, view, &plan, &candidates)?;
         }
         Some(Rank::Attributes(attributes)) => {
             let names: Vec<&str> = attributes.iter().map(|(name, _)| name.as_str()).collect();
@@ -64,6 +66,26 @@ pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<Stri
     }
     lines.push(String::new());
     Ok(lines.join("\n"))
+}
+
+/// How each part's vectors are searched, and why.
+fn describe_nearest(lines: &mut Vec<String>, view: &View, plan: &Plan, candidates: &Candidates) -> Result<()> {
+    let Output::Rows { ranking: Ranking::Nearest(target), limit, offset, .. } = &plan.output else { return Ok(()) };
+    for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
+        let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
+        let compared = vectors.count().min(rows.len());
+        let how = match nearest::method(&vectors, target, compared, limit.saturating_add(*offset))? {
+            Method::Exact => format!("all {compared} compared"),
+            Method::Clusters => format!(
+                "the nearest of {} clusters, until {} of the nearest are found",
+                vectors.clusters()?.unwrap_or(0),
+                target.recall.share()
+            ),
+        };
+        lines.push(format!("  segment {at}: {how}"));
+    }
+    lines.push(format!("  tail: all {} compared", candidates.tail.len()));
+    Ok(())
 }
 
 fn describe(lines: &mut Vec<String>, clause: &Clause, depth: usize) {

@@ -1,4 +1,6 @@
-//! The rows nearest to a vector, exactly: the filter first, then every vector that is left is compared.
+//! The rows nearest to a vector: by clusters where a segment has them and the query allows what they miss, else exactly.
+//!
+//! The tail and what is compared exactly come first: what they find narrows the search of clusters.
 
 use roaring::RoaringBitmap;
 
@@ -9,12 +11,33 @@ use super::plan::Target;
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::value::Value;
-use crate::segment::vectors::distance;
+use crate::segment::vectors::{ClusterQuery, VectorReader, Wanted, distance};
 
 /// Segments with more bytes of vectors to compare than this are searched side by side.
 const PARALLEL_BYTES_MIN: u64 = 16 << 20;
 /// Segments that are searched at a time.
 const PARALLEL_MAX: usize = 4;
+/// Vectors of no more bytes than these are compared one by one as fast as clusters are searched.
+const EXACT_BYTES: u64 = 3 << 20;
+/// An answer of more than one in so many of the candidates is found by comparing them all.
+const EXACT_SHARE: u64 = 16;
+
+/// How a segment's vectors are searched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Method {
+    Exact,
+    Clusters,
+}
+
+/// How `candidates` of a segment's vectors are searched for the `k` nearest.
+pub(super) fn method(vectors: &VectorReader, target: &Target, candidates: u64, k: usize) -> Result<Method> {
+    let bytes = candidates * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+    let is_worth = bytes > EXACT_BYTES && candidates / EXACT_SHARE >= k as u64;
+    if target.recall.is_exact() || !is_worth || vectors.clusters()?.is_none() {
+        return Ok(Method::Exact);
+    }
+    Ok(Method::Clusters)
+}
 
 /// The `k` nearest, nearest first.
 pub(super) fn run(
@@ -24,23 +47,30 @@ pub(super) fn run(
     k: usize,
     work: &mut Work,
 ) -> Result<Vec<Hit>> {
-    let mut jobs = Vec::with_capacity(view.segments.len());
+    let mut parts: Vec<Vec<(f32, u32)>> = vec![Vec::new(); view.segments.len()];
+    let (mut exact, mut by_clusters) = (Vec::new(), Vec::new());
     let mut bytes = 0;
-    for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
+    for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         work.allowance.check()?;
-        if let Some(vectors) = segment.segment.vectors(target.column)? {
-            let compared = vectors.count().min(rows.len());
-            work.exhaustive += compared;
-            bytes += compared * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+        let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
+        let compared = vectors.count().min(rows.len());
+        let job = Job { part, segment, rows: candidates.filtered.then_some(rows), target, k };
+        match method(&vectors, target, compared, k)? {
+            Method::Clusters => by_clusters.push((job, vectors)),
+            Method::Exact => {
+                work.exhaustive += compared;
+                bytes += compared * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+                exact.push(job);
+            }
         }
-        jobs.push(Job { segment, rows: candidates.filtered.then_some(rows), target, k });
     }
     work.bytes += bytes;
-    let mut parts = if bytes < PARALLEL_BYTES_MIN || jobs.len() < 2 {
-        jobs.iter().map(Job::run).collect::<Result<Vec<_>>>()?
+    let found = if bytes < PARALLEL_BYTES_MIN || exact.len() < 2 {
+        exact.iter().map(Job::run).collect::<Result<Vec<_>>>()?
     } else {
-        side_by_side(&jobs)?
+        side_by_side(&exact)?
     };
+    exact.iter().zip(found).for_each(|(job, found)| parts[job.part] = found);
     let mut tail = Vec::new();
     for (place, row) in view.tail.iter().filter(|(place, _)| candidates.tail.contains(*place)) {
         if let Some(value @ Value::Vector(vector)) = row.document.get(target.column)
@@ -51,11 +81,48 @@ pub(super) fn run(
         }
     }
     parts.push(smallest_of_tail(view, tail, k));
+    search_clusters(&by_clusters, target, &mut parts, k, work)?;
     merge(view, parts, k, false)
+}
+
+/// Searches clusters segment by segment, the largest first, each with what was found before.
+fn search_clusters(
+    jobs: &[(Job, VectorReader)],
+    target: &Target,
+    parts: &mut [Vec<(f32, u32)>],
+    k: usize,
+    work: &mut Work,
+) -> Result<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let by_codes = ClusterQuery::new(&target.query);
+    let mut jobs: Vec<&(Job, VectorReader)> = jobs.iter().collect();
+    jobs.sort_by_key(|(_, vectors)| std::cmp::Reverse(vectors.count()));
+    let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
+    for (job, vectors) in jobs {
+        work.allowance.check()?;
+        known.sort_unstable_by(f32::total_cmp);
+        known.truncate(k);
+        let wanted = Wanted { k, recall: target.recall.share(), known: &known };
+        let dead = &job.segment.dead;
+        let found = match vectors.nearest_in_clusters(&target.query, &by_codes, &wanted, job.rows, dead)? {
+            Some(probed) => {
+                work.exhaustive += probed.refined;
+                work.bytes += probed.refined * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+                probed.nearest
+            }
+            None => job.run()?,
+        };
+        known.extend(found.iter().map(|(distance, _)| *distance));
+        parts[job.part] = found;
+    }
+    Ok(())
 }
 
 /// The search of one segment.
 struct Job<'a> {
+    part: usize,
     segment: &'a SegmentView,
     rows: Option<&'a RoaringBitmap>,
     target: &'a Target,
@@ -63,6 +130,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Compares everything.
     fn run(&self) -> Result<Vec<(f32, u32)>> {
         match self.segment.segment.vectors(self.target.column)? {
             Some(vectors) => vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k),

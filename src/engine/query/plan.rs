@@ -14,7 +14,7 @@ use crate::engine::view::View;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
-use crate::model::query::{Query, Rank};
+use crate::model::query::{Query, Rank, Recall};
 use crate::model::schema::{AttributeType, Column, ColumnUid, Element, Schema};
 use crate::model::value::{Value, Vector};
 use crate::platform::allowance::Allowance;
@@ -49,6 +49,7 @@ pub(super) enum Ranking {
 pub(super) struct Target {
     pub(super) column: ColumnUid,
     pub(super) query: QueryVector,
+    pub(super) recall: Recall,
 }
 
 impl Plan {
@@ -59,7 +60,7 @@ impl Plan {
         let limit = query.limit.unwrap_or(LIMIT_DEFAULT) as usize;
         let output = match &query.rank_by {
             Some(rank) => Output::Rows {
-                ranking: ranking(view, rank, query.filter.is_some(), allowance)?,
+                ranking: ranking(view, rank, query, allowance)?,
                 limit,
                 offset: query.offset as usize,
                 per: query.per.as_ref().map(|per| PerValue::bind(schema, per, limit)).transpose()?,
@@ -91,14 +92,16 @@ fn check_metric(schema: &Schema, query: &Query) -> Result<()> {
     }
 }
 
-fn ranking(view: &View, rank: &Rank, filtered: bool, allowance: &Allowance) -> Result<Ranking> {
+fn ranking(view: &View, rank: &Rank, query: &Query, allowance: &Allowance) -> Result<Ranking> {
     let schema = &*view.schema;
     Ok(match rank {
-        Rank::Ann { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector)?),
-        Rank::Knn { .. } if !filtered => {
+        Rank::Ann { attribute, vector } => {
+            Ranking::Nearest(Target::bind(schema, attribute, vector, query.recall.unwrap_or(view.recall))?)
+        }
+        Rank::Knn { .. } if query.filter.is_none() => {
             return Err(Error::invalid("💔 rank_by kNN requires filters, use ANN to search the whole namespace"));
         }
-        Rank::Knn { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector)?),
+        Rank::Knn { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector, Recall::EXACT)?),
         Rank::Score(clause) => Ranking::Score(Scorer::bind(view, clause, allowance)?),
         Rank::Attributes(attributes) => Ranking::Order(order::bind(schema, attributes)?),
     })
@@ -106,7 +109,7 @@ fn ranking(view: &View, rank: &Rank, filtered: bool, allowance: &Allowance) -> R
 
 impl Target {
     /// Binds a vector operand: an array of numbers, or base64 of little-endian f32.
-    pub(super) fn bind(schema: &Schema, attribute: &str, operand: &Json) -> Result<Target> {
+    pub(super) fn bind(schema: &Schema, attribute: &str, operand: &Json, recall: Recall) -> Result<Target> {
         let column = column_to_rank(schema, attribute)?;
         let AttributeType::Vector { dims, .. } = column.kind else {
             return Err(Error::invalid(format!(
@@ -121,12 +124,12 @@ impl Target {
         let Value::Vector(Vector::F32(values)) = value else {
             return Err(Error::internal(format!("rank_by \"{attribute}\": the vector has no f32 elements")));
         };
-        Target::new(schema, column.uid(), values)
+        Target::new(schema, column.uid(), values, recall)
     }
 
-    pub(super) fn new(schema: &Schema, column: ColumnUid, values: Vec<f32>) -> Result<Target> {
+    pub(super) fn new(schema: &Schema, column: ColumnUid, values: Vec<f32>, recall: Recall) -> Result<Target> {
         let metric = schema.metric.ok_or_else(|| Error::internal("a schema with vectors has no distance metric"))?;
-        Ok(Target { column, query: QueryVector::new(metric, values) })
+        Ok(Target { column, query: QueryVector::new(metric, values), recall })
     }
 }
 

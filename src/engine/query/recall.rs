@@ -9,7 +9,7 @@ use super::{Work, nearest};
 use crate::engine::filter::bind::bind;
 use crate::engine::view::View;
 use crate::error::{Error, Result};
-use crate::model::query::{Rank, RecallOutcome, RecallRequest, ResultRow};
+use crate::model::query::{Rank, Recall, RecallOutcome, RecallRequest, ResultRow};
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
 use crate::platform::allowance::Allowance;
@@ -28,12 +28,13 @@ pub fn recall(
 ) -> Result<RecallOutcome> {
     let filter = request.filter.as_ref().map(|expr| bind(expr, &view.schema)).transpose()?;
     let candidates = Candidates::new(view, filter.as_ref(), allowance)?;
+    let recall = request.recall.unwrap_or(view.recall);
     let targets = match &request.rank_by {
         Some(Rank::Ann { attribute, vector } | Rank::Knn { attribute, vector }) => {
-            vec![Target::bind(&view.schema, attribute, vector)?]
+            vec![Target::bind(&view.schema, attribute, vector, recall)?]
         }
         Some(_) => return Err(Error::invalid("💔 recall: rank_by must be ANN or kNN")),
-        None => sample(view, &candidates, request.num.min(NUM_MAX), random)?,
+        None => sample(view, &candidates, request.num.min(NUM_MAX), recall, random)?,
     };
     let top_k = request.top_k as usize;
     let mut outcome = RecallOutcome::default();
@@ -69,7 +70,13 @@ pub fn recall(
 }
 
 /// Vectors of matching documents of `vector`, or of the first vector attribute where none is named so, each document with the same chance and at most once.
-fn sample(view: &View, candidates: &Candidates, num: u32, random: &dyn Random) -> Result<Vec<Target>> {
+fn sample(
+    view: &View,
+    candidates: &Candidates,
+    num: u32,
+    recall: Recall,
+    random: &dyn Random,
+) -> Result<Vec<Target>> {
     let mut vectors = view.schema.columns.iter().filter(|column| column.kind.is_vector());
     let Some(column) = vectors.clone().find(|column| column.name == "vector").or_else(|| vectors.next()) else {
         return Err(Error::invalid("💔 recall: the namespace has no vector attribute"));
@@ -101,7 +108,7 @@ fn sample(view: &View, candidates: &Candidates, num: u32, random: &dyn Random) -
             if let Some(row) = rows.select(at as u32) {
                 rows.remove(row);
                 let vector = vector_of(view, part as u32, row, uid)?;
-                targets.extend(vector.map(|values| Target::new(&view.schema, uid, values)).transpose()?);
+                targets.extend(vector.map(|values| Target::new(&view.schema, uid, values, recall)).transpose()?);
             }
             break;
         }

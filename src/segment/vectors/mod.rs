@@ -1,9 +1,26 @@
-//! Distances between dense vectors, and a segment's vectors searched exactly.
+//! Dense vectors: distances, and a segment's vectors searched exactly or by clusters.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `kernels` | sums over a query and one stored vector |
+//! | `reader` | a column's vectors by row, and exact search |
+//! | `clustering`, `kmeans`, `products` | put vectors into clusters when a segment is written |
+//! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
+//! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
+pub mod clustering;
+mod codes;
+mod fastscan;
 pub mod kernels;
+mod kmeans;
+mod products;
 mod reader;
+mod rotation;
+mod search;
+mod stop;
 
 pub use reader::VectorReader;
+pub use search::{ClusterQuery, Probed, Wanted};
 
 use crate::format::vectors::bytes_of;
 use crate::model::schema::{Element, Metric};
@@ -51,7 +68,7 @@ pub fn norm(vector: &Vector) -> f32 {
     }
 }
 
-fn element_of(vector: &Vector) -> Element {
+pub(in crate::segment) fn element_of(vector: &Vector) -> Element {
     match vector {
         Vector::F32(_) => Element::F32,
         Vector::F16(_) => Element::F16,
@@ -133,10 +150,19 @@ impl<'q> Measure<'q> {
 
 /// The elements of the vector in `bytes`.
 fn widen(element: Element, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; bytes.len() / element.bytes()];
+    widen_into(element, bytes, &mut out);
+    out
+}
+
+/// Writes the elements of the vector in `bytes` to the front of `out`.
+pub(in crate::segment) fn widen_into(element: Element, bytes: &[u8], out: &mut [f32]) {
     match element {
-        Element::F32 => bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect(),
-        Element::F16 => bytes.as_chunks().0.iter().map(|x| half::f16::from_le_bytes(*x).to_f32()).collect(),
-        Element::I8 => bytes.iter().map(|x| f32::from(*x as i8)).collect(),
+        Element::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, x)| *out = f32::from_le_bytes(*x)),
+        Element::F16 => {
+            out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, x)| *out = half::f16::from_le_bytes(*x).to_f32());
+        }
+        Element::I8 => out.iter_mut().zip(bytes).for_each(|(out, x)| *out = f32::from(*x as i8)),
     }
 }
 

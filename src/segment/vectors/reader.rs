@@ -6,8 +6,10 @@ use std::sync::OnceLock;
 
 use roaring::RoaringBitmap;
 
-use super::{Measure, QueryVector, norm_of, widen};
+use super::search::{ClusterQuery, Clusters, Probed, Wanted};
+use super::{Measure, QueryVector, clustering, norm_of, widen, widen_into};
 use crate::error::{Error, Result};
+use crate::format::clusters::{LISTS_SECTION, SECTION as CLUSTERS_SECTION, Table};
 use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, decode_rows};
 use crate::model::schema::{ColumnUid, Element};
 use crate::model::value::Vector;
@@ -25,6 +27,8 @@ pub struct VectorReader<'a> {
     present: Option<&'a RoaringBitmap>,
     matrix: Option<Part<'a>>,
     norms: Option<Part<'a>>,
+    /// The table of clusters and their lists, where there are any.
+    clusters: Option<(Part<'a>, Part<'a>)>,
     name: &'a str,
 }
 
@@ -60,7 +64,8 @@ impl<'a> VectorReader<'a> {
                 stored * 4
             )));
         }
-        Ok(VectorReader { dims, element, rows, present, matrix, norms, name })
+        let clusters = sections.of_column(CLUSTERS_SECTION, uid).zip(sections.of_column(LISTS_SECTION, uid));
+        Ok(VectorReader { dims, element, rows, present, matrix, norms, clusters, name })
     }
 
     pub fn dims(&self) -> u32 {
@@ -133,6 +138,58 @@ impl<'a> VectorReader<'a> {
             return Ok(());
         }
         Err(Error::invalid(format!("the query has {} dimensions, the vectors {}", query.dims(), self.dims)))
+    }
+
+    /// How many clusters the vectors are in; `None` where they are in none.
+    pub fn clusters(&self) -> Result<Option<usize>> {
+        Ok(self.open_clusters()?.map(|clusters| clusters.table.header().clusters))
+    }
+
+    fn open_clusters(&self) -> Result<Option<Clusters<'a>>> {
+        let Some((table, lists)) = self.clusters else { return Ok(None) };
+        let (table, name) = (Table::decode(table.whole()?, self.name)?, self.name);
+        if table.header().rows != self.rows as usize || table.header().vectors as u64 != self.count() {
+            return Err(Error::corrupt(format!(
+                "{name}: clusters of {} vectors of {} rows, expected {} of {}",
+                table.header().vectors,
+                table.header().rows,
+                self.count(),
+                self.rows
+            )));
+        }
+        Ok(Some(Clusters { table, lists, name }))
+    }
+
+    /// Checks that clusters are those of the vectors.
+    pub(in crate::segment) fn verify_clusters(&self) -> Result<()> {
+        let Some(clusters) = self.open_clusters()? else { return Ok(()) };
+        let rows: Vec<u32> = self.present()?.iter().collect();
+        let vectors = StoredVectors { reader: self, rows };
+        clustering::verify(&clusters.table, clusters.lists.whole()?, &vectors, self.name)
+    }
+
+    /// The `k` nearest as [`nearest`](Self::nearest) gives them, but for what the wanted recall allows to be missed. `None` where
+    /// clusters cannot tell: there are none, or the query is at one distance from everything.
+    pub fn nearest_in_clusters(
+        &self,
+        query: &QueryVector,
+        by_codes: &ClusterQuery,
+        wanted: &Wanted,
+        rows: Option<&RoaringBitmap>,
+        dead: &RoaringBitmap,
+    ) -> Result<Option<Probed>> {
+        self.check(query)?;
+        let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
+        let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead)?;
+        let mut best = Best::new(wanted.k);
+        let measure = Measure::new(query, self.element);
+        for row in near {
+            if let Some((bytes, norm)) = self.stored(row)? {
+                best.offer(measure.distance(bytes, || self.norm_or(norm, bytes)), row);
+            }
+        }
+        probed.nearest = best.into_sorted();
+        Ok(Some(probed))
     }
 
     /// The `k` nearest of `rows` (all with `None`) that are not dead: distance and row, nearest first, ties by row. Exact.
@@ -210,6 +267,30 @@ impl<'a> VectorReader<'a> {
     }
 }
 
+/// The vectors of a column, for its clusters.
+struct StoredVectors<'r, 'a> {
+    reader: &'r VectorReader<'a>,
+    /// Those that have one.
+    rows: Vec<u32>,
+}
+
+impl clustering::Vectors for StoredVectors<'_, '_> {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn row(&self, place: usize) -> u32 {
+        self.rows[place]
+    }
+
+    fn read(&self, place: usize, out: &mut [f32]) -> Result<()> {
+        if let Some(bytes) = self.reader.bytes(self.rows[place])? {
+            widen_into(self.reader.element, bytes, out);
+        }
+        Ok(())
+    }
+}
+
 /// What one search needs for each vector.
 struct Scan<'r, 'a, 'q> {
     measure: Measure<'q>,
@@ -239,8 +320,9 @@ struct Best {
     k: usize,
 }
 
+/// A distance or score, never NaN, and what it is of. Ordered by both.
 #[derive(Clone, Copy, PartialEq)]
-struct Candidate(f32, u32);
+pub(super) struct Candidate(pub(super) f32, pub(super) u32);
 
 impl Eq for Candidate {}
 

@@ -1,0 +1,166 @@
+//! What searching a segment's clusters of vectors finds and costs: `SHOAL_DATA=DIR cargo bench --bench vectors`.
+//!
+//! All of debpkg in one segment, in memory. Recall is that of the ten nearest against exact search, on the even ones of debpkg's
+//! held-out queries (which the stop rule was made with), on the odd ones, and on those of other collections. Times are of one
+//! thread: the whole search of one vector, from the query as numbers to rows with exact distances. `SHOAL_BENCH_ROWS=N` takes
+//! the first N rows.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+#[expect(dead_code, reason = "the other readers are for tests")]
+#[path = "../tests/real_data/data.rs"]
+mod data;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use roaring::RoaringBitmap;
+use shoal::model::document::Document;
+use shoal::model::ids::{DocId, Version};
+use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, Metric, Schema};
+use shoal::model::value::{Value, Vector};
+use shoal::platform::mmap::Mapping;
+use shoal::segment::Segment;
+use shoal::segment::builder::{Entry, build};
+use shoal::segment::vectors::{ClusterQuery, QueryVector, Wanted};
+use uuid::Uuid;
+
+const K: usize = 10;
+const RECALLS: [f32; 5] = [0.9, 0.92, 0.95, 0.97, 0.99];
+
+struct Index {
+    segment: Segment,
+    column: ColumnUid,
+}
+
+struct Found {
+    recall: Vec<f64>,
+    times: Vec<Duration>,
+    clusters: u64,
+    scanned: u64,
+    refined: u64,
+}
+
+impl Index {
+    fn new(base: &data::Vectors, rows: usize) -> Self {
+        let column =
+            Column::new("vector", AttributeType::Vector { dims: base.dims as u32, element: Element::F32 }, 0);
+        let uid = column.uid();
+        let schema = Schema { metric: Some(Metric::CosineDistance), columns: vec![column], ..Schema::default() };
+        let entries: Vec<Entry> = (0..rows)
+            .map(|row| {
+                let vector = Value::Vector(Vector::F32(base.row(row).to_vec()));
+                let (id, version) = (DocId::Uint(row as u64), Version::default());
+                let document = Document { id, version, fields: vec![(uid, vector)], patch: None };
+                Entry::Row { document: Arc::new(document), terms: Vec::new() }
+            })
+            .collect();
+        let mut file = Vec::new();
+        let start = Instant::now();
+        build(Uuid::nil(), &schema, &entries, &mut file).unwrap();
+        let took = start.elapsed().as_secs_f64();
+        let raw = rows * base.dims * 4;
+        println!(
+            "built {rows} rows in {took:.2} s, {:.0} a second; {:.3} times the bytes of the vectors",
+            rows as f64 / took,
+            file.len() as f64 / raw as f64
+        );
+        Index { segment: Segment::open(Mapping::of_bytes(file), "segment").unwrap(), column: uid }
+    }
+
+    fn exact(&self, query: &[f32], rows: Option<&RoaringBitmap>) -> Vec<u32> {
+        let query = QueryVector::new(Metric::CosineDistance, query.to_vec());
+        let vectors = self.segment.vectors(self.column).unwrap().unwrap();
+        let found = vectors.nearest(&query, rows, &RoaringBitmap::new(), K).unwrap();
+        found.into_iter().map(|(_, row)| row).collect()
+    }
+
+    fn search(&self, queries: &[&[f32]], truth: &[Vec<u32>], recall: f32, rows: Option<&RoaringBitmap>) -> Found {
+        let mut found = Found { recall: Vec::new(), times: Vec::new(), clusters: 0, scanned: 0, refined: 0 };
+        let none = RoaringBitmap::new();
+        for (values, truth) in queries.iter().zip(truth) {
+            let start = Instant::now();
+            let query = QueryVector::new(Metric::CosineDistance, values.to_vec());
+            let vectors = self.segment.vectors(self.column).unwrap().unwrap();
+            let by_codes = ClusterQuery::new(&query);
+            let wanted = Wanted { k: K, recall, known: &[] };
+            let probed = vectors.nearest_in_clusters(&query, &by_codes, &wanted, rows, &none).unwrap().unwrap();
+            found.times.push(start.elapsed());
+            let hits = probed.nearest.iter().filter(|(_, row)| truth.contains(row)).count();
+            found.recall.push(hits as f64 / truth.len().max(1) as f64);
+            found.clusters += probed.clusters;
+            found.scanned += probed.scanned;
+            found.refined += probed.refined;
+        }
+        found
+    }
+
+    fn report(&self, name: &str, queries: &[&[f32]], rows: Option<&RoaringBitmap>) {
+        let truth: Vec<Vec<u32>> = queries.iter().map(|query| self.exact(query, rows)).collect();
+        for recall in RECALLS {
+            self.search(&queries[..queries.len().min(50)], &truth, recall, rows);
+            let mut found = self.search(queries, &truth, recall, rows);
+            found.times.sort_unstable();
+            found.recall.sort_unstable_by(f64::total_cmp);
+            let count = queries.len();
+            let mean = found.recall.iter().sum::<f64>() / count as f64;
+            let time = |at: usize| found.times[(count * at / 100).min(count - 1)].as_secs_f64() * 1e6;
+            let total: Duration = found.times.iter().sum();
+            println!(
+                "{name:24} wanted {recall:.2}: found {mean:.4} (1st percentile {:.1}), {:.0} us p50, {:.0} us p99, {:.0} a second; \
+                 {} clusters, {} scanned, {} refined",
+                found.recall[count / 100],
+                time(50),
+                time(99),
+                count as f64 / total.as_secs_f64(),
+                found.clusters / count as u64,
+                found.scanned / count as u64,
+                found.refined / count as u64,
+            );
+        }
+    }
+}
+
+/// The rows that each filter of the collection matches.
+fn filters(folder: &Path, rows: usize) -> Vec<(String, RoaringBitmap)> {
+    let documents = data::json_lines(&folder.join("docs.jsonl.zst"));
+    let filters: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("filters.json")).unwrap()).unwrap();
+    let matches = |document: &serde_json::Value, condition: &serde_json::Value| {
+        let value = &document[condition[0].as_str().unwrap()];
+        match condition[1].as_str().unwrap() {
+            "eq" => *value == condition[2],
+            _ => value.as_f64() >= condition[2].as_f64(),
+        }
+    };
+    filters
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|filter| {
+            let conditions = filter["where"].as_array().unwrap();
+            let found = (0..rows as u32)
+                .filter(|row| conditions.iter().all(|condition| matches(&documents[*row as usize], condition)));
+            (filter["name"].as_str().unwrap().to_owned(), found.collect())
+        })
+        .collect()
+}
+
+fn main() {
+    let Some(folder) = data::folder("vectors") else { return };
+    let base = data::Vectors::read(&folder.join("debpkg/base.f16.npy"));
+    let rows = std::env::var("SHOAL_BENCH_ROWS").map_or(base.len(), |rows| rows.parse().unwrap());
+    let index = Index::new(&base, rows);
+    let queries = data::Vectors::read(&folder.join("debpkg/queries.f16.npy"));
+    let half = |odd: usize| (odd..queries.len()).step_by(2).map(|at| queries.row(at)).collect::<Vec<_>>();
+    index.report("debpkg, even", &half(0), None);
+    index.report("debpkg, odd", &half(1), None);
+    for name in ["scifact", "cranfield"] {
+        let queries = data::Vectors::read(&folder.join(name).join("queries.f16.npy"));
+        index.report(name, &(0..queries.len()).map(|at| queries.row(at)).collect::<Vec<_>>(), None);
+    }
+    for (name, matching) in filters(&folder.join("debpkg"), rows) {
+        index.report(&name, &half(1), Some(&matching));
+    }
+}
