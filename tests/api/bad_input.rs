@@ -316,6 +316,8 @@ fn queries_of_the_wrong_shape_say_where() {
         (with("rerank_by", json!({"model": "m"})), 400, "runs no models"),
         (with("compute_attributes", json!({"a": ["id"]})), 422, "compute_attributes.a: data did not match"),
         (with("distance_metric", json!("dot")), 422, "unknown variant `dot`"),
+        (with("recall", json!(1.5)), 422, "recall: expected a number from 0.5 to 1"),
+        (with("recall", json!("much")), 422, "recall: expected a number from 0.5 to 1"),
         (with("filters", json!(["n", "Near", 1])), 400, "Near"),
         (with("filters", json!(["nothing", "Eq", 1])), 400, "nothing"),
         (with("filters", json!(["n", "Eq", "one"])), 400, "n"),
