@@ -99,7 +99,7 @@ impl Collection {
     }
 
     fn dense(&self, query: usize) -> Value {
-        json!({ "rank_by": ["vector", "ANN", self.vectors.row(self.queries[query].2)], "top_k": DEPTH })
+        json!({ "rank_by": ["vector", "ANN", self.vectors.row(self.queries[query].2)], "top_k": DEPTH, "recall": "exact" })
     }
 
     fn fused(&self, query: usize) -> Value {
