@@ -371,14 +371,18 @@ impl ColumnBinder<'_> {
         Ok(self.test(Test::Pattern(Pattern::Glob(glob, prefix))))
     }
 
+    /// That the schema says the index `key` of the column, where filters go by indexes.
+    fn check_index(&self, is_there: bool, key: &str) -> Result<()> {
+        if !self.indexed || is_there {
+            return Ok(());
+        }
+        let error = self.at.error(format!("attribute has no {key} index"));
+        Err(error.with_hint(format!("set `{key}: true` for it in the schema")))
+    }
+
     fn regex(&self, operand: &Json) -> Result<Filter> {
         self.check_text()?;
-        if self.indexed && !self.column.regex {
-            return Err(self
-                .at
-                .error("attribute has no regex index")
-                .with_hint("set `regex: true` for it in the schema"));
-        }
+        self.check_index(self.column.regex, "regex")?;
         let regex = RegexBuilder::new(self.pattern(operand)?)
             .size_limit(PATTERN_COMPILED_BYTES_MAX)
             .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX)
@@ -389,12 +393,7 @@ impl ColumnBinder<'_> {
 
     fn fuzzy(&self, operand: &Json, params: Option<&Json>) -> Result<Filter> {
         self.check_text()?;
-        if self.indexed && !self.column.fuzzy {
-            return Err(self
-                .at
-                .error("attribute has no fuzzy index")
-                .with_hint("set `fuzzy: true` for it in the schema"));
-        }
+        self.check_index(self.column.fuzzy, "fuzzy")?;
         let fuzzy = fuzzy::bind(&self.at, self.pattern(operand)?, params)?;
         Ok(fuzzy.map_or(Filter::None, |fuzzy| self.test(Test::Pattern(Pattern::Fuzzy(fuzzy)))))
     }

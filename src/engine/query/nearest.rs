@@ -31,7 +31,7 @@ pub(super) enum Method {
 
 /// How `candidates` of a segment's vectors are searched for the `k` nearest.
 pub(super) fn method(vectors: &VectorReader, target: &Target, candidates: u64, k: usize) -> Result<Method> {
-    let bytes = candidates * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+    let bytes = candidates * vectors.vector_bytes();
     let is_worth = bytes > EXACT_BYTES && candidates / EXACT_SHARE >= k as u64;
     if target.recall.is_exact() || !is_worth || vectors.clusters()?.is_none() {
         return Ok(Method::Exact);
@@ -54,12 +54,13 @@ pub(super) fn run(
         work.allowance.check()?;
         let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
         let compared = vectors.count().min(rows.len());
-        let job = Job { part, segment, rows: candidates.filtered.then_some(rows), target, k };
-        match method(&vectors, target, compared, k)? {
-            Method::Clusters => by_clusters.push((job, vectors)),
+        let method = method(&vectors, target, compared, k)?;
+        let job = Job { part, segment, vectors, rows: candidates.filtered.then_some(rows), target, k };
+        match method {
+            Method::Clusters => by_clusters.push(job),
             Method::Exact => {
                 work.exhaustive += compared;
-                bytes += compared * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+                bytes += compared * job.vectors.vector_bytes();
                 exact.push(job);
             }
         }
@@ -81,13 +82,13 @@ pub(super) fn run(
         }
     }
     parts.push(smallest_of_tail(view, tail, k));
-    search_clusters(&by_clusters, target, &mut parts, k, work)?;
+    search_clusters(by_clusters, target, &mut parts, k, work)?;
     merge(view, parts, k, false)
 }
 
 /// Searches clusters segment by segment, the largest first, each with what was found before.
 fn search_clusters(
-    jobs: &[(Job, VectorReader)],
+    mut jobs: Vec<Job>,
     target: &Target,
     parts: &mut [Vec<(f32, u32)>],
     k: usize,
@@ -97,19 +98,18 @@ fn search_clusters(
         return Ok(());
     }
     let by_codes = ClusterQuery::new(&target.query);
-    let mut jobs: Vec<&(Job, VectorReader)> = jobs.iter().collect();
-    jobs.sort_by_key(|(_, vectors)| std::cmp::Reverse(vectors.count()));
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
     let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
-    for (job, vectors) in jobs {
+    for job in jobs {
         work.allowance.check()?;
         known.sort_unstable_by(f32::total_cmp);
         known.truncate(k);
         let wanted = Wanted { k, recall: target.recall.share(), known: &known };
         let dead = &job.segment.dead;
-        let found = match vectors.nearest_in_clusters(&target.query, &by_codes, &wanted, job.rows, dead)? {
+        let found = match job.vectors.nearest_in_clusters(&target.query, &by_codes, &wanted, job.rows, dead)? {
             Some(probed) => {
                 work.exhaustive += probed.refined;
-                work.bytes += probed.refined * u64::from(vectors.dims()) * vectors.element().bytes() as u64;
+                work.bytes += probed.refined * job.vectors.vector_bytes();
                 probed.nearest
             }
             None => job.run()?,
@@ -124,6 +124,7 @@ fn search_clusters(
 struct Job<'a> {
     part: usize,
     segment: &'a SegmentView,
+    vectors: VectorReader<'a>,
     rows: Option<&'a RoaringBitmap>,
     target: &'a Target,
     k: usize,
@@ -132,10 +133,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// Compares everything.
     fn run(&self) -> Result<Vec<(f32, u32)>> {
-        match self.segment.segment.vectors(self.target.column)? {
-            Some(vectors) => vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k),
-            None => Ok(Vec::new()),
-        }
+        self.vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k)
     }
 }
 

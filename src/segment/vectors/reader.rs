@@ -109,6 +109,11 @@ impl<'a> VectorReader<'a> {
         matrix.range(place * stride..(place + 1) * stride).map(Some)
     }
 
+    /// The bytes of one vector.
+    pub fn vector_bytes(&self) -> u64 {
+        self.stride() as u64
+    }
+
     fn stride(&self) -> usize {
         self.dims as usize * self.element.bytes()
     }
