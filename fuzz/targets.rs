@@ -251,6 +251,14 @@ fn text(data: &[u8]) {
     for _ in 0..LOOKED_AT {
         let Some(Some((name, term))) = either(terms.next_term()) else { break };
         let found = either(reader.rows_with(&term));
+        if let Some(postings) = either(reader.postings(&term)) {
+            for block in [postings.block_count(), postings.block_count().wrapping_sub(1), 0, usize::MAX] {
+                let (mut found, mut tfs) = (Vec::new(), Vec::new());
+                if either(postings.read(block, &mut found, &mut tfs)).is_some() {
+                    assert!(found.len() == tfs.len() && found.is_sorted() && found.iter().all(|row| *row < rows));
+                }
+            }
+        }
         if is_sound {
             assert_eq!(again(reader.term(&name)), Some(term), "{name:?} is not found");
             let Some((rows, present)) = found.zip(present.as_ref()) else { panic!("{name:?} has no rows") };
@@ -276,7 +284,14 @@ fn sparse(data: &[u8]) {
     let Some(mut dimensions) = either(reader.dimensions()) else { return };
     for _ in 0..LOOKED_AT {
         let Some(Some((name, term))) = either(dimensions.next_term()) else { break };
-        either(reader.bounds(&term));
+        if let Some(blocks) = either(reader.blocks(&term)) {
+            for block in [blocks.count().wrapping_sub(1), 0, blocks.count()] {
+                let (mut rows, mut weights) = (Vec::new(), Vec::new());
+                if either(blocks.read(block, &mut rows, &mut weights)).is_some() {
+                    assert!(rows.len() == weights.len() && rows.is_sorted());
+                }
+            }
+        }
         let (mut last, mut count) = (None, 0);
         let walked = reader.for_each(&term, |row, weight| {
             assert!(last < Some(row) && row < rows && weight.is_finite());

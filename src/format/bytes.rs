@@ -37,8 +37,15 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
+    #[inline]
     pub fn u8(&mut self) -> Result<u8> {
-        Ok(self.array::<1>()?[0])
+        match self.bytes.get(self.at) {
+            Some(byte) => {
+                self.at += 1;
+                Ok(*byte)
+            }
+            None => Ok(self.array::<1>()?[0]),
+        }
     }
 
     pub fn u16(&mut self) -> Result<u16> {

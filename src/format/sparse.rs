@@ -108,61 +108,91 @@ pub struct BlockBounds {
     pub max_weight: f32,
 }
 
-/// Splits a dimension's postings into the table of blocks and the blocks.
-fn table_and_data<'a>(parts: &Parts<'a>, term: &Term, name: &str) -> Result<(&'a [u8], &'a [u8])> {
-    let bytes = postings_of(parts.postings, term, name)?;
-    let blocks = (term.df as usize).div_ceil(BLOCK);
-    bytes
-        .split_at_checked(blocks * TABLE_ENTRY_BYTES)
-        .ok_or_else(|| Error::corrupt(format!("{name}: {} bytes for {blocks} blocks", bytes.len())))
+/// A dimension's postings in blocks, which may be read in any order.
+#[derive(Clone)]
+pub struct WeightBlocks<'a> {
+    table: &'a [[u8; TABLE_ENTRY_BYTES]],
+    data: &'a [u8],
+    postings: usize,
+    rows: u32,
+    name: &'a str,
 }
 
-fn read_bounds(table: &mut Reader) -> Result<BlockBounds> {
-    Ok(BlockBounds { last_row: table.u32()?, end: table.u32()?, max_weight: f32::from_bits(table.u32()?) })
-}
-
-/// What is known of a dimension's blocks.
-pub fn bounds(parts: &Parts<'_>, term: &Term, name: &str) -> Result<Vec<BlockBounds>> {
-    let (table, _) = table_and_data(parts, term, name)?;
-    let mut table = Reader::new(table, name);
-    let mut found = Vec::with_capacity(table.remaining() / TABLE_ENTRY_BYTES);
-    while table.remaining() > 0 {
-        found.push(read_bounds(&mut table)?);
+impl<'a> WeightBlocks<'a> {
+    pub fn new(parts: &Parts<'a>, term: &Term, name: &'a str) -> Result<Self> {
+        let bytes = postings_of(parts.postings, term, name)?;
+        let postings = term.df as usize;
+        let blocks = postings.div_ceil(BLOCK);
+        let (table, data) = bytes
+            .split_at_checked(blocks * TABLE_ENTRY_BYTES)
+            .ok_or_else(|| Error::corrupt(format!("{name}: {} bytes for {blocks} blocks", bytes.len())))?;
+        Ok(WeightBlocks { table: table.as_chunks().0, data, postings, rows: parts.rows, name })
     }
-    Ok(found)
-}
 
-/// Calls `each` with every row of a dimension and its weight, ascending.
-pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut(u32, f16)) -> Result<()> {
-    let (table, data) = table_and_data(parts, term, name)?;
-    let (mut table, mut reader) = (Reader::new(table, name), Reader::new(data, name));
-    let mut rows = Vec::with_capacity(BLOCK);
-    let (mut left, mut last, mut first) = (term.df as usize, 0u64, true);
-    while left > 0 {
-        let count = left.min(BLOCK);
-        rows.clear();
+    /// How many blocks there are.
+    pub fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// What is known of a block without reading it.
+    pub fn bounds(&self, block: usize) -> Option<BlockBounds> {
+        let (fields, _) = self.table.get(block)?.as_chunks::<4>();
+        let field = |at: usize| u32::from_le_bytes(fields[at]);
+        Some(BlockBounds { last_row: field(0), end: field(1), max_weight: f32::from_bits(field(2)) })
+    }
+
+    /// Appends a block's rows and weights. Rows ascend, from above the last row of the block before on; weights are finite.
+    pub fn read(&self, block: usize, rows: &mut Vec<u32>, weights: &mut Vec<f16>) -> Result<()> {
+        let Some(bounds) = self.bounds(block) else { return Ok(()) };
+        let before = block.checked_sub(1).and_then(|before| self.bounds(before));
+        let begin = before.map_or(0, |before| before.end as usize);
+        let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
+        let (mut last, mut first) = (before.map_or(0, |before| u64::from(before.last_row)), before.is_none());
+        let count = BLOCK.min(self.postings - block * BLOCK);
         for _ in 0..count {
-            let delta = varint::read(&mut reader, name)?;
+            let delta = varint::read(&mut reader, self.name)?;
             last = last.saturating_add(delta);
-            if (delta == 0 && !first) || last >= u64::from(parts.rows) {
-                return Err(Error::corrupt(format!("{name}: postings are not ascending rows")));
+            if (delta == 0 && !first) || last >= u64::from(self.rows) {
+                return Err(Error::corrupt(format!("{}: postings are not ascending rows", self.name)));
             }
             first = false;
             rows.push(last as u32);
         }
-        let (weights, _) = reader.take(2 * count)?.as_chunks::<2>();
-        let bounds = read_bounds(&mut table)?;
-        if u64::from(bounds.last_row) != last || bounds.end as usize != reader.position() {
-            return Err(Error::corrupt(format!("{name}: a block ends with row {last}, not as its table says")));
+        let (found, _) = reader.take(2 * count)?.as_chunks::<2>();
+        if u64::from(bounds.last_row) != last || bounds.end as usize != begin + reader.position() {
+            return Err(Error::corrupt(format!(
+                "{}: a block ends with row {last}, not as its table says",
+                self.name
+            )));
         }
-        for (row, weight) in rows.iter().zip(weights) {
-            let weight = f16::from_le_bytes(*weight);
-            if !weight.is_finite() {
-                return Err(Error::corrupt(format!("{name}: a weight of row {row} is not finite")));
-            }
-            each(*row, weight);
+        let from = weights.len();
+        weights.extend(found.iter().map(|bytes| f16::from_le_bytes(*bytes)));
+        if weights[from..].iter().any(|weight| !weight.is_finite()) {
+            return Err(Error::corrupt(format!("{}: a weight of block {block} is not finite", self.name)));
         }
-        left -= count;
+        Ok(())
     }
-    reader.finish()
+
+    /// Checks that nothing follows the last block.
+    fn check_end(&self) -> Result<()> {
+        let end =
+            self.table.len().checked_sub(1).and_then(|last| self.bounds(last)).map_or(0, |last| last.end as usize);
+        if end == self.data.len() {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("{}: blocks of {end} bytes, expected {}", self.name, self.data.len())))
+    }
+}
+
+/// Calls `each` with every row of a dimension and its weight, ascending.
+pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut(u32, f16)) -> Result<()> {
+    let blocks = WeightBlocks::new(parts, term, name)?;
+    let (mut rows, mut weights) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+    for block in 0..blocks.count() {
+        rows.clear();
+        weights.clear();
+        blocks.read(block, &mut rows, &mut weights)?;
+        rows.iter().zip(&weights).for_each(|(row, weight)| each(*row, *weight));
+    }
+    blocks.check_end()
 }

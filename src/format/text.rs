@@ -225,15 +225,15 @@ impl Parts<'_> {
     }
 }
 
-/// A term's postings, block by block.
+/// A term's postings in blocks: full ones, which may be read in any order, and a last one of what is left.
+#[derive(Clone)]
 pub struct PostingsBytes<'a> {
-    table: &'a [u8],
+    table: &'a [[u8; TABLE_ENTRY_BYTES]],
     data: &'a [u8],
-    rest: Reader<'a>,
-    blocks: usize,
+    /// Where the last, shorter block begins.
+    rest: usize,
     rest_len: usize,
     next: usize,
-    last: u32,
     rows: u32,
     name: &'a str,
     packer: BitPacker4x,
@@ -245,96 +245,116 @@ impl<'a> PostingsBytes<'a> {
         let bytes = postings_of(parts.postings, term, name)?;
         let (blocks, rest_len) = (term.df as usize / BLOCK, term.df as usize % BLOCK);
         let (table, data) = bytes.split_at_checked(blocks * TABLE_ENTRY_BYTES).ok_or_else(malformed)?;
-        let mut postings = PostingsBytes {
-            table,
-            data,
-            rest: Reader::new(data, name),
-            blocks,
-            rest_len,
-            next: 0,
-            last: 0,
-            rows: parts.header.rows,
-            name,
-            packer: BitPacker4x::new(),
-        };
-        let end = if blocks == 0 { 0 } else { postings.bounds(blocks - 1)?.end as usize };
-        postings.rest = Reader::new(data.get(end..).ok_or_else(malformed)?, name);
+        let (rows, packer) = (parts.header.rows, BitPacker4x::new());
+        let table = table.as_chunks().0;
+        let mut postings = PostingsBytes { table, data, rest: 0, rest_len, next: 0, rows, name, packer };
+        postings.rest = postings.end_before(blocks);
+        if postings.rest > data.len() {
+            return Err(malformed());
+        }
         Ok(postings)
     }
 
     /// Full blocks.
     pub fn block_count(&self) -> usize {
-        self.blocks
+        self.table.len()
+    }
+
+    /// Postings behind the last full block.
+    pub fn rest_len(&self) -> usize {
+        self.rest_len
     }
 
     /// What is known of a full block without reading it.
-    pub fn bounds(&self, block: usize) -> Result<BlockBounds> {
-        let mut reader = Reader::new(self.table.get(block * TABLE_ENTRY_BYTES..).unwrap_or_default(), self.name);
-        let (last_row, end) = (reader.u32()?, reader.u32()?);
-        Ok(BlockBounds { last_row, end, max_tf: reader.u32()?, min_length: reader.u32()? })
+    pub fn bounds(&self, block: usize) -> Option<BlockBounds> {
+        let (fields, _) = self.table.get(block)?.as_chunks::<4>();
+        let field = |at: usize| u32::from_le_bytes(fields[at]);
+        Some(BlockBounds { last_row: field(0), end: field(1), max_tf: field(2), min_length: field(3) })
     }
 
-    /// Reads the next block into the two buffers; false when there is none. Rows ascend over all blocks, frequencies are at
-    /// least 1.
+    fn end_before(&self, block: usize) -> usize {
+        block.checked_sub(1).and_then(|before| self.bounds(before)).map_or(0, |bounds| bounds.end as usize)
+    }
+
+    /// Replaces the two buffers by the next block; false when there is none.
     pub fn next_block(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<bool> {
         rows.clear();
         tfs.clear();
-        let bounds = if self.next < self.blocks {
-            Some(self.read_packed(rows, tfs)?)
-        } else if self.next == self.blocks && self.rest_len > 0 {
-            self.read_rest(rows, tfs)?;
-            None
-        } else {
-            return Ok(false);
-        };
-        for (at, row) in rows.iter_mut().enumerate() {
-            let first = self.next == 0 && at == 0;
-            let absolute = u64::from(self.last) + u64::from(*row);
-            if (*row == 0 && !first) || absolute >= u64::from(self.rows) {
-                return Err(Error::corrupt(format!("{}: postings are not ascending rows", self.name)));
-            }
-            *row = absolute as u32;
-            self.last = *row;
-        }
-        if tfs.contains(&0) {
-            return Err(Error::corrupt(format!("{}: a frequency is 0", self.name)));
-        }
-        if let Some(bounds) = bounds
-            && bounds.last_row != self.last
-        {
-            let (found, expected) = (self.last, bounds.last_row);
-            return Err(Error::corrupt(format!("{}: a block ends with row {found}, expected {expected}", self.name)));
-        }
+        self.read(self.next, rows, tfs)?;
         self.next += 1;
-        Ok(true)
+        Ok(!rows.is_empty())
     }
 
-    fn read_packed(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<BlockBounds> {
-        let begin = if self.next == 0 { 0 } else { self.bounds(self.next - 1)?.end as usize };
-        let bounds = self.bounds(self.next)?;
-        rows.resize(BLOCK, 0);
-        tfs.resize(BLOCK, 0);
-        let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
-        for out in [rows, tfs] {
-            let bits = reader.u8()?;
-            if bits > 32 {
-                return Err(Error::corrupt(format!("{}: a block of {bits} bits", self.name)));
-            }
-            let packed = reader.take(BLOCK * usize::from(bits) / 8)?;
-            self.packer.decompress(packed, out, bits);
+    /// Appends a block to the two buffers; that behind the full ones is the rest. Its rows ascend, from above the last row of the
+    /// block before on, and frequencies are at least 1.
+    pub fn read(&self, block: usize, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<()> {
+        let from = (rows.len(), tfs.len());
+        let before = block.checked_sub(1).and_then(|before| self.bounds(before)).map(|bounds| bounds.last_row);
+        match self.bounds(block) {
+            Some(bounds) => self.read_packed(block, bounds, before, rows, tfs)?,
+            None if block == self.table.len() => self.read_rest(before, rows, tfs)?,
+            None => return Ok(()),
         }
+        let (rows, tfs) = (&rows[from.0..], &tfs[from.1..]);
+        // One pass without a branch for each: what ascends to a row of the segment did not overflow on its way.
+        let ascending = rows.iter().zip(rows.iter().skip(1)).fold(true, |all, (a, b)| all & (a < b));
+        let is_first_above = before.is_none_or(|before| rows.first().is_none_or(|first| before < *first));
+        if !ascending || !is_first_above || rows.last().is_some_and(|last| *last >= self.rows) {
+            return Err(Error::corrupt(format!("{}: postings are not ascending rows", self.name)));
+        }
+        if tfs.iter().fold(false, |any, tf| any | (*tf == 0)) {
+            return Err(Error::corrupt(format!("{}: a frequency is 0", self.name)));
+        }
+        Ok(())
+    }
+
+    fn read_packed(
+        &self,
+        block: usize,
+        bounds: BlockBounds,
+        before: Option<u32>,
+        rows: &mut Vec<u32>,
+        tfs: &mut Vec<u32>,
+    ) -> Result<()> {
+        let begin = self.end_before(block);
+        let (first_row, first_tf) = (rows.len(), tfs.len());
+        rows.resize(first_row + BLOCK, 0);
+        tfs.resize(first_tf + BLOCK, 0);
+        let mut reader = Reader::new(self.data.get(begin..).unwrap_or_default(), self.name);
+        let (bits, packed) = self.packed(&mut reader)?;
+        self.packer.decompress_sorted(before.unwrap_or(0), packed, &mut rows[first_row..], bits);
+        let (bits, packed) = self.packed(&mut reader)?;
+        self.packer.decompress(packed, &mut tfs[first_tf..], bits);
         let end = begin + reader.position();
         if end != bounds.end as usize {
             return Err(Error::corrupt(format!("{}: a block ends at {end}, expected {}", self.name, bounds.end)));
         }
-        Ok(bounds)
+        match rows.last() {
+            Some(last) if *last != bounds.last_row => {
+                let expected = bounds.last_row;
+                Err(Error::corrupt(format!("{}: a block ends with row {last}, expected {expected}", self.name)))
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn read_rest(&mut self, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<()> {
-        for _ in 0..self.rest_len {
-            rows.push(varint::read_u32(&mut self.rest, self.name)?);
-            tfs.push(varint::read_u32(&mut self.rest, self.name)?);
+    /// The next packed numbers, and how many bits each has.
+    fn packed(&self, reader: &mut Reader<'a>) -> Result<(u8, &'a [u8])> {
+        let bits = reader.u8()?;
+        if bits > 32 {
+            return Err(Error::corrupt(format!("{}: a block of {bits} bits", self.name)));
         }
-        self.rest.clone().finish()
+        Ok((bits, reader.take(BLOCK * usize::from(bits) / 8)?))
+    }
+
+    fn read_rest(&self, before: Option<u32>, rows: &mut Vec<u32>, tfs: &mut Vec<u32>) -> Result<()> {
+        let mut reader = Reader::new(self.data.get(self.rest..).unwrap_or_default(), self.name);
+        let mut last = before.unwrap_or(0);
+        for _ in 0..self.rest_len {
+            last = last.wrapping_add(varint::read_u32(&mut reader, self.name)?);
+            rows.push(last);
+            tfs.push(varint::read_u32(&mut reader, self.name)?);
+        }
+        reader.finish()
     }
 }

@@ -11,9 +11,16 @@ pub fn write(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+#[inline]
 pub fn read(reader: &mut Reader, what: &str) -> Result<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
+    let first = reader.u8()?;
+    if first & 0x80 == 0 { Ok(u64::from(first)) } else { read_longer(reader, first, what) }
+}
+
+/// Reads what follows the first of several bytes.
+fn read_longer(reader: &mut Reader, first: u8, what: &str) -> Result<u64> {
+    let mut value = u64::from(first & 0x7f);
+    for shift in (7..64).step_by(7) {
         let byte = reader.u8()?;
         if shift == 63 && byte > 1 {
             break;

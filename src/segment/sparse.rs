@@ -6,8 +6,8 @@ use half::f16;
 
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
-pub use crate::format::sparse::{BLOCK, BlockBounds};
-use crate::format::sparse::{Parts, SparseWriter, bounds, for_each, parts};
+pub use crate::format::sparse::{BLOCK, BlockBounds, WeightBlocks};
+use crate::format::sparse::{Parts, SparseWriter, for_each, parts};
 use crate::model::value::SparseVector;
 
 /// Gathers the vectors of rows, in ascending order of rows.
@@ -73,9 +73,9 @@ impl<'a> SparseReader<'a> {
         self.parts.dictionary.all()
     }
 
-    /// What is known of a dimension's blocks of [`BLOCK`] rows without reading them.
-    pub fn bounds(&self, term: &Term) -> Result<Vec<BlockBounds>> {
-        bounds(&self.parts, term, self.name)
+    /// A dimension's blocks of [`BLOCK`] rows.
+    pub fn blocks(&self, term: &Term) -> Result<WeightBlocks<'a>> {
+        WeightBlocks::new(&self.parts, term, self.name)
     }
 
     /// Calls `each` with every row of a dimension and its weight, ascending.
@@ -89,10 +89,11 @@ impl<'a> SparseReader<'a> {
         dictionary.verify(dimensions, postings.len(), |term| {
             let mut weights = Vec::new();
             self.for_each(term, |_, weight| weights.push(weight.to_f32()))?;
-            for (block, bounds) in weights.chunks(BLOCK).zip(self.bounds(term)?) {
+            let blocks = self.blocks(term)?;
+            for (at, block) in weights.chunks(BLOCK).enumerate() {
                 let largest = block.iter().copied().fold(f32::MIN, f32::max);
-                if largest != bounds.max_weight {
-                    let said = bounds.max_weight;
+                let said = blocks.bounds(at).map_or(0.0, |bounds| bounds.max_weight);
+                if largest != said {
                     return Err(Error::corrupt(format!(
                         "{}: the largest weight of a block is {largest}, its table says {said}",
                         self.name
@@ -140,8 +141,11 @@ mod tests {
         let section = build(300);
         let reader = SparseReader::open(&section, 300, "sparse").unwrap();
         let term = reader.dimension("fugu").unwrap().unwrap();
-        let bounds = reader.bounds(&term).unwrap();
-        let said: Vec<(u32, f32)> = bounds.iter().map(|block| (block.last_row, block.max_weight)).collect();
+        let blocks = reader.blocks(&term).unwrap();
+        let said: Vec<(u32, f32)> = (0..blocks.count())
+            .filter_map(|block| blocks.bounds(block))
+            .map(|block| (block.last_row, block.max_weight))
+            .collect();
         assert_eq!(said, [(127, 15.875), (255, 31.875), (299, 37.375)]);
         // The only table before the data of "fugu", the first dimension: last row, end, largest weight.
         for field in 0..3 {
@@ -161,7 +165,10 @@ mod tests {
             damaged[at] ^= 1 << (at % 8);
             let opened = SparseReader::open(&damaged, 400, "sparse");
             if let Ok(reader) = &opened {
-                let _ = reader.dimension("fugu").map(|term| term.map(|term| reader.bounds(&term)));
+                let _ = reader.dimension("fugu").map(|term| {
+                    let blocks = reader.blocks(&term?).ok()?;
+                    (0..=blocks.count()).find(|at| blocks.read(*at, &mut Vec::new(), &mut Vec::new()).is_err())
+                });
             }
             let verified = opened.and_then(|reader| reader.verify());
             assert!(verified.is_err() || at < section.len() - groups, "byte {at}");

@@ -94,6 +94,11 @@ impl<'a> TextReader<'a> {
         self.parts.length(row)
     }
 
+    /// Tokens of every row, where a byte is enough for each.
+    pub fn short_lengths(&self) -> Option<&'a [u8]> {
+        (self.parts.header.length_width == 1).then_some(self.parts.lengths)
+    }
+
     /// The rows that have a value.
     pub fn present(&self) -> Result<RoaringBitmap> {
         let rows = self.parts.header.rows;
@@ -150,6 +155,23 @@ impl<'a> TextReader<'a> {
         Ok(())
     }
 
+    /// How many rows of a set hold a term; `contains` says what is in the set. Reads the blocks that may have some.
+    pub fn count_in(&self, term: &Term, set: &RoaringBitmap, contains: impl Fn(u32) -> bool) -> Result<u64> {
+        let postings = self.postings(term)?;
+        let (mut rows, mut tfs, mut first, mut count) = (Vec::new(), Vec::new(), 0, 0);
+        for block in 0..=postings.block_count() {
+            let last = postings.bounds(block).map_or(u32::MAX, |bounds| bounds.last_row);
+            if first <= last && set.range_cardinality(first..=last) > 0 {
+                rows.clear();
+                tfs.clear();
+                postings.read(block, &mut rows, &mut tfs)?;
+                count += rows.iter().filter(|row| contains(**row)).count() as u64;
+            }
+            first = last.saturating_add(1);
+        }
+        Ok(count)
+    }
+
     /// The rows that hold a term.
     pub fn rows_with(&self, term: &Term) -> Result<RoaringBitmap> {
         let mut found = RoaringBitmap::new();
@@ -180,11 +202,10 @@ impl<'a> TextReader<'a> {
                     *left -= *tf;
                     (max_tf, min_length) = (max_tf.max(*tf), min_length.min(self.length(*row)));
                 }
-                if at < blocks.block_count() {
-                    let bounds = blocks.bounds(at)?;
-                    if (bounds.max_tf, bounds.min_length) != (max_tf, min_length) {
-                        return wrong(format!("block {at} of a term has other bounds than its table says"));
-                    }
+                if let Some(bounds) = blocks.bounds(at)
+                    && (bounds.max_tf, bounds.min_length) != (max_tf, min_length)
+                {
+                    return wrong(format!("block {at} of a term has other bounds than its table says"));
                 }
                 at += 1;
             }
