@@ -189,3 +189,101 @@ fn check_repair_and_inspect_say_what_is_there() {
     let nothing = shoal().args(["check", "--data-dir"]).arg(dir.path().join("nothing")).output().unwrap();
     assert_eq!(nothing.status.code(), Some(3));
 }
+
+/// Rows anywhere, enough of them that a segment's clusters are searched.
+fn scattered_rows(rows: usize, dims: usize) -> String {
+    let mut state = 7_u32;
+    let mut random = move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let mut lines = String::new();
+    for id in 0..rows {
+        let vector: Vec<f32> = (0..dims).map(|_| random()).collect();
+        let line = serde_json::json!({"id": id, "parity": id % 2, "text": format!("row {id}"), "vector": vector});
+        lines.push_str(&format!("{line}\n"));
+    }
+    lines
+}
+
+#[test]
+fn bench_shows_what_recall_costs_on_the_users_own_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let rows = dir.path().join("rows.ndjson");
+    std::fs::write(&rows, scattered_rows(6_400, 128)).unwrap();
+    let schema = r#"{"text": {"type": "string", "full_text_search": true}}"#;
+    let rows = rows.to_str().unwrap();
+    daemon.json(&["import", "docs", "--file", rows, "--metric", "cosine_distance", "--schema", schema]);
+    // Before it is in a segment everything is compared, and the user is told.
+    let quick = ["bench", "docs", "--recalls", "0.8,0.99", "--seconds", "1", "--count"];
+    let told = text(&daemon.run(&[&quick[..], &["3"]].concat()).stdout);
+    assert!(told.contains("6400 documents are in no segment yet"), "{told}");
+    assert!(told.contains("Every setting finds everything"), "{told}");
+    // A snapshot is of segments, so it makes one.
+    assert!(daemon.run(&["snapshot", "docs", dir.path().join("docs.snapshot").to_str().unwrap()]).status.success());
+    let report = daemon.json(&[&quick[..], &["30"]].concat());
+    assert_eq!(report["tail"]["rows"], 0, "{report}");
+    assert_eq!(report["queries"], serde_json::json!({"from": "namespace", "count": 30, "limit": 10, "filter": null}));
+    let settings = report["settings"].as_array().unwrap();
+    let wanted: Vec<&Value> = settings.iter().map(|setting| &setting["wanted"]).collect();
+    assert_eq!(wanted, [&serde_json::json!(0.8), &serde_json::json!(0.99), &serde_json::json!("exact")]);
+    let recalls: Vec<f64> = settings.iter().map(|setting| setting["recall"]["mean"].as_f64().unwrap()).collect();
+    assert!(recalls[0] <= recalls[1] && recalls[1] <= recalls[2] && recalls[2] == 1.0, "{report}");
+    assert!(recalls[0] > 0.7 && recalls[1] > 0.9, "{report}");
+    for setting in settings {
+        let number = |group: &str, key: &str| setting[group][key].as_f64().unwrap();
+        assert!(0.0 < number("ms", "p50") && number("ms", "p50") <= number("ms", "p99"), "{setting}");
+        assert!(number("queries_per_second", "all_clients") > 0.0, "{setting}");
+    }
+    // Only rows that match are drawn and found.
+    let told = text(&daemon.run(&[&quick[..], &["5", "--filter", r#"["parity","Eq",1]"#]].concat()).stdout);
+    assert!(told.contains("5 of its vectors") && told.contains(r#"filter ["parity","Eq",1]"#), "{told}");
+    let told = daemon.run(&["bench", "docs", "--filter", r#"["parity","Eq",2]"#]);
+    assert!(text(&told.stderr).contains("no row has a vector to search with"), "{}", text(&told.stderr));
+}
+
+#[test]
+fn bench_asks_the_queries_of_a_file_and_says_what_is_wrong_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let (rows, queries) = (example("packages.ndjson"), example("queries.ndjson"));
+    let schema = std::fs::read_to_string(example("schema.json")).unwrap();
+    daemon.json(&["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema]);
+    for more in [&[][..], &["--hybrid", "--in", "title,text"]] {
+        let report = daemon.json(
+            &[&["bench", "packages", "--queries", &queries, "--clients", "2", "--seconds", "1"], more].concat(),
+        );
+        assert_eq!((&report["queries"]["from"], &report["queries"]["count"]), (&"file".into(), &4.into()));
+        assert_eq!(report["settings"].as_array().unwrap().len(), 6);
+        assert_eq!(report["settings"][0]["recall"]["mean"], 1.0);
+    }
+    let file = dir.path().join("queries.ndjson");
+    let run = |lines: &str, more: &[&str]| {
+        std::fs::write(&file, lines).unwrap();
+        daemon.run(&[&["bench", "packages", "--queries", file.to_str().unwrap()], more].concat())
+    };
+    let words = run(r#"{"text": "music", "filters": ["section", "Eq", "sound"]}"#, &[]);
+    assert!(text(&words.stdout).contains("no recall to choose"), "{}", text(&words.stderr));
+    for (lines, more, expected) in [
+        ("", &[][..], "has no queries"),
+        ("{\"words\": \"music\"}", &[], "line 1: expected an object with \"vector\" or \"text\""),
+        ("{\"vector\": [1, 2]}", &[], "384"),
+        ("{\"text\": \"music\"}", &["--in", "nothing"], "nothing"),
+        ("{\"text\": \"music\"}", &["--filter", "x"], "--filter: expected JSON"),
+    ] {
+        let output = run(lines, more);
+        assert_eq!(output.status.code(), Some(1), "{lines}");
+        assert!(text(&output.stderr).contains(expected), "{lines}: {}", text(&output.stderr));
+    }
+    for (arguments, code) in [
+        (&["bench", "nothing"][..], 3),
+        (&["bench", "packages", "--hybrid"], 1),
+        (&["bench", "packages", "--recalls", "0.2"], 2),
+        (&["bench", "packages", "--clients", "17"], 2),
+        (&["bench", "packages?x"], 2),
+    ] {
+        let output = daemon.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
+    }
+}

@@ -1,5 +1,6 @@
 //! The command line: one file per command, errors and exit codes here.
 
+mod bench;
 mod branch;
 mod check;
 mod copy;
@@ -59,6 +60,8 @@ enum Command {
     Restore(restore::Restore),
     /// Search a namespace
     Query(query::Query),
+    /// Measure recall against latency on a namespace's own data
+    Bench(bench::Bench),
     /// Show how the daemon or one namespace is
     Status(status::Status),
     /// Make a branch of a namespace; nothing is copied
@@ -105,6 +108,7 @@ pub fn run() -> ExitCode {
         Command::Snapshot(command) => command.run(),
         Command::Restore(command) => command.run(),
         Command::Query(command) => block_on(command.run()),
+        Command::Bench(command) => block_on(command.run()),
         Command::Status(command) => block_on(command.run()),
         Command::Merge(command) => block_on(command.run()),
         Command::Diff(command) => block_on(command.run()),

@@ -15,6 +15,13 @@ pub(super) fn bytes(done: &str) -> ProgressBar {
     line(&format!("{{spinner}} {{bytes}} {done}, {{bytes_per_sec}}, {{elapsed}}"))
 }
 
+/// Counts steps towards a known number.
+pub(super) fn steps(done: &str, of: u64) -> ProgressBar {
+    let bar = line(&format!("{{spinner}} {{human_pos}} of {{human_len}} {done}, {{elapsed}}"));
+    bar.set_length(of);
+    bar
+}
+
 fn line(template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
