@@ -1,0 +1,1 @@
+"""A module per engine, each with its VERSION and a class Engine; see `engine.py`."""
