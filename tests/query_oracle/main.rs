@@ -6,6 +6,7 @@
 mod allowance;
 mod generate;
 mod oracle;
+mod pruning;
 mod view;
 
 use proptest::prelude::{ProptestConfig, any, proptest};

@@ -5,6 +5,7 @@
 //! | `plan` | binds names and operands to the schema |
 //! | `candidates` | the rows that pass the filter |
 //! | `nearest`, `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
+//! | `pruned`, `lists`, `window` | the highest scores without scoring every row; rows that are scored at a time |
 //! | `hits` | rows by their place, the best of many, the parts' best as one |
 //! | `curve` | distances from an origin, and the curves that make scores of them |
 //! | `columns`, `postings` | a segment's attribute or terms, from an index or from documents |
@@ -30,15 +31,18 @@ mod fuse;
 mod group;
 mod highlight;
 mod hits;
+mod lists;
 mod nearest;
 mod order;
 mod plan;
 mod postings;
 mod project;
+mod pruned;
 mod recall;
 mod score;
 mod sparse;
 mod text;
+mod window;
 
 use std::time::Instant;
 
@@ -55,10 +59,25 @@ use crate::platform::allowance::Allowance;
 
 /// Answers one or several queries from one snapshot, within an allowance.
 pub fn run(view: &View, request: &QueryRequest, allowance: &Allowance) -> Result<QueryOutcome> {
+    answer_all(view, request, allowance, false)
+}
+
+/// Answers as [`run`] does, and scores every row for it: what finding the best without that is measured and tested against.
+pub fn run_scoring_all(view: &View, request: &QueryRequest, allowance: &Allowance) -> Result<QueryOutcome> {
+    answer_all(view, request, allowance, true)
+}
+
+fn answer_all(view: &View, request: &QueryRequest, allowance: &Allowance, scores_all: bool) -> Result<QueryOutcome> {
     let start = Instant::now();
     let mut work = Work::new(allowance);
-    let bind =
-        |at: usize| Plan::bind(view, &request.queries[at], allowance).map_err(|error| in_query(request, at, error));
+    let bind = |at: usize| {
+        let mut plan =
+            Plan::bind(view, &request.queries[at], allowance).map_err(|error| in_query(request, at, error))?;
+        if let Output::Rows { ranking: Ranking::Score(scorer), .. } = &mut plan.output {
+            scorer.scores_all = scores_all;
+        }
+        Ok(plan)
+    };
     let answers = match &request.fusion {
         Some(fusion) => {
             let plans = (0..request.queries.len()).map(bind).collect::<Result<Vec<Plan>>>()?;

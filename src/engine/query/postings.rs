@@ -9,7 +9,6 @@ use crate::segment::text::reader::{Term, TextReader};
 /// Rows and frequencies in ascending order of rows.
 pub(super) struct Postings<'a> {
     source: Source<'a>,
-    count: usize,
     /// The block at hand.
     rows: Vec<u32>,
     tfs: Vec<u32>,
@@ -23,20 +22,15 @@ enum Source<'a> {
 
 impl<'a> Postings<'a> {
     pub(super) fn of_index(reader: &TextReader<'a>, term: &Term) -> Result<Self> {
-        Ok(Self::new(Source::Index(reader.postings(term)?), term.df as usize))
+        Ok(Self::new(Source::Index(reader.postings(term)?)))
     }
 
     pub(super) fn of_rows(rows: &'a [(u32, u32)]) -> Self {
-        Self::new(Source::Rows(rows), rows.len())
+        Self::new(Source::Rows(rows))
     }
 
-    fn new(source: Source<'a>, count: usize) -> Self {
-        Postings { source, count, rows: Vec::new(), tfs: Vec::new(), next: 0 }
-    }
-
-    /// How many rows there are in all.
-    pub(super) fn count(&self) -> usize {
-        self.count
+    fn new(source: Source<'a>) -> Self {
+        Postings { source, rows: Vec::new(), tfs: Vec::new(), next: 0 }
     }
 
     /// Calls `each` with the rows from `base` up to `end`, and goes on there the next time. Frequencies are at least 1.
@@ -79,15 +73,25 @@ impl<'a> Postings<'a> {
 }
 
 /// How many tokens rows have.
+#[derive(Clone, Copy)]
 pub(super) enum Lengths<'a> {
+    /// A byte per row.
+    Short(&'a [u8]),
     Index(TextReader<'a>),
     Known(&'a [u32]),
+}
+
+impl<'a> Lengths<'a> {
+    pub(super) fn of_index(reader: TextReader<'a>) -> Self {
+        reader.short_lengths().map_or(Lengths::Index(reader), Lengths::Short)
+    }
 }
 
 impl Lengths<'_> {
     #[inline]
     pub(super) fn of(&self, row: u32) -> u32 {
         match self {
+            Lengths::Short(lengths) => lengths.get(row as usize).map_or(0, |length| u32::from(*length)),
             Lengths::Index(reader) => reader.length(row),
             Lengths::Known(lengths) => lengths.get(row as usize).copied().unwrap_or(0),
         }

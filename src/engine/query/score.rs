@@ -13,9 +13,12 @@ use super::candidates::Candidates;
 use super::columns::{Column, number};
 use super::curve;
 use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
+use super::lists::List;
 use super::plan::column_to_rank;
+use super::pruned::{self, Best, Expression, Listed, Weighted};
 use super::sparse::SparseScorer;
 use super::text::{TextCursor, TextScorer};
+use super::window::{WINDOW, Window};
 use crate::engine::filter::bind::bind;
 use crate::engine::filter::bitmap;
 use crate::engine::view::{SegmentView, View};
@@ -26,13 +29,16 @@ use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::allowance::{Allowance, Taken};
 
-/// Rows that are scored at a time.
-const WINDOW: usize = 4_096;
+/// With more answers or more lists than this, every row is scored: hardly any could be passed over.
+const PRUNED_ROWS_MAX: usize = 1_000;
+const PRUNED_LISTS_MAX: usize = 256;
 
 /// A bound scoring expression.
 pub(super) struct Scorer {
     clause: Bound,
     keeps_zero: bool,
+    /// Whether every row is scored although the best could be found without.
+    pub(super) scores_all: bool,
 }
 
 enum Bound {
@@ -51,7 +57,8 @@ enum Bound {
 
 impl Scorer {
     pub(super) fn bind(view: &View, clause: &Clause, allowance: &Allowance) -> Result<Self> {
-        Ok(Scorer { clause: bind_clause(view, clause, false, allowance)?, keeps_zero: has_attribute(clause) })
+        let bound = bind_clause(view, clause, false, allowance)?;
+        Ok(Scorer { clause: bound, keeps_zero: has_attribute(clause), scores_all: false })
     }
 }
 
@@ -131,19 +138,35 @@ pub(super) fn run(
     k: usize,
     allowance: &Allowance,
 ) -> Result<Vec<Hit>> {
-    let mut parts = Vec::with_capacity(view.segments.len() + 1);
-    for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        let part = Part { view, at, rows, count: segment.segment.rows(), allowance };
-        let dead = (!candidates.filtered).then_some(&*segment.dead);
-        let mut best = Smallest::new(k);
-        part.for_each_score(scorer, dead, |score, row| best.offer(pack(0.0 - score, row)))?;
-        parts.push(best.into_sorted().into_iter().map(unpack).collect());
+    allowance.check()?;
+    if k == 0 {
+        return Ok(Vec::new());
     }
     let (at, count) = (view.segments.len(), view.tail.places());
     let tail = Part { view, at, rows: &candidates.tail, count, allowance };
     let mut scores = Vec::new();
     tail.for_each_score(scorer, None, |score, place| scores.push((0.0 - score, place)))?;
-    parts.push(smallest_of_tail(view, scores, k));
+    let of_tail = smallest_of_tail(view, scores, k);
+    let mut known = Best::new(k);
+    known.know(&of_tail);
+    let mut parts = Vec::with_capacity(view.segments.len() + 1);
+    for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
+        let part = Part { view, at, rows, count: segment.segment.rows(), allowance };
+        let dead = (!candidates.filtered).then_some(&*segment.dead);
+        parts.push(match part.listed(scorer, k)? {
+            Some(mut listed) => {
+                let load = |window: &mut Window, base, end| part.load(window, dead, base, end);
+                pruned::run(&mut listed, part.count, load, &mut known, allowance)?;
+                known.end_part()
+            }
+            None => {
+                let mut best = Smallest::new(k);
+                part.for_each_score(scorer, dead, |score, row| best.offer(pack(0.0 - score, row)))?;
+                best.into_sorted().into_iter().map(unpack).collect()
+            }
+        });
+    }
+    parts.push(of_tail);
     merge(view, parts, k, true)
 }
 
@@ -177,6 +200,28 @@ impl<'a> Part<'a> {
         }
     }
 
+    /// The expression over lists; `None` where scoring every row is as good.
+    fn listed(&self, scorer: &'a Scorer, k: usize) -> Result<Option<Listed<'a>>> {
+        // Most dimensions of a sparse vector matter for most rows: adding all of them up is faster.
+        let is_sparse = matches!(scorer.clause, Bound::Sparse(_));
+        let few = scorer.clause.lists_at_most(1.0).is_some_and(|lists| lists <= PRUNED_LISTS_MAX);
+        if scorer.scores_all || k > PRUNED_ROWS_MAX || is_sparse || !few {
+            return Ok(None);
+        }
+        let mut lists = Vec::new();
+        let mut taken = self.allowance.take(pruned::SEARCH_BYTES)?;
+        let Some(expression) = scorer.clause.listed(*self, 1.0, &mut lists, &mut taken)? else { return Ok(None) };
+        Ok(Some(Listed { lists, expression, _taken: taken }))
+    }
+
+    /// Loads the candidates from `base` up to `end`. With `dead`, all rows but these are candidates.
+    fn load(&self, window: &mut Window, dead: Option<&RoaringBitmap>, base: u32, end: u32) {
+        match dead {
+            Some(dead) => window.load_all_but(dead, base, end),
+            None => window.load(self.rows, base, end),
+        }
+    }
+
     /// Calls `each` with every score that counts and its row. With `dead`, all rows but these are candidates.
     fn for_each_score(
         &self,
@@ -192,10 +237,7 @@ impl<'a> Part<'a> {
         let mut scores = vec![0.0; WINDOW];
         for base in (0..self.count).step_by(WINDOW) {
             self.allowance.check()?;
-            match dead {
-                Some(dead) => window.load_all_but(dead, base, self.count),
-                None => window.load(self.rows, base),
-            }
+            self.load(&mut window, dead, base, self.count.min(base.saturating_add(WINDOW as u32)));
             if window.is_empty() || !(node.fill(&window, &mut scores)? || scorer.keeps_zero) {
                 continue;
             }
@@ -229,63 +271,6 @@ pub(super) fn add(a: f64, b: f64) -> f64 {
     }
 }
 
-/// The candidates among [`WINDOW`] rows.
-struct Window {
-    base: u32,
-    bits: [u64; WINDOW / 64],
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Window { base: 0, bits: [0; WINDOW / 64] }
-    }
-}
-
-impl Window {
-    fn load(&mut self, rows: &RoaringBitmap, base: u32) {
-        self.base = base;
-        self.bits.fill(0);
-        for row in rows.range(base..base.saturating_add(WINDOW as u32)) {
-            let place = (row - base) as usize;
-            self.bits[place / 64] |= 1 << (place % 64);
-        }
-    }
-
-    fn load_all_but(&mut self, dead: &RoaringBitmap, base: u32, count: u32) {
-        self.base = base;
-        let end = count.min(base.saturating_add(WINDOW as u32));
-        let rows = (end - base) as usize;
-        for (word, bits) in self.bits.iter_mut().enumerate() {
-            *bits = match rows.saturating_sub(word * 64) {
-                0 => 0,
-                left @ 1..64 => (1 << left) - 1,
-                _ => u64::MAX,
-            };
-        }
-        for row in dead.range(base..end) {
-            let place = (row - base) as usize;
-            self.bits[place / 64] &= !(1 << (place % 64));
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bits.iter().all(|bits| *bits == 0)
-    }
-
-    /// Calls `each` with every candidate and its place in the window.
-    #[inline]
-    fn for_each(&self, mut each: impl FnMut(u32, usize)) {
-        for (word, bits) in self.bits.iter().enumerate() {
-            let mut left = *bits;
-            while left != 0 {
-                let place = word * 64 + left.trailing_zeros() as usize;
-                each(self.base + place as u32, place);
-                left &= left - 1;
-            }
-        }
-    }
-}
-
 /// What a clause holds, and its share of the query's memory.
 struct Held<'a, T> {
     it: T,
@@ -316,6 +301,55 @@ enum Node<'a> {
 }
 
 impl Bound {
+    /// How many lists the clause is at most; `None` where a row may have a score without being in a list.
+    fn lists_at_most(&self, factor: f64) -> Option<usize> {
+        match self {
+            Bound::Text(text) => Some(text.lists_at_most()),
+            Bound::Sparse(sparse) => Some(sparse.lists_at_most()),
+            Bound::Sum(parts) | Bound::Max(parts) => parts.iter().map(|part| part.lists_at_most(factor)).sum(),
+            Bound::Product(weight, part) if *weight >= 0.0 && (factor * weight).is_finite() => {
+                part.lists_at_most(factor * weight)
+            }
+            Bound::Filter(_) => Some(1),
+            Bound::Constant(0.0) => Some(0),
+            _ => None,
+        }
+    }
+
+    /// The clause as lists that count `factor` times; `None` as [`Self::lists_at_most`] says.
+    fn listed<'a>(
+        &'a self,
+        part: Part<'a>,
+        factor: f64,
+        lists: &mut Vec<Weighted<'a>>,
+        taken: &mut Taken<'a>,
+    ) -> Result<Option<Expression>> {
+        part.allowance.check()?;
+        let begin = lists.len();
+        let mut all = |parts: &'a [Bound]| {
+            let parts = parts.iter().map(|bound| bound.listed(part, factor, lists, taken));
+            parts.collect::<Result<Option<Vec<Expression>>>>()
+        };
+        let found = match (self, part.segment()) {
+            (Bound::Sum(parts), _) => return Ok(all(parts)?.map(Expression::Sum)),
+            (Bound::Max(parts), _) => return Ok(all(parts)?.map(Expression::Max)),
+            (Bound::Product(weight, bound), _) => {
+                let inner = bound.listed(part, factor * weight, lists, taken)?;
+                return Ok(inner.map(|inner| Expression::Product(*weight, Box::new(inner))));
+            }
+            (Bound::Constant(0.0), _) => return Ok(Some(Expression::Zero)),
+            (Bound::Text(text), _) => text.lists(part.view, part.at)?,
+            (Bound::Sparse(sparse), Some(segment)) => sparse.lists(&segment.segment)?,
+            (Bound::Filter(filter), Some(segment)) => {
+                vec![List::Set(bitmap::rows(filter, &part.view.schema, segment, part.allowance)?)]
+            }
+            _ => return Ok(None),
+        };
+        taken.grow(found.iter().map(List::bytes).sum())?;
+        lists.extend(found.into_iter().map(|list| Weighted { list, factor }));
+        Ok(Some(Expression::Lists(begin..lists.len())))
+    }
+
     fn cursor<'a>(&'a self, part: Part<'a>) -> Result<Node<'a>> {
         let all =
             |parts: &'a [Bound]| parts.iter().map(|bound| bound.cursor(part)).collect::<Result<Vec<Node<'a>>>>();

@@ -1,7 +1,9 @@
 //! Sparse vectors: the dot product of the query's dimensions with a row's exact weights.
 
+use half::slice::HalfFloatSliceExt;
 use serde_json::Value as Json;
 
+use super::lists::{Blocks, List};
 use super::plan::column_to_rank;
 use crate::engine::view::TailView;
 use crate::engine::write::typing;
@@ -10,6 +12,7 @@ use crate::model::document::Document;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::segment::Segment;
+use crate::segment::sparse::BLOCK;
 
 /// A sparse clause bound to its column.
 pub(super) struct SparseScorer {
@@ -39,18 +42,43 @@ impl SparseScorer {
 
     /// The products of all rows of a segment; empty when none has any of the dimensions.
     pub(super) fn of_segment(&self, segment: &Segment) -> Result<Vec<f64>> {
-        let mut products = Vec::new();
+        let (mut products, mut rows, mut stored) = (Vec::new(), Vec::new(), Vec::new());
         let Some(reader) = segment.sparse(self.column)? else { return Ok(products) };
         for (term, weight) in &self.weights {
             let Some(dimension) = reader.dimension(term)? else { continue };
             products.resize(segment.rows() as usize, 0.0);
-            reader.for_each(&dimension, |row, stored| {
-                if let Some(product) = products.get_mut(row as usize) {
-                    *product += weight * stored.to_f64();
+            let blocks = reader.blocks(&dimension)?;
+            for block in 0..blocks.count() {
+                rows.clear();
+                stored.clear();
+                blocks.read(block, &mut rows, &mut stored)?;
+                let mut weights = [0.0; BLOCK];
+                let weights = &mut weights[..stored.len()];
+                stored.convert_to_f32_slice(weights);
+                for (row, stored) in rows.iter().zip(weights) {
+                    if let Some(product) = products.get_mut(*row as usize) {
+                        *product += weight * f64::from(*stored);
+                    }
                 }
-            })?;
+            }
         }
         Ok(products)
+    }
+
+    pub(super) fn lists_at_most(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// What a segment's rows add to their products, in the order in which it is added.
+    pub(super) fn lists<'a>(&self, segment: &'a Segment) -> Result<Vec<List<'a>>> {
+        let mut lists = Vec::with_capacity(self.weights.len());
+        let Some(reader) = segment.sparse(self.column)? else { return Ok(lists) };
+        for (term, weight) in &self.weights {
+            if let Some(dimension) = reader.dimension(term)? {
+                lists.push(List::Blocks(Box::new(Blocks::of_dimension(reader.blocks(&dimension)?, *weight))));
+            }
+        }
+        Ok(lists)
     }
 
     /// The products of all places of the tail.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use roaring::RoaringBitmap;
 use serde_json::{Value as Json, json};
 
+use super::lists::{Blocks, Bm25, List};
 use super::plan::column_to_rank;
 use super::postings::{DenseRows, Lengths, Postings};
 use crate::engine::analyzers::Analyzers;
@@ -13,14 +14,11 @@ use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
-use crate::segment::text::score::{bm25, idf, qtf_factor};
+use crate::segment::text::score::{Norms, idf, qtf_factor, weight};
 use crate::segment::text::terms::DocTerms;
 
 /// The longest text of a query, in bytes.
 pub(super) const QUERY_BYTES_MAX: usize = 8_192;
-/// Scores of documents with fewer tokens than this and at most so many of one term are computed once a segment.
-const KNOWN_LENGTHS: usize = 256;
-const KNOWN_FREQUENCIES: usize = 4;
 
 /// A text clause with the weights of its terms.
 pub(super) struct TextScorer {
@@ -30,8 +28,8 @@ pub(super) struct TextScorer {
     terms: Vec<QueryTerm>,
     /// Documents that have a token with this prefix score 1 more.
     prefix: Option<String>,
-    /// Tokens of a live document that has the field.
-    average_length: f64,
+    /// By the average of the live documents that have the field.
+    norms: Norms,
     /// Per segment whose index is not of the column as it is now, and last the tail.
     analysed: Vec<Option<Analysed>>,
 }
@@ -42,8 +40,7 @@ struct QueryTerm {
     count: u32,
     /// Live documents that have it.
     documents: u64,
-    idf: f64,
-    factor: f64,
+    weight: f32,
 }
 
 /// What the documents of a part without an index have of a query.
@@ -87,7 +84,7 @@ impl TextScorer {
             options: options.clone(),
             terms: distinct(tokens),
             prefix,
-            average_length: 0.0,
+            norms: Norms::new(0.0, 0.0, 0.0),
             analysed: Vec::with_capacity(view.segments.len()),
         };
         scorer.gather_statistics(view, allowance)?;
@@ -114,11 +111,12 @@ impl TextScorer {
         documents += tail.documents;
         tokens += tail.tokens;
         self.keep(tail);
-        self.average_length = if documents == 0 { 0.0 } else { tokens as f64 / documents as f64 };
+        let average = if documents == 0 { 0.0 } else { tokens as f64 / documents as f64 };
+        let [k1, k3, b] = [self.options.k1, self.options.k3, self.options.b].map(f64::from);
+        self.norms = Norms::new(average, k1, b);
         let all = view.documents();
         for term in &mut self.terms {
-            term.idf = idf(all, term.documents);
-            term.factor = qtf_factor(term.count, f64::from(self.options.k3));
+            term.weight = weight(idf(all, term.documents), qtf_factor(term.count, k3), k1);
         }
         Ok(())
     }
@@ -139,15 +137,14 @@ impl TextScorer {
         let dead = (!view.dead.is_empty()).then(|| DenseRows::new(&view.dead, segment.rows()));
         for term in &mut self.terms {
             let Some(found) = reader.term(&term.text)? else { continue };
-            match &dead {
-                None => term.documents += u64::from(found.df),
-                Some(dead) => {
-                    reader.for_each(&found, |row, _| term.documents += u64::from(!dead.contains(row)))?;
-                }
+            term.documents += u64::from(found.df);
+            if let Some(dead) = &dead {
+                let gone = reader.count_in(&found, &view.dead, |row| dead.contains(row))?;
+                term.documents = term.documents.saturating_sub(gone);
             }
         }
         let (mut documents, mut tokens) = (reader.docs(), reader.total_length());
-        if dead.is_some() {
+        if !view.dead.is_empty() {
             documents = documents.saturating_sub(reader.present()?.intersection_len(&view.dead));
             // Rows without the field have no tokens.
             let gone: u64 = view.dead.iter().map(|row| u64::from(reader.length(row))).sum();
@@ -179,35 +176,64 @@ impl TextScorer {
         self.analysed.push(Some(analysed));
     }
 
-    /// One term's part of a score.
-    fn part(&self, term: &QueryTerm, tf: u32, length: u32) -> f64 {
-        let (k1, b) = (f64::from(self.options.k1), f64::from(self.options.b));
-        bm25(tf, length, self.average_length, term.idf, term.factor, k1, b)
-    }
-
     /// The scores of a part's rows, from the first on.
     pub(super) fn cursor<'a>(&'a self, view: &'a View, part: usize) -> Result<TextCursor<'a>> {
-        let mut cursor =
-            TextCursor { scorer: self, lengths: Lengths::Known(&[]), terms: Vec::new(), with_prefix: None };
+        let mut cursor = TextCursor { terms: Vec::new(), with_prefix: None };
         if let Some(Some(analysed)) = self.analysed.get(part) {
-            cursor.lengths = Lengths::Known(&analysed.lengths);
             cursor.with_prefix = Some(analysed.with_prefix.clone());
-            let known = self.terms.iter().zip(&analysed.postings);
-            cursor.terms = known.map(|(term, rows)| TermCursor::new(term, Postings::of_rows(rows))).collect();
+            for (term, rows) in self.terms.iter().zip(&analysed.postings) {
+                let lengths = Lengths::Known(&analysed.lengths);
+                cursor.terms.push((Postings::of_rows(rows), self.bm25(term, lengths)));
+            }
         } else if let Some(segment) = view.segments.get(part)
             && let Some(reader) = text_index(&segment.segment, &self.column)?
         {
             for term in &self.terms {
                 if let Some(found) = reader.term(&term.text)? {
-                    cursor.terms.push(TermCursor::new(term, Postings::of_index(&reader, &found)?));
+                    let bm25 = self.bm25(term, Lengths::of_index(reader));
+                    cursor.terms.push((Postings::of_index(&reader, &found)?, bm25));
                 }
             }
             if let Some(prefix) = &self.prefix {
                 cursor.with_prefix = Some(rows_with_prefix(&reader, prefix)?);
             }
-            cursor.lengths = Lengths::Index(reader);
         }
         Ok(cursor)
+    }
+
+    pub(super) fn lists_at_most(&self) -> usize {
+        self.terms.len() + usize::from(self.prefix.is_some())
+    }
+
+    /// What a part's rows add to their scores, in the order in which it is added.
+    pub(super) fn lists<'a>(&'a self, view: &'a View, part: usize) -> Result<Vec<List<'a>>> {
+        let mut lists = Vec::with_capacity(self.terms.len() + 1);
+        if let Some(Some(analysed)) = self.analysed.get(part) {
+            for (term, rows) in self.terms.iter().zip(&analysed.postings) {
+                let bm25 = self.bm25(term, Lengths::Known(&analysed.lengths));
+                lists.push(List::Blocks(Box::new(Blocks::of_rows(rows, bm25))));
+            }
+            if self.prefix.is_some() {
+                lists.push(List::Set(analysed.with_prefix.clone()));
+            }
+        } else if let Some(segment) = view.segments.get(part)
+            && let Some(reader) = text_index(&segment.segment, &self.column)?
+        {
+            for term in &self.terms {
+                if let Some(found) = reader.term(&term.text)? {
+                    let bm25 = self.bm25(term, Lengths::of_index(reader));
+                    lists.push(List::Blocks(Box::new(Blocks::of_term(reader.postings(&found)?, bm25)?)));
+                }
+            }
+            if let Some(prefix) = &self.prefix {
+                lists.push(List::Set(rows_with_prefix(&reader, prefix)?));
+            }
+        }
+        Ok(lists)
+    }
+
+    fn bm25<'a>(&'a self, term: &QueryTerm, lengths: Lengths<'a>) -> Bm25<'a> {
+        Bm25 { weight: term.weight, norms: &self.norms, lengths }
     }
 }
 
@@ -272,7 +298,7 @@ fn distinct(tokens: Vec<String>) -> Vec<QueryTerm> {
             Some(at) => terms[*at].count += 1,
             None => {
                 known.insert(text.clone(), terms.len());
-                terms.push(QueryTerm { text, count: 1, documents: 0, idf: 0.0, factor: 0.0 });
+                terms.push(QueryTerm { text, count: 1, documents: 0, weight: 0.0 });
             }
         }
     }
@@ -281,49 +307,20 @@ fn distinct(tokens: Vec<String>) -> Vec<QueryTerm> {
 
 /// The scores of one part's rows, window by window.
 pub(super) struct TextCursor<'a> {
-    scorer: &'a TextScorer,
-    lengths: Lengths<'a>,
-    terms: Vec<TermCursor<'a>>,
+    terms: Vec<(Postings<'a>, Bm25<'a>)>,
     with_prefix: Option<RoaringBitmap>,
-}
-
-struct TermCursor<'a> {
-    term: &'a QueryTerm,
-    postings: Postings<'a>,
-    /// Scores by length and frequency, NaN where not computed yet; empty for rare terms.
-    known: Vec<f64>,
-}
-
-impl<'a> TermCursor<'a> {
-    fn new(term: &'a QueryTerm, postings: Postings<'a>) -> Self {
-        let is_common = postings.count() > KNOWN_LENGTHS * KNOWN_FREQUENCIES / 4;
-        let known = if is_common { vec![f64::NAN; KNOWN_LENGTHS * KNOWN_FREQUENCIES] } else { Vec::new() };
-        TermCursor { term, postings, known }
-    }
 }
 
 impl TextCursor<'_> {
     /// Adds the scores of the rows from `base` on; false when there are none. Windows come in ascending order and may be
     /// left out.
     pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<bool> {
-        let (scorer, lengths) = (self.scorer, &self.lengths);
         let end = base.saturating_add(out.len() as u32);
         let mut any = false;
         // Term by term in the order of the query, which is the same in all parts.
-        for TermCursor { term, postings, known } in &mut self.terms {
+        for (postings, bm25) in &mut self.terms {
             postings.for_each_until(base, end, |row, tf| {
-                let length = lengths.of(row);
-                let (by_length, by_tf) = (length as usize, tf as usize - 1);
-                let score = if by_length < KNOWN_LENGTHS && by_tf < KNOWN_FREQUENCIES && !known.is_empty() {
-                    let known = &mut known[by_tf * KNOWN_LENGTHS + by_length];
-                    if known.is_nan() {
-                        *known = scorer.part(term, tf, length);
-                    }
-                    *known
-                } else {
-                    scorer.part(term, tf, length)
-                };
-                out[(row - base) as usize] += score;
+                out[(row - base) as usize] += bm25.score(row, tf);
                 any = true;
             })?;
         }

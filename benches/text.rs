@@ -1,0 +1,262 @@
+//! What ranking by text and by sparse vectors costs with and without passing over rows: debpkg's queries and scifact's SPLADE.
+//!
+//! `cargo bench --bench text`; `SHOAL_DATA` names the folder of the data sets, `../shared/data` by default. Both ways take turns on
+//! every query in one thread, and must give the same rows with the same scores.
+//!
+//! With `ask`, answers one query a line over debpkg, for `benches/peers_text.py`.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+#[expect(dead_code, reason = "the other readers are for tests")]
+#[path = "../tests/real_data/data.rs"]
+mod data;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use half::f16;
+use roaring::RoaringBitmap;
+use serde_json::{Map, Value as Json, json};
+use shoal::api::wire::query::parse_query;
+use shoal::engine::analyzers::Analyzers;
+use shoal::engine::query;
+use shoal::engine::view::{SegmentView, Tail, TailRow, View};
+use shoal::model::document::Document;
+use shoal::model::ids::{DocId, IdType, Version};
+use shoal::model::query::{Answer, QueryOutcome, QueryRequest, Recall};
+use shoal::model::schema::{AttributeType, Column, FullText, Schema};
+use shoal::model::value::{SparseVector, Value};
+use shoal::model::value_render::id_json;
+use shoal::platform::allowance::Allowance;
+use shoal::platform::mmap::Mapping;
+use shoal::segment::Segment;
+use shoal::segment::builder::{Entry, build};
+use uuid::Uuid;
+
+const ROUNDS: usize = 3;
+
+fn text(name: &str, remove_stopwords: bool) -> Column {
+    let mut column = Column::new(name, AttributeType::String, 0);
+    column.filterable = false;
+    column.full_text = Some(FullText { stemming: true, remove_stopwords, ..FullText::default() });
+    column
+}
+
+fn schema(columns: Vec<Column>) -> Schema {
+    Schema { id_type: Some(IdType::Uint), columns, ..Schema::default() }
+}
+
+/// The rows of a set with these columns, ids from 0 on.
+fn documents(schema: &Schema, rows: Vec<Vec<Value>>) -> Vec<Arc<Document>> {
+    let uids: Vec<_> = schema.columns.iter().map(Column::uid).collect();
+    let document = |(id, row): (u64, Vec<Value>)| {
+        let mut fields: Vec<_> = uids.iter().copied().zip(row).collect();
+        fields.sort_by_key(|(uid, _)| *uid);
+        Arc::new(Document { id: DocId::Uint(id), version: Version::default(), fields, patch: None })
+    };
+    (0..).zip(rows).map(document).collect()
+}
+
+fn segment(schema: &Schema, documents: &[Arc<Document>]) -> Arc<Segment> {
+    let entries: Vec<Entry> =
+        documents.iter().map(|document| Entry::Row { document: document.clone(), terms: Vec::new() }).collect();
+    let mut bytes = Vec::new();
+    build(Uuid::nil(), schema, &entries, &mut bytes).unwrap();
+    Arc::new(Segment::open(Mapping::of_bytes(bytes), "bench.seg").unwrap())
+}
+
+/// The documents in so many segments, every row of which that `dead` gives is dead, and the last `in_tail` in the tail.
+fn view(schema: &Schema, documents: &[Arc<Document>], segments: usize, dead: Option<usize>, in_tail: usize) -> View {
+    let (stored, rest) = documents.split_at(documents.len() - in_tail);
+    let of_segments = stored.chunks(stored.len().div_ceil(segments)).map(|part| {
+        let dead: RoaringBitmap =
+            dead.map_or_else(RoaringBitmap::new, |step| (0..part.len() as u32).step_by(step).collect());
+        SegmentView { segment: segment(schema, part), dead: Arc::new(dead) }
+    });
+    let mut analyzers = Analyzers::new();
+    let mut tail = Tail::new();
+    for document in rest {
+        let terms = schema.columns.iter().filter_map(|column| {
+            Some((column.uid(), analyzers.terms(column.full_text.as_ref()?, document.get(column.uid())?)))
+        });
+        tail.push(Arc::new(TailRow { terms: terms.collect(), document: document.clone() }));
+    }
+    View {
+        recall: Recall::DEFAULT,
+        name: "acme/search/docs".into(),
+        segments: of_segments.collect(),
+        schema: Arc::new(schema.clone()),
+        tail: tail.snapshot(),
+        etag: "1".into(),
+    }
+}
+
+fn rows(outcome: &QueryOutcome) -> Vec<(DocId, u32)> {
+    let Answer::Rows(rows) = &outcome.answers[0] else { panic!("expected rows") };
+    rows.iter().map(|row| (row.id.clone(), row.dist.unwrap().to_bits())).collect()
+}
+
+fn at(sorted: &[Duration], share: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3
+}
+
+/// Prints what the queries take, each the least of a few rounds.
+fn measure(what: &str, view: &View, bodies: &[Json]) {
+    let requests: Vec<QueryRequest> = bodies.iter().map(|body| parse_query(body.clone()).unwrap().request).collect();
+    type Run = fn(&View, &QueryRequest, &Allowance) -> shoal::error::Result<QueryOutcome>;
+    let ways: [Run; 2] = [query::run_scoring_all, query::run];
+    let mut took = [vec![Duration::MAX; requests.len()], vec![Duration::MAX; requests.len()]];
+    for round in 0..ROUNDS {
+        for (number, request) in requests.iter().enumerate() {
+            let mut answers = Vec::new();
+            for (way, took) in ways.iter().zip(&mut took) {
+                let start = Instant::now();
+                let outcome = way(view, request, &Allowance::unlimited()).unwrap();
+                took[number] = took[number].min(start.elapsed());
+                answers.push(rows(&outcome));
+            }
+            assert!(round > 0 || answers[0] == answers[1], "{}: other rows", bodies[number]);
+        }
+    }
+    took.iter_mut().for_each(|took| took.sort_unstable());
+    let [all, pruned] = took.map(|took| (at(&took, 0.5), at(&took, 0.99)));
+    println!(
+        "{what}: every row {:.3} / {:.3} ms, pruned {:.3} / {:.3} ms, {:.1} / {:.1} times faster",
+        all.0,
+        all.1,
+        pruned.0,
+        pruned.1,
+        all.0 / pruned.0,
+        all.1 / pruned.1
+    );
+}
+
+/// debpkg's rows: title and text as one, with stop words and without, the title, and attributes.
+fn packages(folder: &Path) -> (Schema, Vec<Arc<Document>>) {
+    let schema = schema(vec![
+        text("body", false),
+        text("content", true),
+        text("title", false),
+        Column::new("arch", AttributeType::String, 0),
+        Column::new("section", AttributeType::String, 0),
+        Column::new("priority", AttributeType::String, 0),
+    ]);
+    let field = |row: &Json, name: &str| row[name].as_str().unwrap_or_default().to_owned();
+    let rows = data::json_lines(&folder.join("debpkg/docs.jsonl.zst")).into_iter().map(|row| {
+        let body = format!("{} {}", field(&row, "title"), field(&row, "text"));
+        let texts = [body.clone(), body, field(&row, "title")];
+        let attributes = ["arch", "section", "priority"].map(|name| field(&row, name));
+        texts.into_iter().chain(attributes).map(Value::String).collect()
+    });
+    let documents = documents(&schema, rows.collect());
+    (schema, documents)
+}
+
+/// Answers a request a line with its ids and what it took, from its JSON on.
+fn ask(folder: &Path) {
+    let (schema, documents) = packages(folder);
+    let view = view(&schema, &documents, 1, None, 0);
+    println!("ready");
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let start = Instant::now();
+        let request = parse_query(serde_json::from_str(&line).unwrap()).unwrap().request;
+        let outcome = query::run(&view, &request, &Allowance::unlimited()).unwrap();
+        let ids: Vec<Json> = rows(&outcome).iter().map(|(id, _)| id_json(id)).collect();
+        let nanos = start.elapsed().as_nanos() as u64;
+        println!("{}", json!({"nanos": nanos, "ids": ids}));
+    }
+}
+
+fn debpkg(folder: &Path) {
+    let (schema, documents) = packages(folder);
+    let queries = data::json_lines(&folder.join("debpkg/queries.jsonl"));
+    let bodies = |rank: &dyn Fn(&Json) -> Json, filter: Json, limit: usize| -> Vec<Json> {
+        let body = |query: &Json| match filter.is_null() {
+            true => json!({"rank_by": rank(&query["text"]), "limit": limit}),
+            false => json!({"rank_by": rank(&query["text"]), "limit": limit, "filters": filter}),
+        };
+        queries.iter().map(body).collect()
+    };
+    let body = |text: &Json| json!(["body", "BM25", text]);
+    let content = |text: &Json| json!(["content", "BM25", text]);
+    let both = |text: &Json| json!(["Sum", [["Product", 2.5, ["title", "BM25", text]], ["body", "BM25", text]]]);
+    let one = view(&schema, &documents, 1, None, 0);
+    println!("debpkg: {} rows, {} queries; p50 / p99", documents.len(), queries.len());
+    measure("one segment, 10 rows", &one, &bodies(&body, Json::Null, 10));
+    measure("one segment, 10 rows, stop words removed", &one, &bodies(&content, Json::Null, 10));
+    measure("one segment, 100 rows", &one, &bodies(&body, Json::Null, 100));
+    measure("one segment, 1,000 rows", &one, &bodies(&body, Json::Null, 1_000));
+    measure("one segment, 10 rows, sum of title and body", &one, &bodies(&both, Json::Null, 10));
+    for filter in
+        [json!(["arch", "Eq", "all"]), json!(["section", "Eq", "perl"]), json!(["priority", "Eq", "standard"])]
+    {
+        measure(&format!("one segment, 10 rows, {filter}"), &one, &bodies(&body, filter, 10));
+    }
+    drop(one);
+    let split = view(&schema, &documents, 4, Some(50), 1_000);
+    measure("4 segments with dead rows, 1,000 in the tail, 10 rows", &split, &bodies(&body, Json::Null, 10));
+}
+
+/// What the plainest scan takes: the products of a query with every row, whose dimensions are numbers side by side.
+fn scan(stored: &[Vec<(u16, f32)>], queries: &[Vec<(u16, f32)>]) {
+    let mut took = Vec::new();
+    for query in queries {
+        let mut least = Duration::MAX;
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            let mut weights = vec![0.0f32; 1 << 16];
+            query.iter().for_each(|(dimension, weight)| weights[usize::from(*dimension)] = *weight);
+            let product =
+                |row: &Vec<(u16, f32)>| -> f32 { row.iter().map(|(at, w)| weights[usize::from(*at)] * w).sum() };
+            let mut products: Vec<f32> = stored.iter().map(product).collect();
+            products.select_nth_unstable_by(9, |a, b| b.total_cmp(a));
+            std::hint::black_box(products);
+            least = least.min(start.elapsed());
+        }
+        took.push(least);
+    }
+    took.sort_unstable();
+    println!("scifact: a scan of every row's numbers {:.3} / {:.3} ms", at(&took, 0.5), at(&took, 0.99));
+}
+
+fn scifact(folder: &Path) {
+    let schema = schema(vec![Column::new("splade", AttributeType::Sparse, 0)]);
+    let stored = data::sparse(&folder.join("scifact/splade_docs.npz"));
+    let vector = |row: &Vec<(u16, f32)>| {
+        let mut entries: Vec<(String, f16)> =
+            row.iter().map(|(dimension, weight)| (dimension.to_string(), f16::from_f32(*weight))).collect();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        vec![Value::Sparse(SparseVector { entries })]
+    };
+    let documents = documents(&schema, stored.iter().map(vector).collect());
+    let queries = data::sparse(&folder.join("scifact/splade_queries.npz"));
+    let weights = |row: &Vec<(u16, f32)>| -> Map<String, Json> {
+        row.iter().map(|(dimension, weight)| (dimension.to_string(), json!(weight))).collect()
+    };
+    scan(&stored, &queries);
+    println!("scifact: {} rows, {} queries; p50 / p99", documents.len(), queries.len());
+    for limit in [10, 100] {
+        let bodies: Vec<Json> = queries
+            .iter()
+            .map(|query| json!({"rank_by": ["splade", "SparseKNN", weights(query)], "limit": limit}))
+            .collect();
+        let one = view(&schema, &documents, 1, None, 0);
+        measure(&format!("one segment, {limit} rows"), &one, &bodies);
+        if limit == 10 {
+            let scanned = view(&schema, &documents, 1, None, documents.len() - 1);
+            measure("every vector of the tail, 10 rows", &scanned, &bodies[..30]);
+        }
+    }
+}
+
+fn main() {
+    let folder = std::env::var_os("SHOAL_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
+    if std::env::args().any(|argument| argument == "ask") {
+        ask(&folder);
+        return;
+    }
+    scifact(&folder);
+    debpkg(&folder);
+}
