@@ -91,3 +91,23 @@ fn a_query_has_so_much_memory() {
         assert!(ask(1 << 20).is_ok(), "{rank_by}");
     }
 }
+
+#[test]
+fn the_patterns_of_a_query_share_its_memory_and_its_time() {
+    let mut generator = Generator::new(5);
+    let view = view::build(&generator.documents(3), 1, &mut generator);
+    let patterns: Vec<Json> =
+        (0..500).map(|at| json!(["note", "Glob", format!("a{at}{}", "?".repeat(200))])).collect();
+    let request = |of: Json| parse_query(of).unwrap().request;
+    let filtered = request(json!({"rank_by": ["id", "asc"], "limit": 1, "filters": ["Or", patterns]}));
+    let scored = request(json!({"rank_by": ["Sum", patterns], "limit": 1}));
+    let computed =
+        request(json!({"rank_by": ["id", "asc"], "limit": 1, "compute_attributes": {"c": ["Sum", patterns]}}));
+    for request in [filtered, scored, computed] {
+        let error = query::run(&view, &request, &Allowance::new(64 << 20, || None)).unwrap_err();
+        assert_eq!(error.code(), "query_too_large");
+        let (asked, allowance) = counted(20, End::TimeIsUp);
+        assert_eq!(query::run(&view, &request, &allowance).unwrap_err().code(), "query_timeout");
+        assert_eq!(asked.load(Ordering::Relaxed), 20);
+    }
+}

@@ -4,7 +4,7 @@ use regex::RegexBuilder;
 use serde_json::Value as Json;
 
 use super::matches::order_values;
-use super::{fuzzy, glob};
+use super::{fuzzy, glob, patterns};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
@@ -14,11 +14,12 @@ use crate::model::ids::{DocId, IdType};
 use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
 use crate::model::value::Value;
 use crate::model::value_render;
+use crate::platform::allowance::Allowance;
 
 /// The longest pattern of `Glob` and `Regex`, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
-/// What a compiled pattern may take, in bytes.
-const PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
+/// What the patterns of a write's filter or condition may take together, in bytes.
+const WRITE_BYTES_MAX: u64 = 64 << 20;
 /// The key of an operand that stands for an incoming value.
 const REF_NEW: &str = "$ref_new";
 
@@ -27,15 +28,20 @@ const OPERATORS: &str = "Eq, NotEq, In, NotIn, Contains, NotContains, ContainsAn
                          AnyLt, AnyLte, AnyGt, AnyGte, Glob, NotGlob, IGlob, NotIGlob, Regex, Fuzzy, ContainsAllTokens, \
                          ContainsAnyToken, ContainsTokenSequence";
 
-/// Binds a query's filter, or that of a by-filter write.
-pub fn bind(expr: &Expr, schema: &Schema) -> Result<Filter> {
-    Binder { schema, new: New::Refused }.expr(expr)
+/// Binds a query's filter, within its allowance.
+pub fn bind(expr: &Expr, schema: &Schema, allowance: &Allowance) -> Result<Filter> {
+    Binder { schema, new: New::Refused, allowance }.expr(expr)
+}
+
+/// Binds the filter of a by-filter write.
+pub fn bind_for_write(expr: &Expr, schema: &Schema) -> Result<Filter> {
+    bind(expr, schema, &Allowance::new(WRITE_BYTES_MAX, || None))
 }
 
 /// Binds a write's condition: `{"$ref_new": "attr"}` is the value in `new`, and null where that has none or there is no new
 /// document. Attributes need not be filterable, because conditions read the document itself.
 pub fn bind_condition(expr: &Expr, schema: &Schema, new: Option<&Document>) -> Result<Filter> {
-    Binder { schema, new: New::Row(new) }.expr(expr)
+    Binder { schema, new: New::Row(new), allowance: &Allowance::new(WRITE_BYTES_MAX, || None) }.expr(expr)
 }
 
 /// Whether an expression has a `$ref_new`, so that it must be bound anew for every document.
@@ -60,6 +66,7 @@ enum New<'a> {
 struct Binder<'a> {
     schema: &'a Schema,
     new: New<'a>,
+    allowance: &'a Allowance,
 }
 
 /// One leaf's attribute and operator, for errors.
@@ -111,7 +118,8 @@ impl Binder<'_> {
             // The incoming row has no such value: nothing contains it, and no pattern is it.
             return Ok(if at.op.starts_with("Not") { Filter::All } else { Filter::None });
         }
-        let binding = ColumnBinder { at, column, indexed: matches!(self.new, New::Refused) };
+        let (indexed, allowance) = (matches!(self.new, New::Refused), self.allowance);
+        let binding = ColumnBinder { at, column, indexed, allowance };
         binding.bind(operand, leaf.params.as_ref())
     }
 
@@ -197,6 +205,7 @@ struct ColumnBinder<'a> {
     column: &'a Column,
     /// Answered from indexes: what the schema does not index is refused.
     indexed: bool,
+    allowance: &'a Allowance,
 }
 
 impl ColumnBinder<'_> {
@@ -365,7 +374,7 @@ impl ColumnBinder<'_> {
             self.check_filterable()?;
         }
         let pattern = self.pattern(operand)?;
-        let glob = glob::compile(pattern, ignore_case, PATTERN_COMPILED_BYTES_MAX);
+        let glob = glob::compile(pattern, ignore_case, self.allowance)?;
         let glob = glob.map_err(|error| self.at.error(format!("not a glob: {error}")))?;
         let prefix = if ignore_case { String::new() } else { literal_prefix(pattern) };
         Ok(self.test(Test::Pattern(Pattern::Glob(glob, prefix))))
@@ -383,10 +392,7 @@ impl ColumnBinder<'_> {
     fn regex(&self, operand: &Json) -> Result<Filter> {
         self.check_text()?;
         self.check_index(self.column.regex, "regex")?;
-        let regex = RegexBuilder::new(self.pattern(operand)?)
-            .size_limit(PATTERN_COMPILED_BYTES_MAX)
-            .dfa_size_limit(PATTERN_COMPILED_BYTES_MAX)
-            .build();
+        let regex = patterns::compile(&mut RegexBuilder::new(self.pattern(operand)?), self.allowance)?;
         let regex = regex.map_err(|error| self.at.error(format!("not a regular expression: {error}")))?;
         Ok(self.test(Test::Pattern(Pattern::Regex(regex))))
     }
@@ -484,7 +490,7 @@ fn not(filter: Filter) -> Filter {
 
 #[cfg(test)]
 mod tests {
-    use super::{bind, bind_condition, literal_prefix, refers_to_new};
+    use super::{bind_condition, bind_for_write, literal_prefix, refers_to_new};
     use crate::engine::filter::matches::matches;
     use crate::error::Kind;
     use crate::model::document::Document;
@@ -523,7 +529,7 @@ mod tests {
     }
 
     fn refused(filter: Json) -> String {
-        let error = bind(&leaf(filter), &schema()).unwrap_err();
+        let error = bind_for_write(&leaf(filter), &schema()).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         error.to_string()
     }
@@ -594,18 +600,18 @@ mod tests {
     fn a_hostile_regex_is_refused_before_it_takes_memory() {
         let mut schema = schema();
         schema.columns[1].regex = true;
-        let error = bind(&leaf(json!(["tags", "Regex", "(a{1000}){1000}"])), &schema).unwrap_err();
+        let error = bind_for_write(&leaf(json!(["tags", "Regex", "(a{1000}){1000}"])), &schema).unwrap_err();
         assert!(error.to_string().contains("not a regular expression"));
     }
 
     #[test]
     fn empty_groups_are_decided_at_once() {
-        assert!(matches!(bind(&Expr::And(vec![]), &schema()).unwrap(), Filter::All));
-        assert!(matches!(bind(&Expr::Or(vec![]), &schema()).unwrap(), Filter::None));
+        assert!(matches!(bind_for_write(&Expr::And(vec![]), &schema()).unwrap(), Filter::All));
+        assert!(matches!(bind_for_write(&Expr::Or(vec![]), &schema()).unwrap(), Filter::None));
         let not = Expr::Not(Box::new(Expr::Not(Box::new(leaf(json!(["n", "Eq", 1]))))));
-        assert!(matches!(bind(&not, &schema()).unwrap(), Filter::Column(..)));
+        assert!(matches!(bind_for_write(&not, &schema()).unwrap(), Filter::Column(..)));
         let none = Expr::And(vec![leaf(json!(["n", "Eq", 1])), leaf(json!(["n", "In", []]))]);
-        assert!(matches!(bind(&none, &schema()).unwrap(), Filter::None));
+        assert!(matches!(bind_for_write(&none, &schema()).unwrap(), Filter::None));
     }
 
     fn document(n: Option<i64>, vector: [f32; 2]) -> Document {
@@ -636,7 +642,7 @@ mod tests {
         assert!(matches!(bind_condition(&tagged, &schema, None).unwrap(), Filter::None));
         let untagged = leaf(json!(["tags", "NotContains", {"$ref_new": "hidden"}]));
         assert!(matches!(bind_condition(&untagged, &schema, Some(&new)).unwrap(), Filter::All));
-        let error = bind(&newer, &schema).unwrap_err().to_string();
+        let error = bind_for_write(&newer, &schema).unwrap_err().to_string();
         assert!(error.contains("$ref_new is allowed in the conditions of writes only"));
         let unknown = leaf(json!(["n", "Lt", {"$ref_new": "m"}]));
         assert!(

@@ -6,24 +6,32 @@
 use globset::GlobBuilder;
 use regex::{Regex, RegexBuilder};
 
+use super::patterns;
+use crate::error::Result as Answer;
+use crate::platform::allowance::Allowance;
+
 /// What globset puts before its regular expressions: they are about bytes.
 const BYTES_FLAG: &str = "(?-u)";
 
-/// Compiles a glob into at most `bytes_max`; the error says what is wrong with it.
-pub(super) fn compile(pattern: &str, ignore_case: bool, bytes_max: usize) -> Result<Regex, String> {
-    let glob = GlobBuilder::new(pattern).build().map_err(|error| error.to_string())?;
-    let regex = over_characters(glob.regex()).ok_or("its translation is not text")?;
+/// Compiles a glob, or says what is wrong with it; an error when the allowance does not suffice.
+pub(super) fn compile(pattern: &str, ignore_case: bool, allowance: &Allowance) -> Answer<Result<Regex, String>> {
+    let mut builder = match translated(pattern) {
+        Ok(regex) => RegexBuilder::new(&regex),
+        Err(problem) => return Ok(Err(problem)),
+    };
+    builder.case_insensitive(ignore_case).dot_matches_new_line(true);
     // Deep nesting and sheer size are found only when the expression is built.
-    RegexBuilder::new(&regex)
-        .case_insensitive(ignore_case)
-        .dot_matches_new_line(true)
-        .size_limit(bytes_max)
-        .dfa_size_limit(bytes_max)
-        .build()
-        .map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => format!("compiled it takes more than {bytes_max} bytes"),
-            _ => "its groups are nested too deep".to_owned(),
-        })
+    let compiled = patterns::compile(&mut builder, allowance)?;
+    Ok(compiled.map_err(|error| match error {
+        regex::Error::CompiledTooBig(bytes) => format!("compiled it takes more than {bytes} bytes"),
+        _ => "its groups are nested too deep".to_owned(),
+    }))
+}
+
+/// A glob as a regular expression over characters.
+fn translated(pattern: &str) -> Result<String, String> {
+    let glob = GlobBuilder::new(pattern).build().map_err(|error| error.to_string())?;
+    over_characters(glob.regex()).ok_or_else(|| "its translation is not text".to_owned())
 }
 
 /// The same expression over characters: each run of escaped bytes becomes the characters that they encode.
@@ -53,9 +61,13 @@ fn over_characters(regex: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::compile;
+    use regex::Regex;
 
-    const BYTES_MAX: usize = 1 << 20;
+    use super::Allowance;
+
+    fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, String> {
+        super::compile(pattern, ignore_case, &Allowance::unlimited()).unwrap()
+    }
 
     #[test]
     fn a_glob_is_about_characters() {
@@ -79,7 +91,7 @@ mod tests {
             ("**", "", true, true),
             ("", "a", false, false),
         ] {
-            let matches = |ignore_case| compile(pattern, ignore_case, BYTES_MAX).unwrap().is_match(text);
+            let matches = |ignore_case| compile(pattern, ignore_case).unwrap().is_match(text);
             assert_eq!((matches(false), matches(true)), (exact, ignoring_case), "{pattern} on {text:?}");
         }
     }
@@ -87,9 +99,9 @@ mod tests {
     #[test]
     fn a_hostile_glob_is_an_error() {
         let deep = "{a,{b,".repeat(500) + &"}".repeat(1_000);
-        assert_eq!(compile(&deep, false, BYTES_MAX).unwrap_err(), "its groups are nested too deep");
-        let wide = "[!é]".repeat(1_000);
-        assert!(compile(&wide, false, 10_000).unwrap_err().starts_with("compiled it takes more than 10000"));
-        assert!(compile("[", false, BYTES_MAX).unwrap_err().contains("unclosed character class"));
+        assert_eq!(compile(&deep, false).unwrap_err(), "its groups are nested too deep");
+        let wide = "[!é]".repeat(10_000);
+        assert!(compile(&wide, false).unwrap_err().starts_with("compiled it takes more than 1048576"));
+        assert!(compile("[", false).unwrap_err().contains("unclosed character class"));
     }
 }

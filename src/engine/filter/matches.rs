@@ -223,7 +223,7 @@ fn any_element<'a>(value: &'a Value, mut test: impl FnMut(Scalar<'a>) -> bool) -
 mod tests {
     use super::{matches, order_values};
     use crate::engine::analyzers::Analyzers;
-    use crate::engine::filter::bind::bind;
+    use crate::engine::filter::bind::bind_for_write;
     use crate::engine::write::typing;
     use crate::model::document::Document;
     use crate::model::filter::{Expr, ExprLeaf};
@@ -279,7 +279,7 @@ mod tests {
     fn passes(fields: Json, filter: Json) -> bool {
         let schema = schema();
         let document = document(fields);
-        let bound = bind(&leaf(&filter), &schema).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        let bound = bind_for_write(&leaf(&filter), &schema).unwrap_or_else(|error| panic!("{filter}: {error}"));
         let terms: Vec<_> = schema
             .columns
             .iter()
@@ -442,7 +442,7 @@ mod tests {
             (json!(["id", "Gt", null]), true),
             (json!(["id", "Lt", null]), false),
         ] {
-            let bound = bind(&leaf(&filter), &schema).unwrap();
+            let bound = bind_for_write(&leaf(&filter), &schema).unwrap();
             assert_eq!(matches(&bound, &schema, &document, &[]), expected, "{filter}");
         }
     }

@@ -5,3 +5,4 @@ pub mod bitmap;
 mod fuzzy;
 mod glob;
 pub mod matches;
+mod patterns;

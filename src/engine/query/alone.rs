@@ -23,6 +23,7 @@ use crate::model::filter::Filter;
 use crate::model::query::{Clause, Curve};
 use crate::model::schema::{Column, ColumnUid, FullText, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::text::score::{bm25, idf, qtf_factor};
 use crate::segment::text::terms::DocTerms;
 
@@ -72,6 +73,7 @@ pub(super) struct Binder<'s> {
     /// The column that fragments are from, and the clauses over them.
     pub(super) fragments: Option<(&'s Column, Vec<Words>)>,
     pub(super) needs: &'s mut Vec<ColumnUid>,
+    pub(super) allowance: &'s Allowance,
 }
 
 impl Binder<'_> {
@@ -100,7 +102,7 @@ impl Binder<'_> {
             }
             Clause::Product(weight, part) => Alone::Product(*weight, Box::new(self.bind(part, clamped)?)),
             Clause::Filter(expr) => {
-                let filter = bind(expr, schema)?;
+                let filter = bind(expr, schema, self.allowance)?;
                 filter.for_each_column(&mut |uid| self.needs.push(uid));
                 Alone::Filter(filter)
             }

@@ -31,7 +31,7 @@ enum Bound {
 }
 
 impl Computes {
-    pub(super) fn bind(schema: &Schema, query: &Query) -> Result<Self> {
+    pub(super) fn bind(schema: &Schema, query: &Query, allowance: &Allowance) -> Result<Self> {
         let mut needs = Vec::new();
         let mut all = Vec::with_capacity(query.compute.len());
         for (name, compute) in &query.compute {
@@ -42,7 +42,7 @@ impl Computes {
             }
             let bound = match compute {
                 Compute::Score(clause) => {
-                    let bound = Binder { schema, fragments: None, needs: &mut needs }.bind(clause, false);
+                    let bound = Binder { schema, fragments: None, needs: &mut needs, allowance }.bind(clause, false);
                     Bound::Score(bound.context(|| format!("computed attribute `{name}`"))?)
                 }
                 Compute::Distance { attribute, vector } => {
@@ -51,9 +51,9 @@ impl Computes {
                     needs.push(target.column);
                     Bound::Distance(target)
                 }
-                Compute::Highlight(highlight) => {
-                    Bound::Highlight(Box::new(Highlighter::bind(schema, query, name, highlight, &mut needs)?))
-                }
+                Compute::Highlight(highlight) => Bound::Highlight(Box::new(Highlighter::bind(
+                    schema, query, name, highlight, &mut needs, allowance,
+                )?)),
             };
             all.push((name.clone(), bound));
         }

@@ -16,6 +16,7 @@ use crate::model::document::Document;
 use crate::model::query::{Clause, Query, Rank};
 use crate::model::schema::{ColumnUid, FullText, Schema, Tokenizer};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::text::terms::DocTerms;
 
 /// Text of one document that is looked at, in bytes; what comes behind is not highlighted.
@@ -52,6 +53,7 @@ impl Highlighter {
         name: &str,
         highlight: &Highlight,
         needs: &mut Vec<ColumnUid>,
+        allowance: &Allowance,
     ) -> Result<Self> {
         let attribute = &highlight.attribute;
         let Some(column) = schema.column(attribute) else {
@@ -77,7 +79,7 @@ impl Highlighter {
             )));
         };
         needs.push(column.uid());
-        let mut binder = Binder { schema, fragments: Some((column, Vec::new())), needs };
+        let mut binder = Binder { schema, fragments: Some((column, Vec::new())), needs, allowance };
         let rank = binder.bind(&clause, false)?;
         let words = binder.fragments.map_or_else(Vec::new, |(_, words)| words);
         Ok(Highlighter {

@@ -56,7 +56,7 @@ impl Plan {
     pub(super) fn bind(view: &View, query: &Query, allowance: &Allowance) -> Result<Plan> {
         let schema = &*view.schema;
         check_metric(schema, query)?;
-        let filter = query.filter.as_ref().map(|expr| bind(expr, schema)).transpose()?;
+        let filter = query.filter.as_ref().map(|expr| bind(expr, schema, allowance)).transpose()?;
         let limit = query.limit.unwrap_or(LIMIT_DEFAULT) as usize;
         let output = match &query.rank_by {
             Some(rank) => Output::Rows {
@@ -78,7 +78,8 @@ impl Plan {
                 }
             }
         };
-        let (projection, compute) = (Columns::bind(schema, &query.projection)?, Computes::bind(schema, query)?);
+        let (projection, compute) =
+            (Columns::bind(schema, &query.projection)?, Computes::bind(schema, query, allowance)?);
         Ok(Plan { filter, output, projection, compute })
     }
 }

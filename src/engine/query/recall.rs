@@ -26,7 +26,7 @@ pub fn recall(
     random: &dyn Random,
     allowance: &Allowance,
 ) -> Result<RecallOutcome> {
-    let filter = request.filter.as_ref().map(|expr| bind(expr, &view.schema)).transpose()?;
+    let filter = request.filter.as_ref().map(|expr| bind(expr, &view.schema, allowance)).transpose()?;
     let candidates = Candidates::new(view, filter.as_ref(), allowance)?;
     let recall = request.recall.unwrap_or(view.recall);
     let targets = match &request.rank_by {

@@ -92,7 +92,7 @@ fn bind_clause(view: &View, clause: &Clause, clamped: bool, allowance: &Allowanc
         Clause::Product(weight, part) => {
             Bound::Product(*weight, Box::new(bind_clause(view, part, clamped, allowance)?))
         }
-        Clause::Filter(expr) => Bound::Filter(bind(expr, &view.schema)?),
+        Clause::Filter(expr) => Bound::Filter(bind(expr, &view.schema, allowance)?),
         Clause::Attribute(name) => Bound::Attribute(bind_attribute(&view.schema, name, clamped)?),
         Clause::Dist { attribute, origin } => {
             let (uid, origin) = curve::bind_origin(&view.schema, attribute, origin)?;

@@ -10,7 +10,7 @@ use super::prepare::{NewDocument, NewPatch, NewValues, Prepared, Terms};
 use super::schema_update::vector_comes_late;
 use super::{Change, Current, DELETE_BY_FILTER_MAX, Decision, PATCH_BY_FILTER_MAX, Patch, apply_patch};
 use crate::engine::analyzers::Analyzers;
-use crate::engine::filter::bind::{bind, bind_condition, refers_to_new};
+use crate::engine::filter::bind::{bind_condition, bind_for_write, refers_to_new};
 use crate::engine::filter::matches::matches_with;
 use crate::error::{Error, Result};
 use crate::model::document::Document;
@@ -140,7 +140,7 @@ impl Write<'_> {
 
     /// The documents of a by-filter step that no earlier step has changed.
     fn matching(&mut self, name: &str, by: &ByFilter, limit: usize) -> Result<Vec<DocId>> {
-        let filter = bind(&by.filter, self.schema)?;
+        let filter = bind_for_write(&by.filter, self.schema)?;
         self.queried(0);
         let (mut ids, mut more) = match filter {
             Filter::None => (Vec::new(), false),
