@@ -95,6 +95,17 @@ def json_lines(name):
     return [json.loads(line) for line in data.splitlines()]
 
 
+def ndcg(found):
+    with open(os.path.join(FOLDER, "qrels.tsv")) as file:
+        lines = [line.split() for line in file][1:]
+    known = {}
+    for query, row, _ in lines:
+        known.setdefault(int(query), set()).add(int(row))
+    gains = 1 / np.log2(np.arange(2, 12))
+    gain = [sum(gains[at] for at, row in enumerate(found[query]) if row in rows) for query, rows in known.items()]
+    return np.mean([got / gains[: len(rows)].sum() for got, rows in zip(gain, known.values())])
+
+
 def measure(command, texts, queries, removes_stop_words):
     engines = {
         "shoal": Shoal(command, "content" if removes_stop_words else "body"),
@@ -108,12 +119,15 @@ def measure(command, texts, queries, removes_stop_words):
             for name, engine in engines.items():
                 seconds, rows = engine.ask(query)
                 took[name][at] = min(took[name][at], seconds)
-                found[name][at] = set(rows)
+                found[name][at] = rows
     print("stemmed,", "without stop words" if removes_stop_words else "every word")
     for name in engines:
         p50, p99 = np.percentile(took[name], [50, 99]) * 1e3
-        same = np.mean([len(a & b) / max(len(b), 1) for a, b in zip(found[name], found["shoal"])])
-        print(f"  {name:8} p50 {p50:.3f} ms, p99 {p99:.3f} ms, mean {took[name].mean() * 1e3:.3f} ms; {same:.3f} of shoal's rows")
+        same = np.mean([len(set(a) & set(b)) / max(len(b), 1) for a, b in zip(found[name], found["shoal"])])
+        print(
+            f"  {name:8} p50 {p50:.3f} ms, p99 {p99:.3f} ms, mean {took[name].mean() * 1e3:.3f} ms; "
+            f"nDCG@10 {ndcg(found[name]):.4f}, {same:.3f} of shoal's rows"
+        )
     engines["shoal"].process.stdin.close()
     engines["shoal"].process.wait()
 

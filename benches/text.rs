@@ -1,4 +1,5 @@
-//! What ranking by text and by sparse vectors costs with and without passing over rows: debpkg's queries and scifact's SPLADE.
+//! What ranking by text and by sparse vectors costs with and without passing over rows: debpkg's queries and scifact's SPLADE; and
+//! what text, vectors and both fused cost and find of the packages that debpkg's queries are known to mean.
 //!
 //! `cargo bench --bench text`; `SHOAL_DATA` names the folder of the data sets, `../shared/data` by default. Both ways take turns on
 //! every query in one thread, and must give the same rows with the same scores.
@@ -10,6 +11,8 @@
 #[expect(dead_code, reason = "the other readers are for tests")]
 #[path = "../tests/real_data/data.rs"]
 mod data;
+#[path = "../tests/real_data/measure.rs"]
+mod measure;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +28,8 @@ use shoal::engine::view::{SegmentView, Tail, TailRow, View};
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, IdType, Version};
 use shoal::model::query::{Answer, QueryOutcome, QueryRequest, Recall};
-use shoal::model::schema::{AttributeType, Column, FullText, Schema};
-use shoal::model::value::{SparseVector, Value};
+use shoal::model::schema::{AttributeType, Column, Element, FullText, Metric, Schema};
+use shoal::model::value::{SparseVector, Value, Vector};
 use shoal::model::value_render::id_json;
 use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
@@ -221,6 +224,63 @@ fn scan(stored: &[Vec<(u16, f32)>], queries: &[Vec<(u16, f32)>]) {
     println!("scifact: a scan of every row's numbers {:.3} / {:.3} ms", at(&took, 0.5), at(&took, 0.99));
 }
 
+/// Known packages found by text, by vectors and by both fused, stop words removed.
+fn known_items(folder: &Path) {
+    let folder = folder.join("debpkg");
+    let base = data::Vectors::read(&folder.join("base.f16.npy"));
+    let wanted = data::Vectors::read(&folder.join("queries.f16.npy"));
+    let kind = AttributeType::Vector { dims: base.dims as u32, element: Element::F32 };
+    let columns = vec![text("body", true), Column::new("vector", kind, 0)];
+    let schema = Schema { metric: Some(Metric::CosineDistance), ..schema(columns) };
+    let rows = data::json_lines(&folder.join("docs.jsonl.zst")).into_iter().enumerate().map(|(at, row)| {
+        let field = |name: &str| row[name].as_str().unwrap_or_default();
+        let body = Value::String(format!("{} {}", field("title"), field("text")));
+        vec![body, Value::Vector(Vector::F32(base.row(at).to_vec()))]
+    });
+    let documents = documents(&schema, rows.collect());
+    let view = view(&schema, &documents, 1, None, 0);
+    let queries = data::json_lines(&folder.join("queries.jsonl"));
+    let grades = data::judgements(&folder.join("qrels.tsv"));
+    println!("debpkg with vectors: {} rows, {} queries", documents.len(), queries.len());
+    for (what, depth, lists) in
+        [("BM25", 10, 1), ("vectors", 10, 2), ("both", 10, 3), ("both", 30, 3), ("both", 100, 3)]
+    {
+        let (mut took, mut found) = (Vec::new(), Vec::new());
+        for (at, query) in queries.iter().enumerate() {
+            let ranks = [json!(["body", "BM25", query["text"]]), json!(["vector", "ANN", wanted.row(at)])];
+            let ranks: Vec<Json> = (0..2)
+                .filter(|at| lists >> at & 1 == 1)
+                .map(|at| json!({"rank_by": ranks[at], "limit": depth}))
+                .collect();
+            let body = match ranks.as_slice() {
+                [one] => one.clone(),
+                _ => json!({"queries": ranks, "rerank_by": ["RRF", {"rank_constant": 60}], "limit": 10}),
+            };
+            let request = parse_query(body).unwrap().request;
+            let mut least = Duration::MAX;
+            for round in 0..ROUNDS {
+                let start = Instant::now();
+                let outcome = query::run(&view, &request, &Allowance::unlimited()).unwrap();
+                least = least.min(start.elapsed());
+                if round == 0 {
+                    let ids: Vec<String> =
+                        self::rows(&outcome).iter().map(|(id, _)| id_json(id).to_string()).collect();
+                    found.push((ids, &grades[&query["id"].to_string()]));
+                }
+            }
+            took.push(least);
+        }
+        took.sort_unstable();
+        let quality = measure::quality(found.iter().map(|(ids, grades)| (ids.as_slice(), *grades)));
+        println!(
+            "{what}, {depth} of each: {:.3} / {:.3} ms, nDCG@10 {:.4}",
+            at(&took, 0.5),
+            at(&took, 0.99),
+            quality.ndcg_at_10
+        );
+    }
+}
+
 fn scifact(folder: &Path) {
     let schema = schema(vec![Column::new("splade", AttributeType::Sparse, 0)]);
     let stored = data::sparse(&folder.join("scifact/splade_docs.npz"));
@@ -259,4 +319,5 @@ fn main() {
     }
     scifact(&folder);
     debpkg(&folder);
+    known_items(&folder);
 }
