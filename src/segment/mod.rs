@@ -6,6 +6,7 @@ pub mod builder;
 pub mod merge;
 mod merge_postings;
 pub mod reader;
+mod row_bits;
 mod sections;
 pub mod sparse;
 pub mod text;

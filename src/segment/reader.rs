@@ -1,7 +1,5 @@
 //! One open segment: its documents, and a reader for each of its indexes.
 
-use std::sync::OnceLock;
-
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
@@ -9,7 +7,7 @@ use super::attributes::AttributeReader;
 use super::sections::Sections;
 use super::sparse::SparseReader;
 use super::text::reader::TextReader;
-use super::vectors::VectorReader;
+use super::vectors::{Kept, VectorReader};
 use super::{SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
@@ -31,8 +29,8 @@ pub struct Segment {
     footer: Footer,
     id_type: Option<IdType>,
     columns: Vec<SegmentColumn>,
-    /// Per column, the rows that have a vector, once they were asked for.
-    present: Vec<OnceLock<RoaringBitmap>>,
+    /// What is kept of each column of vectors.
+    vectors: Vec<Kept>,
 }
 
 impl Segment {
@@ -46,9 +44,9 @@ impl Segment {
         }
         let columns: Vec<SegmentColumn> =
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
-        let present = columns.iter().map(|_| OnceLock::new()).collect();
+        let vectors = columns.iter().map(|_| Kept::default()).collect();
         let sections = Sections::new(map, name, sections)?;
-        let segment = Segment { sections, segment_id, footer, id_type, columns, present };
+        let segment = Segment { sections, segment_id, footer, id_type, columns, vectors };
         segment.check_counts()?;
         Ok(segment)
     }
@@ -209,7 +207,7 @@ impl Segment {
     pub fn vectors(&self, uid: ColumnUid) -> Result<Option<VectorReader<'_>>> {
         let Some(place) = self.place(uid) else { return Ok(None) };
         let AttributeType::Vector { dims, element } = self.columns[place].column.kind else { return Ok(None) };
-        VectorReader::open(&self.sections, &self.present[place], uid, (dims, element), self.rows()).map(Some)
+        VectorReader::open(&self.sections, &self.vectors[place], uid, (dims, element), self.rows()).map(Some)
     }
 
     /// The full-text index of a column; `None` when the segment has none, for lack of the column or because it was not

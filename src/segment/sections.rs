@@ -154,7 +154,7 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    fn raw(&self, range: Range<usize>) -> Result<&'a [u8]> {
+    pub(in crate::segment) fn raw(&self, range: Range<usize>) -> Result<&'a [u8]> {
         let start = self.section.entry.offset as usize;
         let bytes = self.file.map.get(start..start + self.bytes()).and_then(|bytes| bytes.get(range));
         bytes.ok_or_else(|| self.outside())

@@ -7,6 +7,7 @@
 //! Scores order as distances do: minus the product of query and vector, or for squared Euclidean distance
 //! |x|^2 - 2 <x, q>.
 
+use super::fastscan::TABLE_MAX;
 use crate::format::clusters::{BLOCK, FACTORS_BYTES, block_bytes, residual_bytes};
 use crate::model::schema::Metric;
 
@@ -114,6 +115,14 @@ pub(super) struct Sought {
     narrow_scale: f32,
 }
 
+/// The integer nearest to a number of at most `QUERY_MAX`. The sum has no bits below one, so those of the integer are its last;
+/// unlike a conversion it is done for many numbers at a time.
+#[inline]
+fn nearest_integer(x: f32) -> i32 {
+    const ONE_AND_A_HALF: f32 = 12_582_912.0;
+    (x + ONE_AND_A_HALF).to_bits().wrapping_sub(ONE_AND_A_HALF.to_bits()) as i32
+}
+
 /// What a block's sums become under one centroid: score = add + `centroid` + factor * (sum * `step` + `offset`), less
 /// error * `margin`.
 #[derive(Clone, Copy, Debug)]
@@ -127,31 +136,31 @@ pub(super) struct Estimate {
 impl Sought {
     /// `rotated` has a multiple of eight elements.
     pub(super) fn new(rotated: Vec<f32>) -> Self {
-        let mut sums = Vec::with_capacity(rotated.len() * 4);
+        let mut sums = Vec::with_capacity(rotated.len() / 4);
         let (mut widest, mut least) = (0f32, 0f32);
-        let mut lows = Vec::with_capacity(rotated.len() / 4);
         for four in rotated.as_chunks::<4>().0 {
             let low: f32 = four.iter().map(|x| x.min(0.0)).sum();
             let high: f32 = four.iter().map(|x| x.max(0.0)).sum();
-            lows.push(low);
             least += low;
             widest = widest.max(high - low);
-            let from = sums.len();
-            sums.push(0.0);
+            // Above the least one, which keeps rounding from below 0.
+            let mut of_subset = [-low; 16];
             for (bit, x) in four.iter().enumerate() {
                 for subset in 0..1 << bit {
-                    sums.push(sums[from + subset] + x);
+                    of_subset[subset | 1 << bit] = of_subset[subset] + x;
                 }
             }
+            sums.push(of_subset);
         }
-        let step = if widest > 0.0 { widest / 255.0 } else { 1.0 };
+        let step = if widest > 0.0 { widest / f32::from(TABLE_MAX) } else { 1.0 };
         let inverse = 1.0 / step;
-        let table = sums.iter().enumerate().map(|(at, sum)| ((sum - lows[at / 16]) * inverse + 0.5) as u8).collect();
+        let table = sums.as_flattened().iter().map(|sum| nearest_integer(sum * inverse) as u8).collect();
         let largest = rotated.iter().fold(0f32, |largest, x| largest.max(x.abs()));
         // The sum of products with 8-bit codes stays within an i32.
         let narrow_max = QUERY_MAX.min((i32::MAX / 128) as f32 / rotated.len() as f32);
         let narrow_scale = if largest > 0.0 { largest / narrow_max.floor() } else { 1.0 };
-        let narrow = rotated.iter().map(|x| (x / narrow_scale).round() as i16).collect();
+        let inverse = 1.0 / narrow_scale;
+        let narrow = rotated.iter().map(|x| nearest_integer(x * inverse) as i16).collect();
         let (total, norm_squared) = (rotated.iter().sum::<f32>(), rotated.iter().map(|x| x * x).sum());
         Sought { norm_squared, table, step, offset: 2.0 * least - total, narrow, narrow_scale, rotated }
     }
@@ -161,8 +170,15 @@ impl Sought {
         Estimate { centroid, step: 2.0 * self.step, offset: self.offset, margin }
     }
 
+    /// A product from the sum over 8-bit codes.
+    #[inline]
+    pub(super) fn product(&self, sum: i32, scale: f32) -> f32 {
+        scale * self.narrow_scale * sum as f32
+    }
+
     /// A score from the sum over a vector's 8-bit codes.
+    #[inline]
     pub(super) fn refined(&self, sum: i32, scale: f32, base: f32, centroid: f32) -> f32 {
-        base + centroid + scale * self.narrow_scale * sum as f32
+        base + centroid + self.product(sum, scale)
     }
 }

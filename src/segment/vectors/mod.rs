@@ -5,9 +5,10 @@
 //! | `kernels` | sums over a query and one stored vector |
 //! | `reader` | a column's vectors by row, and exact search |
 //! | `clustering`, `kmeans`, `products` | put vectors into clusters when a segment is written |
-//! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
+//! | `rotation`, `codes`, `centroids` | vectors as 1-bit and 8-bit codes, and centroids as these |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
+mod centroids;
 pub mod clustering;
 mod codes;
 mod fastscan;
@@ -19,6 +20,7 @@ mod rotation;
 mod search;
 mod stop;
 
+pub(in crate::segment) use reader::Kept;
 pub use reader::VectorReader;
 pub use search::{ClusterQuery, Probed, Wanted};
 

@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use roaring::RoaringBitmap;
 
+use super::centroids::CodedCentroids;
+use super::fastscan::prefetch;
 use super::search::{ClusterQuery, Clusters, Probed, Wanted};
 use super::{Measure, QueryVector, clustering, norm_of, widen, widen_into};
 use crate::error::{Error, Result};
@@ -18,6 +20,15 @@ use crate::segment::sections::{Part, Sections};
 /// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
 const SPARSE_CANDIDATES: u64 = 64;
 
+/// What an open segment keeps of a column of vectors, from one reader to the next.
+#[derive(Default)]
+pub(in crate::segment) struct Kept {
+    /// The rows that have a vector, once they were asked for.
+    present: OnceLock<RoaringBitmap>,
+    /// Once clusters were searched.
+    centroids: OnceLock<CodedCentroids>,
+}
+
 /// The vectors of one column.
 pub struct VectorReader<'a> {
     dims: u32,
@@ -29,14 +40,14 @@ pub struct VectorReader<'a> {
     norms: Option<Part<'a>>,
     /// The table of clusters and their lists, where there are any.
     clusters: Option<(Part<'a>, Part<'a>)>,
+    kept: &'a Kept,
     name: &'a str,
 }
 
 impl<'a> VectorReader<'a> {
-    /// `present` keeps the set of rows that have a vector, from one reader to the next.
     pub(in crate::segment) fn open(
         sections: &'a Sections,
-        present: &'a OnceLock<RoaringBitmap>,
+        kept: &'a Kept,
         uid: ColumnUid,
         (dims, element): (u32, Element),
         rows: u32,
@@ -44,12 +55,12 @@ impl<'a> VectorReader<'a> {
         let name = sections.name();
         let matrix = sections.of_column(SECTION, uid);
         let norms = sections.of_column(NORMS_SECTION, uid);
-        let present = match (sections.of_column(PRESENT_SECTION, uid), present.get()) {
+        let present = match (sections.of_column(PRESENT_SECTION, uid), kept.present.get()) {
             (None, _) if matrix.is_some() => None,
             (_, Some(known)) => Some(known),
             (part, None) => {
                 let rows = part.map_or(Ok(RoaringBitmap::new()), |part| decode_rows(part.whole()?, rows, name))?;
-                Some(present.get_or_init(|| rows))
+                Some(kept.present.get_or_init(|| rows))
             }
         };
         let stored = present.map_or(u64::from(rows), RoaringBitmap::len) as usize;
@@ -65,7 +76,7 @@ impl<'a> VectorReader<'a> {
             )));
         }
         let clusters = sections.of_column(CLUSTERS_SECTION, uid).zip(sections.of_column(LISTS_SECTION, uid));
-        Ok(VectorReader { dims, element, rows, present, matrix, norms, clusters, name })
+        Ok(VectorReader { dims, element, rows, present, matrix, norms, clusters, kept, name })
     }
 
     pub fn dims(&self) -> u32 {
@@ -162,7 +173,8 @@ impl<'a> VectorReader<'a> {
                 self.rows
             )));
         }
-        Ok(Some(Clusters { table, lists, name }))
+        let centroids = self.kept.centroids.get_or_init(|| CodedCentroids::new(&table));
+        Ok(Some(Clusters { table, centroids, lists, name }))
     }
 
     /// Checks that clusters are those of the vectors.
@@ -188,6 +200,9 @@ impl<'a> VectorReader<'a> {
         let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead)?;
         let mut best = Best::new(wanted.k);
         let measure = Measure::new(query, self.element);
+        for row in &near {
+            self.bytes(*row)?.into_iter().for_each(prefetch);
+        }
         for row in near {
             if let Some((bytes, norm)) = self.stored(row)? {
                 best.offer(measure.distance(bytes, || self.norm_or(norm, bytes)), row);

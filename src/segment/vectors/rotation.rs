@@ -4,9 +4,16 @@
 //! has, alternately the first and the last ones. Signs are constants of the format, so codes of all segments can be
 //! compared and copied. The idea is that of fast Johnson-Lindenstrauss transforms (Ailon and Chazelle, STOC 2006).
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 const ROUNDS: usize = 4;
 /// Where the sequence of signs begins.
 const SEED: u64 = 0x5368_6f61_6c31;
+
+/// Rotations that are kept.
+const KEPT_MAX: usize = 16;
+
+static KEPT: RwLock<Vec<Arc<Rotation>>> = RwLock::new(Vec::new());
 
 /// The rotation of vectors of one number of dimensions.
 pub(super) struct Rotation {
@@ -25,6 +32,20 @@ impl Rotation {
             std::iter::repeat_with(|| split_mix(&mut state)).flat_map(|word| (0..64).map(move |bit| word >> bit & 1));
         let signs = (&mut bits).take(ROUNDS * dims).map(|bit| if bit == 1 { 1.0 } else { -1.0 }).collect();
         Rotation { signs, dims, width: 1 << dims.ilog2() }
+    }
+
+    /// The rotation of vectors of `dims` dimensions, made once for most.
+    pub(super) fn shared(dims: usize) -> Arc<Self> {
+        let find = |kept: &[Arc<Self>]| kept.iter().find(|rotation| rotation.dims == dims).map(Arc::clone);
+        let known = find(&KEPT.read().unwrap_or_else(PoisonError::into_inner));
+        known.unwrap_or_else(|| {
+            let made = Arc::new(Self::new(dims));
+            let mut kept = KEPT.write().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < KEPT_MAX && find(&kept).is_none() {
+                kept.push(Arc::clone(&made));
+            }
+            made
+        })
     }
 
     /// Rotates a vector of `dims` elements in place.
@@ -48,6 +69,15 @@ pub(super) fn split_mix(state: &mut u64) -> u64 {
 /// The Walsh-Hadamard transform, scaled so that lengths stay.
 fn transform(vector: &mut [f32]) {
     let mut half = 1;
+    // The first two steps at once.
+    if vector.len() >= 4 {
+        for four in vector.as_chunks_mut::<4>().0 {
+            let [a, b, c, d] = *four;
+            let (a, b, c, d) = (a + b, a - b, c + d, c - d);
+            *four = [a + c, b + d, a - c, b - d];
+        }
+        half = 4;
+    }
     while half < vector.len() {
         for both in vector.chunks_exact_mut(2 * half) {
             let (low, high) = both.split_at_mut(half);

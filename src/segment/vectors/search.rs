@@ -3,22 +3,24 @@
 //! A vector whose 1-bit codes say that it may be among the best is compared by its 8-bit codes; the caller compares the best
 //! of those exactly.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use roaring::RoaringBitmap;
 
 use super::QueryVector;
+use super::centroids::CodedCentroids;
 use super::clustering::prepare;
-use super::codes::{Sought, product_weight};
-use super::fastscan::Kernels;
-use super::kernels::{self, Kernel};
+use super::codes::{Estimate, Sought, product_weight};
+use super::fastscan::{Kernels, prefetch};
 use super::reader::Candidate;
 use super::rotation::Rotation;
 use super::stop::{Progress, Stop};
 use crate::error::{Error, Result};
 use crate::format::clusters::{BLOCK, DIMS_MULTIPLE, Entry, ListLayout, NO_ROW, Table, block_bytes, residual_bytes};
-use crate::model::schema::{Element, Metric};
+use crate::model::schema::Metric;
+use crate::segment::row_bits::RowBits;
 use crate::segment::sections::Part;
 
 /// Half the width, in standard deviations, of what the 1-bit codes leave open.
@@ -26,15 +28,20 @@ const MARGIN: f32 = 1.5;
 /// How many are compared exactly: so many for each that is wanted, and at least so many.
 const DEPTH: usize = 2;
 const DEPTH_MIN: usize = 20;
-/// Where one row in so many matches, or fewer, matches are counted per cluster first, and clusters without any are not read.
+/// Where one row in so many matches, or fewer, rows are looked at before their codes, and blocks without any are not read.
+const RARE_MATCHES: u64 = 8;
+/// Where so many matches or fewer are there for each cluster, they are counted first, and clusters without any are left out.
 const COUNTED_MATCHES: u64 = 8;
+/// So many matches of a block are compared by their 8-bit codes at once, which is less than to look at the block's 1-bit codes.
+const REFINED_MATCHES: u32 = 1;
+/// Of the list that is searched next, so many bytes are asked for beforehand; the processor asks for those behind them.
+const AHEAD_BYTES: usize = 1_024;
 
 /// A query made ready for the clusters of a column, whatever the segment.
 pub struct ClusterQuery {
     metric: Metric,
     sought: Sought,
-    scans: Kernels,
-    dot: Kernel,
+    kernels: Kernels,
 }
 
 /// What a search is to find.
@@ -65,9 +72,9 @@ impl ClusterQuery {
         let mut rotated = query.values().to_vec();
         rotated.resize(dims, 0.0);
         prepare(query.metric(), &mut rotated);
-        Rotation::new(dims).apply(&mut rotated);
+        Rotation::shared(dims).apply(&mut rotated);
         let sought = Sought::new(rotated);
-        ClusterQuery { metric: query.metric(), sought, scans: Kernels::new(), dot: kernels::dot(Element::F32) }
+        ClusterQuery { metric: query.metric(), sought, kernels: Kernels::new() }
     }
 
     /// Whether its distances tell vectors apart.
@@ -99,6 +106,7 @@ impl ClusterQuery {
 #[derive(Clone, Copy)]
 pub(super) struct Clusters<'a> {
     pub(super) table: Table<'a>,
+    pub(super) centroids: &'a CodedCentroids,
     pub(super) lists: Part<'a>,
     pub(super) name: &'a str,
 }
@@ -131,26 +139,30 @@ struct Best {
     k: usize,
     depth: usize,
     scores: Vec<f32>,
+    /// What `last` gave, until the best change.
+    last: Option<(f32, f32)>,
 }
 
 impl Best {
     fn new(query: &ClusterQuery, wanted: &Wanted) -> Self {
         let depth = (wanted.k * DEPTH).max(DEPTH_MIN);
-        let mut best = Best { near: BinaryHeap::new(), k: wanted.k, depth, scores: Vec::new() };
+        let mut best = Best { near: BinaryHeap::new(), k: wanted.k, depth, scores: Vec::new(), last: None };
         for distance in wanted.known {
-            best.offer(query.score_of(*distance), NO_ROW, 0.0);
+            best.offer(query.score_of(*distance), || NO_ROW, 0.0);
         }
         best
     }
 
-    fn offer(&mut self, score: f32, row: u32, seen: f32) {
-        let near = Near { score: Candidate(score, row), seen };
+    /// Takes a score in, if it is among the best; only then asks for the row.
+    fn offer(&mut self, score: f32, row: impl FnOnce() -> u32, seen: f32) {
         if self.near.len() < self.depth {
-            self.near.push(near);
+            self.near.push(Near { score: Candidate(score, row()), seen });
+            self.last = None;
         } else if let Some(mut worst) = self.near.peek_mut()
-            && near < *worst
+            && score < worst.score.0
         {
-            *worst = near;
+            *worst = Near { score: Candidate(score, row()), seen };
+            self.last = None;
         }
     }
 
@@ -164,11 +176,14 @@ impl Best {
         if self.near.len() < self.k || self.k == 0 {
             return None;
         }
-        self.scores.clear();
-        self.scores.extend(self.near.iter().map(|near| near.score.0));
-        let (_, last, _) = self.scores.select_nth_unstable_by(self.k - 1, f32::total_cmp);
-        let seen: f32 = self.near.iter().map(|near| near.seen).sum();
-        Some((*last, seen / self.near.len() as f32))
+        if self.last.is_none() {
+            self.scores.clear();
+            self.scores.extend(self.near.iter().map(|near| near.score.0));
+            let (_, last, _) = self.scores.select_nth_unstable_by(self.k - 1, f32::total_cmp);
+            let seen: f32 = self.near.iter().map(|near| near.seen).sum();
+            self.last = Some((*last, seen / self.near.len() as f32));
+        }
+        self.last
     }
 }
 
@@ -199,167 +214,230 @@ impl<'a> Clusters<'a> {
         let allowed = rows.map(|rows| Allowed::new(rows, dead, &self.table));
         let mut next = self.clusters_by_distance(query, allowed.as_ref());
         let nearest = next.peek().map_or(0.0, |Reverse(Candidate(distance, _))| *distance);
-        let stop = Stop::new(wanted.recall);
-        let mut best = Best::new(query, wanted);
-        let mut probed = Probed::default();
+        let share = allowed.as_ref().map_or(1.0, |allowed| allowed.share);
+        let stop = Stop::new(wanted.recall, wanted.k as f32 / share);
+        let best = Best::new(query, wanted);
+        let (probed, promising, lanes) = (Probed::default(), Vec::new(), Vec::new());
+        let mut search = Search { query, allowed: allowed.as_ref(), dead, best, probed, promising, lanes };
         // What a look at all of the best costs is spread over several clusters.
-        let interval = (best.depth / 64).max(1) as u64;
+        let interval = (search.best.depth / 64).max(1) as u64;
         while let Some(Reverse(Candidate(distance, cluster))) = next.pop() {
-            if probed.clusters.is_multiple_of(interval)
-                && let Some((last, seen)) = best.last()
+            if search.probed.clusters.is_multiple_of(interval)
+                && let Some((last, seen)) = search.best.last()
             {
                 let progress = Progress {
-                    clusters: probed.clusters as usize,
+                    clusters: search.probed.clusters as usize,
                     nearest,
                     next: distance,
                     farthest: query.squared_distance(last, header.largest_norm),
-                    early: seen - (probed.scanned.max(1) as f32).ln(),
+                    early: seen - (search.probed.scanned.max(1) as f32).ln(),
                 };
                 if stop.is_reached(&progress) {
                     break;
                 }
             }
-            self.probe(cluster as usize, distance, query, allowed.as_ref(), dead, &mut best, &mut probed)?;
+            let list = self.list(cluster as usize)?;
+            if let Some(Reverse(Candidate(_, ahead))) = next.peek() {
+                self.prefetch_list(*ahead as usize);
+            }
+            search.probe(distance, &list);
         }
+        let Search { best, probed, .. } = search;
         let rows = best.near.into_iter().map(|near| near.score.1).filter(|row| *row != NO_ROW);
         Ok((rows.collect(), probed))
     }
 
     /// All clusters that may have matches, with the squared distance to their centroids.
     fn clusters_by_distance(&self, query: &ClusterQuery, allowed: Option<&Allowed>) -> BinaryHeap<Next> {
-        let sought = &query.sought;
-        let centroids = self.table.centroids().chunks_exact(sought.rotated.len() * 4);
-        let clusters = (0u32..).zip(self.table.entries().zip(centroids));
-        let has_matches = |cluster: u32| {
-            let few = allowed.and_then(|allowed| allowed.few.as_ref());
-            few.is_none_or(|few| few.counts.get(cluster as usize).is_some_and(|count| *count > 0))
-        };
-        clusters
+        let counts = allowed.and_then(|allowed| allowed.counts.as_ref());
+        let has_matches =
+            |cluster: u32| counts.is_none_or(|counts| counts.get(cluster as usize).is_some_and(|count| *count > 0));
+        let distances = (0u32..).zip(self.centroids.distances(&query.sought, query.kernels));
+        let next: Vec<Next> = distances
             .filter(|(cluster, _)| has_matches(*cluster))
-            .map(|(cluster, (entry, centroid))| {
-                let product = (query.dot)(&sought.rotated, centroid);
-                let distance = sought.norm_squared + entry.norm_squared - 2.0 * product;
-                Reverse(Candidate(distance.max(0.0), cluster))
-            })
-            .collect()
+            .map(|(cluster, distance)| Reverse(Candidate(distance, cluster)))
+            .collect();
+        next.into()
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a step of `search`, which owns them all")]
-    fn probe(
-        &self,
-        cluster: usize,
-        distance: f32,
-        query: &ClusterQuery,
-        allowed: Option<&Allowed>,
-        dead: &RoaringBitmap,
-        best: &mut Best,
-        probed: &mut Probed,
-    ) -> Result<()> {
-        let sought = &query.sought;
-        let dims = sought.rotated.len();
+    /// Asks for the first blocks of a list. They are not read, so not checked.
+    fn prefetch_list(&self, cluster: usize) {
+        if let Some(Entry { offset, vectors, .. }) = self.table.entry(cluster) {
+            let from = offset.saturating_add(ListLayout::new(vectors, self.table.header().dims).blocks.start);
+            self.lists.raw(from..from.saturating_add(AHEAD_BYTES)).into_iter().for_each(prefetch);
+        }
+    }
+
+    /// The list of a cluster.
+    fn list(&self, cluster: usize) -> Result<List<'a>> {
         let outside =
             || Error::corrupt(format!("{}: the list of cluster {cluster} is outside its section", self.name));
+        let dims = self.table.header().dims;
         let Entry { offset, vectors, norm_squared } = self.table.entry(cluster).ok_or_else(outside)?;
         let layout = ListLayout::new(vectors, dims);
         let end = offset.checked_add(layout.residuals.end).ok_or_else(outside)?;
         let list = self.lists.range(offset..end)?;
-        let (rows, _) = list[layout.rows.clone()].as_chunks::<{ BLOCK * 4 }>();
-        let blocks = list[layout.blocks.clone()].chunks_exact(block_bytes(dims));
-        let residuals = &list[layout.residuals.clone()];
-        let product = (sought.norm_squared + norm_squared - distance) / 2.0;
-        let centroid = product_weight(query.metric) * product;
+        Ok(List {
+            rows: list[layout.rows].as_chunks().0,
+            blocks: &list[layout.blocks],
+            residuals: &list[layout.residuals],
+            dims,
+            norm_squared,
+        })
+    }
+}
+
+/// One cluster's list.
+struct List<'a> {
+    rows: &'a [[u8; 4]],
+    blocks: &'a [u8],
+    residuals: &'a [u8],
+    dims: usize,
+    norm_squared: f32,
+}
+
+impl<'a> List<'a> {
+    fn row(&self, place: usize) -> u32 {
+        self.rows.get(place).map_or(NO_ROW, |row| u32::from_le_bytes(*row))
+    }
+
+    /// The 8-bit codes, scale and base of a vector; `None` for a place that only fills a block.
+    fn residual(&self, place: usize) -> Option<&'a [u8]> {
+        let bytes = residual_bytes(self.dims);
+        self.residuals.get(place * bytes..(place + 1) * bytes)
+    }
+}
+
+/// One search of one segment's clusters.
+struct Search<'s> {
+    query: &'s ClusterQuery,
+    allowed: Option<&'s Allowed>,
+    dead: &'s RoaringBitmap,
+    best: Best,
+    probed: Probed,
+    /// Of one cluster, the vectors that may be among the best: lower bounds and places.
+    promising: Vec<(f32, u32)>,
+    /// Of one cluster, per block and bit by bit which vectors match a filter that few match.
+    lanes: Vec<u32>,
+}
+
+impl Search<'_> {
+    /// Looks at a cluster whose centroid is at a squared distance.
+    fn probe(&mut self, distance: f32, list: &List) {
+        let sought = &self.query.sought;
+        let product = (sought.norm_squared + list.norm_squared - distance) / 2.0;
+        let centroid = product_weight(self.query.metric) * product;
         let estimate = sought.estimate(centroid, MARGIN * distance.sqrt());
-        let few = allowed.and_then(|allowed| allowed.few.as_ref());
-        let matching = match (allowed, few) {
-            (_, Some(few)) => few.counts.get(cluster).map_or(0.0, |count| *count as f32),
-            (Some(allowed), None) => vectors as f32 * allowed.share,
-            (None, None) => vectors as f32,
+        let vectors = list.residuals.len() / residual_bytes(list.dims);
+        self.probed.clusters += 1;
+        let matching = match self.allowed {
+            Some(allowed) if allowed.is_rare => {
+                let members = |rows| (self.query.kernels.members)(rows, allowed.rows.words());
+                self.lanes.clear();
+                self.lanes.extend(list.rows.chunks_exact(BLOCK).map(members));
+                self.lanes.iter().map(|lanes| lanes.count_ones()).sum::<u32>() as f32
+            }
+            Some(allowed) => vectors as f32 * allowed.share,
+            None => vectors as f32,
         };
-        let seen = (probed.scanned as f32 + matching / 2.0).max(1.0).ln();
+        if matching == 0.0 {
+            return;
+        }
+        let seen = (self.probed.scanned as f32 + matching / 2.0).max(1.0).ln();
+        self.scan(list, &estimate);
+        // While few are known, all are promising: the most promising first, and what they leave of the others.
+        let mut promising = std::mem::take(&mut self.promising);
+        if promising.len() > self.best.depth {
+            promising.select_nth_unstable_by(self.best.depth, |a, b| a.0.total_cmp(&b.0));
+        }
+        for (lower, place) in &promising {
+            if *lower < self.best.threshold()
+                && let Some((codes, tail)) =
+                    list.residual(*place as usize).and_then(|all| all.split_at_checked(list.dims))
+            {
+                let [scale, base] = [0, 4].map(|at| tail[at..].first_chunk().map_or(0.0, |x| f32::from_le_bytes(*x)));
+                let sum = (self.query.kernels.product)(codes, &sought.narrow);
+                self.probed.refined += 1;
+                self.best.offer(sought.refined(sum, scale, base, centroid), || list.row(*place as usize), seen);
+            }
+        }
+        self.promising = promising;
+        self.probed.scanned += matching as u64;
+    }
+
+    /// Finds the vectors of a list whose 1-bit codes say that they may be among the best.
+    fn scan(&mut self, list: &List, estimate: &Estimate) {
+        self.promising.clear();
+        let threshold = self.best.threshold();
         let mut lower = [0.0; BLOCK];
-        for (at, (rows, block)) in rows.iter().zip(blocks).enumerate() {
-            let (rows, _) = rows.as_chunks::<4>();
-            let row = |lane: usize| u32::from_le_bytes(rows[lane]);
-            let lanes = few.map_or(u32::MAX, |few| few.lanes(rows));
+        let blocks = list.blocks.chunks_exact(block_bytes(list.dims)).zip(list.rows.chunks_exact(BLOCK));
+        for (at, (block, rows)) in blocks.enumerate() {
+            let lanes = match self.allowed {
+                Some(allowed) if allowed.is_rare => self.lanes.get(at).copied().unwrap_or_default(),
+                _ => u32::MAX,
+            };
             if lanes == 0 {
                 continue;
             }
-            let below = (query.scans.scan)(block, &sought.table, &estimate, best.threshold(), &mut lower);
+            if lanes.count_ones() <= REFINED_MATCHES {
+                let mut left = lanes;
+                while left != 0 {
+                    let place = at * BLOCK + left.trailing_zeros() as usize;
+                    left &= left - 1;
+                    list.residual(place).into_iter().for_each(prefetch);
+                    self.promising.push((f32::MIN, place as u32));
+                }
+                continue;
+            }
+            let below = (self.query.kernels.scan)(block, &self.query.sought.table, estimate, threshold, &mut lower);
             let mut left = below & lanes;
             while left != 0 {
                 let lane = left.trailing_zeros() as usize;
                 left &= left - 1;
-                let row = row(lane);
-                if lower[lane] >= best.threshold() || row == NO_ROW {
-                    continue;
-                }
-                let is_live = few.is_some() || !dead.contains(row) && allowed.is_none_or(|a| a.rows.contains(row));
-                if !is_live {
-                    continue;
-                }
-                let from = (at * BLOCK + lane) * residual_bytes(dims);
-                let Some((codes, tail)) = residuals.get(from..).and_then(|rest| rest.split_at_checked(dims)) else {
-                    return Err(outside());
+                let is_live = match self.allowed {
+                    Some(allowed) => allowed.is_rare || allowed.rows.contains(u32::from_le_bytes(rows[lane])),
+                    None => self.dead.is_empty() || !self.dead.contains(u32::from_le_bytes(rows[lane])),
                 };
-                let [scale, base] = [0, 4].map(|at| tail[at..].first_chunk().map_or(0.0, |x| f32::from_le_bytes(*x)));
-                let sum = (query.scans.product)(codes, &sought.narrow);
-                probed.refined += 1;
-                best.offer(sought.refined(sum, scale, base, centroid), row, seen);
+                let place = at * BLOCK + lane;
+                if is_live && let Some(residual) = list.residual(place) {
+                    if threshold < f32::MAX {
+                        prefetch(residual);
+                    }
+                    self.promising.push((lower[lane], place as u32));
+                }
             }
         }
-        probed.clusters += 1;
-        probed.scanned += matching as u64;
-        Ok(())
     }
 }
 
-/// The rows that match a filter.
-struct Allowed<'r> {
-    rows: &'r RoaringBitmap,
+/// The rows that match a filter and are live.
+struct Allowed {
+    rows: RowBits,
     /// How many of all rows match.
     share: f32,
-    /// Where few match.
-    few: Option<Few>,
+    /// Whether rows are looked at before their codes.
+    is_rare: bool,
+    /// Per cluster how many match, where so few match that counting them is worth it.
+    counts: Option<Vec<u32>>,
 }
 
-/// What makes it cheap to pass over what does not match.
-struct Few {
-    /// The matching rows, bit by bit.
-    bits: Vec<u64>,
-    /// Per cluster how many match.
-    counts: Vec<u32>,
-}
-
-impl<'r> Allowed<'r> {
-    fn new(rows: &'r RoaringBitmap, dead: &RoaringBitmap, table: &Table) -> Self {
-        let all = table.header().rows;
-        let few = (rows.len() * COUNTED_MATCHES <= all as u64).then(|| Few::new(rows, dead, table));
-        Allowed { rows, share: rows.len() as f32 / all.max(1) as f32, few }
-    }
-}
-
-impl Few {
+impl Allowed {
     fn new(rows: &RoaringBitmap, dead: &RoaringBitmap, table: &Table) -> Self {
-        let mut bits = vec![0u64; table.header().rows.div_ceil(64)];
-        let mut counts = vec![0; table.header().clusters];
-        for row in rows.iter().filter(|row| dead.is_empty() || !dead.contains(*row)) {
-            if let Some(word) = bits.get_mut(row as usize / 64) {
-                *word |= 1 << (row % 64);
+        let (all, clusters) = (table.header().rows, table.header().clusters);
+        let live = if dead.is_empty() { Cow::Borrowed(rows) } else { Cow::Owned(rows - dead) };
+        let count = live.len();
+        let counts = (count <= COUNTED_MATCHES * clusters as u64).then(|| {
+            let mut counts = vec![0; clusters];
+            for cluster in live.iter().filter_map(|row| table.cluster_of(row)) {
+                counts.get_mut(cluster).into_iter().for_each(|count| *count += 1);
             }
-            if let Some(count) = table.cluster_of(row).and_then(|cluster| counts.get_mut(cluster)) {
-                *count += 1;
-            }
+            counts
+        });
+        Allowed {
+            rows: RowBits::new(&live, all as u32),
+            share: count as f32 / all.max(1) as f32,
+            is_rare: count * RARE_MATCHES <= all as u64,
+            counts,
         }
-        Few { bits, counts }
-    }
-
-    /// Bit by bit which of a block's rows match. [`NO_ROW`] does not.
-    #[inline]
-    fn lanes(&self, rows: &[[u8; 4]]) -> u32 {
-        rows.iter().enumerate().fold(0, |lanes, (lane, row)| {
-            let row = u32::from_le_bytes(*row);
-            let has = self.bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1);
-            lanes | u32::from(has) << lane
-        })
     }
 }
