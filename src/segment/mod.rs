@@ -3,6 +3,7 @@
 mod attribute_builder;
 pub mod attributes;
 pub mod builder;
+mod dead_counts;
 pub mod merge;
 mod merge_postings;
 pub mod reader;

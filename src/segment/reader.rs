@@ -1,12 +1,15 @@
 //! One open segment: its documents, and a reader for each of its indexes.
 
+use std::sync::Arc;
+
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::attributes::AttributeReader;
+use super::dead_counts::DeadCounts;
 use super::sections::Sections;
 use super::sparse::SparseReader;
-use super::text::reader::TextReader;
+use super::text::reader::{Term, TextReader};
 use super::vectors::{Kept, VectorReader};
 use super::{SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Result};
@@ -31,6 +34,7 @@ pub struct Segment {
     columns: Vec<SegmentColumn>,
     /// What is kept of each column of vectors.
     vectors: Vec<Kept>,
+    dead_counts: DeadCounts,
 }
 
 impl Segment {
@@ -46,7 +50,8 @@ impl Segment {
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
         let vectors = columns.iter().map(|_| Kept::default()).collect();
         let sections = Sections::new(map, name, sections)?;
-        let segment = Segment { sections, segment_id, footer, id_type, columns, vectors };
+        let dead_counts = DeadCounts::default();
+        let segment = Segment { sections, segment_id, footer, id_type, columns, vectors, dead_counts };
         segment.check_counts()?;
         Ok(segment)
     }
@@ -219,6 +224,27 @@ impl Segment {
         }
         let bytes = self.index_of(TEXT_SECTION, uid, &column.name)?;
         TextReader::open(bytes, self.rows(), self.name()).map(Some)
+    }
+
+    /// How many of the rows `dead` hold a term of a full-text column; `count` counts them where it is not known.
+    pub fn dead_with(
+        &self,
+        dead: &Arc<RoaringBitmap>,
+        uid: ColumnUid,
+        term: &Term,
+        count: impl FnOnce() -> Result<u64>,
+    ) -> Result<u64> {
+        self.dead_counts.of(dead, (uid, term.offset), count)
+    }
+
+    /// How many of the rows `dead` have a full-text column, and how many tokens; `count` counts them where it is not known.
+    pub fn dead_in(
+        &self,
+        dead: &Arc<RoaringBitmap>,
+        uid: ColumnUid,
+        count: impl FnOnce() -> Result<(u64, u64)>,
+    ) -> Result<(u64, u64)> {
+        self.dead_counts.of_column(dead, uid, count)
     }
 
     /// The index of a column of sparse vectors; `None` when the segment has no such column.

@@ -134,23 +134,28 @@ impl TextScorer {
             return Ok(counts);
         };
         self.analysed.push(None);
-        let dead = (!view.dead.is_empty()).then(|| DenseRows::new(&view.dead, segment.rows()));
+        let mut dense = None;
         for term in &mut self.terms {
             let Some(found) = reader.term(&term.text)? else { continue };
             term.documents += u64::from(found.df);
-            if let Some(dead) = &dead {
-                let gone = reader.count_in(&found, &view.dead, |row| dead.contains(row))?;
+            if !view.dead.is_empty() {
+                let gone = segment.dead_with(&view.dead, self.uid, &found, || {
+                    let dense = dense.get_or_insert_with(|| DenseRows::new(&view.dead, segment.rows()));
+                    reader.count_in(&found, &view.dead, |row| dense.contains(row))
+                })?;
                 term.documents = term.documents.saturating_sub(gone);
             }
         }
-        let (mut documents, mut tokens) = (reader.docs(), reader.total_length());
-        if !view.dead.is_empty() {
-            documents = documents.saturating_sub(reader.present()?.intersection_len(&view.dead));
-            // Rows without the field have no tokens.
-            let gone: u64 = view.dead.iter().map(|row| u64::from(reader.length(row))).sum();
-            tokens = tokens.saturating_sub(gone);
+        let (documents, tokens) = (reader.docs(), reader.total_length());
+        if view.dead.is_empty() {
+            return Ok((documents, tokens));
         }
-        Ok((documents, tokens))
+        let (gone, tokens_gone) = segment.dead_in(&view.dead, self.uid, || {
+            // Rows without the field have no tokens.
+            let tokens = view.dead.iter().map(|row| u64::from(reader.length(row))).sum();
+            Ok((reader.present()?.intersection_len(&view.dead), tokens))
+        })?;
+        Ok((documents.saturating_sub(gone), tokens.saturating_sub(tokens_gone)))
     }
 
     /// Analyses a segment's live documents.
