@@ -97,13 +97,12 @@ def report(records):
     for engine in engines:
         build, cold, memory = one("build", engine), one("cold", engine), one("memory", engine)
         mb = lambda value: number(value and value / 1e6, 0)
-        rate = build.get("rows", 0) / build["seconds"] if build.get("seconds") else None
+        rate = lambda seconds: number(build["rows"] / build[seconds] if build.get(seconds) else None, 0)
         rows.append([
-            engine, cold.get("version", "-"), number(rate, 0), number(build.get("seconds"), 1),
-            number(build.get("cpu_seconds"), 1), mb(build.get("disk")), mb(memory.get("anonymous")),
+            engine, cold.get("version", "-"), rate("seconds"), rate("cpu_seconds"), number(build.get("seconds"), 1), mb(build.get("disk")), mb(memory.get("anonymous")),
             mb(memory.get("mapped")), number(cold.get("open_ms"), 0), number(cold.get("process_ms"), 0),
         ])
-    head = ["engine", "version", "rows/s until indexed", "s", "cpu s", "MB on disk", "MB anonymous", "MB mapped"]
+    head = ["engine", "version", "rows/s until indexed", "rows/cpu s", "s", "MB on disk", "MB anonymous", "MB mapped"]
     out.append(table([*head, "open to first answer ms", "process to first answer ms"], rows))
     return "\n".join(out)
 

@@ -3,6 +3,7 @@
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import shutil
@@ -61,6 +62,11 @@ class Run:
         self.data, self.limit, self.count = data, limit, count
         self.work = work / f"{data.name}-{limit or 'all'}"
         self.work.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.work / "lock", "w")
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"{self.work} is in use by another run: wait for it, or name another --work")
 
     def start(self, engine):
         from process import Process
