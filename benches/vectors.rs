@@ -17,12 +17,13 @@ use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use shoal::model::document::Document;
-use shoal::model::ids::{DocId, Version};
+use shoal::model::ids::{DocId, Hlc, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, Metric, Schema};
 use shoal::model::value::{Value, Vector};
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
+use shoal::segment::merge::{Input, merge};
 use shoal::segment::vectors::{ClusterQuery, Probed, QueryVector, Wanted};
 use uuid::Uuid;
 
@@ -33,6 +34,7 @@ const RECALLS: [f32; 5] = [0.9, 0.92, 0.95, 0.97, 0.99];
 
 struct Index {
     segment: Segment,
+    schema: Schema,
     column: ColumnUid,
 }
 
@@ -45,12 +47,37 @@ struct Found {
 }
 
 impl Index {
+    /// All of `rows` in one segment.
     fn new(base: &data::Vectors, rows: usize) -> Self {
+        let start = Instant::now();
+        let index = Index::built(base, (0..rows).collect());
+        index.say("built", start.elapsed(), base);
+        index
+    }
+
+    /// The same, of two segments that are merged: one row in five is in the smaller one.
+    fn merged(base: &data::Vectors, rows: usize) -> Self {
+        let (few, many): (Vec<usize>, Vec<usize>) = (0..rows).partition(|row| row % 5 == 0);
+        let [few, many] = [few, many].map(|rows| Index::built(base, rows));
+        let none = RoaringBitmap::new();
+        let inputs = [&few, &many].map(|index| Input { segment: &index.segment, dead: &none });
+        let mut file = Vec::new();
+        let start = Instant::now();
+        merge(Uuid::nil(), &few.schema, &inputs, Hlc(0), &mut file).unwrap();
+        let took = start.elapsed();
+        let segment = Segment::open(Mapping::of_bytes(file), "merged").unwrap();
+        let index = Index { segment, schema: few.schema.clone(), column: few.column };
+        index.say("merged", took, base);
+        index
+    }
+
+    fn built(base: &data::Vectors, rows: Vec<usize>) -> Self {
         let column =
             Column::new("vector", AttributeType::Vector { dims: base.dims as u32, element: Element::F32 }, 0);
         let uid = column.uid();
         let schema = Schema { metric: Some(Metric::CosineDistance), columns: vec![column], ..Schema::default() };
-        let entries: Vec<Entry> = (0..rows)
+        let entries: Vec<Entry> = rows
+            .into_iter()
             .map(|row| {
                 let vector = Value::Vector(Vector::F32(base.row(row).to_vec()));
                 let (id, version) = (DocId::Uint(row as u64), Version::default());
@@ -59,16 +86,19 @@ impl Index {
             })
             .collect();
         let mut file = Vec::new();
-        let start = Instant::now();
         build(Uuid::nil(), &schema, &entries, &mut file).unwrap();
-        let took = start.elapsed().as_secs_f64();
-        let raw = rows * base.dims * 4;
+        Index { segment: Segment::open(Mapping::of_bytes(file), "segment").unwrap(), schema, column: uid }
+    }
+
+    fn say(&self, what: &str, took: Duration, base: &data::Vectors) {
+        let rows = self.segment.rows() as usize;
         println!(
-            "built {rows} rows in {took:.2} s, {:.0} a second; {:.3} times the bytes of the vectors",
-            rows as f64 / took,
-            file.len() as f64 / raw as f64
+            "{what} {rows} rows in {:.2} s, {:.0} a second; {:.3} times the bytes of the vectors, {} clusters",
+            took.as_secs_f64(),
+            rows as f64 / took.as_secs_f64(),
+            self.segment.file().len() as f64 / (rows * base.dims * 4) as f64,
+            self.segment.vectors(self.column).unwrap().unwrap().clusters().unwrap().unwrap_or_default()
         );
-        Index { segment: Segment::open(Mapping::of_bytes(file), "segment").unwrap(), column: uid }
     }
 
     fn exact(&self, query: &[f32], k: usize, rows: Option<&RoaringBitmap>) -> Vec<u32> {
@@ -108,8 +138,7 @@ impl Index {
     }
 
     fn report(&self, name: &str, queries: &[&[f32]], k: usize, rows: Option<&RoaringBitmap>) {
-        let mut names = std::env::args().skip(1).filter(|name| !name.starts_with('-')).peekable();
-        if names.peek().is_some() && !names.any(|wanted| name.starts_with(&wanted)) {
+        if !is_wanted(name) {
             return;
         }
         let truth: Vec<Vec<u32>> = queries.iter().map(|query| self.exact(query, k, rows)).collect();
@@ -134,6 +163,12 @@ impl Index {
             );
         }
     }
+}
+
+/// Whether no names were given, or the beginning of this one.
+fn is_wanted(name: &str) -> bool {
+    let mut names = std::env::args().skip(1).filter(|name| !name.starts_with('-')).peekable();
+    names.peek().is_none() || names.any(|wanted| name.starts_with(&wanted))
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -183,6 +218,9 @@ fn main() {
     for (name, matching) in sets {
         index.report(&format!("even, {name}"), &half(0), K, Some(&matching));
         index.report(&name, &half(1), K, Some(&matching));
+    }
+    if is_wanted("merged") {
+        Index::merged(&base, rows).report("merged", &half(1), K, None);
     }
     for k in [1, 100] {
         index.report(&format!("even, nearest {k}"), &half(0), k, None);

@@ -214,7 +214,7 @@ fn write_vectors(
     writer.finish(*uid, rows, out)?;
     match (column.kind, metric) {
         (AttributeType::Vector { dims, .. }, Some(metric)) => {
-            clustering::write(*uid, metric, dims, (&found, rows), out)
+            clustering::write(*uid, metric, dims, (&found, rows), None, out)
         }
         _ => Ok(()),
     }

@@ -1,7 +1,7 @@
 //! Merges segments into one, streaming: documents are copied as bytes, indexes are merged index by index.
 //!
-//! Held in memory are 8 bytes per row of the result and 4 per row of the inputs, and one column's ordinals or postings at
-//! a time.
+//! Held in memory are 8 bytes per row of the result and 4 per row of the inputs, and one column's ordinals, postings or places
+//! in clusters at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -15,6 +15,7 @@ use super::builder::{
 };
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
+use super::vectors::carried::{self, Carried};
 use super::vectors::{VectorReader, clustering, widen_into};
 use super::{Segment, SegmentColumn, Summary};
 use crate::error::{Context, Error, Result};
@@ -362,11 +363,28 @@ fn merge_vectors(
     writer.finish(*uid, rows, out)?;
     match (column.kind, metric) {
         (AttributeType::Vector { dims, .. }, Some(metric)) => {
+            let carried = carried(&readers, plan, &found)?;
             let vectors = MergedVectors { readers: &readers, plan, found };
-            clustering::write(*uid, metric, dims, (&vectors, rows), out)
+            clustering::write(*uid, metric, dims, (&vectors, rows), carried.as_ref(), out)
         }
         _ => Ok(()),
     }
+}
+
+/// The clusters of the input that has most of the result's vectors, which are in the rows `found`.
+fn carried<'a>(readers: &[Option<VectorReader<'a>>], plan: &Plan, found: &[u32]) -> Result<Option<Carried<'a>>> {
+    let mut counts = vec![0usize; readers.len()];
+    found.iter().for_each(|row| counts[plan.rows[*row as usize].0 as usize] += 1);
+    let Some((input, _)) = (0..).zip(counts).max_by_key(|(_, count)| *count) else { return Ok(None) };
+    let Some(reader) = &readers[input] else { return Ok(None) };
+    let mut places = vec![carried::GONE; plan.new_rows[input].len()];
+    for (place, row) in (0..).zip(found) {
+        let (from, row) = plan.rows[*row as usize];
+        if from as usize == input {
+            places[row as usize] = place;
+        }
+    }
+    reader.carried(places)
 }
 
 /// The vectors of a merge's result, read from its inputs.

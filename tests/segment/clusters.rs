@@ -204,6 +204,68 @@ fn merged_segments_have_the_clusters_of_their_live_rows() {
     }
 }
 
+fn merged(schema: &Schema, inputs: &[(&Segment, &RoaringBitmap)]) -> Segment {
+    let inputs: Vec<Input> = inputs.iter().map(|(segment, dead)| Input { segment, dead }).collect();
+    let mut file = Vec::new();
+    merge(Uuid::nil(), schema, &inputs, Hlc(0), &mut file).unwrap();
+    Segment::open(Mapping::of_bytes(file), "merged").unwrap()
+}
+
+/// The centroids of the first column, each as its bytes.
+fn centroids(segment: &Segment, schema: &Schema) -> Vec<Vec<u8>> {
+    let file = segment.file();
+    let meta = decode_meta(file, &decode_footer(file, "file").unwrap(), "file").unwrap();
+    let name = column_section(SECTION, schema.columns[0].uid());
+    let section = meta.sections.iter().find(|section| section.name == name).unwrap();
+    let bytes = &file[section.offset as usize..(section.offset + section.bytes) as usize];
+    let table = Table::decode(bytes, "table").unwrap();
+    (0..table.header().clusters).map(|cluster| table.centroid(cluster).unwrap().to_vec()).collect()
+}
+
+#[test]
+fn a_merge_carries_on_the_clusters_of_its_largest_input() {
+    let all = vectors(12_040, 48, 6);
+    let (base, queries) = all.split_at(12_000);
+    for metric in METRICS {
+        let schema = schema(48, Element::F32, metric);
+        let large = segment(&schema, &entries(&schema, &base[..9_000], 0));
+        // Some replace rows of the large one, others are new.
+        let small = segment(&schema, &entries(&schema, &base[9_000..], 8_000));
+        let dead: RoaringBitmap = (500..800).collect();
+        let merged = merged(&schema, &[(&small, &RoaringBitmap::new()), (&large, &dead)]);
+        assert_eq!(merged.rows(), 11_000 - 300);
+        // Makes every code anew and compares.
+        merged.verify().unwrap();
+        let (before, after) = (centroids(&large, &schema), centroids(&merged, &schema));
+        let kept = before.iter().filter(|centroid| after.contains(centroid)).count();
+        assert!(kept * 10 >= before.len() * 7, "{metric:?}: {kept} of {} are kept", before.len());
+        let (found, _) = measured(&merged, &schema, queries, (10, 0.95), None, &RoaringBitmap::new());
+        assert!(found >= 0.94, "{metric:?}: {found}");
+    }
+}
+
+#[test]
+fn clusters_follow_data_that_moves_from_merge_to_merge() {
+    let schema = schema(48, Element::F32, Metric::CosineDistance);
+    let none = RoaringBitmap::new();
+    let mut whole = segment(&schema, &entries(&schema, &vectors(4_000, 48, 100), 0));
+    for round in 1..5 {
+        // Around other centres than before.
+        let all = vectors(2_540, 48, 100 + round);
+        let (added, queries) = all.split_at(2_500);
+        let added = segment(&schema, &entries(&schema, added, round * 10_000));
+        // What came first goes.
+        let dead: RoaringBitmap = (0..1_500).collect();
+        whole = merged(&schema, &[(&whole, &dead), (&added, &none)]);
+        whole.verify().unwrap();
+        let reader = whole.vectors(schema.columns[0].uid()).unwrap().unwrap();
+        let each = reader.count() / reader.clusters().unwrap().unwrap() as u64;
+        assert!((60..480).contains(&each), "{each} vectors in a cluster");
+        let (found, scanned) = measured(&whole, &schema, queries, (10, 0.95), None, &none);
+        assert!(found >= 0.94 && scanned < 0.9, "round {round}: {found} found, {scanned} scanned");
+    }
+}
+
 #[test]
 fn vectors_that_are_all_alike_zero_or_huge_are_found_too() {
     let none = RoaringBitmap::new();

@@ -96,6 +96,30 @@ impl<'c> ListBuilder<'c> {
         self.residuals.extend_from_slice(&base.to_le_bytes());
     }
 
+    /// Adds the next vector as it is coded beside the same centroid: its block, its lane there, and its 8-bit codes. Without them
+    /// says no.
+    pub(super) fn copy(&mut self, coded: Option<(&[u8], usize, &[u8])>) -> bool {
+        let dims = self.centroid.len();
+        let Some((coded, from, residual)) = coded else { return false };
+        if coded.len() != block_bytes(dims) || residual.len() != residual_bytes(dims) {
+            return false;
+        }
+        let (at, lane) = (self.vectors / BLOCK, self.vectors % BLOCK);
+        self.vectors += 1;
+        let block = &mut self.blocks[at * block_bytes(dims)..(at + 1) * block_bytes(dims)];
+        let (factors, codes) = block.split_at_mut(FACTORS_BYTES);
+        let (coded_factors, coded) = coded.split_at(FACTORS_BYTES);
+        for (factor, coded) in factors.chunks_exact_mut(BLOCK * 4).zip(coded_factors.chunks_exact(BLOCK * 4)) {
+            factor[lane * 4..lane * 4 + 4].copy_from_slice(&coded[from * 4..from * 4 + 4]);
+        }
+        let half = |lane: usize| if lane < BLOCK / 2 { 0 } else { 4 };
+        for (codes, coded) in codes.chunks_exact_mut(BLOCK / 2).zip(coded.chunks_exact(BLOCK / 2)) {
+            codes[lane % (BLOCK / 2)] |= (coded[from % (BLOCK / 2)] >> half(from) & 15) << half(lane);
+        }
+        self.residuals.extend_from_slice(residual);
+        true
+    }
+
     /// The bytes of blocks, and those of residuals.
     pub(super) fn finish(self) -> (Vec<u8>, Vec<u8>) {
         (self.blocks, self.residuals)

@@ -4,10 +4,11 @@
 //! | --- | --- |
 //! | `kernels` | sums over a query and one stored vector |
 //! | `reader` | a column's vectors by row, and exact search |
-//! | `clustering`, `kmeans`, `products` | put vectors into clusters when a segment is written |
+//! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes`, `centroids` | vectors as 1-bit and 8-bit codes, and centroids as these |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
+pub mod carried;
 mod centroids;
 pub mod clustering;
 mod codes;

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use roaring::RoaringBitmap;
 
+use super::carried::Carried;
 use super::centroids::CodedCentroids;
 use super::fastscan::prefetch;
 use super::search::{ClusterQuery, Clusters, Probed, Wanted};
@@ -175,6 +176,11 @@ impl<'a> VectorReader<'a> {
         }
         let centroids = self.kept.centroids.get_or_init(|| CodedCentroids::new(&table));
         Ok(Some(Clusters { table, centroids, lists, name }))
+    }
+
+    /// The clusters, for a merge whose result has each row's vector at one of `places`.
+    pub(in crate::segment) fn carried(&self, places: Vec<u32>) -> Result<Option<Carried<'a>>> {
+        Ok(self.open_clusters()?.map(|clusters| Carried::new(clusters, places)))
     }
 
     /// Checks that clusters are those of the vectors.

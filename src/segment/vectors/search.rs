@@ -269,7 +269,7 @@ impl<'a> Clusters<'a> {
     }
 
     /// The list of a cluster.
-    fn list(&self, cluster: usize) -> Result<List<'a>> {
+    pub(super) fn list(&self, cluster: usize) -> Result<List<'a>> {
         let outside =
             || Error::corrupt(format!("{}: the list of cluster {cluster} is outside its section", self.name));
         let dims = self.table.header().dims;
@@ -288,7 +288,7 @@ impl<'a> Clusters<'a> {
 }
 
 /// One cluster's list.
-struct List<'a> {
+pub(super) struct List<'a> {
     rows: &'a [[u8; 4]],
     blocks: &'a [u8],
     residuals: &'a [u8],
@@ -297,8 +297,18 @@ struct List<'a> {
 }
 
 impl<'a> List<'a> {
-    fn row(&self, place: usize) -> u32 {
+    pub(super) fn vectors(&self) -> usize {
+        self.residuals.len() / residual_bytes(self.dims)
+    }
+
+    pub(super) fn row(&self, place: usize) -> u32 {
         self.rows.get(place).map_or(NO_ROW, |row| u32::from_le_bytes(*row))
+    }
+
+    /// The block that a vector is in, its lane there, and its 8-bit codes.
+    pub(super) fn vector(&self, place: usize) -> Option<(&'a [u8], usize, &'a [u8])> {
+        let block = self.blocks.chunks_exact(block_bytes(self.dims)).nth(place / BLOCK)?;
+        Some((block, place % BLOCK, self.residual(place)?))
     }
 
     /// The 8-bit codes, scale and base of a vector; `None` for a place that only fills a block.
@@ -328,7 +338,7 @@ impl Search<'_> {
         let product = (sought.norm_squared + list.norm_squared - distance) / 2.0;
         let centroid = product_weight(self.query.metric) * product;
         let estimate = sought.estimate(centroid, MARGIN * distance.sqrt());
-        let vectors = list.residuals.len() / residual_bytes(list.dims);
+        let vectors = list.vectors();
         self.probed.clusters += 1;
         let matching = match self.allowed {
             Some(allowed) if allowed.is_rare => {
