@@ -36,11 +36,12 @@ const FORBIDDEN: [(&str, &str); 9] = [
 ];
 
 /// The only files with unsafe code: the memory map, system calls without a safe wrapper, and the vector kernels.
-const UNSAFE_FILES: [&str; 5] = [
+const UNSAFE_FILES: [&str; 6] = [
     "src/platform/mmap.rs",
     "src/platform/real_disk.rs",
     "src/segment/vectors/fastscan.rs",
     "src/segment/vectors/kernels.rs",
+    "src/segment/vectors/neon.rs",
     "src/segment/vectors/products.rs",
 ];
 

@@ -11,9 +11,9 @@ use crate::format::clusters::{BLOCK, FACTORS_BYTES};
 /// The largest number of a query's table: four of them fit into a byte together.
 pub(super) const TABLE_MAX: u8 = 63;
 /// Half bytes whose sums fit into 16 bits together.
-const GROUPS_MAX: usize = 1_024;
+pub(super) const GROUPS_MAX: usize = 1_024;
 /// Bytes of codes and of a query's table for four dimensions.
-const GROUP_BYTES: usize = BLOCK / 2;
+pub(super) const GROUP_BYTES: usize = BLOCK / 2;
 
 /// Scores the vectors of a block: gives a lower bound of each, and bit by bit whether it is below `threshold`.
 pub(super) type Scan =
@@ -49,6 +49,17 @@ impl Kernels {
                 members: |rows, words| unsafe { avx2::members(rows, words) },
             };
         }
+        #[cfg(target_arch = "aarch64")]
+        return Kernels {
+            // SAFETY: every processor of this architecture has NEON.
+            scan: |block, table, estimate, threshold, lower| unsafe {
+                super::neon::scan(block, table, estimate, threshold, lower)
+            },
+            // SAFETY: see above.
+            product: |codes, query| unsafe { super::neon::product(codes, query) },
+            members: members_scalar,
+        };
+        #[cfg(not(target_arch = "aarch64"))]
         Kernels { scan: scan_scalar, product: product_scalar, members: members_scalar }
     }
 }
@@ -65,7 +76,13 @@ pub(super) fn prefetch(bytes: &[u8]) {
     let _ = bytes;
 }
 
-fn scan_scalar(block: &[u8], table: &[u8], estimate: &Estimate, threshold: f32, lower: &mut [f32; BLOCK]) -> u32 {
+pub(super) fn scan_scalar(
+    block: &[u8],
+    table: &[u8],
+    estimate: &Estimate,
+    threshold: f32,
+    lower: &mut [f32; BLOCK],
+) -> u32 {
     let (factors, codes) = block.split_at(FACTORS_BYTES.min(block.len()));
     let mut sums = [0u32; BLOCK];
     for (codes, table) in codes.chunks_exact(GROUP_BYTES).zip(table.chunks_exact(GROUP_BYTES)) {
@@ -87,7 +104,7 @@ fn scan_scalar(block: &[u8], table: &[u8], estimate: &Estimate, threshold: f32, 
     mask
 }
 
-fn product_scalar(codes: &[u8], query: &[i16]) -> i32 {
+pub(super) fn product_scalar(codes: &[u8], query: &[i16]) -> i32 {
     codes.iter().zip(query).map(|(code, q)| i32::from(*code as i8) * i32::from(*q)).sum()
 }
 

@@ -1,15 +1,17 @@
 //! Sums over a query and one stored vector: the products of their elements, or the squares of their differences.
 //!
 //! Invariant: the result is the same to the bit on every processor. Element `i` is added to lane `i % 32`; each product and
-//! each sum is rounded by itself, never fused; the lanes are added in one fixed order. The kernels for AVX2 follow the
+//! each sum is rounded by itself, never fused; the lanes are added in one fixed order. The kernels for AVX2 and NEON follow the
 //! scalar ones step by step, and the tests compare them.
 
 use half::f16;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use crate::model::schema::Element;
 
 /// Partial sums kept side by side: four AVX2 registers, so that one addition need not wait for the one before.
-const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
 /// A sum over a query and the little-endian bytes of one vector of as many elements. Where lengths differ the shorter
 /// counts.
@@ -21,10 +23,14 @@ pub fn dot(element: Element) -> Kernel {
     if avx2::available() {
         return avx2::dot(element);
     }
+    #[cfg(target_arch = "aarch64")]
+    use on_arm as sum;
+    #[cfg(not(target_arch = "aarch64"))]
+    use scalar as sum;
     match element {
-        Element::F32 => scalar::<F32, Dot>,
-        Element::F16 => scalar::<F16, Dot>,
-        Element::I8 => scalar::<I8, Dot>,
+        Element::F32 => sum::<F32, Dot>,
+        Element::F16 => sum::<F16, Dot>,
+        Element::I8 => sum::<I8, Dot>,
     }
 }
 
@@ -34,22 +40,26 @@ pub fn squared_difference(element: Element) -> Kernel {
     if avx2::available() {
         return avx2::squared_difference(element);
     }
+    #[cfg(target_arch = "aarch64")]
+    use on_arm as sum;
+    #[cfg(not(target_arch = "aarch64"))]
+    use scalar as sum;
     match element {
-        Element::F32 => scalar::<F32, SquaredDifference>,
-        Element::F16 => scalar::<F16, SquaredDifference>,
-        Element::I8 => scalar::<I8, SquaredDifference>,
+        Element::F32 => sum::<F32, SquaredDifference>,
+        Element::F16 => sum::<F16, SquaredDifference>,
+        Element::I8 => sum::<I8, SquaredDifference>,
     }
 }
 
 /// An element type: how its bytes become f32. All of these are exact.
-trait Stored {
+pub(super) trait Stored {
     const BYTES: usize;
     fn at(bytes: &[u8]) -> f32;
 }
 
-struct F32;
-struct F16;
-struct I8;
+pub(super) struct F32;
+pub(super) struct F16;
+pub(super) struct I8;
 
 impl Stored for F32 {
     const BYTES: usize = 4;
@@ -79,12 +89,12 @@ impl Stored for I8 {
 }
 
 /// What is summed.
-trait Term {
+pub(super) trait Term {
     fn of(query: f32, stored: f32) -> f32;
 }
 
-struct Dot;
-struct SquaredDifference;
+pub(super) struct Dot;
+pub(super) struct SquaredDifference;
 
 impl Term for Dot {
     #[inline(always)]
@@ -101,6 +111,13 @@ impl Term for SquaredDifference {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+fn on_arm<S: neon::Load, T: neon::Step>(query: &[f32], stored: &[u8]) -> f32 {
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe { neon::sum::<S, T>(query, stored) }
+}
+
+#[cfg(any(not(target_arch = "aarch64"), test))]
 fn scalar<S: Stored, T: Term>(query: &[f32], stored: &[u8]) -> f32 {
     let mut lanes = [0.0; LANES];
     let (blocks, _) = query.as_chunks::<LANES>();
@@ -116,7 +133,7 @@ fn scalar<S: Stored, T: Term>(query: &[f32], stored: &[u8]) -> f32 {
 
 /// Adds the elements after the last whole block, and then the lanes: 32 to 16, 8, 4, 2, 1, each the sum of two halves.
 #[inline(always)]
-fn finish<S: Stored, T: Term>(mut lanes: [f32; LANES], query: &[f32], stored: &[u8]) -> f32 {
+pub(super) fn finish<S: Stored, T: Term>(mut lanes: [f32; LANES], query: &[f32], stored: &[u8]) -> f32 {
     for (lane, (query, stored)) in lanes.iter_mut().zip(query.iter().zip(stored.chunks_exact(S::BYTES))) {
         *lane += T::of(*query, S::at(stored));
     }

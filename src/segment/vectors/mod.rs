@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | `kernels` | sums over a query and one stored vector |
+//! | `kernels`, `neon` | sums over a query and one stored vector; those and the scan of codes for 64-bit Arm |
 //! | `reader` | a column's vectors by row, and exact search |
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes`, `centroids` | vectors as 1-bit and 8-bit codes, and centroids as these |
@@ -15,6 +15,8 @@ mod codes;
 mod fastscan;
 pub mod kernels;
 mod kmeans;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod products;
 mod reader;
 mod rotation;
