@@ -4,7 +4,7 @@
 //! `cargo bench --bench text`; `SHOAL_DATA` names the folder of the data sets, `../shared/data` by default. Both ways take turns on
 //! every query in one thread, and must give the same rows with the same scores.
 //!
-//! With `ask`, answers one query a line over debpkg, for `benches/peers_text.py`.
+//! With `scifact`, `debpkg` or `known` only that part; with `ask`, answers one query a line over debpkg, for `benches/peers_text.py`.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
@@ -38,6 +38,10 @@ use shoal::segment::builder::{Entry, build};
 use uuid::Uuid;
 
 const ROUNDS: usize = 3;
+
+/// As in the product.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn text(name: &str, remove_stopwords: bool) -> Column {
     let mut column = Column::new(name, AttributeType::String, 0);
@@ -282,8 +286,9 @@ fn known_items(folder: &Path) {
 }
 
 fn scifact(folder: &Path) {
+    let folder = folder.join("scifact");
     let schema = schema(vec![Column::new("splade", AttributeType::Sparse, 0)]);
-    let stored = data::sparse(&folder.join("scifact/splade_docs.npz"));
+    let stored = data::sparse(&folder.join("splade_docs.npz"));
     let vector = |row: &Vec<(u16, f32)>| {
         let mut entries: Vec<(String, f16)> =
             row.iter().map(|(dimension, weight)| (dimension.to_string(), f16::from_f32(*weight))).collect();
@@ -291,7 +296,7 @@ fn scifact(folder: &Path) {
         vec![Value::Sparse(SparseVector { entries })]
     };
     let documents = documents(&schema, stored.iter().map(vector).collect());
-    let queries = data::sparse(&folder.join("scifact/splade_queries.npz"));
+    let queries = data::sparse(&folder.join("splade_queries.npz"));
     let weights = |row: &Vec<(u16, f32)>| -> Map<String, Json> {
         row.iter().map(|(dimension, weight)| (dimension.to_string(), json!(weight))).collect()
     };
@@ -317,7 +322,12 @@ fn main() {
         ask(&folder);
         return;
     }
-    scifact(&folder);
-    debpkg(&folder);
-    known_items(&folder);
+    type Part = fn(&Path);
+    let parts: [(&str, Part); 3] = [("scifact", scifact), ("debpkg", debpkg), ("known", known_items)];
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    for (name, measure) in parts {
+        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+            measure(&folder);
+        }
+    }
 }

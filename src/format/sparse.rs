@@ -157,10 +157,12 @@ impl<'a> WeightBlocks<'a> {
             Some(deltas) if deltas.iter().fold(0, |all, delta| all | delta) < 0x80 => {
                 reader.take(count)?;
                 ascend = deltas.iter().skip(usize::from(first)).fold(true, |ascend, delta| ascend & (*delta != 0));
+                let mut row = last as u32;
                 rows.extend(deltas.iter().map(|delta| {
-                    last += u64::from(*delta);
-                    last as u32
+                    row = row.wrapping_add(u32::from(*delta));
+                    row
                 }));
+                last += deltas.iter().map(|delta| u64::from(*delta)).sum::<u64>();
             }
             _ => {
                 for at in 0..count {

@@ -275,6 +275,11 @@ impl<'a> Blocks<'a> {
         if self.passed >= self.bounds.len() {
             return Ok(());
         }
+        if self.rows.capacity() == 0 {
+            let most = ((self.bounds.len() - self.passed) * BLOCK).min(WINDOW + 2 * BLOCK);
+            self.rows.reserve(most);
+            self.data.reserve(most);
+        }
         match &self.source {
             Source::Term(postings, _) => postings.read(self.passed, &mut self.rows, &mut self.data)?,
             Source::Rows(rows, _) => {

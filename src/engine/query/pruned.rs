@@ -182,6 +182,8 @@ pub(super) fn run(
         lists: &mut listed.lists,
         expression: &listed.expression,
         sums: vec![0.0; WINDOW],
+        touched: [0; WINDOW / 64],
+        touched_all: false,
         order: Vec::new(),
         places: Vec::new(),
         lows: Vec::new(),
@@ -211,6 +213,9 @@ struct Search<'s, 'a> {
     only_lists: bool,
     /// What has been added up of each row, 0 between windows.
     sums: Vec<f64>,
+    /// The rows that something was added to; with `touched_all` there may be others.
+    touched: [u64; WINDOW / 64],
+    touched_all: bool,
     /// The lists, those that add least first.
     order: Vec<Entered>,
     /// The rows that may still be among the best.
@@ -241,20 +246,31 @@ impl Search<'_, '_> {
         self.places.clear();
         let by_candidates = window.count() * ROWS_PER_LOOK_UP < rows_needed;
         if self.only_lists && !by_candidates && rows_optional < rows_needed {
-            let found = self.add_all(window, end, best);
-            self.sums[..(end - window.base) as usize].fill(0.0);
-            return found;
-        }
-        let optional = if by_candidates {
-            for_each_bit(&window.bits, |place| self.places.push(place as u16));
-            self.order.len()
+            self.touched_all = true;
+            self.add_all(window, end, best)?;
         } else {
-            self.add_needed(optional, window, end)?;
-            optional
-        };
-        let found = self.narrow(optional, window.base, end, best);
-        self.sums[..(end - window.base) as usize].fill(0.0);
-        found
+            let mut optional = optional;
+            if by_candidates {
+                optional = self.order.len();
+                self.touched = window.bits;
+                for_each_bit(&window.bits, |place| self.places.push(place as u16));
+            } else {
+                self.add_needed(optional, window, end)?;
+            }
+            self.narrow(optional, window.base, end, best)?;
+        }
+        self.clear((end - window.base) as usize);
+        Ok(())
+    }
+
+    /// Forgets what was added up of a window of so many rows.
+    fn clear(&mut self, rows: usize) {
+        let Search { sums, touched, touched_all, .. } = self;
+        match std::mem::take(touched_all) {
+            true => sums[..rows].fill(0.0),
+            false => for_each_bit(touched, |place| sums[place] = 0.0),
+        }
+        touched.fill(0);
     }
 
     /// Goes on to a window and orders the lists; gives how many of them are optional.
@@ -299,31 +315,40 @@ impl Search<'_, '_> {
 
     /// Adds up the lists that are not optional, and notes their rows that are candidates.
     fn add_needed(&mut self, optional: usize, window: &Window, end: u32) -> Result<()> {
-        let mut touched = [0u64; WINDOW / 64];
-        let (base, sums) = (window.base, &mut self.sums);
-        for Entered { at, .. } in &self.order[optional..] {
-            let Weighted { list, factor } = &mut self.lists[*at];
+        let Search { lists, order, places, sums, touched, .. } = self;
+        let base = window.base;
+        for Entered { at, .. } in &order[optional..] {
+            let Weighted { list, factor } = &mut lists[*at];
             list.for_each(base, end, |row, value| {
                 let place = (row - base) as usize;
                 sums[place] += *factor * value.max(0.0);
                 touched[place / 64] |= 1 << (place % 64);
             })?;
         }
-        touched.iter_mut().zip(&window.bits).for_each(|(touched, bits)| *touched &= bits);
-        for_each_bit(&touched, |place| self.places.push(place as u16));
+        for (word, (touched, bits)) in touched.iter().zip(&window.bits).enumerate() {
+            for_each_bit(&[touched & bits], |place| places.push((word * 64 + place) as u16));
+        }
         Ok(())
     }
 
     /// Adds the optional lists, most telling first, to the rows that they may lift above the floor, and offers what is left.
     fn narrow(&mut self, optional: usize, base: u32, end: u32, best: &mut Best) -> Result<()> {
-        let Search { lists, order, places, sums, .. } = self;
+        let Search { lists, order, places, sums, touched_all, .. } = self;
         for Entered { at, rows, most, before } in order[..optional].iter().rev() {
+            // Walking a short list takes less than asking which rows it may still matter for.
+            if *rows * 2 <= places.len() {
+                let Weighted { list, factor } = &mut lists[*at];
+                *touched_all = true;
+                list.for_each(base, end, |row, value| sums[(row - base) as usize] += *factor * value.max(0.0))?;
+                continue;
+            }
             places.retain(|place| !stays_under(sums[usize::from(*place)] + before + most, best.floor));
             if places.is_empty() {
                 return Ok(());
             }
             let Weighted { list, factor } = &mut lists[*at];
             if places.len() * ROWS_PER_LOOK_UP > *rows {
+                *touched_all = true;
                 list.for_each(base, end, |row, value| sums[(row - base) as usize] += *factor * value.max(0.0))?;
                 continue;
             }

@@ -14,6 +14,7 @@ use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
+use crate::segment::text::reader::Term;
 use crate::segment::text::score::{Norms, idf, qtf_factor, weight};
 use crate::segment::text::terms::DocTerms;
 
@@ -32,6 +33,8 @@ pub(super) struct TextScorer {
     norms: Norms,
     /// Per segment whose index is not of the column as it is now, and last the tail.
     analysed: Vec<Option<Analysed>>,
+    /// Per segment the terms that its index has, by their place in the query.
+    found: Vec<Vec<(usize, Term)>>,
 }
 
 struct QueryTerm {
@@ -86,6 +89,7 @@ impl TextScorer {
             prefix,
             norms: Norms::new(0.0, 0.0, 0.0),
             analysed: Vec::with_capacity(view.segments.len()),
+            found: Vec::with_capacity(view.segments.len()),
         };
         scorer.gather_statistics(view, allowance)?;
         Ok(scorer)
@@ -124,7 +128,9 @@ impl TextScorer {
     /// Counts a segment's live documents with each term; gives how many have the field, and their tokens.
     fn add_segment(&mut self, view: &SegmentView, allowance: &Allowance) -> Result<(u64, u64)> {
         let segment = &view.segment;
+        let mut terms = Vec::new();
         let Some(reader) = text_index(segment, &self.column)? else {
+            self.found.push(terms);
             let analysed = match segment.column(self.uid) {
                 Some(_) => self.analyse(view, allowance)?,
                 None => Analysed::new(&self.terms, 0),
@@ -135,8 +141,9 @@ impl TextScorer {
         };
         self.analysed.push(None);
         let mut dense = None;
-        for term in &mut self.terms {
+        for (at, term) in self.terms.iter_mut().enumerate() {
             let Some(found) = reader.term(&term.text)? else { continue };
+            terms.push((at, found));
             term.documents += u64::from(found.df);
             if !view.dead.is_empty() {
                 let gone = segment.dead_with(&view.dead, self.uid, &found, || {
@@ -146,6 +153,7 @@ impl TextScorer {
                 term.documents = term.documents.saturating_sub(gone);
             }
         }
+        self.found.push(terms);
         let (documents, tokens) = (reader.docs(), reader.total_length());
         if view.dead.is_empty() {
             return Ok((documents, tokens));
@@ -193,11 +201,9 @@ impl TextScorer {
         } else if let Some(segment) = view.segments.get(part)
             && let Some(reader) = text_index(&segment.segment, &self.column)?
         {
-            for term in &self.terms {
-                if let Some(found) = reader.term(&term.text)? {
-                    let bm25 = self.bm25(term, Lengths::of_index(reader));
-                    cursor.terms.push((Postings::of_index(&reader, &found)?, bm25));
-                }
+            for (at, found) in self.found.get(part).into_iter().flatten() {
+                let bm25 = self.bm25(&self.terms[*at], Lengths::of_index(reader));
+                cursor.terms.push((Postings::of_index(&reader, found)?, bm25));
             }
             if let Some(prefix) = &self.prefix {
                 cursor.with_prefix = Some(rows_with_prefix(&reader, prefix)?);
@@ -224,11 +230,9 @@ impl TextScorer {
         } else if let Some(segment) = view.segments.get(part)
             && let Some(reader) = text_index(&segment.segment, &self.column)?
         {
-            for term in &self.terms {
-                if let Some(found) = reader.term(&term.text)? {
-                    let bm25 = self.bm25(term, Lengths::of_index(reader));
-                    lists.push(List::Blocks(Box::new(Blocks::of_term(reader.postings(&found)?, bm25)?)));
-                }
+            for (at, found) in self.found.get(part).into_iter().flatten() {
+                let bm25 = self.bm25(&self.terms[*at], Lengths::of_index(reader));
+                lists.push(List::Blocks(Box::new(Blocks::of_term(reader.postings(found)?, bm25)?)));
             }
             if let Some(prefix) = &self.prefix {
                 lists.push(List::Set(rows_with_prefix(&reader, prefix)?));
