@@ -120,3 +120,29 @@ fn passing_over_rows_changes_no_answer() {
     // Most queries must have more answers than they want, or nothing was passed over.
     assert!(found[&true] > found[&false], "{found:?}");
 }
+
+#[test]
+fn sparse_vectors_are_found_as_far_as_is_wanted_with_exact_scores() {
+    let generator = &mut Generator::new(31);
+    let view = view::build(&documents(generator, 4_000, false), 2, generator);
+    for recall in [0.9, 0.99] {
+        let (mut found, mut all) = (0, 0);
+        for _ in 0..20 {
+            let rank = json!(["weights", "SparseKNN", weights(generator, 12, false)]);
+            let ask = |limit: usize, recall: Json| {
+                let body = json!({"rank_by": rank, "limit": limit, "recall": recall});
+                let request = parse_query(body).unwrap().request;
+                rows(query::run(&view, &request, &Allowance::unlimited()).unwrap())
+            };
+            let (exact, scores) = (ask(10, json!("exact")), ask(10_000, json!("exact")));
+            let about = ask(10, json!(recall));
+            assert_eq!(about.len(), exact.len());
+            assert!(about.iter().all(|row| scores.contains(row)), "{rank}");
+            found += about.iter().filter(|row| exact.contains(row)).count();
+            all += exact.len();
+        }
+        let share = f64::from(found as u32) / f64::from(all as u32);
+        assert!(share >= recall && all > 150, "{share} of {all} found, {recall} wanted");
+        println!("{share} of {all} found, {recall} wanted");
+    }
+}

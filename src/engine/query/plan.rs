@@ -103,7 +103,7 @@ fn ranking(view: &View, rank: &Rank, query: &Query, allowance: &Allowance) -> Re
             return Err(Error::invalid("💔 rank_by kNN requires filters, use ANN to search the whole namespace"));
         }
         Rank::Knn { attribute, vector } => Ranking::Nearest(Target::bind(schema, attribute, vector, Recall::EXACT)?),
-        Rank::Score(clause) => Ranking::Score(Scorer::bind(view, clause, allowance)?),
+        Rank::Score(clause) => Ranking::Score(Scorer::bind(view, clause, query.recall, allowance)?),
         Rank::Attributes(attributes) => Ranking::Order(order::bind(schema, attributes)?),
     })
 }

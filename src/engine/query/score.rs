@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 use super::candidates::Candidates;
 use super::columns::{Column, number};
 use super::curve;
+use super::heaviest;
 use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
 use super::lists::List;
 use super::plan::column_to_rank;
@@ -24,7 +25,7 @@ use crate::engine::filter::bitmap;
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::filter::Filter;
-use crate::model::query::{Clause, Curve};
+use crate::model::query::{Clause, Curve, Recall};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::allowance::{Allowance, Taken};
@@ -39,6 +40,8 @@ pub(super) struct Scorer {
     keeps_zero: bool,
     /// Whether every row is scored although the best could be found without.
     pub(super) scores_all: bool,
+    /// How many of the best of a sparse vector are to be found; `None` for all.
+    pub(super) recall: Option<Recall>,
 }
 
 enum Bound {
@@ -56,9 +59,10 @@ enum Bound {
 }
 
 impl Scorer {
-    pub(super) fn bind(view: &View, clause: &Clause, allowance: &Allowance) -> Result<Self> {
+    pub(super) fn bind(view: &View, clause: &Clause, recall: Option<Recall>, allowance: &Allowance) -> Result<Self> {
         let bound = bind_clause(view, clause, false, allowance)?;
-        Ok(Scorer { clause: bound, keeps_zero: has_attribute(clause), scores_all: false })
+        let recall = recall.filter(|recall| !recall.is_exact());
+        Ok(Scorer { clause: bound, keeps_zero: has_attribute(clause), scores_all: false, recall })
     }
 }
 
@@ -153,9 +157,15 @@ pub(super) fn run(
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         let part = Part { view, at, rows, count: segment.segment.rows(), allowance };
         let dead = (!candidates.filtered).then_some(&*segment.dead);
+        let load = |window: &mut Window, base, end| part.load(window, dead, base, end);
+        if let (Bound::Sparse(sparse), Some(recall), false) = (&scorer.clause, scorer.recall, scorer.scores_all)
+            && let Some(found) = heaviest::run(sparse, &segment.segment, recall, k, load, allowance)?
+        {
+            parts.push(found);
+            continue;
+        }
         parts.push(match part.listed(scorer, k)? {
             Some(mut listed) => {
-                let load = |window: &mut Window, base, end| part.load(window, dead, base, end);
                 pruned::run(&mut listed, part.count, load, &mut known, allowance)?;
                 known.end_part()
             }
@@ -358,7 +368,7 @@ impl Bound {
         Ok(match (self, segment) {
             (Bound::Text(text), _) => Node::Text(text.cursor(view, part.at)?),
             (Bound::Sparse(sparse), Some(segment)) => {
-                let products = sparse.of_segment(&segment.segment)?;
+                let products = sparse.of_segment(&segment.segment, allowance)?;
                 let taken = allowance.take(size_of_val(products.as_slice()))?;
                 Node::Sparse(Held::new(products, Some(taken)))
             }

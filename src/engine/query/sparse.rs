@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::model::document::Document;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::Segment;
-use crate::segment::sparse::BLOCK;
+use crate::segment::sparse::{BLOCK, WeightBlocks};
 
 /// A sparse clause bound to its column.
 pub(super) struct SparseScorer {
@@ -41,28 +42,45 @@ impl SparseScorer {
     }
 
     /// The products of all rows of a segment; empty when none has any of the dimensions.
-    pub(super) fn of_segment(&self, segment: &Segment) -> Result<Vec<f64>> {
-        let (mut products, mut rows, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-        let Some(reader) = segment.sparse(self.column)? else { return Ok(products) };
-        for (term, weight) in &self.weights {
-            let Some(dimension) = reader.dimension(term)? else { continue };
+    pub(super) fn of_segment(&self, segment: &Segment, allowance: &Allowance) -> Result<Vec<f64>> {
+        let mut products = Vec::new();
+        for (weight, blocks) in self.dimensions(segment)? {
+            allowance.check()?;
             products.resize(segment.rows() as usize, 0.0);
-            let blocks = reader.blocks(&dimension)?;
-            for block in 0..blocks.count() {
-                rows.clear();
-                stored.clear();
-                blocks.read(block, &mut rows, &mut stored)?;
-                let mut weights = [0.0; BLOCK];
-                let weights = &mut weights[..stored.len()];
-                stored.convert_to_f32_slice(weights);
-                for (row, stored) in rows.iter().zip(weights) {
-                    if let Some(product) = products.get_mut(*row as usize) {
-                        *product += weight * f64::from(*stored);
-                    }
+            Self::add(&mut products, weight, &blocks)?;
+        }
+        Ok(products)
+    }
+
+    /// The dimensions that a segment has, in order, each with its weight.
+    pub(super) fn dimensions<'a>(&self, segment: &'a Segment) -> Result<Vec<(f64, WeightBlocks<'a>)>> {
+        let mut found = Vec::with_capacity(self.weights.len());
+        let Some(reader) = segment.sparse(self.column)? else { return Ok(found) };
+        for (term, weight) in &self.weights {
+            if let Some(dimension) = reader.dimension(term)? {
+                found.push((*weight, reader.blocks(&dimension)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds to the products of rows what a dimension gives them.
+    pub(super) fn add(products: &mut [f64], weight: f64, blocks: &WeightBlocks<'_>) -> Result<()> {
+        let (mut rows, mut stored) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+        for block in 0..blocks.count() {
+            rows.clear();
+            stored.clear();
+            blocks.read(block, &mut rows, &mut stored)?;
+            let mut weights = [0.0; BLOCK];
+            let weights = &mut weights[..stored.len()];
+            stored.convert_to_f32_slice(weights);
+            for (row, stored) in rows.iter().zip(weights) {
+                if let Some(product) = products.get_mut(*row as usize) {
+                    *product += weight * f64::from(*stored);
                 }
             }
         }
-        Ok(products)
+        Ok(())
     }
 
     pub(super) fn lists_at_most(&self) -> usize {
@@ -71,14 +89,8 @@ impl SparseScorer {
 
     /// What a segment's rows add to their products, in the order in which it is added.
     pub(super) fn lists<'a>(&self, segment: &'a Segment) -> Result<Vec<List<'a>>> {
-        let mut lists = Vec::with_capacity(self.weights.len());
-        let Some(reader) = segment.sparse(self.column)? else { return Ok(lists) };
-        for (term, weight) in &self.weights {
-            if let Some(dimension) = reader.dimension(term)? {
-                lists.push(List::Blocks(Box::new(Blocks::of_dimension(reader.blocks(&dimension)?, *weight))));
-            }
-        }
-        Ok(lists)
+        let dimensions = self.dimensions(segment)?.into_iter();
+        Ok(dimensions.map(|(weight, blocks)| List::Blocks(Box::new(Blocks::of_dimension(blocks, weight)))).collect())
     }
 
     /// The products of all places of the tail.
