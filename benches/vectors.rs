@@ -50,7 +50,7 @@ impl Index {
     /// All of `rows` in one segment.
     fn new(base: &data::Vectors, rows: usize) -> Self {
         let start = Instant::now();
-        let index = Index::built(base, (0..rows).collect());
+        let index = Index::built(base, (0..rows).collect(), Metric::CosineDistance);
         index.say("built", start.elapsed(), base);
         index
     }
@@ -58,7 +58,7 @@ impl Index {
     /// The same, of two segments that are merged: one row in five is in the smaller one.
     fn merged(base: &data::Vectors, rows: usize) -> Self {
         let (few, many): (Vec<usize>, Vec<usize>) = (0..rows).partition(|row| row % 5 == 0);
-        let [few, many] = [few, many].map(|rows| Index::built(base, rows));
+        let [few, many] = [few, many].map(|rows| Index::built(base, rows, Metric::CosineDistance));
         let none = RoaringBitmap::new();
         let inputs = [&few, &many].map(|index| Input { segment: &index.segment, dead: &none });
         let mut file = Vec::new();
@@ -71,15 +71,17 @@ impl Index {
         index
     }
 
-    fn built(base: &data::Vectors, rows: Vec<usize>) -> Self {
+    fn built(base: &data::Vectors, rows: Vec<usize>, metric: Metric) -> Self {
         let column =
             Column::new("vector", AttributeType::Vector { dims: base.dims as u32, element: Element::F32 }, 0);
         let uid = column.uid();
-        let schema = Schema { metric: Some(Metric::CosineDistance), columns: vec![column], ..Schema::default() };
+        let schema = Schema { metric: Some(metric), columns: vec![column], ..Schema::default() };
         let entries: Vec<Entry> = rows
             .into_iter()
             .map(|row| {
-                let vector = Value::Vector(Vector::F32(base.row(row).to_vec()));
+                // All of length 1 as they are, which only the angle may ignore.
+                let length = if metric == Metric::CosineDistance { 1.0 } else { 0.5 + (row % 97) as f32 / 64.0 };
+                let vector = Value::Vector(Vector::F32(base.row(row).iter().map(|x| x * length).collect()));
                 let (id, version) = (DocId::Uint(row as u64), Version::default());
                 let document = Document { id, version, fields: vec![(uid, vector)], patch: None };
                 Entry::Row { document: Arc::new(document), terms: Vec::new() }
@@ -88,6 +90,10 @@ impl Index {
         let mut file = Vec::new();
         build(Uuid::nil(), &schema, &entries, &mut file).unwrap();
         Index { segment: Segment::open(Mapping::of_bytes(file), "segment").unwrap(), schema, column: uid }
+    }
+
+    fn metric(&self) -> Metric {
+        self.schema.metric.unwrap()
     }
 
     fn say(&self, what: &str, took: Duration, base: &data::Vectors) {
@@ -102,7 +108,7 @@ impl Index {
     }
 
     fn exact(&self, query: &[f32], k: usize, rows: Option<&RoaringBitmap>) -> Vec<u32> {
-        let query = QueryVector::new(Metric::CosineDistance, query.to_vec());
+        let query = QueryVector::new(self.metric(), query.to_vec());
         let vectors = self.segment.vectors(self.column).unwrap().unwrap();
         let found = vectors.nearest(&query, rows, &RoaringBitmap::new(), k).unwrap();
         found.into_iter().map(|(_, row)| row).collect()
@@ -131,7 +137,7 @@ impl Index {
     }
 
     fn search_one(&self, values: &[f32], wanted: &Wanted, rows: Option<&RoaringBitmap>) -> Probed {
-        let query = QueryVector::new(Metric::CosineDistance, values.to_vec());
+        let query = QueryVector::new(self.metric(), values.to_vec());
         let vectors = self.segment.vectors(self.column).unwrap().unwrap();
         let by_codes = ClusterQuery::new(&query);
         vectors.nearest_in_clusters(&query, &by_codes, wanted, rows, &RoaringBitmap::new()).unwrap().unwrap()
@@ -221,6 +227,16 @@ fn main() {
     }
     if is_wanted("merged") {
         Index::merged(&base, rows).report("merged", &half(1), K, None);
+    }
+    for (name, metric) in [("lengths, Euclidean", Metric::EuclideanSquared), ("lengths, product", Metric::DotProduct)]
+    {
+        if is_wanted(name) {
+            let index = Index::built(&base, (0..rows).collect(), metric);
+            index.report(name, &half(1), K, None);
+            // Far from all vectors.
+            let far: Vec<Vec<f32>> = half(1).iter().map(|query| query.iter().map(|x| x * 4.0).collect()).collect();
+            index.report(&format!("{name}, far"), &far.iter().map(Vec::as_slice).collect::<Vec<_>>(), K, None);
+        }
     }
     for k in [1, 100] {
         index.report(&format!("even, nearest {k}"), &half(0), k, None);

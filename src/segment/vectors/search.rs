@@ -215,7 +215,7 @@ impl<'a> Clusters<'a> {
         let mut next = self.clusters_by_distance(query, allowed.as_ref());
         let nearest = next.peek().map_or(0.0, |Reverse(Candidate(distance, _))| *distance);
         let share = allowed.as_ref().map_or(1.0, |allowed| allowed.share);
-        let stop = Stop::new(wanted.recall, wanted.k as f32 / share);
+        let stop = Stop::new(wanted.recall, wanted.k as f32 / share, query.metric);
         let best = Best::new(query, wanted);
         let (probed, promising, lanes) = (Probed::default(), Vec::new(), Vec::new());
         let mut search = Search { query, allowed: allowed.as_ref(), dead, best, probed, promising, lanes };

@@ -9,6 +9,8 @@
 //! The rule was made for the ten nearest of all vectors. Of more, or of those that match a filter, a larger share is found by the
 //! time it ends: measured on the same queries for 1, 10 and 100 nearest, under filters by chance and by attributes.
 
+use crate::model::schema::Metric;
+
 /// The clusters that are always searched.
 const CLUSTERS_MIN: usize = 4;
 /// The share that may be predicted to be lacking, for each share that may lack.
@@ -30,6 +32,10 @@ const SHALLOW: f32 = 10.0;
 const SHALLOW_EASE: f32 = 0.15;
 /// More than so many were not measured.
 const DEEP_MAX: f32 = 600.0;
+
+/// The rule was made with vectors of one length. Where lengths differ it lacks care: measured with lengths from a half to two, near the
+/// queries and far from them.
+const LENGTHS_CARE: f32 = 0.5;
 
 /// When to stop, for one wanted recall.
 #[derive(Clone, Copy, Debug)]
@@ -54,11 +60,12 @@ pub(super) struct Progress {
 impl Stop {
     /// `recall` is the wanted share of the nearest, above 0 and below 1; `depth` of how many vectors, matching or not, the answer
     /// is expected to be taken from.
-    pub(super) fn new(recall: f32, depth: f32) -> Self {
+    pub(super) fn new(recall: f32, depth: f32, metric: Metric) -> Self {
         let lacking = (LENIENCE * (1.0 - recall)).clamp(1e-6, 0.999);
         let depth = depth.clamp(1.0, DEEP_MAX);
         let ease = DEEP_EASE * (depth / DEEP).ln().max(0.0) + SHALLOW_EASE * (depth / SHALLOW).ln().min(0.0);
-        Stop { limit: (lacking / (1.0 - lacking)).ln() + ease }
+        let care = if metric == Metric::CosineDistance { 0.0 } else { LENGTHS_CARE };
+        Stop { limit: (lacking / (1.0 - lacking)).ln() + ease - care }
     }
 
     pub(super) fn is_reached(&self, progress: &Progress) -> bool {
@@ -74,15 +81,19 @@ impl Stop {
 #[cfg(test)]
 mod tests {
     use super::{Progress, Stop};
+    use crate::model::schema::Metric;
 
     #[test]
     fn a_search_ends_when_the_next_cluster_is_far() {
         let progress = |next, clusters| Progress { clusters, nearest: 0.75, next, farthest: 0.9, early: -1.0 };
-        assert!(!Stop::new(0.95, 10.0).is_reached(&progress(0.8, 10)));
-        assert!(Stop::new(0.95, 10.0).is_reached(&progress(1.6, 10)));
-        assert!(!Stop::new(0.95, 10.0).is_reached(&progress(1.6, 3)));
-        let ends =
-            |recall: f32| (0..).find(|n| Stop::new(recall, 10.0).is_reached(&progress(0.8 + 0.01 * *n as f32, 10)));
+        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(0.8, 10)));
+        assert!(Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(1.6, 10)));
+        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(1.6, 3)));
+        let ends = |recall: f32| {
+            (0..).find(|n| {
+                Stop::new(recall, 10.0, Metric::CosineDistance).is_reached(&progress(0.8 + 0.01 * *n as f32, 10))
+            })
+        };
         assert!(ends(0.99) > ends(0.95) && ends(0.95) > ends(0.8), "{:?}", [0.8, 0.95, 0.99].map(ends));
     }
 }
