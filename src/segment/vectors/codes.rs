@@ -7,7 +7,7 @@
 //! Scores order as distances do: minus the product of query and vector, or for squared Euclidean distance
 //! |x|^2 - 2 <x, q>.
 
-use super::fastscan::TABLE_MAX;
+use super::fastscan::{Kernels, TABLE_MAX};
 use crate::format::clusters::{BLOCK, FACTORS_BYTES, block_bytes, residual_bytes};
 use crate::model::schema::Metric;
 
@@ -55,19 +55,23 @@ impl<'c> ListBuilder<'c> {
 
     /// Adds the next vector, rotated.
     pub(super) fn add(&mut self, vector: &[f32]) {
+        self.add_with_base(vector, score_base(self.metric, vector.iter().map(|x| x * x).sum()));
+    }
+
+    /// Adds the next vector, rotated, whose score beside its products is `base`.
+    pub(super) fn add_with_base(&mut self, vector: &[f32], base: f32) {
         let dims = self.centroid.len();
         let (at, lane) = (self.vectors / BLOCK, self.vectors % BLOCK);
         self.vectors += 1;
         let block = &mut self.blocks[at * block_bytes(dims)..(at + 1) * block_bytes(dims)];
         let (factors, codes) = block.split_at_mut(FACTORS_BYTES);
         let (mut squares, mut sum, mut signs_of_centroid) = (0f32, 0f32, 0f32);
-        let (mut of_centroid, mut norm_squared, mut largest) = (0f32, 0f32, 0f32);
+        let (mut of_centroid, mut largest) = (0f32, 0f32);
         for (dim, (x, c)) in vector.iter().zip(self.centroid).enumerate() {
             let r = x - c;
             squares += r * r;
             sum += r.abs();
             of_centroid += r * c;
-            norm_squared += x * x;
             largest = largest.max(r.abs());
             if r > 0.0 {
                 signs_of_centroid += c;
@@ -82,7 +86,6 @@ impl<'c> ListBuilder<'c> {
         let estimate = if sum > 0.0 { squares / sum } else { 0.0 };
         let cosine_squared = if squares > 0.0 { sum * sum / (dims as f32 * squares) } else { 1.0 };
         let spread = (1.0 / cosine_squared - 1.0).max(0.0) / (dims as f32 - 1.0).max(1.0);
-        let base = score_base(self.metric, norm_squared);
         let add = base + weight * (of_centroid - estimate * signs_of_centroid);
         let all = [add, weight * estimate, weight.abs() * (squares * spread).sqrt()];
         for (factor, value) in factors.chunks_exact_mut(BLOCK * 4).zip(all) {
@@ -194,15 +197,11 @@ impl Sought {
         Estimate { centroid, step: 2.0 * self.step, offset: self.offset, margin }
     }
 
-    /// A product from the sum over 8-bit codes.
+    /// A score from a vector's 8-bit codes, and the scale and base behind them.
     #[inline]
-    pub(super) fn product(&self, sum: i32, scale: f32) -> f32 {
-        scale * self.narrow_scale * sum as f32
-    }
-
-    /// A score from the sum over a vector's 8-bit codes.
-    #[inline]
-    pub(super) fn refined(&self, sum: i32, scale: f32, base: f32, centroid: f32) -> f32 {
-        base + centroid + self.product(sum, scale)
+    pub(super) fn score(&self, codes: &[u8], tail: &[u8], centroid: f32, kernels: Kernels) -> f32 {
+        let [scale, base] = [0, 4].map(|at| tail[at..].first_chunk().map_or(0.0, |x| f32::from_le_bytes(*x)));
+        let sum = (kernels.product)(codes, &self.narrow);
+        base + centroid + scale * self.narrow_scale * sum as f32
     }
 }

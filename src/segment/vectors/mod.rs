@@ -5,7 +5,8 @@
 //! | `kernels`, `neon` | sums over a query and one stored vector; those and the scan of codes for 64-bit Arm |
 //! | `reader` | a column's vectors by row, and exact search |
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
-//! | `rotation`, `codes`, `centroids` | vectors as 1-bit and 8-bit codes, and centroids as these |
+//! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
+//! | `centroids` | centroids by their distance to a query, coded like vectors |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
 pub mod carried;

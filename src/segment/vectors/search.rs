@@ -4,13 +4,12 @@
 //! of those exactly.
 
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use roaring::RoaringBitmap;
 
 use super::QueryVector;
-use super::centroids::CodedCentroids;
+use super::centroids::{CodedCentroids, Ranked};
 use super::clustering::prepare;
 use super::codes::{Estimate, Sought, product_weight};
 use super::fastscan::{Kernels, prefetch};
@@ -187,9 +186,6 @@ impl Best {
     }
 }
 
-/// A cluster to search, nearer ones greater.
-type Next = Reverse<Candidate>;
-
 impl<'a> Clusters<'a> {
     /// Finds the rows among `rows`, or among all that are not `dead`, that are nearest by their codes. Which of them are nearest
     /// is for the caller to say.
@@ -212,8 +208,11 @@ impl<'a> Clusters<'a> {
             )));
         }
         let allowed = rows.map(|rows| Allowed::new(rows, dead, &self.table));
-        let mut next = self.clusters_by_distance(query, allowed.as_ref());
-        let nearest = next.peek().map_or(0.0, |Reverse(Candidate(distance, _))| *distance);
+        let counts = allowed.as_ref().and_then(|allowed| allowed.counts.as_ref());
+        let has_matches =
+            |cluster: u32| counts.is_none_or(|counts| counts.get(cluster as usize).is_some_and(|count| *count > 0));
+        let mut clusters = Ranked::new(self.centroids, &query.sought, query.kernels, has_matches);
+        let mut nearest = f32::MAX;
         let share = allowed.as_ref().map_or(1.0, |allowed| allowed.share);
         let stop = Stop::new(wanted.recall, wanted.k as f32 / share, query.metric);
         let best = Best::new(query, wanted);
@@ -221,7 +220,8 @@ impl<'a> Clusters<'a> {
         let mut search = Search { query, allowed: allowed.as_ref(), dead, best, probed, promising, lanes };
         // What a look at all of the best costs is spread over several clusters.
         let interval = (search.best.depth / 64).max(1) as u64;
-        while let Some(Reverse(Candidate(distance, cluster))) = next.pop() {
+        while let Some((distance, cluster)) = clusters.next() {
+            nearest = nearest.min(distance);
             if search.probed.clusters.is_multiple_of(interval)
                 && let Some((last, seen)) = search.best.last()
             {
@@ -237,27 +237,14 @@ impl<'a> Clusters<'a> {
                 }
             }
             let list = self.list(cluster as usize)?;
-            if let Some(Reverse(Candidate(_, ahead))) = next.peek() {
-                self.prefetch_list(*ahead as usize);
+            if let Some(ahead) = clusters.peek() {
+                self.prefetch_list(ahead as usize);
             }
             search.probe(distance, &list);
         }
         let Search { best, probed, .. } = search;
         let rows = best.near.into_iter().map(|near| near.score.1).filter(|row| *row != NO_ROW);
         Ok((rows.collect(), probed))
-    }
-
-    /// All clusters that may have matches, with the squared distance to their centroids.
-    fn clusters_by_distance(&self, query: &ClusterQuery, allowed: Option<&Allowed>) -> BinaryHeap<Next> {
-        let counts = allowed.and_then(|allowed| allowed.counts.as_ref());
-        let has_matches =
-            |cluster: u32| counts.is_none_or(|counts| counts.get(cluster as usize).is_some_and(|count| *count > 0));
-        let distances = (0u32..).zip(self.centroids.distances(&query.sought, query.kernels));
-        let next: Vec<Next> = distances
-            .filter(|(cluster, _)| has_matches(*cluster))
-            .map(|(cluster, distance)| Reverse(Candidate(distance, cluster)))
-            .collect();
-        next.into()
     }
 
     /// Asks for the first blocks of a list. They are not read, so not checked.
@@ -365,10 +352,9 @@ impl Search<'_> {
                 && let Some((codes, tail)) =
                     list.residual(*place as usize).and_then(|all| all.split_at_checked(list.dims))
             {
-                let [scale, base] = [0, 4].map(|at| tail[at..].first_chunk().map_or(0.0, |x| f32::from_le_bytes(*x)));
-                let sum = (self.query.kernels.product)(codes, &sought.narrow);
                 self.probed.refined += 1;
-                self.best.offer(sought.refined(sum, scale, base, centroid), || list.row(*place as usize), seen);
+                let score = sought.score(codes, tail, centroid, self.query.kernels);
+                self.best.offer(score, || list.row(*place as usize), seen);
             }
         }
         self.promising = promising;
