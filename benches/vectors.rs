@@ -147,7 +147,15 @@ impl Index {
         if !is_wanted(name) {
             return;
         }
-        let truth: Vec<Vec<u32>> = queries.iter().map(|query| self.exact(query, k, rows)).collect();
+        let mut times = Vec::with_capacity(queries.len());
+        let timed = |query: &&[f32]| {
+            let start = Instant::now();
+            let found = self.exact(query, k, rows);
+            times.push(start.elapsed());
+            found
+        };
+        let truth: Vec<Vec<u32>> = queries.iter().map(timed).collect();
+        println!("{name:24} exact: {:.0} us p50", median(times).as_secs_f64() * 1e6);
         for recall in RECALLS {
             let mut found = self.search(queries, &truth, Wanted { k, recall, known: &[] }, rows);
             found.times.sort_unstable();
@@ -247,7 +255,7 @@ fn main() {
 /// Rows by chance, and those that are nearest to one vector.
 fn made_up(index: &Index, base: &data::Vectors, rows: usize) -> Vec<(String, RoaringBitmap)> {
     let hash = |row: u64| row.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let by_chance = [2, 5, 10, 20, 50].map(|share| {
+    let by_chance = [2, 5, 10, 20, 50, 100, 200, 500].map(|share| {
         let found = (0..rows as u32).filter(|row| hash(u64::from(*row)).is_multiple_of(share));
         (format!("by chance 1 in {share}"), found.collect())
     });
