@@ -29,11 +29,12 @@ class Connections:
 
     def send(self, request):
         """The answer's body; anything but success is an error."""
-        stream = self.stream()
-        stream.sendall(request)
-        got = b""
-        while b"\r\n\r\n" not in got:
-            got += self.receive(stream)
+        try:
+            stream, got = self.begin(request)
+        except ConnectionError:
+            # Servers close connections that wait for their turn for long.
+            self.local.__dict__.pop("stream", None)
+            stream, got = self.begin(request)
         head, _, body = got.partition(b"\r\n\r\n")
         lines = head.lower().split(b"\r\n")
         length = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), None)
@@ -44,6 +45,15 @@ class Connections:
         if not lines[0].split(b" ")[1].startswith(b"2"):
             raise RuntimeError(f"{request[:80]!r}: {lines[0].decode()}: {body[:300].decode(errors='replace')}")
         return body
+
+    def begin(self, request):
+        """Sends a request and reads on until its answer's head is there."""
+        stream = self.stream()
+        stream.sendall(request)
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += self.receive(stream)
+        return stream, got
 
     @staticmethod
     def receive(stream):

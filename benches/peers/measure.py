@@ -8,7 +8,7 @@ BLOCK = 50
 # So much of a block goes unmeasured to every engine and setting before the clock runs.
 WARM_UP = 20
 # An engine whose queries took longer than this in all is not asked the rest at that setting.
-SECONDS_MAX = 20.0
+SECONDS_MAX = 12.0
 # The recall from which on a setting is taken for filters and fusion.
 RECALL_FOR_FILTERS = 0.95
 
