@@ -10,6 +10,7 @@ use shoal::model::document::Document;
 use shoal::model::ids::{DocId, Hlc, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, Element, FullText, Metric, Schema};
 use shoal::model::value::{Value, Vector};
+use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
@@ -132,13 +133,17 @@ fn main() {
     let query = QueryVector::new(Metric::CosineDistance, (0..DIMS).map(|n| n as f32 - 190.0).collect());
     let none = RoaringBitmap::new();
     best("nearest 10 of 120,000 x 384, checksums for the first time", 1, || {
-        reader.nearest(&query, None, &none, 10).unwrap()
+        reader.nearest(&query, None, &none, 10, &Allowance::unlimited()).unwrap()
     });
-    best("nearest 10 of 120,000 x 384", 7, || reader.nearest(&query, None, &none, 10).unwrap());
+    best("nearest 10 of 120,000 x 384", 7, || {
+        reader.nearest(&query, None, &none, 10, &Allowance::unlimited()).unwrap()
+    });
     let half: RoaringBitmap = (0..120_000).step_by(2).collect();
-    best("nearest 10 of every second", 7, || reader.nearest(&query, Some(&half), &none, 10).unwrap());
+    best("nearest 10 of every second", 7, || {
+        reader.nearest(&query, Some(&half), &none, 10, &Allowance::unlimited()).unwrap()
+    });
     best("nearest 10 of 120,000 x 384, one dead", 7, || {
-        reader.nearest(&query, None, &[7].into_iter().collect(), 10).unwrap()
+        reader.nearest(&query, None, &[7].into_iter().collect(), 10, &Allowance::unlimited()).unwrap()
     });
 }
 

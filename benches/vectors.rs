@@ -20,6 +20,7 @@ use shoal::model::document::Document;
 use shoal::model::ids::{DocId, Hlc, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, Metric, Schema};
 use shoal::model::value::{Value, Vector};
+use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
@@ -110,7 +111,7 @@ impl Index {
     fn exact(&self, query: &[f32], k: usize, rows: Option<&RoaringBitmap>) -> Vec<u32> {
         let query = QueryVector::new(self.metric(), query.to_vec());
         let vectors = self.segment.vectors(self.column).unwrap().unwrap();
-        let found = vectors.nearest(&query, rows, &RoaringBitmap::new(), k).unwrap();
+        let found = vectors.nearest(&query, rows, &RoaringBitmap::new(), k, &Allowance::unlimited()).unwrap();
         found.into_iter().map(|(_, row)| row).collect()
     }
 
@@ -140,7 +141,10 @@ impl Index {
         let query = QueryVector::new(self.metric(), values.to_vec());
         let vectors = self.segment.vectors(self.column).unwrap().unwrap();
         let by_codes = ClusterQuery::new(&query);
-        vectors.nearest_in_clusters(&query, &by_codes, wanted, rows, &RoaringBitmap::new()).unwrap().unwrap()
+        vectors
+            .nearest_in_clusters(&query, &by_codes, wanted, rows, &RoaringBitmap::new(), &Allowance::unlimited())
+            .unwrap()
+            .unwrap()
     }
 
     fn report(&self, name: &str, queries: &[&[f32]], k: usize, rows: Option<&RoaringBitmap>) {

@@ -24,6 +24,7 @@ use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::{deletions, envelope};
 use shoal::model::schema::{AttributeType, Metric};
+use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
 use shoal::segment::sparse::SparseReader;
@@ -422,7 +423,7 @@ fn read_segment(data: &[u8]) {
             && let Some(Some(reader)) = either(segment.vectors(column.uid))
         {
             let query = QueryVector::new(Metric::CosineDistance, vec![0.5; dims as usize]);
-            either(reader.nearest(&query, None, &RoaringBitmap::new(), 3));
+            either(reader.nearest(&query, None, &RoaringBitmap::new(), 3, &Allowance::unlimited()));
             either(reader.vector(0));
         }
         if let Some(Some(reader)) = either(segment.text(column.uid)) {

@@ -9,6 +9,7 @@ use shoal::model::document::Document;
 use shoal::model::ids::{DocId, Hlc, Version};
 use shoal::model::schema::{AttributeType, Column, Element, Metric, Schema};
 use shoal::model::value::{Value, Vector};
+use shoal::platform::allowance::{Allowance, End};
 use shoal::platform::mmap::Mapping;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
@@ -88,7 +89,10 @@ fn search(
 ) -> Probed {
     let reader = segment.vectors(schema.columns[0].uid()).unwrap().unwrap();
     let wanted = Wanted { k, recall, known: &[] };
-    reader.nearest_in_clusters(query, &ClusterQuery::new(query), &wanted, rows, dead).unwrap().unwrap()
+    reader
+        .nearest_in_clusters(query, &ClusterQuery::new(query), &wanted, rows, dead, &Allowance::unlimited())
+        .unwrap()
+        .unwrap()
 }
 
 /// The mean recall of some queries, and how many of all vectors were looked at.
@@ -104,7 +108,7 @@ fn measured(
     let (mut hits, mut all, mut scanned) = (0, 0, 0);
     for values in queries {
         let query = QueryVector::new(schema.metric.unwrap(), values.clone());
-        let truth = reader.nearest(&query, rows, dead, k).unwrap();
+        let truth = reader.nearest(&query, rows, dead, k, &Allowance::unlimited()).unwrap();
         let probed = search(segment, schema, &query, (k, recall), rows, dead);
         let found = &probed.nearest;
         assert!(found.is_sorted_by(|a, b| (a.0, a.1) < (b.0, b.1)), "{found:?}");
@@ -175,7 +179,10 @@ fn what_is_known_from_elsewhere_narrows_a_search() {
     let by_codes = ClusterQuery::new(&query);
     let probed = |known: &[f32]| {
         let wanted = Wanted { k: 10, recall: 0.95, known };
-        reader.nearest_in_clusters(&query, &by_codes, &wanted, None, &RoaringBitmap::new()).unwrap().unwrap()
+        reader
+            .nearest_in_clusters(&query, &by_codes, &wanted, None, &RoaringBitmap::new(), &Allowance::unlimited())
+            .unwrap()
+            .unwrap()
     };
     let without = probed(&[]);
     let with = probed(&[without.nearest[0].0 * 0.1; 20]);
@@ -278,9 +285,14 @@ fn vectors_that_are_all_alike_zero_or_huge_are_found_too() {
             let query = QueryVector::new(metric, vec![1.0; 32]);
             let wanted = Wanted { k: 5, recall: 0.95, known: &[] };
             let by_codes = ClusterQuery::new(&query);
-            let found = reader.nearest_in_clusters(&query, &by_codes, &wanted, None, &none).unwrap();
-            let expected: Vec<f32> =
-                reader.nearest(&query, None, &none, 5).unwrap().iter().map(|near| near.0).collect();
+            let found =
+                reader.nearest_in_clusters(&query, &by_codes, &wanted, None, &none, &Allowance::unlimited()).unwrap();
+            let expected: Vec<f32> = reader
+                .nearest(&query, None, &none, 5, &Allowance::unlimited())
+                .unwrap()
+                .iter()
+                .map(|near| near.0)
+                .collect();
             match found {
                 Some(probed) => {
                     let found: Vec<f32> = probed.nearest.iter().map(|near| near.0).collect();
@@ -296,8 +308,36 @@ fn vectors_that_are_all_alike_zero_or_huge_are_found_too() {
         let query = QueryVector::new(metric, vec![0.0; 32]);
         let wanted = Wanted { k: 5, recall: 0.95, known: &[] };
         assert!(
-            reader.nearest_in_clusters(&query, &ClusterQuery::new(&query), &wanted, None, &none).unwrap().is_none()
+            reader
+                .nearest_in_clusters(
+                    &query,
+                    &ClusterQuery::new(&query),
+                    &wanted,
+                    None,
+                    &none,
+                    &Allowance::unlimited()
+                )
+                .unwrap()
+                .is_none()
         );
+    }
+}
+
+#[test]
+fn a_search_that_must_end_ends_while_it_looks_at_vectors() {
+    let schema = schema(32, Element::F32, Metric::CosineDistance);
+    let segment = segment(&schema, &entries(&schema, &vectors(6_000, 32, 1), 0));
+    let reader = segment.vectors(schema.columns[0].uid()).unwrap().unwrap();
+    let query = QueryVector::new(Metric::CosineDistance, vectors(1, 32, 2)[0].clone());
+    let over = Allowance::new(0, || Some(End::TimeIsUp));
+    let none = RoaringBitmap::new();
+    let some: RoaringBitmap = (0..3_000).collect();
+    for rows in [None, Some(&some)] {
+        let wanted = Wanted { k: 5, recall: 0.95, known: &[] };
+        let by_codes = ClusterQuery::new(&query);
+        let found = reader.nearest_in_clusters(&query, &by_codes, &wanted, rows, &none, &over);
+        assert_eq!(found.unwrap_err().code(), "query_timeout");
+        assert_eq!(reader.nearest(&query, rows, &none, 5, &over).unwrap_err().code(), "query_timeout");
     }
 }
 
@@ -348,7 +388,14 @@ fn nonsense_in_clusters_is_no_panic() {
             let reader = segment.vectors(column).unwrap().unwrap();
             for rows in [None, Some(&(0..90).collect()), Some(&(0..2_000).collect())] {
                 let wanted = Wanted { k: 5, recall: 0.99, known: &[] };
-                let _ = reader.nearest_in_clusters(&query, &by_codes, &wanted, rows, &RoaringBitmap::new());
+                let _ = reader.nearest_in_clusters(
+                    &query,
+                    &by_codes,
+                    &wanted,
+                    rows,
+                    &RoaringBitmap::new(),
+                    &Allowance::unlimited(),
+                );
             }
         }
     }

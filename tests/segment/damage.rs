@@ -10,6 +10,7 @@ use shoal::format::segment::{
 use shoal::model::ids::Hlc;
 use shoal::model::schema::Metric;
 use shoal::model::value::Value;
+use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
@@ -51,7 +52,7 @@ fn exercise(segment: &Segment) {
         if let Ok(Some(reader)) = segment.vectors(column.uid) {
             let query = QueryVector::new(Metric::CosineDistance, vec![1.0, 2.0, 3.0]);
             for rows in [None, Some(&[3, 9].into_iter().collect())] {
-                ignore(reader.nearest(&query, rows, &RoaringBitmap::new(), 5).map(drop));
+                ignore(reader.nearest(&query, rows, &RoaringBitmap::new(), 5, &Allowance::unlimited()).map(drop));
             }
         }
         if let Ok(Some(reader)) = segment.text(column.uid) {

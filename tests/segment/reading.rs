@@ -7,6 +7,7 @@ use roaring::RoaringBitmap;
 use shoal::model::ids::DocId;
 use shoal::model::schema::Metric;
 use shoal::model::value::Value;
+use shoal::platform::allowance::Allowance;
 use shoal::segment::builder::Entry;
 use shoal::segment::vectors::{QueryVector, distance};
 use uuid::Uuid;
@@ -155,10 +156,14 @@ fn the_nearest_are_those_of_a_sorted_list_of_all() {
                     }
                     expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
                     expected.truncate(10);
-                    assert_eq!(reader.nearest(&query, rows, &dead, 10).unwrap(), expected);
+                    assert_eq!(reader.nearest(&query, rows, &dead, 10, &Allowance::unlimited()).unwrap(), expected);
                 }
             }
         }
-        assert!(reader.nearest(&QueryVector::new(Metric::DotProduct, vec![1.0]), None, &few, 1).is_err());
+        assert!(
+            reader
+                .nearest(&QueryVector::new(Metric::DotProduct, vec![1.0]), None, &few, 1, &Allowance::unlimited())
+                .is_err()
+        );
     }
 }

@@ -11,6 +11,7 @@ use super::plan::Target;
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::vectors::{ClusterQuery, VectorReader, Wanted, distance};
 
 /// Segments with more bytes of vectors to compare than this are searched side by side.
@@ -55,7 +56,8 @@ pub(super) fn run(
         let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
         let compared = vectors.count().min(rows.len());
         let method = method(&vectors, target, compared, k)?;
-        let job = Job { part, segment, vectors, rows: candidates.filtered.then_some(rows), target, k };
+        let rows = candidates.filtered.then_some(rows);
+        let job = Job { part, segment, vectors, rows, target, k, allowance: work.allowance };
         match method {
             Method::Clusters => by_clusters.push(job),
             Method::Exact => {
@@ -106,7 +108,14 @@ fn search_clusters(
         known.truncate(k);
         let wanted = Wanted { k, recall: target.recall.share(), known: &known };
         let dead = &job.segment.dead;
-        let found = match job.vectors.nearest_in_clusters(&target.query, &by_codes, &wanted, job.rows, dead)? {
+        let found = match job.vectors.nearest_in_clusters(
+            &target.query,
+            &by_codes,
+            &wanted,
+            job.rows,
+            dead,
+            work.allowance,
+        )? {
             Some(probed) => {
                 work.exhaustive += probed.refined;
                 work.bytes += probed.refined * job.vectors.vector_bytes();
@@ -128,12 +137,13 @@ struct Job<'a> {
     rows: Option<&'a RoaringBitmap>,
     target: &'a Target,
     k: usize,
+    allowance: &'a Allowance,
 }
 
 impl Job<'_> {
     /// Compares everything.
     fn run(&self) -> Result<Vec<(f32, u32)>> {
-        self.vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k)
+        self.vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k, self.allowance)
     }
 }
 

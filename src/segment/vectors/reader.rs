@@ -16,6 +16,7 @@ use crate::format::clusters::{LISTS_SECTION, SECTION as CLUSTERS_SECTION, Table}
 use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, decode_rows};
 use crate::model::schema::{ColumnUid, Element};
 use crate::model::value::Vector;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 use crate::segment::sections::{Part, Sections};
 
 /// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
@@ -200,10 +201,11 @@ impl<'a> VectorReader<'a> {
         wanted: &Wanted,
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
+        allowance: &Allowance,
     ) -> Result<Option<Probed>> {
         self.check(query)?;
         let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
-        let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead)?;
+        let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead, allowance)?;
         let mut best = Best::new(wanted.k);
         let measure = Measure::new(query, self.element);
         for row in &near {
@@ -225,6 +227,7 @@ impl<'a> VectorReader<'a> {
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
         k: usize,
+        allowance: &Allowance,
     ) -> Result<Vec<(f32, u32)>> {
         self.check(query)?;
         let Some(matrix) = &self.matrix else { return Ok(Vec::new()) };
@@ -258,16 +261,19 @@ impl<'a> VectorReader<'a> {
             stride: self.stride(),
             reader: self,
         };
+        let ask = |count: u32| allowance.check_at(count, ROWS_PER_CHECK);
         match (candidates, self.present) {
             (None, _) => {
                 let all = matrix.whole()?;
-                for (row, bytes) in all.chunks_exact(scan.stride).enumerate() {
-                    best.offer(scan.distance(row, bytes), row as u32);
+                for (row, bytes) in (0..).zip(all.chunks_exact(scan.stride)) {
+                    ask(row)?;
+                    best.offer(scan.distance(row as usize, bytes), row);
                 }
             }
             // Few of many: only their own chunks are read and checked.
             (Some(few), _) if few.len() < self.count() / SPARSE_CANDIDATES => {
-                for row in &few {
+                for (count, row) in (0..).zip(&few) {
+                    ask(count)?;
                     if let (Some(place), Some(bytes)) = (self.place(row), self.bytes(row)?) {
                         best.offer(scan.distance(place, bytes), row);
                     }
@@ -275,16 +281,18 @@ impl<'a> VectorReader<'a> {
             }
             (Some(many), None) => {
                 let all = matrix.whole()?;
-                for row in &many {
+                for (count, row) in (0..).zip(&many) {
+                    ask(count)?;
                     best.offer(scan.distance_at(all, row as usize), row);
                 }
             }
             (Some(many), Some(present)) => {
                 let all = matrix.whole()?;
                 let mut wanted = many.iter().peekable();
-                for (place, row) in present.iter().enumerate() {
+                for (place, row) in (0..).zip(present) {
+                    ask(place)?;
                     if wanted.next_if_eq(&row).is_some() {
-                        best.offer(scan.distance_at(all, place), row);
+                        best.offer(scan.distance_at(all, place as usize), row);
                     }
                 }
             }

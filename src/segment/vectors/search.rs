@@ -19,6 +19,7 @@ use super::stop::{Progress, Stop};
 use crate::error::{Error, Result};
 use crate::format::clusters::{BLOCK, DIMS_MULTIPLE, Entry, ListLayout, NO_ROW, Table, block_bytes, residual_bytes};
 use crate::model::schema::Metric;
+use crate::platform::allowance::Allowance;
 use crate::segment::row_bits::RowBits;
 use crate::segment::sections::Part;
 
@@ -33,6 +34,8 @@ const RARE_MATCHES: u64 = 8;
 const COUNTED_MATCHES: u64 = 8;
 /// So many matches of a block are compared by their 8-bit codes at once, which is less than to look at the block's 1-bit codes.
 const REFINED_MATCHES: u32 = 1;
+/// How often a search asks whether it must end.
+const CLUSTERS_PER_CHECK: u32 = 64;
 /// Of the list that is searched next, so many bytes are asked for beforehand; the processor asks for those behind them.
 const AHEAD_BYTES: usize = 1_024;
 
@@ -195,6 +198,7 @@ impl<'a> Clusters<'a> {
         wanted: &Wanted,
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
+        allowance: &Allowance,
     ) -> Result<(Vec<u32>, Probed)> {
         let header = *self.table.header();
         if header.metric != query.metric || header.dims != query.sought.rotated.len() {
@@ -236,6 +240,7 @@ impl<'a> Clusters<'a> {
                     break;
                 }
             }
+            allowance.check_at(search.probed.clusters as u32, CLUSTERS_PER_CHECK)?;
             let list = self.list(cluster as usize)?;
             if let Some(ahead) = clusters.peek() {
                 self.prefetch_list(ahead as usize);
