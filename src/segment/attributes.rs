@@ -16,6 +16,9 @@ use crate::model::value::Value;
 /// lists of rows.
 const ROWS_PER_LIST: usize = 16;
 
+/// One row in so many, or more, are put in order by setting bits.
+const ROWS_PER_BIT: usize = 64;
+
 /// The index of one column. Ordinals count its distinct values (of arrays: their elements) in ascending order: false
 /// before true, numbers by size, strings and UUIDs bytewise, times by time.
 #[derive(Clone, Copy)]
@@ -181,10 +184,23 @@ impl<'a> AttributeReader<'a> {
         for ordinal in range {
             bitmaps.extend(self.posting(ordinal, &mut rows)?);
         }
-        rows.sort_unstable();
-        rows.dedup();
-        bitmaps.push(self.sorted(rows)?);
+        if rows.len() < self.rows as usize / ROWS_PER_BIT {
+            rows.sort_unstable();
+            rows.dedup();
+            bitmaps.push(self.sorted(rows)?);
+        } else {
+            bitmaps.push(self.from_bits(&rows));
+        }
         Ok(bitmaps.union())
+    }
+
+    /// Rows in any order, each below the number of rows, as bits: for many that is less than sorting them.
+    fn from_bits(&self, rows: &[u32]) -> RoaringBitmap {
+        let mut bytes = vec![0u8; (self.rows as usize).div_ceil(8)];
+        for row in rows {
+            bytes[*row as usize / 8] |= 1 << (row % 8);
+        }
+        RoaringBitmap::from_lsb0_bytes(0, &bytes)
     }
 
     fn rows_by_walk(&self, range: &Range<u32>) -> Result<RoaringBitmap> {
