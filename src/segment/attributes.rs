@@ -189,13 +189,13 @@ impl<'a> AttributeReader<'a> {
             rows.dedup();
             bitmaps.push(self.sorted(rows)?);
         } else {
-            bitmaps.push(self.from_bits(&rows));
+            bitmaps.push(self.by_bits(&rows));
         }
         Ok(bitmaps.union())
     }
 
     /// Rows in any order, each below the number of rows, as bits: for many that is less than sorting them.
-    fn from_bits(&self, rows: &[u32]) -> RoaringBitmap {
+    fn by_bits(&self, rows: &[u32]) -> RoaringBitmap {
         let mut bytes = vec![0u8; (self.rows as usize).div_ceil(8)];
         for row in rows {
             bytes[*row as usize / 8] |= 1 << (row % 8);
