@@ -57,7 +57,8 @@ impl Query {
     }
 }
 
-fn parse(flag: &str, text: &str) -> Result<Value> {
+/// What a flag says in JSON.
+pub(super) fn parse(flag: &str, text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|error| Error::invalid(format!("{flag}: expected JSON: {error}")))
 }
 
@@ -70,10 +71,7 @@ pub(super) fn search(
     limit: u32,
     show: &[String],
 ) -> Result<Value> {
-    let words = text.map(|text| match attributes {
-        [one] => json!([one, "BM25", text]),
-        many => json!(["Sum", many.iter().map(|attribute| json!([attribute, "BM25", text])).collect::<Vec<_>>()]),
-    });
+    let words = text.map(|text| by_words(attributes, text));
     let near = vector.map(|vector| json!(["vector", "ANN", vector]));
     let one = |rank_by: Value, limit: u32| {
         let mut query = json!({ "rank_by": rank_by, "limit": limit });
@@ -88,14 +86,25 @@ pub(super) fn search(
         query
     };
     Ok(match (words, near) {
-        (Some(words), Some(near)) => {
-            // Each ranking goes deeper than the result, so that a row middling in both can come out ahead.
-            let depth = limit.saturating_mul(5).clamp(50, 10_000);
-            json!({ "queries": [one(words, depth), one(near, depth)], "rerank_by": ["RRF"], "limit": limit })
-        }
+        (Some(words), Some(near)) => fused(limit, |depth| [one(words, depth), one(near, depth)]),
         (Some(rank_by), None) | (None, Some(rank_by)) => one(rank_by, limit),
         (None, None) => one(json!(["id", "asc"]), limit),
     })
+}
+
+/// The ranking by words, of one attribute or of several together.
+pub(super) fn by_words(attributes: &[String], text: &str) -> Value {
+    match attributes {
+        [one] => json!([one, "BM25", text]),
+        many => json!(["Sum", many.iter().map(|attribute| json!([attribute, "BM25", text])).collect::<Vec<_>>()]),
+    }
+}
+
+/// Two rankings fused by reciprocal rank; `rankings` makes them as deep as it is told.
+pub(super) fn fused(limit: u32, rankings: impl FnOnce(u32) -> [Value; 2]) -> Value {
+    // Each ranking goes deeper than the result, so that a row middling in both can come out ahead.
+    let depth = limit.saturating_mul(5).clamp(50, 10_000);
+    json!({ "queries": rankings(depth), "rerank_by": ["RRF"], "limit": limit })
 }
 
 fn print_answer(answer: &Value) -> Result<()> {

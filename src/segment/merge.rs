@@ -15,7 +15,7 @@ use super::builder::{
 };
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
-use super::vectors::carried::{self, Carried};
+use super::vectors::carried::Carried;
 use super::vectors::{VectorReader, clustering, widen_into};
 use super::{Segment, SegmentColumn, Summary};
 use crate::error::{Context, Error, Result};
@@ -377,7 +377,7 @@ fn carried<'a>(readers: &[Option<VectorReader<'a>>], plan: &Plan, found: &[u32])
     found.iter().for_each(|row| counts[plan.rows[*row as usize].0 as usize] += 1);
     let Some((input, _)) = (0..).zip(counts).max_by_key(|(_, count)| *count) else { return Ok(None) };
     let Some(reader) = &readers[input] else { return Ok(None) };
-    let mut places = vec![carried::GONE; plan.new_rows[input].len()];
+    let mut places = vec![GONE; plan.new_rows[input].len()];
     for (place, row) in (0..).zip(found) {
         let (from, row) = plan.rows[*row as usize];
         if from as usize == input {

@@ -7,7 +7,7 @@ mod dead_counts;
 pub mod merge;
 mod merge_postings;
 pub mod reader;
-mod row_bits;
+pub mod row_bits;
 mod sections;
 pub mod sparse;
 pub mod text;

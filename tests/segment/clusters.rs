@@ -201,10 +201,8 @@ fn merged_segments_have_the_clusters_of_their_live_rows() {
             })
             .collect();
         let dead: RoaringBitmap = (100..900).collect();
-        let inputs: Vec<Input> = parts.iter().map(|segment| Input { segment, dead: &dead }).collect();
-        let mut file = Vec::new();
-        merge(Uuid::nil(), &schema, &inputs, Hlc(0), &mut file).unwrap();
-        let merged = Segment::open(Mapping::of_bytes(file), "merged").unwrap();
+        let inputs: Vec<_> = parts.iter().map(|segment| (segment, &dead)).collect();
+        let merged = merged(&schema, &inputs);
         merged.verify().unwrap();
         let (found, _) = measured(&merged, &schema, queries, (10, 0.95), None, &RoaringBitmap::new());
         assert!(found >= 0.94, "{metric:?}: {found}");

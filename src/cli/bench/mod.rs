@@ -21,6 +21,7 @@ use self::measure::{Measurement, Several};
 use self::queries::Source;
 use super::http::{Client, Target, namespace};
 use super::output;
+use super::query::parse;
 use crate::error::{Error, Result};
 use crate::model::query::Recall;
 
@@ -86,7 +87,7 @@ struct Report {
 
 impl Bench {
     pub(super) async fn run(self) -> Result<()> {
-        let filter = self.filter.as_deref().map(parse_filter).transpose()?;
+        let filter = self.filter.as_deref().map(|filter| parse("--filter", filter)).transpose()?;
         let mut client = Client::new(&self.target)?;
         let path = format!("/v1/namespaces/{}/status", self.namespace);
         let status = client.json(Method::GET, &path, Bytes::new(), None).await?;
@@ -139,8 +140,4 @@ impl Bench {
 fn recall(text: &str) -> std::result::Result<Recall, String> {
     let recall = if text == "exact" { Some(Recall::EXACT) } else { text.parse().ok().and_then(Recall::of) };
     recall.ok_or_else(|| "expected a number from 0.5 to 1, or exact".to_owned())
-}
-
-fn parse_filter(text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|error| Error::invalid(format!("--filter: expected JSON: {error}")))
 }

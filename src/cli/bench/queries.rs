@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::http::Client;
+use crate::cli::query::{by_words, fused};
 use crate::error::{Context, Error, Result};
 use crate::model::query::Recall;
 
@@ -75,15 +76,10 @@ impl Asking<'_> {
             body["recall"] = json!(recall);
             body
         };
-        let words = |text: &str| match self.words_in {
-            [attribute] => json!([attribute, "BM25", text]),
-            many => json!(["Sum", many.iter().map(|name| json!([name, "BM25", text])).collect::<Vec<_>>()]),
-        };
+        let words = |text: &str| by_words(self.words_in, text);
         let body = match (&query.vector, &query.text) {
             (Some(vector), Some(text)) if self.hybrid => {
-                // As `shoal query` does: each ranking goes deeper than the result.
-                let depth = limit.saturating_mul(5).clamp(50, 10_000);
-                json!({"queries": [one(words(text), depth), near(vector, depth)], "rerank_by": ["RRF"], "limit": limit})
+                fused(limit, |depth| [one(words(text), depth), near(vector, depth)])
             }
             (Some(vector), _) => near(vector, limit),
             (None, Some(text)) => one(words(text), limit),

@@ -1,7 +1,5 @@
 //! A term's rows and frequencies as one walk, wherever they come from.
 
-use roaring::RoaringBitmap;
-
 use crate::error::Result;
 use crate::format::text::PostingsBytes;
 use crate::segment::text::reader::{Term, TextReader};
@@ -95,25 +93,5 @@ impl Lengths<'_> {
             Lengths::Index(reader) => reader.length(row),
             Lengths::Known(lengths) => lengths.get(row as usize).copied().unwrap_or(0),
         }
-    }
-}
-
-/// A set of rows as one bit per row, for many questions in a row.
-pub(super) struct DenseRows(Vec<u64>);
-
-impl DenseRows {
-    pub(super) fn new(set: &RoaringBitmap, rows: u32) -> Self {
-        let mut words = vec![0; rows.div_ceil(64) as usize];
-        for row in set {
-            if let Some(word) = words.get_mut(row as usize / 64) {
-                *word |= 1u64 << (row % 64);
-            }
-        }
-        DenseRows(words)
-    }
-
-    #[inline]
-    pub(super) fn contains(&self, row: u32) -> bool {
-        self.0.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 }

@@ -7,13 +7,14 @@ use serde_json::{Value as Json, json};
 
 use super::lists::{Blocks, Bm25, List};
 use super::plan::column_to_rank;
-use super::postings::{DenseRows, Lengths, Postings};
+use super::postings::{Lengths, Postings};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
+use crate::segment::row_bits::RowBits;
 use crate::segment::text::reader::Term;
 use crate::segment::text::score::{Norms, idf, qtf_factor, weight};
 use crate::segment::text::terms::DocTerms;
@@ -140,15 +141,15 @@ impl TextScorer {
             return Ok(counts);
         };
         self.analysed.push(None);
-        let mut dense = None;
+        let mut bits = None;
         for (at, term) in self.terms.iter_mut().enumerate() {
             let Some(found) = reader.term(&term.text)? else { continue };
             terms.push((at, found));
             term.documents += u64::from(found.df);
             if !view.dead.is_empty() {
                 let gone = segment.dead_with(&view.dead, self.uid, &found, || {
-                    let dense = dense.get_or_insert_with(|| DenseRows::new(&view.dead, segment.rows()));
-                    reader.count_in(&found, &view.dead, |row| dense.contains(row))
+                    let bits = bits.get_or_insert_with(|| RowBits::new(&view.dead, segment.rows()));
+                    reader.count_in(&found, &view.dead, |row| bits.contains(row))
                 })?;
                 term.documents = term.documents.saturating_sub(gone);
             }

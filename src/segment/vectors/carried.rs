@@ -4,9 +4,8 @@ use super::clustering::{Cluster, Member, centroid_of};
 use super::search::{Clusters, List};
 use crate::error::{Error, Result};
 use crate::model::schema::Metric;
+use crate::segment::merge::GONE;
 
-/// An input's row that is not in the result.
-pub(in crate::segment) const GONE: u32 = u32::MAX;
 /// An input with one in so many of the result's vectors has clusters that are worth to be kept.
 const WORTH: usize = 2;
 

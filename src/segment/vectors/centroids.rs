@@ -76,13 +76,13 @@ impl<'a> Ranked<'a> {
     ) -> Self {
         let dot = kernels::dot(Element::F32);
         let product = dot(&sought.rotated, bytemuck::cast_slice(&centroids.mean));
-        let mean_squared = dot(&centroids.mean, bytemuck::cast_slice(&centroids.mean));
         let mean = product_weight(Metric::EuclideanSquared) * product;
         let mut ranked = Ranked { centroids, sought, kernels, mean, next: BinaryHeap::new() };
         let next = if centroids.count <= few {
             let clusters = (0..centroids.count as u32).filter(|cluster| wanted(*cluster));
             clusters.map(|cluster| Reverse(Candidate(ranked.distance(cluster), cluster))).collect()
         } else {
+            let mean_squared = dot(&centroids.mean, bytemuck::cast_slice(&centroids.mean));
             let distance = (sought.norm_squared + mean_squared - 2.0 * product).max(0.0);
             ranked.bounds(&sought.estimate(mean, MARGIN * distance.sqrt()), wanted)
         };

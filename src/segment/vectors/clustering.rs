@@ -220,8 +220,7 @@ fn group(source: &Source, places: &[u32], wanted: usize) -> Result<Option<Vec<Cl
 
 /// Puts vectors, in ascending order, into the cluster whose centroid is nearest. Says whether all can be coded.
 fn assign(source: &Source, places: &[u32], clusters: &mut [Cluster]) -> Result<bool> {
-    let centroids = clusters.iter().flat_map(|cluster| &cluster.centroid).copied().collect();
-    let centroids = Centroids::new(centroids, source.dims);
+    let centroids = centroids_of(clusters, source.dims);
     let before: Vec<usize> = clusters.iter().map(|cluster| cluster.members.len()).collect();
     let (mut batch, mut nearest) = (Vec::new(), vec![0; BATCH]);
     for places in places.chunks(BATCH) {
@@ -246,6 +245,11 @@ fn assign(source: &Source, places: &[u32], clusters: &mut [Cluster]) -> Result<b
     Ok(true)
 }
 
+/// The centroids of clusters, one after the other.
+fn centroids_of(clusters: &[Cluster], dims: usize) -> Centroids {
+    Centroids::new(clusters.iter().flat_map(|cluster| &cluster.centroid).copied().collect(), dims)
+}
+
 /// Makes several clusters of each that has many more vectors than the others.
 fn split_large(source: &Source, clusters: &mut Vec<Cluster>, count: usize) -> Result<()> {
     let usual = count.div_ceil(clusters_for(count));
@@ -267,8 +271,7 @@ fn split_large(source: &Source, clusters: &mut Vec<Cluster>, count: usize) -> Re
 /// Whether clusters that were carried on are no longer those of the vectors, by a sample of them: too many are not in the nearest
 /// one, or what was added is much farther from its centroid than what was there.
 fn has_moved(source: &Source, clusters: &[Cluster]) -> Result<bool> {
-    let centroids = clusters.iter().flat_map(|cluster| &cluster.centroid).copied().collect();
-    let centroids = Centroids::new(centroids, source.dims);
+    let centroids = centroids_of(clusters, source.dims);
     let every = source.vectors.count().div_ceil(MOVED_SAMPLE);
     let all = (0..).zip(clusters).flat_map(|(at, cluster)| cluster.members.iter().map(move |member| (at, *member)));
     let sample: Vec<(u32, Member)> = all.step_by(every).collect();

@@ -380,18 +380,12 @@ impl Search<'_> {
             if lanes == 0 {
                 continue;
             }
+            let mut left = lanes;
             if lanes.count_ones() <= REFINED_MATCHES {
-                let mut left = lanes;
-                while left != 0 {
-                    let place = at * BLOCK + left.trailing_zeros() as usize;
-                    left &= left - 1;
-                    list.residual(place).into_iter().for_each(prefetch);
-                    self.promising.push((f32::MIN, place as u32));
-                }
-                continue;
+                lower.fill(f32::MIN);
+            } else {
+                left &= (self.query.kernels.scan)(block, &self.query.sought.table, estimate, threshold, &mut lower);
             }
-            let below = (self.query.kernels.scan)(block, &self.query.sought.table, estimate, threshold, &mut lower);
-            let mut left = below & lanes;
             while left != 0 {
                 let lane = left.trailing_zeros() as usize;
                 left &= left - 1;
