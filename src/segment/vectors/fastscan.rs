@@ -5,6 +5,8 @@
 //! what one-bit codes leave open, and four are added as bytes. Scalar and vector kernels give the same to the bit, which the
 //! tests compare.
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 use super::codes::Estimate;
 use crate::format::clusters::{BLOCK, FACTORS_BYTES};
 
@@ -36,7 +38,18 @@ pub(super) struct Kernels {
 impl Kernels {
     pub(super) fn new() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2") {
+        if avx512::available() {
+            return Kernels {
+                // SAFETY: the processor has what they need.
+                scan: |block, table, estimate, threshold, lower| unsafe {
+                    avx512::scan(block, table, estimate, threshold, lower)
+                },
+                // SAFETY: see above.
+                product: |codes, query| unsafe { avx512::product(codes, query) },
+                // SAFETY: see above.
+                members: |rows, words| unsafe { avx512::members(rows, words) },
+            };
+        } else if std::is_x86_feature_detected!("avx2") {
             // SAFETY of the closures: they are handed out only where the processor has AVX2.
             return Kernels {
                 // SAFETY: see above.
@@ -108,7 +121,7 @@ pub(super) fn product_scalar(codes: &[u8], query: &[i16]) -> i32 {
     codes.iter().zip(query).map(|(code, q)| i32::from(*code as i8) * i32::from(*q)).sum()
 }
 
-fn members_scalar(rows: &[[u8; 4]], words: &[u32]) -> u32 {
+pub(super) fn members_scalar(rows: &[[u8; 4]], words: &[u32]) -> u32 {
     rows.iter().take(BLOCK).enumerate().fold(0, |members, (lane, row)| {
         let row = u32::from_le_bytes(*row);
         members | words.get(row as usize / 32).map_or(0, |word| word >> (row % 32) & 1) << lane

@@ -1,11 +1,13 @@
 //! Sums over a query and one stored vector: the products of their elements, or the squares of their differences.
 //!
 //! Invariant: the result is the same to the bit on every processor. Element `i` is added to lane `i % 32`; each product and
-//! each sum is rounded by itself, never fused; the lanes are added in one fixed order. The kernels for AVX2 and NEON follow the
-//! scalar ones step by step, and the tests compare them.
+//! each sum is rounded by itself, never fused; the lanes are added in one fixed order. The kernels for AVX2, AVX-512 and NEON follow
+//! the scalar ones step by step, and the tests compare them.
 
 use half::f16;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
 #[cfg(target_arch = "aarch64")]
 use super::neon;
 use crate::model::schema::Element;
@@ -20,7 +22,9 @@ pub type Kernel = fn(&[f32], &[u8]) -> f32;
 /// The kernel that sums products, for this processor.
 pub fn dot(element: Element) -> Kernel {
     #[cfg(target_arch = "x86_64")]
-    if avx2::available() {
+    if avx512::available() {
+        return avx512::dot(element);
+    } else if avx2::available() {
         return avx2::dot(element);
     }
     #[cfg(target_arch = "aarch64")]
@@ -37,7 +41,9 @@ pub fn dot(element: Element) -> Kernel {
 /// The kernel that sums squared differences, for this processor.
 pub fn squared_difference(element: Element) -> Kernel {
     #[cfg(target_arch = "x86_64")]
-    if avx2::available() {
+    if avx512::available() {
+        return avx512::squared_difference(element);
+    } else if avx2::available() {
         return avx2::squared_difference(element);
     }
     #[cfg(target_arch = "aarch64")]

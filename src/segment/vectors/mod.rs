@@ -2,13 +2,16 @@
 //!
 //! | file | what it does |
 //! | --- | --- |
-//! | `kernels`, `neon` | sums over a query and one stored vector; those and the scan of codes for 64-bit Arm |
+//! | `kernels` | sums over a query and one stored vector |
+//! | `avx512`, `neon` | those and the scan of codes for the processors that have it |
 //! | `reader` | a column's vectors by row, and exact search |
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
 //! | `centroids` | centroids by their distance to a query, coded like vectors |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod carried;
 mod centroids;
 pub mod clustering;
