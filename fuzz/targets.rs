@@ -24,12 +24,13 @@ use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::{deletions, envelope};
 use shoal::model::schema::{AttributeType, Metric};
+use shoal::model::value::Multivector;
 use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
 use shoal::segment::sparse::SparseReader;
 use shoal::segment::text::reader::TextReader;
-use shoal::segment::vectors::QueryVector;
+use shoal::segment::vectors::{QueryTokens, QueryVector};
 
 /// What a target does with any bytes.
 pub type Body = fn(&[u8]);
@@ -425,6 +426,14 @@ fn read_segment(data: &[u8]) {
             let query = QueryVector::new(Metric::CosineDistance, vec![0.5; dims as usize]);
             either(reader.nearest(&query, None, &RoaringBitmap::new(), 3, &Allowance::unlimited()));
             either(reader.vector(0));
+        }
+        if let Some(Some(reader)) = either(segment.tokens(column.uid)) {
+            let elements = vec![0.5; 2 * reader.dims() as usize];
+            let tokens = Multivector { dims: reader.dims(), elements };
+            if let Some(query) = QueryTokens::new(Metric::CosineDistance, &tokens) {
+                either(reader.nearest(&query, None, &RoaringBitmap::new(), 3, &Allowance::unlimited()));
+            }
+            either(reader.value(0));
         }
         if let Some(Some(reader)) = either(segment.text(column.uid)) {
             either(reader.prefix_terms("", LOOKED_AT));

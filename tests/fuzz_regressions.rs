@@ -44,11 +44,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "conflicts" => &["conflicts.json"],
         "deletions" => &["deletions.del"],
         "envelope" => &["_format.json"],
-        "log" => &["log.wal"],
+        "log" => &["log.wal", "log-multivectors.wal"],
         "manifest" => &["manifest.json", "manifest-answers.json"],
         "names" => &["binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json"],
-        "segment" => &["segment.seg"],
+        "segment" => &["segment.seg", "segment-tokens.seg"],
         "snapshot" => &[
             "snapshot.snp",
             "snapshot-increment.snp",
@@ -62,10 +62,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let golden = |name: &&str| ((*name).to_owned(), fs::read(root().join("tests/golden/v1").join(name)).unwrap());
     let mut seeds: Vec<(String, Vec<u8>)> = files.iter().map(golden).collect();
     if target == "record" {
-        // The payload of the golden log's first frame, behind the header of the log and its own.
-        let (name, log) = golden(&"log.wal");
-        let length = u32::from_le_bytes(*log[72..].first_chunk().unwrap()) as usize;
-        seeds.push((name, log[112..112 + length].to_vec()));
+        // The payload of each golden log's first frame, behind the header of the log and its own.
+        for (name, log) in ["log.wal", "log-multivectors.wal"].iter().map(golden) {
+            let length = u32::from_le_bytes(*log[72..].first_chunk().unwrap()) as usize;
+            seeds.push((name, log[112..112 + length].to_vec()));
+        }
     }
     seeds.extend(regressions(target));
     seeds

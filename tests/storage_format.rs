@@ -32,7 +32,7 @@ use shoal::format::snapshot::{
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
-use shoal::model::value::{SparseVector, Value, Vector};
+use shoal::model::value::{Multivector, SparseVector, Value, Vector};
 use shoal::model::version_vector::VersionVector;
 use uuid::Uuid;
 
@@ -117,6 +117,19 @@ fn frames() -> Vec<Frame> {
     ]
 }
 
+/// Values that came after the first golden log was made.
+fn later_frames() -> Vec<Frame> {
+    let values = [
+        Value::Multivector(Multivector { dims: 2, elements: vec![0.1, -2.0, 0.5, 0.0] }),
+        Value::Multivector(Multivector { dims: 300, elements: Vec::new() }),
+    ];
+    let fields = values.into_iter().enumerate().map(|(n, value)| (ColumnUid(n as u64), value)).collect();
+    let records = vec![Record::Upsert { id: DocId::Uint(1), fields }];
+    let mut frame = frames().remove(1);
+    (frame.first_seq, frame.batch) = (header().first_seq, Batch { records, ..Batch::default() });
+    vec![frame]
+}
+
 fn schema() -> Schema {
     let mut title = Column::new("title", AttributeType::String, 0);
     title.full_text = Some(FullText::default());
@@ -129,9 +142,9 @@ fn schema() -> Schema {
     }
 }
 
-fn log() -> Vec<u8> {
+fn log(frames: Vec<Frame>) -> Vec<u8> {
     let mut bytes = encode_header(&header());
-    for frame in frames() {
+    for frame in frames {
         bytes.extend(encode_frame(header().salt, &frame).unwrap());
     }
     bytes
@@ -568,8 +581,10 @@ fn golden(version: &str, name: &str, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn golden_files_are_read_and_written_to_the_byte() {
-    let log = decode_log(&golden("v1", "log.wal", &log()), "golden").unwrap();
-    assert_eq!((log.header, log.frames, log.torn), (header(), frames(), false));
+    for (name, frames) in [("log.wal", frames()), ("log-multivectors.wal", later_frames())] {
+        let log = decode_log(&golden("v1", name, &log(frames.clone())), "golden").unwrap();
+        assert_eq!((log.header, log.frames, log.torn), (header(), frames, false));
+    }
     for (name, manifest) in [("manifest.json", manifest()), ("manifest-answers.json", manifest_with_answers())] {
         let bytes = golden("v2", name, &encode_manifest(&manifest).unwrap().0);
         assert_eq!(decode_manifest(&bytes, "golden").unwrap().0, manifest);

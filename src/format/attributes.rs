@@ -45,7 +45,8 @@ pub fn key_kind(kind: AttributeType) -> Option<KeyKind> {
     match kind.element() {
         AttributeType::String => Some(KeyKind::Text),
         AttributeType::Uuid => Some(KeyKind::Uuid),
-        AttributeType::Bytes | AttributeType::Vector { .. } | AttributeType::Sparse => None,
+        AttributeType::Bytes | AttributeType::Sparse => None,
+        AttributeType::Vector { .. } | AttributeType::Multivector { .. } => None,
         _ => Some(KeyKind::Number),
     }
 }

@@ -7,11 +7,12 @@ use bincode::{Decode, Encode};
 use half::f16;
 use uuid::Uuid;
 
+use super::vectors::decode_tokens;
 use crate::error::{Error, Result};
 use crate::model::document::Document;
 use crate::model::ids::{DocId, Hlc, Origin, STRING_ID_BYTES_MAX, Version};
 use crate::model::schema::{ColumnUid, Schema};
-use crate::model::value::{SparseVector, Value, Vector};
+use crate::model::value::{Multivector, SparseVector, Value, Vector};
 
 /// The longest payload of one frame, in bytes. A larger commit takes several frames.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -108,6 +109,8 @@ enum ValueBytes {
     VectorI8(Vec<u8>),
     /// Terms in order, and each one's f16 weight as its bits.
     Sparse(Vec<(String, u16)>),
+    /// Dimensions of each token, and the elements of all as raw little-endian bytes.
+    MultivectorF32(u32, Vec<u8>),
 }
 
 fn configuration() -> impl bincode::config::Config {
@@ -294,6 +297,7 @@ fn value_to_bytes(value: &Value) -> ValueBytes {
         Value::Sparse(v) => {
             ValueBytes::Sparse(v.entries.iter().map(|(term, weight)| (term.clone(), weight.to_bits())).collect())
         }
+        Value::Multivector(v) => ValueBytes::MultivectorF32(v.dims, bytemuck::cast_slice(&v.elements).to_vec()),
     }
 }
 
@@ -351,6 +355,12 @@ fn value_from_bytes(value: ValueBytes, what: &str) -> Result<Value> {
             }
             Value::Sparse(SparseVector { entries })
         }
+        ValueBytes::MultivectorF32(0, _) => {
+            return Err(Error::corrupt(format!("{what}: a multivector has tokens of no dimensions")));
+        }
+        ValueBytes::MultivectorF32(dims, v) => {
+            Value::Multivector(Multivector { dims, elements: decode_tokens(&v, dims, what)? })
+        }
     })
 }
 
@@ -359,7 +369,7 @@ mod tests {
     use super::{Batch, IdempotencyEntry, Record, decode_batch, encode_batch};
     use crate::model::ids::{DocId, Hlc, Origin, Version};
     use crate::model::schema::{AttributeType, Column, ColumnUid, Schema};
-    use crate::model::value::{SparseVector, Value, Vector};
+    use crate::model::value::{Multivector, SparseVector, Value, Vector};
     use half::f16;
     use uuid::Uuid;
 
@@ -384,6 +394,8 @@ mod tests {
             Value::Vector(Vector::F16(vec![f16::from_f32(0.5)])),
             Value::Vector(Vector::I8(vec![-128, 127])),
             Value::Sparse(SparseVector { entries: vec![("fugu".into(), f16::from_f32(0.654_321))] }),
+            Value::Multivector(Multivector { dims: 2, elements: vec![0.1, -2.0, 3.0, 4.0] }),
+            Value::Multivector(Multivector { dims: 2, elements: vec![] }),
         ]
     }
 

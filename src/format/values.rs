@@ -7,9 +7,9 @@ use super::bytes::Reader;
 use super::varint;
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Element};
-use crate::model::value::{SparseVector, Value, Vector};
+use crate::model::value::{Multivector, SparseVector, Value, Vector};
 
-/// Adds the bytes of a value. Dense vectors are not in rows.
+/// Adds the bytes of a value. Dense vectors and multivectors are not in rows.
 pub fn encode(value: &Value, out: &mut Vec<u8>) {
     match value {
         Value::Bool(v) => out.push(u8::from(*v)),
@@ -31,6 +31,7 @@ pub fn encode(value: &Value, out: &mut Vec<u8>) {
             }
         }
         Value::Vector(v) => out.extend_from_slice(super::vectors::bytes_of(v)),
+        Value::Multivector(v) => out.extend_from_slice(bytemuck::cast_slice(&v.elements)),
         Value::Sparse(v) => {
             for (term, weight) in &v.entries {
                 varint::write(out, term.len() as u64);
@@ -67,6 +68,9 @@ pub fn is_of(value: &Value, kind: AttributeType) -> bool {
                 Vector::I8(_) => Element::I8,
             };
             found == element && vector.dims() == dims as usize
+        }
+        (Value::Multivector(v), AttributeType::Multivector { dims }) => {
+            v.dims == dims && v.elements.len().is_multiple_of(dims as usize)
         }
         _ => false,
     }
@@ -122,6 +126,9 @@ pub fn decode(kind: AttributeType, bytes: &[u8], what: &str) -> Result<Value> {
         }
         AttributeType::Sparse => Value::Sparse(sparse(bytes, what)?),
         AttributeType::Vector { dims, element } => Value::Vector(super::vectors::decode(bytes, dims, element, what)?),
+        AttributeType::Multivector { dims } => {
+            Value::Multivector(Multivector { dims, elements: super::vectors::decode_tokens(bytes, dims, what)? })
+        }
     })
 }
 

@@ -1,4 +1,4 @@
-//! Dense vectors as bytes: a column's matrix, row after row, and the sets and norms beside it.
+//! Dense vectors and multivectors as bytes: a column's matrix, row after row, and the sets, ends and norms beside it.
 
 use half::f16;
 use roaring::RoaringBitmap;
@@ -9,6 +9,8 @@ use crate::model::value::Vector;
 
 /// Vectors of the rows that have one, in row order, without gaps.
 pub const SECTION: &str = "vectors";
+/// Of multivectors: where each row's tokens end (u32, counted in tokens), which are in [`SECTION`] one after the other.
+pub const ENDS_SECTION: &str = "vectors.ends";
 /// The rows that have one, as a bitmap; no such section when all have.
 pub const PRESENT_SECTION: &str = "vectors.present";
 /// The Euclidean norm (f32) of each vector; only where vectors are compared by their angle.
@@ -42,6 +44,19 @@ pub fn decode(bytes: &[u8], dims: u32, element: Element, what: &str) -> Result<V
         return Err(Error::corrupt(format!("{what}: a vector has an element that is not finite")));
     }
     Ok(vector)
+}
+
+/// The elements of tokens of `dims` dimensions each in `bytes`, checked to be finite.
+pub fn decode_tokens(bytes: &[u8], dims: u32, what: &str) -> Result<Vec<f32>> {
+    let (elements, rest) = bytes.as_chunks();
+    if !rest.is_empty() || !elements.len().is_multiple_of(dims.max(1) as usize) {
+        return Err(Error::corrupt(format!("{what}: {} bytes are no tokens of [{dims}]f32", bytes.len())));
+    }
+    let elements: Vec<f32> = elements.iter().map(|x| f32::from_le_bytes(*x)).collect();
+    if !elements.iter().all(|x| x.is_finite()) {
+        return Err(Error::corrupt(format!("{what}: a token has an element that is not finite")));
+    }
+    Ok(elements)
 }
 
 /// A set of rows as bytes: the portable Roaring format.

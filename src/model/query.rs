@@ -268,6 +268,6 @@ pub struct RecallOutcome {
     pub avg_recall: f64,
     pub avg_exhaustive_count: f64,
     pub avg_ann_count: f64,
-    /// Query vector and its true nearest rows; only when asked for.
-    pub ground_truth: Option<Vec<(Vec<f32>, Vec<ResultRow>)>>,
+    /// Query vector, or vectors, and the true nearest rows; only when asked for.
+    pub ground_truth: Option<Vec<(Value, Vec<ResultRow>)>>,
 }

@@ -8,9 +8,9 @@ use super::ids::IdType;
 
 /// The most attributes a namespace may have.
 pub const COLUMNS_MAX: usize = 1_024;
-/// The most dense vector columns a namespace may have.
+/// The most columns that ANN searches a namespace may have.
 pub const VECTOR_COLUMNS_MAX: usize = 8;
-/// The most dimensions of a dense vector.
+/// The most dimensions of a dense vector, or of a token's.
 pub const DIMS_MAX: u32 = 10_752;
 /// The longest attribute name, in bytes.
 pub const ATTRIBUTE_NAME_BYTES_MAX: usize = 128;
@@ -47,6 +47,10 @@ pub enum AttributeType {
     },
     /// `{}f16`.
     Sparse,
+    /// `[][N]f32`: one vector for each token of a document.
+    Multivector {
+        dims: u32,
+    },
 }
 
 /// A dense vector's element type.
@@ -84,6 +88,9 @@ pub struct Column {
     pub glob: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub fuzzy: bool,
+    /// Whether a multivector's tokens can be searched by those of a query.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub late_interaction: bool,
     /// The attribute that this one is made from, as a vector from its text: a merge that joins documents attribute by
     /// attribute takes both from the same side.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,16 +203,16 @@ impl Schema {
 impl Column {
     /// A column of `kind` with the contract's defaults: everything is filterable but bytes and vectors.
     pub fn new(name: impl Into<String>, kind: AttributeType, epoch: u32) -> Self {
-        let filterable = !matches!(kind, AttributeType::Bytes | AttributeType::Vector { .. } | AttributeType::Sparse);
         Column {
             name: name.into(),
             kind,
             epoch,
-            filterable,
+            filterable: kind.is_filterable(),
             full_text: None,
             regex: false,
             glob: false,
             fuzzy: false,
+            late_interaction: false,
             derived_from: None,
         }
     }
@@ -214,6 +221,11 @@ impl Column {
     /// distinct text. What is there for patterns alone is left out where a text is longer than [`FILTERABLE_BYTES_MAX`].
     pub fn is_indexed(&self) -> bool {
         self.kind.is_filterable() && (self.filterable || self.regex || self.glob || self.fuzzy)
+    }
+
+    /// Whether ANN and kNN search the column, which takes a distance metric.
+    pub fn has_ann(&self) -> bool {
+        self.kind.is_vector() || self.late_interaction
     }
 
     /// The identity: the first 8 bytes, little-endian, of BLAKE3 over `name NUL type NUL epoch` in decimal.
@@ -247,14 +259,20 @@ impl AttributeType {
 
     /// Whether columns of this type can have an index for filters.
     pub fn is_filterable(self) -> bool {
-        !matches!(self, AttributeType::Bytes | AttributeType::Vector { .. } | AttributeType::Sparse)
+        !matches!(self, AttributeType::Bytes | AttributeType::Sparse) && !self.has_vectors()
     }
 
+    /// Whether values are dense vectors.
     pub fn is_vector(self) -> bool {
         matches!(self, AttributeType::Vector { .. })
     }
 
-    /// Reads a type as the wire writes it: `string`, `[]uint`, `[384]f32`, `{}f16`. `None` when it is none.
+    /// Whether values are dense vectors, one or several: segments keep them beside the other fields of documents.
+    pub fn has_vectors(self) -> bool {
+        matches!(self, AttributeType::Vector { .. } | AttributeType::Multivector { .. })
+    }
+
+    /// Reads a type as the wire writes it: `string`, `[]uint`, `[384]f32`, `[][128]f32`, `{}f16`. `None` when it is none.
     pub fn parse(text: &str) -> Option<AttributeType> {
         Some(match text {
             "bool" => AttributeType::Bool,
@@ -274,7 +292,8 @@ impl AttributeType {
             "[]datetime" => AttributeType::DateTimes,
             "{}f16" => AttributeType::Sparse,
             _ => {
-                let (dims, element) = text.strip_prefix('[')?.split_once(']')?;
+                let one = text.strip_prefix("[]");
+                let (dims, element) = one.unwrap_or(text).strip_prefix('[')?.split_once(']')?;
                 let element = match element {
                     "f32" => Element::F32,
                     "f16" => Element::F16,
@@ -282,7 +301,11 @@ impl AttributeType {
                     _ => return None,
                 };
                 let dims = dims.parse().ok().filter(|n| (1..=DIMS_MAX).contains(n))?;
-                AttributeType::Vector { dims, element }
+                match one {
+                    None => AttributeType::Vector { dims, element },
+                    Some(_) if element == Element::F32 => AttributeType::Multivector { dims },
+                    Some(_) => return None,
+                }
             }
         })
     }
@@ -308,6 +331,7 @@ impl fmt::Display for AttributeType {
             AttributeType::DateTimes => "[]datetime",
             AttributeType::Sparse => "{}f16",
             AttributeType::Vector { dims, element } => return write!(f, "[{dims}]{}", element.name()),
+            AttributeType::Multivector { dims } => return write!(f, "[][{dims}]f32"),
         })
     }
 }

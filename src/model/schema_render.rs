@@ -15,7 +15,9 @@ pub fn v1(schema: &Schema) -> Json {
         config.insert("type".into(), column.kind.to_string().into());
         config.insert("filterable".into(), filterable(column).map_or(Json::Null, Json::from));
         config.insert("full_text_search".into(), column.full_text.as_ref().map_or(Json::Null, full_text));
-        if column.kind.is_vector() {
+        if column.late_interaction {
+            config.insert("ann".into(), json!({"late_interaction": true}));
+        } else if column.has_ann() {
             config.insert("ann".into(), true.into());
         }
         flags(column, &mut config);
@@ -37,15 +39,16 @@ pub fn metadata(schema: &Schema) -> Json {
         if let Some(options) = &column.full_text {
             config.insert("full_text_search".into(), full_text(options));
         }
-        match column.kind {
-            AttributeType::Vector { .. } => {
-                let ann = schema.metric.map_or(json!(true), |metric| json!({"distance_metric": metric.name()}));
-                config.insert("ann".into(), ann);
+        if column.has_ann() {
+            let mut ann = Map::new();
+            ann.extend(schema.metric.map(|metric| ("distance_metric".to_owned(), metric.name().into())));
+            if column.late_interaction {
+                ann.insert("late_interaction".into(), true.into());
             }
-            AttributeType::Sparse => {
-                config.insert("sparse_knn".into(), json!({"distance_metric": Metric::DotProduct.name()}));
-            }
-            _ => {}
+            config.insert("ann".into(), if ann.is_empty() { true.into() } else { Json::Object(ann) });
+        }
+        if column.kind == AttributeType::Sparse {
+            config.insert("sparse_knn".into(), json!({"distance_metric": Metric::DotProduct.name()}));
         }
         flags(column, &mut config);
         out.insert(column.name.clone(), Json::Object(config));
@@ -60,7 +63,7 @@ fn id_type(schema: &Schema) -> &'static str {
 
 /// `None` for vectors, to which filters do not apply.
 fn filterable(column: &Column) -> Option<bool> {
-    (!column.kind.is_vector()).then_some(column.filterable)
+    (!column.kind.has_vectors()).then_some(column.filterable)
 }
 
 fn flags(column: &Column, config: &mut Map<String, Json>) {
@@ -104,6 +107,8 @@ mod tests {
             columns: vec![
                 Column::new("vector", vector, 0),
                 Column::new("weights", AttributeType::Sparse, 0),
+                Column { late_interaction: true, ..Column::new("tokens", AttributeType::Multivector { dims: 4 }, 0) },
+                Column::new("stored", AttributeType::Multivector { dims: 4 }, 0),
                 text,
                 path,
                 Column::new("tags", AttributeType::Strings, 0),
@@ -122,6 +127,10 @@ mod tests {
             "id": {"type": "uint", "filterable": null, "full_text_search": null},
             "vector": {"type": "[2]f32", "filterable": null, "full_text_search": null, "ann": true},
             "weights": {"type": "{}f16", "filterable": false, "full_text_search": null},
+            "tokens": {
+                "type": "[][4]f32", "filterable": null, "full_text_search": null, "ann": {"late_interaction": true},
+            },
+            "stored": {"type": "[][4]f32", "filterable": null, "full_text_search": null},
             "text": {"type": "string", "filterable": false, "full_text_search": fts},
             "path": {"type": "string", "filterable": false, "full_text_search": null, "glob": true},
             "tags": {"type": "[]string", "filterable": true, "full_text_search": null},
@@ -134,6 +143,9 @@ mod tests {
         let shown = metadata(&schema());
         assert_eq!(shown["id"], json!({"type": "uint"}));
         assert_eq!(shown["vector"], json!({"type": "[2]f32", "ann": {"distance_metric": "cosine_distance"}}));
+        let ann = json!({"distance_metric": "cosine_distance", "late_interaction": true});
+        assert_eq!(shown["tokens"], json!({"type": "[][4]f32", "ann": ann}));
+        assert_eq!(shown["stored"], json!({"type": "[][4]f32"}));
         let weights = json!({"type": "{}f16", "filterable": false, "sparse_knn": {"distance_metric": "dot_product"}});
         assert_eq!(shown["weights"], weights);
         assert_eq!(shown["tags"], json!({"type": "[]string", "filterable": true}));

@@ -25,6 +25,7 @@ pub enum Value {
     DateTimes(Vec<i64>),
     Vector(Vector),
     Sparse(SparseVector),
+    Multivector(Multivector),
 }
 
 /// A dense vector in its column's element type. All elements are finite.
@@ -33,6 +34,15 @@ pub enum Vector {
     F32(Vec<f32>),
     F16(Vec<f16>),
     I8(Vec<i8>),
+}
+
+/// The vectors of one document's tokens, in their order; there may be none. All elements are finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Multivector {
+    /// Of each token; never 0.
+    pub dims: u32,
+    /// Token after token.
+    pub elements: Vec<f32>,
 }
 
 /// A sparse vector: terms in bytewise order, each once, with its weight (finite).
@@ -60,6 +70,12 @@ impl Vector {
     }
 }
 
+impl Multivector {
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.elements.chunks_exact(self.dims as usize)
+    }
+}
+
 impl Value {
     /// Logical size in bytes, as billing and metadata count it: text as UTF-8, vectors by element width.
     pub fn logical_bytes(&self) -> u64 {
@@ -79,6 +95,7 @@ impl Value {
             Value::Vector(Vector::F32(v)) => 4 * v.len(),
             Value::Vector(Vector::F16(v)) => 2 * v.len(),
             Value::Vector(Vector::I8(v)) => v.len(),
+            Value::Multivector(v) => 4 * v.elements.len(),
             Value::Sparse(s) => s.entries.iter().map(|(term, _)| term.len() + 2).sum(),
         };
         n as u64

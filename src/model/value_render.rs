@@ -32,8 +32,8 @@ pub fn f32_json(value: f32) -> Json {
     text.as_str().parse::<f64>().map_or(Json::Null, Json::from)
 }
 
-/// A value. Dense vectors are arrays of numbers or base64 of little-endian f32, whatever the element type; bytes are
-/// base64.
+/// A value. Dense vectors are arrays of numbers or base64 of little-endian f32, whatever the element type, and multivectors
+/// arrays of either; bytes are base64.
 pub fn to_json(value: &Value, base64_vectors: bool) -> Json {
     match value {
         Value::Bool(v) => (*v).into(),
@@ -51,10 +51,11 @@ pub fn to_json(value: &Value, base64_vectors: bool) -> Json {
         Value::Strings(v) => v.iter().map(String::as_str).collect(),
         Value::Uuids(v) => v.iter().map(ToString::to_string).collect(),
         Value::DateTimes(v) => v.iter().map(|millis| datetime::format(*millis)).collect(),
-        Value::Vector(v) if base64_vectors => vector_base64(v).into(),
-        Value::Vector(Vector::F32(v)) => v.iter().map(|x| f32_json(*x)).collect(),
+        Value::Vector(v) if base64_vectors => base64(&v.to_f32()),
+        Value::Vector(Vector::F32(v)) => numbers(v),
         Value::Vector(Vector::F16(v)) => v.iter().map(|x| f32_json(x.to_f32())).collect(),
         Value::Vector(Vector::I8(v)) => v.iter().copied().collect(),
+        Value::Multivector(v) => v.tokens().map(if base64_vectors { base64 } else { numbers }).collect(),
         Value::Sparse(v) => {
             let entries = v.entries.iter().map(|(term, weight)| (term.clone(), f32_json(weight.to_f32())));
             Json::Object(entries.collect::<Map<String, Json>>())
@@ -74,9 +75,13 @@ pub fn document_json(document: &Document, schema: &Schema) -> Json {
     Json::Object(row)
 }
 
-fn vector_base64(vector: &Vector) -> String {
-    let bytes: Vec<u8> = vector.to_f32().iter().flat_map(|x| x.to_le_bytes()).collect();
-    STANDARD.encode(bytes)
+fn numbers(elements: &[f32]) -> Json {
+    elements.iter().map(|x| f32_json(*x)).collect()
+}
+
+fn base64(elements: &[f32]) -> Json {
+    let bytes: Vec<u8> = elements.iter().flat_map(|x| x.to_le_bytes()).collect();
+    STANDARD.encode(bytes).into()
 }
 
 /// Text of one number, without the heap.
@@ -105,7 +110,7 @@ impl std::fmt::Write for Digits {
 mod tests {
     use super::{f32_json, id_json, to_json};
     use crate::model::ids::DocId;
-    use crate::model::value::{SparseVector, Value, Vector};
+    use crate::model::value::{Multivector, SparseVector, Value, Vector};
     use half::f16;
     use serde_json::json;
     use uuid::Uuid;
@@ -144,6 +149,9 @@ mod tests {
         let bytes = Value::Vector(Vector::I8(vec![-1, 2]));
         assert_eq!(to_json(&bytes, false), json!([-1, 2]));
         assert_eq!(to_json(&bytes, true), json!("AACAvwAAAEA="));
+        let tokens = Value::Multivector(Multivector { dims: 3, elements: vec![0.1, 0.2, 0.3, 1.0, 0.5, -1.0] });
+        assert_eq!(to_json(&tokens, false), json!([[0.1, 0.2, 0.3], [1.0, 0.5, -1.0]]));
+        assert_eq!(to_json(&tokens, true), json!(["zczMPc3MTD6amZk+", "AACAPwAAAD8AAIC/"]));
         let sparse = Value::Sparse(SparseVector { entries: vec![("fugu".into(), f16::from_f32(0.5))] });
         assert_eq!(to_json(&sparse, true), json!({"fugu": 0.5}));
         assert_eq!(to_json(&Value::DateTimes(vec![0]), false), json!(["1970-01-01T00:00:00Z"]));

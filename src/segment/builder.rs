@@ -12,7 +12,7 @@ use super::text::reader::TextBuilder;
 use super::text::terms::DocTerms;
 use super::text::tokens::Analyzer;
 use super::vectors::{clustering, element_of, norm, widen_into};
-use super::{SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION};
+use super::{SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION, multivectors};
 use crate::error::{Error, Result};
 use crate::format::attributes::key_kind;
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record};
@@ -69,8 +69,10 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
     let logical_bytes = write_sizes(&sizes, &mut out)?;
     write_tombstones(&tombstones, &mut out)?;
     for column in &columns {
-        if column.column.kind.is_vector() {
-            write_vectors(column, schema.metric, &documents, &mut out)?;
+        match column.column.kind {
+            AttributeType::Vector { .. } => write_vectors(column, schema.metric, &documents, &mut out)?,
+            AttributeType::Multivector { .. } => multivectors::write(column, &documents, &mut out)?,
+            _ => {}
         }
         let values = || documents.iter().filter_map(|document| document.get(column.uid));
         if may_index(&column.column) && values().all(|value| fits_index(column.column.filterable, value)) {
@@ -159,7 +161,7 @@ fn write_rows(columns: &[SegmentColumn], documents: &[&Document], out: &mut Segm
                 )));
             }
             size += value.logical_bytes();
-            if !column.column.kind.is_vector() {
+            if !column.column.kind.has_vectors() {
                 fields.push((place, value));
             }
         }

@@ -17,7 +17,7 @@ use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
 use super::vectors::carried::Carried;
 use super::vectors::{VectorReader, clustering, widen_into};
-use super::{Segment, SegmentColumn, Summary};
+use super::{Segment, SegmentColumn, Summary, multivectors};
 use crate::error::{Context, Error, Result};
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record_of_bytes};
 use crate::format::segment_writer::SegmentWriter;
@@ -72,8 +72,10 @@ pub fn merge(
     drop(sizes);
     write_tombstones(&plan.tombstones, &mut out)?;
     for column in &columns {
-        if column.column.kind.is_vector() {
-            merge_vectors(inputs, column, schema.metric, &plan, rows, &mut out)?;
+        match column.column.kind {
+            AttributeType::Vector { .. } => merge_vectors(inputs, column, schema.metric, &plan, rows, &mut out)?,
+            AttributeType::Multivector { .. } => multivectors::merge(inputs, column, &plan, &mut out)?,
+            _ => {}
         }
         if may_index(&column.column) && !collected.too_long.contains(&column.uid) {
             merge_attribute(inputs, column, &plan, collected.values.remove(&column.uid), rows, &mut out)?;
@@ -244,8 +246,8 @@ struct Columns {
     wanted: Vec<bool>,
     /// Whether records can be copied as they are.
     same: bool,
-    /// Dense vector columns that are dropped, and the logical bytes of each of their vectors.
-    dropped_vectors: Vec<(ColumnUid, u64)>,
+    /// Columns that are dropped and whose values are not among the fields of records.
+    dropped_vectors: Vec<ColumnUid>,
 }
 
 impl Columns {
@@ -258,12 +260,8 @@ impl Columns {
             .columns()
             .iter()
             .zip(&places)
-            .filter_map(|(column, place)| match (column.column.kind, place) {
-                (AttributeType::Vector { dims, element }, None) => {
-                    Some((column.uid, u64::from(dims) * element.bytes() as u64))
-                }
-                _ => None,
-            })
+            .filter(|(column, place)| column.column.kind.has_vectors() && place.is_none())
+            .map(|(column, _)| column.uid)
             .collect();
         Columns { places, wanted, same, dropped_vectors }
     }
@@ -292,9 +290,8 @@ fn merge_rows(
             let bytes = scan.record_bytes(*row)?;
             writer.add(out, |record| record.extend_from_slice(bytes))?;
         } else {
-            for (uid, bytes) in &map.dropped_vectors {
-                let has = segment.vectors(*uid)?.map(|reader| reader.stored(*row)).transpose()?.flatten().is_some();
-                size = size.saturating_sub(if has { *bytes } else { 0 });
+            for uid in &map.dropped_vectors {
+                size = size.saturating_sub(segment.vector_bytes_of(*uid, *row)?);
             }
             let dropped = copy_record(segment, scan, map, at, (*row, new_row), collected, &mut writer, out)
                 .context(|| format!("merge row {row} of {}", segment.name()))?;

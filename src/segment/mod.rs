@@ -6,6 +6,7 @@ pub mod builder;
 mod dead_counts;
 pub mod merge;
 mod merge_postings;
+mod multivectors;
 pub mod reader;
 pub mod row_bits;
 mod sections;

@@ -10,7 +10,7 @@ use super::dead_counts::DeadCounts;
 use super::sections::Sections;
 use super::sparse::SparseReader;
 use super::text::reader::{Term, TextReader};
-use super::vectors::{Kept, VectorReader};
+use super::vectors::{Kept, TokenReader, VectorReader};
 use super::{SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
@@ -22,6 +22,7 @@ use crate::format::versions::{self, Versions, decode_tombstones};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, IdType, Version};
 use crate::model::schema::{AttributeType, ColumnUid};
+use crate::model::value::Value;
 use crate::platform::mmap::Mapping;
 
 /// An immutable, indexed set of documents and tombstones. Cheap to share; all methods take it by reference, and each chunk
@@ -215,6 +216,30 @@ impl Segment {
         VectorReader::open(&self.sections, &self.vectors[place], uid, (dims, element), self.rows()).map(Some)
     }
 
+    /// The multivectors of a column; `None` when the segment has no such column.
+    pub fn tokens(&self, uid: ColumnUid) -> Result<Option<TokenReader<'_>>> {
+        let Some(place) = self.place(uid) else { return Ok(None) };
+        let AttributeType::Multivector { dims } = self.columns[place].column.kind else { return Ok(None) };
+        TokenReader::open(&self.sections, &self.vectors[place], uid, dims, self.rows()).map(Some)
+    }
+
+    /// A row's value of a column of vectors or multivectors.
+    fn vectors_of(&self, uid: ColumnUid, row: u32) -> Result<Option<Value>> {
+        if let Some(reader) = self.vectors(uid)? {
+            return Ok(reader.vector(row)?.map(Value::Vector));
+        }
+        Ok(self.tokens(uid)?.map(|reader| reader.value(row)).transpose()?.flatten().map(Value::Multivector))
+    }
+
+    /// The logical bytes of that value; 0 where there is none.
+    pub(in crate::segment) fn vector_bytes_of(&self, uid: ColumnUid, row: u32) -> Result<u64> {
+        if let Some(reader) = self.vectors(uid)? {
+            return Ok(reader.stored(row)?.map_or(0, |(bytes, _)| bytes.len() as u64));
+        }
+        let stored = self.tokens(uid)?.map(|reader| reader.stored(row)).transpose()?.flatten();
+        Ok(stored.map_or(0, |bytes| bytes.len() as u64))
+    }
+
     /// The full-text index of a column; `None` when the segment has none, for lack of the column or because it was not
     /// searched by text when the segment was built.
     pub fn text(&self, uid: ColumnUid) -> Result<Option<TextReader<'_>>> {
@@ -288,13 +313,9 @@ impl<'a> RowScan<'a> {
                 fields.push((*uid, values::decode(column.kind, bytes, segment.name())?));
             }
         }
-        let vectors = segment.columns.iter().filter(|column| column.column.kind.is_vector() && wanted(column.uid));
+        let vectors = segment.columns.iter().filter(|column| column.column.kind.has_vectors() && wanted(column.uid));
         for SegmentColumn { uid, .. } in vectors {
-            if let Some(reader) = segment.vectors(*uid)?
-                && let Some(vector) = reader.vector(row)?
-            {
-                fields.push((*uid, crate::model::value::Value::Vector(vector)));
-            }
+            fields.extend(segment.vectors_of(*uid, row)?.map(|value| (*uid, value)));
         }
         fields.sort_unstable_by_key(|(uid, _)| *uid);
         let patch = record.patch.map(|patch| PatchIntent {
@@ -310,8 +331,8 @@ impl<'a> RowScan<'a> {
         let name = segment.name();
         let record = decode_record(self.record_bytes(row)?, segment.columns.len(), name)?;
         for (place, _) in &record.fields {
-            if segment.columns[usize::from(*place)].column.kind.is_vector() {
-                return Err(Error::corrupt(format!("{name}: row {row} has a dense vector among its fields")));
+            if segment.columns[usize::from(*place)].column.kind.has_vectors() {
+                return Err(Error::corrupt(format!("{name}: row {row} has vectors among its fields")));
             }
         }
         Ok(record)

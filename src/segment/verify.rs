@@ -54,6 +54,9 @@ impl Segment {
             if let Some(vectors) = &column.vectors {
                 vectors.verify_clusters()?;
             }
+            if let Some(tokens) = self.tokens(column.column.uid)? {
+                tokens.verify()?;
+            }
             columns.push(column);
         }
         let mut scan = self.scan()?;

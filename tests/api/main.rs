@@ -15,3 +15,4 @@ mod namespaces;
 mod patterns;
 mod ranking;
 mod sdk;
+mod tokens;

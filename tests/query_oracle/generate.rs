@@ -58,6 +58,10 @@ impl Generator {
         (0..dims).map(|_| self.quarter()).collect()
     }
 
+    fn tokens(&mut self, least: usize) -> Json {
+        (0..least + self.below(4)).map(|_| self.vector(2)).collect()
+    }
+
     fn weights(&mut self) -> Json {
         let entries = self.list(3, |g| (g.pick(&WORDS).to_owned(), g.quarter()));
         Json::Object(entries.into_iter().map(|(word, weight)| (word, weight.into())).collect())
@@ -77,9 +81,10 @@ impl Generator {
     pub fn document(&mut self, id: u64) -> Json {
         let mut out = Map::new();
         out.insert("id".into(), id.into());
-        for name in
-            ["n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "vector", "half", "weights", "late"]
-        {
+        for name in [
+            "n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "vector", "half", "weights", "late",
+            "tokens", "stored",
+        ] {
             if self.chance(5) {
                 continue;
             }
@@ -96,6 +101,7 @@ impl Generator {
                 "vector" => self.vector(4),
                 "half" => self.vector(3),
                 "weights" => self.weights(),
+                "tokens" | "stored" => self.tokens(0),
                 _ => self.pick(&TEXTS).into(),
             };
             out.insert(name.into(), value);
@@ -219,7 +225,7 @@ impl Generator {
         }
         match self.below(4) {
             0 => query["include_attributes"] = true.into(),
-            1 => query["include_attributes"] = json!(["u", "vector", "id", "text"]),
+            1 => query["include_attributes"] = json!(["u", "vector", "id", "text", "tokens"]),
             2 => query["exclude_attributes"] = json!(["half", "s"]),
             _ => {}
         }
@@ -229,13 +235,15 @@ impl Generator {
             query["compute_attributes"] = json!({
                 "score": self.clause(2),
                 "near": ["half", "VectorDist", self.vector(3)],
+                "near_tokens": ["tokens", "VectorDist", self.tokens(1)],
                 "words": ["Highlight", "text", {
                     "fragment_by": "word", "include_offsets": "utf-8",
                     "rank_fragments_by": ["$fragment", "BM25", words.join(" ")],
                 }],
             });
         }
-        query["rank_by"] = match self.below(4) {
+        query["rank_by"] = match self.below(5) {
+            4 => json!(["tokens", "ANN", self.tokens(1)]),
             0 => json!([self.pick(&["vector"]), "ANN", self.vector(4)]),
             1 => json!(["half", "ANN", self.vector(3)]),
             2 => self.clause(2),

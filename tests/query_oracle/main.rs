@@ -154,6 +154,27 @@ fn what_cannot_be_answered_is_refused() {
         (json!({"rank_by": ["tags", "asc"], "limit": 1}), "only scalars can be ordered by"),
         (json!({"rank_by": ["vector", "ANN", [1.0]], "limit": 1}), "vector"),
         (json!({"rank_by": ["n", "ANN", [1.0]], "limit": 1}), "expected a vector"),
+        (
+            json!({"rank_by": ["tokens", "ANN", [1.0, 0.0]], "limit": 1}),
+            "vector 0 of [][2]f32: expected [2]f32, got float",
+        ),
+        (
+            json!({"rank_by": ["tokens", "ANN", [[1.0, 0.0], [1.0]]], "limit": 1}),
+            "vector 1 of [][2]f32: expected [2]f32",
+        ),
+        (
+            json!({"rank_by": ["tokens", "ANN", []], "limit": 1}),
+            "field \"tokens\": expected 1 to 1024 vectors, got 0",
+        ),
+        (
+            json!({"rank_by": ["tokens", "ANN", vec![[1, 0]; 1_025]], "limit": 1}),
+            "expected 1 to 1024 vectors, got 1025",
+        ),
+        (json!({"rank_by": ["tokens", "kNN", [[1.0, 0.0]]], "limit": 1}), "requires filters"),
+        (
+            json!({"rank_by": ["stored", "ANN", [[1.0, 0.0]]], "limit": 1}),
+            "multivector ANN needs late_interaction:true",
+        ),
         (json!({"rank_by": ["vector", "kNN", [1.0, 0.0, 0.0, 0.0]], "limit": 1}), "requires filters"),
         (json!({"rank_by": ["s", "BM25", "a"], "limit": 1}), "not configured for full-text search"),
         (json!({"rank_by": ["text", "BM25", 7], "limit": 1}), "invalid input '7' for rank_by field \"text\""),

@@ -64,8 +64,7 @@ impl Oracle {
             assert_eq!(rows.iter().map(id).collect::<Vec<_>>(), expected, "{body}");
         } else if rank[1] == "ANN" {
             let name = rank[0].as_str().unwrap();
-            let near = matching.iter().filter(|doc| doc.get(name).is_some());
-            let keys = near.map(|doc| (id(doc), distance(&rank[2], &doc[name]))).collect();
+            let keys = matching.iter().filter_map(|doc| Some((id(doc), distance(&rank[2], &doc[name])?))).collect();
             check_ranking(body, rows, &keys, offset, limit, false);
         } else {
             let keys = self.scores(&body["rank_by"], &matching);
@@ -90,13 +89,14 @@ impl Oracle {
             let keys = match rank[1] == "ANN" {
                 true => {
                     let name = rank[0].as_str().unwrap();
-                    let near = matching.iter().filter(|doc| doc.get(name).is_some());
-                    near.map(|doc| (id(doc), distance(&rank[2], &doc[name]))).collect()
+                    matching.iter().filter_map(|doc| Some((id(doc), distance(&rank[2], &doc[name])?))).collect()
                 }
                 false => self.scores(&body["rank_by"], matching),
             };
             let mut ranked: Vec<&Json> = matching.iter().filter(|doc| keys.contains_key(&id(doc))).copied().collect();
-            ranked.sort_by(|a, b| (keys[&id(a)] as f32).total_cmp(&(keys[&id(b)] as f32)).then(id(a).cmp(&id(b))));
+            // Adding 0 turns -0 into 0.
+            let key = |doc: &Json| keys[&id(doc)] as f32 + 0.0;
+            ranked.sort_by(|a, b| key(a).total_cmp(&key(b)).then(id(a).cmp(&id(b))));
             ranked
         };
         let mut seen: BTreeMap<String, u64> = BTreeMap::new();
@@ -193,7 +193,7 @@ impl Oracle {
             return;
         }
         let expected = match expression[1] == "VectorDist" {
-            true => doc.get(expression[0].as_str().unwrap()).map(|vector| distance(&expression[2], vector)),
+            true => distance(&expression[2], &doc[expression[0].as_str().unwrap()]),
             false => self.score(expression, doc, true),
         };
         let same = match (found.map(|found| found.as_f64().unwrap()), expected) {
@@ -278,9 +278,16 @@ fn in_order<'d>(rank: &[Json], matching: &[&'d Json]) -> Vec<&'d Json> {
     ordered
 }
 
-fn distance(a: &Json, b: &Json) -> f64 {
-    let pairs = a.as_array().unwrap().iter().zip(b.as_array().unwrap());
-    pairs.map(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).powi(2)).sum()
+/// `None` from nothing, and from no tokens. Each token of the query, where it has several, goes to the nearest.
+fn distance(query: &Json, value: &Json) -> Option<f64> {
+    let elements = value.as_array()?;
+    if query[0].is_array() {
+        let nearest =
+            |token: &Json| elements.iter().filter_map(|value| distance(token, value)).min_by(f64::total_cmp);
+        return query.as_array()?.iter().map(nearest).sum();
+    }
+    let pairs = query.as_array()?.iter().zip(elements);
+    Some(pairs.map(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).powi(2)).sum())
 }
 
 fn tokens(text: &Json) -> Vec<String> {

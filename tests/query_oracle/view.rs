@@ -52,6 +52,8 @@ pub fn schema(age: Age) -> Schema {
         column("vector", "[4]f32"),
         column("half", "[3]f16"),
         column("weights", "{}f16"),
+        Column { late_interaction: true, ..column("tokens", "[][2]f32") },
+        column("stored", "[][2]f32"),
     ];
     if age != Age::Old {
         columns.push(column("late", "int"));
@@ -115,7 +117,7 @@ pub fn build(documents: &[Json], segments: usize, generator: &mut Generator) -> 
     }
     for (at, dead) in dead.iter_mut().enumerate() {
         for n in 0..generator.below(6) {
-            dead.push(self::document(&generator.document(10_000 + 100 * at as u64 + n as u64)));
+            dead.push(self::document(&generator.document(1_000_000 + 100 * at as u64 + n as u64)));
         }
     }
     let mut views = Vec::new();

@@ -9,16 +9,16 @@ use shoal::format::segment::{
 };
 use shoal::model::ids::Hlc;
 use shoal::model::schema::Metric;
-use shoal::model::value::Value;
+use shoal::model::value::{Multivector, Value};
 use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
 use shoal::segment::merge::{Input, merge};
-use shoal::segment::vectors::QueryVector;
+use shoal::segment::vectors::{QueryTokens, QueryVector};
 use uuid::Uuid;
 
-use crate::documents::{built, entries, schema};
+use crate::documents::{built, entries, schema_with_tokens as schema};
 
 /// Asks a segment everything; answers and errors are both fine.
 fn exercise(segment: &Segment) {
@@ -54,6 +54,15 @@ fn exercise(segment: &Segment) {
             for rows in [None, Some(&[3, 9].into_iter().collect())] {
                 ignore(reader.nearest(&query, rows, &RoaringBitmap::new(), 5, &Allowance::unlimited()).map(drop));
             }
+        }
+        if let Ok(Some(reader)) = segment.tokens(column.uid) {
+            let elements = vec![1.0; 2 * reader.dims() as usize];
+            let tokens = Multivector { dims: reader.dims(), elements };
+            let query = QueryTokens::new(Metric::CosineDistance, &tokens).unwrap();
+            for rows in [None, Some(&[3, 9].into_iter().collect())] {
+                ignore(reader.nearest(&query, rows, &RoaringBitmap::new(), 5, &Allowance::unlimited()).map(drop));
+            }
+            ignore(reader.value(segment.rows()).map(drop));
         }
         if let Ok(Some(reader)) = segment.text(column.uid) {
             for text in ["value", "shared"] {

@@ -6,7 +6,7 @@ use half::f16;
 use shoal::model::document::{Document, PatchIntent, Tombstone};
 use shoal::model::ids::{DocId, Hlc, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, Element, FullText, Metric, Schema};
-use shoal::model::value::{SparseVector, Value, Vector};
+use shoal::model::value::{Multivector, SparseVector, Value, Vector};
 use shoal::platform::mmap::Mapping;
 use shoal::segment::builder::{Entry, build};
 use shoal::segment::{Segment, Summary};
@@ -43,6 +43,19 @@ pub fn schema() -> Schema {
     Schema { metric: Some(Metric::CosineDistance), columns, ..Schema::default() }
 }
 
+/// Columns of several vectors a row: one for late interaction, one stored only.
+pub fn token_columns() -> Vec<Column> {
+    let column = |kind: &str| Column::new(kind, AttributeType::parse(kind).unwrap(), 0);
+    vec![Column { late_interaction: true, ..column("[][2]f32") }, column("[][3]f32")]
+}
+
+/// Those of [`schema`], and these.
+pub fn schema_with_tokens() -> Schema {
+    let mut schema = schema();
+    schema.columns.extend(token_columns());
+    schema
+}
+
 /// A value of a column's type; `n` decides which.
 pub fn value(kind: AttributeType, n: u64) -> Value {
     let int = n as i64 - 5;
@@ -68,6 +81,10 @@ pub fn value(kind: AttributeType, n: u64) -> Value {
         AttributeType::Sparse => Value::Sparse(SparseVector {
             entries: vec![("a".into(), f16::ONE), (format!("t{n}"), f16::from_f32(0.5))],
         }),
+        AttributeType::Multivector { dims } => {
+            let elements = (0..n % 4 * u64::from(dims)).map(|at| ((n * 11 + at * 17) % 29) as f32 - 14.0).collect();
+            Value::Multivector(Multivector { dims, elements })
+        }
         AttributeType::Vector { dims, element } => {
             let numbers = (0..u64::from(dims)).map(|at| ((n * 7 + at * 13) % 31) as f32 - 15.0);
             Value::Vector(match element {

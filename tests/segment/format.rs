@@ -10,11 +10,11 @@ use roaring::RoaringBitmap;
 use shoal::format::attributes::Trailer;
 use shoal::format::deletions;
 use shoal::format::segment::{Codec, Footer, Meta, decode_footer, decode_meta, encode_footer, encode_header};
-use shoal::model::schema::{AttributeType, Column, Schema};
+use shoal::model::schema::{AttributeType, Column, Metric, Schema};
 use shoal::segment::builder::Entry;
 use uuid::Uuid;
 
-use crate::documents::{built, documents, entries, open, schema};
+use crate::documents::{built, documents, entries, open, schema, schema_with_tokens, token_columns};
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -133,7 +133,7 @@ fn the_deletions_file_is_laid_out_as_documented() {
 
 #[test]
 fn exactly_the_documented_sections_are_written() {
-    let schema = schema();
+    let schema = schema_with_tokens();
     let (_, meta) = parsed(&built(&schema, &entries(&schema, 2, 200)).0);
     let (_, clustered) = parsed(&crate::clusters::file());
     let name = |name: &str| name.split(':').next().unwrap().to_owned();
@@ -169,9 +169,20 @@ fn narrow() -> Schema {
     }
 }
 
+/// Beside fields that are in rows.
+fn tokens() -> Schema {
+    let mut columns = vec![Column::new("string", AttributeType::String, 0)];
+    columns.extend(token_columns());
+    Schema { metric: Some(Metric::EuclideanSquared), columns, ..Schema::default() }
+}
+
 #[test]
 fn golden_segments_are_read_and_written_as_they_were() {
-    for (name, schema, kind, count) in [("segment.seg", schema(), 2, 14), ("segment-narrow.seg", narrow(), 0, 700)] {
+    for (name, schema, kind, count) in [
+        ("segment.seg", schema(), 2, 14),
+        ("segment-narrow.seg", narrow(), 0, 700),
+        ("segment-tokens.seg", tokens(), 0, 12),
+    ] {
         let entries: Vec<Entry> = entries(&schema, kind, count);
         let now = built(&schema, &entries).0;
         let bytes = golden(name, &now);

@@ -12,7 +12,7 @@ use shoal::segment::builder::{Entry, build};
 use shoal::segment::merge::{Input, merge};
 use uuid::Uuid;
 
-use crate::documents::{built, document, documents, entries, id, open, schema, value};
+use crate::documents::{built, document, documents, entries, id, open, schema_with_tokens as schema, value};
 
 fn merged(schema: &Schema, segments: &[Segment], dead: &[RoaringBitmap], horizon: Hlc) -> Vec<u8> {
     let inputs: Vec<Input> = segments.iter().zip(dead).map(|(segment, dead)| Input { segment, dead }).collect();
@@ -72,8 +72,8 @@ fn a_merge_of_nothing_live_is_an_empty_segment() {
 fn a_merge_follows_the_new_schema() {
     let before = schema();
     let mut after = schema();
-    // Dropped: a string, an array, a dense vector. Not filterable, then filterable; another analysis; a new column.
-    for name in ["[]uint", "uuid", "[3]f16"] {
+    // Dropped: a string, an array, a dense vector, a multivector. Not filterable, then filterable; another analysis; a new column.
+    for name in ["[]uint", "uuid", "[3]f16", "[][3]f32"] {
         after.columns.retain(|column| column.name != name);
     }
     after.columns.push(Column::new("later", AttributeType::Int, 0));

@@ -2,14 +2,14 @@
 
 use std::ops::Bound;
 
-use crate::documents::{built, documents, entries, id, open, schema};
+use crate::documents::{built, documents, entries, id, open, schema_with_tokens as schema};
 use roaring::RoaringBitmap;
 use shoal::model::ids::DocId;
-use shoal::model::schema::Metric;
-use shoal::model::value::Value;
-use shoal::platform::allowance::Allowance;
+use shoal::model::schema::{AttributeType, Metric};
+use shoal::model::value::{Multivector, Value, Vector};
+use shoal::platform::allowance::{Allowance, End};
 use shoal::segment::builder::Entry;
-use shoal::segment::vectors::{QueryVector, distance};
+use shoal::segment::vectors::{QueryTokens, QueryVector, distance};
 use uuid::Uuid;
 
 fn assert_shared<T: Send + Sync>(_: &T) {}
@@ -165,5 +165,56 @@ fn the_nearest_are_those_of_a_sorted_list_of_all() {
                 .nearest(&QueryVector::new(Metric::DotProduct, vec![1.0]), None, &few, 1, &Allowance::unlimited())
                 .is_err()
         );
+    }
+}
+
+#[test]
+fn the_nearest_by_tokens_are_those_of_a_sorted_list_of_all() {
+    let schema = schema();
+    let entries = entries(&schema, 0, 500);
+    let documents = documents(&entries);
+    let segment = open(built(&schema, &entries).0);
+    let some: RoaringBitmap = (0..400).filter(|row| row % 3 != 0).collect();
+    for column in schema.columns.iter().filter(|column| matches!(column.kind, AttributeType::Multivector { .. })) {
+        let reader = segment.tokens(column.uid()).unwrap().unwrap();
+        let dims = reader.dims();
+        let value = |row: usize| match documents[row].get(column.uid()) {
+            Some(Value::Multivector(tokens)) => Some(tokens.clone()),
+            _ => None,
+        };
+        let present: RoaringBitmap = (0..segment.rows()).filter(|row| value(*row as usize).is_some()).collect();
+        assert_eq!((reader.present(), reader.count()), (present.clone(), present.len()));
+        for metric in [Metric::CosineDistance, Metric::EuclideanSquared, Metric::DotProduct] {
+            let of_query = Multivector { dims, elements: (0..3 * dims).map(|n| n as f32 - 3.0).collect() };
+            let query = QueryTokens::new(metric, &of_query).unwrap();
+            for rows in [None, Some(&some)] {
+                for dead in [RoaringBitmap::new(), (0..100).chain([300]).collect()] {
+                    let mut expected = Vec::new();
+                    for row in 0..segment.rows() {
+                        let tokens = value(row as usize);
+                        assert_eq!(reader.value(row).unwrap(), tokens);
+                        let naive = tokens.filter(|tokens| !tokens.elements.is_empty()).map(|tokens| {
+                            let nearest = |of_query: &[f32]| {
+                                let one = QueryVector::new(metric, of_query.to_vec());
+                                let all = tokens.tokens().map(|token| distance(&one, &Vector::F32(token.to_vec())));
+                                all.min_by(f32::total_cmp).unwrap()
+                            };
+                            of_query.tokens().map(|token| f64::from(nearest(token))).sum::<f64>() as f32
+                        });
+                        assert_eq!(reader.distance(row, &query).unwrap(), naive);
+                        let is_candidate = !dead.contains(row) && rows.is_none_or(|rows| rows.contains(row));
+                        expected.extend(naive.filter(|_| is_candidate).map(|distance| (distance, row)));
+                    }
+                    expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                    expected.truncate(10);
+                    assert_eq!(reader.nearest(&query, rows, &dead, 10, &Allowance::unlimited()).unwrap(), expected);
+                }
+            }
+            let over = Allowance::new(0, || Some(End::TimeIsUp));
+            let ended = reader.nearest(&query, None, &some, 1, &over).unwrap_err();
+            assert_eq!(ended.code(), "query_timeout");
+        }
+        let other = QueryTokens::new(Metric::DotProduct, &Multivector { dims: 7, elements: vec![1.0; 7] }).unwrap();
+        assert!(reader.nearest(&other, None, &some, 1, &Allowance::unlimited()).is_err());
     }
 }

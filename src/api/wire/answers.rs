@@ -136,6 +136,7 @@ impl Serialize for OneValue<'_> {
             Value::Strings(texts) => serializer.collect_seq(texts),
             Value::Vector(Vector::F32(v)) if !self.base64 => serializer.collect_seq(v),
             Value::Vector(Vector::F16(v)) if !self.base64 => serializer.collect_seq(v.iter().map(|x| x.to_f32())),
+            Value::Multivector(v) if !self.base64 => serializer.collect_seq(v.tokens()),
             other => to_json(other, self.base64).serialize(serializer),
         }
     }
@@ -150,8 +151,8 @@ pub fn recall_json(outcome: &RecallOutcome) -> serde_json::Result<Json> {
     });
     if let Some(truth) = &outcome.ground_truth {
         let mut list = Vec::with_capacity(truth.len());
-        for (vector, rows) in truth {
-            let vector = to_json(&Value::Vector(Vector::F32(vector.clone())), false);
+        for (query, rows) in truth {
+            let vector = to_json(query, false);
             let rows = serde_json::to_value(Rows { rows, base64: false })?;
             list.push(json!({"query_vector": vector, "nearest_neighbors": rows}));
         }

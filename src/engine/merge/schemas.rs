@@ -47,7 +47,7 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
     for column in &mut joined.columns {
         column.derived_from.take_if(|source| !sources.contains(source));
     }
-    let vectors = joined.columns.iter().filter(|column| column.kind.is_vector()).count();
+    let vectors = joined.columns.iter().filter(|column| column.has_ann()).count();
     if joined.columns.len() > COLUMNS_MAX || vectors > VECTOR_COLUMNS_MAX {
         return Err(Error::invalid(format!(
             "both namespaces together have {} attributes and {vectors} vector attributes, at most {COLUMNS_MAX} and \

@@ -12,9 +12,7 @@ use crate::model::compute::{Compute, Computed};
 use crate::model::document::Document;
 use crate::model::query::{Query, Recall};
 use crate::model::schema::{ColumnUid, Schema};
-use crate::model::value::Value;
 use crate::platform::allowance::Allowance;
-use crate::segment::vectors::distance;
 
 /// Bound computed attributes.
 #[derive(Default)]
@@ -80,12 +78,10 @@ impl Computes {
                     let score = rounded(alone.score(&Scored { schema, document, fragment: &[] }, analyzers));
                     (!score.is_nan()).then_some(Computed::Number(score))
                 }
-                Bound::Distance(target) => match document.get(target.column) {
-                    Some(Value::Vector(vector)) if vector.dims() == target.query.values().len() => {
-                        Some(Computed::Number(distance(&target.query, vector)))
-                    }
-                    _ => None,
-                },
+                Bound::Distance(target) => {
+                    let value = document.get(target.column);
+                    value.and_then(|value| target.operand.distance(value)).map(Computed::Number)
+                }
                 Bound::Highlight(highlighter) => Some(highlighter.of(schema, document, analyzers)),
             };
             found.extend(value.map(|value| (name.clone(), value)));

@@ -72,6 +72,10 @@ pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<Stri
 fn describe_nearest(lines: &mut Vec<String>, view: &View, plan: &Plan, candidates: &Candidates) -> Result<()> {
     let Output::Rows { ranking: Ranking::Nearest(target), limit, offset, .. } = &plan.output else { return Ok(()) };
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
+        if let Some(tokens) = segment.segment.tokens(target.column)? {
+            let compared = tokens.count().min(rows.len());
+            lines.push(format!("  segment {at}: all tokens of {compared} compared"));
+        }
         let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
         let compared = vectors.count().min(rows.len());
         let how = match nearest::method(&vectors, target, compared, limit.saturating_add(*offset))? {

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `plan` | binds names and operands to the schema |
 //! | `candidates` | the rows that pass the filter |
-//! | `nearest`, `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
+//! | `nearest` (with `late`), `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
 //! | `pruned`, `lists`, `window` | the highest scores without scoring every row; rows that are scored at a time |
 //! | `heaviest` | the highest products of sparse vectors, approximately |
 //! | `hits` | rows by their place, the best of many, the parts' best as one |
@@ -33,6 +33,7 @@ mod group;
 mod heaviest;
 mod highlight;
 mod hits;
+mod late;
 mod lists;
 mod nearest;
 mod order;

@@ -1,18 +1,19 @@
-//! The rows nearest to a vector: by clusters where a segment has them and the query allows what they miss, else exactly.
+//! The rows nearest to a vector, or to the vectors of a query's tokens: by clusters where a segment has them and the query allows
+//! what they miss, else exactly.
 //!
 //! The tail and what is compared exactly come first: what they find narrows the search of clusters.
 
 use roaring::RoaringBitmap;
 
-use super::Work;
 use super::candidates::Candidates;
 use super::hits::{Hit, merge, smallest_of_tail};
-use super::plan::Target;
+use super::plan::{Operand, Target};
+use super::{Work, late};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
-use crate::model::value::Value;
-use crate::platform::allowance::Allowance;
-use crate::segment::vectors::{ClusterQuery, VectorReader, Wanted, distance};
+use crate::model::query::Recall;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::segment::vectors::{ClusterQuery, QueryVector, VectorReader, Wanted};
 
 /// Segments with more bytes of vectors to compare than this are searched side by side.
 const PARALLEL_BYTES_MIN: u64 = 16 << 20;
@@ -48,7 +49,37 @@ pub(super) fn run(
     k: usize,
     work: &mut Work,
 ) -> Result<Vec<Hit>> {
+    let mut tail = Vec::new();
+    // A document of many tokens takes long.
+    let per_check = if let Operand::Tokens(_) = target.operand { 1 } else { ROWS_PER_CHECK };
+    for (place, row) in view.tail.iter().filter(|(place, _)| candidates.tail.contains(*place)) {
+        work.allowance.check_at(place, per_check)?;
+        if let Some(value) = row.document.get(target.column)
+            && let Some(distance) = target.operand.distance(value)
+        {
+            work.bytes += value.logical_bytes();
+            tail.push((distance, place));
+        }
+    }
     let mut parts: Vec<Vec<(f32, u32)>> = vec![Vec::new(); view.segments.len()];
+    parts.push(smallest_of_tail(view, tail, k));
+    match &target.operand {
+        Operand::Vector(query) => vectors(view, target, query, candidates, k, &mut parts, work)?,
+        Operand::Tokens(query) => late::search(view, target, query, candidates, k, &mut parts, work)?,
+    }
+    merge(view, parts, k, false)
+}
+
+/// Searches the vectors of segments, whose nearest rows go to their `parts`.
+fn vectors(
+    view: &View,
+    target: &Target,
+    query: &QueryVector,
+    candidates: &Candidates,
+    k: usize,
+    parts: &mut [Vec<(f32, u32)>],
+    work: &mut Work,
+) -> Result<()> {
     let (mut exact, mut by_clusters) = (Vec::new(), Vec::new());
     let mut bytes = 0;
     for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
@@ -57,7 +88,7 @@ pub(super) fn run(
         let compared = vectors.count().min(rows.len());
         let method = method(&vectors, target, compared, k)?;
         let rows = candidates.filtered.then_some(rows);
-        let job = Job { part, segment, vectors, rows, target, k, allowance: work.allowance };
+        let job = Job { part, segment, vectors, rows, query, k, allowance: work.allowance };
         match method {
             Method::Clusters => by_clusters.push(job),
             Method::Exact => {
@@ -68,30 +99,17 @@ pub(super) fn run(
         }
     }
     work.bytes += bytes;
-    let found = if bytes < PARALLEL_BYTES_MIN || exact.len() < 2 {
-        exact.iter().map(Job::run).collect::<Result<Vec<_>>>()?
-    } else {
-        side_by_side(&exact)?
-    };
-    exact.iter().zip(found).for_each(|(job, found)| parts[job.part] = found);
-    let mut tail = Vec::new();
-    for (place, row) in view.tail.iter().filter(|(place, _)| candidates.tail.contains(*place)) {
-        if let Some(value @ Value::Vector(vector)) = row.document.get(target.column)
-            && vector.dims() == target.query.values().len()
-        {
-            work.bytes += value.logical_bytes();
-            tail.push((distance(&target.query, vector), place));
-        }
+    for (job, found) in exact.iter().zip(side_by_side(&exact, bytes, Job::run)?) {
+        parts[job.part] = found;
     }
-    parts.push(smallest_of_tail(view, tail, k));
-    search_clusters(by_clusters, target, &mut parts, k, work)?;
-    merge(view, parts, k, false)
+    search_clusters(by_clusters, query, target.recall, parts, k, work)
 }
 
 /// Searches clusters segment by segment, the largest first, each with what was found before.
 fn search_clusters(
     mut jobs: Vec<Job>,
-    target: &Target,
+    query: &QueryVector,
+    recall: Recall,
     parts: &mut [Vec<(f32, u32)>],
     k: usize,
     work: &mut Work,
@@ -99,30 +117,24 @@ fn search_clusters(
     if jobs.is_empty() {
         return Ok(());
     }
-    let by_codes = ClusterQuery::new(&target.query);
+    let by_codes = ClusterQuery::new(query);
     jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
     let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
     for job in jobs {
         work.allowance.check()?;
         known.sort_unstable_by(f32::total_cmp);
         known.truncate(k);
-        let wanted = Wanted { k, recall: target.recall.share(), known: &known };
+        let wanted = Wanted { k, recall: recall.share(), known: &known };
         let dead = &job.segment.dead;
-        let found = match job.vectors.nearest_in_clusters(
-            &target.query,
-            &by_codes,
-            &wanted,
-            job.rows,
-            dead,
-            work.allowance,
-        )? {
-            Some(probed) => {
-                work.exhaustive += probed.refined;
-                work.bytes += probed.refined * job.vectors.vector_bytes();
-                probed.nearest
-            }
-            None => job.run()?,
-        };
+        let found =
+            match job.vectors.nearest_in_clusters(query, &by_codes, &wanted, job.rows, dead, work.allowance)? {
+                Some(probed) => {
+                    work.exhaustive += probed.refined;
+                    work.bytes += probed.refined * job.vectors.vector_bytes();
+                    probed.nearest
+                }
+                None => job.run()?,
+            };
         known.extend(found.iter().map(|(distance, _)| *distance));
         parts[job.part] = found;
     }
@@ -135,7 +147,7 @@ struct Job<'a> {
     segment: &'a SegmentView,
     vectors: VectorReader<'a>,
     rows: Option<&'a RoaringBitmap>,
-    target: &'a Target,
+    query: &'a QueryVector,
     k: usize,
     allowance: &'a Allowance,
 }
@@ -143,18 +155,27 @@ struct Job<'a> {
 impl Job<'_> {
     /// Compares everything.
     fn run(&self) -> Result<Vec<(f32, u32)>> {
-        self.vectors.nearest(&self.target.query, self.rows, &self.segment.dead, self.k, self.allowance)
+        self.vectors.nearest(self.query, self.rows, &self.segment.dead, self.k, self.allowance)
     }
 }
 
-/// Runs searches on threads of their own: one alone does not use all of the memory's bandwidth.
-fn side_by_side(jobs: &[Job<'_>]) -> Result<Vec<Vec<(f32, u32)>>> {
+/// Runs searches that compare so many bytes: where those are many on threads of their own, since one alone does not use all of the
+/// memory's bandwidth.
+pub(super) fn side_by_side<J: Sync>(
+    jobs: &[J],
+    bytes: u64,
+    run: impl Fn(&J) -> Result<Vec<(f32, u32)>> + Sync,
+) -> Result<Vec<Vec<(f32, u32)>>> {
+    if bytes < PARALLEL_BYTES_MIN || jobs.len() < 2 {
+        return jobs.iter().map(run).collect();
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, PARALLEL_MAX);
     let each = jobs.len().div_ceil(threads);
+    let run = &run;
     let parts = std::thread::scope(|scope| {
         let running: Vec<_> = jobs
             .chunks(each)
-            .map(|jobs| scope.spawn(move || jobs.iter().map(Job::run).collect::<Result<Vec<_>>>()))
+            .map(|jobs| scope.spawn(move || jobs.iter().map(run).collect::<Result<Vec<_>>>()))
             .collect();
         let stopped = || Error::internal("a search of a segment stopped without an answer");
         running.into_iter().map(|thread| thread.join().map_err(|_| stopped())?).collect::<Result<Vec<_>>>()

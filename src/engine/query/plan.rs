@@ -12,16 +12,19 @@ use super::score::Scorer;
 use crate::engine::filter::bind::bind;
 use crate::engine::view::View;
 use crate::engine::write::typing;
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::model::filter::Filter;
 use crate::model::query::{Query, Rank, Recall};
 use crate::model::schema::{AttributeType, Column, ColumnUid, Element, Schema};
 use crate::model::value::{Value, Vector};
 use crate::platform::allowance::Allowance;
-use crate::segment::vectors::QueryVector;
+use crate::segment::vectors::{QueryTokens, QueryVector, distance};
 
 /// Rows or groups of an answer when the query does not say.
 const LIMIT_DEFAULT: u32 = 10_000;
+
+/// The most tokens of one query: each is compared with every token that is looked at.
+pub(super) const QUERY_TOKENS_MAX: usize = 1_024;
 
 /// A bound query.
 pub(super) struct Plan {
@@ -45,11 +48,38 @@ pub(super) enum Ranking {
     Score(Scorer),
 }
 
-/// A query vector and the column it is compared with.
+/// What is looked for, and the column it is compared with.
 pub(super) struct Target {
     pub(super) column: ColumnUid,
-    pub(super) query: QueryVector,
+    pub(super) operand: Operand,
     pub(super) recall: Recall,
+}
+
+/// What a column's values are compared with.
+pub(super) enum Operand {
+    Vector(QueryVector),
+    Tokens(QueryTokens),
+}
+
+impl Operand {
+    /// What it was made of.
+    pub(super) fn value(&self) -> Value {
+        match self {
+            Operand::Vector(query) => Value::Vector(Vector::F32(query.values().to_vec())),
+            Operand::Tokens(query) => Value::Multivector(query.to_value()),
+        }
+    }
+
+    /// How far a value is; `None` where it has no distance.
+    pub(super) fn distance(&self, value: &Value) -> Option<f32> {
+        match (self, value) {
+            (Operand::Vector(query), Value::Vector(vector)) if vector.dims() == query.values().len() => {
+                Some(distance(query, vector))
+            }
+            (Operand::Tokens(query), Value::Multivector(tokens)) => query.distance(tokens),
+            _ => None,
+        }
+    }
 }
 
 impl Plan {
@@ -109,28 +139,45 @@ fn ranking(view: &View, rank: &Rank, query: &Query, allowance: &Allowance) -> Re
 }
 
 impl Target {
-    /// Binds a vector operand: an array of numbers, or base64 of little-endian f32.
+    /// Binds a vector operand, an array of numbers or base64 of little-endian f32; or for late interaction an array of those.
     pub(super) fn bind(schema: &Schema, attribute: &str, operand: &Json, recall: Recall) -> Result<Target> {
         let column = column_to_rank(schema, attribute)?;
-        let AttributeType::Vector { dims, .. } = column.kind else {
-            return Err(Error::invalid(format!(
-                "💔 attribute \"{attribute}\" has type {}, expected a vector to rank by ANN or kNN",
-                column.kind
-            )));
-        };
         // The query keeps full precision, whatever the stored elements are.
-        let kind = AttributeType::Vector { dims, element: Element::F32 };
-        let value = typing::value(kind, operand, &mut Vec::new())
-            .map_err(|error| error.context(format_args!("invalid vector for rank_by field \"{attribute}\"")))?;
-        let Value::Vector(Vector::F32(values)) = value else {
-            return Err(Error::internal(format!("rank_by \"{attribute}\": the vector has no f32 elements")));
+        let kind = match column.kind {
+            AttributeType::Vector { dims, .. } => AttributeType::Vector { dims, element: Element::F32 },
+            AttributeType::Multivector { .. } if column.late_interaction => column.kind,
+            AttributeType::Multivector { .. } => {
+                return Err(Error::invalid(format!(
+                    "💔 attribute \"{attribute}\" is stored only, multivector ANN needs late_interaction:true"
+                ))
+                .with_hint("declare another with `ann: {\"late_interaction\": true}` in a new namespace"));
+            }
+            kind => {
+                return Err(Error::invalid(format!(
+                    "💔 attribute \"{attribute}\" has type {kind}, expected a vector to rank by ANN or kNN"
+                )));
+            }
         };
-        Target::new(schema, column.uid(), values, recall)
+        let invalid = || format!("invalid vector for rank_by field \"{attribute}\"");
+        Target::new(schema, column, typing::value(kind, operand, &mut Vec::new()).context(invalid)?, recall)
+            .context(invalid)
     }
 
-    pub(super) fn new(schema: &Schema, column: ColumnUid, values: Vec<f32>, recall: Recall) -> Result<Target> {
+    /// `value` is one of the column's type, in full precision.
+    pub(super) fn new(schema: &Schema, column: &Column, value: Value, recall: Recall) -> Result<Target> {
         let metric = schema.metric.ok_or_else(|| Error::internal("a schema with vectors has no distance metric"))?;
-        Ok(Target { column, query: QueryVector::new(metric, values), recall })
+        let operand = match value {
+            Value::Vector(Vector::F32(values)) => Operand::Vector(QueryVector::new(metric, values)),
+            Value::Multivector(tokens) => {
+                let count = tokens.tokens().len();
+                let query = QueryTokens::new(metric, &tokens).filter(|_| count <= QUERY_TOKENS_MAX);
+                Operand::Tokens(query.ok_or_else(|| {
+                    Error::invalid(format!("expected 1 to {QUERY_TOKENS_MAX} vectors, got {count}"))
+                })?)
+            }
+            _ => return Err(Error::internal(format!("the vector for \"{}\" is of no type to search", column.name))),
+        };
+        Ok(Target { column: column.uid(), operand, recall })
     }
 }
 

@@ -4,20 +4,21 @@ use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
 use super::hits::{Hit, id_of, merge, smallest_of_tail};
-use super::plan::Target;
+use super::plan::{Operand, Target};
 use super::{Work, nearest};
 use crate::engine::filter::bind::bind;
 use crate::engine::view::View;
 use crate::error::{Error, Result};
 use crate::model::query::{Rank, Recall, RecallOutcome, RecallRequest, ResultRow};
 use crate::model::schema::ColumnUid;
-use crate::model::value::Value;
-use crate::platform::allowance::Allowance;
+use crate::model::value::{Value, Vector};
+use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
 use crate::platform::random::Random;
-use crate::segment::vectors::distance;
 
 /// The most vectors of one measurement.
 const NUM_MAX: u32 = 1_000;
+/// Of a document that stands for a query so many tokens, as ColBERT's queries have.
+const SAMPLE_TOKENS: usize = 32;
 
 /// Runs every query both ways.
 pub fn recall(
@@ -42,7 +43,7 @@ pub fn recall(
     for target in &targets {
         allowance.check()?;
         let found = nearest::run(view, target, &candidates, top_k, &mut Work::new(allowance))?;
-        let truth = exhaustive(view, target, &candidates, top_k)?;
+        let truth = exhaustive(view, target, &candidates, top_k, allowance)?;
         let same = |hit: &&Hit| found.iter().any(|other| (other.part, other.row) == (hit.part, hit.row));
         let hits = truth.iter().filter(same).count();
         outcome.avg_recall += if truth.is_empty() { 1.0 } else { hits as f64 / truth.len() as f64 };
@@ -58,7 +59,7 @@ pub fn recall(
                 })
             };
             let rows = truth.into_iter().map(row).collect::<Result<Vec<ResultRow>>>()?;
-            truths.push((target.query.values().to_vec(), rows));
+            truths.push((target.operand.value(), rows));
         }
     }
     let count = targets.len().max(1) as f64;
@@ -77,17 +78,19 @@ fn sample(
     recall: Recall,
     random: &dyn Random,
 ) -> Result<Vec<Target>> {
-    let mut vectors = view.schema.columns.iter().filter(|column| column.kind.is_vector());
+    let mut vectors = view.schema.columns.iter().filter(|column| column.has_ann());
     let Some(column) = vectors.clone().find(|column| column.name == "vector").or_else(|| vectors.next()) else {
         return Err(Error::invalid("💔 recall: the namespace has no vector attribute"));
     };
     let uid = column.uid();
     let mut parts = Vec::with_capacity(candidates.segments.len() + 1);
     for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
-        parts.push(match segment.segment.vectors(uid)? {
-            Some(vectors) => vectors.present()? & rows,
-            None => RoaringBitmap::new(),
-        });
+        let present = match (segment.segment.vectors(uid)?, segment.segment.tokens(uid)?) {
+            (Some(vectors), _) => vectors.present()?,
+            (None, Some(tokens)) => tokens.present(),
+            (None, None) => RoaringBitmap::new(),
+        };
+        parts.push(present & rows);
     }
     parts.push(
         candidates
@@ -107,8 +110,9 @@ fn sample(
             }
             if let Some(row) = rows.select(at as u32) {
                 rows.remove(row);
-                let vector = vector_of(view, part as u32, row, uid)?;
-                targets.extend(vector.map(|values| Target::new(&view.schema, uid, values, recall)).transpose()?);
+                if let Some(value) = query_of(view, part as u32, row, uid)? {
+                    targets.push(Target::new(&view.schema, column, value, recall)?);
+                }
             }
             break;
         }
@@ -117,26 +121,43 @@ fn sample(
     Ok(targets)
 }
 
-fn vector_of(view: &View, part: u32, row: u32, column: ColumnUid) -> Result<Option<Vec<f32>>> {
-    if let Some(segment) = view.segments.get(part as usize) {
-        let vector = segment.segment.vectors(column)?.map(|vectors| vectors.vector(row)).transpose()?.flatten();
-        return Ok(vector.map(|vector| vector.to_f32()));
-    }
-    Ok(match view.tail.at(row).and_then(|row| row.document.get(column)) {
-        Some(Value::Vector(vector)) => Some(vector.to_f32()),
+/// A row's value as a query: in full precision, and of several vectors as many as queries of tokens usually have. `None` without any.
+fn query_of(view: &View, part: u32, row: u32, column: ColumnUid) -> Result<Option<Value>> {
+    let stored = match view.segments.get(part as usize) {
+        Some(segment) => segment.segment.document(row, Some(&[column]))?.get(column).cloned(),
+        None => view.tail.at(row).and_then(|row| row.document.get(column)).cloned(),
+    };
+    Ok(match stored {
+        Some(Value::Vector(vector)) => Some(Value::Vector(Vector::F32(vector.to_f32()))),
+        Some(Value::Multivector(mut tokens)) if !tokens.elements.is_empty() => {
+            tokens.elements.truncate(SAMPLE_TOKENS * tokens.dims as usize);
+            Some(Value::Multivector(tokens))
+        }
         _ => None,
     })
 }
 
 /// Compares every matching document, one by one and by no index.
-fn exhaustive(view: &View, target: &Target, candidates: &Candidates, k: usize) -> Result<Vec<Hit>> {
+fn exhaustive(
+    view: &View,
+    target: &Target,
+    candidates: &Candidates,
+    k: usize,
+    allowance: &Allowance,
+) -> Result<Vec<Hit>> {
     let mut parts = Vec::with_capacity(view.segments.len() + 1);
     for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
+        let vectors = segment.segment.vectors(target.column)?;
+        let tokens = segment.segment.tokens(target.column)?;
         let mut all = Vec::new();
-        if let Some(vectors) = segment.segment.vectors(target.column)? {
-            for row in rows {
-                all.extend(vectors.distance(row, &target.query)?.map(|distance| (distance, row)));
-            }
+        for (count, row) in (0..).zip(rows) {
+            allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
+            let distance = match (&target.operand, &vectors, &tokens) {
+                (Operand::Vector(query), Some(vectors), _) => vectors.distance(row, query)?,
+                (Operand::Tokens(query), _, Some(tokens)) => tokens.distance(row, query)?,
+                _ => None,
+            };
+            all.extend(distance.map(|distance| (distance, row)));
         }
         all.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         all.truncate(k);
@@ -144,9 +165,8 @@ fn exhaustive(view: &View, target: &Target, candidates: &Candidates, k: usize) -
     }
     let mut tail = Vec::new();
     for place in &candidates.tail {
-        if let Some(Value::Vector(vector)) = view.tail.at(place).and_then(|row| row.document.get(target.column)) {
-            tail.push((distance(&target.query, vector), place));
-        }
+        let value = view.tail.at(place).and_then(|row| row.document.get(target.column));
+        tail.extend(value.and_then(|value| target.operand.distance(value)).map(|distance| (distance, place)));
     }
     parts.push(smallest_of_tail(view, tail, k));
     merge(view, parts, k, false)

@@ -27,7 +27,7 @@ pub struct Prepared {
     pub base: Arc<Schema>,
     /// The schema with what the write adds; the same `Arc` when it adds nothing.
     pub schema: Arc<Schema>,
-    /// A dense vector column that the write adds, which only a namespace without documents takes.
+    /// A column for ANN that the write adds, which only a namespace without documents takes.
     pub new_vector: Option<String>,
     pub upserts: Vec<NewDocument>,
     pub patches: Vec<NewPatch>,
@@ -82,7 +82,7 @@ pub fn prepare(base: &Arc<Schema>, has_documents: bool, request: &WriteRequest) 
     let analyzers = typist.analyzers;
     check_unique(&upserts, &patches, &deletes)?;
     let is_new = |column: &&Column| base.column(&column.name).is_none_or(|known| known.epoch != column.epoch);
-    let mut vectors = schema.columns.iter().filter(|column| column.kind.is_vector());
+    let mut vectors = schema.columns.iter().filter(|column| column.has_ann());
     let new_vector = vectors.find(is_new).map(|column| column.name.clone());
     if *schema == **base {
         schema = Arc::clone(base);
@@ -149,7 +149,7 @@ impl<'r> Attributes<'r> {
             for (place, (name, json)) in fields.iter().enumerate() {
                 let at = attributes.find(schema, place, name);
                 let attribute = &mut attributes.entries[at];
-                if is_patch && attribute.is_vector(schema) {
+                if is_patch && attribute.has_vectors(schema) {
                     return Err(Error::invalid("💔 patching vectors is currently unsupported")
                         .with_attribute(&**name)
                         .with_hint("upsert the whole document"));
@@ -200,9 +200,9 @@ impl<'r> Attributes<'r> {
 }
 
 impl Attribute<'_> {
-    fn is_vector(&self, schema: &Schema) -> bool {
+    fn has_vectors(&self, schema: &Schema) -> bool {
         match self.column {
-            Some((at, _)) => schema.columns[at].kind.is_vector(),
+            Some((at, _)) => schema.columns[at].kind.has_vectors(),
             None => self.name == VECTOR_NAME,
         }
     }
@@ -285,7 +285,7 @@ impl<'r> Typist<'r, '_> {
         if let Some(options) = &column.full_text {
             terms.push((uid, self.analyzers.terms(options, &value)));
         }
-        if column.kind.is_vector() && self.schema.metric.is_none() {
+        if column.has_ann() && self.schema.metric.is_none() {
             return Err(Error::invalid("💔 distance_metric must be specified for write to namespace with a vector"));
         }
         Ok(Some((uid, Some(value))))

@@ -70,11 +70,11 @@ pub fn add_column(schema: &mut Schema, column: Column, has_documents: bool) -> R
     if schema.columns.len() >= COLUMNS_MAX {
         return Err(refuse(name, format!("the namespace has {COLUMNS_MAX} attributes, no more are allowed")));
     }
-    if column.kind.is_vector() {
+    if column.has_ann() {
         if has_documents {
             return Err(vector_comes_late(name));
         }
-        if schema.columns.iter().filter(|column| column.kind.is_vector()).count() >= VECTOR_COLUMNS_MAX {
+        if schema.columns.iter().filter(|column| column.has_ann()).count() >= VECTOR_COLUMNS_MAX {
             return Err(refuse(
                 name,
                 format!("the namespace has {VECTOR_COLUMNS_MAX} vector attributes, no more are allowed"),
@@ -197,20 +197,12 @@ impl<'a> Config<'a> {
         if let Some(kind) = AttributeType::parse(self.kind) {
             return Ok(kind);
         }
-        if self.kind.starts_with("[][") {
-            return Err(Error::unsupported(format!(
-                "attribute '{}': multivectors, {}, are not offered by this version",
-                self.name, self.kind
-            ))
-            .with_attribute(self.name)
-            .with_hint("declare a dense vector, such as [384]f32"));
-        }
         Err(refuse(
             self.name,
             format!(
                 "unknown type '{}', expected bool, int, uint, float, string, uuid, datetime, an array of one of these \
-                 such as []string, bytes, a vector such as [384]f32, [384]f16 or [384]i8 of at most {} dimensions, or \
-                 {{}}f16",
+                 such as []string, bytes, a vector such as [384]f32, [384]f16 or [384]i8 of at most {} dimensions, several \
+                 such as [][128]f32, or {{}}f16",
                 self.kind,
                 crate::model::schema::DIMS_MAX
             ),
@@ -269,7 +261,7 @@ fn set_column(schema: &mut Schema, config: &Config<'_>, has_documents: bool) -> 
         None if known.is_none() && searched => column.filterable = false,
         None => {}
     }
-    if let Some(metric) = set_vector(config, kind, known.is_none())? {
+    if let Some(metric) = set_vector(&mut column, config, known.is_none())? {
         set_metric(schema, metric)?;
     }
     match known {
@@ -361,30 +353,53 @@ fn full_text(name: &str, known: FullText, update: &Map<String, Json>) -> Result<
 }
 
 /// Checks `ann`, `sparse_knn` and `embed`; the metric that they name.
-fn set_vector(config: &Config<'_>, kind: AttributeType, is_new: bool) -> Result<Option<Metric>> {
-    let name = config.name;
+fn set_vector(column: &mut Column, config: &Config<'_>, is_new: bool) -> Result<Option<Metric>> {
+    let (name, kind) = (config.name, column.kind);
     if config.get("embed").is_some_and(|embed| *embed != Json::Bool(false)) {
         return Err(Error::unsupported(format!("attribute '{name}': `embed` is not offered by this version"))
             .with_attribute(name)
             .with_hint("compute vectors before writing them"));
     }
+    let mut late_interaction = false;
     let (ann, metric) = match config.get("ann") {
         None => (None, None),
         Some(Json::Bool(ann)) => (Some(*ann), None),
         Some(Json::Object(options)) => {
-            if options.get("late_interaction") == Some(&Json::Bool(true)) {
-                return Err(Error::unsupported(format!(
-                    "attribute '{name}': late_interaction is not offered by this version"
-                ))
-                .with_attribute(name)
-                .with_hint("leave out `late_interaction`"));
-            }
+            late_interaction = match options.get("late_interaction") {
+                None | Some(Json::Null) => false,
+                Some(Json::Bool(late_interaction)) => *late_interaction,
+                Some(other) => {
+                    let what = format!("ann.late_interaction: expected a boolean, got {other}");
+                    return Err(wrong_shape(name, what));
+                }
+            };
             (Some(true), named_metric(name, "ann", options)?)
         }
         Some(other) => {
             return Err(wrong_shape(name, format!("ann: expected a boolean or a map, got {other}")));
         }
     };
+    if let AttributeType::Multivector { .. } = kind {
+        return match ann {
+            None => Ok(None),
+            Some(true) if !late_interaction => Err(refuse(name, "multivector ANN needs late_interaction:true")
+                .with_hint(
+                    "give `ann: {\"late_interaction\": true}`, or leave out `ann` to have vectors stored only",
+                )),
+            Some(_) if !is_new && column.late_interaction != late_interaction => {
+                Err(refuse(name, "late_interaction cannot be changed")
+                    .with_hint("drop the attribute, or copy the documents into a new namespace"))
+            }
+            Some(_) => {
+                column.late_interaction = late_interaction;
+                Ok(metric)
+            }
+        };
+    }
+    if late_interaction {
+        let message = format!("late_interaction is for multivectors such as [][128]f32, the type is {kind}");
+        return Err(refuse(name, message));
+    }
     if kind.is_vector() {
         return match (ann, is_new) {
             (Some(true), _) | (None, false) => Ok(metric),
@@ -518,6 +533,33 @@ mod tests {
     }
 
     #[test]
+    fn multivectors_are_searched_only_where_that_is_said_before_documents_come() {
+        let none = Schema::default();
+        let config = |ann: Json| json!({"t": {"type": "[][4]f32", "ann": ann}});
+        let late = || config(json!({"late_interaction": true, "distance_metric": "dot_product"}));
+        let searched = fresh(late());
+        assert_eq!((searched.columns[0].late_interaction, searched.metric), (true, Some(Metric::DotProduct)));
+        assert!(refused(&none, late()).to_string().contains("cannot be added to a namespace with documents"));
+        // Stored only, it may come at any time.
+        for stored in [json!({"t": "[][4]f32"}), config(json!(null)), config(json!(false))] {
+            let schema = update(&none, stored.clone(), true).unwrap();
+            assert!(!schema.columns[0].late_interaction && !schema.columns[0].filterable);
+            assert_eq!(update(&schema, stored, true).unwrap(), schema);
+            assert!(refused(&schema, late()).to_string().contains("late_interaction cannot be changed"));
+        }
+        for kept in [json!({"t": "[][4]f32"}), config(json!({"late_interaction": true}))] {
+            assert_eq!(update(&searched, kept, true).unwrap(), searched);
+        }
+        assert!(refused(&searched, config(json!(false))).to_string().contains("late_interaction cannot be changed"));
+        for ann in [json!(true), json!({}), json!({"late_interaction": false})] {
+            let error = update(&none, config(ann), false).unwrap_err();
+            assert!(error.to_string().contains("multivector ANN needs late_interaction:true"), "{error}");
+        }
+        let dense = json!({"v": {"type": "[4]f32", "ann": {"late_interaction": true}}});
+        assert!(refused(&none, dense).to_string().contains("late_interaction is for multivectors"));
+    }
+
+    #[test]
     fn metrics_must_agree() {
         let vector = |metric: &str| json!({"type": "[2]f32", "ann": {"distance_metric": metric}});
         let both = json!({"a": vector("cosine_distance"), "b": vector("euclidean_squared")});
@@ -555,6 +597,7 @@ mod tests {
             (json!({"type": "string", "full_text_search": {"language": "klingon"}}), "unknown variant `klingon`"),
             (json!({"type": "string", "full_text_search": 7}), "expected a boolean or a map"),
             (json!({"type": "[2]f32", "ann": 7}), "ann: expected a boolean or a map"),
+            (json!({"type": "[][2]f32", "ann": {"late_interaction": 1}}), "late_interaction: expected a boolean"),
         ] {
             let error = refused(&Schema::default(), json!({"a": config}));
             assert!(error.to_string().contains(text), "{error}");
@@ -567,6 +610,8 @@ mod tests {
         for (config, text) in [
             (json!("strin"), "unknown type 'strin'"),
             (json!("[20000]f32"), "at most 10752 dimensions"),
+            (json!("[][20000]f32"), "at most 10752 dimensions"),
+            (json!("[][8]f16"), "unknown type '[][8]f16'"),
             (json!({"type": "int", "full_text_search": true}), "the type is int"),
             (json!({"type": "int", "ann": true}), "ann is for vectors"),
             (json!({"type": "bytes", "filterable": true}), "cannot be filterable"),
@@ -580,8 +625,6 @@ mod tests {
             assert!(error.to_string().contains(text), "{error}");
             assert_eq!((error.kind(), error.code()), (Kind::Invalid, ""));
         }
-        let late = json!({"a": {"type": "[][4]f32", "ann": {"late_interaction": true}}});
-        assert_eq!(refused(&Schema::default(), late).kind(), Kind::Unsupported);
         let embed = json!({"a": {"type": "string", "embed": "model"}});
         assert_eq!(refused(&Schema::default(), embed).kind(), Kind::Unsupported);
     }

@@ -6,15 +6,17 @@ use half::f16;
 use serde_json::Value as Json;
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::format::dictionary::TERM_BYTES_MAX;
 use crate::model::datetime;
 use crate::model::ids::{DocId, IdType, STRING_ID_BYTES_MAX};
 use crate::model::schema::{AttributeType, Element};
-use crate::model::value::{SparseVector, Value, Vector};
+use crate::model::value::{Multivector, SparseVector, Value, Vector};
 
 /// The most terms of one sparse vector.
 pub const SPARSE_TERMS_MAX: usize = 1_024;
+/// The most tokens of one multivector.
+pub const TOKENS_MAX: usize = 8_192;
 /// Whole numbers up to here are exact as floats, so `3.0` may stand for `3`.
 const WHOLE_FLOAT_MAX: f64 = 9_007_199_254_740_992.0;
 /// How much of a value an error shows, in characters.
@@ -53,6 +55,7 @@ pub fn value(kind: AttributeType, json: &Json, scratch: &mut Vec<u8>) -> Result<
         AttributeType::Uuids => array(kind, json, uuid)?.map(Value::Uuids),
         AttributeType::DateTimes => array(kind, json, datetime)?.map(Value::DateTimes),
         AttributeType::Vector { dims, element } => return vector(kind, dims, element, json, scratch),
+        AttributeType::Multivector { dims } => return multivector(dims, json, scratch).map(Value::Multivector),
         AttributeType::Sparse => return sparse(json),
         _ => scalar(kind, json),
     };
@@ -211,9 +214,10 @@ fn array<T>(kind: AttributeType, json: &Json, element: impl Fn(&Json) -> Option<
     Ok(Some(out))
 }
 
-fn vector(kind: AttributeType, dims: u32, element: Element, json: &Json, scratch: &mut Vec<u8>) -> Result<Value> {
+/// The elements of a vector, to the end of `out`.
+fn elements(kind: AttributeType, dims: u32, json: &Json, scratch: &mut Vec<u8>, out: &mut Vec<f32>) -> Result<()> {
     let dims = dims as usize;
-    let elements = match json {
+    match json {
         Json::String(text) => {
             scratch.clear();
             let decoded = STANDARD.decode_vec(text, scratch);
@@ -226,28 +230,47 @@ fn vector(kind: AttributeType, dims: u32, element: Element, json: &Json, scratch
                     scratch.len()
                 )));
             }
-            let finite = |x: &f32| x.is_finite();
-            let elements: Vec<f32> = whole.iter().map(|x| f32::from_le_bytes(*x)).collect();
-            if !elements.iter().all(finite) {
+            if !whole.iter().all(|x| f32::from_le_bytes(*x).is_finite()) {
                 return Err(Error::invalid(format!("expected {kind}, got an element that is not finite")));
             }
-            elements
+            out.extend(whole.iter().map(|x| f32::from_le_bytes(*x)));
         }
         Json::Array(items) => {
             if items.len() != dims {
                 return Err(Error::invalid(format!("expected {kind}, got an array of {} elements", items.len())));
             }
-            let mut elements = Vec::with_capacity(dims);
             for (at, item) in items.iter().enumerate() {
                 let Some(x) = item.as_f64().map(|x| x as f32).filter(|x| x.is_finite()) else {
                     return Err(Error::invalid(format!("expected {kind}, got {} as element {at}", got(item))));
                 };
-                elements.push(x);
+                out.push(x);
             }
-            elements
         }
         _ => return Err(mismatch(kind, json)),
-    };
+    }
+    Ok(())
+}
+
+/// Vectors one after the other, each as a vector of its own would be given.
+fn multivector(dims: u32, json: &Json, scratch: &mut Vec<u8>) -> Result<Multivector> {
+    let kind = AttributeType::Multivector { dims };
+    let Json::Array(tokens) = json else { return Err(mismatch(kind, json)) };
+    if tokens.len() > TOKENS_MAX {
+        let message = format!("expected {kind} of at most {TOKENS_MAX} vectors, got {}", tokens.len());
+        return Err(Error::invalid(message).with_hint("split the document, or pool vectors that are alike"));
+    }
+    let of_token = AttributeType::Vector { dims, element: Element::F32 };
+    let mut all = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        elements(of_token, dims, token, scratch, &mut all).context(|| format!("vector {at} of {kind}"))?;
+    }
+    Ok(Multivector { dims, elements: all })
+}
+
+fn vector(kind: AttributeType, dims: u32, element: Element, json: &Json, scratch: &mut Vec<u8>) -> Result<Value> {
+    let mut found = Vec::with_capacity(dims as usize);
+    elements(kind, dims, json, scratch, &mut found)?;
+    let elements = found;
     Ok(Value::Vector(match element {
         Element::F32 => Vector::F32(elements),
         Element::F16 => {
@@ -305,7 +328,7 @@ mod tests {
     use crate::error::Result;
     use crate::model::ids::{DocId, IdType};
     use crate::model::schema::AttributeType;
-    use crate::model::value::{Value, Vector};
+    use crate::model::value::{Multivector, Value, Vector};
     use half::f16;
     use serde_json::{Value as Json, json};
 
@@ -361,6 +384,21 @@ mod tests {
         assert_eq!(vector_dims(&json!("zczMPc3MTD6amZk+")), Some(3));
         assert_eq!(vector_dims(&json!([])), None);
         assert_eq!(vector_dims(&json!("zczM")), None);
+    }
+
+    #[test]
+    fn multivectors_are_arrays_of_vectors_of_one_length() {
+        let expected = Value::Multivector(Multivector { dims: 3, elements: vec![0.1, 0.2, 0.3, 1.0, 2.0, 3.0] });
+        assert_eq!(typed("[][3]f32", json!([[0.1, 0.2, 0.3], [1, 2, 3]])).unwrap(), expected);
+        assert_eq!(typed("[][3]f32", json!(["zczMPc3MTD6amZk+", [1, 2, 3]])).unwrap(), expected);
+        let none = Value::Multivector(Multivector { dims: 3, elements: vec![] });
+        assert_eq!(typed("[][3]f32", json!([])).unwrap(), none);
+        let ragged = refused("[][2]f32", json!([[1, 2], [1, 2, 3]]));
+        assert!(ragged.contains("vector 1 of [][2]f32: expected [2]f32, got an array of 3 elements"), "{ragged}");
+        assert!(refused("[][2]f32", json!([1, 2])).contains("vector 0 of [][2]f32: expected [2]f32, got int '1'"));
+        assert!(refused("[][2]f32", json!([[1, null]])).contains("got null as element 1"));
+        assert!(refused("[][2]f32", json!("zczMPQ==")).contains("expected [][2]f32, got string"));
+        assert!(refused("[][1]f32", json!(vec![[1]; 8_193])).contains("at most 8192 vectors, got 8193"));
     }
 
     #[test]

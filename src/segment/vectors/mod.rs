@@ -8,6 +8,7 @@
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
 //! | `centroids` | centroids by their distance to a query, coded like vectors |
+//! | `tokens` | multivectors by row, and late interaction with a query's |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
 #[cfg(target_arch = "x86_64")]
@@ -26,10 +27,12 @@ mod reader;
 mod rotation;
 mod search;
 mod stop;
+mod tokens;
 
 pub(in crate::segment) use reader::Kept;
 pub use reader::VectorReader;
 pub use search::{ClusterQuery, Probed, Wanted};
+pub use tokens::{QueryTokens, TokenReader};
 
 use crate::format::vectors::bytes_of;
 use crate::model::schema::{Element, Metric};

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use roaring::RoaringBitmap;
@@ -31,6 +32,27 @@ pub(in crate::segment) struct Kept {
     centroids: OnceLock<CodedCentroids>,
 }
 
+impl Kept {
+    /// The rows that have a value of a column; `None` when all have. `has_any` says whether any has.
+    pub(super) fn present<'a>(
+        &'a self,
+        sections: &'a Sections,
+        uid: ColumnUid,
+        rows: u32,
+        has_any: bool,
+    ) -> Result<Option<&'a RoaringBitmap>> {
+        Ok(match (sections.of_column(PRESENT_SECTION, uid), self.present.get()) {
+            (None, _) if has_any => None,
+            (_, Some(known)) => Some(known),
+            (part, None) => {
+                let name = sections.name();
+                let rows = part.map_or(Ok(RoaringBitmap::new()), |part| decode_rows(part.whole()?, rows, name))?;
+                Some(self.present.get_or_init(|| rows))
+            }
+        })
+    }
+}
+
 /// The vectors of one column.
 pub struct VectorReader<'a> {
     dims: u32,
@@ -54,17 +76,22 @@ impl<'a> VectorReader<'a> {
         (dims, element): (u32, Element),
         rows: u32,
     ) -> Result<Self> {
+        let present = kept.present(sections, uid, rows, sections.of_column(SECTION, uid).is_some())?;
+        Self::of_rows(sections, kept, uid, (dims, element), rows, present)
+    }
+
+    /// The vectors of the rows `present`, or of all `rows`.
+    pub(super) fn of_rows(
+        sections: &'a Sections,
+        kept: &'a Kept,
+        uid: ColumnUid,
+        (dims, element): (u32, Element),
+        rows: u32,
+        present: Option<&'a RoaringBitmap>,
+    ) -> Result<Self> {
         let name = sections.name();
         let matrix = sections.of_column(SECTION, uid);
         let norms = sections.of_column(NORMS_SECTION, uid);
-        let present = match (sections.of_column(PRESENT_SECTION, uid), kept.present.get()) {
-            (None, _) if matrix.is_some() => None,
-            (_, Some(known)) => Some(known),
-            (part, None) => {
-                let rows = part.map_or(Ok(RoaringBitmap::new()), |part| decode_rows(part.whole()?, rows, name))?;
-                Some(kept.present.get_or_init(|| rows))
-            }
-        };
         let stored = present.map_or(u64::from(rows), RoaringBitmap::len) as usize;
         let bytes = |part: &Option<Part>| part.as_ref().map_or(0, Part::bytes);
         let expected = stored * dims as usize * element.bytes();
@@ -116,10 +143,16 @@ impl<'a> VectorReader<'a> {
         Ok(self.bytes(row)?.map(|bytes| (bytes, norm)))
     }
 
-    fn bytes(&self, row: u32) -> Result<Option<&'a [u8]>> {
+    pub(super) fn bytes(&self, row: u32) -> Result<Option<&'a [u8]>> {
         let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) else { return Ok(None) };
         let stride = self.stride();
         matrix.range(place * stride..(place + 1) * stride).map(Some)
+    }
+
+    /// The bytes of the vectors of some rows, all of which have one.
+    pub(super) fn bytes_of(&self, rows: Range<u32>) -> Result<&'a [u8]> {
+        let Some(matrix) = &self.matrix else { return Ok(&[]) };
+        matrix.range(rows.start as usize * self.stride()..rows.end as usize * self.stride())
     }
 
     /// The bytes of one vector.
@@ -349,7 +382,7 @@ impl Scan<'_, '_, '_> {
 }
 
 /// The nearest seen so far, the farthest of them on top.
-struct Best {
+pub(super) struct Best {
     heap: BinaryHeap<Candidate>,
     k: usize,
 }
@@ -373,12 +406,12 @@ impl Ord for Candidate {
 }
 
 impl Best {
-    fn new(k: usize) -> Self {
+    pub(super) fn new(k: usize) -> Self {
         Best { heap: BinaryHeap::new(), k }
     }
 
     #[inline]
-    fn offer(&mut self, distance: f32, row: u32) {
+    pub(super) fn offer(&mut self, distance: f32, row: u32) {
         let candidate = Candidate(distance, row);
         if self.heap.len() < self.k {
             self.heap.push(candidate);
@@ -389,7 +422,7 @@ impl Best {
         }
     }
 
-    fn into_sorted(self) -> Vec<(f32, u32)> {
+    pub(super) fn into_sorted(self) -> Vec<(f32, u32)> {
         self.heap.into_sorted_vec().into_iter().map(|Candidate(distance, row)| (distance, row)).collect()
     }
 }
