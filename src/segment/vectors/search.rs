@@ -24,10 +24,10 @@ use crate::segment::row_bits::RowBits;
 use crate::segment::sections::Part;
 
 /// Half the width, in standard deviations, of what the 1-bit codes leave open.
-const MARGIN: f32 = 1.5;
-/// How many are compared exactly: so many for each that is wanted, and at least so many.
-const DEPTH: usize = 2;
-const DEPTH_MIN: usize = 20;
+const MARGIN: f32 = 1.75;
+/// More than are wanted are compared exactly, for the errors of 8-bit codes: one for so many, and at least so many.
+const SPARE_SHARE: usize = 8;
+const SPARE_MIN: usize = 2;
 /// Where one row in so many matches, or fewer, rows are looked at before their codes, and blocks without any are not read.
 const RARE_MATCHES: u64 = 8;
 /// Where so many matches or fewer are there for each cluster, they are counted first, and clusters without any are left out.
@@ -147,7 +147,7 @@ struct Best {
 
 impl Best {
     fn new(query: &ClusterQuery, wanted: &Wanted) -> Self {
-        let depth = (wanted.k * DEPTH).max(DEPTH_MIN);
+        let depth = wanted.k + (wanted.k / SPARE_SHARE).max(SPARE_MIN);
         let mut best = Best { near: BinaryHeap::new(), k: wanted.k, depth, scores: Vec::new(), last: None };
         for distance in wanted.known {
             best.offer(query.score_of(*distance), || NO_ROW, 0.0);

@@ -13,8 +13,6 @@ use crate::model::schema::Metric;
 
 /// The clusters that are always searched.
 const CLUSTERS_MIN: usize = 4;
-/// The share that may be predicted to be lacking, for each share that may lack.
-const LENIENCE: f32 = 1.1;
 /// Weights of the features, and the constant.
 const NEXT: f32 = 20.07;
 const NEAREST: f32 = -7.3;
@@ -61,7 +59,7 @@ impl Stop {
     /// `recall` is the wanted share of the nearest, above 0 and below 1; `depth` of how many vectors, matching or not, the answer
     /// is expected to be taken from.
     pub(super) fn new(recall: f32, depth: f32, metric: Metric) -> Self {
-        let lacking = (LENIENCE * (1.0 - recall)).clamp(1e-6, 0.999);
+        let lacking = (1.0 - recall).clamp(1e-6, 0.999);
         let depth = depth.clamp(1.0, DEEP_MAX);
         let ease = DEEP_EASE * (depth / DEEP).ln().max(0.0) + SHALLOW_EASE * (depth / SHALLOW).ln().min(0.0);
         let care = if metric == Metric::CosineDistance { 0.0 } else { LENGTHS_CARE };
