@@ -2,16 +2,21 @@
 
     pip install tantivy bm25s PyStemmer zstandard numpy
     cargo bench --bench text --no-run
-    SHOAL_DATA=DIR python3 benches/peers_text.py [target/release/deps/text-...]
+    SHOAL_DATA=DIR python3 benches/peers_text.py [target/release/deps/text-...] [phrases]
 
 Shoal runs as `cargo bench --bench text -- ask`, which takes a query a line and measures itself: from the request's JSON to
 the ids of the rows. tantivy is measured from the query's text to the addresses of the documents, bm25s to their numbers. All
 lower and stem English words; words are cut where each cuts them. Once with every word, once without English stop words, by
 each one's list. Every time is the least of three rounds.
+
+With `phrases`, rows that have a sequence of words are counted instead: by Shoal with positions and without, and by tantivy with
+positions, of the same tokens.
 """
 
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,10 +40,18 @@ class Shoal:
         assert ready == "ready\n", ready
 
     def ask(self, text):
-        self.process.stdin.write(json.dumps({"rank_by": [self.column, "BM25", text], "limit": LIMIT}) + "\n")
+        return self.send({"rank_by": [self.column, "BM25", text], "limit": LIMIT})
+
+    def count(self, phrase, column):
+        filters = [column, "ContainsTokenSequence", phrase]
+        seconds, answer = self.send({"aggregate_by": {"count": ["Count"]}, "filters": filters})
+        return seconds, answer["count"]
+
+    def send(self, body):
+        self.process.stdin.write(json.dumps(body) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
-        return answer["nanos"] / 1e9, answer["ids"]
+        return answer["nanos"] / 1e9, answer["answer"]
 
 
 class Tantivy:
@@ -84,6 +97,70 @@ class Bm25s:
         rows, scores = self.index.retrieve(self.tokens([text]), k=LIMIT, show_progress=False)
         took = time.perf_counter() - start
         return took, [int(row) for row, score in zip(rows[0], scores[0]) if score > 0]
+
+
+class TantivyPhrases:
+    def __init__(self, texts):
+        analyzer = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
+        schema = tantivy.SchemaBuilder()
+        schema.add_text_field("body", stored=False, tokenizer_name="words", index_option="position")
+        self.folder = tempfile.TemporaryDirectory()
+        self.index = tantivy.Index(schema.build(), path=self.folder.name)
+        self.index.register_tokenizer("words", analyzer)
+        writer = self.index.writer(256 << 20, 1)
+        for text in texts:
+            writer.add_document(tantivy.Document(body=text))
+        writer.commit()
+        writer.wait_merging_threads()
+        self.index.reload()
+        self.searcher = self.index.searcher()
+        files = [os.path.join(self.folder.name, name) for name in os.listdir(self.folder.name)]
+        for kind in ("idx", "pos", "term"):
+            print(f"  tantivy .{kind}: {sum(os.path.getsize(file) for file in files if file.endswith(kind))} bytes")
+
+    def count(self, phrase):
+        start = time.perf_counter()
+        query = tantivy.Query.phrase_query(self.index.schema, "body", phrase.split())
+        found = self.searcher.search(query, 1, count=True).count
+        return time.perf_counter() - start, found
+
+
+def phrases(command):
+    """How many rows have 200 sequences of words of debpkg's texts, each asked of all in turn."""
+    texts = [re.findall("[a-z0-9]+", ascii_lower(row["text"])) for row in json_lines("docs.jsonl.zst")]
+    texts = [[word for word in words if len(word) < 40] for words in texts]
+    shoal, peer = Shoal(command, "placed"), TantivyPhrases([" ".join(words) for words in texts])
+    engines = {
+        "by positions": lambda phrase: shoal.count(phrase, "placed"),
+        "by texts": lambda phrase: shoal.count(phrase, "plain"),
+        "tantivy": peer.count,
+    }
+    choice = random.Random(7)
+    for length in (2, 3):
+        asked = []
+        while len(asked) < 200:
+            words = choice.choice(texts)
+            if len(words) >= length:
+                start = choice.randrange(len(words) - length + 1)
+                asked.append(" ".join(words[start : start + length]))
+        took = {name: np.full(len(asked), np.inf) for name in engines}
+        for _ in range(ROUNDS):
+            for at, phrase in enumerate(asked):
+                counts = {}
+                for name, count in engines.items():
+                    seconds, counts[name] = count(phrase)
+                    took[name][at] = min(took[name][at], seconds)
+                assert len(set(counts.values())) == 1, (phrase, counts)
+        print(f"{length} words, {len(asked)} phrases of {len(texts)} rows, all counts equal")
+        for name in engines:
+            p50, p99 = np.percentile(took[name], [50, 99]) * 1e3
+            print(f"  {name:12} p50 {p50:.3f} ms, p99 {p99:.3f} ms, mean {took[name].mean() * 1e3:.3f} ms")
+    shoal.process.stdin.close()
+    shoal.process.wait()
+
+
+def ascii_lower(text):
+    return "".join(c.lower() if c.isascii() else c for c in text)
 
 
 def json_lines(name):
@@ -133,7 +210,11 @@ def measure(command, texts, queries, removes_stop_words):
 
 
 def main():
-    command = [sys.argv[1], "ask"] if len(sys.argv) > 1 else ["cargo", "bench", "-q", "--bench", "text", "--", "ask"]
+    arguments = [argument for argument in sys.argv[1:] if argument != "phrases"]
+    program = arguments[:1] or ["cargo", "bench", "-q", "--bench", "text", "--"]
+    if len(arguments) < len(sys.argv[1:]):
+        return phrases([*program, "ask-phrases"])
+    command = [*program, "ask"]
     texts = [f"{row.get('title') or ''} {row['text']}" for row in json_lines("docs.jsonl.zst")]
     queries = [query["text"] for query in json_lines("queries.jsonl")]
     print(f"debpkg: {len(texts)} rows, {len(queries)} queries, top {LIMIT}")

@@ -4,7 +4,8 @@
 //! `cargo bench --bench text`; `SHOAL_DATA` names the folder of the data sets, `../shared/data` by default. Both ways take turns on
 //! every query in one thread, and must give the same rows with the same scores.
 //!
-//! With `scifact`, `debpkg` or `known` only that part; with `ask`, answers one query a line over debpkg, for `benches/peers_text.py`.
+//! With `scifact`, `debpkg`, `known` or `phrases` only that part; with `ask` or `ask-phrases`, answers one query a line over debpkg,
+//! for `benches/peers_text.py`.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
@@ -25,14 +26,16 @@ use shoal::api::wire::query::parse_query;
 use shoal::engine::analyzers::Analyzers;
 use shoal::engine::query;
 use shoal::engine::view::{SegmentView, Tail, TailRow, View};
+use shoal::format::segment::{decode_footer, decode_meta};
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, IdType, Version};
-use shoal::model::query::{Answer, QueryOutcome, QueryRequest, Recall};
+use shoal::model::query::{Answer, Number, QueryOutcome, QueryRequest, Recall};
 use shoal::model::schema::{AttributeType, Column, Element, FullText, Metric, Schema};
 use shoal::model::value::{SparseVector, Value, Vector};
 use shoal::model::value_render::id_json;
 use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
+use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
 use uuid::Uuid;
@@ -160,9 +163,98 @@ fn packages(folder: &Path) -> (Schema, Vec<Arc<Document>>) {
     (schema, documents)
 }
 
-/// Answers a request a line with its ids and what it took, from its JSON on.
-fn ask(folder: &Path) {
-    let (schema, documents) = packages(folder);
+/// debpkg's texts in two columns, one of which keeps positions; words are runs of ASCII letters and digits, so that everybody
+/// cuts them alike.
+fn descriptions(folder: &Path) -> (Schema, Vec<Arc<Document>>) {
+    let column = |name: &str, positions: bool| Column {
+        full_text: Some(FullText { positions, ..FullText::default() }),
+        filterable: false,
+        ..Column::new(name, AttributeType::String, 0)
+    };
+    let schema = schema(vec![column("plain", false), column("placed", true)]);
+    let rows = data::json_lines(&folder.join("debpkg/docs.jsonl.zst")).into_iter().map(|row| {
+        let text = row["text"].as_str().unwrap_or_default().to_ascii_lowercase();
+        let words: Vec<&str> =
+            text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| (1..40).contains(&word.len())).collect();
+        vec![Value::String(words.join(" ")); 2]
+    });
+    let documents = documents(&schema, rows.collect());
+    (schema, documents)
+}
+
+/// What sequences of words cost with positions and without, and what positions take.
+fn phrases(folder: &Path) {
+    const PHRASES: usize = 200;
+    let (schema, documents) = descriptions(folder);
+    for column in &schema.columns {
+        let alone = Schema { columns: vec![column.clone()], ..schema.clone() };
+        let start = Instant::now();
+        let segment = segment(&alone, &documents);
+        println!("{}: a segment of {} bytes in {:.2?}", column.name, segment.file().len(), start.elapsed());
+        let bytes = segment.file();
+        let meta = decode_meta(bytes, &decode_footer(bytes, "bench.seg").unwrap(), "bench.seg").unwrap();
+        for section in meta.sections.iter().filter(|section| section.name.contains(':') || section.name == "rows") {
+            println!("  {}: {} bytes", section.name, section.bytes);
+        }
+    }
+    let view = view(&schema, &documents, 1, None, 0);
+    let texts: Vec<Vec<&str>> = documents
+        .iter()
+        .filter_map(|document| match document.get(schema.columns[0].uid()) {
+            Some(Value::String(text)) => Some(text.split(' ').collect()),
+            _ => None,
+        })
+        .collect();
+    let random = SeededRandom::new(7);
+    let below = |bound: usize| (random.next_u64() % bound as u64) as usize;
+    println!("debpkg: {} rows, {PHRASES} phrases of their texts; p50 / p99", documents.len());
+    for (words, last_as_prefix) in [(2, false), (3, false), (2, true), (3, true)] {
+        let mut asked = Vec::with_capacity(PHRASES);
+        while asked.len() < PHRASES {
+            let text = &texts[below(texts.len())];
+            if text.len() < words {
+                continue;
+            }
+            let start = below(text.len() - words + 1);
+            let mut phrase = text[start..start + words].join(" ");
+            if last_as_prefix {
+                // All but the end of the last word, and one letter of it at least.
+                let last = text[start + words - 1].len();
+                phrase.truncate(phrase.len() - below(last.div_ceil(2)));
+            }
+            asked.push(phrase);
+        }
+        let mut took = [vec![Duration::MAX; PHRASES], vec![Duration::MAX; PHRASES]];
+        for round in 0..ROUNDS {
+            for (at, phrase) in asked.iter().enumerate() {
+                let mut found = Vec::new();
+                for (column, took) in ["plain", "placed"].iter().zip(&mut took) {
+                    let filter = json!([column, "ContainsTokenSequence", phrase, {"last_as_prefix": last_as_prefix}]);
+                    let body = json!({"aggregate_by": {"count": ["Count"]}, "filters": filter});
+                    let request = parse_query(body).unwrap().request;
+                    let start = Instant::now();
+                    let outcome = query::run(&view, &request, &Allowance::unlimited()).unwrap();
+                    took[at] = took[at].min(start.elapsed());
+                    found.push(format!("{:?}", outcome.answers));
+                }
+                assert!(round > 0 || found[0] == found[1], "{phrase}: {found:?}");
+            }
+        }
+        took.iter_mut().for_each(|took| took.sort_unstable());
+        let [plain, placed] = took.map(|took| (at(&took, 0.5), at(&took, 0.99)));
+        println!(
+            "{words} words{}: by texts {:.3} / {:.3} ms, by positions {:.3} / {:.3} ms",
+            if last_as_prefix { ", the last a prefix" } else { "" },
+            plain.0,
+            plain.1,
+            placed.0,
+            placed.1
+        );
+    }
+}
+
+/// Answers a request a line with its ids or its numbers and what it took, from its JSON on.
+fn ask((schema, documents): (Schema, Vec<Arc<Document>>)) {
     let view = view(&schema, &documents, 1, None, 0);
     println!("ready");
     for line in std::io::stdin().lines() {
@@ -170,9 +262,20 @@ fn ask(folder: &Path) {
         let start = Instant::now();
         let request = parse_query(serde_json::from_str(&line).unwrap()).unwrap().request;
         let outcome = query::run(&view, &request, &Allowance::unlimited()).unwrap();
-        let ids: Vec<Json> = rows(&outcome).iter().map(|(id, _)| id_json(id)).collect();
+        let answer = match &outcome.answers[0] {
+            Answer::Rows(_) => rows(&outcome).iter().map(|(id, _)| id_json(id)).collect::<Json>(),
+            Answer::Aggregations(numbers) => numbers
+                .iter()
+                .map(|(label, number)| match number {
+                    Number::Int(n) => (label.clone(), json!(n)),
+                    Number::Uint(n) => (label.clone(), json!(n)),
+                    Number::Float(x) => (label.clone(), json!(x)),
+                })
+                .collect(),
+            Answer::Groups(_) => panic!("expected no groups"),
+        };
         let nanos = start.elapsed().as_nanos() as u64;
-        println!("{}", json!({"nanos": nanos, "ids": ids}));
+        println!("{}", json!({"nanos": nanos, "answer": answer}));
     }
 }
 
@@ -318,12 +421,17 @@ fn scifact(folder: &Path) {
 
 fn main() {
     let folder = std::env::var_os("SHOAL_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
-    if std::env::args().any(|argument| argument == "ask") {
-        ask(&folder);
-        return;
+    type Load = fn(&Path) -> (Schema, Vec<Arc<Document>>);
+    let asked: [(&str, Load); 2] = [("ask", packages), ("ask-phrases", descriptions)];
+    for (name, load) in asked {
+        if std::env::args().any(|argument| argument == name) {
+            ask(load(&folder));
+            return;
+        }
     }
     type Part = fn(&Path);
-    let parts: [(&str, Part); 3] = [("scifact", scifact), ("debpkg", debpkg), ("known", known_items)];
+    let parts: [(&str, Part); 4] =
+        [("scifact", scifact), ("debpkg", debpkg), ("known", known_items), ("phrases", phrases)];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {

@@ -29,6 +29,7 @@ use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
 use shoal::segment::Segment;
 use shoal::segment::sparse::SparseReader;
+use shoal::segment::text::positions::PositionsReader;
 use shoal::segment::text::reader::TextReader;
 use shoal::segment::vectors::{QueryTokens, QueryVector};
 
@@ -36,7 +37,7 @@ use shoal::segment::vectors::{QueryTokens, QueryVector};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 16] = [
+pub const TARGETS: [(&str, Body); 17] = [
     ("clusters", clusters),
     ("conflicts", conflicts),
     ("deletions", deletions),
@@ -46,6 +47,7 @@ pub const TARGETS: [(&str, Body); 16] = [
     ("manifest", manifest),
     ("names", names),
     ("node", node),
+    ("positions", positions),
     ("query", query),
     ("record", record),
     ("segment", segment),
@@ -279,6 +281,31 @@ fn text(data: &[u8]) {
     }
 }
 
+/// A text section behind its length, then the section of positions.
+fn positions(data: &[u8]) {
+    let Some((length, sections)) = data.split_first_chunk() else { return };
+    let Some((text, positions)) = sections.split_at_checked(u32::from_le_bytes(*length) as usize) else { return };
+    let Some(rows) = u32_at(text, 4) else { return };
+    let Some(text) = either(TextReader::open(text, rows, "fuzz")) else { return };
+    let Some(reader) = either(PositionsReader::open(positions, text, "fuzz")) else { return };
+    let is_sound = either(text.verify()).is_some() & either(reader.verify()).is_some();
+    let Some(mut terms) = either(text.terms()) else { return };
+    for _ in 0..LOOKED_AT {
+        let Some(Some((name, term))) = either(terms.next_term()) else { break };
+        let (mut places, mut seen) = (either(reader.places(&term)), 0);
+        let read = either(reader.for_each(&term, |row, tf, _| {
+            seen += 1;
+            let Some(places) = places.as_mut().filter(|_| seen % 3 == 0 || seen < 9) else { return };
+            let found = either(places.seek(row));
+            assert!(!is_sound || found == Some(Some(row)), "row {row} of {name:?} is not found");
+            let Some(found) = either(places.positions()) else { return };
+            assert!(found.len() == tf as usize && found.is_sorted_by(|a, b| a < b));
+            assert!(!is_sound || found.iter().all(|position| *position < text.length(row)));
+        }));
+        assert!(!is_sound || read.is_some() && seen == term.df, "{name:?} has other rows");
+    }
+}
+
 fn sparse(data: &[u8]) {
     let Some(rows) = u32_at(data, 4) else { return };
     let Some(reader) = either(SparseReader::open(data, rows, "fuzz")) else { return };
@@ -437,6 +464,11 @@ fn read_segment(data: &[u8]) {
         }
         if let Some(Some(reader)) = either(segment.text(column.uid)) {
             either(reader.prefix_terms("", LOOKED_AT));
+        }
+        if let Some(Some(reader)) = either(segment.positions(column.uid))
+            && let Some(Some(term)) = either(reader.text().term("shared"))
+        {
+            either(reader.for_each(&term, |_, _, _| {}));
         }
         if let Some(Some(reader)) = either(segment.sparse(column.uid)) {
             either(reader.dimension("a"));

@@ -68,8 +68,17 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             seeds.push((name, log[112..112 + length].to_vec()));
         }
     }
+    if target == "positions" {
+        let sections = ["text.section", "positions.section"].map(|name| golden(&name).1);
+        seeds.push(("positions.section".to_owned(), beside(&sections[0], &sections[1])));
+    }
     seeds.extend(regressions(target));
     seeds
+}
+
+/// What the target `positions` takes.
+fn beside(text: &[u8], positions: &[u8]) -> Vec<u8> {
+    [&(text.len() as u32).to_le_bytes(), text, positions].concat()
 }
 
 /// How much one target is fed; `SHOAL_FUZZ_ROUNDS=n` makes it n times as much.
@@ -198,16 +207,27 @@ fn checksums_do_not_keep_damage_from_the_decoders() {
 #[test]
 fn sections_of_many_shapes_are_read_as_sound() {
     for rows in [0, 1, 127, 128, 129, 400] {
-        let (mut text, mut sparse) = (TextBuilder::new(), SparseBuilder::new());
+        let (mut text, mut sparse, mut placed) =
+            (TextBuilder::new(), SparseBuilder::new(), TextBuilder::with_positions());
         for row in (0..rows).filter(|row| row % 5 != 4) {
             let words: Vec<String> = (0..row % 9).map(|n| format!("word{}", n * (row % 13))).collect();
-            text.add(row, &DocTerms::from_tokens(&mut words.iter().map(String::as_str).collect::<Vec<_>>()));
+            let mut tokens: Vec<&str> = words.iter().map(String::as_str).collect();
+            placed.add(row, &DocTerms::with_positions(&tokens));
+            text.add(row, &DocTerms::from_tokens(&mut tokens));
             let mut entries: Vec<_> = words.into_iter().map(|word| (word, half::f16::from_f32(row as f32))).collect();
             entries.sort_by(|(a, _), (b, _)| a.cmp(b));
             entries.dedup_by(|(a, _), (b, _)| a == b);
             sparse.add(row, &shoal::model::value::SparseVector { entries });
         }
-        targets::run("text", &text.finish(rows).unwrap());
+        let mut positions = Vec::new();
+        let write = |bytes: &[u8]| {
+            positions.extend_from_slice(bytes);
+            Ok(())
+        };
+        let (text, placed) = (text.finish(rows).unwrap(), placed.finish_with_positions(rows, write).unwrap());
+        assert_eq!(text, placed);
+        targets::run("text", &text);
+        targets::run("positions", &beside(&text, &positions));
         targets::run("sparse", &sparse.finish(rows).unwrap());
     }
 }

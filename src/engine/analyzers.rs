@@ -42,13 +42,6 @@ impl Analyzers {
     pub fn terms(&mut self, options: &FullText, value: &Value) -> DocTerms {
         self.get(options).analyze(value)
     }
-
-    /// The tokens of a value, in order, repeats included.
-    pub fn tokens(&mut self, options: &FullText, value: &Value) -> Vec<String> {
-        let mut tokens = Vec::new();
-        self.get(options).tokens(value, |token, _| tokens.push(token.to_owned()));
-        tokens
-    }
 }
 
 impl Drop for Analyzers {

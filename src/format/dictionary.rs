@@ -21,6 +21,8 @@ pub struct Term {
     pub df: u32,
     pub offset: u64,
     pub bytes: u64,
+    /// Which term of the dictionary it is, from 0 on.
+    pub ordinal: u32,
 }
 
 /// Writes a dictionary, terms in ascending order.
@@ -33,18 +35,18 @@ pub struct DictionaryWriter {
 }
 
 impl DictionaryWriter {
-    /// Adds a term, above all before it, whose postings begin at `offset`.
-    pub fn add(&mut self, term: &str, at: &Term) -> Result<()> {
+    /// Adds a term of `df` rows, above all before it, whose postings begin at `offset`.
+    pub fn add(&mut self, term: &str, df: usize, offset: usize, bytes: usize) -> Result<()> {
         if term.len() > TERM_BYTES_MAX {
             let bytes = term.len();
             return Err(Error::internal(format!("write a term of {bytes} bytes, expected at most {TERM_BYTES_MAX}")));
         }
-        if (self.count > 0 && term <= self.last.as_str()) || at.df == 0 {
+        if (self.count > 0 && term <= self.last.as_str()) || df == 0 {
             return Err(Error::internal(format!("write term {term:?} after {:?}: out of order", self.last)));
         }
         let shared = if (self.count as usize).is_multiple_of(GROUP) {
             self.groups.extend_from_slice(&(self.terms.len() as u64).to_le_bytes());
-            self.groups.extend_from_slice(&at.offset.to_le_bytes());
+            self.groups.extend_from_slice(&(offset as u64).to_le_bytes());
             0
         } else {
             self.last.bytes().zip(term.bytes()).take_while(|(a, b)| a == b).count()
@@ -52,8 +54,8 @@ impl DictionaryWriter {
         varint::write(&mut self.terms, shared as u64);
         varint::write(&mut self.terms, (term.len() - shared) as u64);
         self.terms.extend_from_slice(&term.as_bytes()[shared..]);
-        varint::write(&mut self.terms, u64::from(at.df));
-        varint::write(&mut self.terms, at.bytes);
+        varint::write(&mut self.terms, df as u64);
+        varint::write(&mut self.terms, bytes as u64);
         self.count += 1;
         self.last.clear();
         self.last.push_str(term);
@@ -176,7 +178,8 @@ impl<'a> Dictionary<'a> {
     }
 
     fn terms_of_group(&self, group: usize) -> Result<Terms<'a>> {
-        let empty = Terms { reader: Reader::new(&[], self.name), text: Vec::new(), offset: 0, name: self.name };
+        let empty =
+            Terms { reader: Reader::new(&[], self.name), text: Vec::new(), offset: 0, ordinal: 0, name: self.name };
         let Some(entry) = self.groups.get(group * GROUP_ENTRY_BYTES..).filter(|entry| !entry.is_empty()) else {
             return Ok(empty);
         };
@@ -184,7 +187,8 @@ impl<'a> Dictionary<'a> {
         let (begin, offset) = (entry.u64()?, entry.u64()?);
         let rest = usize::try_from(begin).ok().and_then(|begin| self.terms.get(begin..));
         let rest = rest.ok_or_else(|| Error::corrupt(format!("{}: group {group} begins too far", self.name)))?;
-        Ok(Terms { reader: Reader::new(rest, self.name), offset, ..empty })
+        let ordinal = (group * GROUP) as u32;
+        Ok(Terms { reader: Reader::new(rest, self.name), offset, ordinal, ..empty })
     }
 }
 
@@ -193,6 +197,7 @@ pub struct Terms<'a> {
     reader: Reader<'a>,
     text: Vec<u8>,
     offset: u64,
+    ordinal: u32,
     name: &'a str,
 }
 
@@ -220,8 +225,9 @@ impl Terms<'_> {
         self.text.extend_from_slice(self.reader.take(rest)?);
         let df = varint::read_u32(&mut self.reader, self.name)?;
         let bytes = varint::read(&mut self.reader, self.name)?;
-        let term = Term { df, offset: self.offset, bytes };
+        let term = Term { df, offset: self.offset, bytes, ordinal: self.ordinal };
         self.offset = self.offset.saturating_add(bytes);
+        self.ordinal = self.ordinal.saturating_add(1);
         Ok(Some(term))
     }
 

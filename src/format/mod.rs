@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod marks;
 pub mod names;
 pub mod node;
+pub mod positions;
 pub mod record;
 pub mod rows;
 pub mod segment;

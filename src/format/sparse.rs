@@ -48,8 +48,7 @@ impl SparseWriter {
             self.postings.extend_from_slice(&largest.to_le_bytes());
         }
         self.postings.extend_from_slice(&data);
-        let bytes = (self.postings.len() - start) as u64;
-        self.dictionary.add(term, &Term { df: postings.len() as u32, offset: start as u64, bytes })
+        self.dictionary.add(term, postings.len(), start, self.postings.len() - start)
     }
 
     /// The section of a segment of `rows` rows.

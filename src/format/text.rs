@@ -74,8 +74,7 @@ impl TextWriter {
     pub fn term(&mut self, term: &str, postings: &[(u32, u32)]) -> Result<()> {
         let start = self.postings.len();
         self.put_postings(postings);
-        let bytes = (self.postings.len() - start) as u64;
-        self.dictionary.add(term, &Term { df: postings.len() as u32, offset: start as u64, bytes })
+        self.dictionary.add(term, postings.len(), start, self.postings.len() - start)
     }
 
     fn put_postings(&mut self, postings: &[(u32, u32)]) {

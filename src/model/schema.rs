@@ -118,6 +118,17 @@ pub struct FullText {
     pub ascii_folding: bool,
     pub case_sensitive: bool,
     pub tokenizer: Tokenizer,
+    /// Whether segments say where in a row each token is: sequences of tokens are then found without reading texts.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub positions: bool,
+}
+
+impl FullText {
+    /// Whether two configurations make the same terms of a text; they may score them otherwise, and keep positions or not.
+    pub fn same_terms(&self, other: &FullText) -> bool {
+        let FullText { k1, k3, b, positions, .. } = *other;
+        FullText { k1, k3, b, positions, ..self.clone() } == *other
+    }
 }
 
 impl Default for FullText {
@@ -133,6 +144,7 @@ impl Default for FullText {
             ascii_folding: false,
             case_sensitive: false,
             tokenizer: Tokenizer::WordV4,
+            positions: false,
         }
     }
 }

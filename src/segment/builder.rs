@@ -12,7 +12,7 @@ use super::text::reader::TextBuilder;
 use super::text::terms::DocTerms;
 use super::text::tokens::Analyzer;
 use super::vectors::{clustering, element_of, norm, widen_into};
-use super::{SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION, multivectors};
+use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION, multivectors};
 use crate::error::{Error, Result};
 use crate::format::attributes::key_kind;
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record};
@@ -26,7 +26,8 @@ use crate::model::value::{Value, Vector};
 
 /// What a segment is built from, in strictly ascending order of id.
 pub enum Entry {
-    /// A document, with its terms in each full-text column. Columns that are missing among the terms are analysed.
+    /// A document, with its terms in each full-text column. Columns that are missing among the terms, or whose terms lack the
+    /// positions that the column keeps, are analysed.
     Row {
         document: Arc<Document>,
         terms: Vec<(ColumnUid, DocTerms)>,
@@ -238,26 +239,33 @@ impl clustering::Vectors for Vec<(u32, &Vector)> {
     }
 }
 
-/// Writes a full-text column's section; nothing for other columns.
+/// Writes a full-text column's sections; nothing for other columns.
 fn write_text(column: &SegmentColumn, entries: &[Entry], rows: u32, out: &mut SegmentWriter) -> Result<()> {
     let Some(options) = &column.column.full_text else { return Ok(()) };
     let mut analyzer = None;
-    let mut builder = TextBuilder::new();
+    let mut builder = if options.positions { TextBuilder::with_positions() } else { TextBuilder::new() };
     let documents = entries.iter().filter_map(|entry| match entry {
         Entry::Row { document, terms } => Some((document, terms)),
         Entry::Tombstone(_) => None,
     });
     for (row, (document, terms)) in (0..).zip(documents) {
         let Some(value) = document.get(column.uid) else { continue };
-        match terms.iter().find(|(uid, _)| *uid == column.uid) {
-            Some((_, terms)) => builder.add(row, terms),
+        let given = terms.iter().find(|(uid, _)| *uid == column.uid).map(|(_, terms)| terms);
+        match given.filter(|terms| terms.has_positions() || !options.positions) {
+            Some(terms) => builder.add(row, terms),
             None => {
                 let analyzer = analyzer.get_or_insert_with(|| Analyzer::new(options));
                 builder.add(row, &analyzer.analyze(value));
             }
         }
     }
-    out.section(column_section(TEXT_SECTION, column.uid), &builder.finish(rows)?)
+    let section = if options.positions {
+        out.begin(column_section(POSITIONS_SECTION, column.uid), Codec::Plain)?;
+        builder.finish_with_positions(rows, |bytes| out.write(bytes))?
+    } else {
+        builder.finish(rows)?
+    };
+    out.section(column_section(TEXT_SECTION, column.uid), &section)
 }
 
 /// Writes a column's vectors as they come; holds their norms.

@@ -81,7 +81,7 @@ pub fn merge(
             merge_attribute(inputs, column, &plan, collected.values.remove(&column.uid), rows, &mut out)?;
         }
         if column.column.full_text.is_some() {
-            merge_text(inputs, column.uid, collected.text.remove(&column.uid), &plan, rows, &mut out)?;
+            merge_text(inputs, column, collected.text.remove(&column.uid), &plan, rows, &mut out)?;
         }
         if column.column.kind == AttributeType::Sparse {
             merge_sparse(inputs, column.uid, &plan, rows, &mut out)?;

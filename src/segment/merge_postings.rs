@@ -4,34 +4,36 @@ use half::f16;
 
 use super::merge::{GONE, Input, Plan};
 use super::sparse::SparseReader;
+use super::text::positions::PositionsReader;
 use super::text::reader::{TextBuilder, TextReader, spread};
 use super::text::tokens::Analyzer;
-use super::{SPARSE_SECTION, TEXT_SECTION};
-use crate::error::Result;
+use super::{POSITIONS_SECTION, SPARSE_SECTION, Segment, SegmentColumn, TEXT_SECTION};
+use crate::error::{Error, Result};
 use crate::format::dictionary::{Term, Terms};
-use crate::format::segment::column_section;
+use crate::format::positions::PositionsWriter;
+use crate::format::segment::{Codec, column_section};
 use crate::format::segment_writer::SegmentWriter;
 use crate::format::sparse::SparseWriter;
 use crate::format::text::TextWriter;
 use crate::model::schema::{ColumnUid, FullText};
 use crate::model::value::Value;
 
-/// Which inputs' text of a column must be analysed anew, and the terms of those.
+/// Which inputs' text of a column must be analysed anew, for other terms or for lack of positions, and the terms of those.
 pub(in crate::segment) struct TextMerge {
     /// Per input.
     analysed: Vec<bool>,
     analyzer: Analyzer,
     builder: TextBuilder,
+    positions: bool,
 }
 
 impl TextMerge {
     pub(in crate::segment) fn new(inputs: &[Input], uid: ColumnUid, options: &FullText) -> Self {
-        let differs = |input: &Input| {
-            let had = input.segment.column(uid);
-            had.is_some_and(|had| had.column.full_text.as_ref().is_none_or(|had| !same_terms(had, options)))
-        };
-        let analysed = inputs.iter().map(differs).collect();
-        TextMerge { analysed, analyzer: Analyzer::new(options), builder: TextBuilder::new() }
+        let lacks = |input: &Input| input.segment.column(uid).is_some_and(|had| !had.has_text_of(options));
+        let analysed = inputs.iter().map(lacks).collect();
+        let positions = options.positions;
+        let builder = if positions { TextBuilder::with_positions() } else { TextBuilder::new() };
+        TextMerge { analysed, analyzer: Analyzer::new(options), builder, positions }
     }
 
     pub(in crate::segment) fn analyses_any(&self) -> bool {
@@ -46,11 +48,18 @@ impl TextMerge {
     pub(in crate::segment) fn add(&mut self, row: u32, value: &Value) {
         self.builder.add(row, &self.analyzer.analyze(value));
     }
-}
 
-/// Whether two configurations give the same terms; the weights of scores may differ.
-fn same_terms(a: &FullText, b: &FullText) -> bool {
-    FullText { k1: b.k1, k3: b.k3, b: b.b, ..a.clone() } == *b
+    fn sections(self, rows: u32) -> Result<Sections> {
+        if !self.positions {
+            return Ok(Sections { text: self.builder.finish(rows)?, positions: None });
+        }
+        let mut positions = Vec::new();
+        let text = self.builder.finish_with_positions(rows, |bytes| {
+            positions.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(Sections { text, positions: Some(positions) })
+    }
 }
 
 /// One index to merge: its terms in order, and how its rows are renumbered.
@@ -105,50 +114,103 @@ fn merge_terms<R, W: Copy>(
     }
 }
 
-/// Writes a full-text column's section. `analysed` has the rows whose terms were made anew, and says of which inputs.
+/// Writes a full-text column's sections. `analysed` has the rows whose terms were made anew, and says of which inputs.
 pub(in crate::segment) fn merge_text(
     inputs: &[Input],
-    uid: ColumnUid,
+    column: &SegmentColumn,
     analysed: Option<TextMerge>,
     plan: &Plan,
     rows: u32,
     out: &mut SegmentWriter,
 ) -> Result<()> {
+    let uid = column.uid;
     let mut readers = Vec::with_capacity(inputs.len());
     for (at, input) in inputs.iter().enumerate() {
         let anew = analysed.as_ref().is_some_and(|merge| merge.analyses(at));
-        readers.push(if anew { None } else { input.segment.text(uid)? });
+        readers.push(if anew { None } else { TextIndex::of(input.segment, column)? });
     }
-    let section = analysed.map(|merge| merge.builder.finish(rows)).transpose()?;
-    let anew = section.as_ref().map(|section| TextReader::open(section, rows, "text analysed anew")).transpose()?;
+    let sections = analysed.map(|merge| merge.sections(rows)).transpose()?;
+    let anew = sections.as_ref().map(|sections| sections.open(rows)).transpose()?;
     let mut lengths = Vec::new();
     for (reader, new_rows) in readers.iter().zip(&plan.new_rows) {
-        let Some(reader) = reader else { continue };
-        for row in &reader.present()? {
+        let Some(TextIndex { text, .. }) = reader else { continue };
+        for row in &text.present()? {
             let new_row = new_rows.get(row as usize).copied().filter(|row| *row != GONE);
-            lengths.extend(new_row.map(|new_row| (new_row, reader.length(row))));
+            lengths.extend(new_row.map(|new_row| (new_row, text.length(row))));
         }
     }
-    if let Some(anew) = &anew {
-        lengths.extend(anew.present()?.iter().map(|row| (row, anew.length(row))));
+    if let Some(TextIndex { text, .. }) = &anew {
+        lengths.extend(text.present()?.iter().map(|row| (row, text.length(row))));
     }
     let (lengths, present) = spread(lengths, rows);
+    let total_length = lengths.iter().map(|length| u64::from(*length)).sum();
     let mut writer = TextWriter::new(lengths, present);
     let mut sources = Vec::with_capacity(readers.len() + 1);
     for (reader, new_rows) in readers.into_iter().zip(&plan.new_rows) {
         if let Some(reader) = reader {
-            sources.push(Source::new(reader, reader.terms()?, Some(new_rows))?);
+            sources.push(Source::new(reader, reader.text.terms()?, Some(new_rows))?);
         }
     }
     if let Some(anew) = anew {
-        sources.push(Source::new(anew, anew.terms()?, None)?);
+        sources.push(Source::new(anew, anew.text.terms()?, None)?);
     }
-    merge_terms(
-        &mut sources,
-        |reader: &TextReader, term, each| reader.for_each(term, each),
-        |term, postings: &[(u32, u32)]| writer.term(term, postings),
-    )?;
+    if !column.keeps_positions() {
+        merge_terms(
+            &mut sources,
+            |reader: &TextIndex, term, each| reader.text.for_each(term, each),
+            |term, postings: &[(u32, u32)]| writer.term(term, postings),
+        )?;
+        return out.section(column_section(TEXT_SECTION, uid), &writer.finish()?);
+    }
+    // The text section is written after them, so only that one is held in memory.
+    out.begin(column_section(POSITIONS_SECTION, uid), Codec::Plain)?;
+    let mut positions = PositionsWriter::new(|bytes: &[u8]| out.write(bytes));
+    let mut frequencies = Vec::new();
+    merge_terms(&mut sources, TextIndex::for_each_placed, |term, postings: &[(u32, (u32, &[u8]))]| {
+        frequencies.clear();
+        frequencies.extend(postings.iter().map(|(row, (tf, _))| (*row, *tf)));
+        writer.term(term, &frequencies)?;
+        positions.term(postings.iter().map(|(_, (_, positions))| *positions))
+    })?;
+    positions.finish(rows, total_length)?;
     out.section(column_section(TEXT_SECTION, uid), &writer.finish()?)
+}
+
+/// A full-text column's sections in one input.
+#[derive(Clone, Copy)]
+struct TextIndex<'a> {
+    text: TextReader<'a>,
+    /// Where the result is to have them.
+    positions: Option<PositionsReader<'a>>,
+}
+
+impl<'a> TextIndex<'a> {
+    fn of(segment: &'a Segment, column: &SegmentColumn) -> Result<Option<Self>> {
+        let Some(text) = segment.text(column.uid)? else { return Ok(None) };
+        let positions = if column.keeps_positions() { segment.positions(column.uid)? } else { None };
+        Ok(Some(TextIndex { text, positions }))
+    }
+
+    /// Calls `each` with every row of a term, its frequency, and its positions as they are written.
+    fn for_each_placed(&self, term: &Term, each: &mut dyn FnMut(u32, (u32, &'a [u8]))) -> Result<()> {
+        let positions = self.positions.ok_or_else(|| Error::internal("merge segments: one has no positions"))?;
+        positions.for_each(term, |row, tf, positions| each(row, (tf, positions)))
+    }
+}
+
+/// The sections of the rows that were analysed anew.
+struct Sections {
+    text: Vec<u8>,
+    positions: Option<Vec<u8>>,
+}
+
+impl Sections {
+    fn open(&self, rows: u32) -> Result<TextIndex<'_>> {
+        let name = "text analysed anew";
+        let text = TextReader::open(&self.text, rows, name)?;
+        let open = |positions| PositionsReader::open(positions, text, name);
+        Ok(TextIndex { text, positions: self.positions.as_deref().map(open).transpose()? })
+    }
 }
 
 /// Writes a sparse column's section.

@@ -19,10 +19,11 @@ mod verify;
 pub use reader::Segment;
 
 use crate::model::ids::Hlc;
-use crate::model::schema::{Column, ColumnUid};
+use crate::model::schema::{Column, ColumnUid, FullText};
 
 /// The sections of full-text and of sparse vector columns.
 const TEXT_SECTION: &str = "text";
+const POSITIONS_SECTION: &str = "positions";
 const SPARSE_SECTION: &str = "sparse";
 
 /// A column of a segment, as the schema had it when the segment was built.
@@ -30,6 +31,19 @@ const SPARSE_SECTION: &str = "sparse";
 pub struct SegmentColumn {
     pub uid: ColumnUid,
     pub column: Column,
+}
+
+impl SegmentColumn {
+    /// Whether there is a section of positions.
+    fn keeps_positions(&self) -> bool {
+        self.column.full_text.as_ref().is_some_and(|options| options.positions)
+    }
+
+    /// Whether there are terms as these options make them, with positions if they say so.
+    fn has_text_of(&self, options: &FullText) -> bool {
+        let had = self.column.full_text.as_ref();
+        had.is_some_and(|had| had.same_terms(options) && (had.positions || !options.positions))
+    }
 }
 
 /// What a segment file that was written holds.

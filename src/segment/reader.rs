@@ -6,12 +6,14 @@ use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::attributes::AttributeReader;
+use super::builder::columns_of;
 use super::dead_counts::DeadCounts;
 use super::sections::Sections;
 use super::sparse::SparseReader;
+use super::text::positions::PositionsReader;
 use super::text::reader::{Term, TextReader};
 use super::vectors::{Kept, TokenReader, VectorReader};
-use super::{SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
+use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
 use crate::format::ids::{self, Bloom, Ids};
@@ -21,7 +23,7 @@ use crate::format::values;
 use crate::format::versions::{self, Versions, decode_tombstones};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, IdType, Version};
-use crate::model::schema::{AttributeType, ColumnUid};
+use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::mmap::Mapping;
 
@@ -110,6 +112,16 @@ impl Segment {
 
     pub fn column(&self, uid: ColumnUid) -> Option<&SegmentColumn> {
         self.place(uid).map(|place| &self.columns[place])
+    }
+
+    /// Whether a merge by `schema` would make indexes of columns here that this segment does not have.
+    pub fn lacks_indexes(&self, schema: &Schema) -> bool {
+        columns_of(schema).iter().any(|SegmentColumn { uid, column }| {
+            self.column(*uid).is_some_and(|had| {
+                column.is_indexed() && !had.column.is_indexed()
+                    || column.full_text.as_ref().is_some_and(|options| !had.has_text_of(options))
+            })
+        })
     }
 
     pub(in crate::segment) fn place(&self, uid: ColumnUid) -> Option<usize> {
@@ -249,6 +261,14 @@ impl Segment {
         }
         let bytes = self.index_of(TEXT_SECTION, uid, &column.name)?;
         TextReader::open(bytes, self.rows(), self.name()).map(Some)
+    }
+
+    /// Where the rows hold the terms of a full-text column; `None` when the segment does not say.
+    pub fn positions(&self, uid: ColumnUid) -> Result<Option<PositionsReader<'_>>> {
+        let Some(column) = self.column(uid).filter(|column| column.keeps_positions()) else { return Ok(None) };
+        let Some(text) = self.text(uid)? else { return Ok(None) };
+        let bytes = self.index_of(POSITIONS_SECTION, uid, &column.column.name)?;
+        PositionsReader::open(bytes, text, self.name()).map(Some)
     }
 
     /// How many of the rows `dead` hold a term of a full-text column; `count` counts them where it is not known.

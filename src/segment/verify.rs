@@ -51,6 +51,9 @@ impl Segment {
             if let Some(text) = &column.text {
                 text.verify()?;
             }
+            if let Some(positions) = self.positions(column.column.uid)? {
+                positions.verify()?;
+            }
             if let Some(vectors) = &column.vectors {
                 vectors.verify_clusters()?;
             }

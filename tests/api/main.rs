@@ -13,6 +13,7 @@ mod lineage;
 mod merging;
 mod namespaces;
 mod patterns;
+mod phrases;
 mod ranking;
 mod sdk;
 mod tokens;

@@ -8,4 +8,5 @@ mod histories;
 mod losers;
 #[path = "../support/node.rs"]
 mod node;
+mod phrases;
 mod policies;

@@ -49,7 +49,7 @@ proptest! {
 /// The loops over rows look, too, not only the steps before them.
 #[test]
 fn loops_over_many_rows_look_every_few_thousand() {
-    let mut generator = Generator::new(3);
+    let mut generator = Generator::new(6);
     let rows = 3 * ROWS_PER_CHECK;
     let documents: Vec<Json> =
         (0..rows).map(|id| json!({"id": id, "u": id % 7, "n": 1, "text": "fish tank"})).collect();

@@ -82,8 +82,8 @@ impl Generator {
         let mut out = Map::new();
         out.insert("id".into(), id.into());
         for name in [
-            "n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "vector", "half", "weights", "late",
-            "tokens", "stored",
+            "n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "lines", "vector", "half", "weights",
+            "late", "tokens", "stored",
         ] {
             if self.chance(5) {
                 continue;
@@ -98,6 +98,7 @@ impl Generator {
                 "tags" => self.list(3, |g| g.pick(&TEXTS)).into(),
                 "counts" => self.list(3, |g| g.below(5)).into(),
                 "text" => self.words(7).into(),
+                "lines" => self.list(3, |g| g.words(4)).into(),
                 "vector" => self.vector(4),
                 "half" => self.vector(3),
                 "weights" => self.weights(),
@@ -123,7 +124,8 @@ impl Generator {
     }
 
     fn leaf(&mut self) -> Json {
-        let name = self.pick(&["id", "n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "late"]);
+        let names = ["id", "n", "u", "x", "s", "t", "ok", "tags", "counts", "note", "text", "lines", "late"];
+        let name = self.pick(&names);
         let text = |g: &mut Self| Json::from(g.pick(&TEXTS));
         match name {
             "id" => {
@@ -154,7 +156,7 @@ impl Generator {
                 json!([name, "Fuzzy", query, {"max_edit_distance": thresholds, "case_sensitive": self.chance(2)}])
             }
             "note" => json!([name, self.pick(&["Glob", "NotGlob", "IGlob", "NotIGlob"]), self.glob()]),
-            "text" => {
+            "text" | "lines" => {
                 let op = self.pick(&["ContainsAllTokens", "ContainsAnyToken", "ContainsTokenSequence"]);
                 json!([name, op, self.words(3), {"last_as_prefix": self.chance(2)}])
             }

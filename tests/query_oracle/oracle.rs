@@ -290,8 +290,12 @@ fn distance(query: &Json, value: &Json) -> Option<f64> {
     Some(pairs.map(|(a, b)| (a.as_f64().unwrap() - b.as_f64().unwrap()).powi(2)).sum())
 }
 
+/// The words of a text, or of an array of texts one after another.
 fn tokens(text: &Json) -> Vec<String> {
-    text.as_str().unwrap().split_whitespace().map(str::to_owned).collect()
+    match text {
+        Json::Array(texts) => texts.iter().flat_map(tokens).collect(),
+        text => text.as_str().unwrap().split_whitespace().map(str::to_owned).collect(),
+    }
 }
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {

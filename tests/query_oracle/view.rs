@@ -26,7 +26,7 @@ pub enum Age {
     Current,
     /// With other indexes: nothing filterable or for patterns, text analysed otherwise.
     Unindexed,
-    /// Before the attribute `late` was there.
+    /// Before the attribute `late` was there, and before positions were kept.
     Old,
 }
 
@@ -36,8 +36,10 @@ pub fn schema(age: Age) -> Schema {
         let column = Column::new(name, AttributeType::parse(kind).unwrap(), 0);
         Column { filterable: column.filterable && indexed, ..column }
     };
-    let options = FullText { case_sensitive: age == Age::Unindexed, ..FullText::default() };
-    let text = Column { full_text: Some(options), filterable: false, ..column("text", "string") };
+    let positions = age == Age::Current;
+    let options = FullText { case_sensitive: age == Age::Unindexed, positions, ..FullText::default() };
+    let text = Column { full_text: Some(options.clone()), filterable: false, ..column("text", "string") };
+    let lines = Column { full_text: Some(options), filterable: false, ..column("lines", "[]string") };
     let mut columns = vec![
         column("n", "int"),
         column("u", "uint"),
@@ -49,6 +51,7 @@ pub fn schema(age: Age) -> Schema {
         column("counts", "[]uint"),
         Column { glob: indexed, fuzzy: indexed, filterable: false, ..column("note", "string") },
         text,
+        lines,
         column("vector", "[4]f32"),
         column("half", "[3]f16"),
         column("weights", "{}f16"),
@@ -73,8 +76,10 @@ pub fn document(json: &Json) -> Document {
     document
 }
 
+/// The terms of a row of the tail; some rows were written before positions were kept.
 fn terms_of(document: &Document) -> Vec<(ColumnUid, DocTerms)> {
-    let schema = schema(Age::Current);
+    let keeps_positions = matches!(document.id, DocId::Uint(n) if n % 3 > 0);
+    let schema = schema(if keeps_positions { Age::Current } else { Age::Old });
     let mut analyzers = Analyzers::new();
     let text = schema.columns.iter().filter_map(|column| {
         let (options, value) = (column.full_text.as_ref()?, document.get(column.uid())?);
@@ -134,7 +139,7 @@ pub fn build(documents: &[Json], segments: usize, generator: &mut Generator) -> 
     generator.shuffle(&mut rest);
     for document in rest {
         if generator.below(4) == 0 {
-            let other = self::document(&generator.document(20_000));
+            let other = self::document(&generator.document(2_000_000));
             gone.push(tail.push(Arc::new(TailRow { terms: terms_of(&other), document: Arc::new(other) })));
         }
         tail.push(Arc::new(TailRow { terms: terms_of(&document), document: Arc::new(document) }));

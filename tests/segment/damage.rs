@@ -8,7 +8,7 @@ use shoal::format::segment::{
     CHUNK_BYTES, FOOTER_BYTES, Footer, Meta, decode_footer, decode_meta, encode_footer, encode_meta,
 };
 use shoal::model::ids::Hlc;
-use shoal::model::schema::Metric;
+use shoal::model::schema::{Metric, Schema};
 use shoal::model::value::{Multivector, Value};
 use shoal::platform::allowance::Allowance;
 use shoal::platform::mmap::Mapping;
@@ -18,7 +18,7 @@ use shoal::segment::merge::{Input, merge};
 use shoal::segment::vectors::{QueryTokens, QueryVector};
 use uuid::Uuid;
 
-use crate::documents::{built, entries, schema_with_tokens as schema};
+use crate::documents::{built, entries, schema_with_positions, schema_with_tokens as schema};
 
 /// Asks a segment everything; answers and errors are both fine.
 fn exercise(segment: &Segment) {
@@ -72,6 +72,15 @@ fn exercise(segment: &Segment) {
             }
             let _ = reader.length(7);
         }
+        if let Ok(Some(reader)) = segment.positions(column.uid)
+            && let Ok(Some(term)) = reader.text().term("shared")
+            && let Ok(mut places) = reader.places(&term)
+        {
+            for row in 0..40 {
+                ignore(places.seek(row).map(drop));
+                ignore(places.positions().map(drop));
+            }
+        }
         if let Ok(Some(reader)) = segment.sparse(column.uid)
             && let Ok(Some(term)) = reader.dimension("a")
         {
@@ -79,7 +88,18 @@ fn exercise(segment: &Segment) {
         }
     }
     let inputs = [Input { segment, dead: &[1].into_iter().collect() }];
-    ignore(merge(Uuid::nil(), &schema(), &inputs, Hlc(0), &mut std::io::sink()).map(drop));
+    let keeps_positions = segment
+        .column(placed().columns[0].uid())
+        .is_some_and(|column| column.column.full_text.as_ref().is_some_and(|options| options.positions));
+    let schema = if keeps_positions { placed() } else { schema() };
+    ignore(merge(Uuid::nil(), &schema, &inputs, Hlc(0), &mut std::io::sink()).map(drop));
+}
+
+/// Texts with positions and nothing else.
+fn placed() -> Schema {
+    let mut schema = schema_with_positions();
+    schema.columns.retain(|column| column.full_text.is_some());
+    schema
 }
 
 fn opened(bytes: &[u8]) -> Result<Segment> {
@@ -88,8 +108,7 @@ fn opened(bytes: &[u8]) -> Result<Segment> {
 
 #[test]
 fn every_truncation_and_every_flipped_bit_is_found() {
-    for kind in [0, 2] {
-        let schema = schema();
+    for (kind, schema) in [(0, schema()), (2, schema()), (0, placed())] {
         let bytes = built(&schema, &entries(&schema, kind, 12)).0;
         for end in 0..bytes.len() {
             assert!(opened(&bytes[..end]).is_err(), "{end} bytes");
@@ -134,9 +153,8 @@ pub fn resealed(bytes: &[u8], damage: impl FnOnce(&mut [u8], &mut Meta, &mut Foo
 
 #[test]
 fn nonsense_with_right_checksums_is_no_panic() {
-    let schema = schema();
     let random = SeededRandom::new(11);
-    for (kind, count) in [(0, 20), (2, 70)] {
+    for (kind, count, schema) in [(0, 20, schema()), (2, 70, schema()), (2, 200, placed())] {
         let bytes = built(&schema, &entries(&schema, kind, count)).0;
         let footer = decode_footer(&bytes, "whole").unwrap();
         let meta = decode_meta(&bytes, &footer, "whole").unwrap();

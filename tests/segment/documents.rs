@@ -56,6 +56,13 @@ pub fn schema_with_tokens() -> Schema {
     schema
 }
 
+/// [`schema`], and its full-text columns keep positions.
+pub fn schema_with_positions() -> Schema {
+    let mut schema = schema();
+    schema.columns.iter_mut().filter_map(|column| column.full_text.as_mut()).for_each(|text| text.positions = true);
+    schema
+}
+
 /// A value of a column's type; `n` decides which.
 pub fn value(kind: AttributeType, n: u64) -> Value {
     let int = n as i64 - 5;

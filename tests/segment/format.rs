@@ -14,7 +14,9 @@ use shoal::model::schema::{AttributeType, Column, Metric, Schema};
 use shoal::segment::builder::Entry;
 use uuid::Uuid;
 
-use crate::documents::{built, documents, entries, open, schema, schema_with_tokens, token_columns};
+use crate::documents::{
+    built, documents, entries, open, schema, schema_with_positions, schema_with_tokens, token_columns,
+};
 
 pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -136,8 +138,11 @@ fn exactly_the_documented_sections_are_written() {
     let schema = schema_with_tokens();
     let (_, meta) = parsed(&built(&schema, &entries(&schema, 2, 200)).0);
     let (_, clustered) = parsed(&crate::clusters::file());
+    let placed = schema_with_positions();
+    let (_, placed) = parsed(&built(&placed, &entries(&placed, 2, 20)).0);
     let name = |name: &str| name.split(':').next().unwrap().to_owned();
-    let sections = meta.sections.iter().chain(&clustered.sections);
+    assert!(!meta.sections.iter().any(|section| section.name.starts_with("positions")));
+    let sections = meta.sections.iter().chain(&clustered.sections).chain(&placed.sections);
     let written: BTreeSet<String> = sections.map(|section| name(&section.name)).collect();
     let documented: BTreeSet<String> =
         table("Segment meta").iter().flat_map(|row| row[0].split(", ").map(name).collect::<Vec<_>>()).collect();

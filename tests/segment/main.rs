@@ -7,5 +7,6 @@ mod damage;
 mod documents;
 mod format;
 mod merging;
+mod positions;
 mod postings;
 mod reading;

@@ -12,7 +12,9 @@ use shoal::segment::builder::{Entry, build};
 use shoal::segment::merge::{Input, merge};
 use uuid::Uuid;
 
-use crate::documents::{built, document, documents, entries, id, open, schema_with_tokens as schema, value};
+use crate::documents::{
+    built, document, documents, entries, id, open, schema_with_positions, schema_with_tokens as schema, value,
+};
 
 fn merged(schema: &Schema, segments: &[Segment], dead: &[RoaringBitmap], horizon: Hlc) -> Vec<u8> {
     let inputs: Vec<Input> = segments.iter().zip(dead).map(|(segment, dead)| Input { segment, dead }).collect();
@@ -52,10 +54,28 @@ fn split(entries: Vec<Entry>, parts: usize, schema: &Schema) -> (Vec<Segment>, V
 
 #[test]
 fn a_merge_equals_a_build_of_the_live_documents() {
-    let schema = schema();
-    for (kind, count, parts) in [(0, 900, 3), (1, 40, 5), (2, 700, 4), (0, 0, 2), (2, 3, 1)] {
-        let (segments, dead, live) = split(entries(&schema, kind, count), parts, &schema);
-        assert_eq!(merged(&schema, &segments, &dead, Hlc(0)), built(&schema, &live).0, "{kind} {count} {parts}");
+    for schema in [schema(), schema_with_positions()] {
+        for (kind, count, parts) in [(0, 900, 3), (1, 40, 5), (2, 700, 4), (0, 0, 2), (2, 3, 1)] {
+            let (segments, dead, live) = split(entries(&schema, kind, count), parts, &schema);
+            assert_eq!(merged(&schema, &segments, &dead, Hlc(0)), built(&schema, &live).0, "{kind} {count} {parts}");
+        }
+    }
+}
+
+#[test]
+fn positions_are_made_of_the_texts_of_segments_without() {
+    let (without, with) = (crate::documents::schema(), schema_with_positions());
+    for kept in [[false, false, false], [true, false, true], [true, true, true]] {
+        let (mut segments, dead, live) = split(entries(&without, 0, 600), 3, &without);
+        let positioned = split(entries(&with, 0, 600), 3, &with).0;
+        for (at, segment) in positioned.into_iter().enumerate().filter(|(at, _)| kept[*at]) {
+            assert!(!segment.lacks_indexes(&with) && segments[at].lacks_indexes(&with));
+            segments[at] = segment;
+        }
+        assert_eq!(merged(&with, &segments, &dead, Hlc(0)), built(&with, &live).0, "{kept:?}");
+        // And they go where they are not asked for any more.
+        assert_eq!(merged(&without, &segments, &dead, Hlc(0)), built(&without, &live).0, "{kept:?}");
+        assert!(segments.iter().all(|segment| !segment.lacks_indexes(&without)));
     }
 }
 

@@ -10,10 +10,10 @@ use shoal::segment::text::terms::DocTerms;
 
 use crate::format::{check_layout, root};
 
-const ROWS: u32 = 300;
+pub const ROWS: u32 = 300;
 
 /// Every seventh row has no value, one is long, and the terms are of several groups.
-fn tokens_of(row: u32) -> Option<Vec<String>> {
+pub fn tokens_of(row: u32) -> Option<Vec<String>> {
     if row % 7 == 3 {
         return None;
     }
@@ -54,7 +54,7 @@ fn sparse_section() -> Vec<u8> {
     builder.finish(ROWS).unwrap()
 }
 
-fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     let path = root().join("tests/golden/v1").join(name);
     if std::env::var_os("SHOAL_WRITE_GOLDEN").is_some() && !path.exists() {
         std::fs::write(&path, bytes).unwrap();

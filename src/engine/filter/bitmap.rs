@@ -9,16 +9,18 @@ use std::ops::{Bound, Range};
 use roaring::{MultiOps, RoaringBitmap};
 
 use super::matches::{matches_text, matches_value, matches_with};
+use super::sequence;
 use crate::engine::analyzers::Analyzers;
 use crate::engine::view::{SegmentView, TailView, View};
 use crate::error::Result;
 use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
 use crate::model::ids::DocId;
-use crate::model::schema::{Column, ColumnUid, FullText, Schema};
+use crate::model::schema::{Column, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
 use crate::segment::Segment;
 use crate::segment::attributes::AttributeReader;
+use crate::segment::text::positions::PositionsReader;
 use crate::segment::text::reader::TextReader;
 
 /// With fewer than one row in so many left, rows are asked for their values rather than values for their rows.
@@ -97,15 +99,14 @@ pub fn text_index<'s>(segment: &'s Segment, column: &Column) -> Result<Option<Te
     let uid = column.uid();
     let built = segment.column(uid).and_then(|built| built.column.full_text.as_ref());
     match (built, &column.full_text) {
-        (Some(built), Some(now)) if same_terms(built, now) => segment.text(uid),
+        (Some(built), Some(now)) if built.same_terms(now) => segment.text(uid),
         _ => Ok(None),
     }
 }
 
-/// Whether two configurations give the same terms; they may score them otherwise.
-fn same_terms(a: &FullText, b: &FullText) -> bool {
-    let FullText { k1, k3, b: length, .. } = *a;
-    *a == FullText { k1, k3, b: length, ..b.clone() }
+/// Where a column's terms are, if the segment says so and has the column analysed as it is now.
+fn positions<'s>(segment: &'s Segment, column: &Column) -> Result<Option<PositionsReader<'s>>> {
+    Ok(if text_index(segment, column)?.is_some() { segment.positions(column.uid())? } else { None })
 }
 
 /// The rows that hold a term beginning with `prefix`.
@@ -152,6 +153,7 @@ pub enum Access {
     Ids,
     Postings,
     Terms,
+    Positions,
     Dictionary,
     Documents,
 }
@@ -171,8 +173,12 @@ pub fn access(filter: &Filter, schema: &Schema, segment: &Segment) -> Result<Acc
         Filter::Column(uid, _) if segment.column(*uid).is_none() => Access::Ids,
         Filter::Column(uid, Test::Tokens(test)) => {
             let column = schema.column_by_uid(*uid);
-            let index = column.map(|column| text_index(segment, column)).transpose()?.flatten();
-            if index.is_some() && !is_sequence(test) { Access::Terms } else { Access::Documents }
+            match column {
+                Some(column) if text_index(segment, column)?.is_none() => Access::Documents,
+                Some(_) if !is_sequence(test) => Access::Terms,
+                Some(column) if positions(segment, column)?.is_some() => Access::Positions,
+                _ => Access::Documents,
+            }
         }
         Filter::Column(uid, test) => match (segment.attribute(*uid)?, test) {
             (None, _) | (_, Test::Equals(_)) => Access::Documents,
@@ -312,6 +318,11 @@ impl Evaluation<'_> {
         let Some(reader) = column.map(|column| text_index(self.segment, column)).transpose()?.flatten() else {
             return self.by_documents(filter, uid, within);
         };
+        if is_sequence(test)
+            && let Some(positions) = self.segment.positions(uid)?
+        {
+            return sequence::rows(&positions, test, within, self.allowance);
+        }
         let (mut all, mut any) = (within.clone(), RoaringBitmap::new());
         for (at, token) in test.tokens.iter().enumerate() {
             let has = if test.last_as_prefix && at + 1 == test.tokens.len() {
@@ -326,7 +337,7 @@ impl Evaluation<'_> {
         }
         match test.mode {
             TokenMode::Any => Ok(any & within),
-            // Postings have no positions.
+            // Postings alone do not say where the tokens are.
             TokenMode::Sequence if is_sequence(test) => self.by_documents(filter, uid, &all),
             TokenMode::All | TokenMode::Sequence => Ok(all),
         }

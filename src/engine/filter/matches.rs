@@ -117,8 +117,11 @@ fn matches_tokens(
             TokenMode::Any => init.iter().any(|t| has(terms, t)) || has_last(terms, last, test.last_as_prefix),
             TokenMode::All | TokenMode::Sequence => has_all(terms),
         };
-        // Terms have no positions: a sequence needs the text, but only where all its tokens are there.
         if !passes || !sequence {
+            return passes;
+        }
+        // Without positions a sequence needs the text, but only where all its tokens are there.
+        if let Some(passes) = terms.has_sequence(&test.tokens, test.last_as_prefix) {
             return passes;
         }
     }
@@ -126,20 +129,13 @@ fn matches_tokens(
         return false;
     };
     if sequence {
-        let tokens = analyzers.tokens(options, value);
-        return tokens.windows(test.tokens.len()).any(|window| {
-            window.split_last().is_some_and(|(end, start)| start == init && is_last(end, last, test.last_as_prefix))
-        });
+        return analyzers.get(options).has_sequence(value, &test.tokens, test.last_as_prefix);
     }
     let terms = analyzers.terms(options, value);
     match test.mode {
         TokenMode::Any => init.iter().any(|t| has(&terms, t)) || has_last(&terms, last, test.last_as_prefix),
         TokenMode::All | TokenMode::Sequence => has_all(&terms),
     }
-}
-
-fn is_last(token: &str, last: &str, as_prefix: bool) -> bool {
-    if as_prefix { token.starts_with(last) } else { token == last }
 }
 
 fn has_last(terms: &DocTerms, last: &str, as_prefix: bool) -> bool {

@@ -6,3 +6,4 @@ mod fuzzy;
 mod glob;
 pub mod matches;
 mod patterns;
+mod sequence;

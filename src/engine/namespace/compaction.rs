@@ -88,12 +88,13 @@ impl Namespace {
         });
     }
 
-    /// Merges all segments into one, the tail included.
+    /// Merges all segments into one, the tail included. A single one is written anew where rows of it are dead, and where it
+    /// lacks indexes that the schema says by now.
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
         let _turn = self.turn(&self.compacting).await;
         let candidates = self.candidates();
-        if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) {
+        if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) || self.lacks_indexes() {
             let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
             self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level }).await
         } else {
@@ -111,6 +112,11 @@ impl Namespace {
             dead: part.settled.len(),
         };
         shared.state.parts.iter().map(candidate).collect()
+    }
+
+    fn lacks_indexes(&self) -> bool {
+        let shared = self.shared();
+        shared.state.parts.iter().any(|part| part.segment.lacks_indexes(&shared.state.schema))
     }
 
     async fn merge(self: &Arc<Self>, plan: Plan) -> Result<()> {

@@ -27,6 +27,7 @@ pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<Stri
                 Access::Ids => "by ids",
                 Access::Postings => "by the rows of attribute values",
                 Access::Terms => "by the rows of terms",
+                Access::Positions => "by the rows of terms and their positions in them",
                 Access::Dictionary => "by testing every distinct value once",
                 Access::Documents => "by indexes, then by reading the documents that are left",
             };

@@ -322,6 +322,8 @@ fn set_search(column: &mut Column, config: &Config<'_>) -> Result<()> {
 /// The options with those of an update merged in.
 fn full_text(name: &str, known: FullText, update: &Map<String, Json>) -> Result<FullText> {
     let Ok(Json::Object(mut options)) = serde_json::to_value(&known) else { return Ok(known) };
+    // It is shown only where it is set.
+    options.insert("positions".into(), known.positions.into());
     for (key, value) in update.iter().filter(|(_, value)| !value.is_null()) {
         if !options.contains_key(key) {
             let expected: Vec<String> = options.keys().map(|key| format!("`{key}`")).collect();
@@ -443,6 +445,7 @@ mod tests {
     use crate::error::{Error, Kind, Result};
     use crate::model::ids::IdType;
     use crate::model::schema::{Metric, Schema};
+    use crate::model::schema_render::v1;
     use crate::model::write::SchemaUpdate;
     use serde_json::{Value as Json, json};
 
@@ -500,6 +503,24 @@ mod tests {
         assert!(schema.column("a").unwrap().full_text.is_some() && schema.column("a").unwrap().filterable);
         let schema = update(&schema, json!({"b": {"type": "string", "full_text_search": true}}), true).unwrap();
         assert!(schema.column("b").unwrap().filterable);
+    }
+
+    #[test]
+    fn positions_are_switched_on_and_off_and_shown_where_they_are_kept() {
+        let with = |positions: bool| json!({"a": {"type": "string", "full_text_search": {"positions": positions}}});
+        let plain = fresh(json!({"a": {"type": "string", "full_text_search": {"stemming": true}}}));
+        let kept = update(&plain, with(true), true).unwrap();
+        let (before, after) =
+            (plain.columns[0].full_text.clone().unwrap(), kept.columns[0].full_text.clone().unwrap());
+        assert!(!before.positions && after.positions && after.stemming && before.same_terms(&after));
+        assert_eq!(v1(&kept)["a"]["full_text_search"]["positions"], true);
+        assert_eq!(v1(&plain)["a"]["full_text_search"].get("positions"), None);
+        // A later update of something else keeps them.
+        let later = json!({"a": {"type": "string", "full_text_search": {"k1": 2.0}}});
+        assert!(update(&kept, later, true).unwrap().columns[0].full_text.as_ref().unwrap().positions);
+        assert_eq!(update(&kept, with(false), true).unwrap(), plain);
+        let error = refused(&plain, json!({"a": {"type": "string", "full_text_search": {"positions": 1}}}));
+        assert!(error.to_string().contains("full_text_search"), "{error}");
     }
 
     #[test]

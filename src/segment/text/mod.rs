@@ -1,5 +1,6 @@
 //! Full-text search: terms of documents and queries, and their scores.
 
+pub mod positions;
 pub mod reader;
 pub mod score;
 pub mod terms;

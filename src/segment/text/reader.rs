@@ -7,19 +7,33 @@ use roaring::RoaringBitmap;
 use super::terms::DocTerms;
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
+use crate::format::positions::{PositionsWriter, encode_row, take_numbers};
 use crate::format::text::{Parts, PostingsBytes, TextWriter, parts};
 use crate::format::vectors::decode_rows;
 
 /// Gathers the terms of rows, in ascending order of rows.
 #[derive(Default)]
 pub struct TextBuilder {
-    postings: HashMap<Box<str>, Vec<(u32, u32)>>,
+    postings: HashMap<Box<str>, TermRows>,
     lengths: Vec<(u32, u32)>,
+    positions: bool,
+}
+
+/// A term's rows and frequencies, and its positions in each row as they are written.
+#[derive(Default)]
+struct TermRows {
+    rows: Vec<(u32, u32)>,
+    positions: Vec<u8>,
 }
 
 impl TextBuilder {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Gathers positions too: all terms that are added must have them.
+    pub fn with_positions() -> Self {
+        TextBuilder { positions: true, ..Self::default() }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -28,26 +42,55 @@ impl TextBuilder {
 
     pub fn add(&mut self, row: u32, terms: &DocTerms) {
         self.lengths.push((row, terms.length()));
-        for (term, tf) in terms.iter() {
-            match self.postings.get_mut(term) {
-                Some(postings) => postings.push((row, tf)),
-                None => {
-                    self.postings.insert(term.into(), vec![(row, tf)]);
-                }
+        if self.positions {
+            for (term, positions) in terms.placed() {
+                self.add_term(term, |found| {
+                    found.rows.push((row, positions.len() as u32));
+                    encode_row(positions, &mut found.positions);
+                });
             }
+        } else {
+            for (term, tf) in terms.iter() {
+                self.add_term(term, |found| found.rows.push((row, tf)));
+            }
+        }
+    }
+
+    fn add_term(&mut self, term: &str, add: impl FnOnce(&mut TermRows)) {
+        match self.postings.get_mut(term) {
+            Some(found) => add(found),
+            None => add(self.postings.entry(term.into()).or_default()),
         }
     }
 
     /// The section of a segment of `rows` rows.
     pub fn finish(self, rows: u32) -> Result<Vec<u8>> {
+        self.finish_with(rows, |_, _| Ok(()))
+    }
+
+    /// The section of a segment of `rows` rows; `write` is given the section of positions, piece by piece, before.
+    pub fn finish_with_positions(self, rows: u32, write: impl FnMut(&[u8]) -> Result<()>) -> Result<Vec<u8>> {
+        let total_length = self.lengths.iter().map(|(_, length)| u64::from(*length)).sum();
+        let mut writer = PositionsWriter::new(write);
+        let section = self.finish_with(rows, |with, mut bytes| {
+            let of_row = |(_, tf): &(u32, u32)| take_numbers(&mut bytes, *tf).filter(|_| *tf > 0);
+            let all: Option<Vec<&[u8]>> = with.iter().map(of_row).collect();
+            let all = all.ok_or_else(|| Error::internal("write positions: a row's terms have none"))?;
+            writer.term(all.into_iter())
+        })?;
+        writer.finish(rows, total_length)?;
+        Ok(section)
+    }
+
+    /// The section; `each` is given every term's rows and the positions of these, in the order of terms.
+    fn finish_with(self, rows: u32, mut each: impl FnMut(&[(u32, u32)], &[u8]) -> Result<()>) -> Result<Vec<u8>> {
         let (lengths, present) = spread(self.lengths, rows);
         let mut writer = TextWriter::new(lengths, present);
-        let mut terms: Vec<&str> = self.postings.keys().map(AsRef::as_ref).collect();
-        terms.sort_unstable();
-        for term in terms {
-            if let Some(postings) = self.postings.get(term) {
-                writer.term(term, postings)?;
-            }
+        let mut terms: Vec<(Box<str>, TermRows)> = self.postings.into_iter().collect();
+        terms.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        for (term, TermRows { rows, positions }) in terms {
+            writer.term(&term, &rows)?;
+            each(&rows, &positions)?;
         }
         writer.finish()
     }
@@ -82,6 +125,16 @@ impl<'a> TextReader<'a> {
     /// Rows that have a value.
     pub fn docs(&self) -> u64 {
         u64::from(self.parts.header.docs)
+    }
+
+    /// Rows of the segment.
+    pub fn rows(&self) -> u32 {
+        self.parts.header.rows
+    }
+
+    /// Different terms.
+    pub fn term_count(&self) -> u32 {
+        self.parts.header.terms
     }
 
     /// Tokens of all rows.

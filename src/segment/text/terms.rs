@@ -1,38 +1,51 @@
-//! A document's terms in one column, in two allocations.
+//! A document's terms in one column, in two allocations, or three with their positions.
 
-/// Terms in bytewise order with their frequencies.
+/// Terms in bytewise order with their frequencies, and where the text has them if that was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DocTerms {
-    length: u32,
     text: Box<str>,
-    /// Per term where it ends in `text`, and how often the document has it.
+    /// Per term where it ends in `text`, and how many tokens the document has of it and all terms before.
     terms: Box<[(u32, u32)]>,
+    /// Places in the list of tokens: ascending for each term, term after term. Empty where they were not asked for.
+    positions: Box<[u32]>,
 }
 
 impl DocTerms {
     /// The terms of a list of tokens in any order, repeats included.
     pub fn from_tokens(tokens: &mut [&str]) -> Self {
         tokens.sort_unstable();
-        let mut text = String::with_capacity(tokens.iter().map(|token| token.len()).sum());
+        Self::from_sorted(tokens.iter().copied())
+    }
+
+    /// The terms of a list of tokens, and where in it each is.
+    pub fn with_positions(tokens: &[&str]) -> Self {
+        let mut placed: Vec<(&str, u32)> = tokens.iter().copied().zip(0..).collect();
+        placed.sort_unstable();
+        let terms = Self::from_sorted(placed.iter().map(|(token, _)| *token));
+        DocTerms { positions: placed.iter().map(|(_, position)| *position).collect(), ..terms }
+    }
+
+    fn from_sorted<'t>(tokens: impl ExactSizeIterator<Item = &'t str> + Clone) -> Self {
+        let mut text = String::with_capacity(tokens.clone().map(str::len).sum());
         let mut terms: Vec<(u32, u32)> = Vec::with_capacity(tokens.len());
         let mut last = None;
-        for token in &*tokens {
-            if last == Some(*token) {
-                if let Some((_, tf)) = terms.last_mut() {
-                    *tf += 1;
+        for (token, count) in tokens.zip(1..) {
+            if last == Some(token) {
+                if let Some((_, end)) = terms.last_mut() {
+                    *end = count;
                 }
             } else {
                 text.push_str(token);
-                terms.push((text.len() as u32, 1));
-                last = Some(*token);
+                terms.push((text.len() as u32, count));
+                last = Some(token);
             }
         }
-        DocTerms { length: tokens.len() as u32, text: text.into(), terms: terms.into() }
+        DocTerms { text: text.into(), terms: terms.into(), positions: Box::default() }
     }
 
     /// How many tokens the document has.
     pub fn length(&self) -> u32 {
-        self.length
+        self.terms.last().map_or(0, |(_, count)| *count)
     }
 
     /// How many different terms.
@@ -42,13 +55,17 @@ impl DocTerms {
 
     /// Every term with its frequency, in bytewise order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        (0..self.terms.len()).map(|at| (self.term(at), self.terms[at].1))
+        (0..self.terms.len()).map(|at| (self.term(at), self.counts(at).len() as u32))
+    }
+
+    /// Every term with its positions, in bytewise order; none where they were not asked for.
+    pub fn placed(&self) -> impl Iterator<Item = (&str, &[u32])> {
+        (0..self.terms.len()).map(|at| (self.term(at), self.positions_at(at)))
     }
 
     /// How often the document has a term.
     pub fn tf(&self, term: &str) -> u32 {
-        let at = self.lower_bound(term);
-        if at < self.terms.len() && self.term(at) == term { self.terms[at].1 } else { 0 }
+        self.find(term).map_or(0, |at| self.counts(at).len() as u32)
     }
 
     pub fn any_with_prefix(&self, prefix: &str) -> bool {
@@ -56,13 +73,64 @@ impl DocTerms {
         at < self.terms.len() && self.term(at).starts_with(prefix)
     }
 
+    /// Whether it is known where the document has its terms.
+    pub fn has_positions(&self) -> bool {
+        self.positions.len() == self.length() as usize
+    }
+
+    /// Whether the document has these tokens one after another; the last is a prefix where `last_as_prefix` says so. `None`
+    /// where positions were not asked for.
+    pub fn has_sequence(&self, tokens: &[String], last_as_prefix: bool) -> Option<bool> {
+        if !self.has_positions() {
+            return None;
+        }
+        let Some((last, init)) = tokens.split_last() else { return Some(true) };
+        // Where sequences begin that have all tokens so far.
+        let mut starts: Option<Vec<u32>> = None;
+        for (offset, token) in (0..).zip(init) {
+            let positions = self.find(token).map_or(&[][..], |at| self.positions_at(at));
+            match &mut starts {
+                None => starts = Some(positions.to_vec()),
+                Some(starts) => starts.retain(|start| positions.binary_search(&(start + offset)).is_ok()),
+            }
+        }
+        let ends = self.lower_bound(last)..self.terms.len();
+        let mut ends = ends.take_while(|at| match last_as_prefix {
+            true => self.term(*at).starts_with(last.as_str()),
+            false => self.term(*at) == last,
+        });
+        let offset = init.len() as u32;
+        Some(ends.any(|at| match &starts {
+            None => true,
+            Some(starts) => {
+                let positions = self.positions_at(at);
+                starts.iter().any(|start| positions.binary_search(&(start + offset)).is_ok())
+            }
+        }))
+    }
+
     pub fn memory_bytes(&self) -> usize {
-        self.text.len() + 8 * self.terms.len() + 64
+        self.text.len() + 8 * self.terms.len() + 4 * self.positions.len() + 64
     }
 
     fn term(&self, at: usize) -> &str {
         let begin = if at == 0 { 0 } else { self.terms[at - 1].0 as usize };
         self.text.get(begin..self.terms[at].0 as usize).unwrap_or_default()
+    }
+
+    /// A term's tokens among those of all terms in order.
+    fn counts(&self, at: usize) -> std::ops::Range<usize> {
+        let begin = if at == 0 { 0 } else { self.terms[at - 1].1 as usize };
+        begin..self.terms[at].1 as usize
+    }
+
+    fn positions_at(&self, at: usize) -> &[u32] {
+        self.positions.get(self.counts(at)).unwrap_or_default()
+    }
+
+    fn find(&self, term: &str) -> Option<usize> {
+        let at = self.lower_bound(term);
+        (at < self.terms.len() && self.term(at) == term).then_some(at)
     }
 
     /// The first term that is not below `term`.
@@ -91,5 +159,33 @@ mod tests {
         assert_eq!((terms.length(), terms.tf("swim"), terms.tf("swi"), terms.tf("z")), (4, 2, 0, 0));
         assert!(terms.any_with_prefix("sw") && !terms.any_with_prefix("x"));
         assert_eq!(DocTerms::from_tokens(&mut []).length(), 0);
+    }
+
+    #[test]
+    fn sequences_are_found_by_positions() {
+        let tokens = ["a", "b", "a", "b", "c", "ab"];
+        let terms = DocTerms::with_positions(&tokens);
+        let without = DocTerms::from_tokens(&mut tokens.clone());
+        assert_eq!(terms.iter().collect::<Vec<_>>(), without.iter().collect::<Vec<_>>());
+        assert_eq!(terms.placed().next(), Some(("a", &[0, 2][..])));
+        assert!(terms.has_positions() && !without.has_positions());
+        for length in 0..4u32 {
+            for n in 0..5u32.pow(length) {
+                let asked: Vec<String> = (0..length)
+                    .map(|at| ["a", "b", "c", "ab", "x"][(n / 5u32.pow(at) % 5) as usize].into())
+                    .collect();
+                for prefix in [false, true] {
+                    let expected = asked.is_empty()
+                        || tokens.windows(asked.len()).any(|window| {
+                            window.iter().zip(&asked).enumerate().all(|(at, (token, asked))| {
+                                token == asked
+                                    || prefix && at + 1 == window.len() && token.starts_with(asked.as_str())
+                            })
+                        });
+                    assert_eq!(terms.has_sequence(&asked, prefix), Some(expected), "{asked:?} {prefix}");
+                    assert_eq!(without.has_sequence(&asked, prefix), None);
+                }
+            }
+        }
     }
 }

@@ -25,13 +25,15 @@ pub struct Analyzer {
     buffer: ReusableBuffer,
     /// The longest token, in bytes; longer ones are dropped.
     bytes_max: usize,
+    /// Whether terms are to say where they are.
+    positions: bool,
 }
 
 impl Analyzer {
     pub fn new(options: &FullText) -> Self {
-        let bytes_max = options.max_token_length as usize;
+        let (bytes_max, positions) = (options.max_token_length as usize, options.positions);
         if options.tokenizer == Tokenizer::PreTokenizedArray {
-            return Analyzer { pipeline: None, buffer: ReusableBuffer::new(), bytes_max: TERM_BYTES_MAX };
+            return Analyzer { pipeline: None, buffer: ReusableBuffer::new(), bytes_max: TERM_BYTES_MAX, positions };
         }
         let folded = !options.case_sensitive;
         let stopwords = if options.remove_stopwords && folded { stopwords(options.language) } else { None };
@@ -43,15 +45,16 @@ impl Analyzer {
             stemming: (options.stemming && folded).then(|| stemming(options.language)),
             ascii_folding: options.ascii_folding,
         });
-        Analyzer { pipeline: Some(pipeline), buffer: ReusableBuffer::new(), bytes_max }
+        Analyzer { pipeline: Some(pipeline), buffer: ReusableBuffer::new(), bytes_max, positions }
     }
 
-    /// The terms of a string or string array; other values have none.
+    /// The terms of a string or string array, with positions if the column keeps them; other values have none.
     pub fn analyze(&mut self, value: &Value) -> DocTerms {
         let (mut text, mut ends) = (String::new(), Vec::new());
-        self.tokens(value, |token, _| {
+        self.tokens(value, |token| {
             text.push_str(token);
             ends.push(text.len());
+            true
         });
         let mut begin = 0;
         let mut tokens: Vec<&str> = Vec::with_capacity(ends.len());
@@ -59,11 +62,35 @@ impl Analyzer {
             tokens.push(text.get(begin..end).unwrap_or_default());
             begin = end;
         }
-        DocTerms::from_tokens(&mut tokens)
+        if self.positions { DocTerms::with_positions(&tokens) } else { DocTerms::from_tokens(&mut tokens) }
     }
 
-    /// Calls `each` with every token of a string or string array and its position; other values have none.
-    pub fn tokens(&mut self, value: &Value, each: impl FnMut(&str, u32)) {
+    /// Whether a string or string array has these tokens one after another; the last is a prefix where `last_as_prefix` says
+    /// so. Reads no further than that is known.
+    pub fn has_sequence(&mut self, value: &Value, asked: &[String], last_as_prefix: bool) -> bool {
+        let Some((last, init)) = asked.split_last() else { return true };
+        let is_last = |token: &str| if last_as_prefix { token.starts_with(last.as_str()) } else { token == last };
+        // How many tokens each sequence that may go on has so far.
+        let (mut begun, mut found) = (Vec::new(), false);
+        self.tokens(value, |token| {
+            begun.push(0);
+            begun.retain_mut(|length| {
+                *length += 1;
+                match init.get(*length - 1) {
+                    Some(expected) => token == expected,
+                    None => {
+                        found |= is_last(token);
+                        false
+                    }
+                }
+            });
+            !found
+        });
+        found
+    }
+
+    /// Calls `each` with the tokens of a string or string array in order until it says false; other values have none.
+    fn tokens(&mut self, value: &Value, each: impl FnMut(&str) -> bool) {
         match value {
             Value::String(text) => self.run(std::iter::once(text.as_str()), each),
             Value::Strings(texts) => self.run(texts.iter().map(String::as_str), each),
@@ -94,12 +121,18 @@ impl Analyzer {
         let mut out = Vec::new();
         match operand {
             Json::String(text) if self.pipeline.is_some() => {
-                self.run(std::iter::once(text.as_str()), |token, _| out.push(token.to_owned()));
+                self.run(std::iter::once(text.as_str()), |token| {
+                    out.push(token.to_owned());
+                    true
+                });
             }
             Json::Array(items) => {
                 let texts: Option<Vec<&str>> = items.iter().map(Json::as_str).collect();
                 let texts = texts.ok_or_else(|| self.wrong_operand(operand))?;
-                self.run(texts.into_iter(), |token, _| out.push(token.to_owned()));
+                self.run(texts.into_iter(), |token| {
+                    out.push(token.to_owned());
+                    true
+                });
             }
             _ => return Err(self.wrong_operand(operand)),
         }
@@ -122,19 +155,15 @@ impl Analyzer {
         Error::invalid(format!("full-text query: expected {expected}, got {got}"))
     }
 
-    fn run<'a>(&mut self, inputs: impl Iterator<Item = &'a str>, mut each: impl FnMut(&str, u32)) {
+    fn run<'a>(&mut self, mut inputs: impl Iterator<Item = &'a str>, mut each: impl FnMut(&str) -> bool) {
         let bytes_max = self.bytes_max;
         match &self.pipeline {
             Some(pipeline) => pipeline.analyze_inputs(inputs, &mut self.buffer, |token| {
                 // The tokenizer counts characters, the contract bytes.
-                if token.text.len() <= bytes_max {
-                    each(token.text, token.position as u32);
-                }
-                true
+                token.text.len() > bytes_max || each(token.text)
             }),
             None => {
-                let fitting = inputs.zip(0..).filter(|(token, _)| token.len() <= bytes_max);
-                fitting.for_each(|(token, position)| each(token, position));
+                inputs.all(|token| token.len() > bytes_max || each(token));
             }
         }
     }
