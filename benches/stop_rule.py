@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 DATA = os.environ["SHOAL_DATA"]
-CLUSTERS, ROUNDS, K, DEPTH, FIRST = 508, 8, 10, 20, 4
+CLUSTERS, ROUNDS, K, DEPTH, FIRST = 508, 8, 10, 12, 4
 NEAREST_MAX = 1.25
 
 

@@ -230,7 +230,10 @@ impl<'a> AttributeReader<'a> {
         let first = rows.len();
         match Posting::from_bits(u64::from_le_bytes(*entry)).ok_or_else(wrong)? {
             Posting::Bitmap { offset, bytes } => {
-                return decode_rows(within(offset, bytes as usize)?, self.rows, self.name).map(Some);
+                let mut set = decode_rows(within(offset, bytes as usize)?, self.rows, self.name)?;
+                // Sets of runs are joined with others row by row.
+                set.remove_run_compression();
+                return Ok(Some(set));
             }
             Posting::One(row) => rows.push(row),
             Posting::List { offset, rows: count } => {

@@ -14,10 +14,10 @@ use crate::model::schema::Metric;
 /// The clusters that are always searched.
 const CLUSTERS_MIN: usize = 4;
 /// Weights of the features, and the constant.
-const NEXT: f32 = 20.07;
-const NEAREST: f32 = -7.3;
-const EARLY: f32 = 0.35;
-const CONSTANT: f32 = -12.62;
+const NEXT: f32 = 19.92;
+const NEAREST: f32 = -7.68;
+const EARLY: f32 = 0.3;
+const CONSTANT: f32 = -12.26;
 /// A query may lie in the middle of a cluster; nearness to it says no more than this.
 const NEAREST_MAX: f32 = 1.25;
 
