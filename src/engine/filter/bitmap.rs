@@ -12,7 +12,7 @@ use super::matches::{matches_text, matches_value, matches_with};
 use super::sequence;
 use crate::engine::analyzers::Analyzers;
 use crate::engine::view::{SegmentView, TailView, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
 use crate::model::ids::DocId;
 use crate::model::schema::{Column, ColumnUid, Schema};
@@ -136,13 +136,15 @@ pub fn rows_with_prefix(reader: &TextReader<'_>, prefix: &str) -> Result<Roaring
         })?;
     }
     let mut found = RoaringBitmap::new();
-    for (at, word) in (0u32..).zip(words) {
+    for (at, word) in (0u32..).zip(words).filter(|(_, word)| *word != 0) {
         let mut left = word;
-        while left != 0 {
-            // Ascending, so this only appends.
-            let _ = found.try_push(at * 64 + left.trailing_zeros());
-            left &= left - 1;
-        }
+        // A word at once: the set looks for its highest row before each call.
+        let rows = std::iter::from_fn(|| {
+            let bit = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            (bit < 64).then_some(at * 64 + bit)
+        });
+        found.append(rows).map_err(|_| Error::internal("rows of a prefix do not ascend"))?;
     }
     Ok(found)
 }

@@ -227,11 +227,13 @@ impl<'a> TextReader<'a> {
 
     /// The rows that hold a term.
     pub fn rows_with(&self, term: &Term) -> Result<RoaringBitmap> {
-        let mut found = RoaringBitmap::new();
-        self.for_each(term, |row, _| {
-            // Rows ascend, so this only appends.
-            let _ = found.try_push(row);
-        })?;
+        let mut postings = self.postings(term)?;
+        let (mut rows, mut tfs, mut found) = (Vec::new(), Vec::new(), RoaringBitmap::new());
+        while postings.next_block(&mut rows, &mut tfs)? {
+            // A block at once: the set looks for its highest row before each call.
+            let added = found.append(rows.iter().copied());
+            added.map_err(|_| Error::corrupt(format!("{}: postings are not ascending rows", self.name)))?;
+        }
         Ok(found)
     }
 
