@@ -1,4 +1,5 @@
-//! The whole of debpkg: every row back by id and by paging, and exact vector results under every filter.
+//! The whole of debpkg: every row back by id and by paging, exact vector results under every filter, and the packages found that
+//! queries are known to mean.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::daemon::{Client, Daemon};
-use crate::data::{Vectors, folder, id_table, json_lines};
+use crate::data::{Vectors, folder, id_table, json_lines, judgements};
+use crate::measure::{Quality, quality};
 
 const ROWS: usize = 121_864;
 const QUERIES: usize = 1_000;
@@ -51,7 +53,7 @@ impl Debpkg {
         let body = json!({
             "upsert_rows": rows,
             "distance_metric": "cosine_distance",
-            "schema": { "title": text, "text": text },
+            "schema": { "title": text, "body": text },
         });
         let answer = client.write(NAMESPACE, body.to_string().as_bytes());
         assert_eq!(answer["rows_affected"], rows.len());
@@ -65,6 +67,8 @@ impl Debpkg {
     fn expected(&self, row: usize) -> Value {
         let mut document = self.documents[row].clone();
         document["vector"] = self.vectors.base64(row).into();
+        let field = |name: &str| document[name].as_str().unwrap_or_default();
+        document["body"] = format!("{} {}", field("title"), field("text")).into();
         document
     }
 
@@ -185,6 +189,32 @@ fn every_row_is_back_and_vector_results_equal_the_ground_truth() {
     rows_are_back(&set);
     vectors_are_exact(&set);
     recall_is_what_is_promised(&set);
+    known_packages_are_found(&set);
+}
+
+/// Queries are summaries of packages, in words of their own; the passages of those packages are what is to be found.
+fn known_packages_are_found(set: &Debpkg) {
+    let queries = json_lines(&set.folder.join("queries.jsonl"));
+    let vectors = Vectors::read(&set.folder.join("queries.f16.npy"));
+    let grades = judgements(&set.folder.join("qrels.tsv"));
+    let text = |at: usize| json!({ "rank_by": ["body", "BM25", queries[at]["text"]], "limit": 10 });
+    let both = |at: usize| {
+        let nearest = json!({ "rank_by": ["vector", "ANN", vectors.row(at)], "limit": 10 });
+        json!({ "queries": [text(at), nearest], "rerank_by": ["RRF", { "rank_constant": 60 }], "limit": 10 })
+    };
+    let measure = |what: &str, body: &(dyn Fn(usize) -> Value + Sync)| -> Quality {
+        let rankings = set.daemon.parallel(queries.len(), |client, at| -> Vec<String> {
+            client.rows(NAMESPACE, &body(at)).iter().map(|row| row["id"].to_string()).collect()
+        });
+        let judged =
+            rankings.iter().zip(&queries).map(|(ids, query)| (ids.as_slice(), &grades[&query["id"].to_string()]));
+        let got = quality(judged);
+        println!("debpkg, known packages by {what}: {got}");
+        got
+    };
+    let (by_text, by_both) = (measure("BM25", &text), measure("BM25 and vectors fused", &both));
+    assert!(by_text.ndcg_at_10 >= 0.505, "expected nDCG@10 of 0.51, got {by_text}");
+    assert!(by_both.ndcg_at_10 > 0.52, "expected nDCG@10 above 0.52, got {by_both}");
 }
 
 fn rows_are_back(set: &Debpkg) {
