@@ -31,7 +31,7 @@ use shoal::segment::Segment;
 use shoal::segment::sparse::SparseReader;
 use shoal::segment::text::positions::PositionsReader;
 use shoal::segment::text::reader::TextReader;
-use shoal::segment::vectors::{QueryTokens, QueryVector};
+use shoal::segment::vectors::{QueryTokens, QueryVector, Wanted};
 
 /// What a target does with any bytes.
 pub type Body = fn(&[u8]);
@@ -458,7 +458,10 @@ fn read_segment(data: &[u8]) {
             let elements = vec![0.5; 2 * reader.dims() as usize];
             let tokens = Multivector { dims: reader.dims(), elements };
             if let Some(query) = QueryTokens::new(Metric::CosineDistance, &tokens) {
-                either(reader.nearest(&query, None, &RoaringBitmap::new(), 3, &Allowance::unlimited()));
+                let (none, allowance) = (RoaringBitmap::new(), Allowance::unlimited());
+                either(reader.nearest(&query, None, &none, 3, &allowance));
+                let wanted = Wanted { k: 3, recall: 0.9, known: &[] };
+                either(reader.nearest_by_clusters(&query, &wanted, None, &none, &allowance));
             }
             either(reader.value(0));
         }

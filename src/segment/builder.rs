@@ -11,7 +11,8 @@ use super::sparse::SparseBuilder;
 use super::text::reader::TextBuilder;
 use super::text::terms::DocTerms;
 use super::text::tokens::Analyzer;
-use super::vectors::{clustering, element_of, norm, widen_into};
+use super::vectors::clustering::{self, Extent};
+use super::vectors::{element_of, norm, widen_into};
 use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, Summary, TEXT_SECTION, multivectors};
 use crate::error::{Error, Result};
 use crate::format::attributes::key_kind;
@@ -72,7 +73,7 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
     for column in &columns {
         match column.column.kind {
             AttributeType::Vector { .. } => write_vectors(column, schema.metric, &documents, &mut out)?,
-            AttributeType::Multivector { .. } => multivectors::write(column, &documents, &mut out)?,
+            AttributeType::Multivector { .. } => multivectors::write(column, schema.metric, &documents, &mut out)?,
             _ => {}
         }
         let values = || documents.iter().filter_map(|document| document.get(column.uid));
@@ -217,7 +218,7 @@ fn write_vectors(
     writer.finish(*uid, rows, out)?;
     match (column.kind, metric) {
         (AttributeType::Vector { dims, .. }, Some(metric)) => {
-            clustering::write(*uid, metric, dims, (&found, rows), None, out)
+            clustering::write(*uid, (metric, dims, Extent::Lists), (&found, rows), None, out)
         }
         _ => Ok(()),
     }

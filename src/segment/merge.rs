@@ -16,7 +16,8 @@ use super::builder::{
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
 use super::vectors::carried::Carried;
-use super::vectors::{VectorReader, clustering, widen_into};
+use super::vectors::clustering::{self, Extent};
+use super::vectors::{VectorReader, widen_into};
 use super::{Segment, SegmentColumn, Summary, multivectors};
 use crate::error::{Context, Error, Result};
 use crate::format::rows::{PatchPlaces, RowsWriter, encode_record_of_bytes};
@@ -74,7 +75,7 @@ pub fn merge(
     for column in &columns {
         match column.column.kind {
             AttributeType::Vector { .. } => merge_vectors(inputs, column, schema.metric, &plan, rows, &mut out)?,
-            AttributeType::Multivector { .. } => multivectors::merge(inputs, column, &plan, &mut out)?,
+            AttributeType::Multivector { .. } => multivectors::merge(inputs, column, schema.metric, &plan, &mut out)?,
             _ => {}
         }
         if may_index(&column.column) && !collected.too_long.contains(&column.uid) {
@@ -362,7 +363,7 @@ fn merge_vectors(
         (AttributeType::Vector { dims, .. }, Some(metric)) => {
             let carried = carried(&readers, plan, &found)?;
             let vectors = MergedVectors { readers: &readers, plan, found };
-            clustering::write(*uid, metric, dims, (&vectors, rows), carried.as_ref(), out)
+            clustering::write(*uid, (metric, dims, Extent::Lists), (&vectors, rows), carried.as_ref(), out)
         }
         _ => Ok(()),
     }

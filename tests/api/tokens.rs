@@ -174,3 +174,39 @@ fn tokens_are_exported_and_imported() {
         assert_eq!(near(&daemon, namespace, json!({})), near(&daemon, "docs", json!({})));
     }
 }
+
+/// Where a segment has enough tokens for clusters, they choose what is compared.
+#[test]
+fn many_tokens_are_searched_by_clusters() {
+    let daemon = Daemon::start();
+    let mut state = 7u64;
+    let mut tokens = |count: usize| -> Vec<Vec<f64>> {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f64 / f64::from(1 << 24) - 0.5
+        };
+        let about: Vec<f64> = (0..32).map(|_| next()).collect();
+        (0..count).map(|_| about.iter().map(|x| x + 0.5 * next()).collect()).collect()
+    };
+    let rows: Vec<Value> = (0..500).map(|id| json!({"id": id, "tokens": tokens(5)})).collect();
+    let near: Vec<Value> = rows[3]["tokens"].as_array().unwrap().iter().cycle().take(128).cloned().collect();
+    daemon.write(
+        "docs",
+        &json!({
+            "distance_metric": "cosine_distance",
+            "schema": {"tokens": {"type": "[][32]f32", "ann": {"late_interaction": true}}},
+            "upsert_rows": rows,
+        }),
+    );
+    assert!(daemon.post("/v1/namespaces/docs/checkpoint", &json!({})).status < 300);
+    let query = json!({"rank_by": ["tokens", "ANN", near], "limit": 1});
+    let plan = daemon.post("/v2/namespaces/docs/explain_query", &query);
+    assert!(plan.text().contains("clusters, until 0.95 of the nearest are found"), "{}", plan.text());
+    let found = daemon.query("docs", &query);
+    let mut exact = query.clone();
+    exact["recall"] = "exact".into();
+    let truth = daemon.query("docs", &exact);
+    let compared = |answer: &Value| answer["performance"]["exhaustive_search_count"].as_u64().unwrap();
+    assert!(compared(&found) < compared(&truth) && compared(&truth) == 500, "{} compared", compared(&found));
+    assert_eq!((ids(&found), &found["rows"]), (vec![3], &truth["rows"]));
+}

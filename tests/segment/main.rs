@@ -6,6 +6,7 @@ mod clusters;
 mod damage;
 mod documents;
 mod format;
+mod late;
 mod merging;
 mod positions;
 mod postings;

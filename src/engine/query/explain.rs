@@ -1,8 +1,9 @@
 //! Says in words how a query would be answered.
 
 use super::candidates::Candidates;
+use super::late;
 use super::nearest::{self, Method};
-use super::plan::{Output, Plan, Ranking};
+use super::plan::{Operand, Output, Plan, Ranking};
 use crate::engine::filter::bitmap::{self, Access};
 use crate::engine::view::View;
 use crate::error::Result;
@@ -73,9 +74,17 @@ pub fn explain(view: &View, query: &Query, allowance: &Allowance) -> Result<Stri
 fn describe_nearest(lines: &mut Vec<String>, view: &View, plan: &Plan, candidates: &Candidates) -> Result<()> {
     let Output::Rows { ranking: Ranking::Nearest(target), limit, offset, .. } = &plan.output else { return Ok(()) };
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        if let Some(tokens) = segment.segment.tokens(target.column)? {
+        if let (Operand::Tokens(query), Some(tokens)) = (&target.operand, segment.segment.tokens(target.column)?) {
             let compared = tokens.count().min(rows.len());
-            lines.push(format!("  segment {at}: all tokens of {compared} compared"));
+            let how = match late::method(&tokens, target, query, rows, limit.saturating_add(*offset))? {
+                Method::Exact => format!("all tokens of {compared} compared"),
+                Method::Clusters => format!(
+                    "those of {compared} whose tokens are in the nearest of {} clusters, until {} of the nearest are found",
+                    tokens.clusters()?.unwrap_or(0),
+                    target.recall.share()
+                ),
+            };
+            lines.push(format!("  segment {at}: {how}"));
         }
         let Some(vectors) = segment.segment.vectors(target.column)? else { continue };
         let compared = vectors.count().min(rows.len());

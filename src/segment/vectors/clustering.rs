@@ -50,11 +50,19 @@ pub(in crate::segment) trait Vectors {
     fn read(&self, place: usize, out: &mut [f32]) -> Result<()>;
 }
 
+/// What is written of clusters.
+#[derive(Clone, Copy, PartialEq)]
+pub(in crate::segment) enum Extent {
+    /// The table, and lists of codes.
+    Lists,
+    /// The table alone: which cluster each vector is in.
+    Table,
+}
+
 /// Writes the sections of a column's clusters; nothing where they would be of no use. Most vectors may be in clusters already.
 pub(in crate::segment) fn write(
     uid: ColumnUid,
-    metric: Metric,
-    dims: u32,
+    (metric, dims, extent): (Metric, u32, Extent),
     (vectors, rows): (&dyn Vectors, u32),
     carried: Option<&Carried>,
     out: &mut SegmentWriter,
@@ -70,7 +78,7 @@ pub(in crate::segment) fn write(
         None => train(&source)?,
     };
     let Some(clusters) = clusters else { return Ok(()) };
-    Clustering::new(&source, clusters, fitting)?.write(uid, rows as usize, out)
+    Clustering::new(&source, clusters, fitting)?.write(uid, rows as usize, extent, out)
 }
 
 /// Vectors as they are coded.
@@ -322,7 +330,7 @@ impl<'a> Clustering<'a> {
         Ok(Clustering { source, clusters, carried, squares, largest })
     }
 
-    fn write(&self, uid: ColumnUid, rows: usize, out: &mut SegmentWriter) -> Result<()> {
+    fn write(&self, uid: ColumnUid, rows: usize, extent: Extent, out: &mut SegmentWriter) -> Result<()> {
         let Source { metric, dims, vectors, .. } = *self.source;
         let header = Header {
             dims,
@@ -340,7 +348,9 @@ impl<'a> Clustering<'a> {
             // Products order as distances do among vectors that one more dimension makes equally long.
             let norm_squared = centroid + self.largest - squares;
             out.write(&Entry { offset, vectors: cluster.members.len(), norm_squared }.encode())?;
-            offset += ListLayout::new(cluster.members.len(), dims).bytes();
+            if extent == Extent::Lists {
+                offset += ListLayout::new(cluster.members.len(), dims).bytes();
+            }
         }
         for cluster in &self.clusters {
             out.write(bytemuck::cast_slice(&cluster.centroid))?;
@@ -350,19 +360,30 @@ impl<'a> Clustering<'a> {
             cluster.members.iter().for_each(|m| members[vectors.row(m.place as usize) as usize] = number);
         }
         out.write(bytemuck::cast_slice(&members))?;
+        if extent == Extent::Table {
+            return Ok(());
+        }
         out.begin(column_section(LISTS_SECTION, uid), Codec::Plain)?;
         self.clusters.iter().try_for_each(|cluster| {
-            let coded = self.carried.zip(cluster.carried).map(|(carried, at)| carried.list(at)).transpose()?;
+            let coded =
+                self.carried.zip(cluster.carried).map(|(carried, at)| carried.list(at)).transpose()?.flatten();
             out.write(&self.source.list(&cluster.centroid, &cluster.members, coded.as_ref())?)
         })
     }
 }
 
-/// Checks that the lists are those of the vectors.
-pub(in crate::segment) fn verify(table: &Table, lists: &[u8], vectors: &dyn Vectors, name: &str) -> Result<()> {
+/// Checks that a table, and lists where there are any, are those of the vectors.
+pub(in crate::segment) fn verify(
+    table: &Table,
+    lists: Option<&[u8]>,
+    vectors: &dyn Vectors,
+    name: &str,
+) -> Result<()> {
     let header = table.header();
     let wrong = |what: String| Err(Error::corrupt(format!("{name}: clusters of vectors: {what}")));
-    if table.lists_bytes() != Some(lists.len()) {
+    if let Some(lists) = lists
+        && table.lists_bytes() != Some(lists.len())
+    {
         return wrong(format!("lists of {} bytes, expected {:?}", lists.len(), table.lists_bytes()));
     }
     let mut clusters: Vec<Vec<Member>> = vec![Vec::new(); header.clusters];
@@ -379,11 +400,16 @@ pub(in crate::segment) fn verify(table: &Table, lists: &[u8], vectors: &dyn Vect
     }
     let source = Source::new(vectors, header.metric, header.dims);
     for (cluster, (entry, members)) in table.entries().zip(&clusters).enumerate() {
-        let centroid = centroid_of(table, cluster);
-        let bytes = ListLayout::new(entry.vectors, header.dims).bytes();
-        if entry.vectors != members.len()
-            || lists.get(entry.offset..entry.offset + bytes) != Some(&source.list(&centroid, members, None)?)
-        {
+        let is_right = entry.vectors == members.len()
+            && match lists {
+                Some(lists) => {
+                    let bytes = ListLayout::new(entry.vectors, header.dims).bytes();
+                    let list = source.list(&centroid_of(table, cluster), members, None)?;
+                    lists.get(entry.offset..entry.offset + bytes) == Some(&list)
+                }
+                None => entry.offset == 0,
+            };
+        if !is_right {
             return wrong(format!("the list of cluster {cluster} is not that of its {} vectors", members.len()));
         }
     }

@@ -8,7 +8,7 @@
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
 //! | `centroids` | centroids by their distance to a query, coded like vectors |
-//! | `tokens` | multivectors by row, and late interaction with a query's |
+//! | `tokens`, `late` | multivectors by row, and late interaction with a query's: exact, and by clusters |
 //! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
 
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +20,7 @@ mod codes;
 mod fastscan;
 pub mod kernels;
 mod kmeans;
+mod late;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod products;
@@ -29,6 +30,7 @@ mod search;
 mod stop;
 mod tokens;
 
+pub use late::Compared;
 pub(in crate::segment) use reader::Kept;
 pub use reader::VectorReader;
 pub use search::{ClusterQuery, Probed, Wanted};

@@ -214,15 +214,18 @@ impl<'a> VectorReader<'a> {
 
     /// The clusters, for a merge whose result has each row's vector at one of `places`.
     pub(in crate::segment) fn carried(&self, places: Vec<u32>) -> Result<Option<Carried<'a>>> {
-        Ok(self.open_clusters()?.map(|clusters| Carried::new(clusters, places)))
+        Ok(self.open_clusters()?.map(|clusters| Carried::of_lists(clusters, places)))
     }
 
     /// Checks that clusters are those of the vectors.
     pub(in crate::segment) fn verify_clusters(&self) -> Result<()> {
         let Some(clusters) = self.open_clusters()? else { return Ok(()) };
-        let rows: Vec<u32> = self.present()?.iter().collect();
-        let vectors = StoredVectors { reader: self, rows };
-        clustering::verify(&clusters.table, clusters.lists.whole()?, &vectors, self.name)
+        clustering::verify(&clusters.table, Some(clusters.lists.whole()?), &self.all()?, self.name)
+    }
+
+    /// All vectors, for their clusters.
+    pub(super) fn all(&self) -> Result<StoredVectors<'_, 'a>> {
+        Ok(StoredVectors { reader: self, rows: self.present()?.iter().collect() })
     }
 
     /// The `k` nearest as [`nearest`](Self::nearest) gives them, but for what the wanted recall allows to be missed. `None` where
@@ -335,7 +338,7 @@ impl<'a> VectorReader<'a> {
 }
 
 /// The vectors of a column, for its clusters.
-struct StoredVectors<'r, 'a> {
+pub(super) struct StoredVectors<'r, 'a> {
     reader: &'r VectorReader<'a>,
     /// Those that have one.
     rows: Vec<u32>,

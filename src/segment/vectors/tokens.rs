@@ -7,14 +7,16 @@ use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
+use super::carried::Carried;
 use super::reader::Best;
-use super::{Kept, Measure, QueryVector, VectorReader, clamp, norm_of, widen_into};
+use super::{Kept, Measure, QueryVector, VectorReader, clamp, clustering, norm_of, widen_into};
 use crate::error::{Error, Result};
+use crate::format::clusters::{SECTION as CLUSTERS_SECTION, Table};
 use crate::format::vectors::{ENDS_SECTION, SECTION, decode_tokens};
 use crate::model::schema::{ColumnUid, Element, Metric};
 use crate::model::value::Multivector;
 use crate::platform::allowance::Allowance;
-use crate::segment::sections::Sections;
+use crate::segment::sections::{Part, Sections};
 
 /// A query's tokens, at least one.
 #[derive(Clone, Debug)]
@@ -105,6 +107,8 @@ pub struct TokenReader<'a> {
     ends: &'a [[u8; 4]],
     /// The rows that have a value; `None` when all have.
     present: Option<&'a RoaringBitmap>,
+    /// Which clusters tokens are in, where they are in any.
+    clusters: Option<Part<'a>>,
     rows: u32,
     name: &'a str,
 }
@@ -135,7 +139,8 @@ impl<'a> TokenReader<'a> {
             return Err(Error::corrupt(format!("{name}: {count} tokens, whose section is there: {has_tokens}")));
         }
         let tokens = VectorReader::of_rows(sections, kept, uid, (dims, Element::F32), count, None)?;
-        Ok(TokenReader { tokens, ends, present, rows, name })
+        let clusters = sections.of_column(CLUSTERS_SECTION, uid);
+        Ok(TokenReader { tokens, ends, present, clusters, rows, name })
     }
 
     pub fn dims(&self) -> u32 {
@@ -145,6 +150,10 @@ impl<'a> TokenReader<'a> {
     /// The rows that have a value, of no tokens maybe.
     pub fn present(&self) -> RoaringBitmap {
         self.present.map_or_else(|| (0..self.rows).collect(), RoaringBitmap::clone)
+    }
+
+    pub fn rows(&self) -> u32 {
+        self.rows
     }
 
     /// How many rows have a value.
@@ -195,7 +204,7 @@ impl<'a> TokenReader<'a> {
         Ok(Some(Multivector { dims, elements: decode_tokens(bytes, dims, self.name)? }))
     }
 
-    fn check(&self, query: &QueryTokens) -> Result<()> {
+    pub(super) fn check(&self, query: &QueryTokens) -> Result<()> {
         if query.dims() == self.dims() {
             return Ok(());
         }
@@ -243,6 +252,30 @@ impl<'a> TokenReader<'a> {
         Ok(best.into_sorted())
     }
 
+    /// How many clusters the tokens are in; `None` where they are in none.
+    pub fn clusters(&self) -> Result<Option<usize>> {
+        Ok(self.table()?.map(|table| table.header().clusters))
+    }
+
+    pub(super) fn table(&self) -> Result<Option<Table<'a>>> {
+        let Some(part) = &self.clusters else { return Ok(None) };
+        let table = Table::decode(part.whole()?, self.name)?;
+        let (rows, vectors) = (table.header().rows as u64, table.header().vectors as u64);
+        if (rows, vectors) != (self.token_count(), self.token_count()) {
+            return Err(Error::corrupt(format!(
+                "{}: clusters of {vectors} tokens of {rows}, expected {}",
+                self.name,
+                self.token_count()
+            )));
+        }
+        Ok(Some(table))
+    }
+
+    /// The clusters, for a merge whose result has each token at one of `places`.
+    pub(in crate::segment) fn carried(&self, places: Vec<u32>) -> Result<Option<Carried<'a>>> {
+        Ok(self.table()?.map(|table| Carried::of_table(table, places, self.name)))
+    }
+
     /// Checks that rows' tokens follow each other, and are only those of rows that have a value.
     pub(in crate::segment) fn verify(&self) -> Result<()> {
         for row in 0..self.rows {
@@ -250,7 +283,10 @@ impl<'a> TokenReader<'a> {
                 return Err(Error::corrupt(format!("{}: row {row} has tokens and no value", self.name)));
             }
         }
-        Ok(())
+        match self.table()? {
+            Some(table) => clustering::verify(&table, None, &self.tokens.all()?, self.name),
+            None => Ok(()),
+        }
     }
 }
 
