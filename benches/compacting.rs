@@ -1,7 +1,7 @@
 //! What searches cost while a namespace is compacted, against before it: `SHOAL_DATA=DIR cargo bench --bench compacting`.
 //!
 //! All of debpkg is written in batches as an import does, which leaves segments of several sizes. One thread asks, in turn by vector,
-//! by text and by both, first with nothing else going on, then while another merges all of it into one segment, then of that segment.
+//! by text and by both, first with nothing else going on and the newest rows in no segment, then with all in segments, then while another merges all of it into one segment, then of that segment.
 //! The data directory is made in the current directory's file system (`TMPDIR` elsewhere).
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
@@ -123,6 +123,10 @@ fn main() {
             segments()
         );
         settle(&segments);
+        // What is in no segment yet is compared and scored row by row: more of it, more time.
+        let until = Instant::now() + BEFORE;
+        report("with a tail", ask(&engine, &requests, || Instant::now() >= until), None);
+        runtime.block_on(engine.checkpoint(&name("main"))).unwrap();
         let until = Instant::now() + BEFORE;
         let before = report("before", ask(&engine, &requests, || Instant::now() >= until), None);
         let (is_done, began) = (Arc::new(AtomicBool::new(false)), Instant::now());
