@@ -331,6 +331,40 @@ fn scan(stored: &[Vec<(u16, f32)>], queries: &[Vec<(u16, f32)>]) {
     println!("scifact: a scan of every row's numbers {:.3} / {:.3} ms", at(&took, 0.5), at(&took, 0.99));
 }
 
+/// What queries find and take where they say what share of the ten heaviest they want.
+fn approximate(view: &View, queries: impl Iterator<Item = Map<String, Json>>) {
+    let queries: Vec<Map<String, Json>> = queries.collect();
+    let mut exact: Vec<Vec<DocId>> = Vec::new();
+    for recall in [json!("exact"), json!(0.99), json!(0.95), json!(0.9), json!(0.8)] {
+        let (mut took, mut found) = (Vec::new(), Vec::new());
+        for query in &queries {
+            let body = json!({"rank_by": ["splade", "SparseKNN", query], "limit": 10, "recall": recall});
+            let request = parse_query(body).unwrap().request;
+            let (mut least, mut ids) = (Duration::MAX, Vec::new());
+            for _ in 0..ROUNDS {
+                let start = Instant::now();
+                let outcome = query::run(view, &request, &Allowance::unlimited()).unwrap();
+                least = least.min(start.elapsed());
+                ids = rows(&outcome).into_iter().map(|(id, _)| id).collect();
+            }
+            took.push(least);
+            found.push(ids);
+        }
+        if exact.is_empty() {
+            exact.clone_from(&found);
+        }
+        let pairs = || exact.iter().zip(&found);
+        let hits: usize = pairs().map(|(exact, found)| exact.iter().filter(|id| found.contains(id)).count()).sum();
+        took.sort_unstable();
+        println!(
+            "one segment, 10 rows, recall {recall}: {:.3} / {:.3} ms, found {:.4}",
+            at(&took, 0.5),
+            at(&took, 0.99),
+            hits as f64 / exact.iter().map(Vec::len).sum::<usize>() as f64
+        );
+    }
+}
+
 /// Known packages found by text, by vectors and by both fused, stop words removed.
 fn known_items(folder: &Path) {
     let folder = folder.join("debpkg");
@@ -413,6 +447,7 @@ fn scifact(folder: &Path) {
         let one = view(&schema, &documents, 1, None, 0);
         measure(&format!("one segment, {limit} rows"), &one, &bodies);
         if limit == 10 {
+            approximate(&one, queries.iter().map(weights));
             let scanned = view(&schema, &documents, 1, None, documents.len() - 1);
             measure("every vector of the tail, 10 rows", &scanned, &bodies[..30]);
         }

@@ -44,7 +44,8 @@ class Bench:
         self.count, self.say, self.failed = count, say, {}
 
     def turns(self, cells):
-        """Every block is asked of every engine, each of them first as often as the others."""
+        """Every block is asked of every engine at each setting, and each of them is first as often as the others: the first
+        finds the processor's caches full of something else."""
         engines = list(dict.fromkeys(cell.what["engine"] for cell in cells))
         for cell in cells:
             self.ask(cell, 0, min(WARM_UP, self.count), keep=False)
@@ -52,8 +53,10 @@ class Bench:
         for number, first in enumerate(range(0, self.count, BLOCK)):
             turn = number % len(engines)
             for engine in engines[turn:] + engines[:turn]:
-                for cell in cells:
-                    if cell.what["engine"] == engine and not cell.is_over():
+                own = [cell for cell in cells if cell.what["engine"] == engine]
+                first_own = number % len(own)
+                for cell in own[first_own:] + own[:first_own]:
+                    if not cell.is_over():
                         self.ask(cell, first, min(BLOCK, self.count - first), keep=True)
             self.say(f"  {first + BLOCK} of {self.count} queries, {time.monotonic() - began:.0f} s")
         return [cell.record() for cell in cells if cell.ns]

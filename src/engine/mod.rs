@@ -3,7 +3,8 @@
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
 //! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
 //! - `merge` compares namespaces and merges them;
-//! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from;
+//! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
+//!   `tail_terms` for the rows that are in no segment yet;
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
 //! - `lineage` is where namespaces come from and what stays of them.
 
@@ -27,6 +28,7 @@ pub mod reclaim;
 mod start;
 mod status;
 mod sweep;
+pub mod tail_terms;
 pub mod transfer;
 pub mod view;
 pub mod write;

@@ -4,10 +4,11 @@
 //! true: before a row is pushed, the document's earlier row is removed from the tail or marked dead in its segment.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use roaring::RoaringBitmap;
 
+use super::tail_terms::{ColumnTerms, TailTerms};
 use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::ids::DocId;
@@ -191,6 +192,35 @@ struct Chunk {
     /// Of each row's id, so that a look-up compares few ids.
     hashes: Vec<u32>,
     live: usize,
+    /// Of the rows that it had when the first search asked, once it was full. Some may be gone since.
+    terms: OnceLock<Arc<TailTerms>>,
+}
+
+/// Some of a tail's rows.
+pub struct TailPart<'a> {
+    /// The place of the first.
+    pub first: u32,
+    chunk: &'a Chunk,
+}
+
+impl<'a> TailPart<'a> {
+    /// Every row with its place, in the order they were written.
+    pub fn rows(&self) -> impl Iterator<Item = (u32, &'a Arc<TailRow>)> + use<'a> {
+        (self.first..).zip(&self.chunk.rows).filter_map(|(place, row)| Some((place, row.as_ref()?)))
+    }
+
+    /// Whether a row is there, by its place from the first on.
+    pub fn has(&self, place: u8) -> bool {
+        self.chunk.rows.get(usize::from(place)).is_some_and(Option::is_some)
+    }
+
+    /// A column's terms with the rows that have them, some of which may be gone. `None` while rows are added, and where some row
+    /// has not been analysed for the column.
+    pub fn terms(&self, column: ColumnUid) -> Option<&'a ColumnTerms> {
+        let chunk = self.chunk;
+        let is_full = chunk.rows.len() == CHUNK_ROWS;
+        is_full.then(|| chunk.terms.get_or_init(|| Arc::new(TailTerms::new(&chunk.rows))))?.column(column)
+    }
 }
 
 impl TailView {
@@ -212,11 +242,26 @@ impl TailView {
 
     /// Every row with its place, in the order they were written.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Arc<TailRow>)> {
-        let chunks = self.chunks.iter().enumerate();
-        chunks.flat_map(|(at, chunk)| {
-            let rows = chunk.rows.iter().enumerate();
-            rows.filter_map(move |(place, row)| Some(((at * CHUNK_ROWS + place) as u32, row.as_ref()?)))
-        })
+        self.parts().flat_map(|part| part.rows())
+    }
+
+    /// The same rows in parts.
+    pub fn parts(&self) -> impl Iterator<Item = TailPart<'_>> {
+        let part = |(at, chunk)| TailPart { first: (at * CHUNK_ROWS) as u32, chunk };
+        self.chunks.iter().map(Arc::as_ref).enumerate().map(part)
+    }
+
+    /// The places of all rows.
+    pub fn all(&self) -> RoaringBitmap {
+        let mut all = RoaringBitmap::new();
+        for part in self.parts() {
+            if part.chunk.live == part.chunk.rows.len() {
+                all.insert_range(part.first..part.first + part.chunk.rows.len() as u32);
+            } else {
+                all.extend(part.rows().map(|(place, _)| place));
+            }
+        }
+        all
     }
 
     /// Every place is below this.

@@ -17,6 +17,7 @@ use shoal::engine::query;
 use shoal::engine::view::View;
 use shoal::error::Result;
 use shoal::model::query::{Answer, Number, RecallRequest, ResultRow};
+use shoal::model::schema::ColumnUid;
 use shoal::model::value_render::{id_json, to_json};
 use shoal::platform::allowance::Allowance;
 use shoal::platform::random::SeededRandom;
@@ -48,6 +49,32 @@ proptest! {
             check_fusion(&split, &body, &answer);
         }
     }
+}
+
+/// So many rows that the tail keeps their terms by term.
+#[test]
+fn a_long_tail_answers_as_segments_do() {
+    let mut generator = Generator::new(11);
+    let documents = generator.documents(900);
+    let oracle = Oracle::new(&documents);
+    let in_tail = view::build(&documents, 0, &mut generator);
+    let split = view::build(&documents, 2, &mut generator);
+    let text = schema_column("text");
+    assert!(in_tail.tail.parts().filter(|part| part.terms(text).is_some()).count() >= 3);
+    for n in 0..60 {
+        let words = ["red fish", "blue", "swim swim fi", "deep water b"][n % 4];
+        let body = match n {
+            0..8 => json!({"rank_by": ["text", "BM25", words, {"last_as_prefix": n % 2 == 0}], "limit": 30}),
+            _ => generator.query(),
+        };
+        let answer = ask(&in_tail, &body).unwrap();
+        assert_eq!(ask(&split, &body).unwrap(), answer, "{body}");
+        oracle.check(&body, &answer);
+    }
+}
+
+fn schema_column(name: &str) -> ColumnUid {
+    view::schema(view::Age::Current).column(name).unwrap().uid()
 }
 
 /// An answer as JSON: rows with id, `$dist` and fields; aggregates; groups.

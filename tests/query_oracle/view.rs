@@ -144,6 +144,12 @@ pub fn build(documents: &[Json], segments: usize, generator: &mut Generator) -> 
         }
         tail.push(Arc::new(TailRow { terms: terms_of(&document), document: Arc::new(document) }));
     }
+    // What a search keeps of full parts of the tail outlives rows.
+    for part in tail.snapshot().parts() {
+        for column in &schema(Age::Current).columns {
+            part.terms(column.uid());
+        }
+    }
     for slot in gone {
         tail.remove(slot).unwrap();
     }

@@ -27,7 +27,7 @@ impl Candidates {
             .map(|segment| bitmap::rows(filter, &view.schema, segment, allowance))
             .collect::<Result<Vec<RoaringBitmap>>>()?;
         let tail = match filter {
-            Filter::All => view.tail.iter().map(|(place, _)| place).collect(),
+            Filter::All => view.tail.all(),
             filter => bitmap::tail_rows(filter, &view.schema, &view.tail, allowance)?,
         };
         Ok(Candidates { filtered: !matches!(filter, Filter::All), segments, tail })

@@ -10,7 +10,8 @@ use super::plan::column_to_rank;
 use super::postings::{Lengths, Postings};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
-use crate::engine::view::{SegmentView, View};
+use crate::engine::tail_terms::ColumnTerms;
+use crate::engine::view::{SegmentView, TailPart, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
@@ -105,12 +106,18 @@ impl TextScorer {
         }
         let mut tail = Analysed::new(&self.terms, view.tail.places());
         let mut analyzers = Analyzers::new();
-        for (place, row) in view.tail.iter() {
-            match (row.terms_of(self.uid), row.document.get(self.uid)) {
-                (Some(terms), _) => tail.add(self, place, terms),
-                // The column became searchable after the row was written.
-                (None, Some(value)) => tail.add(self, place, &analyzers.terms(&self.options, value)),
-                (None, None) => {}
+        for part in view.tail.parts() {
+            if let Some(terms) = part.terms(self.uid) {
+                tail.add_part(self, &part, terms);
+                continue;
+            }
+            for (place, row) in part.rows() {
+                match (row.terms_of(self.uid), row.document.get(self.uid)) {
+                    (Some(terms), _) => tail.add(self, place, terms),
+                    // The column became searchable after the row was written.
+                    (None, Some(value)) => tail.add(self, place, &analyzers.terms(&self.options, value)),
+                    (None, None) => {}
+                }
             }
         }
         documents += tail.documents;
@@ -273,6 +280,26 @@ impl Analysed {
         }
         if scorer.prefix.as_ref().is_some_and(|prefix| terms.any_with_prefix(prefix)) {
             self.with_prefix.insert(row);
+        }
+    }
+
+    /// Adds a part of the tail, behind all before it.
+    fn add_part(&mut self, scorer: &TextScorer, part: &TailPart, terms: &ColumnTerms) {
+        let row = |place: u8| part.first + u32::from(place);
+        for (place, length) in terms.lengths().filter(|(place, _)| part.has(*place)) {
+            self.documents += 1;
+            self.tokens += u64::from(length);
+            if let Some(known) = self.lengths.get_mut(row(place) as usize) {
+                *known = length;
+            }
+        }
+        for (term, postings) in scorer.terms.iter().zip(&mut self.postings) {
+            let rows = terms.rows_of(&term.text).filter(|(place, _)| part.has(*place));
+            postings.extend(rows.map(|(place, tf)| (row(place), tf)));
+        }
+        if let Some(prefix) = &scorer.prefix {
+            let places = terms.rows_with_prefix(prefix).into_iter().filter(|place| part.has(*place));
+            self.with_prefix.extend(places.map(row));
         }
     }
 }

@@ -74,6 +74,11 @@ pub fn distance(query: &QueryVector, vector: &Vector) -> f32 {
     Measure::new(query, element_of(vector)).distance(bytes_of(vector), || norm(vector))
 }
 
+/// Asks for the elements of a vector that will be compared soon.
+pub fn prefetch(vector: &Vector) {
+    fastscan::prefetch(bytes_of(vector));
+}
+
 /// The Euclidean norm of a vector, as segments store it.
 pub fn norm(vector: &Vector) -> f32 {
     match vector {

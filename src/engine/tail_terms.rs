@@ -1,0 +1,166 @@
+//! The terms of some rows of the tail with the rows that have them, so that ranking by text need not look into every row.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::view::TailRow;
+use crate::model::schema::ColumnUid;
+use crate::segment::text::terms::DocTerms;
+
+/// Of each full-text column whose terms all rows with a value have.
+pub struct TailTerms(Vec<(ColumnUid, ColumnTerms)>);
+
+/// One column's.
+pub struct ColumnTerms {
+    text: String,
+    /// Per term, in bytewise order, where it ends in `text` and where its rows end.
+    terms: Vec<(u32, u32)>,
+    /// Rows by their place among all, ascending for each term, and how often they have the term.
+    places: Vec<u8>,
+    tfs: Vec<u32>,
+    /// Per row its number of tokens; `None` where it has no value.
+    lengths: Vec<Option<u32>>,
+}
+
+impl TailTerms {
+    /// Of at most 256 rows.
+    pub fn new(rows: &[Option<Arc<TailRow>>]) -> Self {
+        let mut columns: Vec<ColumnUid> =
+            rows.iter().flatten().flat_map(|row| row.terms.iter().map(|(column, _)| *column)).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        // The column may have become searchable after a row was written.
+        let is_whole = |column: &ColumnUid| {
+            rows.iter().flatten().all(|row| row.document.get(*column).is_some() == row.terms_of(*column).is_some())
+        };
+        columns.retain(is_whole);
+        TailTerms(columns.into_iter().map(|column| (column, ColumnTerms::new(rows, column))).collect())
+    }
+
+    pub fn column(&self, column: ColumnUid) -> Option<&ColumnTerms> {
+        self.0.iter().find(|(uid, _)| *uid == column).map(|(_, terms)| terms)
+    }
+}
+
+impl ColumnTerms {
+    fn new(rows: &[Option<Arc<TailRow>>], column: ColumnUid) -> Self {
+        let of_rows: Vec<Option<&DocTerms>> =
+            rows.iter().map(|row| row.as_ref().and_then(|row| row.terms_of(column))).collect();
+        let mut all: Vec<(&str, u8, u32)> = Vec::new();
+        for (place, terms) in (0..=u8::MAX).zip(&of_rows) {
+            all.extend(terms.iter().flat_map(|terms| terms.iter()).map(|(term, tf)| (term, place, tf)));
+        }
+        all.sort_unstable();
+        let (mut text, mut terms) = (String::new(), Vec::new());
+        for (at, (term, ..)) in all.iter().enumerate() {
+            if at == 0 || all[at - 1].0 != *term {
+                text.push_str(term);
+                terms.push((text.len() as u32, 0));
+            }
+            if let Some((_, end)) = terms.last_mut() {
+                *end = at as u32 + 1;
+            }
+        }
+        ColumnTerms {
+            text,
+            terms,
+            places: all.iter().map(|(_, place, _)| *place).collect(),
+            tfs: all.iter().map(|(.., tf)| *tf).collect(),
+            lengths: of_rows.iter().map(|terms| terms.map(DocTerms::length)).collect(),
+        }
+    }
+
+    /// The rows that have a value, with their number of tokens.
+    pub fn lengths(&self) -> impl Iterator<Item = (u8, u32)> {
+        (0..=u8::MAX).zip(&self.lengths).filter_map(|(place, length)| Some((place, (*length)?)))
+    }
+
+    /// The rows that have a term, ascending, and how often.
+    pub fn rows_of(&self, term: &str) -> impl Iterator<Item = (u8, u32)> {
+        let at = self.lower_bound(term);
+        let found = if at < self.terms.len() && self.term(at) == term { at..at + 1 } else { 0..0 };
+        let range = self.rows_of_terms(found);
+        self.places[range.clone()].iter().copied().zip(self.tfs[range].iter().copied())
+    }
+
+    /// The rows that have a term with this prefix, ascending.
+    pub fn rows_with_prefix(&self, prefix: &str) -> Vec<u8> {
+        let from = self.lower_bound(prefix);
+        let count = (from..self.terms.len()).take_while(|at| self.term(*at).starts_with(prefix)).count();
+        let mut places = self.places[self.rows_of_terms(from..from + count)].to_vec();
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    fn rows_of_terms(&self, terms: Range<usize>) -> Range<usize> {
+        let end = |of: usize| of.checked_sub(1).and_then(|at| self.terms.get(at)).map_or(0, |(_, end)| *end as usize);
+        end(terms.start)..end(terms.end)
+    }
+
+    fn term(&self, at: usize) -> &str {
+        let begin = if at == 0 { 0 } else { self.terms[at - 1].0 as usize };
+        &self.text[begin..self.terms[at].0 as usize]
+    }
+
+    /// The first term that is not below another.
+    fn lower_bound(&self, term: &str) -> usize {
+        let (mut from, mut to) = (0, self.terms.len());
+        while from < to {
+            let middle = (from + to) / 2;
+            if self.term(middle) < term {
+                from = middle + 1;
+            } else {
+                to = middle;
+            }
+        }
+        from
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::TailTerms;
+    use crate::engine::view::TailRow;
+    use crate::model::document::Document;
+    use crate::model::ids::{DocId, Version};
+    use crate::model::schema::ColumnUid;
+    use crate::model::value::Value;
+    use crate::segment::text::terms::DocTerms;
+
+    const COLUMN: ColumnUid = ColumnUid(7);
+
+    fn row(text: &str, is_analysed: bool) -> Option<Arc<TailRow>> {
+        let fields = vec![(COLUMN, Value::String(text.into()))];
+        let document = Document { id: DocId::Uint(1), version: Version::default(), fields, patch: None };
+        let mut tokens: Vec<&str> = text.split_whitespace().collect();
+        let terms = if is_analysed { vec![(COLUMN, DocTerms::from_tokens(&mut tokens))] } else { Vec::new() };
+        Some(Arc::new(TailRow { document: Arc::new(document), terms }))
+    }
+
+    #[test]
+    fn rows_are_found_by_term_and_by_prefix() {
+        let rows = [row("fish swim fish", true), None, row("", true), row("tank fishes", true), row("swim", true)];
+        let terms = TailTerms::new(&rows);
+        let terms = terms.column(COLUMN).unwrap();
+        assert_eq!(terms.rows_of("fish").collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(terms.rows_of("swim").collect::<Vec<_>>(), [(0, 1), (4, 1)]);
+        assert_eq!(terms.rows_of("tank").collect::<Vec<_>>(), [(3, 1)]);
+        for absent in ["", "a", "fis", "fishe", "zoo"] {
+            assert_eq!(terms.rows_of(absent).count(), 0, "{absent}");
+        }
+        assert_eq!(terms.rows_with_prefix("fish"), [0, 3]);
+        assert_eq!(terms.rows_with_prefix("t"), [3]);
+        assert_eq!(terms.rows_with_prefix(""), [0, 3, 4]);
+        assert!(terms.rows_with_prefix("x").is_empty());
+        assert_eq!(terms.lengths().collect::<Vec<_>>(), [(0, 3), (2, 0), (3, 2), (4, 1)]);
+    }
+
+    #[test]
+    fn a_column_that_became_searchable_later_is_left_out() {
+        assert!(TailTerms::new(&[row("fish", true), row("fish", false)]).column(COLUMN).is_none());
+        assert!(TailTerms::new(&[]).column(COLUMN).is_none());
+    }
+}
