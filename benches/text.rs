@@ -40,6 +40,8 @@ use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
 use uuid::Uuid;
 
+/// How often scifact's rows are repeated where more are wanted.
+const COPIES: usize = 20;
 const ROUNDS: usize = 3;
 
 /// As in the product.
@@ -332,7 +334,7 @@ fn scan(stored: &[Vec<(u16, f32)>], queries: &[Vec<(u16, f32)>]) {
 }
 
 /// What queries find and take where they say what share of the ten heaviest they want.
-fn approximate(view: &View, queries: impl Iterator<Item = Map<String, Json>>) {
+fn approximate(what: &str, view: &View, queries: impl Iterator<Item = Map<String, Json>>) {
     let queries: Vec<Map<String, Json>> = queries.collect();
     let mut exact: Vec<Vec<DocId>> = Vec::new();
     for recall in [json!("exact"), json!(0.99), json!(0.95), json!(0.9), json!(0.8)] {
@@ -357,7 +359,7 @@ fn approximate(view: &View, queries: impl Iterator<Item = Map<String, Json>>) {
         let hits: usize = pairs().map(|(exact, found)| exact.iter().filter(|id| found.contains(id)).count()).sum();
         took.sort_unstable();
         println!(
-            "one segment, 10 rows, recall {recall}: {:.3} / {:.3} ms, found {:.4}",
+            "{what}, 10 rows, recall {recall}: {:.3} / {:.3} ms, found {:.4}",
             at(&took, 0.5),
             at(&took, 0.99),
             hits as f64 / exact.iter().map(Vec::len).sum::<usize>() as f64
@@ -447,7 +449,25 @@ fn scifact(folder: &Path) {
         let one = view(&schema, &documents, 1, None, 0);
         measure(&format!("one segment, {limit} rows"), &one, &bodies);
         if limit == 10 {
-            approximate(&one, queries.iter().map(weights));
+            approximate("one segment", &one, queries.iter().map(weights));
+            // Synthetic: every row so many times, each time with other weights.
+            let weight =
+                |at: usize, weight: f32| weight * (0.8 + 0.05 * (at.wrapping_mul(2_654_435_761) >> 13 & 7) as f32);
+            let jittered = |copy: usize| {
+                let stored = stored.iter().enumerate();
+                stored.map(move |(row, entries)| {
+                    let entries = entries.iter().enumerate();
+                    entries.map(|(at, (dimension, w))| (*dimension, weight(copy * 31 + row * 7 + at, *w))).collect()
+                })
+            };
+            let many: Vec<Vec<(u16, f32)>> = (0..COPIES).flat_map(jittered).collect();
+            let documents = self::documents(&schema, many.iter().map(vector).collect());
+            let many = view(&schema, &documents, 1, None, 0);
+            approximate(
+                &format!("{} rows, synthetic", documents.len()),
+                &many,
+                queries.iter().take(100).map(weights),
+            );
             let scanned = view(&schema, &documents, 1, None, documents.len() - 1);
             measure("every vector of the tail, 10 rows", &scanned, &bodies[..30]);
         }

@@ -1,56 +1,107 @@
-//! The terms of some rows of the tail with the rows that have them, so that ranking by text need not look into every row.
+//! The terms of some rows of the tail with the rows that have them, so that ranking by text and by sparse vectors need not look
+//! into every row.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::f16;
+
 use super::view::TailRow;
 use crate::model::schema::ColumnUid;
+use crate::model::value::Value;
 use crate::segment::text::terms::DocTerms;
 
-/// Of each full-text column whose terms all rows with a value have.
-pub struct TailTerms(Vec<(ColumnUid, ColumnTerms)>);
+pub struct TailTerms {
+    /// Of each full-text column whose terms all rows with a value have.
+    texts: Vec<(ColumnUid, TextTerms)>,
+    /// Of each sparse vector column that a row has.
+    sparse: Vec<(ColumnUid, Lists<f16>)>,
+}
 
-/// One column's.
-pub struct ColumnTerms {
-    text: String,
-    /// Per term, in bytewise order, where it ends in `text` and where its rows end.
-    terms: Vec<(u32, u32)>,
-    /// Rows by their place among all, ascending for each term, and how often they have the term.
-    places: Vec<u8>,
-    tfs: Vec<u32>,
-    /// Per row its number of tokens; `None` where it has no value.
+/// One full-text column's: frequencies, and per row its number of tokens, `None` where it has no value.
+pub struct TextTerms {
+    pub lists: Lists<u32>,
     lengths: Vec<Option<u32>>,
+}
+
+/// Terms, each with a list of rows and what each of them has of the term.
+pub struct Lists<V> {
+    text: String,
+    /// Per term, in bytewise order, where it ends in `text` and where its list ends.
+    terms: Vec<(u32, u32)>,
+    /// Rows by their place among all, ascending for each term.
+    places: Vec<u8>,
+    values: Vec<V>,
 }
 
 impl TailTerms {
     /// Of at most 256 rows.
     pub fn new(rows: &[Option<Arc<TailRow>>]) -> Self {
-        let mut columns: Vec<ColumnUid> =
-            rows.iter().flatten().flat_map(|row| row.terms.iter().map(|(column, _)| *column)).collect();
-        columns.sort_unstable();
-        columns.dedup();
+        let analysed = rows.iter().flatten().flat_map(|row| row.terms.iter().map(|(column, _)| *column));
         // The column may have become searchable after a row was written.
         let is_whole = |column: &ColumnUid| {
             rows.iter().flatten().all(|row| row.document.get(*column).is_some() == row.terms_of(*column).is_some())
         };
-        columns.retain(is_whole);
-        TailTerms(columns.into_iter().map(|column| (column, ColumnTerms::new(rows, column))).collect())
+        let texts = distinct(analysed).into_iter().filter(is_whole);
+        let fields = rows.iter().flatten().flat_map(|row| &row.document.fields);
+        let sparse = fields.filter(|(_, value)| matches!(value, Value::Sparse(_))).map(|(column, _)| *column);
+        TailTerms {
+            texts: texts.map(|column| (column, TextTerms::new(rows, column))).collect(),
+            sparse: distinct(sparse).into_iter().map(|column| (column, weights(rows, column))).collect(),
+        }
     }
 
-    pub fn column(&self, column: ColumnUid) -> Option<&ColumnTerms> {
-        self.0.iter().find(|(uid, _)| *uid == column).map(|(_, terms)| terms)
+    /// A full-text column's terms; `None` where they are not known of all rows.
+    pub fn text(&self, column: ColumnUid) -> Option<&TextTerms> {
+        self.texts.iter().find(|(uid, _)| *uid == column).map(|(_, terms)| terms)
+    }
+
+    /// A sparse vector column's dimensions with the weights of rows; `None` where no row has a value.
+    pub fn weights(&self, column: ColumnUid) -> Option<&Lists<f16>> {
+        self.sparse.iter().find(|(uid, _)| *uid == column).map(|(_, lists)| lists)
     }
 }
 
-impl ColumnTerms {
+fn distinct(columns: impl Iterator<Item = ColumnUid>) -> Vec<ColumnUid> {
+    let mut columns: Vec<ColumnUid> = columns.collect();
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}
+
+fn weights(rows: &[Option<Arc<TailRow>>], column: ColumnUid) -> Lists<f16> {
+    let mut all = Vec::new();
+    for (place, row) in (0..=u8::MAX).zip(rows) {
+        if let Some(Value::Sparse(vector)) = row.as_ref().and_then(|row| row.document.get(column)) {
+            all.extend(vector.entries.iter().map(|(dimension, weight)| (dimension.as_str(), place, *weight)));
+        }
+    }
+    Lists::new(all)
+}
+
+impl TextTerms {
     fn new(rows: &[Option<Arc<TailRow>>], column: ColumnUid) -> Self {
         let of_rows: Vec<Option<&DocTerms>> =
             rows.iter().map(|row| row.as_ref().and_then(|row| row.terms_of(column))).collect();
-        let mut all: Vec<(&str, u8, u32)> = Vec::new();
+        let mut all = Vec::new();
         for (place, terms) in (0..=u8::MAX).zip(&of_rows) {
             all.extend(terms.iter().flat_map(|terms| terms.iter()).map(|(term, tf)| (term, place, tf)));
         }
-        all.sort_unstable();
+        TextTerms {
+            lists: Lists::new(all),
+            lengths: of_rows.iter().map(|terms| terms.map(DocTerms::length)).collect(),
+        }
+    }
+
+    /// The rows that have a value, with their number of tokens.
+    pub fn lengths(&self) -> impl Iterator<Item = (u8, u32)> {
+        (0..=u8::MAX).zip(&self.lengths).filter_map(|(place, length)| Some((place, (*length)?)))
+    }
+}
+
+impl<V: Copy> Lists<V> {
+    fn new(mut all: Vec<(&str, u8, V)>) -> Self {
+        all.sort_unstable_by_key(|(term, place, _)| (*term, *place));
         let (mut text, mut terms) = (String::new(), Vec::new());
         for (at, (term, ..)) in all.iter().enumerate() {
             if at == 0 || all[at - 1].0 != *term {
@@ -61,26 +112,20 @@ impl ColumnTerms {
                 *end = at as u32 + 1;
             }
         }
-        ColumnTerms {
+        Lists {
             text,
             terms,
             places: all.iter().map(|(_, place, _)| *place).collect(),
-            tfs: all.iter().map(|(.., tf)| *tf).collect(),
-            lengths: of_rows.iter().map(|terms| terms.map(DocTerms::length)).collect(),
+            values: all.iter().map(|(.., value)| *value).collect(),
         }
     }
 
-    /// The rows that have a value, with their number of tokens.
-    pub fn lengths(&self) -> impl Iterator<Item = (u8, u32)> {
-        (0..=u8::MAX).zip(&self.lengths).filter_map(|(place, length)| Some((place, (*length)?)))
-    }
-
-    /// The rows that have a term, ascending, and how often.
-    pub fn rows_of(&self, term: &str) -> impl Iterator<Item = (u8, u32)> {
+    /// The rows that have a term, ascending, and what they have of it.
+    pub fn rows_of(&self, term: &str) -> impl Iterator<Item = (u8, V)> {
         let at = self.lower_bound(term);
         let found = if at < self.terms.len() && self.term(at) == term { at..at + 1 } else { 0..0 };
         let range = self.rows_of_terms(found);
-        self.places[range.clone()].iter().copied().zip(self.tfs[range].iter().copied())
+        self.places[range.clone()].iter().copied().zip(self.values[range].iter().copied())
     }
 
     /// The rows that have a term with this prefix, ascending.
@@ -144,23 +189,23 @@ mod tests {
     fn rows_are_found_by_term_and_by_prefix() {
         let rows = [row("fish swim fish", true), None, row("", true), row("tank fishes", true), row("swim", true)];
         let terms = TailTerms::new(&rows);
-        let terms = terms.column(COLUMN).unwrap();
-        assert_eq!(terms.rows_of("fish").collect::<Vec<_>>(), [(0, 2)]);
-        assert_eq!(terms.rows_of("swim").collect::<Vec<_>>(), [(0, 1), (4, 1)]);
-        assert_eq!(terms.rows_of("tank").collect::<Vec<_>>(), [(3, 1)]);
+        let terms = terms.text(COLUMN).unwrap();
+        assert_eq!(terms.lists.rows_of("fish").collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(terms.lists.rows_of("swim").collect::<Vec<_>>(), [(0, 1), (4, 1)]);
+        assert_eq!(terms.lists.rows_of("tank").collect::<Vec<_>>(), [(3, 1)]);
         for absent in ["", "a", "fis", "fishe", "zoo"] {
-            assert_eq!(terms.rows_of(absent).count(), 0, "{absent}");
+            assert_eq!(terms.lists.rows_of(absent).count(), 0, "{absent}");
         }
-        assert_eq!(terms.rows_with_prefix("fish"), [0, 3]);
-        assert_eq!(terms.rows_with_prefix("t"), [3]);
-        assert_eq!(terms.rows_with_prefix(""), [0, 3, 4]);
-        assert!(terms.rows_with_prefix("x").is_empty());
+        assert_eq!(terms.lists.rows_with_prefix("fish"), [0, 3]);
+        assert_eq!(terms.lists.rows_with_prefix("t"), [3]);
+        assert_eq!(terms.lists.rows_with_prefix(""), [0, 3, 4]);
+        assert!(terms.lists.rows_with_prefix("x").is_empty());
         assert_eq!(terms.lengths().collect::<Vec<_>>(), [(0, 3), (2, 0), (3, 2), (4, 1)]);
     }
 
     #[test]
     fn a_column_that_became_searchable_later_is_left_out() {
-        assert!(TailTerms::new(&[row("fish", true), row("fish", false)]).column(COLUMN).is_none());
-        assert!(TailTerms::new(&[]).column(COLUMN).is_none());
+        assert!(TailTerms::new(&[row("fish", true), row("fish", false)]).text(COLUMN).is_none());
+        assert!(TailTerms::new(&[]).text(COLUMN).is_none());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use roaring::RoaringBitmap;
 
-use super::tail_terms::{ColumnTerms, TailTerms};
+use super::tail_terms::TailTerms;
 use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::ids::DocId;
@@ -214,12 +214,11 @@ impl<'a> TailPart<'a> {
         self.chunk.rows.get(usize::from(place)).is_some_and(Option::is_some)
     }
 
-    /// A column's terms with the rows that have them, some of which may be gone. `None` while rows are added, and where some row
-    /// has not been analysed for the column.
-    pub fn terms(&self, column: ColumnUid) -> Option<&'a ColumnTerms> {
+    /// The terms of all rows with the rows that have them, some of which may be gone; `None` while rows are added.
+    pub fn terms(&self) -> Option<&'a TailTerms> {
         let chunk = self.chunk;
         let is_full = chunk.rows.len() == CHUNK_ROWS;
-        is_full.then(|| chunk.terms.get_or_init(|| Arc::new(TailTerms::new(&chunk.rows))))?.column(column)
+        is_full.then(|| &**chunk.terms.get_or_init(|| Arc::new(TailTerms::new(&chunk.rows))))
     }
 }
 

@@ -60,7 +60,7 @@ fn a_long_tail_answers_as_segments_do() {
     let in_tail = view::build(&documents, 0, &mut generator);
     let split = view::build(&documents, 2, &mut generator);
     let text = schema_column("text");
-    assert!(in_tail.tail.parts().filter(|part| part.terms(text).is_some()).count() >= 3);
+    assert!(in_tail.tail.parts().filter_map(|part| part.terms()?.text(text)).count() >= 3);
     for n in 0..60 {
         let words = ["red fish", "blue", "swim swim fi", "deep water b"][n % 4];
         let body = match n {

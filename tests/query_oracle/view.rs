@@ -146,9 +146,7 @@ pub fn build(documents: &[Json], segments: usize, generator: &mut Generator) -> 
     }
     // What a search keeps of full parts of the tail outlives rows.
     for part in tail.snapshot().parts() {
-        for column in &schema(Age::Current).columns {
-            part.terms(column.uid());
-        }
+        part.terms();
     }
     for slot in gone {
         tail.remove(slot).unwrap();

@@ -96,8 +96,20 @@ impl SparseScorer {
     /// The products of all places of the tail.
     pub(super) fn of_tail(&self, tail: &TailView) -> Vec<f64> {
         let mut products = vec![0.0; tail.places() as usize];
-        for (place, row) in tail.iter() {
-            products[place as usize] = self.of_document(&row.document);
+        for part in tail.parts() {
+            let Some(terms) = part.terms() else {
+                for (place, row) in part.rows() {
+                    products[place as usize] = self.of_document(&row.document);
+                }
+                continue;
+            };
+            // In the order in which a document's are added up.
+            for (dimension, weight) in &self.weights {
+                for (place, own) in terms.weights(self.column).into_iter().flat_map(|lists| lists.rows_of(dimension))
+                {
+                    products[part.first as usize + usize::from(place)] += weight * own.to_f64();
+                }
+            }
         }
         products
     }

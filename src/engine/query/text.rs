@@ -10,7 +10,7 @@ use super::plan::column_to_rank;
 use super::postings::{Lengths, Postings};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap::{rows_with_prefix, text_index};
-use crate::engine::tail_terms::ColumnTerms;
+use crate::engine::tail_terms::TextTerms;
 use crate::engine::view::{SegmentView, TailPart, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
@@ -107,7 +107,7 @@ impl TextScorer {
         let mut tail = Analysed::new(&self.terms, view.tail.places());
         let mut analyzers = Analyzers::new();
         for part in view.tail.parts() {
-            if let Some(terms) = part.terms(self.uid) {
+            if let Some(terms) = part.terms().and_then(|terms| terms.text(self.uid)) {
                 tail.add_part(self, &part, terms);
                 continue;
             }
@@ -284,7 +284,7 @@ impl Analysed {
     }
 
     /// Adds a part of the tail, behind all before it.
-    fn add_part(&mut self, scorer: &TextScorer, part: &TailPart, terms: &ColumnTerms) {
+    fn add_part(&mut self, scorer: &TextScorer, part: &TailPart, terms: &TextTerms) {
         let row = |place: u8| part.first + u32::from(place);
         for (place, length) in terms.lengths().filter(|(place, _)| part.has(*place)) {
             self.documents += 1;
@@ -294,11 +294,11 @@ impl Analysed {
             }
         }
         for (term, postings) in scorer.terms.iter().zip(&mut self.postings) {
-            let rows = terms.rows_of(&term.text).filter(|(place, _)| part.has(*place));
+            let rows = terms.lists.rows_of(&term.text).filter(|(place, _)| part.has(*place));
             postings.extend(rows.map(|(place, tf)| (row(place), tf)));
         }
         if let Some(prefix) = &scorer.prefix {
-            let places = terms.rows_with_prefix(prefix).into_iter().filter(|place| part.has(*place));
+            let places = terms.lists.rows_with_prefix(prefix).into_iter().filter(|place| part.has(*place));
             self.with_prefix.extend(places.map(row));
         }
     }

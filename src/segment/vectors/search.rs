@@ -333,15 +333,22 @@ impl Search<'_> {
         let vectors = list.vectors();
         self.probed.clusters += 1;
         let matching = match self.allowed {
-            Some(allowed) if allowed.is_rare => {
+            Some(allowed) => {
                 let members = |rows| (self.query.kernels.members)(rows, allowed.rows.words());
-                self.lanes.clear();
-                self.lanes.extend(list.rows.chunks_exact(BLOCK).map(members));
-                self.lanes.iter().map(|lanes| lanes.count_ones()).sum::<u32>() as f32
+                let mut blocks = list.rows.chunks_exact(BLOCK).map(members);
+                if allowed.is_rare {
+                    self.lanes.clear();
+                    self.lanes.extend(blocks);
+                    self.lanes.iter().map(|lanes| lanes.count_ones()).sum::<u32>() as f32
+                } else if blocks.any(|lanes| lanes != 0) {
+                    vectors as f32 * allowed.share
+                } else {
+                    0.0
+                }
             }
-            Some(allowed) => vectors as f32 * allowed.share,
             None => vectors as f32,
         };
+        // The codes of clusters without matches are not read.
         if matching == 0.0 {
             return;
         }
