@@ -461,13 +461,9 @@ fn scifact(folder: &Path) {
                 })
             };
             let many: Vec<Vec<(u16, f32)>> = (0..COPIES).flat_map(jittered).collect();
-            let documents = self::documents(&schema, many.iter().map(vector).collect());
-            let many = view(&schema, &documents, 1, None, 0);
-            approximate(
-                &format!("{} rows, synthetic", documents.len()),
-                &many,
-                queries.iter().take(100).map(weights),
-            );
+            let rows = many.len();
+            let many = view(&schema, &self::documents(&schema, many.iter().map(vector).collect()), 1, None, 0);
+            approximate(&format!("{rows} rows, synthetic"), &many, queries.iter().take(100).map(weights));
             let scanned = view(&schema, &documents, 1, None, documents.len() - 1);
             measure("every vector of the tail, 10 rows", &scanned, &bodies[..30]);
         }
