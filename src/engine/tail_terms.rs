@@ -1,7 +1,6 @@
 //! The terms of some rows of the tail with the rows that have them, so that ranking by text and by sparse vectors need not look
 //! into every row.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
@@ -9,7 +8,7 @@ use half::f16;
 use super::view::TailRow;
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
-use crate::segment::text::terms::DocTerms;
+use crate::segment::text::terms::{DocTerms, TermTable};
 
 pub struct TailTerms {
     /// Of each full-text column whose terms all rows with a value have.
@@ -26,9 +25,7 @@ pub struct TextTerms {
 
 /// Terms, each with a list of rows and what each of them has of the term.
 pub struct Lists<V> {
-    text: String,
-    /// Per term, in bytewise order, where it ends in `text` and where its list ends.
-    terms: Vec<(u32, u32)>,
+    terms: TermTable,
     /// Rows by their place among all, ascending for each term.
     places: Vec<u8>,
     values: Vec<V>,
@@ -102,19 +99,8 @@ impl TextTerms {
 impl<V: Copy> Lists<V> {
     fn new(mut all: Vec<(&str, u8, V)>) -> Self {
         all.sort_unstable_by_key(|(term, place, _)| (*term, *place));
-        let (mut text, mut terms) = (String::new(), Vec::new());
-        for (at, (term, ..)) in all.iter().enumerate() {
-            if at == 0 || all[at - 1].0 != *term {
-                text.push_str(term);
-                terms.push((text.len() as u32, 0));
-            }
-            if let Some((_, end)) = terms.last_mut() {
-                *end = at as u32 + 1;
-            }
-        }
         Lists {
-            text,
-            terms,
+            terms: TermTable::of_sorted(all.iter().map(|(term, ..)| *term)),
             places: all.iter().map(|(_, place, _)| *place).collect(),
             values: all.iter().map(|(.., value)| *value).collect(),
         }
@@ -122,44 +108,18 @@ impl<V: Copy> Lists<V> {
 
     /// The rows that have a term, ascending, and what they have of it.
     pub fn rows_of(&self, term: &str) -> impl Iterator<Item = (u8, V)> {
-        let at = self.lower_bound(term);
-        let found = if at < self.terms.len() && self.term(at) == term { at..at + 1 } else { 0..0 };
-        let range = self.rows_of_terms(found);
+        let range = self.terms.find(term).map_or(0..0, |at| self.terms.entries_of(at));
         self.places[range.clone()].iter().copied().zip(self.values[range].iter().copied())
     }
 
     /// The rows that have a term with this prefix, ascending.
     pub fn rows_with_prefix(&self, prefix: &str) -> Vec<u8> {
-        let from = self.lower_bound(prefix);
-        let count = (from..self.terms.len()).take_while(|at| self.term(*at).starts_with(prefix)).count();
-        let mut places = self.places[self.rows_of_terms(from..from + count)].to_vec();
+        let terms = self.terms.lower_bound(prefix)..self.terms.len();
+        let terms = terms.take_while(|at| self.terms.term(*at).starts_with(prefix));
+        let mut places: Vec<u8> = terms.flat_map(|at| &self.places[self.terms.entries_of(at)]).copied().collect();
         places.sort_unstable();
         places.dedup();
         places
-    }
-
-    fn rows_of_terms(&self, terms: Range<usize>) -> Range<usize> {
-        let end = |of: usize| of.checked_sub(1).and_then(|at| self.terms.get(at)).map_or(0, |(_, end)| *end as usize);
-        end(terms.start)..end(terms.end)
-    }
-
-    fn term(&self, at: usize) -> &str {
-        let begin = if at == 0 { 0 } else { self.terms[at - 1].0 as usize };
-        &self.text[begin..self.terms[at].0 as usize]
-    }
-
-    /// The first term that is not below another.
-    fn lower_bound(&self, term: &str) -> usize {
-        let (mut from, mut to) = (0, self.terms.len());
-        while from < to {
-            let middle = (from + to) / 2;
-            if self.term(middle) < term {
-                from = middle + 1;
-            } else {
-                to = middle;
-            }
-        }
-        from
     }
 }
 

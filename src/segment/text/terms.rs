@@ -1,11 +1,89 @@
-//! A document's terms in one column, in two allocations, or three with their positions.
+//! Terms in order in two allocations, and a document's terms in one column, with a third for their positions.
 
-/// Terms in bytewise order with their frequencies, and where the text has them if that was asked for.
+use std::ops::Range;
+
+/// Terms in bytewise order, each with as many entries of a list as there are of it: those of all terms follow each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TermTable {
+    text: Box<str>,
+    /// Per term where it ends in `text`, and where its entries end.
+    ends: Box<[(u32, u32)]>,
+}
+
+impl TermTable {
+    /// Of the terms of all entries, in order.
+    pub fn of_sorted<'t>(entries: impl ExactSizeIterator<Item = &'t str> + Clone) -> Self {
+        let mut text = String::with_capacity(entries.clone().map(str::len).sum());
+        let mut ends: Vec<(u32, u32)> = Vec::with_capacity(entries.len());
+        let mut last = None;
+        for (term, count) in entries.zip(1..) {
+            if last == Some(term) {
+                if let Some((_, end)) = ends.last_mut() {
+                    *end = count;
+                }
+            } else {
+                text.push_str(term);
+                ends.push((text.len() as u32, count));
+                last = Some(term);
+            }
+        }
+        TermTable { text: text.into(), ends: ends.into() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// How many entries all terms have.
+    pub fn entries(&self) -> u32 {
+        self.ends.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The bytes of all terms together.
+    pub fn text_bytes(&self) -> usize {
+        self.text.len()
+    }
+
+    pub fn term(&self, at: usize) -> &str {
+        let begin = if at == 0 { 0 } else { self.ends[at - 1].0 as usize };
+        self.text.get(begin..self.ends[at].0 as usize).unwrap_or_default()
+    }
+
+    /// The entries of a term.
+    pub fn entries_of(&self, at: usize) -> Range<usize> {
+        let begin = if at == 0 { 0 } else { self.ends[at - 1].1 as usize };
+        begin..self.ends[at].1 as usize
+    }
+
+    pub fn find(&self, term: &str) -> Option<usize> {
+        let at = self.lower_bound(term);
+        (at < self.len() && self.term(at) == term).then_some(at)
+    }
+
+    /// The first term that is not below `term`.
+    pub fn lower_bound(&self, term: &str) -> usize {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.term(middle) < term {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+}
+
+/// A document's terms with their frequencies, and where the text has them if that was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DocTerms {
-    text: Box<str>,
-    /// Per term where it ends in `text`, and how many tokens the document has of it and all terms before.
-    terms: Box<[(u32, u32)]>,
+    /// An entry is a token.
+    terms: TermTable,
     /// Places in the list of tokens: ascending for each term, term after term. Empty where they were not asked for.
     positions: Box<[u32]>,
 }
@@ -14,38 +92,20 @@ impl DocTerms {
     /// The terms of a list of tokens in any order, repeats included.
     pub fn from_tokens(tokens: &mut [&str]) -> Self {
         tokens.sort_unstable();
-        Self::from_sorted(tokens.iter().copied())
+        DocTerms { terms: TermTable::of_sorted(tokens.iter().copied()), positions: Box::default() }
     }
 
     /// The terms of a list of tokens, and where in it each is.
     pub fn with_positions(tokens: &[&str]) -> Self {
         let mut placed: Vec<(&str, u32)> = tokens.iter().copied().zip(0..).collect();
         placed.sort_unstable();
-        let terms = Self::from_sorted(placed.iter().map(|(token, _)| *token));
-        DocTerms { positions: placed.iter().map(|(_, position)| *position).collect(), ..terms }
-    }
-
-    fn from_sorted<'t>(tokens: impl ExactSizeIterator<Item = &'t str> + Clone) -> Self {
-        let mut text = String::with_capacity(tokens.clone().map(str::len).sum());
-        let mut terms: Vec<(u32, u32)> = Vec::with_capacity(tokens.len());
-        let mut last = None;
-        for (token, count) in tokens.zip(1..) {
-            if last == Some(token) {
-                if let Some((_, end)) = terms.last_mut() {
-                    *end = count;
-                }
-            } else {
-                text.push_str(token);
-                terms.push((text.len() as u32, count));
-                last = Some(token);
-            }
-        }
-        DocTerms { text: text.into(), terms: terms.into(), positions: Box::default() }
+        let terms = TermTable::of_sorted(placed.iter().map(|(token, _)| *token));
+        DocTerms { terms, positions: placed.iter().map(|(_, position)| *position).collect() }
     }
 
     /// How many tokens the document has.
     pub fn length(&self) -> u32 {
-        self.terms.last().map_or(0, |(_, count)| *count)
+        self.terms.entries()
     }
 
     /// How many different terms.
@@ -55,22 +115,22 @@ impl DocTerms {
 
     /// Every term with its frequency, in bytewise order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u32)> {
-        (0..self.terms.len()).map(|at| (self.term(at), self.counts(at).len() as u32))
+        (0..self.terms.len()).map(|at| (self.terms.term(at), self.terms.entries_of(at).len() as u32))
     }
 
     /// Every term with its positions, in bytewise order; none where they were not asked for.
     pub fn placed(&self) -> impl Iterator<Item = (&str, &[u32])> {
-        (0..self.terms.len()).map(|at| (self.term(at), self.positions_at(at)))
+        (0..self.terms.len()).map(|at| (self.terms.term(at), self.positions_at(at)))
     }
 
     /// How often the document has a term.
     pub fn tf(&self, term: &str) -> u32 {
-        self.find(term).map_or(0, |at| self.counts(at).len() as u32)
+        self.terms.find(term).map_or(0, |at| self.terms.entries_of(at).len() as u32)
     }
 
     pub fn any_with_prefix(&self, prefix: &str) -> bool {
-        let at = self.lower_bound(prefix);
-        at < self.terms.len() && self.term(at).starts_with(prefix)
+        let at = self.terms.lower_bound(prefix);
+        at < self.terms.len() && self.terms.term(at).starts_with(prefix)
     }
 
     /// Whether it is known where the document has its terms.
@@ -88,16 +148,16 @@ impl DocTerms {
         // Where sequences begin that have all tokens so far.
         let mut starts: Option<Vec<u32>> = None;
         for (offset, token) in (0..).zip(init) {
-            let positions = self.find(token).map_or(&[][..], |at| self.positions_at(at));
+            let positions = self.terms.find(token).map_or(&[][..], |at| self.positions_at(at));
             match &mut starts {
                 None => starts = Some(positions.to_vec()),
                 Some(starts) => starts.retain(|start| positions.binary_search(&(start + offset)).is_ok()),
             }
         }
-        let ends = self.lower_bound(last)..self.terms.len();
+        let ends = self.terms.lower_bound(last)..self.terms.len();
         let mut ends = ends.take_while(|at| match last_as_prefix {
-            true => self.term(*at).starts_with(last.as_str()),
-            false => self.term(*at) == last,
+            true => self.terms.term(*at).starts_with(last.as_str()),
+            false => self.terms.term(*at) == last,
         });
         let offset = init.len() as u32;
         Some(ends.any(|at| match &starts {
@@ -110,41 +170,11 @@ impl DocTerms {
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.text.len() + 8 * self.terms.len() + 4 * self.positions.len() + 64
-    }
-
-    fn term(&self, at: usize) -> &str {
-        let begin = if at == 0 { 0 } else { self.terms[at - 1].0 as usize };
-        self.text.get(begin..self.terms[at].0 as usize).unwrap_or_default()
-    }
-
-    /// A term's tokens among those of all terms in order.
-    fn counts(&self, at: usize) -> std::ops::Range<usize> {
-        let begin = if at == 0 { 0 } else { self.terms[at - 1].1 as usize };
-        begin..self.terms[at].1 as usize
+        self.terms.text_bytes() + 8 * self.terms.len() + 4 * self.positions.len() + 64
     }
 
     fn positions_at(&self, at: usize) -> &[u32] {
-        self.positions.get(self.counts(at)).unwrap_or_default()
-    }
-
-    fn find(&self, term: &str) -> Option<usize> {
-        let at = self.lower_bound(term);
-        (at < self.terms.len() && self.term(at) == term).then_some(at)
-    }
-
-    /// The first term that is not below `term`.
-    fn lower_bound(&self, term: &str) -> usize {
-        let (mut low, mut high) = (0, self.terms.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.term(middle) < term {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        self.positions.get(self.terms.entries_of(at)).unwrap_or_default()
     }
 }
 
