@@ -76,7 +76,7 @@ fn describe_nearest(lines: &mut Vec<String>, view: &View, plan: &Plan, candidate
     for (at, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         if let (Operand::Tokens(query), Some(tokens)) = (&target.operand, segment.segment.tokens(target.column)?) {
             let compared = tokens.count().min(rows.len());
-            let how = match late::method(&tokens, target, query, rows, limit.saturating_add(*offset))? {
+            let how = match late::method(&tokens, target, query, rows, limit.saturating_add(*offset))?.0 {
                 Method::Exact => format!("all tokens of {compared} compared"),
                 Method::Clusters => format!(
                     "those of {compared} whose tokens are in the nearest of {} clusters, until {} of the nearest are found",

@@ -16,20 +16,21 @@ const EXACT_BYTES: u64 = 32 << 20;
 /// An answer of more than one in so many of the candidates is found by comparing them all.
 const EXACT_SHARE: u64 = 16;
 
-/// How the tokens of some of a segment's rows are searched for the `k` nearest.
+/// How the tokens of some of a segment's rows are searched for the `k` nearest, and their bytes.
 pub(super) fn method(
     tokens: &TokenReader,
     target: &Target,
     query: &QueryTokens,
     rows: &RoaringBitmap,
     k: usize,
-) -> Result<Method> {
-    let bytes = tokens.tokens_in(rows)? * tokens.token_bytes() * query.tokens().len() as u64;
-    let is_worth = bytes > EXACT_BYTES && tokens.count().min(rows.len()) / EXACT_SHARE >= k as u64;
+) -> Result<(Method, u64)> {
+    let bytes = tokens.tokens_in(rows)? * tokens.token_bytes();
+    let is_worth = bytes.saturating_mul(query.tokens().len() as u64) > EXACT_BYTES
+        && tokens.count().min(rows.len()) / EXACT_SHARE >= k as u64;
     if target.recall.is_exact() || !is_worth || tokens.clusters()?.is_none() {
-        return Ok(Method::Exact);
+        return Ok((Method::Exact, bytes));
     }
-    Ok(Method::Clusters)
+    Ok((Method::Clusters, bytes))
 }
 
 /// Searches the multivectors of segments, whose nearest rows go to their `parts`.
@@ -48,8 +49,7 @@ pub(super) fn search(
         work.allowance.check()?;
         let Some(tokens) = segment.segment.tokens(target.column)? else { continue };
         let documents = tokens.count().min(rows.len());
-        let method = method(&tokens, target, query, rows, k)?;
-        let own_bytes = tokens.tokens_in(rows)? * tokens.token_bytes();
+        let (method, own_bytes) = method(&tokens, target, query, rows, k)?;
         let rows = candidates.filtered.then_some(rows);
         let job = Job { part, segment, tokens, rows, documents, query, k, allowance: work.allowance };
         match method {
