@@ -6,7 +6,7 @@
 //! | `candidates` | the rows that pass the filter |
 //! | `nearest` (with `late`), `order`, `score` (with `text`, `sparse`) | hits by distance, by attributes, by score |
 //! | `pruned`, `lists`, `window` | the highest scores without scoring every row; rows that are scored at a time |
-//! | `heaviest` | the highest products of sparse vectors, approximately |
+//! | `heaviest` | the highest products of sparse vectors: all, or as many as a wanted recall needs |
 //! | `hits` | rows by their place, the best of many, the parts' best as one |
 //! | `curve` | distances from an origin, and the curves that make scores of them |
 //! | `columns`, `postings` | a segment's attribute or terms, from an index or from documents |

@@ -17,7 +17,7 @@ use super::hits::{Hit, Smallest, merge, pack, smallest_of_tail, unpack};
 use super::lists::List;
 use super::plan::column_to_rank;
 use super::pruned::{self, Best, Expression, Listed, Weighted};
-use super::sparse::SparseScorer;
+use super::sparse::{Products, SparseScorer};
 use super::text::{TextCursor, TextScorer};
 use super::window::{WINDOW, Window};
 use crate::engine::filter::bind::bind;
@@ -158,9 +158,8 @@ pub(super) fn run(
         let part = Part { view, at, rows, count: segment.segment.rows(), allowance };
         let dead = (!candidates.filtered).then_some(&*segment.dead);
         let load = |window: &mut Window, base, end| part.load(window, dead, base, end);
-        if let (Bound::Sparse(sparse), Some(recall), false) = (&scorer.clause, scorer.recall, scorer.scores_all)
-            && let Some(found) = heaviest::run(sparse, &segment.segment, recall, k, load, allowance)?
-        {
+        if let (Bound::Sparse(sparse), false) = (&scorer.clause, scorer.scores_all) {
+            let found = heaviest::run(sparse, &segment.segment, scorer.recall, k, load, allowance)?;
             parts.push(found);
             continue;
         }
@@ -212,10 +211,8 @@ impl<'a> Part<'a> {
 
     /// The expression over lists; `None` where scoring every row is as good.
     fn listed(&self, scorer: &'a Scorer, k: usize) -> Result<Option<Listed<'a>>> {
-        // Most dimensions of a sparse vector matter for most rows: adding all of them up is faster.
-        let is_sparse = matches!(scorer.clause, Bound::Sparse(_));
         let few = scorer.clause.lists_at_most(1.0).is_some_and(|lists| lists <= PRUNED_LISTS_MAX);
-        if scorer.scores_all || k > PRUNED_ROWS_MAX || is_sparse || !few {
+        if scorer.scores_all || k > PRUNED_ROWS_MAX || !few {
             return Ok(None);
         }
         let mut lists = Vec::new();
@@ -296,8 +293,7 @@ impl<'a, T> Held<'a, T> {
 /// A clause over one part, window by window.
 enum Node<'a> {
     Text(TextCursor<'a>),
-    /// By row; empty where nothing is found.
-    Sparse(Held<'a, Vec<f64>>),
+    Sparse(Held<'a, Products<'a>>),
     /// The parts, and room for one part's scores.
     Sum(Vec<Node<'a>>, Held<'a, Vec<f64>>),
     Max(Vec<Node<'a>>, Held<'a, Vec<f64>>),
@@ -367,12 +363,14 @@ impl Bound {
         allowance.check()?;
         Ok(match (self, segment) {
             (Bound::Text(text), _) => Node::Text(text.cursor(view, part.at)?),
-            (Bound::Sparse(sparse), Some(segment)) => {
-                let products = sparse.of_segment(&segment.segment, allowance)?;
-                let taken = allowance.take(size_of_val(products.as_slice()))?;
+            (Bound::Sparse(sparse), _) => {
+                let products = match segment {
+                    Some(segment) => sparse.of_segment(&segment.segment)?,
+                    None => sparse.of_tail(&view.tail),
+                };
+                let taken = allowance.take(products.bytes())?;
                 Node::Sparse(Held::new(products, Some(taken)))
             }
-            (Bound::Sparse(sparse), None) => Node::Sparse(Held::new(sparse.of_tail(&view.tail), None)),
             (Bound::Sum(parts), _) => Node::Sum(all(parts)?, part.scratch()?),
             (Bound::Max(parts), _) => Node::Max(all(parts)?, part.scratch()?),
             (Bound::Product(weight, bound), _) => Node::Product(*weight, Box::new(bound.cursor(part)?)),
@@ -407,12 +405,7 @@ impl Node<'_> {
         let mut any = false;
         match self {
             Node::Text(cursor) => any = cursor.add(window.base, out)?,
-            Node::Sparse(products) => {
-                let from = products.it.get(window.base as usize..).unwrap_or_default();
-                let count = from.len().min(out.len());
-                out[..count].copy_from_slice(&from[..count]);
-                any = count > 0;
-            }
+            Node::Sparse(products) => any = products.it.add(window.base, out)?,
             Node::Sum(parts, scratch) => any = fold(parts, &mut scratch.it, window, out, add)?,
             Node::Max(parts, scratch) => any = fold(parts, &mut scratch.it, window, out, f64::max)?,
             Node::Product(weight, part) => {

@@ -1,5 +1,6 @@
 //! Sparse vectors: the dot product of the query's dimensions with a row's exact weights.
 
+use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde_json::Value as Json;
 
@@ -11,7 +12,6 @@ use crate::error::{Error, Result};
 use crate::model::document::Document;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::platform::allowance::Allowance;
 use crate::segment::Segment;
 use crate::segment::sparse::{BLOCK, WeightBlocks};
 
@@ -41,15 +41,10 @@ impl SparseScorer {
         Ok(SparseScorer { column: column.uid(), weights: weights.collect() })
     }
 
-    /// The products of all rows of a segment; empty when none has any of the dimensions.
-    pub(super) fn of_segment(&self, segment: &Segment, allowance: &Allowance) -> Result<Vec<f64>> {
-        let mut products = Vec::new();
-        for (weight, blocks) in self.dimensions(segment)? {
-            allowance.check()?;
-            products.resize(segment.rows() as usize, 0.0);
-            Self::add(&mut products, weight, &blocks)?;
-        }
-        Ok(products)
+    /// The products of a segment's rows, to be asked for in ascending order.
+    pub(super) fn of_segment<'a>(&self, segment: &'a Segment) -> Result<Products<'a>> {
+        let dimensions = self.dimensions(segment)?.into_iter();
+        Ok(Products::Segment(dimensions.map(|(weight, blocks)| Dimension::new(weight, blocks)).collect()))
     }
 
     /// The dimensions that a segment has, in order, each with its weight.
@@ -64,25 +59,6 @@ impl SparseScorer {
         Ok(found)
     }
 
-    /// Adds to the products of rows what a dimension gives them.
-    pub(super) fn add(products: &mut [f64], weight: f64, blocks: &WeightBlocks<'_>) -> Result<()> {
-        let (mut rows, mut stored) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
-        for block in 0..blocks.count() {
-            rows.clear();
-            stored.clear();
-            blocks.read(block, &mut rows, &mut stored)?;
-            let mut weights = [0.0; BLOCK];
-            let weights = &mut weights[..stored.len()];
-            stored.convert_to_f32_slice(weights);
-            for (row, stored) in rows.iter().zip(weights) {
-                if let Some(product) = products.get_mut(*row as usize) {
-                    *product += weight * f64::from(*stored);
-                }
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn lists_at_most(&self) -> usize {
         self.weights.len()
     }
@@ -94,7 +70,7 @@ impl SparseScorer {
     }
 
     /// The products of all places of the tail.
-    pub(super) fn of_tail(&self, tail: &TailView) -> Vec<f64> {
+    pub(super) fn of_tail<'a>(&self, tail: &TailView) -> Products<'a> {
         let mut products = vec![0.0; tail.places() as usize];
         for part in tail.parts() {
             let Some(terms) = part.terms() else {
@@ -111,7 +87,7 @@ impl SparseScorer {
                 }
             }
         }
-        products
+        Products::Tail(products)
     }
 
     /// The product of one document.
@@ -124,5 +100,102 @@ impl SparseScorer {
             }
         }
         product
+    }
+}
+
+/// The products of a part's rows.
+pub(super) enum Products<'a> {
+    Segment(Vec<Dimension<'a>>),
+    /// By place.
+    Tail(Vec<f64>),
+}
+
+impl Products<'_> {
+    /// What it holds in memory, at most.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Products::Segment(dimensions) => dimensions.len() * DIMENSION_BYTES,
+            Products::Tail(products) => size_of_val(products.as_slice()),
+        }
+    }
+
+    /// Adds the products of the rows from `base` on to as many as there are; false when there are none.
+    pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<bool> {
+        match self {
+            Products::Segment(dimensions) => {
+                dimensions.iter_mut().try_for_each(|dimension| dimension.add(base, out))?;
+                Ok(!dimensions.is_empty())
+            }
+            Products::Tail(products) => {
+                let products = products.get(base as usize..).unwrap_or_default();
+                out.iter_mut().zip(products).for_each(|(out, product)| *out += product);
+                Ok(!products.is_empty())
+            }
+        }
+    }
+}
+
+/// What a [`Dimension`] holds in memory.
+pub(super) const DIMENSION_BYTES: usize = size_of::<Dimension<'_>>() + BLOCK * (size_of::<u32>() + size_of::<f16>());
+
+/// A query's dimension in a segment, block by block: its rows are asked for in ascending order.
+pub(super) struct Dimension<'a> {
+    weight: f64,
+    blocks: WeightBlocks<'a>,
+    /// The block that is read next.
+    next: usize,
+    /// Of the block that was read last, and what of it lies ahead.
+    rows: Vec<u32>,
+    stored: Vec<f16>,
+    weights: [f32; BLOCK],
+    at: usize,
+}
+
+impl<'a> Dimension<'a> {
+    pub(super) fn new(weight: f64, blocks: WeightBlocks<'a>) -> Self {
+        let (rows, stored) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+        Dimension { weight, blocks, next: 0, rows, stored, weights: [0.0; BLOCK], at: 0 }
+    }
+
+    /// Adds what the rows from `base` on have to as many as there are.
+    pub(super) fn add(&mut self, base: u32, out: &mut [f64]) -> Result<()> {
+        loop {
+            self.at += self.rows[self.at..].partition_point(|row| *row < base);
+            let ahead = self.rows[self.at..].iter().zip(&self.weights[self.at..]);
+            for (row, own) in ahead {
+                let Some(out) = out.get_mut((row - base) as usize) else { return Ok(()) };
+                *out += self.weight * f64::from(*own);
+                self.at += 1;
+            }
+            if !self.read_next(base)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What a row has.
+    pub(super) fn at(&mut self, row: u32) -> Result<f64> {
+        if self.rows.last().is_none_or(|last| *last < row) && !self.read_next(row)? {
+            return Ok(0.0);
+        }
+        self.at += self.rows[self.at..].partition_point(|known| *known < row);
+        Ok(match self.rows.get(self.at) {
+            Some(known) if *known == row => self.weight * f64::from(self.weights[self.at]),
+            _ => 0.0,
+        })
+    }
+
+    /// Reads the next block that has a row from `least` on; false when there is none.
+    fn read_next(&mut self, least: u32) -> Result<bool> {
+        self.rows.clear();
+        self.stored.clear();
+        self.at = 0;
+        while self.blocks.bounds(self.next).is_some_and(|block| block.last_row < least) {
+            self.next += 1;
+        }
+        self.blocks.read(self.next, &mut self.rows, &mut self.stored)?;
+        self.stored.convert_to_f32_slice(&mut self.weights[..self.stored.len()]);
+        self.next += 1;
+        Ok(!self.rows.is_empty())
     }
 }
