@@ -78,4 +78,5 @@ pub mod ops;
 pub mod platform;
 pub mod segment;
 pub mod snapshot;
+pub mod store;
 pub mod tier;

@@ -1,0 +1,403 @@
+//! The bucket: objects by key, each call with its own patience.
+//!
+//! - Keys are below the URL's prefix; nothing outside of it is read or written.
+//! - [`Bucket::create`] asks once and its answer decides nothing by itself: see [`super::commit`].
+//! - No call waits longer than its patience, whatever the store does.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use object_store::path::Path as StorePath;
+use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::config::BucketConfig;
+use super::facts::watch;
+use super::failure::{Failure, UNREACHABLE, explain, given_up, passing};
+use super::keys;
+use super::open::Backend;
+use super::patience::{Patience, Turns};
+use super::traffic::{Ending, Request, Traffic};
+use super::upload::PARTS_HELD_MAX;
+use crate::error::{Error, Result};
+use crate::platform::clock::Clock;
+use crate::platform::random::Random;
+
+/// The largest object or range that is fetched at once, since it is held in memory. What is larger is fetched by ranges.
+pub const GET_BYTES_MAX: u64 = 64 << 20;
+/// The longest answer to anything but a get: a page of 1,000 keys of 1,024 bytes in XML, with room.
+pub(super) const ANSWER_BYTES_MAX: u64 = 16 << 20;
+
+/// What a conditional put came to. Only `Done` is an answer; the others are questions, which reading the key answers.
+#[derive(Debug)]
+pub enum Created {
+    /// The object is there, and it is ours.
+    Done,
+    /// The store says that the key is taken: perhaps by this very request, repeated on its way.
+    Exists,
+    /// The store may have done it, or not, or may do it yet.
+    Unknown(Error),
+}
+
+/// A bucket. Cloning shares it.
+#[derive(Clone)]
+pub struct Bucket {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) backend: Backend,
+    /// Whether listings are in the order of keys, as far as is known.
+    pub(super) in_order: AtomicBool,
+    /// Whether the store has ever answered a request with success.
+    met: AtomicBool,
+    places: Semaphore,
+    /// Parts of uploads in memory, of all uploads together.
+    pub(super) parts_held: Semaphore,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    traffic: Arc<Traffic>,
+}
+
+impl Bucket {
+    /// The bucket that `config` names. Reads its files, and asks nothing of the network yet.
+    pub fn open(config: &BucketConfig, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
+        let traffic = Arc::new(Traffic::default());
+        let backend = Backend::open(config, Arc::clone(&clock), Arc::clone(&traffic))?;
+        Ok(Self::assemble(backend, config.requests_concurrent_max, clock, random, traffic))
+    }
+
+    /// A bucket over a store that is there already.
+    pub fn over(backend: Backend, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
+        let requests = super::config::REQUESTS_CONCURRENT_MAX;
+        Self::assemble(backend, requests, clock, random, Arc::default())
+    }
+
+    fn assemble(
+        backend: Backend,
+        requests: usize,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
+        let inner = Inner {
+            in_order: AtomicBool::new(backend.lists_in_order),
+            met: AtomicBool::new(false),
+            places: Semaphore::new(requests),
+            parts_held: Semaphore::new(PARTS_HELD_MAX),
+            backend,
+            clock,
+            random,
+            traffic,
+        };
+        Bucket { inner: Arc::new(inner) }
+    }
+
+    /// What errors call it, such as `s3://bucket/prefix`. Has no secret in it.
+    pub fn name(&self) -> &str {
+        &self.inner.backend.name
+    }
+
+    /// What went over the link so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    /// By how many seconds this machine's clock is ahead of the bucket's; none before the first answer, and of directories.
+    pub fn skew_seconds(&self) -> Option<i64> {
+        self.inner.traffic.skew_seconds()
+    }
+
+    /// A whole object of at most [`GET_BYTES_MAX`]; none when it is not there.
+    pub async fn get(&self, key: &str, patience: &Patience) -> Result<Option<Bytes>> {
+        let path = self.path(key)?;
+        let mut turns = patience.begin();
+        let got = self
+            .call(&mut turns, Request::Get, GET_BYTES_MAX, 0, || self.fetch(&path, None))
+            .await
+            .map_err(|error| error.context(format_args!("get {key}")))?;
+        Ok(got.map(|(bytes, _)| bytes))
+    }
+
+    /// Exactly the bytes of `range`, at most [`GET_BYTES_MAX`] and at least one; none when the object is not there. An object
+    /// that is shorter is Corrupt.
+    pub async fn get_range(&self, key: &str, range: Range<u64>, patience: &Patience) -> Result<Option<Bytes>> {
+        let path = self.path(key)?;
+        let bytes = range.end.saturating_sub(range.start);
+        if !(1..=GET_BYTES_MAX).contains(&bytes) {
+            return Err(Error::invalid(format!("get {key}: {bytes} bytes at once, expected 1 to {GET_BYTES_MAX}")));
+        }
+        let shorter = |size: u64| {
+            let name = self.name();
+            Error::corrupt(format!("get {key}: {name}: it has {size} bytes, expected at least {}", range.end))
+        };
+        let mut turns = patience.begin();
+        loop {
+            let end = turns.attempt_end(bytes);
+            let attempt = self.fetch(&path, Some(range.clone()));
+            let failure = match self.attempt(Request::Get, GET_BYTES_MAX, end, attempt).await {
+                Ok((got, _)) if got.len() as u64 == bytes => return Ok(Some(got)),
+                Ok((_, size)) => return Err(shorter(size)),
+                Err(failure) => failure,
+            };
+            // Memory and directories say of a range beyond the end nothing that could be told from a failed read.
+            if !self.inner.backend.over_http
+                && matches!(failure, Failure::Passing { .. })
+                && let Ok(Some(size)) = self.size(key, patience).await
+                && size < range.end
+            {
+                return Err(shorter(size));
+            }
+            match self.next(&mut turns, failure).await {
+                Ok(()) => {}
+                Err(Failure::Absent) => return Ok(None),
+                Err(failure) => return Err(failure.into_error(self.name()).context(format_args!("get {key}"))),
+            }
+        }
+    }
+
+    /// How many bytes an object has; none when it is not there.
+    pub async fn size(&self, key: &str, patience: &Patience) -> Result<Option<u64>> {
+        let path = self.path(key)?;
+        let mut turns = patience.begin();
+        let size = self
+            .call(&mut turns, Request::Head, ANSWER_BYTES_MAX, 0, || async {
+                let options = GetOptions { head: true, ..GetOptions::default() };
+                self.inner.backend.objects.get_opts(&path, options).await.map(|found| found.meta.size)
+            })
+            .await
+            .map_err(|error| error.context(format_args!("look for {key}")))?;
+        if size.is_none() && self.inner.backend.over_http && !self.inner.met.load(Ordering::Relaxed) {
+            // The answer to this request has no body, so a bucket that is not there looks like an object that is not.
+            self.list("", None, 1, patience).await.map_err(|error| error.context(format_args!("look for {key}")))?;
+        }
+        Ok(size)
+    }
+
+    /// Puts an object under a name that nobody else uses; repeated until it is there. Afterwards it is durable.
+    pub async fn put(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<()> {
+        let path = self.path(key)?;
+        let mut turns = patience.begin();
+        self.put_until(&path, bytes, &mut turns).await.map_err(|error| error.context(format_args!("put {key}")))
+    }
+
+    /// Replaces an object that is only a hint. Afterwards readers see this one, or one written at the same time or later.
+    pub async fn replace(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<()> {
+        self.put(key, bytes, patience).await
+    }
+
+    pub(super) async fn put_until(&self, path: &StorePath, bytes: Bytes, turns: &mut Turns) -> Result<()> {
+        let length = bytes.len() as u64;
+        let done = self
+            .call(turns, Request::Put, ANSWER_BYTES_MAX, length, || async {
+                self.standing().await?;
+                self.count_sent(length);
+                self.inner.backend.objects.put(path, PutPayload::from(bytes.clone())).await.map(|_| ())
+            })
+            .await?;
+        done.ok_or_else(|| self.no_place())
+    }
+
+    /// Asks once to put an object under a key that is free. An error says that it was not put, and why asking again is of no
+    /// use; it speaks of this request only, not of earlier ones for the same key.
+    pub async fn create(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<Created> {
+        let path = self.path(key)?;
+        let end = patience.begin().attempt_end(bytes.len() as u64);
+        self.create_by(&path, bytes, end).await.map_err(|error| error.context(format_args!("create {key}")))
+    }
+
+    pub(super) async fn create_by(&self, path: &StorePath, bytes: Bytes, end: Instant) -> Result<Created> {
+        let length = bytes.len() as u64;
+        let attempt = async {
+            self.standing().await?;
+            self.count_sent(length);
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            self.inner.backend.objects.put_opts(path, PutPayload::from(bytes), options).await.map(|_| ())
+        };
+        match self.attempt(Request::Create, ANSWER_BYTES_MAX, end, attempt).await {
+            Ok(()) => Ok(Created::Done),
+            Err(Failure::Taken(_)) => Ok(Created::Exists),
+            Err(Failure::Passing { error, .. }) => Ok(Created::Unknown(error)),
+            Err(Failure::Absent) => Ok(Created::Unknown(self.no_place())),
+            Err(Failure::Lasting(error)) => Err(error),
+        }
+    }
+
+    /// Removes an object; one that is not there is removed already.
+    pub async fn delete(&self, key: &str, patience: &Patience) -> Result<()> {
+        let path = self.path(key)?;
+        let mut turns = patience.begin();
+        self.call(&mut turns, Request::Delete, ANSWER_BYTES_MAX, 0, || self.inner.backend.objects.delete(&path))
+            .await
+            .map(|_| ())
+            .map_err(|error| error.context(format_args!("delete {key}")))
+    }
+
+    fn no_place(&self) -> Error {
+        Error::unavailable(format!("{}: the store says that there is no such place", self.name()))
+            .with_code(UNREACHABLE)
+    }
+
+    /// The store's path of a key.
+    pub(super) fn path(&self, key: &str) -> Result<StorePath> {
+        keys::check(key)?;
+        self.below_root(key)
+    }
+
+    /// The store's path of a key, or of the root for an empty one.
+    pub(super) fn below_root(&self, key: &str) -> Result<StorePath> {
+        let root = self.inner.backend.root.as_str();
+        let path = match (root, key) {
+            ("", key) | (key, "") => key.to_owned(),
+            (root, key) => format!("{root}/{key}"),
+        };
+        StorePath::parse(&path).map_err(|error| Error::invalid(format!("{path:?} is no key: {error}")))
+    }
+
+    /// Counts bytes of a store that no connector counts for.
+    pub(super) fn count_sent(&self, bytes: u64) {
+        if !self.inner.backend.over_http {
+            self.inner.traffic.sent(bytes);
+        }
+    }
+
+    /// Fails when a directory's bucket is not there: writing would make it anew, on the disk under its mount point.
+    pub(super) async fn standing(&self) -> object_store::Result<()> {
+        let Some(path) = self.inner.backend.directory.clone() else { return Ok(()) };
+        let shown = path.display().to_string();
+        match tokio::task::spawn_blocking(move || path.is_dir()).await {
+            Ok(true) => Ok(()),
+            _ => Err(generic(format!("the directory {shown} is gone: is its disk mounted?"))),
+        }
+    }
+
+    /// Fetches an object or a range of it, and says how large the object is.
+    pub(super) async fn fetch(
+        &self,
+        path: &StorePath,
+        range: Option<Range<u64>>,
+    ) -> object_store::Result<(Bytes, u64)> {
+        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
+        let found = self.inner.backend.objects.get_opts(path, options).await?;
+        let size = found.meta.size;
+        let length = found.range.end.saturating_sub(found.range.start);
+        if length > GET_BYTES_MAX {
+            return Err(generic(format!(
+                "it has {length} bytes, of which at most {GET_BYTES_MAX} are fetched at once"
+            )));
+        }
+        let mut stream = found.into_stream();
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            if (bytes.len() + piece.len()) as u64 > length {
+                return Err(generic(format!("more than the {length} bytes came that were announced")));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        if !self.inner.backend.over_http {
+            self.inner.traffic.received(bytes.len() as u64);
+        }
+        match bytes.len() as u64 == length {
+            true => Ok((bytes.freeze(), size)),
+            false => Err(generic(format!("{} bytes came, expected {length}", bytes.len()))),
+        }
+    }
+
+    /// One attempt: within its time, with a place among the requests, counted, its failure explained.
+    pub(super) async fn attempt<T>(
+        &self,
+        request: Request,
+        answer_bytes_max: u64,
+        end: Instant,
+        work: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, Failure> {
+        let inner = &*self.inner;
+        let name = self.name();
+        let place = match timeout_at(end, inner.places.acquire()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) => return Err(Failure::Lasting(Error::internal(format!("{name}: the bucket is closed")))),
+            // Nothing was asked, so nothing is counted.
+            Err(_) => {
+                return Err(passing(name, "no place among the requests in time", Ending::Overloaded));
+            }
+        };
+        let begun = Instant::now();
+        let (done, facts) = watch(answer_bytes_max, timeout_at(end, work)).await;
+        drop(place);
+        let done = match done {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(explain(name, &inner.backend.endpoint, &error, &facts)),
+            Err(_) => Err(passing(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
+        };
+        // A directory that is gone has no objects; that is not to be taken for a bucket that has none.
+        let done = match done {
+            Err(Failure::Absent) => match self.standing().await {
+                Ok(()) => Err(Failure::Absent),
+                Err(error) => Err(passing(name, error, Ending::Lost)),
+            },
+            done => done,
+        };
+        if done.is_ok() {
+            inner.met.store(true, Ordering::Relaxed);
+        }
+        inner.traffic.count(request, done.as_ref().map_or_else(Failure::ending, |_| Ending::Done));
+        done
+    }
+
+    /// Waits before the next attempt, if the failure and the patience allow one.
+    pub(super) async fn next(&self, turns: &mut Turns, failure: Failure) -> Result<(), Failure> {
+        let Failure::Passing { error, ending, retry_after } = failure else { return Err(failure) };
+        match turns.next_wait(&*self.inner.random, retry_after) {
+            Some(wait) => {
+                tracing::debug!(%error, ?wait, "asking the bucket again");
+                tokio::time::sleep(wait).await;
+                Ok(())
+            }
+            None => {
+                let error = given_up(error, turns.attempts(), turns.whole());
+                Err(Failure::Passing { error, ending, retry_after })
+            }
+        }
+    }
+
+    /// Attempts until one succeeds, fails for good, or the patience ends; none when the object is not there.
+    pub(super) async fn call<T, F>(
+        &self,
+        turns: &mut Turns,
+        request: Request,
+        answer_bytes_max: u64,
+        bytes: u64,
+        work: impl Fn() -> F,
+    ) -> Result<Option<T>>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        loop {
+            let end = turns.attempt_end(bytes);
+            let failure = match self.attempt(request, answer_bytes_max, end, work()).await {
+                Ok(done) => return Ok(Some(done)),
+                // Two puts of one key at once: the store asks to try again.
+                Err(Failure::Taken(error)) => {
+                    Failure::Passing { error, ending: Ending::Overloaded, retry_after: None }
+                }
+                Err(failure) => failure,
+            };
+            match self.next(turns, failure).await {
+                Ok(()) => {}
+                Err(Failure::Absent) => return Ok(None),
+                Err(failure) => return Err(failure.into_error(self.name())),
+            }
+        }
+    }
+}
+
+/// A failure that we noticed ourselves, in the words of the crate.
+pub(super) fn generic(text: String) -> object_store::Error {
+    object_store::Error::Generic { store: "bucket", source: text.into() }
+}

@@ -1,0 +1,365 @@
+//! Says of a failed attempt what was wrong, in words for a person, and whether trying again can help.
+//!
+//! Two codes: `bucket_unreachable` (kind Unavailable) for what may pass, `bucket_misconfigured` (kind Invalid) for what a
+//! person must mend. No text has a secret in it: of an answer's body only its code and its message are used.
+
+use std::time::Duration;
+
+use super::facts::{Broken, Facts};
+use super::traffic::Ending;
+use crate::error::{Error, Kind};
+
+/// The code of errors that may pass by themselves.
+pub const UNREACHABLE: &str = "bucket_unreachable";
+/// The code of errors that a person must mend.
+pub const MISCONFIGURED: &str = "bucket_misconfigured";
+
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no such object.
+    Absent,
+    /// The key is taken, or the bucket says so.
+    Taken(Error),
+    /// May pass by itself, and after this time at the earliest.
+    Passing { error: Error, ending: Ending, retry_after: Option<Duration> },
+    /// Trying again unchanged fails again.
+    Lasting(Error),
+}
+
+impl Failure {
+    pub(super) fn ending(&self) -> Ending {
+        match self {
+            Failure::Absent | Failure::Taken(_) => Ending::Done,
+            Failure::Passing { ending, .. } => *ending,
+            Failure::Lasting(_) => Ending::Refused,
+        }
+    }
+
+    /// As an error of a call that is over.
+    pub(super) fn into_error(self, bucket: &str) -> Error {
+        match self {
+            Failure::Absent => Error::not_found(format!("{bucket}: there is no such object")),
+            Failure::Taken(error) | Failure::Lasting(error) | Failure::Passing { error, .. } => error,
+        }
+    }
+}
+
+/// An attempt that may succeed later.
+pub(super) fn passing(bucket: &str, what: impl std::fmt::Display, ending: Ending) -> Failure {
+    let error = Error::unavailable(format!("{bucket}: {what}")).with_code(UNREACHABLE);
+    Failure::Passing { error, ending, retry_after: None }
+}
+
+fn misconfigured(bucket: &str, what: impl std::fmt::Display, hint: impl Into<String>) -> Error {
+    Error::invalid(format!("{bucket}: {what}")).with_code(MISCONFIGURED).with_hint(hint)
+}
+
+/// Why an attempt on `bucket`, which is asked at `endpoint`, failed.
+pub(super) fn explain(bucket: &str, endpoint: &str, error: &object_store::Error, facts: &Facts) -> Failure {
+    if let Some((broken, text)) = &facts.broken {
+        return of_connection(bucket, endpoint, facts, *broken, text);
+    }
+    if let Some(status) = facts.status.filter(|status| !(200..300).contains(status)) {
+        if !facts.host.is_empty() && !endpoint.is_empty() && facts.host != endpoint {
+            let what = format!("credentials from {}: {}", facts.host, said(facts, status));
+            return with_hint(passing(bucket, what, Ending::Refused), CREDENTIALS_HINT);
+        }
+        return of_answer(bucket, facts, status);
+    }
+    of_file_system(bucket, error)
+}
+
+const CREDENTIALS_HINT: &str = "set bucket.credentials_file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, unless this machine's cloud gives them";
+
+fn with_hint(failure: Failure, hint: &str) -> Failure {
+    match failure {
+        Failure::Passing { error, ending, retry_after } => {
+            Failure::Passing { error: error.with_hint(hint), ending, retry_after }
+        }
+        other => other,
+    }
+}
+
+fn of_connection(bucket: &str, endpoint: &str, facts: &Facts, broken: Broken, text: &str) -> Failure {
+    let host = &facts.host;
+    let (what, hint) = match broken {
+        Broken::Forbidden => {
+            return Failure::Lasting(misconfigured(
+                bucket,
+                format!("{host}: {text}"),
+                "use an https endpoint, or set bucket.allow_http where nobody can listen",
+            ));
+        }
+        Broken::Name => {
+            (format!("{host} has no address: {text}"), "check the endpoint's name and this machine's DNS")
+        }
+        Broken::Connect => (
+            format!("cannot connect to {host}: {text}"),
+            "check the endpoint, and that the network and firewalls let this machine reach it",
+        ),
+        Broken::Tls => (
+            format!("{host} gives no trusted TLS connection: {text}"),
+            "a store with a certificate of its own needs bucket.ca_file; check this machine's clock, too",
+        ),
+        Broken::Stalled => {
+            (format!("{host} does not answer: {text}"), "check the link; work goes on once it is back")
+        }
+        Broken::Cut => (format!("connection to {host} ended early: {text}"), "check the link"),
+        Broken::Answer => (format!("{host} does not answer as a bucket: {text}"), "check bucket.endpoint"),
+    };
+    let hint = if endpoint.is_empty() || host.is_empty() || host == endpoint { hint } else { CREDENTIALS_HINT };
+    with_hint(passing(bucket, what, Ending::Lost), hint)
+}
+
+fn said(facts: &Facts, status: u16) -> String {
+    match (facts.code.as_str(), facts.message.as_str()) {
+        ("", "") => format!("status {status}"),
+        (code, "") => format!("{code} (status {status})"),
+        ("", message) => format!("{message} (status {status})"),
+        (code, message) => format!("{code}: {message} (status {status})"),
+    }
+}
+
+/// Codes that come with status 400 and pass by themselves: the bytes did not arrive whole or in time.
+const PASSING_CODES: [&str; 4] = ["RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentChecksumMismatch"];
+const QUOTA_CODES: [&str; 5] = [
+    "QuotaExceeded",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+    "InsufficientCapacity",
+    "AccountProblem",
+];
+
+fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
+    let said = said(facts, status);
+    let lasting = |what: String, hint: &str| Failure::Lasting(misconfigured(bucket, what, hint));
+    let code = facts.code.as_str();
+    if QUOTA_CODES.contains(&code) || status == 507 {
+        let failure = passing(bucket, format!("the store has no room: {said}"), Ending::Refused);
+        return with_hint(failure, "raise the bucket's quota or delete from it; uploads resume by themselves");
+    }
+    if PASSING_CODES.contains(&code) {
+        return passing(bucket, said, Ending::Overloaded);
+    }
+    let wrong_region = matches!(
+        code,
+        "AuthorizationHeaderMalformed"
+            | "PermanentRedirect"
+            | "TemporaryRedirect"
+            | "IllegalLocationConstraintException"
+    ) || (300..400).contains(&status);
+    if wrong_region && status != 304 {
+        return if facts.region.is_empty() {
+            lasting(
+                format!("wrong region or endpoint: {said}"),
+                "set bucket.region and bucket.endpoint to the bucket's",
+            )
+        } else {
+            let region = &facts.region;
+            lasting(
+                format!("wrong region: the bucket is in {region}: {said}"),
+                &format!("set bucket.region = \"{region}\""),
+            )
+        };
+    }
+    match (status, code) {
+        (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName") => {
+            lasting(format!("there is no such bucket: {said}"), "create the bucket, or correct bucket.url")
+        }
+        (_, "RequestTimeTooSkewed" | "RequestExpired") => lasting(
+            format!("this machine's clock is wrong: {said}"),
+            "set the clock; requests are signed with the time",
+        ),
+        (
+            _,
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "AuthenticationFailed",
+        ) => lasting(
+            format!("wrong or expired credentials: {said}"),
+            "check bucket.credentials_file or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        (401 | 403, _) => lasting(
+            format!("not allowed: {said}"),
+            "the credentials need to read, write, delete and list below the prefix; without the right to list, S3 answers so for \
+             objects that are not there",
+        ),
+        (404, _) => Failure::Absent,
+        (409 | 412, _) => {
+            Failure::Taken(Error::conflict(format!("{bucket}: the key is taken: {said}")).with_code(UNREACHABLE))
+        }
+        (501, _) | (_, "NotImplemented") => {
+            Failure::Lasting(Error::unsupported(format!("{bucket}: the store does not offer this: {said}")))
+        }
+        (408 | 425 | 429 | 500..=599, _) => {
+            let mut failure = passing(bucket, said, Ending::Overloaded);
+            if let Failure::Passing { retry_after, .. } = &mut failure {
+                *retry_after = facts.retry_after;
+            }
+            failure
+        }
+        _ => {
+            lasting(format!("the request was refused: {said}"), "check bucket.url, bucket.endpoint and bucket.region")
+        }
+    }
+}
+
+/// Errors of stores that are not asked over HTTP: directories, memory, and those that tests put in front.
+fn of_file_system(bucket: &str, error: &object_store::Error) -> Failure {
+    use object_store::Error as Store;
+    match error {
+        Store::NotFound { .. } => Failure::Absent,
+        Store::AlreadyExists { .. } | Store::Precondition { .. } => {
+            Failure::Taken(Error::conflict(format!("{bucket}: the key is taken")).with_code(UNREACHABLE))
+        }
+        Store::NotImplemented { .. } | Store::NotSupported { .. } => {
+            Failure::Lasting(Error::unsupported(format!("{bucket}: the store does not offer this: {error}")))
+        }
+        Store::PermissionDenied { .. } | Store::Unauthenticated { .. } => Failure::Lasting(misconfigured(
+            bucket,
+            format!("not allowed: {error}"),
+            "check the directory's owner and mode",
+        )),
+        _ => match io_kind(error) {
+            Some(std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem) => Failure::Lasting(
+                misconfigured(bucket, format!("not allowed: {error}"), "check the directory's owner, mode and mount"),
+            ),
+            Some(std::io::ErrorKind::Unsupported) => Failure::Lasting(Error::unsupported(format!(
+                "{bucket}: the file system does not offer this: {error}"
+            ))),
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => with_hint(
+                passing(bucket, format!("the store has no room: {error}"), Ending::Refused),
+                "free space on the bucket's file system; uploads resume by themselves",
+            ),
+            _ => passing(bucket, error, Ending::Lost),
+        },
+    }
+}
+
+/// The kind of the first I/O error under `error`.
+fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Says of an error that outlived its call's patience how long that was.
+pub(super) fn given_up(error: Error, attempts: u32, whole: Duration) -> Error {
+    match error.kind() {
+        Kind::Unavailable if attempts > 1 => {
+            error.context(format_args!("given up after {attempts} attempts in {whole:?}"))
+        }
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Failure, MISCONFIGURED, UNREACHABLE, explain};
+    use crate::error::{Error, Kind};
+    use crate::store::facts::{Broken, Facts};
+
+    const ANY: object_store::Error =
+        object_store::Error::NotImplemented { operation: String::new(), implementer: String::new() };
+
+    fn answer(status: u16, code: &str) -> Failure {
+        explain(
+            "s3://b",
+            "h:443",
+            &ANY,
+            &Facts { host: "h:443".into(), status: Some(status), code: code.into(), ..Facts::default() },
+        )
+    }
+
+    fn lasting(failure: Failure) -> Error {
+        let Failure::Lasting(error) = failure else { panic!("{failure:?} may pass") };
+        error
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_said_at_once_and_precisely() {
+        for (status, code, text) in [
+            (403, "InvalidAccessKeyId", "wrong or expired credentials"),
+            (403, "SignatureDoesNotMatch", "wrong or expired credentials"),
+            (400, "ExpiredToken", "wrong or expired credentials"),
+            (403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
+            (403, "AccessDenied", "not allowed"),
+            (401, "", "not allowed"),
+            (404, "NoSuchBucket", "there is no such bucket"),
+            (400, "AuthorizationHeaderMalformed", "wrong region or endpoint"),
+            (301, "PermanentRedirect", "wrong region or endpoint"),
+            (400, "InvalidArgument", "the request was refused"),
+        ] {
+            let error = lasting(answer(status, code));
+            assert_eq!((error.kind(), error.code()), (Kind::Invalid, MISCONFIGURED), "{error}");
+            assert!(error.message().starts_with(&format!("s3://b: {text}")), "{error}");
+            assert!(error.hint().is_some());
+        }
+        assert_eq!(lasting(answer(501, "NotImplemented")).kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn a_wrong_region_names_the_right_one() {
+        let facts = Facts { status: Some(301), region: "eu-west-1".into(), ..Facts::default() };
+        let error = lasting(explain("s3://b", "h:443", &ANY, &facts));
+        assert_eq!(error.message(), "s3://b: wrong region: the bucket is in eu-west-1: status 301");
+        assert_eq!(error.hint(), Some("set bucket.region = \"eu-west-1\""));
+    }
+
+    #[test]
+    fn what_may_pass_is_worth_another_attempt() {
+        for (status, code) in [
+            (429, ""),
+            (500, "InternalError"),
+            (502, ""),
+            (503, "SlowDown"),
+            (504, ""),
+            (507, ""),
+            (408, ""),
+            (403, "QuotaExceeded"),
+            (400, "RequestTimeout"),
+            (400, "BadDigest"),
+        ] {
+            let failure = answer(status, code);
+            let Failure::Passing { error, .. } = failure else { panic!("{status} {code}: {failure:?}") };
+            assert_eq!((error.kind(), error.code()), (Kind::Unavailable, UNREACHABLE), "{error}");
+        }
+        assert!(matches!(answer(404, "NoSuchKey"), Failure::Absent));
+        assert!(matches!(answer(409, ""), Failure::Taken(_)) && matches!(answer(412, ""), Failure::Taken(_)));
+    }
+
+    #[test]
+    fn the_time_that_a_bucket_asks_for_is_passed_on() {
+        let after = Some(Duration::from_secs(7));
+        let facts = Facts { status: Some(503), retry_after: after, ..Facts::default() };
+        let Failure::Passing { retry_after, .. } = explain("s3://b", "", &ANY, &facts) else { panic!() };
+        assert_eq!(retry_after, after);
+    }
+
+    #[test]
+    fn a_connection_that_failed_says_how() {
+        for broken in [Broken::Name, Broken::Connect, Broken::Tls, Broken::Stalled, Broken::Cut, Broken::Answer] {
+            let facts = Facts { host: "h:443".into(), broken: Some((broken, "why".into())), ..Facts::default() };
+            let failure = explain("s3://b", "h:443", &ANY, &facts);
+            let Failure::Passing { error, .. } = failure else { panic!("{failure:?}") };
+            assert!(error.message().contains("h:443") && error.message().contains("why") && error.hint().is_some());
+        }
+        let facts =
+            Facts { host: "h:80".into(), broken: Some((Broken::Forbidden, "why".into())), ..Facts::default() };
+        assert_eq!(lasting(explain("s3://b", "h:80", &ANY, &facts)).code(), MISCONFIGURED);
+    }
+
+    #[test]
+    fn credentials_from_elsewhere_are_not_mistaken_for_the_bucket() {
+        let broken = Some((Broken::Connect, "refused".into()));
+        let facts = Facts { host: "169.254.169.254:80".into(), broken, ..Facts::default() };
+        let Failure::Passing { error, .. } = explain("s3://b", "h:443", &ANY, &facts) else { panic!() };
+        assert!(error.hint().unwrap().contains("credentials_file"));
+    }
+}
