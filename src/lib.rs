@@ -79,4 +79,5 @@ pub mod platform;
 pub mod segment;
 pub mod snapshot;
 pub mod store;
+pub mod sync;
 pub mod tier;

@@ -6,6 +6,7 @@
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
+//! - `remote` is what moves history to and from a bucket;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -25,6 +26,7 @@ mod node;
 mod operations;
 pub mod query;
 pub mod reclaim;
+pub mod remote;
 mod start;
 mod status;
 mod sweep;

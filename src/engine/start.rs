@@ -329,7 +329,7 @@ fn node_from_index(disk: &dyn Disk, layout: &Layout) -> Result<Option<NodeFile>>
     Ok(Some(node))
 }
 
-fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {
+pub(super) fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {
     let path = layout.format_file();
     create_dirs(disk, &layout.store()).context(|| format!("create {}", layout.store().display()))?;
     let format = FormatFile { format: VERSION, store: node.store };

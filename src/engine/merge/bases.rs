@@ -24,11 +24,11 @@ use crate::platform::disk::{create_dirs, if_there, publish};
 /// What the name of a state that is not merged yet ends in.
 const NEXT: &str = ".next.json";
 
-fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
+pub fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
     context.layout.bases(target).join(format!("{source}{NEXT}"))
 }
 
-fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest>> {
+pub fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest>> {
     let bytes = if_there(context.disk.read(path)).context(|| format!("read {}", path.display()))?;
     let manifest = bytes.map(|bytes| decode_manifest(&bytes, &path.display().to_string())).transpose()?;
     Ok(manifest.map(|(manifest, _)| manifest))

@@ -9,7 +9,7 @@
 //! - `schemas` joins schemas, `bases` keeps what both once had in common, `losers` what a merge did not take;
 //! - `conflicts` lists what a merge did not take, and writes it again; `report` says what a merge did.
 
-mod bases;
+pub mod bases;
 pub mod changes;
 pub mod conflicts;
 pub mod decide;

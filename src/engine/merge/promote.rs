@@ -80,7 +80,7 @@ impl Engine {
         Ok(report)
     }
 
-    fn work<'a>(
+    pub(in crate::engine) fn work<'a>(
         &'a self,
         source: &'a Arc<Namespace>,
         target: &'a Arc<Namespace>,

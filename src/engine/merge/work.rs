@@ -80,6 +80,10 @@ impl Absorb for Work<'_> {
         Ok(is_news && !self.report.refused)
     }
 
+    fn is_refused(&self) -> bool {
+        self.report.refused
+    }
+
     fn fresh_ids(&self) -> u64 {
         self.fresh
     }

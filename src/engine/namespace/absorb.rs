@@ -32,6 +32,9 @@ pub(in crate::engine) trait Absorb: Send {
     /// Looks at what there is; whether anything is to be committed.
     fn survey(&mut self, ours: &Moment) -> Result<bool>;
 
+    /// Whether nothing is to change, after the look: there are conflicts that nobody may resolve.
+    fn is_refused(&self) -> bool;
+
     /// How many documents get an id of their own.
     fn fresh_ids(&self) -> u64;
 
@@ -59,14 +62,36 @@ pub(in crate::engine) struct Site<'a> {
     pub version: Version,
     /// Ids that nobody else is given, as many as were asked for.
     pub fresh_ids: Vec<DocId>,
-    ids_reserved: Option<u64>,
+    pub(super) ids_reserved: Option<u64>,
     parts: Vec<Part>,
     conflicts: Vec<String>,
     /// Keys of everything that was begun, to be taken back.
     begun: Vec<String>,
 }
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    pub(super) fn new(
+        namespace: &'a Namespace,
+        version: Version,
+        fresh_ids: Vec<DocId>,
+        ids_reserved: Option<u64>,
+    ) -> Self {
+        let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Vec::new());
+        Site { namespace, version, fresh_ids, ids_reserved, parts, conflicts, begun }
+    }
+
+    /// Removes everything that was begun.
+    pub(super) fn take_back(&self) {
+        for key in &self.begun {
+            let _ = self.namespace.context.tier.remove(key);
+        }
+    }
+
+    /// The segments, and the keys of losers.
+    pub(super) fn into_objects(self) -> (Vec<Part>, Vec<String>) {
+        (self.parts, self.conflicts)
+    }
+
     /// Adds a segment of the inputs' rows that are not dead; their tombstones stay behind.
     pub fn copy_rows(&mut self, schema: &Schema, inputs: &[Input]) -> Result<()> {
         self.add(|segment_id, out| merge(segment_id, schema, inputs, Hlc(u64::MAX), out))
@@ -136,29 +161,13 @@ impl Namespace {
         };
         let ours = self.moment().await?;
         let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
-        let mut site = Site {
-            namespace: self,
-            version: Version { hlc, origin: decider.origin },
-            fresh_ids,
-            ids_reserved,
-            parts: Vec::new(),
-            conflicts: Vec::new(),
-            begun: Vec::new(),
-        };
+        let mut site = Site::new(self, Version { hlc, origin: decider.origin }, fresh_ids, ids_reserved);
         let built = tokio::task::block_in_place(|| {
             let built = work.carry_out(&ours, &mut site)?;
             check_room(&ours, &site, &built)?;
             Ok(built)
         });
-        let built = match built {
-            Ok(built) => built,
-            Err(error) => {
-                for key in &site.begun {
-                    let _ = self.context.tier.remove(key);
-                }
-                return Err(error);
-            }
-        };
+        let built = built.inspect_err(|_: &Error| site.take_back())?;
         drop(ours);
         let done = self.commit_absorption(&mut decider, site, built).await;
         if done.is_err() {
@@ -249,7 +258,7 @@ impl Namespace {
 }
 
 /// What one manifest can name is bounded; said before the commit, with what to do.
-fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
+pub(super) fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
     let segments = ours.manifest.segments.len() + site.parts.len();
     if segments > SEGMENTS_MAX {
         return Err(Error::unavailable(format!("{segments} segments, a namespace has at most {SEGMENTS_MAX}"))

@@ -293,6 +293,24 @@ impl Namespace {
         }
     }
 
+    /// The state of the newest manifest, which names no log: what was written since is not in it. Its objects stay for as long
+    /// as the result is held, and nothing is committed here meanwhile. `Busy` while there are records that no segment has.
+    pub(in crate::engine) async fn committed(&self) -> Result<Share<'_>> {
+        self.check_alive()?;
+        let head = self.head.lock().await;
+        let mut manifest = head.manifest.clone();
+        if !manifest.logs.is_empty() {
+            let shared = self.shared();
+            if !shared.state.tail.is_empty() || shared.state.frozen.is_some() {
+                return Err(Error::busy(format!("namespace {} has records that are in no segment yet", self.name)));
+            }
+            // Inherited logs without a document: all they may have changed is the schema.
+            manifest.logs.clear();
+            manifest.schema = (*shared.state.schema).clone();
+        }
+        Ok(Share { manifest, _head: head })
+    }
+
     /// The newest state, which is not older than what was shared.
     pub(in crate::engine) fn moment_beside(&self, share: &Share<'_>) -> Moment {
         let shared = self.shared();

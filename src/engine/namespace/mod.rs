@@ -2,13 +2,14 @@
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
 //! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
-//! - `absorb` takes another namespace's documents in.
+//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one.
 
 pub mod absorb;
 pub mod compaction;
 mod flush;
 pub mod head;
 mod open;
+pub mod rebase;
 mod state;
 mod write;
 

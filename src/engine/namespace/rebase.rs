@@ -1,0 +1,199 @@
+//! Goes over to a state of the same incarnation that another node committed, with what was written here since on top of it.
+//!
+//! What holds for `absorb` holds here: nothing is decided meanwhile, everything is in segments before, and one commit names
+//! all of it. The difference is which side stays in place: the other state's segments do, so that what has to travel
+//! afterwards is what was written here, and nothing of what came from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::absorb::{Absorb, Absorption, Site, check_room};
+use super::flush::write_deletions;
+use super::open::{next_clock, open_part};
+use super::state::Part;
+use super::{Decider, Moment, Namespace};
+use crate::error::{Context as _, Error, Result};
+use crate::format::manifest::{DeletionsRef, Manifest};
+use crate::model::ids::{CommitId, Version};
+
+/// What both sides have of the things that are no documents.
+pub(in crate::engine) struct Facts<'a> {
+    /// The newest state that both had in common.
+    pub common: Option<&'a Manifest>,
+    pub theirs: &'a Manifest,
+}
+
+impl Facts<'_> {
+    /// What stays of something that both sides may have changed: what one of them changed, and of two changes the newer.
+    fn merged<T: PartialEq + Clone>(&self, ours: &Manifest, of: impl Fn(&Manifest) -> &T) -> T {
+        let (own, other) = (of(ours), of(self.theirs));
+        let kept = match self.common.map(&of) {
+            Some(common) if common == own => other,
+            Some(common) if common == other => own,
+            _ if ours.updated_ms > self.theirs.updated_ms => own,
+            _ => other,
+        };
+        kept.clone()
+    }
+
+    /// Keys of unresolved conflicts: of both sides, without those that one of them let go of.
+    fn conflicts(&self, ours: &Manifest, new: Vec<String>) -> Vec<String> {
+        let common: BTreeSet<&String> = self.common.into_iter().flat_map(|common| &common.conflicts).collect();
+        let (own, other): (BTreeSet<&String>, BTreeSet<&String>) =
+            (ours.conflicts.iter().collect(), self.theirs.conflicts.iter().collect());
+        let stays = |key: &&String| own.contains(key) && other.contains(key) || !common.contains(key);
+        let mut kept: Vec<String> = self.theirs.conflicts.iter().filter(stays).cloned().collect();
+        kept.extend(ours.conflicts.iter().filter(|key| !other.contains(key) && !common.contains(key)).cloned());
+        kept.extend(new);
+        kept
+    }
+}
+
+impl Namespace {
+    /// Goes over to the state `facts.theirs`, whose objects are here. `work` is given what is here, and merges it into that
+    /// state. Gives the commit, or `None` when what is here has seen all of it, or when the work refuses.
+    pub(in crate::engine) async fn rebase<W: Absorb>(
+        self: &Arc<Self>,
+        facts: Facts<'_>,
+        work: impl FnOnce(Arc<Moment>) -> W,
+    ) -> Result<(Option<W>, Option<(u64, CommitId)>)> {
+        // In the order of `absorb`, whose turns these are.
+        let compacting = self.turn(&self.compacting).await;
+        let flushing = self.turn(&self.flushing).await;
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        self.drain(&mut decider).await?;
+        let theirs = tokio::task::block_in_place(|| self.past(facts.theirs.clone()))?;
+        let ours = self.moment().await?;
+        if ours.vector.covers_all(&theirs.vector) && !self.facts_moved(&facts, &ours.manifest) {
+            return Ok((None, None));
+        }
+        drop(ours);
+        self.flush_held(&mut decider).await?;
+        let ours = Arc::new(self.moment().await?);
+        let seen = theirs.vector.newest().max(theirs.manifest.hlc);
+        let mut work = work(ours.clone());
+        // Whether there is news is another question here: the other state itself is.
+        tokio::task::block_in_place(|| work.survey(&theirs))?;
+        if work.is_refused() {
+            return Ok((Some(work), None));
+        }
+        let (fresh_ids, ids_reserved) = match work.fresh_ids() {
+            0 => (Vec::new(), None),
+            count => self.give_ids(&decider, count)?,
+        };
+        let hlc = next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
+        let version = Version { hlc, origin: decider.origin };
+        let mut site = Site::new(self, version, fresh_ids, ids_reserved);
+        let built = tokio::task::block_in_place(|| {
+            let built = work.carry_out(&theirs, &mut site)?;
+            check_room(&theirs, &site, &built)?;
+            Ok(built)
+        });
+        let built = built.inspect_err(|_: &Error| site.take_back())?;
+        drop(ours);
+        let done = self.commit_rebase(&mut decider, site, built, &facts).await;
+        if done.is_err() {
+            // The manifest may be there all the same. What was read before must not be written on.
+            decider.broken = true;
+            if let Err(error) = self.make_ready(&mut decider).await {
+                tracing::warn!(namespace = %self.name, %error, "not opened anew, the next write tries again");
+            }
+        }
+        drop(decider);
+        drop(flushing);
+        drop(compacting);
+        self.start_compaction();
+        done.map(|commit| (Some(work), Some(commit)))
+    }
+
+    /// Whether the other state has something that is no document and that is not here.
+    fn facts_moved(&self, facts: &Facts, ours: &Manifest) -> bool {
+        facts.merged(ours, |m| &m.labels) != ours.labels
+            || facts.merged(ours, |m| &m.read_only) != ours.read_only
+            || facts.merged(ours, |m| &m.expires_ms) != ours.expires_ms
+            || facts.conflicts(ours, Vec::new()).iter().collect::<BTreeSet<_>>()
+                != ours.conflicts.iter().collect::<BTreeSet<_>>()
+    }
+
+    async fn commit_rebase(
+        &self,
+        decider: &mut Decider,
+        site: Site<'_>,
+        built: Absorption,
+        facts: &Facts<'_>,
+    ) -> Result<(u64, CommitId)> {
+        let (version, ids_reserved) = (site.version, site.ids_reserved);
+        let (new, losers) = site.into_objects();
+        let mut head = self.head.lock().await;
+        tokio::task::block_in_place(|| {
+            let mut parts = Vec::with_capacity(facts.theirs.segments.len() + new.len());
+            for reference in &facts.theirs.segments {
+                parts.push(self.with_dead(open_part(&self.context, reference)?, &built.dead)?);
+            }
+            parts.extend(new);
+            let now = self.context.clock.now_millis();
+            let mut vector = built.vector.clone();
+            // Where nothing was written anew this node has made no commit that others would have to see.
+            if built.hlc == version.hlc {
+                vector.see(version.origin, built.hlc);
+            }
+            let hlc = built.hlc.max(decider.hlc);
+            let data_seq = decider.data_seq.max(facts.theirs.data_seq) + 1;
+            let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
+            let next = head.commit(&self.context, |manifest| {
+                let (labels, read_only, expires_ms) = (
+                    facts.merged(manifest, |m| &m.labels),
+                    facts.merged(manifest, |m| &m.read_only),
+                    facts.merged(manifest, |m| &m.expires_ms),
+                );
+                manifest.conflicts = facts.conflicts(manifest, losers);
+                (manifest.labels, manifest.read_only, manifest.expires_ms) = (labels, read_only, expires_ms);
+                manifest.segments = parts.iter().map(|part| part.reference.clone()).collect();
+                manifest.logs.clear();
+                manifest.schema = (*built.schema).clone();
+                manifest.version_vector = vector.clone();
+                manifest.horizon = manifest.horizon.max(built.horizon);
+                manifest.hlc = hlc;
+                manifest.data_seq = data_seq;
+                manifest.ids_reserved = reserved;
+                manifest.created_ms = manifest.created_ms.min(facts.theirs.created_ms);
+                manifest.updated_ms = manifest.updated_ms.max(facts.theirs.updated_ms).min(now);
+                manifest.written_ms = manifest.written_ms.max(facts.theirs.written_ms);
+            })?;
+            decider.schema = built.schema.clone();
+            decider.hlc = hlc;
+            decider.data_seq = data_seq;
+            decider.ids_reserved = reserved;
+            decider.read_only = next.manifest.read_only;
+            let mut shared = self.shared();
+            let state = &mut shared.state;
+            state.parts = parts;
+            state.change_schema(built.schema.clone());
+            state.vector = vector;
+            state.hlc = hlc;
+            state.data_seq = data_seq;
+            state.ids_reserved = reserved;
+            self.publish_view(state);
+            drop(shared);
+            *head = next;
+            self.publish_head(&head);
+            Ok::<_, Error>((head.manifest.generation, head.manifest.commit_id))
+        })
+        .context(|| format!("bring {} together with the bucket", self.name))
+    }
+
+    /// A part with more dead rows.
+    fn with_dead(&self, part: Part, dead: &BTreeMap<Uuid, roaring::RoaringBitmap>) -> Result<Part> {
+        let Some(rows) = dead.get(&part.reference.segment_id).filter(|rows| !rows.is_empty()) else {
+            return Ok(part);
+        };
+        let dead = Arc::new(part.dead.as_ref() | rows);
+        let object: DeletionsRef =
+            write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
+        let reference = crate::format::manifest::SegmentRef { deletions: Some(object), ..part.reference };
+        Ok(Part { reference, segment: part.segment, settled: dead.clone(), dead })
+    }
+}

@@ -1,0 +1,253 @@
+//! What moving history between this node and a bucket asks of the engine: states to send, and states to take in.
+//!
+//! `local/{nsid}/bases/{nsid}.json` is the bucket's state that was last brought together with this node's. As the base of any
+//! merge it is a sealed manifest, and holds its objects here. `{nsid}.next.json` beside it is a state on its way: to the bucket,
+//! or from there.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::context::Birth;
+use super::lineage::holdings::{generations, kin};
+use super::merge::decide::Policy;
+use super::merge::{MergeReport, MergeRequest, bases};
+use super::namespace::head::objects;
+use super::namespace::rebase::Facts;
+use super::start::put_format;
+use super::{Engine, sweep};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::manifest::{Manifest, Parent};
+use crate::meta::ObjectFact;
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+use crate::platform::mmap::Mapping;
+use crate::tier::ObjectWriter;
+
+/// What becomes of a state that was taken in.
+#[derive(Debug)]
+pub enum TakenIn {
+    /// All of it was here.
+    Known,
+    /// It is what the namespace consists of now, beside what was written here since.
+    Committed(MergeReport),
+    /// Both sides changed the same documents, and the policy lets nobody decide.
+    Refused(MergeReport),
+}
+
+impl Engine {
+    /// All names, and the incarnations they are bound to.
+    pub fn named(&self) -> Vec<(NamespaceName, Nsid)> {
+        self.catalog.all()
+    }
+
+    /// The store that this node belongs to: its own invention until a bucket is attached.
+    pub fn store_id(&self) -> Uuid {
+        self.context.node.file().store
+    }
+
+    /// Makes this node one of the store `store`, whose bucket is called `bucket`. Invalid with code `other_store` when it has
+    /// exchanged anything with another store already.
+    pub fn attach(&self, store: Uuid, bucket: &str) -> Result<()> {
+        let own = self.store_id();
+        if own == store {
+            return Ok(());
+        }
+        for (name, nsid) in self.named() {
+            if self.common(nsid)?.is_some() {
+                return Err(Error::invalid(format!(
+                    "{bucket} is store {store}, and this node's {name} was exchanged with store {own}"
+                ))
+                .with_code("other_store")
+                .with_hint(
+                    "nothing was sent; name the bucket that this node belongs to, or use another data directory",
+                ));
+            }
+        }
+        self.context.edit_node(|node| {
+            node.store = store;
+            true
+        })?;
+        put_format(&*self.context.disk, &self.context.layout, &self.context.node.file())
+    }
+
+    /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
+    pub fn common(&self, nsid: Nsid) -> Result<Option<Manifest>> {
+        bases::read(&self.context, &self.context.layout.base(nsid, nsid))
+    }
+
+    /// The state that was on its way when this node last stopped, or is now. Blocking.
+    pub fn staged(&self, nsid: Nsid) -> Result<Option<Manifest>> {
+        bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid))
+    }
+
+    /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
+    /// write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
+    /// `None` when the bucket has all of it.
+    pub async fn stage_outgoing(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        after: Option<(&Manifest, u32)>,
+    ) -> Result<Option<Manifest>> {
+        let namespace = self.namespace(name)?;
+        let flushing = namespace.clone();
+        self.to_the_end(|_| async move { flushing.flush().await }).await?;
+        let share = namespace.committed().await?;
+        if let Some((before, _)) = after
+            && is_same(before, &share.manifest)
+        {
+            return Ok(None);
+        }
+        let now = self.context.clock.now_millis();
+        let manifest = Manifest {
+            generation: after.map_or(0, |(before, _)| before.generation + 1),
+            parent: after.map(|(before, crc32c)| Parent { commit_id: before.commit_id, crc32c }),
+            commit_id: CommitId(self.context.random.uuid_v7(now)),
+            // What follows is one node's own: its log, its ids, the answers it repeats.
+            next_seq: 0,
+            replay_from: 0,
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            committed_ms: now,
+            ..share.manifest.clone()
+        };
+        tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
+        drop(share);
+        Ok(Some(manifest))
+    }
+
+    /// What was staged is in the bucket, and here.
+    pub fn settle_common(&self, nsid: Nsid) -> Result<()> {
+        bases::settle(&self.context, nsid, nsid)
+    }
+
+    /// What was staged did not come to be.
+    pub fn withdraw_staged(&self, nsid: Nsid) {
+        bases::withdraw(&self.context, nsid, nsid);
+    }
+
+    /// An object's bytes, mapped.
+    pub fn object(&self, key: &str) -> Result<Mapping> {
+        self.context.tier.map_all(key)
+    }
+
+    /// Whether an object is here with this length; any length when `bytes` is 0.
+    pub fn has_object(&self, key: &str, bytes: u64) -> bool {
+        self.context.disk.size(&self.context.tier.path(key)).is_ok_and(|size| bytes == 0 || size == bytes)
+    }
+
+    /// Begins an object that comes from the bucket.
+    pub fn receive(&self, key: &str) -> Result<ObjectWriter<'_>> {
+        self.context.tier.create(key)
+    }
+
+    /// Keeps objects that come in for a state from being swept until the result is dropped.
+    pub fn expect(&self, manifest: &Manifest) -> Vec<Birth> {
+        let mut owners: Vec<Nsid> =
+            objects(manifest).iter().filter_map(|object| sweep::parts(&object.key)).map(|(nsid, _)| nsid).collect();
+        owners.push(manifest.nsid);
+        owners.sort_unstable();
+        owners.dedup();
+        owners.into_iter().map(|nsid| self.context.birth(nsid)).collect()
+    }
+
+    /// Takes in the bucket's state of a namespace, whose objects are here, with what was written here since on top of it. By
+    /// the higher version, or another policy, where both changed a document; what lost is kept as a conflict.
+    pub async fn take_in(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        theirs: Manifest,
+        policy: Policy,
+    ) -> Result<TakenIn> {
+        let name = name.clone();
+        self.to_the_end(move |engine| async move { engine.take_in_now(&name, theirs, policy).await }).await
+    }
+
+    async fn take_in_now(&self, name: &NamespaceName, theirs: Manifest, policy: Policy) -> Result<TakenIn> {
+        let namespace = self.namespace(name)?;
+        let nsid = namespace.nsid;
+        if theirs.nsid != nsid {
+            return Err(Error::internal(format!("{name} is incarnation {nsid}, the state is of {}", theirs.nsid)));
+        }
+        let common = tokio::task::block_in_place(|| {
+            bases::stage(&self.context, nsid, &theirs)?;
+            self.common(nsid)
+        })?;
+        let request = MergeRequest { policy, allow_unrelated: true, ..MergeRequest::default() };
+        let facts = Facts { common: common.as_ref(), theirs: &theirs };
+        let done = namespace.rebase(facts, |ours| self.work(&namespace, &namespace, ours, &request)).await;
+        let (work, commit) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                tokio::task::block_in_place(|| self.withdraw_staged(nsid));
+                return Err(error);
+            }
+        };
+        if let (Some(work), None) = (&work, &commit) {
+            tokio::task::block_in_place(|| self.withdraw_staged(nsid));
+            return Ok(TakenIn::Refused(work.report.clone()));
+        }
+        tokio::task::block_in_place(|| self.settle_common(nsid))?;
+        let Some(work) = work else { return Ok(TakenIn::Known) };
+        let known = kin(&namespace.committed().await?.manifest, None);
+        self.context.set_kin(nsid, known);
+        Ok(TakenIn::Committed(MergeReport { commit, ..work.report }))
+    }
+
+    /// Makes a namespace of the bucket's state, whose objects are here: this node's own copy of that incarnation. Conflict when
+    /// the name is taken, or when this node has or had the incarnation under another.
+    pub async fn adopt(self: &Arc<Self>, name: &NamespaceName, theirs: Manifest) -> Result<()> {
+        let name = name.clone();
+        self.to_the_end(move |engine| async move { engine.adopt_now(&name, theirs).await }).await
+    }
+
+    async fn adopt_now(&self, name: &NamespaceName, theirs: Manifest) -> Result<()> {
+        let (context, nsid) = (&self.context, theirs.nsid);
+        if !tokio::task::block_in_place(|| generations(context, nsid))?.is_empty() {
+            return Err(Error::new(
+                Kind::Conflict,
+                format!("incarnation {nsid} of {name} is on this node already, under another name or deleted"),
+            )
+            .with_hint("`shoal undelete` brings it back under its name"));
+        }
+        let _births = self.expect(&theirs);
+        let now = context.clock.now_millis();
+        let first = Manifest {
+            name: name.to_string(),
+            generation: 0,
+            parent: None,
+            commit_id: CommitId(context.random.uuid_v7(now)),
+            origin: Origin(context.random.next_u64()),
+            // What is written here from now on is above everything that came along.
+            hlc: theirs.hlc.max(theirs.version_vector.newest()),
+            next_seq: 0,
+            replay_from: 0,
+            ids_reserved: 0,
+            idempotency: Vec::new(),
+            committed_ms: now,
+            ..theirs.clone()
+        };
+        let known = kin(&first, None);
+        self.give_birth(name, first, None).await.context(|| format!("take {name} from the bucket"))?;
+        context.set_kin(nsid, known);
+        tokio::task::block_in_place(|| {
+            bases::stage(context, nsid, &theirs)?;
+            self.settle_common(nsid)
+        })
+    }
+}
+
+/// Every object a state consists of.
+pub fn objects_of(manifest: &Manifest) -> Vec<ObjectFact> {
+    objects(manifest)
+}
+
+/// Whether the bucket's state says all that this node's does.
+fn is_same(bucket: &Manifest, ours: &Manifest) -> bool {
+    bucket.version_vector == ours.version_vector
+        && bucket.segments == ours.segments
+        && bucket.schema == ours.schema
+        && bucket.labels == ours.labels
+        && bucket.read_only == ours.read_only
+        && bucket.expires_ms == ours.expires_ms
+        && bucket.conflicts == ours.conflicts
+}

@@ -1,0 +1,77 @@
+//! Where the things that are no segment's or log's lie in a bucket. Objects have the same keys there as in the tier.
+
+use crate::engine::layout::{number_of, numbered, prefix};
+use crate::model::ids::{NamespaceName, Nsid, Project};
+
+/// A manifest of the bucket's chain of an incarnation.
+pub fn manifest(project: &Project, nsid: Nsid, generation: u64) -> String {
+    format!("{}/{}", manifests(project, nsid), numbered(generation))
+}
+
+/// What all of them lie below.
+pub fn manifests(project: &Project, nsid: Nsid) -> String {
+    format!("{}/manifests", prefix(project, nsid))
+}
+
+/// The hint at the newest one.
+pub fn current(project: &Project, nsid: Nsid) -> String {
+    format!("{}/CURRENT", prefix(project, nsid))
+}
+
+/// What all bindings of a project's names lie below.
+pub fn names(project: &Project) -> String {
+    format!("{project}/names")
+}
+
+/// One revision of a name's binding.
+pub fn binding(name: &NamespaceName, rev: u64) -> String {
+    format!("{}/{}/{}", names(&name.project), name.name, numbered(rev))
+}
+
+/// The name and the revision in a key that [`binding`] made.
+pub fn binding_of(key: &str) -> Option<(NamespaceName, u64)> {
+    let mut parts = key.split('/');
+    let project = Project::new(parts.next()?, parts.next()?).ok()?;
+    let (kind, name, file) = (parts.next()?, parts.next()?, parts.next()?);
+    if kind != "names" || parts.next().is_some() {
+        return None;
+    }
+    Some((project.namespace(name).ok()?, number_of(file)?))
+}
+
+/// The project in any key, and a key behind all of that project's.
+pub fn project_of(key: &str) -> Option<(Project, String)> {
+    let mut parts = key.split('/');
+    let project = Project::new(parts.next()?, parts.next()?).ok()?;
+    parts.next()?;
+    let behind = format!("{project}/zzzz");
+    Some((project, behind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{binding, binding_of, manifest, names, project_of};
+    use crate::model::ids::{Nsid, Project};
+    use uuid::Uuid;
+
+    #[test]
+    fn bindings_are_read_as_they_were_written_and_nothing_else_is() {
+        let name = Project::new("acme", "search").unwrap().namespace("docs").unwrap();
+        assert_eq!(binding_of(&binding(&name, 7)), Some((name, 7)));
+        for wrong in ["", "a/b/names/c", "a/b/names/c/7.json", "a/b/namespaces/c/00000000000000000007.json"] {
+            assert_eq!(binding_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_project_is_before_the_one_behind_it() {
+        let project = Project::new("acme", "search").unwrap();
+        let name = project.namespace("docs").unwrap();
+        let manifest = manifest(&project, Nsid(Uuid::from_u128(1)), 0);
+        for key in [binding(&name, 0), manifest, format!("{}/~", names(&project))] {
+            let (found, behind) = project_of(&key).unwrap();
+            assert!(found == project && key < behind, "{key}");
+        }
+        assert_eq!(project_of("_format.json"), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! One namespace: take in what the bucket has and is not here, send what is here and not there, commit; until both have all of it.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::objects::{Carried, pull, push};
+use super::{Sync, keys};
+use crate::engine::remote::{TakenIn, objects_of};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
+use crate::model::ids::{NamespaceName, Nsid, Project};
+use crate::store::{Outcome, commit, newest, write_hint};
+
+/// How often one pass tries again after another node was quicker.
+const ATTEMPTS: usize = 16;
+
+/// What one pass did for a namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Done {
+    pub sent: Carried,
+    pub fetched: Carried,
+    /// The bucket's newest generation, which both sides have now.
+    pub generation: Option<u64>,
+    /// Documents that two nodes changed apart.
+    pub conflicts: u64,
+}
+
+/// A manifest of the bucket, and its checksum.
+struct Found {
+    manifest: Manifest,
+    crc32c: u32,
+}
+
+impl Sync {
+    /// Makes this node's own copy of a namespace that only the bucket has.
+    pub(super) async fn fetch(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        let Some(found) = self.newest(&name.project, nsid, None).await? else {
+            return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
+        };
+        let _expected = self.engine.expect(&found.manifest);
+        let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.options.patience).await?;
+        let generation = Some(found.manifest.generation);
+        self.engine.adopt(name, found.manifest).await?;
+        Ok(Done { fetched, generation, ..Done::default() })
+    }
+
+    /// Brings the incarnation that a name is bound to here together with the bucket's.
+    pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        let (engine, patience) = (&self.engine, &self.options.patience);
+        let mut done = Done::default();
+        for _ in 0..ATTEMPTS {
+            let common = tokio::task::block_in_place(|| engine.common(nsid))?;
+            let from = common.as_ref().map(|common| common.generation);
+            let found = self.newest(&name.project, nsid, from).await?;
+            if let Some(found) = &found
+                && common.is_none_or(|common| common.commit_id != found.manifest.commit_id)
+            {
+                self.take_in(name, nsid, &found.manifest, &mut done).await?;
+            }
+            let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
+            let Some(ours) = engine.stage_outgoing(name, after).await? else {
+                done.generation = found.map(|found| found.manifest.generation);
+                return Ok(done);
+            };
+            let there: BTreeSet<String> =
+                found.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
+            let sent = push(engine, &self.bucket, objects_of(&ours), &there, patience).await?;
+            done.sent.objects += sent.objects;
+            done.sent.bytes += sent.bytes;
+            if self.commit(name, &ours).await? {
+                tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                done.generation = Some(ours.generation);
+                // Best effort: a hint for who never was here.
+                let current = keys::current(&name.project, nsid);
+                if let Err(error) = write_hint(&self.bucket, &current, ours.generation, patience).await {
+                    tracing::debug!(namespace = %name, %error, "the hint at the newest generation is not written");
+                }
+                return Ok(done);
+            }
+        }
+        Err(Error::busy(format!("other nodes committed {name} {ATTEMPTS} times while this one tried to"))
+            .with_hint("nothing is lost, the next sync goes on"))
+    }
+
+    async fn take_in(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest, done: &mut Done) -> Result<()> {
+        let engine = &self.engine;
+        // This node's own commit, whose answer was lost or came when nobody waited for it any more.
+        let staged = tokio::task::block_in_place(|| engine.staged(nsid))?;
+        if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
+            return tokio::task::block_in_place(|| engine.settle_common(nsid));
+        }
+        let _expected = engine.expect(theirs);
+        let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
+        done.fetched.objects += fetched.objects;
+        done.fetched.bytes += fetched.bytes;
+        match engine.take_in(name, theirs.clone(), self.options.policy).await? {
+            TakenIn::Known => {}
+            TakenIn::Committed(report) => done.conflicts += report.conflicts,
+            TakenIn::Refused(report) => {
+                return Err(Error::conflict(format!(
+                    "{} documents of {name} were changed here and by another node, and the policy `{}` decides nothing",
+                    report.conflicts, report.policy
+                ))
+                .with_code("diverged")
+                .with_hint("choose another policy for sync; until then both sides keep what they have"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the bucket's next state is this one now.
+    async fn commit(&self, name: &NamespaceName, ours: &Manifest) -> Result<bool> {
+        let key = keys::manifest(&name.project, ours.nsid, ours.generation);
+        let (bytes, _) = encode_manifest(ours)?;
+        let is_mine = |found: &[u8]| Ok(decode_manifest(found, &key)?.0.commit_id == ours.commit_id);
+        let key_of = |generation| keys::manifest(&name.project, ours.nsid, generation);
+        let (bucket, patience) = (&self.bucket, &self.options.patience);
+        let outcome = commit(bucket, &key_of, ours.generation, Bytes::from(bytes), &is_mine, patience).await?;
+        Ok(matches!(outcome, Outcome::Won))
+    }
+
+    async fn newest(&self, project: &Project, nsid: Nsid, from: Option<u64>) -> Result<Option<Found>> {
+        let key = |generation| keys::manifest(project, nsid, generation);
+        let below = keys::manifests(project, nsid);
+        let Some((generation, bytes)) = newest(&self.bucket, &key, from, &below, &self.options.patience).await?
+        else {
+            return Ok(None);
+        };
+        let (manifest, crc32c) = decode_manifest(&bytes, &key(generation))?;
+        if manifest.nsid != nsid || manifest.generation != generation {
+            return Err(Error::corrupt(format!(
+                "{}: is generation {} of {}, expected generation {generation} of {nsid}",
+                key(generation),
+                manifest.generation,
+                manifest.nsid
+            )));
+        }
+        Ok(Some(Found { manifest, crc32c }))
+    }
+}

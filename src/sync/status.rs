@@ -1,0 +1,98 @@
+//! What a person is told of sync: per namespace what was carried, when, and why it is not further.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+
+use super::namespace::Done;
+use crate::error::Error;
+use crate::model::ids::NamespaceName;
+
+/// An error for a person: what happened, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub message: String,
+    pub hint: Option<String>,
+    pub code: &'static str,
+}
+
+pub(super) fn told(error: &Error) -> Told {
+    Told { message: error.message().to_owned(), hint: error.hint().map(str::to_owned), code: error.code() }
+}
+
+/// How far this node and the bucket are.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The bucket's URL.
+    pub bucket: String,
+    /// When the last pass began and ended, and when one last ended well.
+    pub started_ms: Option<u64>,
+    pub finished_ms: Option<u64>,
+    pub succeeded_ms: Option<u64>,
+    /// Why the last pass did not end well.
+    pub error: Option<Told>,
+    pub namespaces: BTreeMap<NamespaceName, NamespaceStatus>,
+}
+
+/// How far one namespace is.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceStatus {
+    /// The bucket's generation that this node and the bucket have in common.
+    pub generation: Option<u64>,
+    /// When that was last so, and when it was last tried.
+    pub succeeded_ms: Option<u64>,
+    pub tried_ms: Option<u64>,
+    pub error: Option<Told>,
+    /// Since the start.
+    pub sent: super::Carried,
+    pub fetched: super::Carried,
+    pub conflicts: u64,
+}
+
+impl NamespaceStatus {
+    pub(super) fn follow(&mut self, done: Done, now: u64) {
+        self.generation = done.generation.or(self.generation);
+        self.succeeded_ms = Some(now);
+        self.error = None;
+        self.sent.objects += done.sent.objects;
+        self.sent.bytes += done.sent.bytes;
+        self.fetched.objects += done.fetched.objects;
+        self.fetched.bytes += done.fetched.bytes;
+        self.conflicts += done.conflicts;
+    }
+
+    fn to_json(&self) -> Json {
+        json!({
+            "bucket_generation": self.generation,
+            "last_success_ms": self.succeeded_ms,
+            "last_try_ms": self.tried_ms,
+            "error": self.error.as_ref().map(Told::to_json),
+            "sent_objects": self.sent.objects,
+            "sent_bytes": self.sent.bytes,
+            "fetched_objects": self.fetched.objects,
+            "fetched_bytes": self.fetched.bytes,
+            "conflicts": self.conflicts,
+        })
+    }
+}
+
+impl Told {
+    fn to_json(&self) -> Json {
+        json!({"message": self.message, "hint": self.hint, "code": self.code})
+    }
+}
+
+impl Status {
+    pub fn to_json(&self) -> Json {
+        let namespaces: serde_json::Map<String, Json> =
+            self.namespaces.iter().map(|(name, status)| (name.to_string(), status.to_json())).collect();
+        json!({
+            "bucket": self.bucket,
+            "last_start_ms": self.started_ms,
+            "last_end_ms": self.finished_ms,
+            "last_success_ms": self.succeeded_ms,
+            "error": self.error.as_ref().map(Told::to_json),
+            "namespaces": namespaces,
+        })
+    }
+}

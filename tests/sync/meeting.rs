@@ -1,0 +1,147 @@
+//! Two nodes and a bucket: what one writes the other has, whatever happened in between.
+
+use serde_json::json;
+use shoal::engine::merge::decide::Policy;
+use shoal::store::Patience;
+
+use crate::fleet::{bucket, fresh, lost, meet, sync, sync_by};
+use crate::node::{DAY_MS, Node, all, branch, name, put, write};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_writes_a_fresh_one_has_after_one_sync() {
+    let (bucket, node) = (bucket(1), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..300, 1).await;
+    put(&engine, "other", 0..5, 1).await;
+    let status = sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(status.namespaces.len(), 2);
+    assert!(status.error.is_none() && status.namespaces.values().all(|of| of.generation == Some(0)));
+    let other = Node::new(2);
+    let there = other.open();
+    sync(&other, &there, &bucket).await.unwrap();
+    assert_eq!(all(&there, "docs"), all(&engine, "docs"));
+    assert_eq!(all(&there, "other").len(), 5);
+    // It stands on its own: written to, cut off from power, opened again.
+    put(&there, "docs", 300..310, 2).await;
+    let there = other.cut_power(there);
+    assert_eq!(all(&there, "docs").len(), 310);
+    sync(&other, &there, &bucket).await.unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(all(&engine, "docs"), all(&there, "docs"));
+    assert_eq!(fresh(3, &bucket, "docs").await, all(&there, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_without_news_sends_and_commits_nothing() {
+    let (bucket, node, other) = (bucket(2), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..50, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    let objects = bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
+    for _ in 0..3 {
+        meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    }
+    assert_eq!(bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_wrote_apart_have_both_after_they_met() {
+    let (bucket, node, other) = (bucket(3), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..100, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    // New, changed and deleted documents on both sides, and one that both change.
+    put(&engine, "docs", 100..120, 2).await;
+    put(&engine, "docs", 10..20, 2).await;
+    write(&engine, "docs", json!({"deletes": [0, 1, 2]})).await;
+    put(&there, "docs", 200..230, 3).await;
+    put(&there, "docs", 30..40, 3).await;
+    write(&there, "docs", json!({"deletes": [3, 4]})).await;
+    node.clock.advance(1_000);
+    other.clock.advance(5_000);
+    put(&engine, "docs", [50], 4).await;
+    put(&there, "docs", [50], 5).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    let met = all(&engine, "docs");
+    assert_eq!(met, all(&there, "docs"));
+    assert_eq!(met, fresh(9, &bucket, "docs").await);
+    assert_eq!(met.len(), 100 + 20 + 30 - 5);
+    let n = |id: u64| met[&shoal::model::ids::DocId::Uint(id)]["n"].clone();
+    assert_eq!((n(15), n(35), n(105), n(215), n(60)), (json!(2), json!(3), json!(2), json!(3), json!(1)));
+    // The newer clock wins, and what lost is kept on every node.
+    assert_eq!(n(50), json!(5));
+    for engine in [&engine, &there] {
+        let losers = lost(engine, "docs");
+        assert_eq!(losers.len(), 1, "{losers:?}");
+        assert_eq!(losers[0].fields.as_ref().unwrap()["n"], json!(4));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_decides_nothing_leaves_both_sides_as_they_are_and_says_so() {
+    let (bucket, node, other) = (bucket(4), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..10, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    put(&engine, "docs", [5], 2).await;
+    put(&there, "docs", [5], 3).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    let before = all(&there, "docs");
+    let error = sync_by(&other, &there, &bucket, Policy::Fail).await.unwrap_err();
+    assert_eq!(error.code(), "diverged", "{error}");
+    assert_eq!(all(&there, "docs"), before);
+    sync(&other, &there, &bucket).await.unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(all(&engine, "docs"), all(&there, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_travel_with_what_they_share_and_can_be_merged_where_they_arrive() {
+    let (bucket, node, other) = (bucket(5), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..100, 1).await;
+    branch(&engine, "docs", "try").await;
+    put(&engine, "try", 100..110, 2).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    assert_eq!(all(&there, "try"), all(&engine, "try"));
+    let request = shoal::engine::merge::MergeRequest::default();
+    let report = there.merge(&name("try"), &name("docs"), request).await.unwrap();
+    assert_eq!(report.inserted, 10);
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    assert_eq!(all(&engine, "docs").len(), 110);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_month_of_writes_and_merges_of_segments_comes_back_in_one_sync() {
+    let (bucket, node, other) = (bucket(6), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..200, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    for day in 0..30 {
+        node.clock.advance(DAY_MS);
+        put(&engine, "docs", 200 + 20 * day..220 + 20 * day, day).await;
+        put(&engine, "docs", 3 * day..3 * day + 2, day).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+        engine.tend().await.unwrap();
+    }
+    put(&there, "docs", 5_000..5_010, 1).await;
+    sync(&other, &there, &bucket).await.unwrap();
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    assert_eq!(all(&engine, "docs"), all(&there, "docs"));
+    assert_eq!(all(&engine, "docs").len(), 200 + 600 + 10);
+    assert_eq!(fresh(7, &bucket, "docs").await, all(&engine, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
+    let (first, second, node, other) = (bucket(7), bucket(8), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..10, 1).await;
+    put(&there, "docs", 0..10, 1).await;
+    sync(&node, &engine, &first).await.unwrap();
+    sync(&other, &there, &second).await.unwrap();
+    let before = second.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
+    let error = sync(&node, &engine, &second).await.unwrap_err();
+    assert_eq!(error.code(), "other_store", "{error}");
+    assert_eq!(second.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), before);
+}
