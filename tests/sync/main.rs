@@ -2,7 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../support/faulty_store.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod faulty_store;
 mod fleet;
+mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
 mod node;

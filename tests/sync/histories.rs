@@ -1,0 +1,257 @@
+//! Random histories of nodes that write apart, lose requests and answers, lose power, and meet: against a model that knows which
+//! write was made knowing of which. `SHOAL_SYNC_SEEDS=n` runs n histories, `SHOAL_SYNC_SEED=s` one alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::error::Result;
+use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::model::ids::{DocId, Nsid};
+use shoal::platform::clock::ManualClock;
+use shoal::platform::random::{Random, SeededRandom};
+use shoal::store::{Backend, Bucket, Patience};
+use shoal::sync::{Status, Sync, SyncOptions};
+
+use crate::faulty_store::{Fault, FaultyStore, Lie};
+use crate::fleet::lost;
+use crate::node::{Node, all, name, put, write};
+
+const NODES: usize = 3;
+const IDS: u64 = 12;
+const STEPS: usize = 40;
+/// Faults are told at once, so there is nothing to wait for.
+const PATIENCE: Patience = Patience {
+    whole: Duration::from_secs(5),
+    attempt: Duration::from_secs(5),
+    wait_first: Duration::from_micros(10),
+    wait_max: Duration::from_micros(100),
+};
+const FAULTS: [Fault; 7] = [
+    Fault::Before(Lie::Failed),
+    Fault::Before(Lie::Conflict),
+    Fault::After(Lie::Failed),
+    Fault::After(Lie::Conflict),
+    Fault::After(Lie::Precondition),
+    Fault::Twice,
+    Fault::Short,
+];
+
+/// One write of one document.
+struct Written {
+    id: u64,
+    /// What `n` is from then on; `None` for a deletion.
+    value: Option<u64>,
+    /// Earlier writes of the same document that the node knew of.
+    after: BTreeSet<usize>,
+}
+
+struct Member {
+    node: Node,
+    engine: Arc<Engine>,
+    knows: BTreeSet<usize>,
+}
+
+struct Fleet {
+    /// Sees the store as it is.
+    bucket: Bucket,
+    /// Fails as planned while `is_faulty`.
+    link: Bucket,
+    is_faulty: Arc<AtomicBool>,
+    nsid: Nsid,
+    members: Vec<Member>,
+    writes: Vec<Written>,
+    /// What each commit in the bucket knows of.
+    commits: BTreeMap<String, BTreeSet<usize>>,
+}
+
+fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
+    let (clock, random) = (Arc::new(ManualClock::at(1_700_000_000_000)), Arc::new(SeededRandom::new(seed)));
+    Bucket::over(Backend::direct(store, None, "memory"), clock, random)
+}
+
+async fn sync(member: &Member, bucket: &Bucket) -> Result<Status> {
+    let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+    Sync::new(member.engine.clone(), bucket.clone(), options, member.node.clock.clone()).run().await
+}
+
+impl Fleet {
+    async fn new(seed: u64) -> Fleet {
+        let store = Arc::new(InMemory::new());
+        let is_faulty = Arc::new(AtomicBool::new(false));
+        let (planned, random) = (is_faulty.clone(), SeededRandom::new(seed));
+        let rate = 3 + random.next_u64() % 30;
+        let faulty = FaultyStore::new(store.clone(), move |_| {
+            let drawn = random.next_u64();
+            let due = planned.load(Ordering::SeqCst) && drawn % rate == 0;
+            due.then(|| FAULTS[(drawn / rate) as usize % FAULTS.len()])
+        });
+        let members = (0..NODES as u64).map(|n| {
+            let node = Node::new(seed * 100 + n);
+            Member { engine: node.open(), node, knows: BTreeSet::new() }
+        });
+        let mut fleet = Fleet {
+            bucket: over(store, seed),
+            link: over(Arc::new(faulty), seed + 1),
+            is_faulty,
+            nsid: Nsid(uuid::Uuid::nil()),
+            members: members.collect(),
+            writes: Vec::new(),
+            commits: BTreeMap::new(),
+        };
+        fleet.put(0, &[0, 1, 2]).await;
+        fleet.nsid = fleet.members[0].engine.named()[0].1;
+        for at in 0..NODES {
+            fleet.sync(at).await;
+        }
+        fleet
+    }
+
+    async fn put(&mut self, at: usize, ids: &[u64]) {
+        for id in ids {
+            let value = self.writes.len() as u64;
+            put(&self.members[at].engine, "docs", [*id], value).await;
+            self.wrote(at, *id, Some(value));
+        }
+    }
+
+    async fn delete(&mut self, at: usize, id: u64) {
+        if !all(&self.members[at].engine, "docs").contains_key(&DocId::Uint(id)) {
+            return;
+        }
+        write(&self.members[at].engine, "docs", json!({"deletes": [id]})).await;
+        self.wrote(at, id, None);
+    }
+
+    fn wrote(&mut self, at: usize, id: u64, value: Option<u64>) {
+        let knows = &mut self.members[at].knows;
+        let after = knows.iter().copied().filter(|known| self.writes[*known].id == id).collect();
+        knows.insert(self.writes.len());
+        self.writes.push(Written { id, value, after });
+    }
+
+    async fn newest(&self) -> Option<Manifest> {
+        let keys = self.bucket.list_all("", None, 100_000, &PATIENCE).await.unwrap();
+        let of_chain = |key: &&str| key.contains(&format!("{}/manifests/", self.nsid));
+        let key = keys.iter().map(|listed| listed.key.as_str()).filter(of_chain).max()?.to_owned();
+        let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
+        Some(decode_manifest(&bytes, &key).unwrap().0)
+    }
+
+    /// One pass, and what everybody knows afterwards, whatever it was told.
+    async fn sync(&mut self, at: usize) -> bool {
+        let before = self.newest().await;
+        let done = sync(&self.members[at], &self.link).await;
+        let after = self.newest().await;
+        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
+        let common = id(&self.members[at].engine.common(self.nsid).unwrap());
+        let knows = &mut self.members[at].knows;
+        // Who committed on a state has taken it in before.
+        let moved = id(&before) != id(&after);
+        if let Some(before) = id(&before)
+            && (moved || common.as_ref() == Some(&before))
+        {
+            knows.extend(&self.commits[&before]);
+        }
+        if let (true, Some(after)) = (moved, id(&after)) {
+            self.commits.insert(after, knows.clone());
+        }
+        done.is_ok()
+    }
+
+    /// Everybody meets without faults; then what everybody has is looked at.
+    async fn check(&mut self) {
+        self.is_faulty.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            for at in 0..NODES {
+                assert!(self.sync(at).await);
+            }
+        }
+        let node = Node::new(77);
+        self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new() });
+        sync(&self.members[NODES], &self.bucket).await.unwrap();
+        let found = all(&self.members[0].engine, "docs");
+        let losers: BTreeSet<(DocId, Option<u64>)> = lost(&self.members[0].engine, "docs")
+            .into_iter()
+            .map(|state| (state.id, state.fields.map(|fields| fields["n"].as_u64().unwrap())))
+            .collect();
+        for member in &self.members {
+            assert_eq!(all(&member.engine, "docs"), found);
+            assert_eq!(lost(&member.engine, "docs").len(), lost(&self.members[0].engine, "docs").len());
+            let report = member.engine.check(3).unwrap();
+            assert!(report.is_whole(), "{report:?}");
+        }
+        for object in shoal::engine::remote::objects_of(&self.newest().await.unwrap()) {
+            assert!(self.bucket.size(&object.key, &PATIENCE).await.unwrap().is_some(), "{} is missing", object.key);
+        }
+        let replaced: BTreeSet<usize> = self.writes.iter().flat_map(|write| write.after.iter().copied()).collect();
+        for id in 0..IDS {
+            let newest: Vec<usize> = (0..self.writes.len())
+                .filter(|at| self.writes[*at].id == id && !replaced.contains(at))
+                .collect();
+            let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
+            let is_one = newest.iter().any(|at| self.writes[*at].value == value);
+            assert!(is_one || newest.is_empty() && value.is_none(), "{id}: {value:?} is of none of {newest:?}");
+            for at in newest.into_iter().filter(|at| self.writes[*at].value != value) {
+                let state = (DocId::Uint(id), self.writes[at].value);
+                let is_kept = losers.contains(&state) || self.is_merged_deletion(at);
+                assert!(is_kept, "{id} has {value:?}, write {at} is gone without a word");
+            }
+        }
+    }
+
+    /// Whether another node deleted the same document not knowing of this deletion: the two are one.
+    fn is_merged_deletion(&self, at: usize) -> bool {
+        let own = &self.writes[at];
+        let is_other = |(other, write): (usize, &Written)| {
+            let is_apart = other != at && !write.after.contains(&at) && !own.after.contains(&other);
+            write.id == own.id && write.value.is_none() && is_apart
+        };
+        own.value.is_none() && self.writes.iter().enumerate().any(is_other)
+    }
+}
+
+async fn history(seed: u64) {
+    let random = SeededRandom::new(seed);
+    let pick = |n: u64| random.next_u64() % n;
+    let mut fleet = Fleet::new(seed).await;
+    fleet.is_faulty.store(true, Ordering::SeqCst);
+    for _ in 0..STEPS {
+        let at = pick(NODES as u64) as usize;
+        fleet.members[at].node.clock.advance(pick(5_000));
+        match pick(12) {
+            0..5 => {
+                let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
+                fleet.put(at, &ids).await;
+            }
+            5 => fleet.delete(at, pick(IDS)).await,
+            6 => fleet.members[at].engine.checkpoint(&name("docs")).await.unwrap(),
+            7 => fleet.members[at].engine.compact(&name("docs")).await.unwrap(),
+            8 => {
+                let Member { node, engine, .. } = &mut fleet.members[at];
+                *engine = node.cut_power(engine.clone());
+            }
+            _ => {
+                fleet.sync(at).await;
+            }
+        }
+    }
+    fleet.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_any_history_everybody_has_everything_and_what_lost_is_kept() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    if std::env::var("SHOAL_SYNC_SEED").is_ok() {
+        return history(number("SHOAL_SYNC_SEED", 0)).await;
+    }
+    for seed in 0..number("SHOAL_SYNC_SEEDS", 100) {
+        println!("SHOAL_SYNC_SEED={seed}");
+        history(seed).await;
+    }
+}
