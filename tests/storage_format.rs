@@ -20,7 +20,7 @@ use shoal::format::manifest::{
     encode_manifest,
 };
 use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_tag, encode_deleted, encode_tag};
-use shoal::format::names::{self, NameBinding, decode_binding, encode_binding};
+use shoal::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use shoal::format::node::{
     self, FormatFile, IdBlocks, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
 };
@@ -265,13 +265,14 @@ fn conflicts_file() -> ConflictsFile {
 }
 
 fn binding() -> NameBinding {
-    NameBinding {
-        format: names::VERSION,
-        name: "acme/search/docs".into(),
-        rev: 3,
-        target: Some(Nsid(Uuid::from_u128(1))),
-        hlc: Hlc(9 << 16),
-    }
+    let name = parse_name("acme/search/docs").unwrap();
+    NameBinding::new(&name, 3, Some(Nsid(Uuid::from_u128(1))), Hlc(9 << 16), None)
+}
+
+fn binding_of_a_deletion() -> NameBinding {
+    let seen = VersionVector::of(Origin(3), Hlc(8 << 16));
+    let ended = Ended { nsid: Nsid(Uuid::from_u128(1)), seen };
+    NameBinding::new(&parse_name("acme/search/docs").unwrap(), 4, None, Hlc(10 << 16), Some(ended))
 }
 
 fn format_file() -> FormatFile {
@@ -553,7 +554,7 @@ fn the_manifest_has_exactly_the_documented_fields() {
 #[test]
 fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Conflicts file", &conflicts_file());
-    check_fields("Name binding", &binding());
+    check_fields("Name binding", &binding_of_a_deletion());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
     check_fields("Tag file", &tag_file());
@@ -597,6 +598,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_conflicts(&found, "golden").unwrap(), conflicts_file());
     let found = golden("v1", "binding.json", &encode_binding(&binding()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
+    let found = golden("v2", "binding.json", &encode_binding(&binding_of_a_deletion()).unwrap());
+    assert_eq!(decode_binding(&found, "golden").unwrap(), binding_of_a_deletion());
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
     let found = golden("v2", "node.json", &encode_node(&node_file()).unwrap());

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::{Layout, number_of, numbered};
 use crate::error::{Context, Error, Result};
-use crate::format::names::{NameBinding, VERSION, decode_binding, encode_binding, parse_name};
+use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use crate::meta::tables::Bound;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::platform::disk::{Disk, create_dirs, if_there, publish, unpublish};
@@ -101,7 +101,8 @@ impl Catalog {
         self.lock().get(name).and_then(|bound| bound.target)
     }
 
-    /// Binds a name, or unbinds it with `None`, durably; gives the new revision for the index.
+    /// Binds a name, or unbinds it with `None`, durably; gives the new revision for the index. `ended`: who loses the name, if
+    /// others are to be told.
     pub fn bind(
         &self,
         disk: &dyn Disk,
@@ -109,13 +110,18 @@ impl Catalog {
         name: &NamespaceName,
         target: Option<Nsid>,
         hlc: Hlc,
+        ended: Option<Ended>,
     ) -> Result<Bound> {
         self.check_name(name)?;
         self.settle(disk, name)?;
         let dir = layout.bindings(name);
         let last = self.lock().get(name).map(|bound| bound.rev);
         let rev = last.map_or(0, |rev| rev + 1);
-        let binding = NameBinding { format: VERSION, name: name.to_string(), rev, target, hlc };
+        let ended = match (ended, last) {
+            (None, Some(_)) => newest(disk, &dir)?.and_then(|binding| binding.ended),
+            (ended, _) => ended,
+        };
+        let binding = NameBinding::new(name, rev, target, hlc, ended);
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(rev));
         if let Err(error) = publish(disk, &path, &encode_binding(&binding)?) {
@@ -135,6 +141,11 @@ impl Catalog {
             let _ = disk.remove(&dir.join(numbered(last)));
         }
         Ok(bound)
+    }
+
+    /// The newest binding of a name, as its file has it.
+    pub fn newest(disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<Option<NameBinding>> {
+        newest(disk, &layout.bindings(name))
     }
 
     /// Whether it is not known of some name what the next start would find it bound to.
@@ -204,11 +215,16 @@ fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
 
 /// The newest revision in a name's directory; `None` while there is none.
 pub fn stored(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
+    let rev = newest_rev(disk, dir)?;
+    Ok(newest(disk, dir)?.zip(rev).map(|(binding, rev)| Bound { rev, target: binding.target }))
+}
+
+/// The newest binding in a name's directory; `None` while there is none.
+fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<NameBinding>> {
     let Some(rev) = newest_rev(disk, dir)? else { return Ok(None) };
     let path = dir.join(numbered(rev));
     let bytes = disk.read(&path).context(|| format!("read {}", path.display()))?;
-    let binding = decode_binding(&bytes, &path.display().to_string())?;
-    Ok(Some(Bound { rev, target: binding.target }))
+    decode_binding(&bytes, &path.display().to_string()).map(Some)
 }
 
 fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
@@ -221,8 +237,7 @@ pub fn put(disk: &dyn Disk, layout: &Layout, name: &NamespaceName, known: &Bound
     let dir = layout.bindings(name);
     create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
     // The clock of the binding is known to nobody any more; nothing is decided by it on this node.
-    let binding =
-        NameBinding { format: VERSION, name: name.to_string(), rev: known.rev, target: known.target, hlc: Hlc(0) };
+    let binding = NameBinding::new(name, known.rev, known.target, Hlc(0), None);
     let path = dir.join(numbered(known.rev));
     publish(disk, &path, &encode_binding(&binding)?).context(|| format!("write {}", path.display()))
 }
@@ -243,7 +258,7 @@ mod tests {
         let (disk, layout, catalog) = (MemoryDisk::default(), Layout::new("/data"), Catalog::default());
         create_dirs(&disk, Path::new("/data")).unwrap();
         let name = Project::default_project().namespace("docs").unwrap();
-        catalog.bind(&disk, &layout, &name, Some(Nsid(Uuid::from_u128(1))), Hlc(1)).unwrap();
+        catalog.bind(&disk, &layout, &name, Some(Nsid(Uuid::from_u128(1))), Hlc(1), None).unwrap();
         (disk, layout, catalog, name)
     }
 
@@ -251,9 +266,9 @@ mod tests {
     fn a_recreated_name_is_bound_to_its_new_life_only() {
         let (disk, layout, catalog, name) = bound();
         let second = Nsid(Uuid::from_u128(2));
-        catalog.bind(&disk, &layout, &name, None, Hlc(2)).unwrap();
+        catalog.bind(&disk, &layout, &name, None, Hlc(2), None).unwrap();
         assert_eq!(catalog.find(&name), None);
-        assert_eq!(catalog.bind(&disk, &layout, &name, Some(second), Hlc(3)).unwrap().rev, 2);
+        assert_eq!(catalog.bind(&disk, &layout, &name, Some(second), Hlc(3), None).unwrap().rev, 2);
         let (again, damaged) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
         assert_eq!((again.find(&name), damaged.len()), (Some(second), 0));
         assert_eq!(Catalog::from_index(again.for_index()).find(&name), Some(second));
@@ -264,7 +279,7 @@ mod tests {
         for at in 0..20 {
             let (disk, layout, catalog, name) = bound();
             disk.set_fault(Some(Fault { at: disk.operations() + at, forever: false, kind: ErrorKind::Other }));
-            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2)).is_ok();
+            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2), None).is_ok();
             disk.set_fault(None);
             let (again, _) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
             assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");
@@ -278,7 +293,7 @@ mod tests {
         for at in 0..20 {
             let (disk, layout, catalog, name) = bound();
             disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: ErrorKind::Other }));
-            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2));
+            let unbound = catalog.bind(&disk, &layout, &name, None, Hlc(2), None);
             let is_unknown = unbound.as_ref().is_err_and(|error| error.code() == super::UNKNOWN_BINDING);
             assert_eq!(catalog.is_in_doubt(), is_unknown, "operation {at}");
             doubted += u64::from(is_unknown);
@@ -303,8 +318,8 @@ mod tests {
         let catalog = Catalog::default();
         for (n, text) in ["b2", "a", "b1", "b3", "c"].iter().enumerate() {
             let target = Some(Nsid(Uuid::from_u128(n as u128 + 1)));
-            catalog.bind(&disk, &layout, &ours.namespace(text).unwrap(), target, Hlc(1)).unwrap();
-            catalog.bind(&disk, &layout, &other.namespace(text).unwrap(), target, Hlc(1)).unwrap();
+            catalog.bind(&disk, &layout, &ours.namespace(text).unwrap(), target, Hlc(1), None).unwrap();
+            catalog.bind(&disk, &layout, &other.namespace(text).unwrap(), target, Hlc(1), None).unwrap();
         }
         let list = |prefix, after, max| -> Vec<String> {
             catalog.list(&ours, prefix, after, max).iter().map(|name| name.name.to_string()).collect()

@@ -162,7 +162,7 @@ impl Engine {
         };
         let bound = outcome.and_then(|outcome| {
             tokio::task::block_in_place(|| {
-                let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc)?;
+                let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), hlc, None)?;
                 context.follow(name, &bound, None);
                 Ok(outcome)
             })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::catalog::Catalog;
 use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
@@ -18,8 +19,10 @@ use super::start::put_format;
 use super::{Engine, sweep};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, Parent};
+use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
 use crate::tier::ObjectWriter;
 
@@ -45,6 +48,10 @@ impl Engine {
         self.context.node.file().store
     }
 
+    pub fn node_id(&self) -> Uuid {
+        self.context.node.file().node
+    }
+
     /// Makes this node one of the store `store`, whose bucket is called `bucket`. Invalid with code `other_store` when it has
     /// exchanged anything with another store already.
     pub fn attach(&self, store: Uuid, bucket: &str) -> Result<()> {
@@ -68,6 +75,16 @@ impl Engine {
             true
         })?;
         put_format(&*self.context.disk, &self.context.layout, &self.context.node.file())
+    }
+
+    /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
+    pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
+        Catalog::newest(&*self.context.disk, &self.context.layout, name)
+    }
+
+    /// What a namespace has seen: everything that was acknowledged.
+    pub async fn seen(&self, name: &NamespaceName) -> Result<VersionVector> {
+        Ok(self.namespace(name)?.moment().await?.vector)
     }
 
     /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
@@ -200,14 +217,15 @@ impl Engine {
         self.to_the_end(move |engine| async move { engine.adopt_now(&name, theirs).await }).await
     }
 
-    async fn adopt_now(&self, name: &NamespaceName, theirs: Manifest) -> Result<()> {
+    async fn adopt_now(self: &Arc<Self>, name: &NamespaceName, theirs: Manifest) -> Result<()> {
         let (context, nsid) = (&self.context, theirs.nsid);
         if !tokio::task::block_in_place(|| generations(context, nsid))?.is_empty() {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!("incarnation {nsid} of {name} is on this node already, under another name or deleted"),
-            )
-            .with_hint("`shoal undelete` brings it back under its name"));
+            if self.catalog.is_bound(nsid) {
+                let what = format!("incarnation {nsid} of {name} has another name on this node");
+                return Err(Error::new(Kind::Conflict, what).with_hint("delete one of the two names"));
+            }
+            // It was deleted here, and is kept: it comes back with all that it had.
+            return self.undelete(name, Some(nsid)).await;
         }
         let _births = self.expect(&theirs);
         let now = context.clock.now_millis();

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::envelope;
 use crate::error::{Error, Result};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::model::version_vector::VersionVector;
 
-pub const VERSION: u32 = 1;
+/// Version 1 does not say whose name it was before.
+pub const VERSION: u32 = 2;
 
 /// One revision of a binding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +23,25 @@ pub struct NameBinding {
     /// The incarnation; `None` when the namespace was deleted.
     pub target: Option<Nsid>,
     pub hlc: Hlc,
+    /// Who lost the name last, of those that the bucket has; kept by the revisions after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// An incarnation that was deleted, and what the node that did it had seen of it: what it had not is not deleted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    pub nsid: Nsid,
+    pub seen: VersionVector,
+}
+
+impl NameBinding {
+    /// A revision, of the oldest version that can say it.
+    pub fn new(name: &NamespaceName, rev: u64, target: Option<Nsid>, hlc: Hlc, ended: Option<Ended>) -> Self {
+        let format = if ended.is_some() { VERSION } else { 1 };
+        NameBinding { format, name: name.to_string(), rev, target, hlc, ended }
+    }
 }
 
 /// The binding's bytes.
@@ -31,6 +52,9 @@ pub fn encode_binding(binding: &NameBinding) -> Result<Vec<u8>> {
 /// The binding in `bytes`.
 pub fn decode_binding(bytes: &[u8], file: &str) -> Result<NameBinding> {
     let (binding, _) = envelope::open::<NameBinding>(bytes, VERSION, file)?;
+    if binding.format < VERSION && binding.ended.is_some() {
+        return Err(Error::corrupt(format!("{file}: format {} has no `ended`", binding.format)));
+    }
     parse_name(&binding.name)
         .ok_or_else(|| Error::corrupt(format!("{file}: {:?} is not a namespace's name", binding.name)))?;
     Ok(binding)
@@ -60,6 +84,7 @@ mod tests {
             rev: 3,
             target: Some(Nsid(Uuid::from_u128(7))),
             hlc: Hlc(9),
+            ended: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Brings this node and a bucket together, one namespace after another; interrupted anywhere, it goes on where it was.
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
-//! - `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `binding` decides what becomes of a name, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `status` is what a person is told.
 //!
 //! Invariants:
@@ -9,6 +9,7 @@
 //! - Which of two states is newer is decided by what they have seen, never by when they were made or by a number.
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
+mod binding;
 mod keys;
 mod names;
 mod namespace;
@@ -20,11 +21,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
-use crate::error::{Context as _, Error, Result};
-use crate::model::ids::{NamespaceName, Nsid};
+use crate::error::{Context as _, Result};
+use crate::format::names::Ended;
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, claim_identity, probe};
 
+use self::binding::Choice;
+use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::status::{NamespaceStatus, Status};
 
@@ -110,46 +114,80 @@ impl Sync {
     }
 
     /// One name, which is bound here, in the bucket, or in both.
-    async fn bring_together(
-        &self,
-        name: &NamespaceName,
-        here: Option<Nsid>,
-        rev: Option<u64>,
-    ) -> Result<namespace::Done> {
-        let patience = &self.options.patience;
+    async fn bring_together(&self, name: &NamespaceName, here: Option<Nsid>, rev: Option<u64>) -> Result<Done> {
         let bound = match rev {
-            Some(rev) => names::read(&self.bucket, name, rev, patience).await?,
+            Some(rev) => names::read(&self.bucket, name, rev, &self.options.patience).await?,
             None => None,
         };
-        match (here, bound.map(|bound| (bound.rev, bound.target))) {
-            (None, None | Some((_, None))) => Ok(namespace::Done::default()),
-            (None, Some((_, Some(nsid)))) => self.fetch(name, nsid).await,
-            (Some(nsid), Some((_, Some(target)))) if nsid == target => self.exchange(name, nsid).await,
-            (Some(nsid), Some((_, Some(target)))) => Err(Error::conflict(format!(
-                "{name} is incarnation {nsid} here and {target} in the bucket: two nodes created it apart"
-            ))
-            .with_code("name_taken")
-            .with_hint("copy the namespace here to another name and delete this one; the next sync brings the bucket's, and `shoal merge` joins the two")),
-            (Some(nsid), found) => {
-                let rev = found.map_or(0, |(rev, _)| rev + 1);
-                if rev > 0 && tokio::task::block_in_place(|| self.engine.common(nsid))?.is_some() {
-                    return Err(Error::conflict(format!("{name} was deleted by another node"))
-                        .with_code("deleted_elsewhere")
-                        .with_hint("delete it here, too; what is still wanted of it can be copied to another name before"));
-                }
+        let own = tokio::task::block_in_place(|| self.engine.binding(name))?.map(names::Bound::from);
+        let next = binding::next(own.as_ref(), bound.as_ref());
+        match binding::choose(here, own.as_ref(), bound.as_ref()) {
+            Choice::Nothing => Ok(Done::default()),
+            Choice::Fetch(nsid) => self.fetch(name, nsid).await,
+            Choice::Exchange(nsid) => self.exchange(name, nsid).await,
+            Choice::Bind(nsid) => {
                 let done = self.exchange(name, nsid).await?;
-                let hlc = crate::model::ids::Hlc::from_millis(self.clock.now_millis());
-                let bound = names::bind(&self.bucket, name, rev, Some(nsid), hlc, patience).await?;
-                match bound.target == Some(nsid) {
-                    true => Ok(done),
-                    false => Err(Error::conflict(format!("{name} was bound to another incarnation by another node"))
-                        .with_hint("the next sync says what to do")),
-                }
+                self.bind(name, next, Some(nsid)).await?;
+                Ok(done)
             }
+            Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {
+                true => {
+                    let done = match here {
+                        Some(nsid) => self.exchange(name, nsid).await?,
+                        None => Done::default(),
+                    };
+                    self.bind(name, next, here).await?;
+                    Ok(done)
+                }
+                // What others wrote meanwhile was not meant.
+                false if here.is_none() => {
+                    tracing::warn!(%name, "deleted here, and written to by other nodes since: it is back");
+                    self.fetch(name, nsid).await
+                }
+                false => Err(binding::written_elsewhere(name)),
+            },
+            Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
+            Choice::Collision(own, other) => Err(binding::collision(name, own, other)),
         }
     }
 
-    fn note(&self, name: &NamespaceName, now: u64, done: Result<namespace::Done>) -> Result<()> {
+    async fn bind(&self, name: &NamespaceName, next: names::Bound, target: Option<Nsid>) -> Result<()> {
+        // A namespace that came back after it was deleted is not deleted any more.
+        let ended = next.ended.filter(|ended| Some(ended.nsid) != target);
+        let seen = match target {
+            Some(_) => self.engine.seen(name).await?.newest(),
+            None => Hlc::default(),
+        };
+        let (hlc, patience) = (next.hlc.max(seen), &self.options.patience);
+        let bound = names::bind(&self.bucket, name, next.rev, (target, ended), hlc, patience).await?;
+        if bound.target == target { Ok(()) } else { Err(binding::overtaken(name)) }
+    }
+
+    /// Whether a deletion knew of everything that the bucket has of the incarnation.
+    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
+        let newest = self.newest(&name.project, nsid, None).await?;
+        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
+    }
+
+    /// Deletes what another node deleted. What it had not seen stays, under another name.
+    async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
+        let seen = self.engine.seen(name).await?;
+        if !ended.seen.covers_all(&seen) {
+            let kept = binding::recovered(name, self.engine.node_id())?;
+            match self.engine.copy(name, &kept).await {
+                Ok(_) => {
+                    tracing::warn!(%name, %kept, "deleted by another node, which had not seen what was written here: that is kept")
+                }
+                // An interrupted pass made it. It has to have everything that goes now.
+                Err(error) if error.code() == "exists" && self.engine.seen(&kept).await?.covers_all(&seen) => {}
+                Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
+            }
+        }
+        self.engine.delete(name).await?;
+        Ok(Done::default())
+    }
+
+    fn note(&self, name: &NamespaceName, now: u64, done: Result<Done>) -> Result<()> {
         self.edit(|status| {
             let known = status.namespaces.entry(name.clone()).or_default();
             known.tried_ms = Some(now);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::keys;
 use crate::error::{Error, Result};
-use crate::format::names::{NameBinding, VERSION, decode_binding, encode_binding};
+use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::store::{Bucket, Outcome, Patience, commit};
 
@@ -15,11 +15,20 @@ const PROJECTS_MAX: usize = 10_000;
 const REVISIONS_MAX: usize = 1_000_000;
 
 /// What a name means in the bucket, newest revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Bound {
     pub rev: u64,
     /// `None`: the namespace was deleted.
     pub target: Option<Nsid>,
+    /// Who lost the name last.
+    pub ended: Option<Ended>,
+    pub hlc: Hlc,
+}
+
+impl From<NameBinding> for Bound {
+    fn from(NameBinding { rev, target, ended, hlc, .. }: NameBinding) -> Self {
+        Bound { rev, target, ended, hlc }
+    }
 }
 
 /// The newest revision of every name, without what it says.
@@ -55,7 +64,7 @@ pub async fn read(bucket: &Bucket, name: &NamespaceName, rev: u64, patience: &Pa
             binding.rev, binding.name
         )));
     }
-    Ok(Some(Bound { rev, target: binding.target }))
+    Ok(Some(binding.into()))
 }
 
 /// Binds a name as its revision `rev`. Gives what that revision says then: another node may have been quicker.
@@ -63,17 +72,18 @@ pub async fn bind(
     bucket: &Bucket,
     name: &NamespaceName,
     rev: u64,
-    target: Option<Nsid>,
+    (target, ended): (Option<Nsid>, Option<Ended>),
     hlc: Hlc,
     patience: &Patience,
 ) -> Result<Bound> {
     let key = keys::binding(name, rev);
-    let binding = NameBinding { format: VERSION, name: name.to_string(), rev, target, hlc };
+    let binding = NameBinding::new(name, rev, target, hlc, ended);
     let bytes = Bytes::from(encode_binding(&binding)?);
+    let bound = Bound::from(binding);
     // Another node that says the same has done this one's work.
     let is_mine = |found: &[u8]| Ok(decode_binding(found, &key)?.target == target);
     match commit(bucket, &|rev| keys::binding(name, rev), rev, bytes, &is_mine, patience).await? {
-        Outcome::Won => Ok(Bound { rev, target }),
-        Outcome::Lost(found) => Ok(Bound { rev, target: decode_binding(&found, &key)?.target }),
+        Outcome::Won => Ok(bound),
+        Outcome::Lost(found) => Ok(decode_binding(&found, &key)?.into()),
     }
 }

@@ -27,8 +27,8 @@ pub struct Done {
 }
 
 /// A manifest of the bucket, and its checksum.
-struct Found {
-    manifest: Manifest,
+pub(super) struct Found {
+    pub manifest: Manifest,
     crc32c: u32,
 }
 
@@ -120,7 +120,7 @@ impl Sync {
         Ok(matches!(outcome, Outcome::Won))
     }
 
-    async fn newest(&self, project: &Project, nsid: Nsid, from: Option<u64>) -> Result<Option<Found>> {
+    pub(super) async fn newest(&self, project: &Project, nsid: Nsid, from: Option<u64>) -> Result<Option<Found>> {
         let key = |generation| keys::manifest(project, nsid, generation);
         let below = keys::manifests(project, nsid);
         let Some((generation, bytes)) = newest(&self.bucket, &key, from, &below, &self.options.patience).await?

@@ -191,9 +191,8 @@ impl Fleet {
         }
         let replaced: BTreeSet<usize> = self.writes.iter().flat_map(|write| write.after.iter().copied()).collect();
         for id in 0..IDS {
-            let newest: Vec<usize> = (0..self.writes.len())
-                .filter(|at| self.writes[*at].id == id && !replaced.contains(at))
-                .collect();
+            let newest: Vec<usize> =
+                (0..self.writes.len()).filter(|at| self.writes[*at].id == id && !replaced.contains(at)).collect();
             let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
             let is_one = newest.iter().any(|at| self.writes[*at].value == value);
             assert!(is_one || newest.is_empty() && value.is_none(), "{id}: {value:?} is of none of {newest:?}");

@@ -37,6 +37,10 @@ async fn a_sync_without_news_sends_and_commits_nothing() {
     let (engine, there) = (node.open(), other.open());
     put(&engine, "docs", 0..50, 1).await;
     meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    // Both took something in since.
+    put(&engine, "docs", 50..60, 1).await;
+    put(&there, "docs", 60..70, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
     let objects = bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
     for _ in 0..3 {
         meet(&[(&node, &engine), (&other, &there)], &bucket).await;

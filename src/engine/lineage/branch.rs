@@ -101,7 +101,7 @@ impl Engine {
                 read_manifest(context, past.nsid, past.generation)?;
             }
             drop(shared);
-            self.catalog.bind(&*context.disk, &context.layout, to, Some(nsid), hlc)
+            self.catalog.bind(&*context.disk, &context.layout, to, Some(nsid), hlc, None)
         });
         match bound {
             Ok(bound) => {

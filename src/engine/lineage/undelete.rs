@@ -9,6 +9,7 @@ use crate::engine::namespace::head::Head;
 use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
 use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
+use crate::format::names::Ended;
 use crate::meta::tables::Kin;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::platform::disk::publish;
@@ -64,7 +65,7 @@ impl Engine {
                 return Err(gone(format!("namespace '{}' is not kept any more", name.name)));
             };
             let hlc = Hlc::from_millis(context.clock.now_millis());
-            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc)?;
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc, None)?;
             context.follow(name, &bound, Some((deleted.nsid, kin(&head.manifest, None))));
             // Best effort: the mark of an incarnation that has a name counts for nothing.
             let _ = context.disk.remove(&context.layout.deleted_mark(deleted.nsid));
@@ -87,8 +88,15 @@ impl Engine {
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
         let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
         let head = Head::load(context, nsid);
+        // Other nodes are told of what the bucket has. What they wrote and this one has not seen is not deleted.
+        let ended = match (&head, self.common(nsid)) {
+            (Ok(Some(head)), Ok(Some(_))) => Some(Ended { nsid, seen: head.manifest.version_vector.clone() }),
+            _ => None,
+        };
+        // After everything that was known of it, whatever the clock says.
+        let hlc = ended.as_ref().map_or(hlc, |ended: &Ended| hlc.max(ended.seen.newest()));
         let target = next.as_ref().map(|(nsid, _)| *nsid);
-        let bound = self.catalog.bind(&*context.disk, &context.layout, name, target, hlc)?;
+        let bound = self.catalog.bind(&*context.disk, &context.layout, name, target, hlc, ended)?;
         context.follow(name, &bound, next);
         if let (Some(deleted), Ok(Some(head))) = (&deleted, head) {
             context.set_kin(nsid, kin(&head.manifest, Some(deleted)));

@@ -245,6 +245,7 @@ impl Namespace {
             state.change_schema(built.schema.clone());
             state.vector = vector;
             state.hlc = built.hlc;
+            state.own = built.hlc;
             state.data_seq = data_seq;
             state.ids_reserved = reserved;
             self.publish_view(state);

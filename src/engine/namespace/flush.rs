@@ -60,6 +60,7 @@ struct Job {
     replay_from: u64,
     data_seq: u64,
     hlc: Hlc,
+    own: Hlc,
     ids_reserved: u64,
     answers: Vec<StoredAnswer>,
 }
@@ -219,6 +220,7 @@ impl Namespace {
             replay_from: frozen.replay_from,
             data_seq: frozen.data_seq,
             hlc: frozen.hlc,
+            own: frozen.own,
             ids_reserved: frozen.ids_reserved,
             answers: answers.collect(),
         })
@@ -395,7 +397,7 @@ impl Namespace {
             manifest.hlc = job.hlc;
             manifest.schema = (*job.schema).clone();
             manifest.ids_reserved = job.ids_reserved;
-            manifest.version_vector.see(origin, job.hlc);
+            manifest.version_vector.see(origin, job.own);
             manifest.idempotency.retain(|answer| answer.at.millis() >= oldest);
             manifest.idempotency.extend(job.answers.iter().cloned());
             manifest.idempotency.sort_by_key(|answer| answer.at);

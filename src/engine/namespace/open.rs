@@ -136,6 +136,7 @@ fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
         parts,
         data_seq: manifest.data_seq,
         hlc: manifest.hlc,
+        own: manifest.version_vector.seen(manifest.origin),
         ids_reserved: manifest.ids_reserved,
         vector: manifest.version_vector.clone(),
     })

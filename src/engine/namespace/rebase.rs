@@ -172,6 +172,7 @@ impl Namespace {
             let state = &mut shared.state;
             state.parts = parts;
             state.change_schema(built.schema.clone());
+            state.own = vector.seen(version.origin);
             state.vector = vector;
             state.hlc = hlc;
             state.data_seq = data_seq;

@@ -131,6 +131,7 @@ pub struct Frozen {
     pub replay_from: u64,
     pub data_seq: u64,
     pub hlc: Hlc,
+    pub own: Hlc,
     pub schema: Arc<Schema>,
     pub ids_reserved: u64,
 }
@@ -151,9 +152,12 @@ pub struct State {
     pub parts: Vec<Part>,
     /// Counts commits.
     pub data_seq: u64,
+    /// Not below that of anything that is here, whoever wrote it.
     pub hlc: Hlc,
+    /// The clock of this writer's newest commit; 0 before its first.
+    pub own: Hlc,
     pub ids_reserved: u64,
-    /// What the newest manifest has seen. The writer's own newest commit is at `hlc`.
+    /// What the newest manifest has seen. The writer's own newest commit is at `own`.
     pub vector: VersionVector,
 }
 
@@ -193,6 +197,9 @@ impl State {
             self.ids_reserved = reserved;
         }
         self.hlc = self.hlc.max(version.hlc);
+        if version.origin == self.origin {
+            self.own = self.own.max(version.hlc);
+        }
         self.data_seq += u64::from(counts);
         Ok(())
     }
@@ -285,7 +292,10 @@ impl State {
     /// What this state has seen.
     pub fn vector(&self) -> VersionVector {
         let mut vector = self.vector.clone();
-        vector.see(self.origin, self.hlc);
+        // Who never wrote has made no commit that others would have to see.
+        if self.own > Hlc::default() {
+            vector.see(self.origin, self.own);
+        }
         vector
     }
 
@@ -306,6 +316,7 @@ impl State {
             replay_from,
             data_seq: self.data_seq,
             hlc: self.hlc,
+            own: self.own,
             schema: self.schema.clone(),
             ids_reserved: self.ids_reserved,
         });

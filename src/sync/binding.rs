@@ -1,0 +1,151 @@
+//! Decides what becomes of a name, by what it means here and in the bucket. Pure.
+//!
+//! | here | in the bucket | then |
+//! | --- | --- | --- |
+//! | nothing, never was | an incarnation | fetch it |
+//! | an incarnation | the same | exchange |
+//! | an incarnation | nothing, or another that was deleted | exchange, then bind |
+//! | deleted, or deleted and created again | the deleted one | bind, if the deletion had seen all of it |
+//! | an incarnation | deleted, that one | delete here, too; what the deletion had not seen is kept under another name |
+//! | an incarnation | another, after that one was deleted | the same, and the next pass fetches the other |
+//! | an incarnation | another | collision: nobody decides |
+
+use uuid::Uuid;
+
+use super::names::Bound;
+use crate::error::{Error, Result};
+use crate::format::names::Ended;
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
+
+/// What is to be done about a name.
+#[derive(Debug, PartialEq)]
+pub enum Choice {
+    Nothing,
+    Fetch(Nsid),
+    Exchange(Nsid),
+    /// Exchange, then bind in the bucket.
+    Bind(Nsid),
+    /// Tell the bucket that this incarnation was deleted here, and what has the name now.
+    Delete(Nsid, Ended),
+    /// Another node deleted what is here.
+    Follow(Ended),
+    /// Here, and in the bucket.
+    Collision(Nsid, Nsid),
+}
+
+/// `own`: what the name means here by its newest revision, `bucket` there. Clocks decide one thing only: whether a deleted
+/// namespace that has its name in the bucket was deleted after that, or has come back.
+pub fn choose(here: Option<Nsid>, own: Option<&Bound>, bucket: Option<&Bound>) -> Choice {
+    let target = bucket.and_then(|bound| bound.target);
+    let ended_here = |nsid: Nsid| own.and_then(|own| own.ended.as_ref()).filter(|ended| ended.nsid == nsid);
+    let ended_there = |nsid: Nsid| bucket.and_then(|bound| bound.ended.as_ref()).filter(|ended| ended.nsid == nsid);
+    match (here, target) {
+        (Some(own), Some(other)) if own == other => Choice::Exchange(own),
+        // One that is bound here although its deletion is known came back.
+        (Some(own), _) if let (Some(ended), None) = (ended_there(own), ended_here(own)) => {
+            Choice::Follow(ended.clone())
+        }
+        (here, Some(other)) => {
+            let is_back = here.is_none() && bucket.map(|bound| bound.hlc) > own.map(|own| own.hlc);
+            match (ended_here(other).filter(|_| !is_back), here) {
+                (Some(ended), _) => Choice::Delete(other, ended.clone()),
+                (None, Some(own)) => Choice::Collision(own, other),
+                (None, None) => Choice::Fetch(other),
+            }
+        }
+        (Some(own), None) => Choice::Bind(own),
+        (None, None) => Choice::Nothing,
+    }
+}
+
+/// The revision in the bucket that comes after both: it knows of the last deletion, and its clock is above that of the one before.
+pub fn next(own: Option<&Bound>, bucket: Option<&Bound>) -> Bound {
+    let of = |bound: Option<&Bound>| bound.and_then(|bound| bound.ended.clone());
+    let clock = |bound: Option<&Bound>| bound.map_or(Hlc::default(), |bound| bound.hlc);
+    Bound {
+        rev: bucket.map_or(0, |bound| bound.rev + 1),
+        target: None,
+        ended: of(own).or_else(|| of(bucket)),
+        hlc: clock(own).max(bucket.map_or(Hlc::default(), |bound| Hlc(bound.hlc.0 + 1))),
+    }
+}
+
+/// What is kept of a namespace that another node deleted.
+pub fn recovered(name: &NamespaceName, node: Uuid) -> Result<NamespaceName> {
+    let node = node.simple().to_string();
+    // The newest digits of a UUIDv7 are the random ones.
+    name.project.namespace(&format!("{}.recovered-{}", name.name, &node[node.len() - 8..]))
+}
+
+pub fn collision(name: &NamespaceName, own: Nsid, other: Nsid) -> Error {
+    Error::conflict(format!("{name} is incarnation {own} here and {other} in the bucket: two nodes created it apart"))
+        .with_code("name_taken")
+        .with_hint(
+            "copy the namespace here to another name and delete this one; the next sync brings the bucket's, and `shoal merge` \
+             joins the two",
+        )
+}
+
+pub fn written_elsewhere(name: &NamespaceName) -> Error {
+    Error::conflict(format!("{name} was deleted and created again here, and other nodes wrote to the deleted one since"))
+        .with_code("deleted_and_written")
+        .with_hint("delete the new one here; the next sync brings the old one back, and the new one can be undeleted by its incarnation")
+}
+
+pub fn overtaken(name: &NamespaceName) -> Error {
+    Error::conflict(format!("another node bound {name} at the same time")).with_hint("the next sync looks again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, choose, recovered};
+    use crate::format::names::Ended;
+    use crate::model::ids::{Hlc, Nsid, Project};
+    use crate::model::version_vector::VersionVector;
+    use crate::sync::names::Bound;
+    use uuid::Uuid;
+
+    fn nsid(n: u128) -> Nsid {
+        Nsid(Uuid::from_u128(n))
+    }
+
+    fn ended(n: u128) -> Ended {
+        Ended { nsid: nsid(n), seen: VersionVector::default() }
+    }
+
+    fn bound(target: Option<u128>, of: Option<u128>, hlc: u64) -> Option<Bound> {
+        Some(Bound { rev: 4, target: target.map(nsid), ended: of.map(ended), hlc: Hlc(hlc) })
+    }
+
+    #[test]
+    fn every_pair_of_meanings_has_one_end() {
+        let (one, two) = (Some(nsid(1)), Some(nsid(2)));
+        for (here, own, bucket, expected) in [
+            (None, None, None, Choice::Nothing),
+            (None, None, bound(None, Some(1), 1), Choice::Nothing),
+            (None, bound(None, Some(1), 2), bound(None, Some(1), 1), Choice::Nothing),
+            (None, None, bound(Some(1), None, 1), Choice::Fetch(nsid(1))),
+            (None, bound(None, Some(3), 2), bound(Some(1), None, 1), Choice::Fetch(nsid(1))),
+            (None, bound(None, Some(1), 2), bound(Some(1), None, 2), Choice::Delete(nsid(1), ended(1))),
+            (None, bound(None, Some(1), 2), bound(Some(1), None, 3), Choice::Fetch(nsid(1))),
+            (one, bound(Some(1), None, 2), None, Choice::Bind(nsid(1))),
+            (one, bound(Some(1), None, 2), bound(Some(1), Some(2), 1), Choice::Exchange(nsid(1))),
+            (one, bound(Some(1), None, 2), bound(None, Some(1), 3), Choice::Follow(ended(1))),
+            (one, bound(Some(1), Some(1), 4), bound(None, Some(1), 3), Choice::Bind(nsid(1))),
+            (one, bound(Some(1), None, 2), bound(None, Some(2), 1), Choice::Bind(nsid(1))),
+            (one, bound(Some(1), None, 2), bound(Some(2), Some(1), 3), Choice::Follow(ended(1))),
+            (one, bound(Some(1), None, 2), bound(Some(2), None, 1), Choice::Collision(nsid(1), nsid(2))),
+            (two, bound(Some(2), Some(1), 3), bound(Some(1), None, 9), Choice::Delete(nsid(1), ended(1))),
+            (two, bound(Some(2), Some(1), 3), bound(None, Some(1), 1), Choice::Bind(nsid(2))),
+        ] {
+            assert_eq!(choose(here, own.as_ref(), bucket.as_ref()), expected, "{here:?} {own:?} {bucket:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_recovered_has_a_name_of_its_own_on_every_node() {
+        let name = Project::default_project().namespace("docs").unwrap();
+        let kept = recovered(&name, Uuid::from_u128(0xabc)).unwrap();
+        assert_eq!(&*kept.name, "docs.recovered-00000abc");
+    }
+}

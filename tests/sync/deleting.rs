@@ -1,0 +1,90 @@
+//! Namespaces deleted, created again and brought back on some nodes: the others follow, and nothing that was written unseen goes.
+
+use shoal::model::ids::NamespaceName;
+use shoal::store::Bucket;
+
+use crate::fleet::{bucket, meet, sync};
+use crate::node::{Node, all, name, put};
+
+fn names(engine: &shoal::engine::Engine) -> Vec<String> {
+    engine.named().into_iter().map(|(name, _): (NamespaceName, _)| name.name.to_string()).collect()
+}
+
+async fn two() -> (Bucket, [Node; 2], [std::sync::Arc<shoal::engine::Engine>; 2]) {
+    let (bucket, nodes) = (bucket(1), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    put(&engines[0], "docs", 0..20, 1).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    (bucket, nodes, engines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_travels_and_can_be_undone_on_another_node() {
+    let (bucket, nodes, engines) = two().await;
+    let all_nodes = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    nodes[0].clock.advance(1_000);
+    engines[0].delete(&name("docs")).await.unwrap();
+    meet(&all_nodes, &bucket).await;
+    assert_eq!((names(&engines[0]), names(&engines[1])), (vec![], vec![]));
+    nodes[1].clock.advance(60_000);
+    engines[1].undelete(&name("docs"), None).await.unwrap();
+    put(&engines[1], "docs", 20..25, 2).await;
+    meet(&[all_nodes[1], all_nodes[0]], &bucket).await;
+    assert_eq!(all(&engines[0], "docs").len(), 25);
+    assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_others_wrote_to_unseen_is_back_after_its_deletion() {
+    let (bucket, nodes, engines) = two().await;
+    put(&engines[1], "docs", 20..30, 2).await;
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    engines[0].delete(&name("docs")).await.unwrap();
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    assert_eq!(all(&engines[0], "docs").len(), 30);
+    assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deletion_had_not_seen_is_kept_under_another_name() {
+    let (bucket, nodes, engines) = two().await;
+    engines[0].delete(&name("docs")).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    put(&engines[1], "docs", 20..30, 2).await;
+    let whole = all(&engines[1], "docs");
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    let found = names(&engines[0]);
+    assert!(found.len() == 1 && found[0].starts_with("docs.recovered-"), "{found:?}");
+    assert_eq!((all(&engines[0], &found[0]), names(&engines[1])), (whole, found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_was_deleted_and_created_again_takes_the_old_ones_place_everywhere() {
+    let (bucket, nodes, engines) = two().await;
+    engines[0].delete(&name("docs")).await.unwrap();
+    put(&engines[0], "docs", 100..105, 7).await;
+    let engine = nodes[0].cut_power(engines[0].clone());
+    meet(&[(&nodes[0], &engine), (&nodes[1], &engines[1])], &bucket).await;
+    assert_eq!(all(&engines[1], "docs"), all(&engine, "docs"));
+    assert_eq!(all(&engines[1], "docs").len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_of_one_name_stay_as_they_are_until_somebody_decides() {
+    let (bucket, nodes) = (bucket(3), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    put(&engines[0], "docs", 0..5, 1).await;
+    put(&engines[1], "docs", 5..9, 1).await;
+    put(&engines[1], "other", 0..3, 1).await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let error = sync(&nodes[1], &engines[1], &bucket).await.unwrap_err();
+    assert_eq!(error.code(), "name_taken", "{error}");
+    // The others go on.
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    assert_eq!((all(&engines[0], "other").len(), all(&engines[1], "docs").len()), (3, 4));
+    // As the error says.
+    engines[1].copy(&name("docs"), &name("mine")).await.unwrap();
+    engines[1].delete(&name("docs")).await.unwrap();
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    assert_eq!((all(&engines[1], "docs").len(), all(&engines[0], "mine").len()), (5, 4));
+}
