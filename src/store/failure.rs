@@ -184,6 +184,9 @@ fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
              objects that are not there",
         ),
         (404, _) => Failure::Absent,
+        (416, _) => {
+            Failure::Lasting(Error::corrupt(format!("{bucket}: it is shorter than the range asked for: {said}")))
+        }
         (409 | 412, _) => {
             Failure::Taken(Error::conflict(format!("{bucket}: the key is taken: {said}")).with_code(UNREACHABLE))
         }
