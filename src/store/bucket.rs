@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::config::BucketConfig;
 use super::facts::watch;
-use super::failure::{Failure, UNREACHABLE, explain, given_up, passing};
+use super::failure::{Failure, UNREACHABLE, explain, given_up, passing, silence};
 use super::keys;
 use super::open::Backend;
 use super::patience::{Patience, Turns};
@@ -318,7 +318,7 @@ impl Bucket {
             Ok(Err(_)) => return Err(Failure::Lasting(Error::internal(format!("{name}: the bucket is closed")))),
             // Nothing was asked, so nothing is counted.
             Err(_) => {
-                return Err(passing(name, "no place among the requests in time", Ending::Overloaded));
+                return Err(silence(name, "no place among the requests in time", Ending::Overloaded));
             }
         };
         let begun = Instant::now();
@@ -327,7 +327,7 @@ impl Bucket {
         let done = match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(explain(name, &inner.backend.endpoint, &error, &facts)),
-            Err(_) => Err(passing(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
+            Err(_) => Err(silence(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
         };
         // A directory that is gone has no objects; that is not to be taken for a bucket that has none.
         let done = match done {
@@ -347,7 +347,9 @@ impl Bucket {
     /// Waits before the next attempt, if the failure and the patience allow one.
     pub(super) async fn next(&self, turns: &mut Turns, failure: Failure) -> Result<(), Failure> {
         let (error, ending, retry_after) = match failure {
-            Failure::Passing { error, ending, retry_after } => (error, ending, retry_after),
+            Failure::Passing { error, ending, retry_after, silent } => {
+                (turns.telling(error, silent), ending, retry_after)
+            }
             // Only conditional puts ask whether a key is taken, and they do not come here. From any other request it means that
             // another one was at the same key just then.
             Failure::Taken(error) => (error, Ending::Overloaded, None),
@@ -361,7 +363,7 @@ impl Bucket {
             }
             None => {
                 let error = given_up(error, turns.attempts(), turns.whole());
-                Err(Failure::Passing { error, ending, retry_after })
+                Err(Failure::Passing { error, ending, retry_after, silent: false })
             }
         }
     }

@@ -99,7 +99,9 @@ async fn read_back(
         };
         let absent = matches!(failure, Failure::Absent);
         let failure = match absent {
-            true => Failure::Passing { error: why.duplicate(), ending: Ending::Lost, retry_after: None },
+            true => {
+                Failure::Passing { error: why.duplicate(), ending: Ending::Lost, retry_after: None, silent: false }
+            }
             false => failure,
         };
         match bucket.next(turns, failure).await {
