@@ -189,16 +189,6 @@ async fn a_commit_that_nobody_answers_is_unknown_at_its_deadline_and_not_before(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_after_an_unanswered_request_leaves_the_outcome_unknown() {
-    // The first create is carried out and its answer lost; what follows cannot be read.
-    let faulty = FaultyStore::new(Arc::new(InMemory::new()), |_| Some(Fault::After(Lie::Failed)));
-    let bucket = over(Backend::direct(Arc::new(faulty), None, "faulty"), 1);
-    let patience = PATIENCE.within(Duration::from_millis(1));
-    let error = commit(&bucket, &key_of, 0, Bytes::from_static(b"x"), &|_| Ok(true), &patience).await.unwrap_err();
-    assert_eq!(error.code(), COMMIT_UNKNOWN);
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_newest_is_found_whatever_the_listing_leaves_out_or_fails() {
     let store = Arc::new(InMemory::new());
     for generation in 0..30 {

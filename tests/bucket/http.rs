@@ -9,7 +9,8 @@ use bytes::Bytes;
 use shoal::error::{Error, Kind};
 use shoal::platform::clock::ManualClock;
 use shoal::store::{
-    Bucket, BucketConfig, Created, Ending, MISCONFIGURED, Outcome, Patience, Request, UNREACHABLE, commit,
+    Bucket, BucketConfig, COMMIT_UNKNOWN, Created, Ending, MISCONFIGURED, Outcome, Patience, Request, UNREACHABLE,
+    commit,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -299,6 +300,23 @@ async fn an_own_success_that_is_reported_as_a_conflict_or_not_at_all_is_won() {
         };
         assert_eq!(commit(b"mine").await, Outcome::Won);
         assert_eq!(commit(b"other").await, Outcome::Lost(Bytes::from_static(b"mine")));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_answer_only_before_anything_could_have_been_committed() {
+    // The second request is the first create repeated, or the read of its key: refused, either way.
+    for unanswered in [0, 1, 2] {
+        let (config, _dir) = serve(move |number, asked| match asked.method.as_str() {
+            _ if number >= unanswered => reply(403, "", &refusal("AccessDenied", "")),
+            "PUT" => Vec::new(),
+            _ => reply(404, "", &refusal("NoSuchKey", "")),
+        })
+        .await;
+        let bytes = Bytes::from_static(b"mine");
+        let committed = commit(&bucket(&config), &|g| format!("m/{g}"), 0, bytes, &|_| Ok(true), &PATIENCE).await;
+        let expected = if unanswered == 0 { MISCONFIGURED } else { COMMIT_UNKNOWN };
+        assert_eq!(committed.unwrap_err().code(), expected, "{unanswered} unanswered");
     }
 }
 
