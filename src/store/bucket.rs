@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::config::BucketConfig;
 use super::facts::watch;
-use super::failure::{Failure, UNREACHABLE, explain, given_up, passing};
+use super::failure::{Failure, UNREACHABLE, explain, given_up, passing, silence};
 use super::keys;
 use super::open::Backend;
 use super::patience::{Patience, Turns};
@@ -120,8 +120,8 @@ impl Bucket {
         let got = self
             .call(&mut turns, Request::Get, GET_BYTES_MAX, 0, || self.fetch(&path, None))
             .await
-            .map_err(|error| error.context(format_args!("get {key}")))?;
-        Ok(got.map(|(bytes, _)| bytes))
+            .and_then(|got| got.map(|got| got.whole(self.name())).transpose());
+        got.map_err(|error| error.context(format_args!("get {key}")))
     }
 
     /// Exactly the bytes of `range`, at most [`GET_BYTES_MAX`] and at least one; none when the object is not there. An object
@@ -141,8 +141,8 @@ impl Bucket {
             let end = turns.attempt_end(bytes);
             let attempt = self.fetch(&path, Some(range.clone()));
             let failure = match self.attempt(Request::Get, GET_BYTES_MAX, end, attempt).await {
-                Ok((got, _)) if got.len() as u64 == bytes => return Ok(Some(got)),
-                Ok((_, size)) => return Err(shorter(size)),
+                Ok(Fetched { bytes: Some(got), .. }) if got.len() as u64 == bytes => return Ok(Some(got)),
+                Ok(Fetched { size, .. }) => return Err(shorter(size)),
                 Err(failure) => failure,
             };
             // Memory and directories say of a range beyond the end nothing that could be told from a failed read.
@@ -276,20 +276,14 @@ impl Bucket {
         }
     }
 
-    /// Fetches an object or a range of it, and says how large the object is.
-    pub(super) async fn fetch(
-        &self,
-        path: &StorePath,
-        range: Option<Range<u64>>,
-    ) -> object_store::Result<(Bytes, u64)> {
+    /// Fetches an object or a range of it.
+    pub(super) async fn fetch(&self, path: &StorePath, range: Option<Range<u64>>) -> object_store::Result<Fetched> {
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
         let found = self.inner.backend.objects.get_opts(path, options).await?;
         let size = found.meta.size;
         let length = found.range.end.saturating_sub(found.range.start);
         if length > GET_BYTES_MAX {
-            return Err(generic(format!(
-                "it has {length} bytes, of which at most {GET_BYTES_MAX} are fetched at once"
-            )));
+            return Ok(Fetched { bytes: None, size });
         }
         let mut stream = found.into_stream();
         let mut bytes = BytesMut::new();
@@ -304,7 +298,7 @@ impl Bucket {
             self.inner.traffic.received(bytes.len() as u64);
         }
         match bytes.len() as u64 == length {
-            true => Ok((bytes.freeze(), size)),
+            true => Ok(Fetched { bytes: Some(bytes.freeze()), size }),
             false => Err(generic(format!("{} bytes came, expected {length}", bytes.len()))),
         }
     }
@@ -324,7 +318,7 @@ impl Bucket {
             Ok(Err(_)) => return Err(Failure::Lasting(Error::internal(format!("{name}: the bucket is closed")))),
             // Nothing was asked, so nothing is counted.
             Err(_) => {
-                return Err(passing(name, "no place among the requests in time", Ending::Overloaded));
+                return Err(silence(name, "no place among the requests in time", Ending::Overloaded));
             }
         };
         let begun = Instant::now();
@@ -333,7 +327,7 @@ impl Bucket {
         let done = match done {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(explain(name, &inner.backend.endpoint, &error, &facts)),
-            Err(_) => Err(passing(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
+            Err(_) => Err(silence(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
         };
         // A directory that is gone has no objects; that is not to be taken for a bucket that has none.
         let done = match done {
@@ -352,7 +346,15 @@ impl Bucket {
 
     /// Waits before the next attempt, if the failure and the patience allow one.
     pub(super) async fn next(&self, turns: &mut Turns, failure: Failure) -> Result<(), Failure> {
-        let Failure::Passing { error, ending, retry_after } = failure else { return Err(failure) };
+        let (error, ending, retry_after) = match failure {
+            Failure::Passing { error, ending, retry_after, silent } => {
+                (turns.telling(error, silent), ending, retry_after)
+            }
+            // Only conditional puts ask whether a key is taken, and they do not come here. From any other request it means that
+            // another one was at the same key just then.
+            Failure::Taken(error) => (error, Ending::Overloaded, None),
+            failure => return Err(failure),
+        };
         match turns.next_wait(&*self.inner.random, retry_after) {
             Some(wait) => {
                 tracing::debug!(%error, ?wait, "asking the bucket again");
@@ -361,7 +363,7 @@ impl Bucket {
             }
             None => {
                 let error = given_up(error, turns.attempts(), turns.whole());
-                Err(Failure::Passing { error, ending, retry_after })
+                Err(Failure::Passing { error, ending, retry_after, silent: false })
             }
         }
     }
@@ -382,10 +384,6 @@ impl Bucket {
             let end = turns.attempt_end(bytes);
             let failure = match self.attempt(request, answer_bytes_max, end, work()).await {
                 Ok(done) => return Ok(Some(done)),
-                // Two puts of one key at once: the store asks to try again.
-                Err(Failure::Taken(error)) => {
-                    Failure::Passing { error, ending: Ending::Overloaded, retry_after: None }
-                }
                 Err(failure) => failure,
             };
             match self.next(turns, failure).await {
@@ -394,6 +392,26 @@ impl Bucket {
                 Err(failure) => return Err(failure.into_error(self.name())),
             }
         }
+    }
+}
+
+/// What came of an object.
+pub(super) struct Fetched {
+    /// None when it is more than [`GET_BYTES_MAX`].
+    bytes: Option<Bytes>,
+    /// Of the whole object.
+    size: u64,
+}
+
+impl Fetched {
+    /// All of an object.
+    pub(super) fn whole(self, bucket: &str) -> Result<Bytes> {
+        self.bytes.ok_or_else(|| {
+            Error::invalid(format!(
+                "{bucket}: it has {} bytes, of which at most {GET_BYTES_MAX} are fetched at once",
+                self.size
+            ))
+        })
     }
 }
 

@@ -12,8 +12,8 @@
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 
-use super::bucket::{Bucket, Created};
-use super::failure::UNREACHABLE;
+use super::bucket::{Bucket, Created, GET_BYTES_MAX};
+use super::failure::{Failure, UNREACHABLE};
 use super::list::PAGE_KEYS_MAX;
 use super::patience::{Patience, Turns};
 use super::traffic::{Ending, Request};
@@ -97,10 +97,10 @@ async fn read_back(
             }
             Err(failure) => failure,
         };
-        let absent = matches!(failure, super::failure::Failure::Absent);
+        let absent = matches!(failure, Failure::Absent);
         let failure = match absent {
             true => {
-                super::failure::Failure::Passing { error: why.duplicate(), ending: Ending::Lost, retry_after: None }
+                Failure::Passing { error: why.duplicate(), ending: Ending::Lost, retry_after: None, silent: false }
             }
             false => failure,
         };
@@ -222,11 +222,10 @@ fn parse_hint(bytes: &[u8]) -> Option<u64> {
 
 impl Bucket {
     /// One read within a commit's turns.
-    async fn read_once(&self, path: &StorePath, turns: &Turns) -> Result<Bytes, super::failure::Failure> {
+    async fn read_once(&self, path: &StorePath, turns: &Turns) -> Result<Bytes, Failure> {
         let end = turns.attempt_end(0);
-        self.attempt(Request::Get, super::bucket::GET_BYTES_MAX, end, self.fetch(path, None))
-            .await
-            .map(|(bytes, _)| bytes)
+        let fetched = self.attempt(Request::Get, GET_BYTES_MAX, end, self.fetch(path, None)).await?;
+        fetched.whole(self.name()).map_err(Failure::Lasting)
     }
 }
 

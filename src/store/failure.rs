@@ -22,7 +22,8 @@ pub(super) enum Failure {
     /// The key is taken, or the bucket says so.
     Taken(Error),
     /// May pass by itself, and after this time at the earliest.
-    Passing { error: Error, ending: Ending, retry_after: Option<Duration> },
+    /// Silent when only time ran out, which says less of what is wrong than an earlier failure.
+    Passing { error: Error, ending: Ending, retry_after: Option<Duration>, silent: bool },
     /// Trying again unchanged fails again.
     Lasting(Error),
 }
@@ -48,7 +49,13 @@ impl Failure {
 /// An attempt that may succeed later.
 pub(super) fn passing(bucket: &str, what: impl std::fmt::Display, ending: Ending) -> Failure {
     let error = Error::unavailable(format!("{bucket}: {what}")).with_code(UNREACHABLE);
-    Failure::Passing { error, ending, retry_after: None }
+    Failure::Passing { error, ending, retry_after: None, silent: false }
+}
+
+/// An attempt whose time ran out.
+pub(super) fn silence(bucket: &str, what: impl std::fmt::Display, ending: Ending) -> Failure {
+    let error = Error::unavailable(format!("{bucket}: {what}")).with_code(UNREACHABLE);
+    Failure::Passing { error, ending, retry_after: None, silent: true }
 }
 
 fn misconfigured(bucket: &str, what: impl std::fmt::Display, hint: impl Into<String>) -> Error {
@@ -74,8 +81,8 @@ const CREDENTIALS_HINT: &str = "set bucket.credentials_file, or AWS_ACCESS_KEY_I
 
 fn with_hint(failure: Failure, hint: &str) -> Failure {
     match failure {
-        Failure::Passing { error, ending, retry_after } => {
-            Failure::Passing { error: error.with_hint(hint), ending, retry_after }
+        Failure::Passing { error, ending, retry_after, silent } => {
+            Failure::Passing { error: error.with_hint(hint), ending, retry_after, silent }
         }
         other => other,
     }
@@ -184,6 +191,9 @@ fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
              objects that are not there",
         ),
         (404, _) => Failure::Absent,
+        (416, _) => {
+            Failure::Lasting(Error::corrupt(format!("{bucket}: it is shorter than the range asked for: {said}")))
+        }
         (409 | 412, _) => {
             Failure::Taken(Error::conflict(format!("{bucket}: the key is taken: {said}")).with_code(UNREACHABLE))
         }

@@ -81,6 +81,7 @@ impl Bucket {
     ) -> object_store::Result<Option<Page>> {
         let path_of = |key: &str| self.below_root(key).map_err(|error| super::bucket::generic(error.to_string()));
         let under = Some(path_of(prefix)?).filter(|path| !path.as_ref().is_empty());
+        self.standing().await?;
         let objects = &self.inner.backend.objects;
         let mut found = match after.filter(|_| in_order) {
             Some(after) => objects.list_with_offset(under.as_ref(), &path_of(after)?),

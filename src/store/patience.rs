@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::error::Error;
 use crate::platform::random::Random;
 
 /// What the slowest link that is worth waiting for carries. An attempt gets, beside its fixed time, the time that its bytes
@@ -59,16 +60,18 @@ impl Patience {
         let now = Instant::now();
         // A bound that no clock can express is no bound; a century is.
         let end = now.checked_add(self.whole).unwrap_or(now + Duration::from_secs(3_155_760_000));
-        Turns { patience: *self, end, attempts: 0 }
+        Turns { patience: *self, end, attempts: 0, told: None }
     }
 }
 
 /// The attempts of one call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Turns {
     patience: Patience,
     end: Instant,
     attempts: u32,
+    /// The failure that says most of what is wrong.
+    told: Option<Error>,
 }
 
 impl Turns {
@@ -83,6 +86,13 @@ impl Turns {
 
     pub(super) fn whole(&self) -> Duration {
         self.patience.whole
+    }
+
+    /// Which error to report: that of the last attempt, unless only its time ran out and an earlier one said more.
+    pub(super) fn telling(&mut self, error: Error, silent: bool) -> Error {
+        let error = self.told.take().filter(|_| silent).unwrap_or(error);
+        self.told = Some(error.duplicate());
+        error
     }
 
     /// When an attempt that moves `bytes` ends, if it began now.
@@ -112,6 +122,7 @@ mod tests {
     use std::time::Duration;
 
     use super::Patience;
+    use crate::error::Error;
     use crate::platform::random::SeededRandom;
 
     #[tokio::test(start_paused = true)]
@@ -137,6 +148,15 @@ mod tests {
         assert_eq!(turns.next_wait(&random, Some(Duration::from_secs(9))), Some(Duration::from_secs(9)));
         assert_eq!(turns.next_wait(&random, Some(Duration::from_secs(15))), None);
         assert_eq!(turns.attempts(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_ran_out_of_time_does_not_hide_what_an_earlier_one_said() {
+        let mut turns = Patience::ASKED.begin();
+        let mut tell = |text: &str, silent| turns.telling(Error::unavailable(text), silent).message().to_owned();
+        let told = [("late", true), ("refused", false), ("late", true), ("gone", false), ("late", true)];
+        let heard = told.map(|(text, silent)| tell(text, silent));
+        assert_eq!(heard, ["late", "refused", "refused", "gone", "gone"]);
     }
 
     #[tokio::test(start_paused = true)]
