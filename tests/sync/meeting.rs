@@ -149,3 +149,51 @@ async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
     assert_eq!(error.code(), "other_store", "{error}");
     assert_eq!(second.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_sync_at_once_while_writes_go_on_lose_nothing() {
+    let bucket = bucket(11);
+    let nodes: Vec<Node> = (0..3).map(Node::new).collect();
+    let engines: Vec<_> = nodes.iter().map(Node::open).collect();
+    put(&engines[0], "docs", 0..10, 0).await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    for at in [1, 2] {
+        sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+    }
+    let mut working = Vec::new();
+    for at in 0..3_u64 {
+        let (engine, link) = (engines[at as usize].clone(), bucket.clone());
+        let clock = nodes[at as usize].clock.clone();
+        working.push(tokio::spawn(async move {
+            let writing = async {
+                for n in 0..60 {
+                    put(&engine, "docs", [1_000 * (at + 1) + n, n % 10], 100 * at + n).await;
+                    clock.advance(3);
+                    tokio::task::yield_now().await;
+                }
+            };
+            let syncing = async {
+                let options = crate::fleet::options(Policy::Lww);
+                let link = shoal::sync::Sync::new(engine.clone(), link, options, clock.clone());
+                for _ in 0..12 {
+                    // Others may be quicker for as long as they like: then it goes on with the next.
+                    let _ = link.run().await;
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::join!(writing, syncing);
+        }));
+    }
+    for task in working {
+        task.await.unwrap();
+    }
+    let all_nodes: Vec<_> = nodes.iter().zip(&engines).collect();
+    meet(&all_nodes, &bucket).await;
+    let met = all(&engines[0], "docs");
+    assert_eq!(met.len(), 10 + 3 * 60);
+    for engine in &engines {
+        assert_eq!(all(engine, "docs"), met);
+        assert!(engine.check(3).unwrap().is_whole(), "{:?}", engine.check(3).unwrap());
+    }
+    assert_eq!(fresh(20, &bucket, "docs").await, met);
+}
