@@ -13,11 +13,11 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::objects;
+use super::namespace::head::{Head, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
@@ -80,6 +80,11 @@ impl Engine {
     /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
     pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
+    }
+
+    /// This node's origin in a namespace.
+    pub fn origin(&self, name: &NamespaceName) -> Result<Origin> {
+        Ok(self.namespace(name)?.origin())
     }
 
     /// What a namespace has seen: everything that was acknowledged.
@@ -210,23 +215,45 @@ impl Engine {
         Ok(TakenIn::Committed(MergeReport { commit, ..work.report }))
     }
 
-    /// Makes a namespace of the bucket's state, whose objects are here: this node's own copy of that incarnation. Conflict when
-    /// the name is taken, or when this node has or had the incarnation under another.
+    /// Brings a namespace back that was deleted here and is kept, to be brought together with the bucket's state of it; gives
+    /// whether there was one. One whose origin somebody else writes by, too, is let go of instead: it cannot be told apart what
+    /// of both is which. Conflict when the incarnation has another name here.
+    pub async fn revive(self: &Arc<Self>, name: &NamespaceName, theirs: &Manifest) -> Result<bool> {
+        let (context, nsid) = (&self.context, theirs.nsid);
+        if self.catalog.is_bound(nsid) {
+            let what = format!("incarnation {nsid} of {name} has another name on this node");
+            return Err(Error::conflict(what).with_hint("delete one of the two names"));
+        }
+        let kept = tokio::task::block_in_place(|| {
+            if generations(context, nsid)?.is_empty() {
+                return Ok(false);
+            }
+            let (head, common) = (Head::load(context, nsid)?, self.common(nsid)?);
+            let is_own = head.zip(common).is_some_and(|(head, common)| {
+                let of = |manifest: &Manifest| manifest.version_vector.seen(head.manifest.origin);
+                of(theirs) <= of(&common)
+            });
+            let is_kept = context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some());
+            if !is_own || !is_kept {
+                self.discard(&name.project, nsid);
+            }
+            Ok::<_, Error>(is_own && is_kept)
+        })?;
+        if kept {
+            self.undelete(name, Some(nsid)).await?;
+        }
+        Ok(kept)
+    }
+
+    /// Makes a namespace of the bucket's state, whose objects are here: this node's own copy of that incarnation. Invalid
+    /// with code `exists` when the name is taken.
     pub async fn adopt(self: &Arc<Self>, name: &NamespaceName, theirs: Manifest) -> Result<()> {
         let name = name.clone();
         self.to_the_end(move |engine| async move { engine.adopt_now(&name, theirs).await }).await
     }
 
-    async fn adopt_now(self: &Arc<Self>, name: &NamespaceName, theirs: Manifest) -> Result<()> {
+    async fn adopt_now(&self, name: &NamespaceName, theirs: Manifest) -> Result<()> {
         let (context, nsid) = (&self.context, theirs.nsid);
-        if !tokio::task::block_in_place(|| generations(context, nsid))?.is_empty() {
-            if self.catalog.is_bound(nsid) {
-                let what = format!("incarnation {nsid} of {name} has another name on this node");
-                return Err(Error::new(Kind::Conflict, what).with_hint("delete one of the two names"));
-            }
-            // It was deleted here, and is kept: it comes back with all that it had.
-            return self.undelete(name, Some(nsid)).await;
-        }
         let _births = self.expect(&theirs);
         let now = context.clock.now_millis();
         let first = Manifest {

@@ -54,7 +54,7 @@ enum Change {
     Rename(PathBuf, PathBuf, Node),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Content {
     now: Vec<u8>,
     durable: Vec<u8>,
@@ -107,6 +107,19 @@ impl MemoryDisk {
 
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.state().fault = fault;
+    }
+
+    /// Another disk that holds the same.
+    pub fn duplicate(&self) -> MemoryDisk {
+        let state = self.state();
+        let copy = State {
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            unsynced: state.unsynced.clone(),
+            files: state.files.clone(),
+            ..State::default()
+        };
+        MemoryDisk { state: Arc::new(Mutex::new(copy)), life: None }
     }
 
     /// Cuts the power: afterwards the disk holds what a machine might find at its next start. Open files and locks are

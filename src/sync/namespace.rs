@@ -9,7 +9,7 @@ use super::{Sync, keys};
 use crate::engine::remote::{TakenIn, objects_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
-use crate::model::ids::{NamespaceName, Nsid, Project};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit, newest, write_hint};
 
 /// How often one pass tries again after another node was quicker.
@@ -38,6 +38,9 @@ impl Sync {
         let Some(found) = self.newest(&name.project, nsid, None).await? else {
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
+        if self.engine.revive(name, &found.manifest).await? {
+            return self.exchange(name, nsid).await;
+        }
         let _expected = self.engine.expect(&found.manifest);
         let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.options.patience).await?;
         let generation = Some(found.manifest.generation);
@@ -58,16 +61,15 @@ impl Sync {
             {
                 self.take_in(name, nsid, &found.manifest, &mut done).await?;
             }
+            if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
+                continue;
+            }
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
             let Some(ours) = engine.stage_outgoing(name, after).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };
-            let there: BTreeSet<String> =
-                found.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
-            let sent = push(engine, &self.bucket, objects_of(&ours), &there, patience).await?;
-            done.sent.objects += sent.objects;
-            done.sent.bytes += sent.bytes;
+            self.send(&ours, found.as_ref(), &mut done).await?;
             if self.commit(name, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
                 done.generation = Some(ours.generation);
@@ -83,6 +85,43 @@ impl Sync {
             .with_hint("nothing is lost, the next sync goes on"))
     }
 
+    /// Uploads what a state consists of and the one before it does not.
+    async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
+        let there: BTreeSet<String> =
+            before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
+        let sent = push(&self.engine, &self.bucket, objects_of(ours), &there, &self.options.patience).await?;
+        done.sent.objects += sent.objects;
+        done.sent.bytes += sent.bytes;
+        Ok(())
+    }
+
+    /// Ends a commit that was interrupted, by the same bytes again: as long as nobody knows what became of it, it may become the
+    /// next state at any time. Whether there was one that could still be.
+    async fn finish_staged(
+        &self,
+        name: &NamespaceName,
+        nsid: Nsid,
+        newest: Option<&Found>,
+        done: &mut Done,
+    ) -> Result<bool> {
+        let Some(staged) = tokio::task::block_in_place(|| self.engine.staged(nsid))? else { return Ok(false) };
+        let follows = match (newest, staged.parent) {
+            (None, None) => staged.generation == 0,
+            (Some(newest), Some(parent)) => {
+                staged.generation == newest.manifest.generation + 1 && parent.commit_id == newest.manifest.commit_id
+            }
+            _ => false,
+        };
+        if !follows {
+            return Ok(false);
+        }
+        self.send(&staged, newest, done).await?;
+        if self.commit(name, &staged).await? {
+            tokio::task::block_in_place(|| self.engine.settle_common(nsid))?;
+        }
+        Ok(true)
+    }
+
     async fn take_in(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest, done: &mut Done) -> Result<()> {
         let engine = &self.engine;
         // This node's own commit, whose answer was lost or came when nobody waited for it any more.
@@ -90,6 +129,7 @@ impl Sync {
         if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
             return tokio::task::block_in_place(|| engine.settle_common(nsid));
         }
+        self.check_writer(name, nsid, theirs).await?;
         let _expected = engine.expect(theirs);
         let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
         done.fetched.objects += fetched.objects;
@@ -107,6 +147,27 @@ impl Sync {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a commit of this node's own origin that this node did not make, while something here was never sent: another disk
+    /// writes as this one, so clocks say nothing of what the other has seen, and one of both would be lost.
+    async fn check_writer(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest) -> Result<()> {
+        let own = self.engine.origin(name)?;
+        let newest = self.engine.seen(name).await?.seen(own);
+        let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
+        let sent = common.map_or(Hlc::default(), |common| common.version_vector.seen(own));
+        if theirs.version_vector.seen(own) <= sent || newest <= sent {
+            return Ok(());
+        }
+        Err(Error::conflict(format!(
+            "{name}: the bucket has commits of origin {own}, which is this node's, and this node did not make them: its disk was \
+             cloned, or restored from a copy, and written to since"
+        ))
+        .with_code("cloned")
+        .with_hint(
+            "nothing is lost: copy the namespace to another name and delete it under this one; the next sync brings the bucket's, \
+             and `shoal merge` joins the two",
+        ))
     }
 
     /// Whether the bucket's next state is this one now.

@@ -88,9 +88,9 @@ impl Engine {
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
         let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
         let head = Head::load(context, nsid);
-        // Other nodes are told of what the bucket has. What they wrote and this one has not seen is not deleted.
+        // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted.
         let ended = match (&head, self.common(nsid)) {
-            (Ok(Some(head)), Ok(Some(_))) => Some(Ended { nsid, seen: head.manifest.version_vector.clone() }),
+            (Ok(Some(_)), Ok(Some(common))) => Some(Ended { nsid, seen: common.version_vector }),
             _ => None,
         };
         // After everything that was known of it, whatever the clock says.
