@@ -9,6 +9,8 @@ mod faulty_store;
 mod http;
 mod reads;
 mod servers;
+#[path = "../support/servers.rs"]
+mod started;
 
 use std::sync::Arc;
 

@@ -11,3 +11,7 @@ mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
 mod node;
+mod places;
+#[path = "../support/servers.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod started;
