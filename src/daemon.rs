@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::api;
 use crate::api::auth::{Token, Tokens};
 use crate::api::limits::ServerConfig;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, of_configuration};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Context, Result};
 use crate::ops;
@@ -18,6 +18,7 @@ use crate::ops::metrics::Metrics;
 use crate::platform::clock::SystemClock;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
+use crate::sync::Worker;
 
 /// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
@@ -33,21 +34,31 @@ pub async fn run(
     let engine = tokio::task::block_in_place(|| {
         Engine::open(engine_config(&config), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
     })?;
+    let sync = open_bucket(&config, &engine)?;
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
     let rebuilding = tokio::spawn(keep_index(engine.clone()));
+    let syncing = sync.clone().map(|worker| tokio::spawn(worker.run()));
     tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
     ops::systemd::ready(&address.to_string());
     let watched = engine.clone();
     let watchdog = tokio::spawn(ops::systemd::feed_watchdog(move || watched.is_alive()));
     ready(address);
+    let asked_to_stop = sync.clone();
     let stopping = async move {
         stop.await;
         ops::systemd::stopping();
+        // Requests that wait for the bucket are answered now, so that they do not hold the stop.
+        asked_to_stop.inspect(|worker| worker.stop());
         tracing::info!("stopping: requests under way finish");
     };
-    let served = api::server::serve(listener, server_config(&config, tokens), engine.clone(), stopping).await;
+    let served = api::server::serve(listener, server_config(&config, tokens, sync), engine.clone(), stopping).await;
+    if let Some(syncing) = syncing
+        && let Err(error) = syncing.await
+    {
+        tracing::error!(%error, "sync ended by a defect, please report it");
+    }
     watchdog.abort();
     rebuilding.abort();
     engine.shutdown().await.context(|| "stop")?;
@@ -97,7 +108,17 @@ fn engine_config(config: &Config) -> EngineConfig {
     }
 }
 
-fn server_config(config: &Config, tokens: Vec<Token>) -> ServerConfig {
+/// What keeps the node and its bucket together, if it has one. Nothing is asked of the network.
+fn open_bucket(config: &Config, engine: &Arc<Engine>) -> Result<Option<Arc<Worker>>> {
+    let Some(settings) = config.worker()? else { return Ok(None) };
+    let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+    let worker =
+        Worker::new(engine.clone(), settings, clock, random).map_err(|error| of_configuration("", &error))?;
+    tracing::info!(bucket = config.bucket.url, "sync with a bucket");
+    Ok(Some(Arc::new(worker)))
+}
+
+fn server_config(config: &Config, tokens: Vec<Token>, sync: Option<Arc<Worker>>) -> ServerConfig {
     let server = &config.server;
     ServerConfig {
         tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens)),
@@ -112,6 +133,7 @@ fn server_config(config: &Config, tokens: Vec<Token>) -> ServerConfig {
         query_timeout_ms: server.query_timeout_ms,
         query_bytes_max: server.query_bytes_max,
         metrics: Some(Arc::new(Metrics::new())),
+        sync,
         ..ServerConfig::default()
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::auth::Tokens;
 use crate::ops::metrics::Metrics;
+use crate::sync::Worker;
 
 /// How the server listens and what it accepts.
 #[derive(Clone)]
@@ -43,6 +44,8 @@ pub struct ServerConfig {
     pub stop_grace_ms: u64,
     /// Counts requests, and is shown at `/metrics`.
     pub metrics: Option<Arc<Metrics>>,
+    /// Keeps the node and its bucket together; `None` without a bucket.
+    pub sync: Option<Arc<Worker>>,
 }
 
 /// Bodies may be slower than the slowest rate for this long.
@@ -75,6 +78,7 @@ impl Default for ServerConfig {
             query_bytes_max: 64 << 20,
             stop_grace_ms: 30_000,
             metrics: None,
+            sync: None,
         }
     }
 }

@@ -82,16 +82,17 @@ async fn handle(
     *body_bytes = received.as_ref().map_or(0, |received| received.bytes.len() as u64);
     let is_long = matches!(
         route,
-        Route::Namespace(
-            _,
-            Operation::Checkpoint
-                | Operation::Compact
-                | Operation::WarmCache
-                | Operation::Recall
-                | Operation::Revert
-                | Operation::Merging(Merging::Diff | Merging::Merge)
-                | Operation::Transfer(_)
-        )
+        Route::Sync(_)
+            | Route::Namespace(
+                _,
+                Operation::Checkpoint
+                    | Operation::Compact
+                    | Operation::WarmCache
+                    | Operation::Recall
+                    | Operation::Revert
+                    | Operation::Merging(Merging::Diff | Merging::Merge)
+                    | Operation::Transfer(_)
+            )
     );
     let name = route.name();
     let carried_out = handlers::carry_out(Call { server, head, began }, route, received);
@@ -114,6 +115,7 @@ fn takes_body(route: &Route) -> bool {
         route,
         Route::Check
             | Route::Repair
+            | Route::Sync(_)
             | Route::Namespace(
                 _,
                 Create

@@ -22,6 +22,10 @@ pub enum Route {
     /// Looks for damage at rest.
     Check,
     Repair,
+    /// How far the node and its bucket are together.
+    SyncStatus,
+    /// Brings them together; names without more are of this project.
+    Sync(Project),
     Namespace(NamespaceName, Operation),
 }
 
@@ -97,6 +101,8 @@ impl Route {
             Route::Deleted(_) => return "deleted",
             Route::Check => return "check",
             Route::Repair => return "repair",
+            Route::SyncStatus => return "sync_status",
+            Route::Sync(_) => return "sync",
             Route::Namespace(_, operation) => operation,
         };
         match operation {
@@ -151,7 +157,7 @@ impl Route {
         match self {
             Route::Live | Route::Ready | Route::Metrics => Scope::Read,
             Route::List(_) | Route::Tree(_) | Route::Deleted(_) => Scope::Read,
-            Route::NodeStatus | Route::Check | Route::Repair => Scope::Admin,
+            Route::NodeStatus | Route::Check | Route::Repair | Route::SyncStatus | Route::Sync(_) => Scope::Admin,
             Route::Namespace(
                 _,
                 PollCopy(_) | Query | Explain | Metadata(_) | Schema | HintCacheWarm | Recall | Status | History
@@ -205,6 +211,9 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
         ("v1", ["tree"]) => return node(Route::Tree(project)),
         ("v1", ["deleted"]) => return node(Route::Deleted(project)),
         ("v1", ["check"]) => return pick(method, path, vec![("POST", Route::Check)]),
+        ("v1", ["sync"]) => {
+            return pick(method, path, vec![("GET", Route::SyncStatus), ("POST", Route::Sync(project))]);
+        }
         ("v1", ["repair"]) => return pick(method, path, vec![("POST", Route::Repair)]),
         (version, ["namespaces", name, tail @ ..]) => (version, project.namespace(name).map_err(bad)?, tail),
         _ => return Err(unknown()),

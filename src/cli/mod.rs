@@ -20,6 +20,7 @@ mod settings;
 mod snapshot;
 mod status;
 mod stream;
+mod sync;
 
 use std::process::ExitCode;
 
@@ -82,6 +83,8 @@ enum Command {
     Diff(merge::Diff),
     /// List the states that lost in merges, write one again, or let go of it
     Conflicts(merge::Conflicts),
+    /// Bring this node and its bucket together
+    Sync(sync::Sync),
     /// Print the configuration in force
     Config(settings::Settings),
     /// Say what is wrong at rest
@@ -113,6 +116,7 @@ pub fn run() -> ExitCode {
         Command::Merge(command) => block_on(command.run()),
         Command::Diff(command) => block_on(command.run()),
         Command::Conflicts(command) => block_on(command.run()),
+        Command::Sync(command) => block_on(command.run()),
         Command::Branch(command) => block_on(command.run()),
         Command::Branches(command) => block_on(command.run()),
         Command::History(command) => block_on(command.run()),

@@ -23,6 +23,9 @@ pub struct Settings {
     /// File with one bearer token a line
     #[arg(long, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
+    /// The bucket to share: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIRECTORY
+    #[arg(long, value_name = "URL")]
+    bucket: Option<String>,
     /// Log level, or directives such as info,shoal::engine=debug
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -40,6 +43,7 @@ impl Settings {
             listen: self.listen,
             data_dir: self.data_dir,
             tokens_file: self.tokens_file,
+            bucket: self.bucket,
             log_level: self.log_level,
             log_format: self.log_format,
         };

@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::{Config, LogFormat, validate, wrong};
 use crate::error::Result;
+use crate::store::BucketConfig;
 
 /// What flags say; they win over everything else.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub struct Overrides {
     pub listen: Option<SocketAddr>,
     pub data_dir: Option<PathBuf>,
     pub tokens_file: Option<PathBuf>,
+    /// `bucket.url`.
+    pub bucket: Option<String>,
     pub log_level: Option<String>,
     pub log_format: Option<LogFormat>,
 }
@@ -34,7 +37,9 @@ pub fn load(
                 .map_err(|error| wrong(format!("parse configuration {}: {error}", path.display())))?
         }
     };
-    let defaults = Table::try_from(Config::default())
+    // Keys without a default have a type all the same.
+    let bucket = BucketConfig { path_style: Some(true), ..BucketConfig::default() };
+    let defaults = Table::try_from(Config { bucket, ..Config::default() })
         .map_err(|error| wrong(format!("the configuration's own types: {error}")))?;
     for (name, value) in environment {
         if let Some((section, key)) = section_and_key(&name) {
@@ -63,6 +68,9 @@ pub fn load(
     if flags.tokens_file.is_some() {
         config.auth.tokens_file = flags.tokens_file;
     }
+    if let Some(url) = flags.bucket {
+        config.bucket.url = url;
+    }
     if let Some(level) = flags.log_level {
         config.log.level = level;
     }
@@ -73,12 +81,17 @@ pub fn load(
     Ok(config)
 }
 
-/// A variable's text as the type that its key has: a number, a list separated by commas, or the text itself.
+/// A variable's text as the type that its key has: a number, a truth, a list separated by commas, or the text itself.
 fn typed(name: &str, text: String, default: Option<&Value>) -> Result<Value> {
     match default {
         Some(Value::Integer(_)) => match text.trim().parse() {
             Ok(number) => Ok(Value::Integer(number)),
             Err(_) => Err(wrong(format!("{name} is {text:?}, expected a whole number"))),
+        },
+        Some(Value::Boolean(_)) => match text.trim() {
+            "true" => Ok(Value::Boolean(true)),
+            "false" => Ok(Value::Boolean(false)),
+            _ => Err(wrong(format!("{name} is {text:?}, expected true or false"))),
         },
         // A word in its place is the key's to judge.
         Some(Value::Float(_)) => Ok(text.trim().parse().map_or(Value::String(text), Value::Float)),
@@ -137,6 +150,48 @@ mod tests {
         assert_eq!(config.server.allowed_hosts, ["one.example", "two.example"]);
         let error = from("", &[("SHOAL_STORAGE__FLUSH_BYTES", "much")], Overrides::default()).unwrap_err();
         assert!(error.message().contains("SHOAL_STORAGE__FLUSH_BYTES is \"much\""), "{error}");
+    }
+
+    #[test]
+    fn a_bucket_comes_from_anywhere_and_none_is_the_default() {
+        assert!(load(None, [], Overrides::default()).unwrap().worker().unwrap().is_none());
+        let environment = [
+            ("SHOAL_BUCKET__URL", "s3://data/edge"),
+            ("SHOAL_BUCKET__ENDPOINT", "http://127.0.0.1:9000"),
+            ("SHOAL_BUCKET__ALLOW_HTTP", "true"),
+            ("SHOAL_BUCKET__PATH_STYLE", "false"),
+            ("SHOAL_BUCKET__BYTES_PER_SECOND_UP", "100000"),
+            ("SHOAL_SYNC__INTERVAL_SECONDS", "5"),
+            ("SHOAL_SYNC__INCLUDE", "acme/*/docs, acme/search/*"),
+        ];
+        let config = from("", &environment, Overrides::default()).unwrap();
+        assert_eq!((config.bucket.path_style, config.bucket.allow_http), (Some(false), true));
+        assert_eq!(config.bucket.bytes_per_second_up, 100_000);
+        let worker = config.worker().unwrap().unwrap();
+        assert_eq!((worker.interval.as_secs(), worker.policy.name()), (5, "lww"));
+        let flags = Overrides { bucket: Some("file:///srv/bucket".into()), ..Overrides::default() };
+        assert_eq!(from("", &environment, flags).unwrap().bucket.url, "file:///srv/bucket");
+    }
+
+    #[test]
+    fn wrong_settings_of_sync_are_refused_without_the_network() {
+        for (text, said) in [
+            ("[bucket]\nurl = \"nowhere\"", "bucket.url is no URL"),
+            ("[bucket]\nurl = \"s3://user:secret@data\"", "bucket.url has more in it"),
+            ("[bucket]\nurl = \"s3://data\"\nendpoint = \"http://host\"", "plain http"),
+            ("[bucket]\nsecret_key = \"x\"", "secret_key"),
+            ("[sync]\npolicy = \"best\"", "sync.policy: \"best\" is unknown"),
+            ("[sync]\ninterval_seconds = 0", "sync.interval_seconds is 0"),
+            ("[sync]\ninclude = [\"docs\"]", "sync.include: \"docs\""),
+            ("[sync]\nschedule = [\"22-6\"]", "sync.schedule: \"22-6\""),
+            ("[sync]\nevery = 1", "sync.every"),
+        ] {
+            let error = from(text, &[], Overrides::default()).unwrap_err();
+            assert!(error.message().contains(said) && !error.message().contains("user:"), "{text}: {error}");
+            assert_eq!(error.code(), crate::config::BAD_CONFIGURATION, "{text}");
+        }
+        let error = from("", &[("SHOAL_BUCKET__ALLOW_HTTP", "yes")], Overrides::default()).unwrap_err();
+        assert!(error.message().contains("expected true or false"), "{error}");
     }
 
     #[test]

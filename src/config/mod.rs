@@ -1,6 +1,7 @@
 //! What the daemon is told: the settings, their defaults, and where they come from.
 
 mod load;
+mod sync;
 mod validate;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,11 +10,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Overrides, load};
+pub use sync::{SyncSettings, of_configuration};
 
 use crate::api::limits::ServerConfig;
 use crate::engine::EngineConfig;
 use crate::error::Error;
 use crate::model::query::Recall;
+use crate::store::BucketConfig;
 
 /// The port a daemon listens on unless it is told another.
 pub const PORT_DEFAULT: u16 = 7345;
@@ -27,6 +30,9 @@ pub struct Config {
     pub server: Server,
     pub storage: Storage,
     pub search: Search,
+    /// The bucket that this node shares; none while its `url` is empty.
+    pub bucket: BucketConfig,
+    pub sync: SyncSettings,
     pub auth: Auth,
     pub log: Log,
 }

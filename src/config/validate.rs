@@ -37,7 +37,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
             storage.tail_bytes_max, storage.tails_bytes_max, storage.flush_bytes
         )));
     }
-    Ok(())
+    config.worker().map(|_| ())
 }
 
 impl Auth {

@@ -6,7 +6,7 @@
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
-//! - `remote` is what moves history to and from a bucket;
+//! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -32,6 +32,7 @@ mod status;
 mod sweep;
 pub mod tail_terms;
 pub mod transfer;
+mod unsent;
 pub mod view;
 pub mod write;
 
@@ -41,6 +42,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::context::EngineConfig;
 pub use self::copies::CopyStatus;
 pub use self::status::Metadata;
+pub use self::unsent::Unsent;
 
 use self::catalog::Catalog;
 use self::context::Context;

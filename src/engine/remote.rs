@@ -287,7 +287,7 @@ pub fn objects_of(manifest: &Manifest) -> Vec<ObjectFact> {
 }
 
 /// Whether the bucket's state says all that this node's does.
-fn is_same(bucket: &Manifest, ours: &Manifest) -> bool {
+pub(super) fn is_same(bucket: &Manifest, ours: &Manifest) -> bool {
     bucket.version_vector == ours.version_vector
         && bucket.segments == ours.segments
         && bucket.schema == ours.schema

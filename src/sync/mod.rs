@@ -2,7 +2,8 @@
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `binding` decides what becomes of a name, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
-//! - `status` is what a person is told.
+//! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
+//! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
 //! Invariants:
 //! - The bucket's manifest names only objects that are in the bucket.
@@ -14,23 +15,36 @@ mod keys;
 mod names;
 mod namespace;
 mod objects;
+mod plan;
+mod report;
+mod schedule;
+mod selection;
 pub mod status;
+mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::names::Ended;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::store::{Bucket, Patience, claim_identity, probe};
+use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe};
 
 use self::binding::Choice;
-use self::namespace::Done;
+pub use self::namespace::Done;
 pub use self::objects::Carried;
+pub use self::plan::Plan;
+pub use self::report::{Totals, show_pass, show_plan};
+pub use self::schedule::Schedule;
+pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
+pub use self::worker::{Figures, Pass, TIMEOUT, Worker, WorkerConfig};
+
+/// A pass ends when the bucket was not reached for this many namespaces one after another: the others would wait in vain.
+const UNREACHED_MAX: u32 = 3;
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -71,25 +85,36 @@ impl Sync {
     /// Brings everything together once. What fails for one namespace is told in the status, and the others go on; the error
     /// is one that stops all of them, or the first of those.
     pub async fn run(&self) -> Result<Status> {
+        match self.run_for(&Selection::default()).await.failed {
+            None => Ok(self.status()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// [`Sync::run`] for some of the namespaces.
+    pub async fn run_for(&self, selection: &Selection) -> Pass {
         let mut attached = self.turn.lock().await;
         let began = self.clock.now_millis();
         self.edit(|status| status.started_ms = Some(began));
-        let done = self.pass(&mut attached).await;
+        let mut pass = Pass::default();
+        pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);
-            match &done {
-                Ok(()) => {
+            match &pass.failed {
+                // What went well for some says nothing of the others.
+                None if !selection.is_whole() => {}
+                None => {
                     status.succeeded_ms = Some(now);
                     status.error = None;
                 }
-                Err(error) => status.error = Some(status::told(error)),
+                Some(error) => status.error = Some(status::told(error)),
             }
         });
-        done.map(|()| self.status())
+        pass
     }
 
-    async fn pass(&self, attached: &mut Attached) -> Result<()> {
+    async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
         let patience = &self.options.patience;
         if !attached.is_known {
             probe(&self.bucket, patience).await?;
@@ -101,11 +126,17 @@ impl Sync {
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let all: BTreeSet<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
         let mut failed = None;
-        for name in all {
+        let mut unreached = 0;
+        for name in all.into_iter().filter(|name| selection.takes(name)) {
             let done = self.bring_together(name, here.get(name).copied(), in_bucket.get(name).copied()).await;
             let now = self.clock.now_millis();
+            pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
             let error = self.note(name, now, done).err();
+            unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
             failed = failed.or(error.map(|error| error.context(format_args!("sync {name}"))));
+            if unreached == UNREACHED_MAX {
+                break;
+            }
         }
         let known: BTreeSet<NamespaceName> =
             in_bucket.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();

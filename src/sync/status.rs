@@ -61,7 +61,7 @@ impl NamespaceStatus {
         self.conflicts += done.conflicts;
     }
 
-    fn to_json(&self) -> Json {
+    pub(super) fn to_json(&self) -> Json {
         json!({
             "bucket_generation": self.generation,
             "last_success_ms": self.succeeded_ms,
@@ -77,7 +77,7 @@ impl NamespaceStatus {
 }
 
 impl Told {
-    fn to_json(&self) -> Json {
+    pub(super) fn to_json(&self) -> Json {
         json!({"message": self.message, "hint": self.hint, "code": self.code})
     }
 }

@@ -13,5 +13,4 @@ mod meeting;
 mod node;
 mod places;
 #[path = "../support/servers.rs"]
-#[expect(dead_code, reason = "other tests need the rest")]
 mod started;

@@ -6,6 +6,7 @@ mod lineage;
 mod merge;
 mod namespaces;
 mod node;
+mod sync;
 pub mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,12 +52,14 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::Live => return Ok(node::live()),
         Route::Ready => return node::ready(call),
         Route::Metrics => return node::metrics(call),
-        Route::NodeStatus => return node::status(call),
+        Route::NodeStatus => return node::status(call).await,
         Route::List(project) => return node::list(call, &project),
         Route::Tree(project) => return lineage::tree(call, &project),
         Route::Deleted(project) => return lineage::deleted(call, &project),
         Route::Check => return check::check(call, &body),
         Route::Repair => return check::repair(call, &body),
+        Route::SyncStatus => return sync::status(call).await,
+        Route::Sync(project) => return sync::sync(call, &project, &body).await,
         Route::Namespace(name, operation) => (name, operation),
     };
     match operation {
@@ -74,7 +77,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::HintCacheWarm => namespaces::hint_cache_warm(call, &name),
         Operation::WarmCache => namespaces::warm_cache(call, &name),
         Operation::PurgeCache => namespaces::purge_cache(call, &name),
-        Operation::Status => namespaces::status(call, &name),
+        Operation::Status => namespaces::status(call, &name).await,
         Operation::Labels => namespaces::labels(call, &name, &body).await,
         Operation::Pin => namespaces::pin(call, &name, true).await,
         Operation::Unpin => namespaces::pin(call, &name, false).await,

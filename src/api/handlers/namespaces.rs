@@ -144,11 +144,16 @@ pub fn purge_cache(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
     Ok(Answer::ok(&json!({})))
 }
 
-pub fn status(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
-    beside(|| {
-        let etag = call.server.engine.etag(name)?;
-        Ok(Answer::ok(&call.server.engine.status(name)?).with_etag(&etag))
-    })
+pub async fn status(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
+    let (etag, mut status) = beside(|| {
+        let engine = &call.server.engine;
+        Ok((engine.etag(name)?, engine.status(name)?))
+    })?;
+    status["sync"] = match &call.server.config.sync {
+        Some(worker) => worker.show_namespace(name).await?,
+        None => Json::Null,
+    };
+    Ok(Answer::ok(&status).with_etag(&etag))
 }
 
 pub async fn labels(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {

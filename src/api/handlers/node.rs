@@ -49,8 +49,13 @@ fn figures(status: &Json) -> NodeFigures {
     }
 }
 
-pub fn status(call: Call<'_>) -> Result<Answer> {
-    beside(|| Ok(Answer::ok(&call.server.engine.node_status())))
+pub async fn status(call: Call<'_>) -> Result<Answer> {
+    let mut status = beside(|| Ok(call.server.engine.node_status()))?;
+    status["sync"] = match &call.server.config.sync {
+        Some(worker) => worker.show_node().await?,
+        None => Json::Null,
+    };
+    Ok(Answer::ok(&status))
 }
 
 /// One page of a project's namespaces, in order of their names.

@@ -170,6 +170,10 @@ impl Namespace {
         Ok(decider)
     }
 
+    pub(in crate::engine) async fn newest_manifest(&self) -> Manifest {
+        self.head.lock().await.manifest.clone()
+    }
+
     pub fn published(&self) -> Published {
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

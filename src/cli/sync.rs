@@ -1,0 +1,123 @@
+//! `shoal sync`: brings the daemon and its bucket together, or says what that would send.
+
+use bytes::Bytes;
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::http::{Client, Target, namespace};
+use super::output;
+use crate::error::{Error, Result};
+
+#[derive(Args)]
+pub struct Sync {
+    /// Namespaces, NAME or ORG/PROJECT/NAME; without them, all that take part
+    #[arg(value_name = "NS", value_parser = name)]
+    namespaces: Vec<String>,
+    /// Wait until it is done: exit 0 only when everything is in the bucket
+    #[arg(long)]
+    wait: bool,
+    /// Only say what is not in the bucket yet
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn name(text: &str) -> std::result::Result<String, String> {
+    match text.split('/').count() {
+        1 => namespace(text),
+        3 if text.split('/').all(|part| namespace(part).is_ok()) => Ok(text.to_owned()),
+        _ => Err("expected NAME or ORG/PROJECT/NAME".to_owned()),
+    }
+}
+
+impl Sync {
+    pub(super) async fn run(self) -> Result<()> {
+        let mut body = json!({"wait": self.wait, "dry_run": self.dry_run});
+        if !self.namespaces.is_empty() {
+            body["namespaces"] = json!(self.namespaces);
+        }
+        let mut client = Client::new(&self.target)?;
+        let done = client.patient(Method::POST, "/v1/sync", Bytes::from(body.to_string())).await?;
+        if self.json {
+            output::print_json(&done)?;
+        } else {
+            output::print(&match (self.dry_run, self.wait) {
+                (true, _) => planned(&done),
+                (_, true) => carried(&done),
+                _ => "a pass of sync begins; `shoal status` says how far it is\n".to_owned(),
+            })?;
+        }
+        if !self.wait || !self.namespaces.is_empty() || done["sync"]["in_bucket"] == true {
+            return Ok(());
+        }
+        // Somebody wrote while the pass ran.
+        Err(Error::unavailable(format!(
+            "{} namespaces were written to meanwhile, {} bytes of them are not in the bucket yet",
+            done["sync"]["namespaces_behind"], done["sync"]["pending_bytes"]
+        ))
+        .with_hint("what was there when you asked is in the bucket; run it again for the rest"))
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+/// A line for every namespace of which something was carried, and one for all of them.
+fn carried(done: &Value) -> String {
+    let mut text = String::new();
+    let namespaces = done["namespaces"].as_object();
+    for (name, of) in namespaces.into_iter().flatten() {
+        let (sent, fetched) = (&of["sent"], &of["fetched"]);
+        if number(&sent["objects"]) + number(&fetched["objects"]) + number(&of["conflicts"]) == 0 {
+            continue;
+        }
+        text.push_str(&format!(
+            "{name}: sent {} objects of {} bytes, fetched {} of {} bytes",
+            number(&sent["objects"]),
+            number(&sent["bytes"]),
+            number(&fetched["objects"]),
+            number(&fetched["bytes"])
+        ));
+        if number(&of["conflicts"]) > 0 {
+            text.push_str(&format!(
+                ", {} documents were changed on both sides (`shoal conflicts` lists what lost)",
+                number(&of["conflicts"])
+            ));
+        }
+        text.push('\n');
+    }
+    let count = namespaces.map_or(0, serde_json::Map::len);
+    let bucket = done["sync"]["bucket"].as_str().unwrap_or("the bucket");
+    text.push_str(&format!("{count} namespaces are together with {bucket}\n"));
+    text
+}
+
+/// A line for every namespace of which something is to be sent, and one for all of them.
+fn planned(plan: &Value) -> String {
+    let mut text = String::new();
+    for (name, of) in plan["namespaces"].as_object().into_iter().flatten() {
+        if let Some(why) = of["error"]["message"].as_str() {
+            text.push_str(&format!("{name}: not known: {why}\n"));
+        } else if of["nothing_to_send"] != true {
+            let known = match of["bucket_generation"].as_u64() {
+                Some(generation) => format!("the bucket has what was here at its generation {generation}"),
+                None => "the bucket has nothing of it that this node knows of".to_owned(),
+            };
+            text.push_str(&format!(
+                "{name}: {} objects of about {} bytes; {known}\n",
+                number(&of["objects"]),
+                number(&of["bytes"])
+            ));
+        }
+    }
+    let (objects, bytes) = (number(&plan["objects"]), number(&plan["bytes"]));
+    let bucket = plan["bucket"].as_str().unwrap_or("the bucket");
+    text.push_str(&format!("{objects} objects of about {bytes} bytes would be sent to {bucket}\n"));
+    text
+}

@@ -1,0 +1,73 @@
+//! The section `[sync]`: when and what a node exchanges with its bucket.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, wrong};
+use crate::engine::merge::decide::Policy;
+use crate::error::{Error, Result};
+use crate::sync::{Schedule, Selection, WorkerConfig};
+
+/// The longest interval: a week.
+const INTERVAL_SECONDS_MAX: u64 = 7 * 24 * 3_600;
+
+/// When and what is exchanged with the bucket; nothing while `bucket.url` is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SyncSettings {
+    /// A pass every so many seconds, a quarter more or less.
+    pub interval_seconds: u64,
+    /// What becomes of a document that two nodes changed apart: a policy of `shoal merge`.
+    pub policy: String,
+    /// Namespaces that take part, as `org/project/name` with `*` for any characters of a part; empty for all.
+    pub include: Vec<String>,
+    /// Those of them that do not.
+    pub exclude: Vec<String>,
+    /// Windows `HH:MM-HH:MM` of the day, in UTC, in which passes begin by themselves; empty for always.
+    pub schedule: Vec<String>,
+}
+
+impl Default for SyncSettings {
+    fn default() -> Self {
+        SyncSettings {
+            interval_seconds: 60,
+            policy: Policy::Lww.name().to_owned(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            schedule: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// How this node takes part in sync; `None` without a bucket. Nothing is opened or asked for it.
+    pub fn worker(&self) -> Result<Option<WorkerConfig>> {
+        let (sync, bucket) = (&self.sync, &self.bucket);
+        if !(1..=INTERVAL_SECONDS_MAX).contains(&sync.interval_seconds) {
+            return Err(wrong(format!(
+                "sync.interval_seconds is {}, expected 1 to {INTERVAL_SECONDS_MAX}",
+                sync.interval_seconds
+            )));
+        }
+        let policy = Policy::parse(&sync.policy).map_err(|error| of_configuration("sync.", &error))?;
+        let selection =
+            Selection::parse(&sync.include, &sync.exclude).map_err(|error| of_configuration("sync.", &error))?;
+        let schedule = Schedule::parse(&sync.schedule).map_err(|error| of_configuration("sync.", &error))?;
+        if bucket.url.is_empty() {
+            return Ok(None);
+        }
+        bucket.location().map_err(|error| of_configuration("", &error))?;
+        let interval = Duration::from_secs(sync.interval_seconds);
+        Ok(Some(WorkerConfig { bucket: bucket.clone(), interval, policy, selection, schedule }))
+    }
+}
+
+/// An error in a setting, so that the process ends with the code of a wrong configuration.
+pub fn of_configuration(section: &str, error: &Error) -> Error {
+    let wrong = wrong(format!("{section}{error}"));
+    match error.hint() {
+        Some(hint) => wrong.with_hint(hint),
+        None => wrong,
+    }
+}

@@ -1,0 +1,400 @@
+//! Keeps a node and its bucket together: a pass every interval, one at a time, and at once when somebody asks.
+//!
+//! - Passes never overlap. Who asks is answered by a pass that began after that.
+//! - After a pass that did not reach the bucket the next waits longer, up to [`WAIT_MAX`], drawn evenly from nothing to its
+//!   bound, so that nodes which lost the bucket together do not come back together. Asking begins at the shortest again.
+//! - A namespace that cannot be brought together by trying again delays nobody else.
+//! - The node serves without the bucket: nothing but those who asked waits here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use super::namespace::Done;
+use super::status::told;
+use super::{Schedule, Selection, Status, Sync, SyncOptions};
+use crate::engine::Engine;
+use crate::engine::merge::decide::Policy;
+use crate::error::{Error, Kind, Result};
+use crate::model::ids::NamespaceName;
+use crate::platform::clock::Clock;
+use crate::platform::random::Random;
+use crate::store::{Bucket, BucketConfig, MISCONFIGURED, TrafficSnapshot, Vendor};
+
+/// The first pass begins within this time of the start: a fleet may have got its power back.
+const FIRST_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Bound of the wait after the first pass that failed; it doubles with each.
+const WAIT_FIRST: Duration = Duration::from_secs(1);
+/// What it doubles up to.
+pub const WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long a pass may go on once the node is asked to stop. What it does not finish the next one does.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+/// The longest sleep: the wall clock, which the schedule is about, may jump meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// The most that wait for passes at once; as many connections as there are by default, and some.
+const WAITERS_MAX: usize = 4_096;
+
+/// How a node takes part unattended.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    pub bucket: BucketConfig,
+    pub interval: Duration,
+    pub policy: Policy,
+    pub selection: Selection,
+    pub schedule: Schedule,
+}
+
+/// What a pass came to.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// What was done for each namespace that was come to.
+    pub namespaces: BTreeMap<NamespaceName, Result<Done>>,
+    /// Why the pass ended early, or the first error of a namespace.
+    pub failed: Option<Error>,
+}
+
+impl Pass {
+    /// What was done for a namespace. NotFound when it is neither here nor in the bucket.
+    pub fn of(&self, name: &NamespaceName) -> Result<Done> {
+        match (self.namespaces.get(name), &self.failed) {
+            (Some(done), _) => done.as_ref().cloned().map_err(Error::duplicate),
+            (None, Some(error)) => Err(error.duplicate()),
+            (None, None) => Err(Error::not_found(format!("namespace {name} is neither here nor in the bucket"))),
+        }
+    }
+
+    /// Whether to wait longer before the next: the bucket was not reached, or refuses this node as a whole.
+    fn is_to_be_spared(&self) -> bool {
+        let passes = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Busy);
+        let mut errors = self.namespaces.values().filter_map(|done| done.as_ref().err()).peekable();
+        self.failed.is_some() && (errors.peek().is_none() || errors.any(passes))
+    }
+}
+
+/// What is asked of the next pass.
+#[derive(Default)]
+struct Asked {
+    everything: bool,
+    names: BTreeSet<NamespaceName>,
+    waiters: Vec<oneshot::Sender<Arc<Pass>>>,
+    /// Somebody came anew, so the waits between failures begin at the shortest.
+    afresh: bool,
+}
+
+impl Asked {
+    fn is_empty(&self) -> bool {
+        !self.everything && self.names.is_empty()
+    }
+}
+
+/// Numbers for a collector.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    pub failures: u64,
+    pub last_success_ms: Option<u64>,
+    pub traffic: Option<TrafficSnapshot>,
+}
+
+/// Sync, unattended.
+pub struct Worker {
+    pub(super) engine: Arc<Engine>,
+    pub(super) config: WorkerConfig,
+    pub(super) clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    /// Not there while a directory that is the bucket is away since the start.
+    link: Mutex<Link>,
+    asked: Mutex<Asked>,
+    wake: Notify,
+    stop: watch::Sender<bool>,
+    is_running: AtomicBool,
+    failures: AtomicU64,
+}
+
+#[derive(Default)]
+struct Link {
+    open: Option<(Arc<Sync>, Bucket)>,
+    /// Why it is not.
+    status: Status,
+}
+
+impl Worker {
+    /// Opens the bucket, without asking the network. A directory may be away; any other error is one of the configuration.
+    pub fn new(
+        engine: Arc<Engine>,
+        config: WorkerConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self> {
+        let worker = Worker {
+            engine,
+            clock,
+            random,
+            link: Mutex::new(Link {
+                open: None,
+                status: Status { bucket: config.bucket.url.clone(), ..Status::default() },
+            }),
+            config,
+            asked: Mutex::default(),
+            wake: Notify::new(),
+            stop: watch::Sender::new(false),
+            is_running: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+        };
+        match worker.sync() {
+            Err(error) if !worker.may_come_back(&error) => Err(error),
+            _ => Ok(worker),
+        }
+    }
+
+    /// A directory that is not there may be on a disk that is not mounted yet.
+    fn may_come_back(&self, error: &Error) -> bool {
+        let location = self.config.bucket.location();
+        error.code() == MISCONFIGURED && location.is_ok_and(|location| location.vendor == Vendor::Directory)
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync(&self) -> Result<Arc<Sync>> {
+        let mut link = self.link();
+        if let Some((sync, _)) = &link.open {
+            return Ok(Arc::clone(sync));
+        }
+        let opened = Bucket::open(&self.config.bucket, Arc::clone(&self.clock), Arc::clone(&self.random));
+        match opened {
+            Ok(bucket) => {
+                // Somebody may wait for any pass; what was not reached is asked again by the next.
+                let options = SyncOptions { policy: self.config.policy, patience: self.config.bucket.asked() };
+                let (engine, clock) = (Arc::clone(&self.engine), Arc::clone(&self.clock));
+                let sync = Arc::new(Sync::new(engine, bucket.clone(), options, clock));
+                link.open = Some((Arc::clone(&sync), bucket));
+                Ok(sync)
+            }
+            Err(error) => {
+                link.status.error = Some(told(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// What a person is told.
+    pub fn status(&self) -> Status {
+        let link = self.link();
+        link.open.as_ref().map_or_else(|| link.status.clone(), |(sync, _)| sync.status())
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.is_running.load(Ordering::SeqCst)
+    }
+
+    pub fn figures(&self) -> Figures {
+        Figures {
+            failures: self.failures.load(Ordering::Relaxed),
+            last_success_ms: self.status().succeeded_ms,
+            traffic: self.link().open.as_ref().map(|(_, bucket)| bucket.traffic().snapshot()),
+        }
+    }
+
+    /// Whether a namespace takes part on this node.
+    pub fn takes(&self, name: &NamespaceName) -> bool {
+        self.config.selection.takes(name)
+    }
+
+    /// Asks for a pass over these namespaces, or all, at once. The answer comes when one that begins from now on is over;
+    /// nobody has to wait for it.
+    pub fn ask(&self, names: Option<&BTreeSet<NamespaceName>>) -> Result<oneshot::Receiver<Arc<Pass>>> {
+        let answer = self.enlist(names, true)?;
+        self.wake.notify_one();
+        Ok(answer)
+    }
+
+    fn enlist(&self, names: Option<&BTreeSet<NamespaceName>>, afresh: bool) -> Result<oneshot::Receiver<Arc<Pass>>> {
+        if let Some(name) = names.into_iter().flatten().find(|name| !self.takes(name)) {
+            return Err(Error::invalid(format!("namespace {name} does not take part in sync on this node"))
+                .with_code("not_synced")
+                .with_hint("see sync.include and sync.exclude in the configuration"));
+        }
+        let mut asked = self.pending();
+        if *self.stop.borrow() {
+            return Err(stopping());
+        }
+        asked.waiters.retain(|waiter| !waiter.is_closed());
+        if asked.waiters.len() >= WAITERS_MAX {
+            return Err(Error::busy(format!("{WAITERS_MAX} others wait for sync"))
+                .with_hint("send the same again a little later"));
+        }
+        match names {
+            None => asked.everything = true,
+            Some(names) => asked.names.extend(names.iter().cloned()),
+        }
+        asked.afresh |= afresh;
+        let (sender, receiver) = oneshot::channel();
+        asked.waiters.push(sender);
+        Ok(receiver)
+    }
+
+    /// Waits until the answer of [`Worker::ask`] is there.
+    pub async fn answer(&self, answer: oneshot::Receiver<Arc<Pass>>) -> Result<Arc<Pass>> {
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Waits until a pass that began from now on has brought a namespace together with the bucket. A pass that fails is
+    /// followed by others until `end`; then Unavailable with code `bucket_timeout`, which says why the last one failed.
+    pub async fn together(&self, name: &NamespaceName, end: Instant) -> Result<Done> {
+        let names = BTreeSet::from([name.clone()]);
+        let mut answer = self.ask(Some(&names))?;
+        let mut last: Option<Error> = None;
+        loop {
+            let Ok(pass) = tokio::time::timeout_at(end, &mut answer).await else {
+                let bucket = &self.config.bucket.url;
+                let why = last.as_ref().map_or("no pass of sync was over in time".to_owned(), Error::to_string);
+                let error = Error::unavailable(format!("{name} is not together with {bucket} yet: {why}"));
+                let hint = last.as_ref().and_then(Error::hint).unwrap_or("`shoal status` says how far sync is");
+                return Err(error.with_code(TIMEOUT).with_hint(hint));
+            };
+            match pass.map_err(|_| stopping())?.of(name) {
+                Ok(done) => return Ok(done),
+                Err(error) => last = Some(error),
+            }
+            answer = self.enlist(Some(&names), false)?;
+        }
+    }
+
+    /// No further pass begins, and who waits is told so.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+        // A pass may still be running; who waits for it is told when it is over or given up.
+        self.pending().waiters.clear();
+    }
+
+    /// Runs passes until [`Worker::stop`]; then the one that is running has a moment to end.
+    pub async fn run(self: Arc<Self>) {
+        let mut stop = self.stop.subscribe();
+        let mut failures = 0_u32;
+        let mut due = Instant::now() + self.draw(FIRST_WAIT_MAX.min(self.config.interval));
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep_until(due.min(Instant::now() + SLEEP_MAX)) => {}
+            }
+            let now = self.clock.now_millis();
+            let is_due = due <= Instant::now();
+            if is_due && !self.config.schedule.is_open(now) && self.pending().is_empty() {
+                due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
+                continue;
+            }
+            let is_scheduled = is_due && self.config.schedule.is_open(now);
+            let asked = {
+                let mut pending = self.pending();
+                // Who waits on after a failure waits until the next is due.
+                if !is_due && !pending.afresh { Asked::default() } else { std::mem::take(&mut *pending) }
+            };
+            if !is_scheduled && asked.is_empty() {
+                continue;
+            }
+            let selection = match is_scheduled || asked.everything {
+                true => self.config.selection.clone(),
+                false => self.config.selection.only(asked.names),
+            };
+            self.is_running.store(true, Ordering::SeqCst);
+            let ended = tokio::select! {
+                biased;
+                pass = self.pass(&selection) => Some(pass),
+                () = given_up(&mut stop) => None,
+            };
+            self.is_running.store(false, Ordering::SeqCst);
+            let Some(pass) = ended else { return };
+            if asked.afresh {
+                failures = 0;
+            }
+            if pass.failed.is_some() {
+                self.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            if pass.is_to_be_spared() {
+                due = Instant::now() + self.draw(wait_bound(failures));
+                failures = failures.saturating_add(1);
+            } else if selection.is_whole() || due <= Instant::now() {
+                failures = 0;
+                // Nodes that began together drift apart.
+                due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
+            }
+            let pass = Arc::new(pass);
+            for waiter in asked.waiters {
+                // Who does not wait any more does not need it.
+                let _ = waiter.send(Arc::clone(&pass));
+            }
+        }
+    }
+
+    async fn pass(&self, selection: &Selection) -> Pass {
+        let sync = match self.sync() {
+            Ok(sync) => sync,
+            Err(error) => return Pass { failed: Some(error), ..Pass::default() },
+        };
+        let pass = sync.run_for(selection).await;
+        match &pass.failed {
+            None => tracing::debug!(namespaces = pass.namespaces.len(), "sync is done"),
+            Some(error) => tracing::warn!(%error, hint = error.hint(), "sync is not through, it is tried again"),
+        }
+        pass
+    }
+
+    /// A time drawn evenly from nothing to `most`.
+    fn draw(&self, most: Duration) -> Duration {
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(((u128::from(self.random.next_u64()) * u128::from(nanos)) >> 64) as u64)
+    }
+}
+
+/// The code of the error that says that what was waited for did not happen in time.
+pub const TIMEOUT: &str = "bucket_timeout";
+
+fn stopping() -> Error {
+    Error::unavailable("the node is stopping, sync goes on at its next start")
+}
+
+/// The bound of the wait after so many failures before.
+fn wait_bound(failures: u32) -> Duration {
+    WAIT_FIRST.saturating_mul(2_u32.saturating_pow(failures.min(20))).min(WAIT_MAX)
+}
+
+async fn given_up(stop: &mut watch::Receiver<bool>) {
+    // The sender lives as long as the worker.
+    let _ = stop.wait_for(|stop| *stop).await;
+    tokio::time::sleep(STOP_GRACE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pass, WAIT_MAX, wait_bound};
+    use crate::error::Error;
+    use crate::model::ids::Project;
+
+    #[test]
+    fn waits_double_up_to_ten_minutes() {
+        assert_eq!([0, 1, 5].map(|failures| wait_bound(failures).as_secs()), [1, 2, 32]);
+        assert_eq!((wait_bound(30), wait_bound(u32::MAX)), (WAIT_MAX, WAIT_MAX));
+    }
+
+    #[test]
+    fn only_what_trying_again_can_mend_or_stops_everything_delays_the_others() {
+        let name = Project::default_project().namespace("docs").unwrap();
+        let of =
+            |error: Error| Pass { failed: Some(error.duplicate()), namespaces: [(name.clone(), Err(error))].into() };
+        assert!(of(Error::unavailable("away")).is_to_be_spared());
+        assert!(!of(Error::conflict("diverged")).is_to_be_spared());
+        assert!(Pass { failed: Some(Error::invalid("other store")), ..Pass::default() }.is_to_be_spared());
+        assert!(!Pass::default().is_to_be_spared());
+    }
+}

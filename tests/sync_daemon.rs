@@ -1,0 +1,315 @@
+//! Daemons that share a bucket, as processes: what a person does, what they see, and what happens when the bucket is away.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// How long something may take that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn shoal() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+    command.env_clear().env("TMPDIR", std::env::temp_dir());
+    command
+}
+
+/// A running daemon; killed when dropped.
+struct Daemon {
+    child: Child,
+    url: String,
+}
+
+impl Daemon {
+    /// With the settings that keep tests quick: calls to a bucket that is away end soon.
+    fn start(data: &Path, bucket: &Path, settings: &[(&str, &str)]) -> Daemon {
+        let mut command = shoal();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
+            .arg(data)
+            .args(["--bucket", &format!("file://{}", bucket.display())])
+            .env("SHOAL_BUCKET__ASKED_DEADLINE_MS", "2000");
+        Self::spawn(command.envs(settings.iter().copied()))
+    }
+
+    fn spawn(command: &mut Command) -> Daemon {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut log = String::new();
+        let address = loop {
+            let Some(line) = lines.next() else { panic!("the daemon ended: {log}") };
+            let line = line.unwrap();
+            log.push_str(&line);
+            let entry: Value = serde_json::from_str(&line).unwrap();
+            if entry["message"] == "shoal answers requests" {
+                break entry["address"].as_str().unwrap().to_owned();
+            }
+        };
+        // Nobody else reads the log; a full pipe would stop the daemon.
+        std::thread::spawn(move || lines.for_each(drop));
+        Daemon { child, url: format!("http://{address}") }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        shoal().args(arguments).args(["--url", &self.url]).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A request with these lines in its head; the answer's status, head and JSON.
+    fn ask(&self, method: &str, path: &str, head: &[&str], body: &Value) -> (u16, String, Value) {
+        let address = self.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let lines: String = head.iter().map(|line| format!("{line}\r\n")).collect();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n{lines}\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
+    }
+
+    fn write(&self, ids: std::ops::Range<u64>) {
+        let rows: Vec<Value> = ids.map(|id| json!({"id": id, "n": id})).collect();
+        let (status, _, body) = self.ask("POST", "/v2/namespaces/docs", &[], &json!({"upsert_rows": rows}));
+        assert_eq!(status, 200, "{body}");
+    }
+
+    /// How many documents there are, or none without the namespace.
+    fn count(&self) -> Option<u64> {
+        let (status, _, body) = self.ask("GET", "/v1/namespaces/docs/status", &[], &Value::Null);
+        (status == 200).then(|| body["documents"].as_u64().unwrap())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ask("GET", "/readyz", &[], &Value::Null).0 == 200
+    }
+
+    fn status(&self) -> Value {
+        self.ask("GET", "/v1/sync", &[], &Value::Null).2
+    }
+
+    /// Asks until it is as wanted.
+    fn until(&self, what: &str, is_so: impl Fn(&Daemon) -> bool) {
+        let began = Instant::now();
+        while !is_so(self) {
+            assert!(began.elapsed() < PATIENCE, "{what} did not come to be: {}", self.status());
+        }
+    }
+
+    /// SIGTERM, the exit code, and how long that took.
+    fn stop(mut self) -> (Option<i32>, Duration) {
+        let began = Instant::now();
+        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        (self.child.wait().unwrap().code(), began.elapsed())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A directory for two nodes, and one that is their bucket.
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = dir.path().join("bucket");
+    std::fs::create_dir(&bucket).unwrap();
+    (dir, bucket)
+}
+
+/// Every file below a directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// Whether everything is in the bucket, and the last pass went well.
+fn is_together(daemon: &Daemon) -> bool {
+    let status = daemon.status();
+    status["in_bucket"] == true && status["error"].is_null()
+}
+
+/// Passes begin only when somebody asks.
+const ON_REQUEST: [(&str, &str); 2] = [("SHOAL_SYNC__INTERVAL_SECONDS", "604800"), ("SHOAL_SYNC__SCHEDULE", "")];
+/// Passes begin all the time.
+const ALL_THE_TIME: [(&str, &str); 1] = [("SHOAL_SYNC__INTERVAL_SECONDS", "1")];
+
+#[test]
+fn what_one_daemon_has_the_other_has_once_both_were_asked_to_sync() {
+    let (dir, bucket) = place();
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &ON_REQUEST);
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ON_REQUEST);
+    one.write(0..100);
+    let told = text(&one.run(&["sync", "--dry-run"]).stdout);
+    assert!(told.contains("default/default/docs: 1 objects of about"), "{told}");
+    assert_eq!(one.status()["in_bucket"], false);
+    let output = one.run(&["sync", "--wait"]);
+    let told = text(&output.stdout);
+    assert!(output.status.success(), "{told}{}", text(&output.stderr));
+    assert!(told.contains("default/default/docs: sent 1 objects of"), "{told}");
+    assert!(told.contains("1 namespaces are together with file://"), "{told}");
+    assert_eq!(one.status()["in_bucket"], true);
+    let told = text(&one.run(&["sync", "--dry-run"]).stdout);
+    assert!(told.starts_with("0 objects of about 0 bytes would be sent"), "{told}");
+    let done = other.json(&["sync", "--wait", "docs"]);
+    assert_eq!(done["namespaces"]["default/default/docs"]["fetched"]["objects"], 1, "{done}");
+    assert_eq!(other.count(), Some(100));
+    // And back.
+    other.write(100..130);
+    assert!(other.run(&["sync", "default/default/docs", "--wait"]).status.success());
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert_eq!(one.count(), Some(130));
+    let shown = one.json(&["status", "docs"]);
+    let sync = &shown["sync"];
+    assert_eq!((&sync["in_bucket"], &sync["lag_seconds"], &sync["error"]), (&true.into(), &0.into(), &Value::Null));
+    assert_eq!(one.run(&["sync", "nothing", "--wait"]).status.code(), Some(3));
+    assert_eq!(one.stop().0, Some(0));
+}
+
+#[test]
+fn a_bucket_that_is_away_stops_nobody_and_all_is_together_once_it_is_back() {
+    let (dir, bucket) = place();
+    let away = dir.path().join("away");
+    std::fs::rename(&bucket, &away).unwrap();
+    // Away at the start.
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &ALL_THE_TIME);
+    assert!(one.is_ready());
+    one.write(0..50);
+    one.until("a pass that fails", |one| !one.status()["error"].is_null());
+    let status = one.status();
+    assert_eq!((&status["in_bucket"], &status["namespaces_behind"]), (&false.into(), &1.into()), "{status}");
+    assert!(status["pending_bytes"].as_u64().unwrap() > 0 && !status["error"]["hint"].is_null(), "{status}");
+    let output = one.run(&["sync", "--wait"]);
+    assert!(!output.status.success() && text(&output.stderr).contains("bucket"), "{}", text(&output.stderr));
+    assert!(one.is_ready());
+    assert_eq!(one.count(), Some(50));
+    std::fs::rename(&away, &bucket).unwrap();
+    one.until("everything in the bucket", is_together);
+    // Away in the middle.
+    std::fs::rename(&bucket, &away).unwrap();
+    one.write(50..80);
+    one.until("a pass that fails", |one| one.status()["error"]["code"] == "bucket_unreachable");
+    assert!(one.is_ready() && one.count() == Some(80));
+    assert_eq!(one.status()["namespaces"]["default/default/docs"]["in_bucket"], false);
+    assert!(!bucket.exists(), "nothing is written where the bucket's disk would be mounted");
+    std::fs::rename(&away, &bucket).unwrap();
+    one.until("everything in the bucket", is_together);
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ALL_THE_TIME);
+    other.until("what the first one wrote", |other| other.count() == Some(80));
+}
+
+#[test]
+fn a_bucket_that_is_away_does_not_hold_the_stop() {
+    let (dir, bucket) = place();
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &[("SHOAL_BUCKET__ASKED_DEADLINE_MS", "600000")]);
+    one.write(0..10);
+    std::fs::remove_dir(&bucket).unwrap();
+    let waiting = {
+        let url = one.url.clone();
+        std::thread::spawn(move || shoal().args(["sync", "--wait", "--url", &url]).output().unwrap())
+    };
+    one.until("a pass that hangs", |one| one.status()["running"] == true);
+    let (code, took) = one.stop();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(!waiting.join().unwrap().status.success());
+}
+
+#[test]
+fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
+    let (dir, bucket) = place();
+    let second = dir.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    let (data, other) = (dir.path().join("one"), dir.path().join("other"));
+    for (data, bucket) in [(&data, &bucket), (&other, &second)] {
+        let node = Daemon::start(data, bucket, &ON_REQUEST);
+        node.write(0..10);
+        assert!(node.run(&["sync", "--wait"]).status.success());
+        assert_eq!(node.stop().0, Some(0));
+    }
+    let before = files(&second);
+    let one = Daemon::start(&data, &second, &ON_REQUEST);
+    one.write(10..20);
+    let output = one.run(&["sync", "--wait"]);
+    let told = text(&output.stderr);
+    assert!(!output.status.success() && told.contains("is store") && told.contains("nothing was sent"), "{told}");
+    assert_eq!(files(&second), before);
+    assert_eq!(one.status()["error"]["code"], "other_store");
+    assert_eq!(one.count(), Some(20));
+}
+
+#[test]
+fn a_wrong_configuration_exits_with_78_and_a_node_without_a_bucket_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (name, value, said) in [
+        ("SHOAL_BUCKET__URL", "nowhere", "bucket.url is no URL"),
+        ("SHOAL_BUCKET__URL", "s3://user:secret@data", "more in it than a bucket"),
+        ("SHOAL_BUCKET__CREDENTIALS_FILE", "/nonexistent/credentials", "/nonexistent/credentials"),
+        ("SHOAL_BUCKET__COLOUR", "green", "colour"),
+        ("SHOAL_SYNC__POLICY", "best", "lww"),
+        ("SHOAL_SYNC__SCHEDULE", "22-6", "HH:MM-HH:MM"),
+        ("SHOAL_SYNC__EXCLUDE", "docs", "ORG/PROJECT/NAME"),
+    ] {
+        let output = shoal()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&data)
+            .envs([("SHOAL_BUCKET__URL", "s3://data"), (name, value)])
+            .output()
+            .unwrap();
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{name}: {told}");
+        assert!(told.contains(said) && !told.contains("secret"), "{name}: {told}");
+    }
+    let alone = Daemon::spawn(
+        shoal().args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"]).arg(&data),
+    );
+    let (status, _, body) = alone.ask("POST", "/v1/sync", &[], &json!({}));
+    assert_eq!((status, &body["code"]), (400, &"no_bucket".into()));
+    assert!(body["hint"].as_str().unwrap().contains("SHOAL_BUCKET__URL"), "{body}");
+    assert_eq!(alone.ask("GET", "/v1/status", &[], &Value::Null).2["sync"], Value::Null);
+    assert_eq!(alone.run(&["sync", "--wait"]).status.code(), Some(1));
+}
+
+#[test]
+fn what_is_excluded_stays_here() {
+    let (dir, bucket) = place();
+    let settings = [ON_REQUEST[0], ("SHOAL_SYNC__EXCLUDE", "*/*/docs")];
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &settings);
+    one.write(0..10);
+    let done = one.json(&["sync", "--wait"]);
+    assert_eq!(done["namespaces"], json!({}), "{done}");
+    assert_eq!(one.json(&["status", "docs"])["sync"]["selected"], false);
+    let output = one.run(&["sync", "--wait", "docs"]);
+    assert!(text(&output.stderr).contains("sync.exclude"), "{}", text(&output.stderr));
+    assert!(files(&bucket).iter().all(|file| !file.to_string_lossy().contains("docs")));
+}
