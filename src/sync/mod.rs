@@ -29,7 +29,7 @@ use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
 use crate::format::names::Ended;
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe};
 
@@ -45,6 +45,9 @@ pub use self::worker::{Figures, Pass, TIMEOUT, Worker, WorkerConfig};
 
 /// A pass ends when the bucket was not reached for this many namespaces one after another: the others would wait in vain.
 const UNREACHED_MAX: u32 = 3;
+
+/// How often the names in the bucket are listed by passes that nobody asked for.
+const LISTED_EVERY_MS: u64 = 10 * 60 * 1_000;
 
 /// How a node takes part.
 #[derive(Clone, Debug)]
@@ -63,18 +66,26 @@ pub struct Sync {
     /// One pass at a time.
     turn: tokio::sync::Mutex<Attached>,
     status: Mutex<Status>,
+    /// Of each incarnation the newest manifest in the bucket that this node has seen: its commit, and its checksum.
+    seen: Mutex<BTreeMap<Nsid, (CommitId, u32)>>,
 }
 
-/// Whether the bucket was found to be the one that this node belongs to.
+/// What is known of the bucket, so that it need not be asked again.
 #[derive(Default)]
 struct Attached {
+    /// Whether it was found to be the one that this node belongs to.
     is_known: bool,
+    /// The names there, and when they were listed.
+    names: Option<(BTreeMap<NamespaceName, u64>, u64)>,
+    /// What revisions of names say, which never change.
+    bound: BTreeMap<(NamespaceName, u64), names::Bound>,
 }
 
 impl Sync {
     pub fn new(engine: Arc<Engine>, bucket: Bucket, options: SyncOptions, clock: Arc<dyn Clock>) -> Self {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
-        Sync { engine, bucket, options, clock, turn: tokio::sync::Mutex::default(), status: Mutex::new(status) }
+        let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
+        Sync { engine, bucket, options, clock, turn, status: Mutex::new(status), seen }
     }
 
     /// What a person is told.
@@ -122,17 +133,22 @@ impl Sync {
             tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
             attached.is_known = true;
         }
-        let in_bucket = names::all(&self.bucket, patience).await.context(|| "list the names in the bucket")?;
+        let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let all: BTreeSet<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
         let mut failed = None;
         let mut unreached = 0;
         for name in all.into_iter().filter(|name| selection.takes(name)) {
-            let done = self.bring_together(name, here.get(name).copied(), in_bucket.get(name).copied()).await;
+            let (own, rev) = (here.get(name).copied(), in_bucket.get(name).copied());
+            let done = self.bring_together(attached, name, own, rev).await;
             let now = self.clock.now_millis();
             pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
             let error = self.note(name, now, done).err();
             unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
+            if error.is_some() {
+                // Perhaps the name means something else by now.
+                attached.names = None;
+            }
             failed = failed.or(error.map(|error| error.context(format_args!("sync {name}"))));
             if unreached == UNREACHED_MAX {
                 break;
@@ -145,9 +161,15 @@ impl Sync {
     }
 
     /// One name, which is bound here, in the bucket, or in both.
-    async fn bring_together(&self, name: &NamespaceName, here: Option<Nsid>, rev: Option<u64>) -> Result<Done> {
+    async fn bring_together(
+        &self,
+        attached: &mut Attached,
+        name: &NamespaceName,
+        here: Option<Nsid>,
+        rev: Option<u64>,
+    ) -> Result<Done> {
         let bound = match rev {
-            Some(rev) => names::read(&self.bucket, name, rev, &self.options.patience).await?,
+            Some(rev) => self.bound(attached, name, rev).await?,
             None => None,
         };
         let own = tokio::task::block_in_place(|| self.engine.binding(name))?.map(names::Bound::from);
@@ -158,7 +180,7 @@ impl Sync {
             Choice::Exchange(nsid) => self.exchange(name, nsid).await,
             Choice::Bind(nsid) => {
                 let done = self.exchange(name, nsid).await?;
-                self.bind(name, next, Some(nsid)).await?;
+                self.bind(attached, name, next, Some(nsid)).await?;
                 Ok(done)
             }
             Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {
@@ -167,7 +189,7 @@ impl Sync {
                         Some(nsid) => self.exchange(name, nsid).await?,
                         None => Done::default(),
                     };
-                    self.bind(name, next, here).await?;
+                    self.bind(attached, name, next, here).await?;
                     Ok(done)
                 }
                 // What others wrote meanwhile was not meant.
@@ -182,7 +204,40 @@ impl Sync {
         }
     }
 
-    async fn bind(&self, name: &NamespaceName, next: names::Bound, target: Option<Nsid>) -> Result<()> {
+    /// The newest revision of every name in the bucket. A pass that nobody asked for lists them now and then only: listing costs
+    /// as much as writing.
+    async fn names(&self, attached: &mut Attached, selection: &Selection) -> Result<BTreeMap<NamespaceName, u64>> {
+        let now = self.clock.now_millis();
+        if let Some((known, listed_ms)) = &attached.names
+            && selection.is_unasked()
+            && (*listed_ms..listed_ms.saturating_add(LISTED_EVERY_MS)).contains(&now)
+        {
+            return Ok(known.clone());
+        }
+        let found = names::all(&self.bucket, &self.options.patience).await;
+        let found = found.context(|| "list the names in the bucket")?;
+        attached.bound.retain(|(name, rev), _| found.get(name) == Some(rev));
+        attached.names = Some((found.clone(), now));
+        Ok(found)
+    }
+
+    async fn bound(&self, attached: &mut Attached, name: &NamespaceName, rev: u64) -> Result<Option<names::Bound>> {
+        let key = (name.clone(), rev);
+        if let Some(known) = attached.bound.get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let found = names::read(&self.bucket, name, rev, &self.options.patience).await?;
+        attached.bound.extend(found.clone().map(|found| (key, found)));
+        Ok(found)
+    }
+
+    async fn bind(
+        &self,
+        attached: &mut Attached,
+        name: &NamespaceName,
+        next: names::Bound,
+        target: Option<Nsid>,
+    ) -> Result<()> {
         // A namespace that came back after it was deleted is not deleted any more.
         let ended = next.ended.filter(|ended| Some(ended.nsid) != target);
         let seen = match target {
@@ -191,7 +246,14 @@ impl Sync {
         };
         let (hlc, patience) = (next.hlc.max(seen), &self.options.patience);
         let bound = names::bind(&self.bucket, name, next.rev, (target, ended), hlc, patience).await?;
-        if bound.target == target { Ok(()) } else { Err(binding::overtaken(name)) }
+        if bound.target != target {
+            return Err(binding::overtaken(name));
+        }
+        if let Some((names, _)) = &mut attached.names {
+            names.insert(name.clone(), bound.rev);
+        }
+        attached.bound.insert((name.clone(), bound.rev), bound);
+        Ok(())
     }
 
     /// Whether a deletion knew of everything that the bucket has of the incarnation.

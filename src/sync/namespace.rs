@@ -1,6 +1,7 @@
 //! One namespace: take in what the bucket has and is not here, send what is here and not there, commit; until both have all of it.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use super::{Sync, keys};
 use crate::engine::remote::{TakenIn, objects_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
-use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit, newest, write_hint};
 
 /// How often one pass tries again after another node was quicker.
@@ -54,8 +55,7 @@ impl Sync {
         let mut done = Done::default();
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
-            let from = common.as_ref().map(|common| common.generation);
-            let found = self.newest(&name.project, nsid, from).await?;
+            let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
             if let Some(found) = &found
                 && common.is_none_or(|common| common.commit_id != found.manifest.commit_id)
             {
@@ -173,12 +173,29 @@ impl Sync {
     /// Whether the bucket's next state is this one now.
     async fn commit(&self, name: &NamespaceName, ours: &Manifest) -> Result<bool> {
         let key = keys::manifest(&name.project, ours.nsid, ours.generation);
-        let (bytes, _) = encode_manifest(ours)?;
+        let (bytes, crc32c) = encode_manifest(ours)?;
         let is_mine = |found: &[u8]| Ok(decode_manifest(found, &key)?.0.commit_id == ours.commit_id);
         let key_of = |generation| keys::manifest(&name.project, ours.nsid, generation);
         let (bucket, patience) = (&self.bucket, &self.options.patience);
         let outcome = commit(bucket, &key_of, ours.generation, Bytes::from(bytes), &is_mine, patience).await?;
-        Ok(matches!(outcome, Outcome::Won))
+        if outcome == Outcome::Won {
+            self.saw(ours.nsid, ours.commit_id, crc32c);
+        }
+        Ok(outcome == Outcome::Won)
+    }
+
+    /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.
+    async fn newest_after(&self, project: &Project, nsid: Nsid, known: Option<&Manifest>) -> Result<Option<Found>> {
+        let Some(known) = known else { return self.newest(project, nsid, None).await };
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&nsid).copied();
+        let Some((_, crc32c)) = seen.filter(|(commit_id, _)| *commit_id == known.commit_id) else {
+            return self.newest(project, nsid, Some(known.generation)).await;
+        };
+        let next = keys::manifest(project, nsid, known.generation + 1);
+        match self.bucket.size(&next, &self.options.patience).await? {
+            None => Ok(Some(Found { manifest: known.clone(), crc32c })),
+            Some(_) => self.newest(project, nsid, Some(known.generation + 1)).await,
+        }
     }
 
     pub(super) async fn newest(&self, project: &Project, nsid: Nsid, from: Option<u64>) -> Result<Option<Found>> {
@@ -197,6 +214,11 @@ impl Sync {
                 manifest.nsid
             )));
         }
+        self.saw(nsid, manifest.commit_id, crc32c);
         Ok(Some(Found { manifest, crc32c }))
+    }
+
+    fn saw(&self, nsid: Nsid, commit_id: CommitId, crc32c: u32) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(nsid, (commit_id, crc32c));
     }
 }

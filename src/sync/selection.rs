@@ -20,17 +20,28 @@ pub struct Selection {
     include: Vec<Pattern>,
     exclude: Vec<Pattern>,
     only: Option<BTreeSet<NamespaceName>>,
+    unasked: bool,
 }
 
 impl Selection {
     /// Reads lists of patterns `org/project/name`; an empty `include` means all.
     pub fn parse(include: &[String], exclude: &[String]) -> Result<Self> {
-        Ok(Selection { include: patterns("include", include)?, exclude: patterns("exclude", exclude)?, only: None })
+        let (include, exclude) = (patterns("include", include)?, patterns("exclude", exclude)?);
+        Ok(Selection { include, exclude, ..Selection::default() })
     }
 
     /// Those of `names` that this selection takes.
     pub fn only(&self, names: BTreeSet<NamespaceName>) -> Self {
         Selection { only: Some(names), ..self.clone() }
+    }
+
+    /// The same, for a pass that is due and that nobody asked for.
+    pub fn unasked(&self) -> Self {
+        Selection { unasked: true, ..self.clone() }
+    }
+
+    pub fn is_unasked(&self) -> bool {
+        self.unasked
     }
 
     pub fn takes(&self, name: &NamespaceName) -> bool {

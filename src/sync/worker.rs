@@ -304,6 +304,7 @@ impl Worker {
                 continue;
             }
             let selection = match is_scheduled || asked.everything {
+                true if asked.is_empty() => self.config.selection.unasked(),
                 true => self.config.selection.clone(),
                 false => self.config.selection.only(asked.names),
             };

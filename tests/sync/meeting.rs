@@ -221,3 +221,37 @@ async fn a_cloned_disk_is_recognised_and_nothing_of_either_is_lost() {
     meet(&[(&other, &there), (&node, &engine)], &bucket).await;
     assert_eq!((all(&there, "docs").len(), all(&engine, "mine").len()), (15, 16));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_news_costs_one_request_a_namespace() {
+    let (bucket, node) = (bucket(13), Node::new(1));
+    let engine = node.open();
+    for n in 0..5 {
+        put(&engine, &format!("docs{n}"), 0..10, 1).await;
+    }
+    let link = shoal::sync::Sync::new(
+        engine.clone(),
+        bucket.clone(),
+        crate::fleet::options(Policy::Lww),
+        node.clock.clone(),
+    );
+    link.run().await.unwrap();
+    let requests = || bucket.traffic().snapshot().requests.iter().map(|(_, _, count)| count).sum::<u64>();
+    let puts = || {
+        let requests = bucket.traffic().snapshot().requests;
+        let is_put = |kind: &str| !matches!(kind, "get" | "head" | "list" | "delete");
+        requests.iter().filter(|(kind, ..)| is_put(kind.name())).map(|(_, _, count)| count).sum::<u64>()
+    };
+    let unasked = shoal::sync::Selection::default().unasked();
+    let before = requests();
+    for pass in 1..=5 {
+        node.clock.advance(60_000);
+        assert!(link.run_for(&unasked).await.failed.is_none());
+        assert_eq!(requests() - before, 5 * pass);
+    }
+    // One write: a segment, a manifest, the hint.
+    put(&engine, "docs0", [100], 2).await;
+    let before = puts();
+    assert!(link.run_for(&unasked).await.failed.is_none());
+    assert_eq!(puts() - before, 3);
+}
