@@ -1,4 +1,4 @@
-//! Shoal: a search store for edge nodes. One daemon, one local directory and, later, one bucket.
+//! Shoal: a search store for edge nodes. One daemon, one local directory and, where there is one, one bucket.
 //!
 //! # Where things are
 //!

@@ -313,3 +313,91 @@ fn what_is_excluded_stays_here() {
     assert!(text(&output.stderr).contains("sync.exclude"), "{}", text(&output.stderr));
     assert!(files(&bucket).iter().all(|file| !file.to_string_lossy().contains("docs")));
 }
+
+#[test]
+fn a_write_can_wait_for_the_bucket_and_a_query_can_ask_it_first() {
+    let (dir, bucket) = place();
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &ON_REQUEST);
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ON_REQUEST);
+    let rows = json!({"upsert_rows": [{"id": 1, "n": 1}]});
+    let (status, head, body) =
+        one.ask("POST", "/v2/namespaces/docs", &["prefer: respond-async", "prefer: wait=bucket"], &rows);
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("preference-applied: wait=bucket"), "{head}");
+    assert_eq!(one.status()["in_bucket"], true);
+    // Another node that was not asked to sync finds it.
+    let query = json!({"rank_by": ["id", "asc"], "top_k": 10, "include_attributes": true});
+    assert_eq!(other.ask("POST", "/v2/namespaces/docs/query", &[], &query).0, 404);
+    let (status, head, body) = other.ask("POST", "/v2/namespaces/docs/query", &["prefer: read=bucket"], &query);
+    assert_eq!((status, &body["rows"][0]["n"]), (200, &1.into()), "{body}");
+    assert!(head.contains("preference-applied: read=bucket"), "{head}");
+    let (status, ..) = other.ask("POST", "/v2/namespaces/nobody/query", &["prefer: read=bucket"], &query);
+    assert_eq!(status, 404);
+    // Without a preference nothing is waited for, and nothing said.
+    let (_, head, _) = one.ask("POST", "/v2/namespaces/docs", &["prefer: respond-async"], &rows);
+    assert!(!head.contains("preference-applied"), "{head}");
+    // The bucket is away: the write is here, and said to be here only.
+    let away = dir.path().join("away");
+    std::fs::rename(&bucket, &away).unwrap();
+    let rows = json!({"upsert_rows": [{"id": 2, "n": 2}]});
+    let late = ["prefer: wait=bucket, wait=1", "idempotency-key: k"];
+    let (status, _, body) = one.ask("POST", "/v2/namespaces/docs", &late, &rows);
+    assert_eq!(
+        (status, &body["code"], &body["durable_locally"]),
+        (503, &"bucket_timeout".into(), &true.into()),
+        "{body}"
+    );
+    assert_eq!(one.count(), Some(2));
+    let read = ["prefer: read=bucket", "prefer: wait=1"];
+    let (status, _, body) = one.ask("POST", "/v2/namespaces/docs/query", &read, &query);
+    assert_eq!((status, &body["code"]), (503, &"bucket_not_read".into()), "{body}");
+    // Repeated with its key once the bucket is back, it takes effect once, and is there then.
+    std::fs::rename(&away, &bucket).unwrap();
+    let (status, head, body) =
+        one.ask("POST", "/v2/namespaces/docs", &["prefer: wait=bucket", "idempotency-key: k"], &rows);
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("preference-applied: wait=bucket") && head.contains("idempotency-replayed"), "{head}");
+    assert_eq!(one.status()["in_bucket"], true);
+}
+
+#[test]
+fn a_preference_that_cannot_be_followed_is_refused_before_anything_is_written() {
+    let (dir, bucket) = place();
+    let settings = [ON_REQUEST[0], ("SHOAL_SYNC__EXCLUDE", "*/*/docs")];
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &settings);
+    let rows = json!({"upsert_rows": [{"id": 1}]});
+    let (status, _, body) = one.ask("POST", "/v2/namespaces/docs", &["prefer: wait=bucket"], &rows);
+    assert_eq!((status, &body["code"]), (400, &"not_synced".into()), "{body}");
+    assert_eq!(one.count(), None);
+}
+
+#[test]
+fn a_collector_and_a_person_see_how_far_sync_is() {
+    let (dir, bucket) = place();
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &ON_REQUEST);
+    one.write(0..10);
+    let told = text(&one.run(&["status", "docs"]).stdout);
+    assert!(told.contains("sync: 1 objects of about") && told.contains("are not in file://"), "{told}");
+    let metrics = || {
+        let address = one.url.strip_prefix("http://").unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let value = |name: &str| -> Option<i64> {
+        let text = metrics();
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    assert!(value("shoal_sync_pending_bytes").unwrap() > 0);
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert_eq!((value("shoal_sync_pending_bytes"), value("shoal_sync_lag_seconds")), (Some(0), Some(0)));
+    assert!(value("shoal_sync_last_success_timestamp_seconds").unwrap() > 1_600_000_000);
+    assert!(value("shoal_bucket_requests_total{kind=\"create\",outcome=\"done\"}").unwrap() >= 3);
+    assert!(value("shoal_bucket_bytes_total{direction=\"up\"}").unwrap() > 0);
+    assert_eq!(value("shoal_sync_failures_total"), Some(0));
+    let told = text(&one.run(&["status"]).stdout);
+    assert!(told.contains("sync: everything is in file://") && told.contains("last together: "), "{told}");
+}

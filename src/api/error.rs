@@ -68,6 +68,10 @@ pub fn body_of(error: &Error, request_id: &str) -> Vec<u8> {
     if let Some(hint) = error.hint() {
         body["hint"] = hint.into();
     }
+    if error.code() == crate::sync::TIMEOUT {
+        // Beside what the code says: a write was asked to be in the bucket, too.
+        body["durable_locally"] = true.into();
+    }
     if let Some(attribute) = error.attribute() {
         body["attribute"] = attribute.into();
     }

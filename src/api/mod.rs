@@ -10,6 +10,7 @@ pub mod gates;
 pub mod handlers;
 pub mod limits;
 pub mod patience;
+mod prefer;
 pub mod request;
 pub mod router;
 mod search;

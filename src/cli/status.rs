@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
+use serde_json::Value;
 
 use super::http::{Client, Target, namespace};
 use super::output;
 use crate::error::Result;
+use crate::model::datetime::format;
 
 #[derive(Args)]
 pub struct Status {
@@ -26,7 +28,66 @@ impl Status {
             None => "/v1/status".to_owned(),
             Some(namespace) => format!("/v1/namespaces/{namespace}/status"),
         };
-        let status = Client::new(&self.target)?.json(Method::GET, &path, Bytes::new(), None).await?;
-        if self.json { output::print_json(&status) } else { output::print_pairs(&status) }
+        let mut status = Client::new(&self.target)?.json(Method::GET, &path, Bytes::new(), None).await?;
+        if self.json {
+            return output::print_json(&status);
+        }
+        let sync = status.as_object_mut().and_then(|status| status.remove("sync"));
+        output::print_pairs(&status)?;
+        output::print(&sync.as_ref().map_or_else(String::new, sync_lines))
+    }
+}
+
+/// How far sync is, for a person.
+fn sync_lines(sync: &Value) -> String {
+    let number = |key: &str| sync[key].as_u64().unwrap_or(0);
+    let Some(bucket) = sync["bucket"].as_str() else {
+        return "\nsync: no bucket; everything is on this node only\n".to_owned();
+    };
+    if sync["selected"] == false {
+        return format!("\nsync: does not take part in {bucket}, by sync.include or sync.exclude\n");
+    }
+    let mut text = match sync["in_bucket"] == true {
+        true => format!("\nsync: everything is in {bucket}\n"),
+        false => format!(
+            "\nsync: {} objects of about {} bytes are not in {bucket} yet, since up to {} s\n",
+            number("pending_objects"),
+            number("pending_bytes"),
+            number("lag_seconds")
+        ),
+    };
+    match sync["last_success_ms"].as_u64() {
+        Some(ms) => text.push_str(&format!("  last together: {}\n", format(i64::try_from(ms).unwrap_or(i64::MAX)))),
+        None => text.push_str("  not together yet since the start\n"),
+    }
+    if let Some(why) = sync["error"]["message"].as_str() {
+        text.push_str(&format!("  last error: {}\n", plain(why)));
+    }
+    if let Some(hint) = sync["error"]["hint"].as_str() {
+        text.push_str(&format!("  hint: {}\n", plain(hint)));
+    }
+    text
+}
+
+/// What a store said must not be able to steer the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::sync_lines;
+
+    #[test]
+    fn a_person_is_told_what_is_missing_and_why() {
+        assert!(sync_lines(&json!(null)).contains("no bucket"));
+        let together = json!({"bucket": "s3://data", "in_bucket": true, "last_success_ms": 0, "error": null});
+        assert!(sync_lines(&together).contains("everything is in s3://data"), "{}", sync_lines(&together));
+        let error = json!({"message": "gone\u{1b}[2J", "hint": "mount it", "code": "bucket_unreachable"});
+        let behind = json!({"bucket": "s3://data", "in_bucket": false, "pending_objects": 2, "error": error});
+        let told = sync_lines(&behind);
+        assert!(told.contains("2 objects") && told.contains("gone [2J") && told.contains("mount it"), "{told}");
     }
 }

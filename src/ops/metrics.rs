@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::sync_metrics::{self, SyncFigures};
 use crate::error::{Error, Result};
 
 /// What kind of request it was; closed, so that no client can grow the label set.
@@ -179,10 +180,14 @@ impl Metrics {
         }
     }
 
-    /// The OpenMetrics text.
-    pub fn text(&self) -> Result<String> {
+    /// The OpenMetrics text, with what is known of sync where there is a bucket.
+    pub fn text(&self, sync: Option<&SyncFigures>) -> Result<String> {
         let mut out = String::new();
-        encode(&mut out, &self.registry).map_err(|error| Error::internal(format!("encode metrics: {error}")))?;
+        let sync = sync.map(sync_metrics::registry);
+        encode_registry(&mut out, &self.registry)
+            .and_then(|()| sync.map_or(Ok(()), |sync| encode_registry(&mut out, &sync)))
+            .and_then(|()| encode_eof(&mut out))
+            .map_err(|error| Error::internal(format!("encode metrics: {error}")))?;
         Ok(out)
     }
 }
@@ -196,9 +201,29 @@ mod tests {
         let metrics = Metrics::new();
         metrics.observe("query", 200, Duration::from_millis(3));
         metrics.observe("query", 404, Duration::from_millis(1));
-        let text = metrics.text().unwrap();
+        let text = metrics.text(None).unwrap();
         assert!(text.contains("shoal_http_requests_total{route=\"query\",class=\"4xx\"} 1"), "{text}");
         assert!(text.contains("shoal_query_seconds_count 2"), "{text}");
+    }
+
+    #[test]
+    fn sync_is_shown_where_there_is_a_bucket() {
+        let metrics = Metrics::new();
+        assert!(!metrics.text(None).unwrap().contains("shoal_sync"));
+        let requests = vec![("get", "done", 3), ("create", "lost", 1)];
+        let figures = SyncFigures { lag_seconds: 7, failures: 2, requests, bytes_up: 9, ..SyncFigures::default() };
+        let text = metrics.text(Some(&figures)).unwrap();
+        for line in [
+            "shoal_sync_lag_seconds 7",
+            "shoal_sync_failures_total 2",
+            "shoal_bucket_requests_total{kind=\"get\",outcome=\"done\"} 3",
+            "shoal_bucket_bytes_total{direction=\"up\"} 9",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        // What is not known is not there.
+        assert!(!text.contains("clock_skew") && !text.contains("last_success"), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
     }
 
     #[test]
@@ -206,10 +231,10 @@ mod tests {
         let metrics = Metrics::new();
         let under_way = metrics.begin();
         metrics.set_node(&NodeFigures { tail_bytes: 7, ready: true, ..NodeFigures::default() });
-        let text = metrics.text().unwrap();
+        let text = metrics.text(None).unwrap();
         assert!(text.contains("shoal_http_requests_in_flight 1"), "{text}");
         assert!(text.contains("shoal_tail_bytes 7") && text.contains("shoal_ready 1"), "{text}");
         drop(under_way);
-        assert!(metrics.text().unwrap().contains("shoal_http_requests_in_flight 0"));
+        assert!(metrics.text(None).unwrap().contains("shoal_http_requests_in_flight 0"));
     }
 }

@@ -3,4 +3,5 @@
 pub mod log;
 pub mod metrics;
 pub mod signals;
+pub mod sync_metrics;
 pub mod systemd;

@@ -37,11 +37,11 @@ use self::binding::Choice;
 pub use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
-pub use self::report::{Totals, show_pass, show_plan};
+pub use self::report::{show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
-pub use self::worker::{Figures, Pass, TIMEOUT, Worker, WorkerConfig};
+pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
 
 /// A pass ends when the bucket was not reached for this many namespaces one after another: the others would wait in vain.
 const UNREACHED_MAX: u32 = 3;

@@ -8,14 +8,16 @@ use super::{Pass, Worker};
 use crate::engine::Unsent;
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
+use crate::ops::sync_metrics::SyncFigures;
+use crate::store::{Ending, Request};
 
 /// What is not in the bucket yet, of all namespaces together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    pub namespaces_behind: u64,
-    pub objects: u64,
-    pub bytes: u64,
-    pub lag_ms: u64,
+#[derive(Default)]
+struct Totals {
+    namespaces_behind: u64,
+    objects: u64,
+    bytes: u64,
+    lag_ms: u64,
 }
 
 impl Worker {
@@ -54,8 +56,24 @@ impl Worker {
         Ok(shown)
     }
 
-    pub async fn totals(&self) -> Result<Totals> {
-        Ok(self.totals_of(&self.plan(None).await?))
+    /// Numbers for a collector.
+    pub async fn figures(&self) -> Result<SyncFigures> {
+        let totals = self.totals_of(&self.plan(None).await?);
+        let mut figures = SyncFigures {
+            lag_seconds: totals.lag_ms / 1_000,
+            pending_bytes: totals.bytes,
+            namespaces_behind: totals.namespaces_behind,
+            last_success_seconds: self.status().succeeded_ms.map(|ms| ms / 1_000),
+            failures: self.failures(),
+            ..SyncFigures::default()
+        };
+        if let Some(traffic) = self.traffic() {
+            let named = |(kind, ending, count): &(Request, Ending, u64)| (kind.name(), ending.name(), *count);
+            figures.requests = traffic.requests.iter().map(named).collect();
+            (figures.bytes_up, figures.bytes_down) = (traffic.bytes_up, traffic.bytes_down);
+            figures.clock_skew_seconds = traffic.skew_seconds;
+        }
+        Ok(figures)
     }
 
     fn node(&self, plan: &Plan) -> Json {

@@ -91,14 +91,6 @@ impl Asked {
     }
 }
 
-/// Numbers for a collector.
-#[derive(Clone, Debug)]
-pub struct Figures {
-    pub failures: u64,
-    pub last_success_ms: Option<u64>,
-    pub traffic: Option<TrafficSnapshot>,
-}
-
 /// Sync, unattended.
 pub struct Worker {
     pub(super) engine: Arc<Engine>,
@@ -196,17 +188,28 @@ impl Worker {
         self.is_running.load(Ordering::SeqCst)
     }
 
-    pub fn figures(&self) -> Figures {
-        Figures {
-            failures: self.failures.load(Ordering::Relaxed),
-            last_success_ms: self.status().succeeded_ms,
-            traffic: self.link().open.as_ref().map(|(_, bucket)| bucket.traffic().snapshot()),
-        }
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// What went over the link; nothing while there is none.
+    pub(super) fn traffic(&self) -> Option<TrafficSnapshot> {
+        self.link().open.as_ref().map(|(_, bucket)| bucket.traffic().snapshot())
     }
 
     /// Whether a namespace takes part on this node.
     pub fn takes(&self, name: &NamespaceName) -> bool {
         self.config.selection.takes(name)
+    }
+
+    /// An error, unless a namespace takes part on this node.
+    pub fn check_takes(&self, name: &NamespaceName) -> Result<()> {
+        if self.takes(name) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("namespace {name} does not take part in sync on this node"))
+            .with_code("not_synced")
+            .with_hint("see sync.include and sync.exclude in the configuration"))
     }
 
     /// Asks for a pass over these namespaces, or all, at once. The answer comes when one that begins from now on is over;
@@ -218,11 +221,7 @@ impl Worker {
     }
 
     fn enlist(&self, names: Option<&BTreeSet<NamespaceName>>, afresh: bool) -> Result<oneshot::Receiver<Arc<Pass>>> {
-        if let Some(name) = names.into_iter().flatten().find(|name| !self.takes(name)) {
-            return Err(Error::invalid(format!("namespace {name} does not take part in sync on this node"))
-                .with_code("not_synced")
-                .with_hint("see sync.include and sync.exclude in the configuration"));
-        }
+        names.into_iter().flatten().try_for_each(|name| self.check_takes(name))?;
         let mut asked = self.pending();
         if *self.stop.borrow() {
             return Err(stopping());
@@ -248,7 +247,8 @@ impl Worker {
     }
 
     /// Waits until a pass that began from now on has brought a namespace together with the bucket. A pass that fails is
-    /// followed by others until `end`; then Unavailable with code `bucket_timeout`, which says why the last one failed.
+    /// followed by others until `end`; then Unavailable with code `bucket_timeout`, which says why the last one failed. NotFound
+    /// when nobody has the namespace.
     pub async fn together(&self, name: &NamespaceName, end: Instant) -> Result<Done> {
         let names = BTreeSet::from([name.clone()]);
         let mut answer = self.ask(Some(&names))?;
@@ -263,6 +263,7 @@ impl Worker {
             };
             match pass.map_err(|_| stopping())?.of(name) {
                 Ok(done) => return Ok(done),
+                Err(error) if error.kind() == Kind::NotFound => return Err(error),
                 Err(error) => last = Some(error),
             }
             answer = self.enlist(Some(&names), false)?;

@@ -9,6 +9,7 @@ use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::door::only;
 use crate::api::error::{body_of, status_of};
+use crate::api::prefer::Prefer;
 use crate::api::request::if_match_refused;
 use crate::api::search;
 use crate::api::wire::answers::{QueryAnswer, recall_json};
@@ -25,6 +26,12 @@ use crate::model::write::Idempotency;
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 
 pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
+    let prefer = Prefer::of(call, name)?;
+    let answer = write_here(call, name, body).await?;
+    prefer.written(call, name, answer).await
+}
+
+async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
     let Received { bytes, share } = body;
     let mut request = match parse(&bytes, parse_write_bytes)? {
         WriteBody::Write(request) => request,
@@ -133,15 +140,17 @@ pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<An
 pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
     drop(body);
+    let was_read = Prefer::of(call, name)?.read(call, name).await?;
     let (name, began) = (name.clone(), call.began);
-    search::run(call.server, &name.clone(), move |server, allowance| {
+    let answer = search::run(call.server, &name.clone(), move |server, allowance| {
         let view = server.engine.view_at(&name, parsed.as_of.as_ref())?;
         let outcome = engine::query::run(&view, &parsed.request, allowance)?;
         let micros = micros_since(began);
         let answer = QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros };
         Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
     })
-    .await
+    .await?;
+    Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })
 }
 
 pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {

@@ -6,7 +6,7 @@ mod lineage;
 mod merge;
 mod namespaces;
 mod node;
-mod sync;
+pub mod sync;
 pub mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,7 +51,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
     let (name, operation) = match route {
         Route::Live => return Ok(node::live()),
         Route::Ready => return node::ready(call),
-        Route::Metrics => return node::metrics(call),
+        Route::Metrics => return node::metrics(call).await,
         Route::NodeStatus => return node::status(call).await,
         Route::List(project) => return node::list(call, &project),
         Route::Tree(project) => return lineage::tree(call, &project),

@@ -26,11 +26,15 @@ pub fn ready(call: Call<'_>) -> Result<Answer> {
     Answer::json(503, &json!({"status": "stopping"}))
 }
 
-pub fn metrics(call: Call<'_>) -> Result<Answer> {
+pub async fn metrics(call: Call<'_>) -> Result<Answer> {
     let status = beside(|| Ok(call.server.engine.node_status()))?;
     let metrics = &call.server.metrics;
     metrics.set_node(&figures(&status));
-    metrics.text().map(Answer::metrics)
+    let sync = match &call.server.config.sync {
+        Some(worker) => Some(worker.figures().await?),
+        None => None,
+    };
+    metrics.text(sync.as_ref()).map(Answer::metrics)
 }
 
 fn figures(status: &Json) -> NodeFigures {

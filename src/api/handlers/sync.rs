@@ -17,7 +17,7 @@ use crate::sync::{Worker, show_pass, show_plan};
 const NAMES_MAX: usize = 1_000;
 
 /// What keeps the node and its bucket together; an error that says how to get one.
-pub(super) fn worker<'a>(call: Call<'a>) -> Result<&'a Arc<Worker>> {
+pub fn worker<'a>(call: Call<'a>) -> Result<&'a Arc<Worker>> {
     call.server.config.sync.as_ref().ok_or_else(|| {
         Error::invalid("this node has no bucket to sync with").with_code("no_bucket").with_hint(
             "set bucket.url in the configuration, SHOAL_BUCKET__URL, or `shoal serve --bucket s3://BUCKET/PREFIX`",
