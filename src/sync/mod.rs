@@ -31,7 +31,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::names::Ended;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe};
+use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
 
 use self::binding::Choice;
 pub use self::namespace::Done;
@@ -214,11 +214,28 @@ impl Sync {
         {
             return Ok(known.clone());
         }
+        self.check_identity().await?;
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         attached.bound.retain(|(name, rev), _| found.get(name) == Some(rev));
         attached.names = Some((found.clone(), now));
         Ok(found)
+    }
+
+    /// Refuses a bucket that was taken away, or replaced by another, since it was attached: what is known of it is of no other.
+    async fn check_identity(&self) -> Result<()> {
+        let (expected, name) = (self.engine.store_id(), self.bucket.name());
+        match read_identity(&self.bucket, &self.options.patience).await? {
+            Some(found) if found.store == expected => Ok(()),
+            found => {
+                let what = found.map_or("is no store".to_owned(), |found| format!("is store {}", found.store));
+                Err(Error::conflict(format!("{name} {what}, and was store {expected} when it was attached"))
+                    .with_code("bucket_replaced")
+                    .with_hint(
+                        "nothing was sent; put the bucket back, or start the daemon again to attach what is there",
+                    ))
+            }
+        }
     }
 
     async fn bound(&self, attached: &mut Attached, name: &NamespaceName, rev: u64) -> Result<Option<names::Bound>> {

@@ -255,3 +255,32 @@ async fn a_node_without_news_costs_one_request_a_namespace() {
     assert!(link.run_for(&unasked).await.failed.is_none());
     assert_eq!(puts() - before, 3);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_was_replaced_is_noticed_and_one_that_was_emptied_is_filled_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = shoal::store::BucketConfig {
+        url: format!("file://{}", dir.path().display()),
+        ..shoal::store::BucketConfig::default()
+    };
+    let node = Node::new(1);
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let open = || shoal::store::Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
+    let link = |bucket| {
+        let options = crate::fleet::options(Policy::Lww);
+        shoal::sync::Sync::new(engine.clone(), bucket, options, node.clock.clone())
+    };
+    let attached = link(open());
+    attached.run().await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+    let error = attached.run().await.unwrap_err();
+    assert_eq!(error.code(), "bucket_replaced", "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let again = open();
+    link(again.clone()).run().await.unwrap();
+    assert_eq!(fresh(2, &again, "docs").await, all(&engine, "docs"));
+}
