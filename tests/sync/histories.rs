@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use object_store::memory::InMemory;
@@ -17,6 +17,7 @@ use shoal::platform::clock::ManualClock;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Status, Sync, SyncOptions};
+use tokio::sync::Notify;
 
 use crate::faulty_store::{Fault, FaultyStore, Lie};
 use crate::fleet::lost;
@@ -63,6 +64,9 @@ struct Fleet {
     /// Fails as planned while `is_faulty`.
     link: Bucket,
     is_faulty: Arc<AtomicBool>,
+    /// How many more requests the link carries before the node that syncs is cut off for good; less than 0 for any number.
+    requests_left: Arc<AtomicI64>,
+    is_cut: Arc<Notify>,
     nsid: Nsid,
     members: Vec<Member>,
     writes: Vec<Written>,
@@ -85,8 +89,15 @@ impl Fleet {
         let store = Arc::new(InMemory::new());
         let is_faulty = Arc::new(AtomicBool::new(false));
         let (planned, random) = (is_faulty.clone(), SeededRandom::new(seed));
+        let (requests_left, is_cut) = (Arc::new(AtomicI64::new(-1)), Arc::new(Notify::new()));
+        let (left, cut) = (requests_left.clone(), is_cut.clone());
         let rate = 3 + random.next_u64() % 30;
         let faulty = FaultyStore::new(store.clone(), move |_| {
+            // Whatever else was under way when it was cut off is not heard of any more, either.
+            if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| (left > 0).then(|| left - 1)) == Err(0) {
+                cut.notify_waiters();
+                return Some(Fault::Silence);
+            }
             let drawn = random.next_u64();
             let due = planned.load(Ordering::SeqCst) && drawn % rate == 0;
             due.then(|| FAULTS[(drawn / rate) as usize % FAULTS.len()])
@@ -99,6 +110,8 @@ impl Fleet {
             bucket: over(store, seed),
             link: over(Arc::new(faulty), seed + 1),
             is_faulty,
+            requests_left,
+            is_cut,
             nsid: Nsid(uuid::Uuid::nil()),
             members: members.collect(),
             writes: Vec::new(),
@@ -143,10 +156,30 @@ impl Fleet {
         Some(decode_manifest(&bytes, &key).unwrap().0)
     }
 
+    /// One pass that loses power at some request.
+    async fn sync_and_die(&mut self, at: usize, requests: i64) {
+        self.requests_left.store(requests, Ordering::SeqCst);
+        self.sync(at).await;
+        self.requests_left.store(-1, Ordering::SeqCst);
+    }
+
     /// One pass, and what everybody knows afterwards, whatever it was told.
     async fn sync(&mut self, at: usize) -> bool {
         let before = self.newest().await;
-        let done = sync(&self.members[at], &self.link).await;
+        let is_cut = self.is_cut.clone();
+        let cut = is_cut.notified();
+        let done = tokio::select! {
+            done = sync(&self.members[at], &self.link) => {
+                let is_ok = done.is_ok() || self.is_faulty.load(Ordering::SeqCst);
+                assert!(is_ok, "{:?}", done.err());
+                done.is_ok()
+            }
+            () = cut => false,
+        };
+        if self.requests_left.load(Ordering::SeqCst) == 0 {
+            let Member { node, engine, .. } = &mut self.members[at];
+            *engine = node.cut_power(engine.clone());
+        }
         let after = self.newest().await;
         let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
         let common = id(&self.members[at].engine.common(self.nsid).unwrap());
@@ -161,7 +194,7 @@ impl Fleet {
         if let (true, Some(after)) = (moved, id(&after)) {
             self.commits.insert(after, knows.clone());
         }
-        done.is_ok()
+        done
     }
 
     /// Everybody meets without faults; then what everybody has is looked at.
@@ -223,7 +256,7 @@ async fn history(seed: u64) {
     for _ in 0..STEPS {
         let at = pick(NODES as u64) as usize;
         fleet.members[at].node.clock.advance(pick(5_000));
-        match pick(12) {
+        match pick(13) {
             0..5 => {
                 let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
                 fleet.put(at, &ids).await;
@@ -235,6 +268,7 @@ async fn history(seed: u64) {
                 let Member { node, engine, .. } = &mut fleet.members[at];
                 *engine = node.cut_power(engine.clone());
             }
+            9 => fleet.sync_and_die(at, pick(25) as i64).await,
             _ => {
                 fleet.sync(at).await;
             }
