@@ -204,12 +204,12 @@ impl Sync {
         }
     }
 
-    /// The newest revision of every name in the bucket. A pass that nobody asked for lists them now and then only: listing costs
-    /// as much as writing.
+    /// The newest revision of every name in the bucket. A pass that nobody asked for, or for names that are known, lists them now
+    /// and then only: listing costs as much as writing.
     async fn names(&self, attached: &mut Attached, selection: &Selection) -> Result<BTreeMap<NamespaceName, u64>> {
         let now = self.clock.now_millis();
         if let Some((known, listed_ms)) = &attached.names
-            && selection.is_unasked()
+            && (selection.is_unasked() || selection.is_among(known))
             && (*listed_ms..listed_ms.saturating_add(LISTED_EVERY_MS)).contains(&now)
         {
             return Ok(known.clone());

@@ -1,6 +1,6 @@
 //! Which namespaces take part: by patterns, and by name when only some are asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
@@ -38,6 +38,11 @@ impl Selection {
     /// The same, for a pass that is due and that nobody asked for.
     pub fn unasked(&self) -> Self {
         Selection { unasked: true, ..self.clone() }
+    }
+
+    /// Whether it is about some names, all of which are among these.
+    pub fn is_among<T>(&self, names: &BTreeMap<NamespaceName, T>) -> bool {
+        self.only.as_ref().is_some_and(|only| only.iter().all(|name| names.contains_key(name)))
     }
 
     pub fn is_unasked(&self) -> bool {
