@@ -529,3 +529,27 @@ async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails
         assert_eq!(all(&engine, "docs"), expected, "operation {at}, merged");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_while_a_segment_is_made_becomes_one_without_another_write() {
+    let mut node = Node::new(40);
+    node.config.flush_bytes = 256 << 10;
+    let engine = node.open().unwrap();
+    let writes = (0..16_u64).map(|round| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let rows: Vec<Json> =
+                (0..400_u64).map(|n| json!({"id": 400 * round + n, "text": format!("{n} ").repeat(200)})).collect();
+            write(&engine, "docs", json!({"upsert_rows": rows})).await.unwrap();
+        })
+    });
+    for write in writes.collect::<Vec<_>>() {
+        write.await.unwrap();
+    }
+    let ended = async {
+        while engine.metadata(&name("docs")).unwrap().unindexed_rows > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.unwrap();
+}

@@ -85,7 +85,11 @@ impl Namespace {
             namespace.flushing.store(false, Ordering::SeqCst);
             namespace.context.room.notify_waiters();
             match done {
-                Ok(()) => namespace.start_compaction(),
+                Ok(()) => {
+                    // What came meanwhile found a flush under way, and may be the last for long.
+                    namespace.flush_when_due();
+                    namespace.start_compaction();
+                }
                 Err(error) if error.kind() == Kind::NotFound => {}
                 Err(error) => tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again"),
             }
