@@ -118,7 +118,7 @@ impl Catalog {
         let last = self.lock().get(name).map(|bound| bound.rev);
         let rev = last.map_or(0, |rev| rev + 1);
         let ended = match (ended, last) {
-            (None, Some(_)) => newest(disk, &dir)?.and_then(|binding| binding.ended),
+            (None, Some(_)) => newest(disk, &dir)?.and_then(|(_, binding)| binding.ended),
             (ended, _) => ended,
         };
         let binding = NameBinding::new(name, rev, target, hlc, ended);
@@ -145,7 +145,7 @@ impl Catalog {
 
     /// The newest binding of a name, as its file has it.
     pub fn newest(disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<Option<NameBinding>> {
-        newest(disk, &layout.bindings(name))
+        Ok(newest(disk, &layout.bindings(name))?.map(|(_, binding)| binding))
     }
 
     /// Whether it is not known of some name what the next start would find it bound to.
@@ -215,16 +215,15 @@ fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
 
 /// The newest revision in a name's directory; `None` while there is none.
 pub fn stored(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
-    let rev = newest_rev(disk, dir)?;
-    Ok(newest(disk, dir)?.zip(rev).map(|(binding, rev)| Bound { rev, target: binding.target }))
+    Ok(newest(disk, dir)?.map(|(rev, binding)| Bound { rev, target: binding.target }))
 }
 
-/// The newest binding in a name's directory; `None` while there is none.
-fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<NameBinding>> {
+/// The newest revision in a name's directory, and what it says.
+fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<(u64, NameBinding)>> {
     let Some(rev) = newest_rev(disk, dir)? else { return Ok(None) };
     let path = dir.join(numbered(rev));
     let bytes = disk.read(&path).context(|| format!("read {}", path.display()))?;
-    decode_binding(&bytes, &path.display().to_string()).map(Some)
+    Ok(Some((rev, decode_binding(&bytes, &path.display().to_string())?)))
 }
 
 fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {

@@ -57,9 +57,9 @@ impl Sync {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
             if let Some(found) = &found
-                && common.is_none_or(|common| common.commit_id != found.manifest.commit_id)
+                && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
             {
-                self.take_in(name, nsid, &found.manifest, &mut done).await?;
+                self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await?;
             }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
@@ -122,14 +122,21 @@ impl Sync {
         Ok(true)
     }
 
-    async fn take_in(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest, done: &mut Done) -> Result<()> {
+    async fn take_in(
+        &self,
+        name: &NamespaceName,
+        nsid: Nsid,
+        common: Option<&Manifest>,
+        theirs: &Manifest,
+        done: &mut Done,
+    ) -> Result<()> {
         let engine = &self.engine;
         // This node's own commit, whose answer was lost or came when nobody waited for it any more.
         let staged = tokio::task::block_in_place(|| engine.staged(nsid))?;
         if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
             return tokio::task::block_in_place(|| engine.settle_common(nsid));
         }
-        self.check_writer(name, nsid, theirs).await?;
+        self.check_writer(name, common, theirs).await?;
         let _expected = engine.expect(theirs);
         let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
         done.fetched.objects += fetched.objects;
@@ -151,10 +158,9 @@ impl Sync {
 
     /// Refuses a commit of this node's own origin that this node did not make, while something here was never sent: another disk
     /// writes as this one, so clocks say nothing of what the other has seen, and one of both would be lost.
-    async fn check_writer(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest) -> Result<()> {
+    async fn check_writer(&self, name: &NamespaceName, common: Option<&Manifest>, theirs: &Manifest) -> Result<()> {
         let own = self.engine.origin(name)?;
         let newest = self.engine.seen(name).await?.seen(own);
-        let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
         let sent = common.map_or(Hlc::default(), |common| common.version_vector.seen(own));
         if theirs.version_vector.seen(own) <= sent || newest <= sent {
             return Ok(());

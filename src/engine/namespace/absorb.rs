@@ -69,19 +69,9 @@ pub(in crate::engine) struct Site<'a> {
     begun: Vec<String>,
 }
 
-impl<'a> Site<'a> {
-    pub(super) fn new(
-        namespace: &'a Namespace,
-        version: Version,
-        fresh_ids: Vec<DocId>,
-        ids_reserved: Option<u64>,
-    ) -> Self {
-        let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Vec::new());
-        Site { namespace, version, fresh_ids, ids_reserved, parts, conflicts, begun }
-    }
-
+impl Site<'_> {
     /// Removes everything that was begun.
-    pub(super) fn take_back(&self) {
+    fn take_back(&self) {
         for key in &self.begun {
             let _ = self.namespace.context.tier.remove(key);
         }
@@ -155,33 +145,50 @@ impl Namespace {
         }
         drop(ours);
         self.flush_held(&mut decider).await?;
-        let (fresh_ids, ids_reserved) = match work.fresh_ids() {
-            0 => (Vec::new(), None),
-            count => self.give_ids(&decider, count)?,
-        };
-        let ours = self.moment().await?;
-        let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
-        let mut site = Site::new(self, Version { hlc, origin: decider.origin }, fresh_ids, ids_reserved);
-        let built = tokio::task::block_in_place(|| {
-            let built = work.carry_out(&ours, &mut site)?;
-            check_room(&ours, &site, &built)?;
-            Ok(built)
-        });
-        let built = built.inspect_err(|_: &Error| site.take_back())?;
-        drop(ours);
+        let (site, built) = self.build_on(&self.moment().await?, &decider, work, seen)?;
         let done = self.commit_absorption(&mut decider, site, built).await;
         if done.is_err() {
-            // The manifest may be there all the same. What was read before must not be written on.
-            decider.broken = true;
-            if let Err(error) = self.make_ready(&mut decider).await {
-                tracing::warn!(namespace = %self.name, %error, "not opened anew, the next write tries again");
-            }
+            self.open_anew(&mut decider).await;
         }
         drop(decider);
         drop(flushing);
         drop(compacting);
         self.start_compaction();
         done.map(Some)
+    }
+
+    /// Builds what the commit of `work` on top of a state names; what fails leaves nothing. `seen`: the newest clock of the other
+    /// side.
+    pub(super) fn build_on(
+        &self,
+        state: &Moment,
+        decider: &Decider,
+        work: &mut impl Absorb,
+        seen: Hlc,
+    ) -> Result<(Site<'_>, Absorption)> {
+        let (fresh_ids, ids_reserved) = match work.fresh_ids() {
+            0 => (Vec::new(), None),
+            count => self.give_ids(decider, count)?,
+        };
+        let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
+        let version = Version { hlc, origin: decider.origin };
+        let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Vec::new());
+        let mut site = Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, begun };
+        let built = tokio::task::block_in_place(|| {
+            let built = work.carry_out(state, &mut site)?;
+            check_room(state, &site, &built)?;
+            Ok(built)
+        });
+        let built = built.inspect_err(|_: &Error| site.take_back())?;
+        Ok((site, built))
+    }
+
+    /// After a commit that failed: its manifest may be there all the same, and what was read before must not be written on.
+    pub(super) async fn open_anew(&self, decider: &mut Decider) {
+        decider.broken = true;
+        if let Err(error) = self.make_ready(decider).await {
+            tracing::warn!(namespace = %self.name, %error, "not opened anew, the next write tries again");
+        }
     }
 
     async fn commit_absorption(
@@ -259,7 +266,7 @@ impl Namespace {
 }
 
 /// What one manifest can name is bounded; said before the commit, with what to do.
-pub(super) fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
+fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
     let segments = ours.manifest.segments.len() + site.parts.len();
     if segments > SEGMENTS_MAX {
         return Err(Error::unavailable(format!("{segments} segments, a namespace has at most {SEGMENTS_MAX}"))

@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::absorb::{Absorb, Absorption, Site, check_room};
+use super::absorb::{Absorb, Absorption, Site};
 use super::flush::write_deletions;
-use super::open::{next_clock, open_part};
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::error::{Context as _, Error, Result};
-use crate::format::manifest::{DeletionsRef, Manifest};
-use crate::model::ids::{CommitId, Version};
+use crate::format::manifest::{Manifest, SegmentRef};
+use crate::model::ids::CommitId;
 
 /// What both sides have of the things that are no documents.
 pub(in crate::engine) struct Facts<'a> {
@@ -65,42 +64,25 @@ impl Namespace {
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         self.drain(&mut decider).await?;
-        let theirs = tokio::task::block_in_place(|| self.past(facts.theirs.clone()))?;
         let ours = self.moment().await?;
-        if ours.vector.covers_all(&theirs.vector) && !self.facts_moved(&facts, &ours.manifest) {
+        if ours.vector.covers_all(&facts.theirs.version_vector) && !self.facts_moved(&facts, &ours.manifest) {
             return Ok((None, None));
         }
         drop(ours);
         self.flush_held(&mut decider).await?;
         let ours = Arc::new(self.moment().await?);
+        let theirs = tokio::task::block_in_place(|| self.past(facts.theirs.clone()))?;
         let seen = theirs.vector.newest().max(theirs.manifest.hlc);
-        let mut work = work(ours.clone());
+        let mut work = work(ours);
         // Whether there is news is another question here: the other state itself is.
         tokio::task::block_in_place(|| work.survey(&theirs))?;
         if work.is_refused() {
             return Ok((Some(work), None));
         }
-        let (fresh_ids, ids_reserved) = match work.fresh_ids() {
-            0 => (Vec::new(), None),
-            count => self.give_ids(&decider, count)?,
-        };
-        let hlc = next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
-        let version = Version { hlc, origin: decider.origin };
-        let mut site = Site::new(self, version, fresh_ids, ids_reserved);
-        let built = tokio::task::block_in_place(|| {
-            let built = work.carry_out(&theirs, &mut site)?;
-            check_room(&theirs, &site, &built)?;
-            Ok(built)
-        });
-        let built = built.inspect_err(|_: &Error| site.take_back())?;
-        drop(ours);
-        let done = self.commit_rebase(&mut decider, site, built, &facts).await;
+        let (site, built) = self.build_on(&theirs, &decider, &mut work, seen)?;
+        let done = self.commit_rebase(&mut decider, site, built, &facts, &theirs).await;
         if done.is_err() {
-            // The manifest may be there all the same. What was read before must not be written on.
-            decider.broken = true;
-            if let Err(error) = self.make_ready(&mut decider).await {
-                tracing::warn!(namespace = %self.name, %error, "not opened anew, the next write tries again");
-            }
+            self.open_anew(&mut decider).await;
         }
         drop(decider);
         drop(flushing);
@@ -124,14 +106,17 @@ impl Namespace {
         site: Site<'_>,
         built: Absorption,
         facts: &Facts<'_>,
+        theirs: &Moment,
     ) -> Result<(u64, CommitId)> {
         let (version, ids_reserved) = (site.version, site.ids_reserved);
         let (new, losers) = site.into_objects();
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
             let mut parts = Vec::with_capacity(facts.theirs.segments.len() + new.len());
-            for reference in &facts.theirs.segments {
-                parts.push(self.with_dead(open_part(&self.context, reference)?, &built.dead)?);
+            for (reference, open) in facts.theirs.segments.iter().zip(&theirs.view.segments) {
+                let (segment, dead) = (open.segment.clone(), open.dead.clone());
+                let part = Part { reference: reference.clone(), segment, settled: dead.clone(), dead };
+                parts.push(self.with_dead(part, &built.dead)?);
             }
             parts.extend(new);
             let now = self.context.clock.now_millis();
@@ -192,9 +177,8 @@ impl Namespace {
             return Ok(part);
         };
         let dead = Arc::new(part.dead.as_ref() | rows);
-        let object: DeletionsRef =
-            write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
-        let reference = crate::format::manifest::SegmentRef { deletions: Some(object), ..part.reference };
+        let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
+        let reference = SegmentRef { deletions: Some(object), ..part.reference };
         Ok(Part { reference, segment: part.segment, settled: dead.clone(), dead })
     }
 }
