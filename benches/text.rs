@@ -192,8 +192,8 @@ fn phrases(folder: &Path) {
         let alone = Schema { columns: vec![column.clone()], ..schema.clone() };
         let start = Instant::now();
         let segment = segment(&alone, &documents);
-        println!("{}: a segment of {} bytes in {:.2?}", column.name, segment.file().len(), start.elapsed());
-        let bytes = segment.file();
+        println!("{}: a segment of {} bytes in {:.2?}", column.name, segment.file().unwrap().len(), start.elapsed());
+        let bytes = segment.file().unwrap();
         let meta = decode_meta(bytes, &decode_footer(bytes, "bench.seg").unwrap(), "bench.seg").unwrap();
         for section in meta.sections.iter().filter(|section| section.name.contains(':') || section.name == "rows") {
             println!("  {}: {} bytes", section.name, section.bytes);

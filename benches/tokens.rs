@@ -74,7 +74,7 @@ fn built(base: &data::Vectors, rows: usize, stride: usize) -> (Segment, ColumnUi
         documents.len(),
         reader.token_count(),
         took.as_secs_f64(),
-        segment.file().len() as f64 / bytes as f64,
+        segment.file().unwrap().len() as f64 / bytes as f64,
         reader.clusters().unwrap().unwrap_or_default()
     );
     (segment, uid, documents)

@@ -103,7 +103,7 @@ impl Index {
             "{what} {rows} rows in {:.2} s, {:.0} a second; {:.3} times the bytes of the vectors, {} clusters",
             took.as_secs_f64(),
             rows as f64 / took.as_secs_f64(),
-            self.segment.file().len() as f64 / (rows * base.dims * 4) as f64,
+            self.segment.file().unwrap().len() as f64 / (rows * base.dims * 4) as f64,
             self.segment.vectors(self.column).unwrap().unwrap().clusters().unwrap().unwrap_or_default()
         );
     }

@@ -22,7 +22,7 @@ use shoal::format::node::{decode_format, decode_node, encode_format, encode_node
 use shoal::format::record::{decode_batch, encode_batch};
 use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
-use shoal::format::{deletions, envelope};
+use shoal::format::{deletions, envelope, ranges};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::model::value::Multivector;
 use shoal::platform::allowance::Allowance;
@@ -37,7 +37,7 @@ use shoal::segment::vectors::{QueryTokens, QueryVector, Wanted};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 17] = [
+pub const TARGETS: [(&str, Body); 18] = [
     ("clusters", clusters),
     ("conflicts", conflicts),
     ("deletions", deletions),
@@ -49,6 +49,7 @@ pub const TARGETS: [(&str, Body); 17] = [
     ("node", node),
     ("positions", positions),
     ("query", query),
+    ("ranges", ranges),
     ("record", record),
     ("segment", segment),
     ("snapshot", snapshot),
@@ -243,6 +244,25 @@ fn deletions(data: &[u8]) {
         assert!(dead.max().is_none_or(|row| row < rows));
         let written = deletions::encode(&segment_id, rows, &dead);
         assert_eq!(again(deletions::decode(&written, "again")), (segment_id, rows, dead));
+    }
+}
+
+/// The map of ranges with its checksum made right.
+pub fn sealed_ranges(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.to_vec();
+    put_checksum(&mut bytes, 20, |bytes| {
+        Some(crc32c::crc32c_append(crc32c::crc32c(bytes.get(..20)?), bytes.get(24..)?))
+    })?;
+    Some(bytes)
+}
+
+fn ranges(data: &[u8]) {
+    let sealed = sealed_ranges(data);
+    for bytes in [Some(data), sealed.as_deref()].into_iter().flatten() {
+        let Some((object_bytes, here)) = either(ranges::decode(bytes, "fuzz")) else { continue };
+        assert!(here.max().is_none_or(|block| Some(block) < ranges::blocks_of(object_bytes)));
+        let written = ranges::encode(object_bytes, &here);
+        assert_eq!(again(ranges::decode(&written, "again")), (object_bytes, here));
     }
 }
 

@@ -104,6 +104,7 @@ fn engine_config(config: &Config) -> EngineConfig {
         retention_ms: storage.retention_hours.saturating_mul(3_600_000),
         retention_disk_percent: storage.retention_disk_percent,
         recall: config.search.recall,
+        tier_bytes_max: storage.tier_bytes_max,
         ..EngineConfig::new(&storage.data_dir)
     }
 }

@@ -34,6 +34,8 @@
 //!   merge compares what one side has seen with what the other has; nothing else decides what is new: see [`engine::merge`].
 //! - **Nodes meet by what they have seen.** A pass of [`sync`] may stop anywhere: which of two states is newer is decided by their
 //!   vectors, and what a commit in the bucket came to by reading it back; see [`store`].
+//! - **What is only here is here whole.** Of what the bucket has, a node may keep ranges; whoever touches others waits for them:
+//!   see [`tier`] and [`platform::mmap::Fill`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
@@ -62,7 +64,7 @@
 //! | conflict | a document that both sides of a merge changed without knowing of each other |
 //! | base | a state that both sides of a merge once had in common |
 //! | tag | a name for one commit, kept until deleted |
-//! | tier | the local directory that holds objects under the bucket's keys |
+//! | tier | the local directory that holds objects under the bucket's keys, whole or in part |
 //! | seal, flush | close a log object; tail to segment |
 //!
 //! The bytes at rest are described in `storage-format.md`.

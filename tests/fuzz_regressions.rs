@@ -48,6 +48,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "manifest" => &["manifest.json", "manifest-answers.json"],
         "names" => &["binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json"],
+        "ranges" => &["object.here"],
         "segment" => &["segment.seg", "segment-tokens.seg"],
         "snapshot" => &[
             "snapshot.snp",
@@ -188,6 +189,7 @@ fn checksums_do_not_keep_damage_from_the_decoders() {
     assert_eq!(targets::sealed_segment(&segment).unwrap(), golden("segment.seg"));
     assert_eq!(targets::sealed_log(&spoiled("log.wal", &[68, 76])).unwrap(), golden("log.wal"));
     assert_eq!(targets::sealed_deletions(&spoiled("deletions.del", &[32])).unwrap(), golden("deletions.del"));
+    assert_eq!(targets::sealed_ranges(&spoiled("object.here", &[20])).unwrap(), golden("object.here"));
     let snapshot = golden("snapshot.snp");
     let footer = snapshot.len() - 64;
     let damaged = spoiled("snapshot.snp", &[60, 64 + 11, footer + 16, footer + 52]);

@@ -24,6 +24,7 @@ use shoal::format::names::{Ended, NameBinding, decode_binding, encode_binding, p
 use shoal::format::node::{
     self, FormatFile, IdBlocks, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
 };
+use shoal::format::ranges;
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::format::snapshot::{
     Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, Member, OBJECT_HEADER_BYTES, ObjectKind, SnapshotKind,
@@ -600,6 +601,9 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
     let found = golden("v2", "binding.json", &encode_binding(&binding_of_a_deletion()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding_of_a_deletion());
+    let here: roaring::RoaringBitmap = (0..3).chain(700..701).collect();
+    let found = golden("v1", "object.here", &ranges::encode(2_870_000, &here));
+    assert_eq!(ranges::decode(&found, "golden").unwrap(), (2_870_000, here));
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
     let found = golden("v2", "node.json", &encode_node(&node_file()).unwrap());

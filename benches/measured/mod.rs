@@ -92,6 +92,10 @@ impl Disk for MeasuredDisk {
         RealDisk.map(path)
     }
 
+    fn map_live(&self, path: &Path) -> io::Result<Mapping> {
+        RealDisk.map_live(path)
+    }
+
     fn size(&self, path: &Path) -> io::Result<u64> {
         RealDisk.size(path)
     }

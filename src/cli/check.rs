@@ -86,6 +86,12 @@ impl Check {
                 text.push_str(&format!(", {} documents in segments", report.documents));
             }
             text.push('\n');
+            if report.in_bucket > 0 {
+                text.push_str(&format!(
+                    "{} of the objects are not all here, the bucket has them; what is read of them is verified then\n",
+                    report.in_bucket
+                ));
+            }
             if report.orphans > 0 {
                 text.push_str(&format!(
                     "{} objects of {} bytes are left over from a crash, `shoal repair` removes them\n",

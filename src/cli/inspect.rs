@@ -8,12 +8,12 @@ use serde_json::{Value as Json, json};
 
 use super::output;
 use crate::error::{Context, Error, Result};
-use crate::format::deletions;
 use crate::format::log::decode_log;
 use crate::format::manifest::decode_manifest;
 use crate::format::names::decode_binding;
 use crate::format::node::{decode_format, decode_node};
 use crate::format::record::Record;
+use crate::format::{deletions, ranges};
 use crate::platform::disk::Disk;
 use crate::platform::real_disk::RealDisk;
 use crate::segment::Segment;
@@ -69,8 +69,15 @@ fn describe(path: &Path) -> Result<Json> {
                 "dead_rows": dead.len(),
             }))
         }
+        Some("here") => {
+            let bytes = disk.read(path).context(|| format!("read {name}"))?;
+            let (bytes, here) = ranges::decode(&bytes, &name)?;
+            Ok(json!({"kind": "blocks of an object", "bytes": bytes, "bytes_here": here.len() * ranges::BLOCK_BYTES}))
+        }
         Some("json") => metadata(&disk.read(path).context(|| format!("read {name}"))?, &name),
-        _ => Err(Error::invalid(format!("{name}: expected a .wal, .seg, .del or .json file of a data directory"))),
+        _ => Err(Error::invalid(format!(
+            "{name}: expected a .wal, .seg, .del, .here or .json file of a data directory"
+        ))),
     }
 }
 

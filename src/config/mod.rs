@@ -81,6 +81,8 @@ pub struct Storage {
     pub retention_hours: u64,
     /// They may keep so much of the disk, in a hundred; the oldest go first.
     pub retention_disk_percent: u32,
+    /// Bytes of the bucket's segments that are kept here, the rest is read when it is wanted; 0 keeps all of them here.
+    pub tier_bytes_max: u64,
 }
 
 /// How queries are answered.
@@ -149,6 +151,7 @@ impl Default for Storage {
             compaction_bytes_per_second: engine.compaction_bytes_per_second,
             retention_hours: engine.retention_ms / 3_600_000,
             retention_disk_percent: engine.retention_disk_percent,
+            tier_bytes_max: engine.tier_bytes_max,
         }
     }
 }

@@ -11,6 +11,9 @@ const TOKEN_BYTES_MIN: usize = 32;
 /// Smaller segments than this cost more than they are worth.
 const FLUSH_BYTES_MIN: u64 = 64 << 10;
 
+/// In less a query finds no room for what it reads.
+const TIER_BYTES_MIN: u64 = 16 << 20;
+
 /// Checks everything that can be checked without touching the data.
 pub(super) fn check(config: &Config) -> Result<()> {
     let tokens = config.auth.tokens()?;
@@ -35,6 +38,12 @@ pub(super) fn check(config: &Config) -> Result<()> {
         return Err(wrong(format!(
             "storage.tail_bytes_max is {} and storage.tails_bytes_max {}, expected at least storage.flush_bytes, {}",
             storage.tail_bytes_max, storage.tails_bytes_max, storage.flush_bytes
+        )));
+    }
+    if (1..TIER_BYTES_MIN).contains(&storage.tier_bytes_max) {
+        return Err(wrong(format!(
+            "storage.tier_bytes_max is {}, expected at least {TIER_BYTES_MIN}, or 0 to keep everything here",
+            storage.tier_bytes_max
         )));
     }
     config.worker().map(|_| ())

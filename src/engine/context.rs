@@ -51,6 +51,8 @@ pub struct EngineConfig {
     pub retention_disk_percent: u32,
     /// What approximate searches are to find where a query does not say.
     pub recall: Recall,
+    /// Bytes of the bucket's segments that are kept here, the rest is read when it is wanted; 0 keeps all of them here.
+    pub tier_bytes_max: u64,
 }
 
 impl EngineConfig {
@@ -70,6 +72,7 @@ impl EngineConfig {
             retention_ms: 7 * 24 * 3_600 * 1_000,
             retention_disk_percent: 20,
             recall: Recall::DEFAULT,
+            tier_bytes_max: 0,
         }
     }
 }

@@ -147,7 +147,7 @@ fn copy_segment(
     let key = newborn.segment_key(segment_id);
     let mut writer = newborn.create(&key)?;
     let mut counted =
-        Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.file().len() as u64 };
+        Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.file()?.len() as u64 };
     let input = Input { segment: &part.segment, dead: &part.dead };
     let summary = merge(segment_id, &moment.view.schema, &[input], moment.manifest.horizon, &mut counted)?;
     progress.done.store(before + rows, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 //! node.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
 //! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
+//! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,11 @@ impl Layout {
 
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
+    }
+
+    /// Objects of the bucket that are here in part.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
     }
 
     pub fn format_file(&self) -> PathBuf {

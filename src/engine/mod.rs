@@ -24,6 +24,7 @@ pub mod merge;
 pub mod namespace;
 mod node;
 mod operations;
+pub mod parts;
 pub mod query;
 pub mod reclaim;
 pub mod remote;
@@ -63,6 +64,8 @@ pub struct Engine {
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last.
     past: Mutex<VecDeque<Arc<Moment>>>,
+    /// Held by a query that reads again what there was no room for.
+    narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.
     _lock: Box<dyn Send + Sync>,
 }

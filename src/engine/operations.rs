@@ -21,12 +21,15 @@ use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::allowance::Allowance;
+use crate::tier::FULL;
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
 const LABELS_MAX: usize = 64;
 /// The most ids of one request.
 const IDS_MAX: u32 = 10_000;
+/// What warming brings at a time.
+const WARM_BYTES: u64 = 8 << 20;
 
 impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
@@ -49,7 +52,14 @@ impl Engine {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let task = tokio::spawn(work(self.clone()));
-        task.await.map_err(|error| Error::internal(format!("the operation ended early: {error}")))?
+        let done = task.await.map_err(|error| Error::internal(format!("the operation ended early: {error}")))?;
+        if done.as_ref().is_err_and(|error| error.code() == FULL) {
+            // Who tries again finds room.
+            if let Err(error) = tokio::task::block_in_place(|| self.relieve()) {
+                tracing::warn!(%error, "no room is made for what is read from the bucket");
+            }
+        }
+        done
     }
 
     /// A write to a name that is not bound: the namespace comes to be with it, or not at all.
@@ -236,7 +246,7 @@ impl Engine {
 
     /// Answers one or several queries from one snapshot. Blocking.
     pub fn query(&self, name: &NamespaceName, request: &QueryRequest) -> Result<QueryOutcome> {
-        query::run(&*self.view(name)?, request, &Allowance::unlimited())
+        self.on_view(name, None, |view| query::run(view, request, &Allowance::unlimited()))
     }
 
     /// Says how a query would be answered. Blocking.
@@ -371,9 +381,12 @@ impl Engine {
         node.pins.iter().find(|pin| pin.name == text).map(|pin| pin.since_ms)
     }
 
-    /// Opens a namespace, so that the next query finds its segments mapped and its tail in memory.
+    /// Opens a namespace, so that the next query finds its segments mapped and its tail in memory; what is not here is brought as
+    /// long as there is room. Blocking.
     pub fn warm(&self, name: &NamespaceName) -> Result<()> {
-        self.view(name).map(drop)
+        let view = self.view(name)?;
+        let warmed = view.segments.iter().try_for_each(|segment| segment.segment.bring_all(WARM_BYTES));
+        warmed.or_else(|error| if error.code() == FULL { Ok(()) } else { Err(error) })
     }
 
     /// Turns the tail into a segment, so that the next opening replays nothing.

@@ -147,14 +147,17 @@ impl Engine {
         bases::withdraw(&self.context, nsid, nsid);
     }
 
-    /// An object's bytes, mapped.
-    pub fn object(&self, key: &str) -> Result<Mapping> {
-        self.context.tier.map_all(key)
+    /// An object's bytes, mapped. An object whose length nobody wrote down is here whole.
+    pub fn object(&self, object: &ObjectFact) -> Result<Mapping> {
+        match object.bytes {
+            0 => self.context.tier.map_all(&object.key),
+            bytes => self.context.tier.map(&object.key, bytes),
+        }
     }
 
     /// Whether an object is here with this length; any length when `bytes` is 0.
     pub fn has_object(&self, key: &str, bytes: u64) -> bool {
-        self.context.disk.size(&self.context.tier.path(key)).is_ok_and(|size| bytes == 0 || size == bytes)
+        self.context.tier.has(key, bytes)
     }
 
     /// Begins an object that comes from the bucket.

@@ -70,7 +70,7 @@ impl Engine {
         };
         let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
         let context = Context {
-            tier: Tier::new(disk.clone(), layout.store()),
+            tier: Tier::new(disk.clone(), layout.store(), layout.cache(), config.tier_bytes_max),
             config,
             disk,
             clock,
@@ -89,6 +89,7 @@ impl Engine {
             compacting: Semaphore::new(1),
             stopping: AtomicBool::new(false),
         };
+        context.tier.cache().reconcile()?;
         Ok(Arc::new(Engine {
             context: Arc::new(context),
             catalog,
@@ -96,6 +97,7 @@ impl Engine {
             doors: Mutex::new(HashMap::new()),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
+            narrow: Mutex::new(()),
             _lock: lock,
         }))
     }
@@ -260,7 +262,10 @@ impl Engine {
                 failed = Some(error);
             }
         }
-        tokio::task::block_in_place(|| self.close_index())?;
+        tokio::task::block_in_place(|| {
+            self.remember_parts();
+            self.close_index()
+        })?;
         failed.map_or(Ok(()), Err)
     }
 }

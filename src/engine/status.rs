@@ -119,6 +119,7 @@ impl Engine {
         let open = self.slots().values().filter(|slot| matches!(slot, Slot::Open(_))).count();
         let (objects, bytes) = self.context.meta.object_totals().unwrap_or_default();
         let root = self.context.layout.root();
+        let held = self.held_in_parts();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "node": node.node.to_string(),
@@ -126,6 +127,13 @@ impl Engine {
             "data_dir": root.display().to_string(),
             "namespaces": {"total": self.catalog.all().len(), "open": open, "quarantined": quarantined},
             "objects": {"total": objects, "bytes": bytes},
+            "tier": {
+                "objects_in_part": held.objects,
+                "bytes": held.bytes,
+                "bytes_max": held.bytes_max,
+                "bytes_read": held.bytes_brought,
+                "renewals": held.renewals,
+            },
             "tails_bytes": self.context.tails_bytes.load(Ordering::Relaxed),
             "index_trusted": self.context.meta.is_trusted(),
             "disk_free_bytes": self.context.disk.free_bytes(root).ok(),

@@ -172,6 +172,14 @@ pub struct Parts<'a> {
     pub present: &'a [u8],
 }
 
+/// Where the postings end, from the section's header.
+pub fn postings_end(header: &[u8], name: &str) -> Result<usize> {
+    let mut reader = Reader::new(header, name);
+    reader.take(32)?;
+    let end = usize::try_from(reader.u64()?).ok().and_then(|bytes| bytes.checked_add(HEADER_BYTES));
+    end.ok_or_else(|| Error::corrupt(format!("{name}: postings end beyond all bounds")))
+}
+
 /// Splits a section into its parts.
 pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>> {
     let mut reader = Reader::new(bytes, name);

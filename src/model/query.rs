@@ -246,8 +246,11 @@ pub struct QueryStats {
     pub exhaustive: u64,
     pub bytes_queried: u64,
     pub bytes_returned: u64,
-    /// Share of the bytes touched that were in memory when the query came; 1.0 where everything is local.
+    /// Share of the bytes looked at that were on this node when the query came; 1.0 where everything is.
     pub cache_hit_ratio: f64,
+    /// Bytes that had to be read from the bucket, and how often the query waited for some.
+    pub bytes_brought: u64,
+    pub rounds: u32,
     pub execution_micros: u64,
 }
 

@@ -33,6 +33,8 @@ pub struct NodeFigures {
     pub objects: u64,
     pub object_bytes: u64,
     pub tail_bytes: u64,
+    pub tier_bytes: u64,
+    pub tier_bytes_read: u64,
     /// Absent when the file system does not say.
     pub disk_free_bytes: Option<u64>,
     pub ready: bool,
@@ -54,6 +56,8 @@ pub struct Metrics {
     objects: Gauge,
     object_bytes: Gauge,
     tail_bytes: Gauge,
+    tier_bytes: Gauge,
+    tier_bytes_read: Gauge,
     disk_free_bytes: Gauge,
     ready: Gauge,
 }
@@ -114,6 +118,8 @@ impl Metrics {
             objects: gauge(r, "objects", "Objects in the data directory"),
             object_bytes: gauge(r, "object_bytes", "Bytes of these objects"),
             tail_bytes: gauge(r, "tail_bytes", "Memory of writes that are in no segment yet"),
+            tier_bytes: gauge(r, "tier_bytes", "Bytes here of the bucket's objects that are here in part"),
+            tier_bytes_read: gauge(r, "tier_bytes_read", "Bytes read of them from the bucket since the start"),
             disk_free_bytes: gauge(r, "disk_free_bytes", "Free bytes on the data directory's file system"),
             ready: gauge(r, "ready", "1 when requests are taken"),
             registry,
@@ -156,6 +162,8 @@ impl Metrics {
         set(&self.objects, figures.objects);
         set(&self.object_bytes, figures.object_bytes);
         set(&self.tail_bytes, figures.tail_bytes);
+        set(&self.tier_bytes, figures.tier_bytes);
+        set(&self.tier_bytes_read, figures.tier_bytes_read);
         if let Some(free) = figures.disk_free_bytes {
             set(&self.disk_free_bytes, free);
         }

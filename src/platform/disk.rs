@@ -16,6 +16,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// The whole file, mapped. Only for files that never change any more.
     fn map(&self, path: &Path) -> io::Result<Mapping>;
+    /// The same of a file that has its full length and is filled while it is mapped: what is written to it at offsets is seen.
+    fn map_live(&self, path: &Path) -> io::Result<Mapping>;
     /// The file's length in bytes; `NotFound` when there is none.
     fn size(&self, path: &Path) -> io::Result<u64>;
     /// Renames, replacing what is there.
@@ -34,8 +36,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
-    /// A file for reading and writing at any offset, created when absent: redb's, and a file that is read again before it
-    /// is put in place.
+    /// A file for reading and writing at any offset, created when absent: redb's, a file that is read again before it is put
+    /// in place, and objects of the bucket that are here in parts.
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;
 }
 

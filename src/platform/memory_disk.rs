@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
-use super::mmap::Mapping;
+use super::mmap::{LiveBytes, Mapping};
 use super::random::Random;
 
 const SECTOR_BYTES: usize = 512;
@@ -60,6 +60,8 @@ struct Content {
     durable: Vec<u8>,
     /// Where the two may differ: from the first byte on, and before the second.
     changed: Option<(usize, usize)>,
+    /// What those see who mapped it while it is filled.
+    live: Weak<LiveBytes>,
 }
 
 impl Content {
@@ -155,6 +157,7 @@ impl MemoryDisk {
             }
             content.now.clone_from(&found);
             content.durable = found;
+            content.live = Weak::new();
         }
         state.names = names.clone();
         state.durable_names = names;
@@ -289,6 +292,15 @@ impl Disk for MemoryDisk {
 
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         Ok(Mapping::of_bytes(self.read(path)?))
+    }
+
+    fn map_live(&self, path: &Path) -> io::Result<Mapping> {
+        let mut state = self.operation()?;
+        let file = state.file(path)?;
+        let Content { live: known, now, .. } = &mut state.files[file];
+        let live = known.upgrade().unwrap_or_else(|| Arc::new(LiveBytes::new(now)));
+        *known = Arc::downgrade(&live);
+        Ok(Mapping::of_live(live))
     }
 
     fn size(&self, path: &Path) -> io::Result<u64> {
@@ -478,6 +490,7 @@ impl RandomFile for OpenFile {
             }
             content.change(start, end);
             content.now[start..end].copy_from_slice(bytes);
+            content.live.upgrade().inspect(|live| live.write(start, bytes));
             Ok(())
         })
     }

@@ -7,4 +7,5 @@ pub mod memory_disk;
 pub mod mmap;
 pub mod new_file;
 pub mod random;
+pub mod reads;
 pub mod real_disk;

@@ -31,6 +31,11 @@ impl Disk for RealDisk {
         Mapping::of_file(&File::open(path)?)
     }
 
+    fn map_live(&self, path: &Path) -> io::Result<Mapping> {
+        // Maps are shared, and see what is written to their files.
+        self.map(path)
+    }
+
     fn size(&self, path: &Path) -> io::Result<u64> {
         Ok(fs::metadata(path)?.len())
     }

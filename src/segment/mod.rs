@@ -17,6 +17,7 @@ pub mod vectors;
 mod verify;
 
 pub use reader::Segment;
+pub use sections::Ahead;
 
 use crate::model::ids::Hlc;
 use crate::model::schema::{Column, ColumnUid, FullText};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::attributes::AttributeReader;
 use super::builder::columns_of;
 use super::dead_counts::DeadCounts;
-use super::sections::Sections;
+use super::sections::{Ahead, Part, Sections};
 use super::sparse::SparseReader;
 use super::text::positions::PositionsReader;
 use super::text::reader::{Term, TextReader};
@@ -16,16 +16,43 @@ use super::vectors::{Kept, TokenReader, VectorReader};
 use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
+use crate::format::clusters::LISTS_SECTION;
 use crate::format::ids::{self, Bloom, Ids};
 use crate::format::rows::{self, Block, BlockPlace, Record, RowsIndex, decode_record};
-use crate::format::segment::{Codec, Footer, Meta, decode_footer, decode_header, decode_meta};
+use crate::format::segment::{
+    Codec, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
+};
 use crate::format::values;
+use crate::format::vectors;
 use crate::format::versions::{self, Versions, decode_tombstones};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, IdType, Version};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::platform::mmap::Mapping;
+use crate::platform::mmap::{Mapping, bring};
+
+/// Of a segment that is not all here so much of its end is brought first: footer and meta, as a rule.
+const SUFFIX_BYTES: u64 = 256 << 10;
+
+/// Whether any use of a segment needs a section: ids, versions and tables do not grow with what documents hold.
+fn is_needed(section: &str) -> bool {
+    let what = section.split(':').next().unwrap_or_default();
+    ![
+        rows::SECTION,
+        vectors::SECTION,
+        LISTS_SECTION,
+        TEXT_SECTION,
+        POSITIONS_SECTION,
+        SPARSE_SECTION,
+        ATTRIBUTE_SECTION,
+    ]
+    .contains(&what)
+}
+
+/// Whether the begin of a section says where the rest of it is.
+fn is_begun(section: &str) -> bool {
+    section.split(':').next() == Some(TEXT_SECTION)
+}
 
 /// An immutable, indexed set of documents and tombstones. Cheap to share; all methods take it by reference, and each chunk
 /// of the file is checked against its checksum when it is first touched.
@@ -41,10 +68,18 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens a segment file; `name` is its name in errors. Reads and checks header, footer and meta only.
+    /// Opens a segment file; `name` is its name in errors. Reads and checks header, footer and meta only; of a file that is not all
+    /// here it brings what any use of the segment needs.
     pub fn open(map: Mapping, name: &str) -> Result<Segment> {
+        let all = map.len() as u64;
+        let footer = all.saturating_sub(FOOTER_BYTES as u64)..all;
+        let is_known = map.filling().is_none_or(|fill| fill.missing(&[0..HEADER_BYTES as u64, footer.clone()]) == 0);
+        let end = if is_known { footer } else { all.saturating_sub(SUFFIX_BYTES)..all };
+        bring(&[(&map, vec![0..HEADER_BYTES as u64, end])])?;
         let segment_id = decode_header(&map, name)?;
         let footer = decode_footer(&map, name)?;
+        map.bring(footer.meta_offset..all)?;
+        map.filling().inspect(|fill| fill.keep(&[0..HEADER_BYTES as u64, footer.meta_offset..all]));
         let Meta { id_type, columns, sections } = decode_meta(&map, &footer, name)?;
         if id_type.is_none() && (footer.rows, footer.tombstones) != (0, 0) {
             return Err(Error::corrupt(format!("{name}: has rows or tombstones, but no type of ids")));
@@ -53,6 +88,7 @@ impl Segment {
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
         let vectors = columns.iter().map(|_| Kept::default()).collect();
         let sections = Sections::new(map, name, sections)?;
+        sections.bring_needed(is_needed, is_begun)?;
         let dead_counts = DeadCounts::default();
         let segment = Segment { sections, segment_id, footer, id_type, columns, vectors, dead_counts };
         segment.check_counts()?;
@@ -77,9 +113,34 @@ impl Segment {
         self.segment_id
     }
 
-    /// The whole file. It stays readable while this segment is held, whatever becomes of its name.
-    pub fn file(&self) -> &Mapping {
-        self.sections.map()
+    /// The whole file, brought here as far as it is not. It stays readable while this segment is held, whatever becomes of its
+    /// name.
+    pub fn file(&self) -> Result<&Mapping> {
+        let map = self.sections.map();
+        map.bring(0..map.len() as u64)?;
+        Ok(map)
+    }
+
+    /// Brings all of the file here, so many bytes at a time, from its end on: what finds documents comes before documents.
+    pub fn bring_all(&self, at_a_time: u64) -> Result<()> {
+        let map = self.sections.map();
+        let mut end = map.len() as u64;
+        while end > 0 && map.filling().is_some() {
+            let start = end.saturating_sub(at_a_time.max(1));
+            map.bring(start..end)?;
+            end = start;
+        }
+        Ok(())
+    }
+
+    /// Whether who opens the file anew gets another one.
+    pub fn is_replaced(&self) -> bool {
+        self.sections.map().filling().is_some_and(|fill| fill.is_replaced())
+    }
+
+    /// Whether all of the file is here.
+    pub fn is_full(&self) -> bool {
+        self.sections.map().is_full()
     }
 
     /// The file's name, for errors.
@@ -198,6 +259,30 @@ impl Segment {
         self.scan()?.document(row, columns)
     }
 
+    /// Adds what documents of some rows consist of to what is brought: all columns, or those of a sorted list.
+    pub fn add_documents<'a>(
+        &'a self,
+        rows: impl IntoIterator<Item = u32> + Clone,
+        columns: Option<&[ColumnUid]>,
+        ahead: &mut Ahead<'a>,
+    ) -> Result<()> {
+        if self.is_full() {
+            return Ok(());
+        }
+        let (scan, blocks) = (self.scan()?, self.sections.required(rows::SECTION)?);
+        for row in rows.clone() {
+            ahead.add(&blocks, scan.index.block_of(row)?.bytes);
+        }
+        for SegmentColumn { uid, .. } in &self.columns {
+            if columns.is_none_or(|list| list.binary_search(uid).is_ok())
+                && let Some(vectors) = self.vectors(*uid)?
+            {
+                rows.clone().into_iter().for_each(|row| vectors.add_vector(row, ahead));
+            }
+        }
+        Ok(())
+    }
+
     /// Reads documents in any order, and cheapest in row order: neighbours lie in one block, which is kept.
     pub fn scan(&self) -> Result<RowScan<'_>> {
         let part = self.sections.required(rows::SECTION)?;
@@ -259,8 +344,19 @@ impl Segment {
         if column.full_text.is_none() {
             return Ok(None);
         }
-        let bytes = self.index_of(TEXT_SECTION, uid, &column.name)?;
-        TextReader::open(bytes, self.rows(), self.name()).map(Some)
+        let part = self.section_of(TEXT_SECTION, uid, &column.name)?;
+        if part.is_full() {
+            return TextReader::open(part.whole()?, self.rows(), self.name()).map(Some);
+        }
+        TextReader::open_part(part, self.rows(), self.name()).map(Some)
+    }
+
+    /// Adds what a query looks terms of a full-text column up in to what is brought.
+    pub fn add_text_tables<'a>(&'a self, uid: ColumnUid, ahead: &mut Ahead<'a>) -> Result<()> {
+        match self.sections.of_column(TEXT_SECTION, uid) {
+            Some(part) if !part.is_full() => TextReader::add_tables(&part, self.name(), ahead),
+            _ => Ok(()),
+        }
     }
 
     /// Where the rows hold the terms of a full-text column; `None` when the segment does not say.
@@ -304,8 +400,12 @@ impl Segment {
 
     /// A column's section that must be there.
     fn index_of(&self, what: &str, uid: ColumnUid, column: &str) -> Result<&[u8]> {
+        self.section_of(what, uid, column)?.whole()
+    }
+
+    fn section_of(&self, what: &str, uid: ColumnUid, column: &str) -> Result<Part<'_>> {
         match self.sections.of_column(what, uid) {
-            Some(part) => part.whole(),
+            Some(part) => Ok(part),
             None => Err(Error::corrupt(format!("{}: has no section {what} for attribute {column:?}", self.name()))),
         }
     }

@@ -1,4 +1,7 @@
 //! The sections of one open segment: found by name, checked once at the first touch of each chunk.
+//!
+//! Of a file that is here in part, what is touched is brought first. Who knows beforehand what it will touch asks for all of it at
+//! once, with [`Ahead`]: one wait instead of many.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::format::segment::{CHUNK_BYTES, Codec, SectionEntry, column_section};
 use crate::model::schema::ColumnUid;
-use crate::platform::mmap::Mapping;
+use crate::platform::mmap::{Mapping, bring};
+use crate::platform::reads;
 
 /// All sections of one file.
 pub(in crate::segment) struct Sections {
@@ -65,8 +69,30 @@ impl Sections {
         self.find(&column_section(what, uid))
     }
 
+    /// Brings the sections that `are_needed` whatever is asked of the segment, by their names, and the first chunk of those that
+    /// `are_begun`; says so to what keeps the file. All of a file that is here is here.
+    pub(in crate::segment) fn bring_needed(
+        &self,
+        are_needed: impl Fn(&str) -> bool,
+        are_begun: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let Some(fill) = self.map.filling() else { return Ok(()) };
+        let needed = |entry: &SectionEntry| {
+            let bytes = match are_needed(&entry.name) {
+                true => entry.bytes,
+                false if are_begun(&entry.name) => entry.bytes.min(CHUNK_BYTES as u64),
+                false => return None,
+            };
+            Some(entry.offset..entry.offset + bytes)
+        };
+        let ranges: Vec<Range<u64>> = self.sections.iter().filter_map(|section| needed(&section.entry)).collect();
+        fill.keep(&ranges);
+        bring(&[(&self.map, ranges)])
+    }
+
     /// Checks every checksum, and that the bytes between sections are 0.
     pub(in crate::segment) fn verify(&self, end: u64) -> Result<()> {
+        self.map.bring(0..self.map.len() as u64)?;
         let mut places: Vec<(u64, u64)> = Vec::with_capacity(self.sections.len() + 1);
         for section in &self.sections {
             let entry = &section.entry;
@@ -119,7 +145,11 @@ impl<'a> Part<'a> {
     /// Some bytes; the chunks they are in are checked.
     pub(in crate::segment) fn range(&self, range: Range<usize>) -> Result<&'a [u8]> {
         let bytes = self.raw(range.clone())?;
+        if !range.is_empty() && self.file.map.filling().is_some() {
+            reads::looked_at(range.len() as u64);
+        }
         if !self.section.whole.load(Ordering::Acquire) && !range.is_empty() {
+            self.bring(&range)?;
             for chunk in range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES {
                 self.check(chunk)?;
             }
@@ -131,36 +161,114 @@ impl<'a> Part<'a> {
         self.section.entry.codec
     }
 
+    /// Whether all bytes of the file are here.
+    pub(in crate::segment) fn is_full(&self) -> bool {
+        self.file.map.is_full()
+    }
+
+    /// The chunks of a range, as bytes of the file.
+    fn place(&self, range: &Range<usize>) -> Range<u64> {
+        let start = range.start / CHUNK_BYTES * CHUNK_BYTES;
+        let end = range.end.next_multiple_of(CHUNK_BYTES).min(self.bytes());
+        self.section.entry.offset + start as u64..self.section.entry.offset + end.max(start) as u64
+    }
+
+    /// Brings the chunks of a range that are not known to be right.
+    fn bring(&self, range: &Range<usize>) -> Result<()> {
+        let map = &self.file.map;
+        if map.filling().is_none()
+            || (range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES).all(|c| self.is_checked(c))
+        {
+            return Ok(());
+        }
+        map.bring(self.place(range))
+    }
+
+    fn is_checked(&self, chunk: usize) -> bool {
+        self.section
+            .checked
+            .get(chunk / 64)
+            .is_some_and(|word| word.load(Ordering::Acquire) & (1 << (chunk % 64)) != 0)
+    }
+
     fn check(&self, chunk: usize) -> Result<()> {
-        let entry = &self.section.entry;
-        let bit = 1 << (chunk % 64);
         let Some(word) = self.section.checked.get(chunk / 64) else { return Err(self.outside()) };
-        if word.load(Ordering::Acquire) & bit != 0 {
+        if self.is_checked(chunk) {
             return Ok(());
         }
         let start = chunk * CHUNK_BYTES;
-        let found = crc32c::crc32c(self.raw(start..(start + CHUNK_BYTES).min(self.bytes()))?);
-        let expected = if entry.chunks.is_empty() { Some(&entry.checksum) } else { entry.chunks.get(chunk) };
-        if expected != Some(&found) {
-            return Err(Error::corrupt(format!(
-                "{}: section {}: checksum is {found:08x}, expected {:08x} (byte {})",
-                self.file.name,
-                entry.name,
-                expected.copied().unwrap_or_default(),
-                entry.offset + start as u64
-            )));
+        let range = start..(start + CHUNK_BYTES).min(self.bytes());
+        if let Err(wrong) = self.check_sum(chunk, &range) {
+            // What is only a copy is read once more from where it came.
+            let Some(fill) = self.file.map.filling() else { return Err(wrong) };
+            tracing::warn!(error = %wrong, "the bytes here are wrong, they are read again from the bucket");
+            fill.forget(self.place(&range));
+            self.file.map.bring(self.place(&range))?;
+            self.check_sum(chunk, &range)?;
         }
-        word.fetch_or(bit, Ordering::Release);
+        word.fetch_or(1 << (chunk % 64), Ordering::Release);
         Ok(())
+    }
+
+    fn check_sum(&self, chunk: usize, range: &Range<usize>) -> Result<()> {
+        let entry = &self.section.entry;
+        let found = crc32c::crc32c(self.raw(range.clone())?);
+        let expected = if entry.chunks.is_empty() { Some(&entry.checksum) } else { entry.chunks.get(chunk) };
+        if expected == Some(&found) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{}: section {}: checksum is {found:08x}, expected {:08x} (byte {})",
+            self.file.name,
+            entry.name,
+            expected.copied().unwrap_or_default(),
+            entry.offset + range.start as u64
+        )))
     }
 
     pub(in crate::segment) fn raw(&self, range: Range<usize>) -> Result<&'a [u8]> {
         let start = self.section.entry.offset as usize;
-        let bytes = self.file.map.get(start..start + self.bytes()).and_then(|bytes| bytes.get(range));
+        let within = range.start <= range.end && range.end <= self.bytes();
+        let bytes = within.then(|| self.file.map.part(start + range.start..start + range.end)).flatten();
         bytes.ok_or_else(|| self.outside())
     }
 
     fn outside(&self) -> Error {
         Error::corrupt(format!("{}: section {}: a place outside it", self.file.name, self.section.entry.name))
+    }
+}
+
+/// What will be touched of segments that are not all here, to be brought at once.
+#[derive(Default)]
+pub struct Ahead<'a> {
+    wanted: Vec<(&'a Mapping, Vec<Range<u64>>)>,
+}
+
+impl<'a> Ahead<'a> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds some bytes of a section, unless the file is all here.
+    pub(in crate::segment) fn add(&mut self, part: &Part<'a>, range: Range<usize>) {
+        let map = &part.file.map;
+        if range.is_empty() || map.filling().is_none() || range.end > part.bytes() {
+            return;
+        }
+        let place = part.place(&range);
+        match self.wanted.last_mut() {
+            Some((last, ranges)) if std::ptr::eq(*last, map) => ranges.push(place),
+            _ => self.wanted.push((map, vec![place])),
+        }
+    }
+
+    /// Adds a whole section.
+    pub(in crate::segment) fn add_all(&mut self, part: &Part<'a>) {
+        self.add(part, 0..part.bytes());
+    }
+
+    /// Waits until everything that was added is here.
+    pub fn bring(self) -> Result<()> {
+        if self.wanted.is_empty() { Ok(()) } else { bring(&self.wanted) }
     }
 }

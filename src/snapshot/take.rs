@@ -164,7 +164,8 @@ impl Snapshot {
                 }
                 (_, ObjectKind::Segment) => {
                     let part = known.ok_or_else(|| lost(member))?;
-                    writer.object(|out| copy(part.segment.file(), out))?;
+                    let file = part.segment.file()?;
+                    writer.object(|out| copy(file, out))?;
                 }
                 (_, ObjectKind::Deletions) => {
                     let bytes = known.and_then(|part| part.deletions.as_ref()).ok_or_else(|| lost(member))?;

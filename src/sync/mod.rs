@@ -32,6 +32,7 @@ use crate::format::names::Ended;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
+use crate::tier::Remote;
 
 use self::binding::Choice;
 pub use self::namespace::Done;
@@ -82,9 +83,11 @@ struct Attached {
 }
 
 impl Sync {
+    /// Called within the runtime that carries requests out.
     pub fn new(engine: Arc<Engine>, bucket: Bucket, options: SyncOptions, clock: Arc<dyn Clock>) -> Self {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
         let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
+        engine.read_from(Remote::new(bucket.clone(), options.patience));
         Sync { engine, bucket, options, clock, turn, status: Mutex::new(status), seen }
     }
 

@@ -43,14 +43,44 @@ impl Sync {
             return self.exchange(name, nsid).await;
         }
         let _expected = self.engine.expect(&found.manifest);
-        let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.options.patience).await?;
+        let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest).await?;
+        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
         Ok(Done { fetched, generation, ..Done::default() })
+    }
+
+    /// Fetches what a state consists of, but for what is read when it is wanted.
+    async fn fetch_objects(&self, name: &NamespaceName, state: &Manifest) -> Result<Carried> {
+        let mut objects = objects_of(state);
+        let in_parts = state.segments.iter().filter(|segment| self.engine.is_in_parts(name, segment));
+        let in_parts: BTreeSet<&str> = in_parts.map(|segment| segment.key.as_str()).collect();
+        objects.retain(|object| !in_parts.contains(object.key.as_str()));
+        pull(&self.engine, &self.bucket, objects, &self.options.patience).await
+    }
+
+    /// Fetches what is to be here whole and is here in part, as the namespace was pinned since, or the bound taken away.
+    async fn bring_home(&self, name: &NamespaceName, state: &Manifest, done: &mut Done) -> Result<()> {
+        let missing = tokio::task::block_in_place(|| self.engine.to_bring_home(name, state));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        done.fetched += self.fetch_objects(name, state).await?;
+        let keys = missing.into_iter().map(|segment| segment.key).collect();
+        tokio::task::block_in_place(|| self.engine.brought_home(&keys))
     }
 
     /// Brings the incarnation that a name is bound to here together with the bucket's.
     pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        let mut done = self.meet(name, nsid).await?;
+        if let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))? {
+            self.bring_home(name, &common, &mut done).await?;
+        }
+        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
+        Ok(done)
+    }
+
+    async fn meet(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let (engine, patience) = (&self.engine, &self.options.patience);
         let mut done = Done::default();
         for _ in 0..ATTEMPTS {
@@ -90,8 +120,7 @@ impl Sync {
         let there: BTreeSet<String> =
             before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
         let sent = push(&self.engine, &self.bucket, objects_of(ours), &there, &self.options.patience).await?;
-        done.sent.objects += sent.objects;
-        done.sent.bytes += sent.bytes;
+        done.sent += sent;
         Ok(())
     }
 
@@ -138,9 +167,8 @@ impl Sync {
         }
         self.check_writer(name, common, theirs).await?;
         let _expected = engine.expect(theirs);
-        let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
-        done.fetched.objects += fetched.objects;
-        done.fetched.bytes += fetched.bytes;
+        let fetched = self.fetch_objects(name, theirs).await?;
+        done.fetched += fetched;
         match engine.take_in(name, theirs.clone(), self.options.policy).await? {
             TakenIn::Known => {}
             TakenIn::Committed(report) => done.conflicts += report.conflicts,

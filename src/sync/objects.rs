@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,6 +13,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::conflicts::decode_conflicts;
 use crate::meta::ObjectFact;
 use crate::store::{Bucket, Patience};
+use crate::tier::gone;
 
 /// Objects on their way at once, in one direction.
 const AT_ONCE: usize = 4;
@@ -29,6 +31,13 @@ impl Carried {
     fn add(&mut self, bytes: u64) {
         self.objects += 1;
         self.bytes += bytes;
+    }
+}
+
+impl AddAssign for Carried {
+    fn add_assign(&mut self, other: Carried) {
+        self.objects += other.objects;
+        self.bytes += other.bytes;
     }
 }
 
@@ -56,13 +65,14 @@ async fn push_one(
     object: ObjectFact,
     patience: &Patience,
 ) -> Result<Option<u64>> {
-    let mapping = tokio::task::block_in_place(|| engine.object(&object.key))?;
-    let bytes = mapping.len() as u64;
-    if object.bytes != 0 && bytes != object.bytes {
-        return Err(Error::corrupt(format!("object {}: {bytes} bytes, expected {}", object.key, object.bytes)));
+    // An interrupted sync left it there, or another namespace's: names are never used twice, and an object appears whole.
+    let there = bucket.size(&object.key, patience).await?;
+    if there.is_some() && there == Some(object.bytes) {
+        return Ok(None);
     }
-    // An interrupted sync left it there: names are never used twice, and an object appears whole.
-    if bucket.size(&object.key, patience).await? == Some(bytes) {
+    let mapping = tokio::task::block_in_place(|| engine.object(&object))?;
+    let bytes = mapping.len() as u64;
+    if there == Some(bytes) {
         return Ok(None);
     }
     bucket.upload(&object.key, Arc::new(mapping), patience).await?;
@@ -119,15 +129,6 @@ async fn pull_conflicts(engine: &Arc<Engine>, bucket: &Bucket, key: &str, patien
         writer.publish()
     })?;
     Ok(bytes.len() as u64)
-}
-
-/// The code of errors about an object that the bucket's state names and that is not there.
-pub const GONE: &str = "object_gone";
-
-fn gone(key: &str) -> Error {
-    Error::corrupt(format!("object {key} is not in the bucket"))
-        .with_code(GONE)
-        .with_hint("another node may have moved on meanwhile, and the next sync reads its newer state; if it stays, somebody removed the object by hand")
 }
 
 fn differs(object: &ObjectFact, what: String) -> Error {

@@ -1,8 +1,18 @@
 //! The local directory that holds objects under the keys they have in a bucket, too.
 //!
+//! - This file has the objects that are here whole;
+//! - `cache` has those of the bucket that are here in part, within a bound: `partial` is one of them, `remote` where its bytes
+//!   come from, `room` the bound.
+//!
 //! Invariants:
 //! - An object appears under its key whole and durable, or not at all; it is never changed and its key never used again.
 //! - Objects leave by unlink, so whoever has one mapped keeps reading it.
+//! - What is only here is here whole. Only what the bucket has may be here in part.
+
+mod cache;
+mod partial;
+mod remote;
+mod room;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +24,9 @@ use crate::error::{Context, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
+pub use self::cache::{Cache, FULL, Held};
+pub use self::remote::{GONE, Remote, gone};
+
 /// How much an object's writer gathers before it writes.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -23,11 +36,25 @@ pub struct Tier {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     written: AtomicU64,
+    cache: Cache,
 }
 
 impl Tier {
-    pub fn new(disk: Arc<dyn Disk>, root: PathBuf) -> Self {
-        Tier { disk, root, written: AtomicU64::new(0) }
+    /// Objects that are here whole lie below `root`, those that are here in part below `cache` and take at most `bytes_max`;
+    /// 0 for no bound.
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, cache: PathBuf, bytes_max: u64) -> Self {
+        let cache = Cache::new(disk.clone(), cache, bytes_max);
+        Tier { disk, root, written: AtomicU64::new(0), cache }
+    }
+
+    /// The objects that are here in part.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Whether objects of the bucket are read in parts, when they are wanted.
+    pub fn reads_in_parts(&self) -> bool {
+        self.cache.bytes_max() > 0 && self.cache.is_attached()
     }
 
     /// Where the object of `key` lies.
@@ -69,18 +96,45 @@ impl Tier {
         writer.publish()
     }
 
-    /// The object's bytes, mapped. `Corrupt` when there is none, or not of this length: a manifest names it.
+    /// The object's bytes, mapped: all of them, brought from the bucket where they are not here. `Corrupt` when there is none, or
+    /// not of this length: a manifest names it.
     pub fn map(&self, key: &str, bytes: u64) -> Result<Mapping> {
-        let mapping = self.map_all(key)?;
+        let mapping = self.open(key, bytes)?;
+        mapping.bring(0..bytes)?;
+        Ok(mapping)
+    }
+
+    /// The object's bytes, mapped, as [`Tier::map`] gives them; but those that are not here are brought when they are wanted.
+    pub fn open(&self, key: &str, bytes: u64) -> Result<Mapping> {
+        let mapping = match self.disk.map(&self.path(key)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let may_be_in_bucket = self.cache.bytes_max() > 0 || self.cache.is_attached();
+                if self.cache.here(key).is_none() && !may_be_in_bucket {
+                    return Err(missing(key, error));
+                }
+                return self.cache.open(key, bytes);
+            }
+            mapped => mapped.map_err(|error| missing(key, error))?,
+        };
         if mapping.len() as u64 != bytes {
             return Err(Error::corrupt(format!("object {key}: {} bytes, expected {bytes}", mapping.len())));
         }
         Ok(mapping)
     }
 
-    /// [`Tier::map`] of an object whose length nobody wrote down.
+    /// [`Tier::map`] of an object that is here whole, whose length nobody wrote down.
     pub fn map_all(&self, key: &str) -> Result<Mapping> {
         self.disk.map(&self.path(key)).map_err(|error| missing(key, error))
+    }
+
+    /// Whether the object is here whole, with this length; any length when `bytes` is 0.
+    pub fn has(&self, key: &str, bytes: u64) -> bool {
+        self.disk.size(&self.path(key)).is_ok_and(|size| bytes == 0 || size == bytes)
+    }
+
+    /// Says that the bucket has an object that is here whole: it may go whenever room is needed.
+    pub fn let_go(&self, key: &str) -> Result<()> {
+        self.cache.take(key, &self.path(key))
     }
 
     /// The object's bytes, read.
@@ -90,6 +144,7 @@ impl Tier {
 
     /// Removes an object; one that is not there is removed already.
     pub fn remove(&self, key: &str) -> Result<()> {
+        self.cache.remove(key)?;
         if_there(self.disk.remove(&self.path(key))).context(|| format!("remove object {key}")).map(drop)
     }
 
@@ -279,7 +334,7 @@ mod tests {
 
     fn tier(disk: &MemoryDisk) -> Tier {
         create_dirs(disk, Path::new("/data")).unwrap();
-        Tier::new(Arc::new(disk.clone()), PathBuf::from("/data/store"))
+        Tier::new(Arc::new(disk.clone()), PathBuf::from("/data/store"), PathBuf::from("/data/cache"), 0)
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn merged(schema: &Schema, inputs: &[(&Segment, &RoaringBitmap)]) -> Segment {
 
 /// The centroids of the first column, each as its bytes.
 fn centroids(segment: &Segment, schema: &Schema) -> Vec<Vec<u8>> {
-    let file = segment.file();
+    let file = segment.file().unwrap();
     let meta = decode_meta(file, &decode_footer(file, "file").unwrap(), "file").unwrap();
     let name = column_section(SECTION, schema.columns[0].uid());
     let section = meta.sections.iter().find(|section| section.name == name).unwrap();

@@ -11,6 +11,7 @@ mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
 mod node;
+mod parts;
 mod places;
 #[path = "../support/servers.rs"]
 mod started;

@@ -143,11 +143,12 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     let was_read = Prefer::of(call, name)?.read(call, name).await?;
     let (name, began) = (name.clone(), call.began);
     let answer = search::run(call.server, &name.clone(), move |server, allowance| {
-        let view = server.engine.view_at(&name, parsed.as_of.as_ref())?;
-        let outcome = engine::query::run(&view, &parsed.request, allowance)?;
-        let micros = micros_since(began);
-        let answer = QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros };
-        Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
+        server.engine.on_view(&name, parsed.as_of.as_ref(), |view| {
+            let outcome = engine::query::run(view, &parsed.request, allowance)?;
+            let micros = micros_since(began);
+            let answer = QueryAnswer { outcome: &outcome, encoding: parsed.encoding, multi: parsed.multi, micros };
+            Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
+        })
     })
     .await?;
     Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })

@@ -48,6 +48,8 @@ fn figures(status: &Json) -> NodeFigures {
         objects: number("/objects/total").unwrap_or(0),
         object_bytes: number("/objects/bytes").unwrap_or(0),
         tail_bytes: number("/tails_bytes").unwrap_or(0),
+        tier_bytes: number("/tier/bytes").unwrap_or(0),
+        tier_bytes_read: number("/tier/bytes_read").unwrap_or(0),
         disk_free_bytes: number("/disk_free_bytes"),
         ready: status.get("ready").and_then(Json::as_bool).unwrap_or(false),
     }

@@ -81,6 +81,9 @@ pub struct Report {
     pub past: u64,
     pub objects: u64,
     pub bytes: u64,
+    /// Of the objects, those that are not all here: the bucket has them.
+    #[serde(default)]
+    pub in_bucket: u64,
     /// Documents in segments; from level 3 on.
     pub documents: u64,
     pub problems: Vec<Problem>,

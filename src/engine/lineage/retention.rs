@@ -28,6 +28,7 @@ impl Engine {
     /// Does everything that is due: tails flushed, and let go of what was kept for a time. For a task that runs now and then.
     pub async fn tend(self: &Arc<Self>) -> Result<()> {
         self.flush_old().await;
+        tokio::task::block_in_place(|| self.remember_parts());
         if !self.is_index_trusted() {
             return Ok(());
         }

@@ -104,6 +104,8 @@ impl Namespace {
 
     fn candidates(&self) -> Vec<Candidate> {
         let shared = self.shared();
+        // To merge what is not here would mean to read all of it; nodes that have it do that.
+        let here = shared.state.parts.iter().filter(|part| part.segment.is_full());
         let candidate = |part: &Part| Candidate {
             id: part.reference.segment_id,
             level: part.reference.level,
@@ -111,7 +113,7 @@ impl Namespace {
             // A merge drops no others.
             dead: part.settled.len(),
         };
-        shared.state.parts.iter().map(candidate).collect()
+        here.map(candidate).collect()
     }
 
     fn lacks_indexes(&self) -> bool {

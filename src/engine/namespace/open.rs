@@ -1,6 +1,6 @@
 //! Makes a namespace from its files: the newest manifest, its segments, and the logs that come after them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -85,6 +85,35 @@ impl Namespace {
 }
 
 impl Namespace {
+    /// Reads segments by files opened anew, these and those whose files were replaced, so that those used so far can be let go of.
+    /// Blocking.
+    pub(in crate::engine) fn open_parts_anew(&self, keys: &BTreeSet<String>) -> Result<()> {
+        let old: Vec<SegmentRef> = {
+            let shared = self.shared();
+            let parts = shared
+                .state
+                .parts
+                .iter()
+                .filter(|part| keys.contains(&part.reference.key) || part.segment.is_replaced());
+            parts.map(|part| part.reference.clone()).collect()
+        };
+        if old.is_empty() {
+            return Ok(());
+        }
+        let mut opened = HashMap::new();
+        for reference in &old {
+            opened.insert(reference.key.clone(), Arc::new(open_segment(&self.context, reference)?));
+        }
+        let mut shared = self.shared();
+        for part in &mut shared.state.parts {
+            if let Some(segment) = opened.get(&part.reference.key) {
+                part.segment = segment.clone();
+            }
+        }
+        self.publish_view(&shared.state);
+        Ok(())
+    }
+
     /// The state that a manifest of this incarnation's past, or one that shares its objects, describes. Blocking.
     pub(in crate::engine) fn past(&self, manifest: Manifest) -> Result<Moment> {
         let step = || format!("read {} as of generation {}", self.name, manifest.generation);
@@ -215,10 +244,14 @@ fn log_key_hint(manifest: &Manifest) -> String {
     manifest.logs.last().map_or_else(|| "wal/".to_owned(), |log| log.key.clone())
 }
 
+/// Maps a segment; what of it is not here is read when it is wanted.
+fn open_segment(context: &Context, reference: &SegmentRef) -> Result<Segment> {
+    Segment::open(context.tier.open(&reference.key, reference.bytes)?, &reference.key)
+}
+
 /// Maps a segment and reads its deletion bitmap.
 pub(super) fn open_part(context: &Context, reference: &SegmentRef) -> Result<Part> {
-    let mapping = context.tier.map(&reference.key, reference.bytes)?;
-    let segment = Segment::open(mapping, &reference.key)?;
+    let segment = open_segment(context, reference)?;
     if segment.segment_id() != reference.segment_id || segment.rows() != reference.rows {
         return Err(Error::corrupt(format!(
             "segment {}: is {} with {} rows, expected {} with {}",

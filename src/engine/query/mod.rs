@@ -59,6 +59,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::model::query::{Answer, QueryOutcome, QueryRequest, QueryStats, ResultRow};
 use crate::platform::allowance::Allowance;
+use crate::platform::reads;
 
 /// Answers one or several queries from one snapshot, within an allowance.
 pub fn run(view: &View, request: &QueryRequest, allowance: &Allowance) -> Result<QueryOutcome> {
@@ -71,6 +72,15 @@ pub fn run_scoring_all(view: &View, request: &QueryRequest, allowance: &Allowanc
 }
 
 fn answer_all(view: &View, request: &QueryRequest, allowance: &Allowance, scores_all: bool) -> Result<QueryOutcome> {
+    let (outcome, reads) = reads::measured(|| answer_each(view, request, allowance, scores_all));
+    let mut outcome = outcome?;
+    outcome.stats.cache_hit_ratio = reads.hit_ratio();
+    outcome.stats.rounds = reads.rounds;
+    outcome.stats.bytes_brought = reads.brought;
+    Ok(outcome)
+}
+
+fn answer_each(view: &View, request: &QueryRequest, allowance: &Allowance, scores_all: bool) -> Result<QueryOutcome> {
     let start = Instant::now();
     let mut work = Work::new(allowance);
     let bind = |at: usize| {
@@ -96,6 +106,8 @@ fn answer_all(view: &View, request: &QueryRequest, allowance: &Allowance, scores
         bytes_queried: work.bytes,
         bytes_returned: answers.iter().map(bytes_returned).sum(),
         cache_hit_ratio: 1.0,
+        rounds: 0,
+        bytes_brought: 0,
         execution_micros: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
     };
     Ok(QueryOutcome { answers, stats })

@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::model::query::Recall;
 use crate::model::value::Value;
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::platform::reads;
+use crate::segment::Ahead;
 use crate::segment::vectors::{ClusterQuery, QueryVector, VectorReader, Wanted, prefetch};
 
 /// Segments with more bytes of vectors to compare than this are searched side by side.
@@ -105,25 +107,31 @@ fn vectors(
         }
     }
     work.bytes += bytes;
+    let by_codes = (!by_clusters.is_empty()).then(|| ClusterQuery::new(query));
+    let mut ahead = Ahead::new();
+    // Few of many are compared by what their own rows bring.
+    exact.iter().filter(|job| job.rows.is_none()).for_each(|job| job.vectors.add_all(&mut ahead));
+    for (job, by_codes) in by_clusters.iter().zip(by_codes.iter().cycle()) {
+        job.vectors.add_clusters(by_codes, job.rows, &job.segment.dead, &mut ahead)?;
+    }
+    ahead.bring()?;
     for (job, found) in exact.iter().zip(side_by_side(&exact, bytes, Job::run)?) {
         parts[job.part] = found;
     }
-    search_clusters(by_clusters, query, target.recall, parts, k, work)
+    let Some(by_codes) = by_codes else { return Ok(()) };
+    search_clusters(by_clusters, query, &by_codes, target.recall, parts, k, work)
 }
 
 /// Searches clusters segment by segment, the largest first, each with what was found before.
 fn search_clusters(
     mut jobs: Vec<Job>,
     query: &QueryVector,
+    by_codes: &ClusterQuery,
     recall: Recall,
     parts: &mut [Vec<(f32, u32)>],
     k: usize,
     work: &mut Work,
 ) -> Result<()> {
-    if jobs.is_empty() {
-        return Ok(());
-    }
-    let by_codes = ClusterQuery::new(query);
     jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
     let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
     for job in jobs {
@@ -132,15 +140,14 @@ fn search_clusters(
         known.truncate(k);
         let wanted = Wanted { k, recall: recall.share(), known: &known };
         let dead = &job.segment.dead;
-        let found =
-            match job.vectors.nearest_in_clusters(query, &by_codes, &wanted, job.rows, dead, work.allowance)? {
-                Some(probed) => {
-                    work.exhaustive += probed.refined;
-                    work.bytes += probed.refined * job.vectors.vector_bytes();
-                    probed.nearest
-                }
-                None => job.run()?,
-            };
+        let found = match job.vectors.nearest_in_clusters(query, by_codes, &wanted, job.rows, dead, work.allowance)? {
+            Some(probed) => {
+                work.exhaustive += probed.refined;
+                work.bytes += probed.refined * job.vectors.vector_bytes();
+                probed.nearest
+            }
+            None => job.run()?,
+        };
         known.extend(found.iter().map(|(distance, _)| *distance));
         parts[job.part] = found;
     }
@@ -181,10 +188,14 @@ pub(super) fn side_by_side<J: Sync>(
     let parts = std::thread::scope(|scope| {
         let running: Vec<_> = jobs
             .chunks(each)
-            .map(|jobs| scope.spawn(move || jobs.iter().map(run).collect::<Result<Vec<_>>>()))
+            .map(|jobs| scope.spawn(move || reads::measured(|| jobs.iter().map(run).collect::<Result<Vec<_>>>())))
             .collect();
         let stopped = || Error::internal("a search of a segment stopped without an answer");
-        running.into_iter().map(|thread| thread.join().map_err(|_| stopped())?).collect::<Result<Vec<_>>>()
+        let ended = |(found, reads)| {
+            reads::add(reads);
+            found
+        };
+        running.into_iter().map(|thread| ended(thread.join().map_err(|_| stopped())?)).collect::<Result<Vec<_>>>()
     })?;
     Ok(parts.into_iter().flatten().collect())
 }

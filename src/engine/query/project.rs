@@ -12,6 +12,7 @@ use crate::model::document::Document;
 use crate::model::query::{Projection, ResultRow};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::segment::Ahead;
 
 /// The most bytes of attributes that the answers to one request carry: they are held in memory.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
@@ -76,6 +77,9 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
     // In the order they are stored, so that each block is unpacked once.
     let mut order: Vec<usize> = (0..hits.len()).collect();
     order.sort_unstable_by_key(|at| (hits[*at].part, hits[*at].row));
+    if !uids.is_empty() || !compute.is_empty() {
+        bring(view, hits, &order, &uids)?;
+    }
     for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
         let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
         let mut scan = match segment {
@@ -107,4 +111,16 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
         }
     }
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// Brings what the rows of an answer consist of, of segments that are not all here.
+fn bring(view: &View, hits: &[Hit], order: &[usize], columns: &[ColumnUid]) -> Result<()> {
+    let mut ahead = Ahead::new();
+    for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
+        let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
+        if let Some(segment) = segment {
+            segment.segment.add_documents(part.iter().map(|at| hits[*at].row), Some(columns), &mut ahead)?;
+        }
+    }
+    ahead.bring()
 }

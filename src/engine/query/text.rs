@@ -15,6 +15,7 @@ use crate::engine::view::{SegmentView, TailPart, View};
 use crate::error::{Error, Result};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FullText};
 use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
+use crate::segment::Ahead;
 use crate::segment::row_bits::RowBits;
 use crate::segment::text::reader::Term;
 use crate::segment::text::score::{Norms, idf, qtf_factor, weight};
@@ -97,7 +98,24 @@ impl TextScorer {
         Ok(scorer)
     }
 
+    /// Brings what of the index is looked at, of segments that are not all here: first where terms are looked up, then postings.
+    fn bring_postings(&self, view: &View) -> Result<()> {
+        let partial: Vec<&SegmentView> = view.segments.iter().filter(|segment| !segment.segment.is_full()).collect();
+        let mut tables = Ahead::new();
+        partial.iter().try_for_each(|view| view.segment.add_text_tables(self.uid, &mut tables))?;
+        tables.bring()?;
+        let mut postings = Ahead::new();
+        for view in partial {
+            let Some(reader) = text_index(&view.segment, &self.column)? else { continue };
+            for term in &self.terms {
+                reader.term(&term.text)?.iter().for_each(|term| reader.add_postings(term, &mut postings));
+            }
+        }
+        postings.bring()
+    }
+
     fn gather_statistics(&mut self, view: &View, allowance: &Allowance) -> Result<()> {
+        self.bring_postings(view)?;
         let (mut documents, mut tokens) = (0, 0);
         for segment in &view.segments {
             let (more_documents, more_tokens) = self.add_segment(segment, allowance)?;

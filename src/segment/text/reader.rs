@@ -1,6 +1,7 @@
 //! Writes and reads a full-text column's index.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
@@ -8,8 +9,9 @@ use super::terms::DocTerms;
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
 use crate::format::positions::{PositionsWriter, encode_row, take_numbers};
-use crate::format::text::{Parts, PostingsBytes, TextWriter, parts};
+use crate::format::text::{HEADER_BYTES, Parts, PostingsBytes, TextWriter, parts, postings_end};
 use crate::format::vectors::decode_rows;
+use crate::segment::sections::{Ahead, Part};
 
 /// Gathers the terms of rows, in ascending order of rows.
 #[derive(Default)]
@@ -109,17 +111,48 @@ pub fn spread(known: impl IntoIterator<Item = (u32, u32)>, rows: u32) -> (Vec<u3
     (lengths, present)
 }
 
+/// Where a term's postings are in the section.
+fn place_of(term: &Term) -> Range<usize> {
+    let start = HEADER_BYTES.saturating_add(term.offset as usize);
+    start..start.saturating_add(term.bytes as usize)
+}
+
 /// A full-text column's index in a segment.
 #[derive(Clone, Copy)]
 pub struct TextReader<'a> {
     parts: Parts<'a>,
+    /// Where the postings are that may not be here, of a segment that is not all here.
+    section: Option<Part<'a>>,
     name: &'a str,
 }
 
 impl<'a> TextReader<'a> {
     /// Reads the header only.
     pub fn open(section: &'a [u8], rows: u32, name: &'a str) -> Result<Self> {
-        Ok(TextReader { parts: parts(section, rows, name)?, name })
+        Ok(TextReader { parts: parts(section, rows, name)?, section: None, name })
+    }
+
+    /// Reads everything but the postings, of a segment that is not all here; those of a term are brought when they are read.
+    pub(in crate::segment) fn open_part(section: Part<'a>, rows: u32, name: &'a str) -> Result<Self> {
+        let all = section.bytes();
+        let header = section.range(0..HEADER_BYTES.min(all))?;
+        section.range(postings_end(header, name)?.min(all)..all)?;
+        Ok(TextReader { parts: parts(section.raw(0..all)?, rows, name)?, section: Some(section), name })
+    }
+
+    /// Adds everything but the postings to what is brought.
+    pub(in crate::segment) fn add_tables(section: &Part<'a>, name: &str, ahead: &mut Ahead<'a>) -> Result<()> {
+        let all = section.bytes();
+        let end = postings_end(section.range(0..HEADER_BYTES.min(all))?, name)?;
+        ahead.add(section, end.min(all)..all);
+        Ok(())
+    }
+
+    /// Adds a term's postings to what is brought.
+    pub fn add_postings(&self, term: &Term, ahead: &mut Ahead<'a>) {
+        if let Some(section) = &self.section {
+            ahead.add(section, place_of(term));
+        }
     }
 
     /// Rows that have a value.
@@ -193,6 +226,9 @@ impl<'a> TextReader<'a> {
 
     /// A term's rows and frequencies, block by block.
     pub fn postings(&self, term: &Term) -> Result<PostingsBytes<'a>> {
+        if let Some(section) = &self.section {
+            section.range(place_of(term))?;
+        }
         PostingsBytes::new(&self.parts, term, self.name)
     }
 

@@ -18,7 +18,7 @@ use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, de
 use crate::model::schema::{ColumnUid, Element};
 use crate::model::value::Vector;
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
-use crate::segment::sections::{Part, Sections};
+use crate::segment::sections::{Ahead, Part, Sections};
 
 /// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
 const SPARSE_CANDIDATES: u64 = 64;
@@ -228,6 +228,32 @@ impl<'a> VectorReader<'a> {
         Ok(StoredVectors { reader: self, rows: self.present()?.iter().collect() })
     }
 
+    /// Adds a row's vector to what is brought.
+    pub fn add_vector(&self, row: u32, ahead: &mut Ahead<'a>) {
+        if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
+            ahead.add(matrix, place * self.stride()..(place + 1) * self.stride());
+        }
+    }
+
+    /// Adds all vectors to what is brought.
+    pub fn add_all(&self, ahead: &mut Ahead<'a>) {
+        self.matrix.iter().for_each(|matrix| ahead.add_all(matrix));
+    }
+
+    /// Adds what a search of clusters looks at first to what is brought.
+    pub fn add_clusters(
+        &self,
+        by_codes: &ClusterQuery,
+        rows: Option<&RoaringBitmap>,
+        dead: &RoaringBitmap,
+        ahead: &mut Ahead<'a>,
+    ) -> Result<()> {
+        if let Some(clusters) = self.open_clusters()? {
+            clusters.add_first_lists(by_codes, rows, dead, ahead);
+        }
+        Ok(())
+    }
+
     /// The `k` nearest as [`nearest`](Self::nearest) gives them, but for what the wanted recall allows to be missed. `None` where
     /// clusters cannot tell: there are none, or the query is at one distance from everything.
     pub fn nearest_in_clusters(
@@ -244,6 +270,9 @@ impl<'a> VectorReader<'a> {
         let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead, allowance)?;
         let mut best = Best::new(wanted.k);
         let measure = Measure::new(query, self.element);
+        let mut ahead = Ahead::new();
+        near.iter().for_each(|row| self.add_vector(*row, &mut ahead));
+        ahead.bring()?;
         for row in &near {
             self.bytes(*row)?.into_iter().for_each(prefetch);
         }

@@ -21,7 +21,7 @@ use crate::format::clusters::{BLOCK, DIMS_MULTIPLE, Entry, ListLayout, NO_ROW, T
 use crate::model::schema::Metric;
 use crate::platform::allowance::Allowance;
 use crate::segment::row_bits::RowBits;
-use crate::segment::sections::Part;
+use crate::segment::sections::{Ahead, Part};
 
 /// Half the width, in standard deviations, of what the 1-bit codes leave open.
 const MARGIN: f32 = 1.75;
@@ -36,6 +36,10 @@ const COUNTED_MATCHES: u64 = 8;
 const REFINED_MATCHES: u32 = 1;
 /// How often a search asks whether it must end.
 const CLUSTERS_PER_CHECK: u32 = 64;
+/// Of a segment that is not all here the lists of so many clusters are brought at once: as a rule all that a search looks at,
+const AHEAD_CLUSTERS: u64 = 56;
+/// and when those were not enough, of so many more each time.
+const MORE_CLUSTERS: u64 = 24;
 /// Of the list that is searched next, so many bytes are asked for beforehand; the processor asks for those behind them.
 const AHEAD_BYTES: usize = 1_024;
 
@@ -224,6 +228,9 @@ impl<'a> Clusters<'a> {
         let mut search = Search { query, allowed: allowed.as_ref(), dead, best, probed, promising, lanes };
         // What a look at all of the best costs is spread over several clusters.
         let interval = (search.best.depth / 64).max(1) as u64;
+        let mut ahead =
+            (!self.lists.is_full()).then(|| Ranked::new(self.centroids, &query.sought, query.kernels, has_matches));
+        let mut brought = 0;
         while let Some((distance, cluster)) = clusters.next() {
             nearest = nearest.min(distance);
             if search.probed.clusters.is_multiple_of(interval)
@@ -241,6 +248,15 @@ impl<'a> Clusters<'a> {
                 }
             }
             allowance.check_at(search.probed.clusters as u32, CLUSTERS_PER_CHECK)?;
+            if let Some(ahead) = &mut ahead
+                && search.probed.clusters == brought
+            {
+                let count = if brought == 0 { AHEAD_CLUSTERS } else { MORE_CLUSTERS };
+                let mut lists = Ahead::new();
+                self.add_lists(ahead, count, &mut lists);
+                lists.bring()?;
+                brought += count;
+            }
             let list = self.list(cluster as usize)?;
             if let Some(ahead) = clusters.peek() {
                 self.prefetch_list(ahead as usize);
@@ -250,6 +266,35 @@ impl<'a> Clusters<'a> {
         let Search { best, probed, .. } = search;
         let rows = best.near.into_iter().map(|near| near.score.1).filter(|row| *row != NO_ROW);
         Ok((rows.collect(), probed))
+    }
+
+    /// Adds the lists that a search looks at first.
+    pub(super) fn add_first_lists(
+        &self,
+        query: &ClusterQuery,
+        rows: Option<&RoaringBitmap>,
+        dead: &RoaringBitmap,
+        ahead: &mut Ahead<'a>,
+    ) {
+        if self.lists.is_full() || self.table.header().dims != query.sought.rotated.len() {
+            return;
+        }
+        let allowed = rows.map(|rows| Allowed::new(rows, dead, &self.table));
+        let counts = allowed.as_ref().and_then(|allowed| allowed.counts.as_ref());
+        let has_matches =
+            |cluster: u32| counts.is_none_or(|counts| counts.get(cluster as usize).is_some_and(|count| *count > 0));
+        let mut ranked = Ranked::new(self.centroids, &query.sought, query.kernels, has_matches);
+        self.add_lists(&mut ranked, AHEAD_CLUSTERS, ahead);
+    }
+
+    fn add_lists(&self, ranked: &mut Ranked, count: u64, ahead: &mut Ahead<'a>) {
+        for _ in 0..count {
+            let Some((_, cluster)) = ranked.next() else { return };
+            if let Some(Entry { offset, vectors, .. }) = self.table.entry(cluster as usize) {
+                let bytes = ListLayout::new(vectors, self.table.header().dims).residuals.end;
+                ahead.add(&self.lists, offset..offset.saturating_add(bytes));
+            }
+        }
     }
 
     /// Asks for the first blocks of a list. They are not read, so not checked.

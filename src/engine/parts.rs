@@ -1,0 +1,125 @@
+//! Namespaces whose segments are here in part: what of them may go, and how queries go on when it does.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError};
+
+use super::Engine;
+use super::namespace::Namespace;
+use super::view::View;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SegmentRef};
+use crate::model::as_of::AsOf;
+use crate::model::ids::{NamespaceName, Nsid};
+use crate::tier::{FULL, Held, Remote};
+
+/// Segments of fewer bytes are always here whole: that costs less than to read them in parts.
+pub const PART_BYTES_MIN: u64 = 256 << 10;
+/// How often a query begins anew because there was no room for what it wanted.
+const ATTEMPTS: u32 = 8;
+/// Holders of an object that only one namespace and the bucket's state of it need.
+const HOLDERS_OWN: u64 = 2;
+
+impl Engine {
+    /// Says where the bytes come from that are not here. Called within the runtime that carries requests out.
+    pub fn read_from(&self, remote: Remote) {
+        self.context.tier.cache().attach(remote);
+    }
+
+    /// What is here in part.
+    pub fn held_in_parts(&self) -> Held {
+        self.context.tier.cache().held()
+    }
+
+    /// Whether a segment of a namespace is read in parts, when it is wanted, and not brought here whole.
+    pub fn is_in_parts(&self, name: &NamespaceName, segment: &SegmentRef) -> bool {
+        self.context.tier.reads_in_parts() && segment.bytes >= PART_BYTES_MIN && self.pinned_since(name).is_none()
+    }
+
+    /// Writes down what is here in part, so that the next process need not read it again. Blocking.
+    pub(super) fn remember_parts(&self) {
+        if let Err(error) = self.context.tier.cache().save() {
+            tracing::warn!(%error, "what is here of the bucket's objects is not written down, a restart would read it again");
+        }
+    }
+
+    /// The bucket has all of a namespace's state: what of it is large may go from here whenever room is needed. What something
+    /// else on this node needs, too, stays. Blocking.
+    pub fn let_go(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        let tier = &self.context.tier;
+        if !tier.reads_in_parts() || !self.context.may_reclaim() {
+            return Ok(());
+        }
+        let Some(common) = self.common(nsid)? else { return Ok(()) };
+        let mut gone = BTreeSet::new();
+        for segment in common.segments.iter().filter(|segment| self.is_in_parts(name, segment)) {
+            let is_ours_alone = || Ok::<_, Error>(self.context.meta.references(&segment.key)? <= HOLDERS_OWN);
+            if tier.has(&segment.key, segment.bytes) && is_ours_alone()? {
+                tier.let_go(&segment.key)?;
+                gone.insert(segment.key.clone());
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.open_anew(&gone)?;
+        if tier.cache().shrink() { Ok(()) } else { self.relieve() }
+    }
+
+    /// The segments of a state that are here in part although they are to be here whole. Blocking.
+    pub fn to_bring_home(&self, name: &NamespaceName, state: &Manifest) -> Vec<SegmentRef> {
+        let is_wanted = |segment: &&SegmentRef| {
+            !self.is_in_parts(name, segment) && !self.context.tier.has(&segment.key, segment.bytes)
+        };
+        state.segments.iter().filter(is_wanted).cloned().collect()
+    }
+
+    /// Segments that were in part here are here whole: who reads them reads those from now on. Blocking.
+    pub fn brought_home(&self, keys: &BTreeSet<String>) -> Result<()> {
+        self.open_anew(keys)?;
+        keys.iter().try_for_each(|key| self.context.tier.cache().remove(key))
+    }
+
+    /// Lets open namespaces read objects by files opened anew; old ones are let go of when queries that run on them end.
+    fn open_anew(&self, keys: &BTreeSet<String>) -> Result<()> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        open.iter().try_for_each(|namespace| namespace.open_parts_anew(keys))
+    }
+
+    /// Makes room for bytes that are wanted, where open objects take all of it. Blocking.
+    pub(super) fn relieve(&self) -> Result<()> {
+        let cache = self.context.tier.cache();
+        let renewed = cache.renew()?;
+        self.open_anew(&renewed.keys().map(str::to_owned).collect())?;
+        drop(renewed);
+        cache.shrink();
+        Ok(())
+    }
+
+    /// Runs a query on a snapshot of a namespace, as it is or was; anew, on a fresh one, when there was no room for what it had to
+    /// read. Blocking.
+    pub fn on_view<T>(
+        &self,
+        name: &NamespaceName,
+        as_of: Option<&AsOf>,
+        mut query: impl FnMut(&View) -> Result<T>,
+    ) -> Result<T> {
+        let first = query(&*self.view_at(name, as_of)?);
+        let Err(mut error) = first else { return first };
+        if error.code() != FULL {
+            return Err(error);
+        }
+        // One at a time: each may need most of the room.
+        let _turn = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..ATTEMPTS {
+            let mut anew = || self.relieve().and_then(|()| query(&*self.view_at(name, as_of)?));
+            match anew() {
+                Err(full) if full.code() == FULL => error = full,
+                done => return done,
+            }
+            // Queries that run on old files end, and give their room back.
+            self.context.tier.cache().wait_for_room();
+        }
+        Err(error)
+    }
+}

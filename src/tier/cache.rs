@@ -1,0 +1,398 @@
+//! Objects of the bucket that are here in part, within a bound on bytes.
+//!
+//! What is here of an object goes as a whole, by unlink, and only while nobody has it open. One that is always open is begun
+//! anew: a fresh file takes the blocks over that are worth it, and who opens the object from then on uses that.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use roaring::RoaringBitmap;
+
+use super::partial::Partial;
+use super::remote::Remote;
+use super::room::{DISK_RESERVE_BYTES, Room};
+use crate::error::{Context as _, Error, Result};
+use crate::format::ranges::{self, BLOCK_BYTES};
+use crate::platform::disk::{Disk, create_dirs, if_there};
+use crate::platform::mmap::Mapping;
+
+/// The code of errors about bytes for which there is no room: what is open has to be begun anew first.
+pub const FULL: &str = "tier_full";
+
+/// The suffix of the file that says which blocks of the file beside it are here.
+const MAP_SUFFIX: &str = ".here";
+
+/// In four parts of the bound: what may be taken by reading, so that the rest is there for fresh files,
+const READING_QUARTERS: u64 = 3;
+/// and what fresh files may take over.
+const CARRIED_QUARTERS: u64 = 1;
+
+/// How long who needs room waits for others to give it back, each time.
+const ROOM_WAIT: Duration = Duration::from_millis(250);
+
+/// What all objects that are here in part have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) disk: Arc<dyn Disk>,
+    root: PathBuf,
+    pub(super) room: Room,
+    remote: RwLock<Option<Remote>>,
+    objects: Mutex<BTreeMap<String, Arc<Partial>>>,
+    clock: AtomicU64,
+    brought: AtomicU64,
+    /// Begun anew so often.
+    renewals: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    pub(super) fn map_path(&self, key: &str) -> PathBuf {
+        self.root.join(format!("{key}{MAP_SUFFIX}"))
+    }
+
+    pub(super) fn remote(&self) -> Option<Remote> {
+        self.remote.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn brought(&self, bytes: u64) {
+        self.brought.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Partial>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes room for bytes of an object that are about to come. Objects that nobody has open go first.
+    pub(super) fn make_room(&self, bytes: u64, key: &str) -> Result<()> {
+        let limit = self.room.limit();
+        let bound = if limit == 0 { u64::MAX } else { limit / 4 * READING_QUARTERS };
+        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
+        if free < bytes.saturating_add(DISK_RESERVE_BYTES) {
+            self.evict(bytes);
+        }
+        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
+        if free < bytes.saturating_add(DISK_RESERVE_BYTES) {
+            return Err(Error::unavailable(format!(
+                "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {DISK_RESERVE_BYTES} are left alone"
+            ))
+            .with_code("disk_full")
+            .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"));
+        }
+        while !self.room.take_below(bytes, bound) {
+            if bytes > bound {
+                return Err(Error::unavailable(format!(
+                    "{bytes} bytes of {key} are needed at once, and the tier holds at most {limit}"
+                ))
+                .with_code("tier_too_small")
+                .with_hint("raise storage.tier_bytes_max, or ask for less at once"));
+            }
+            if self.evict(bytes) == 0 {
+                return Err(Error::unavailable(format!(
+                    "no room for {bytes} bytes of {key}: {} of at most {limit} bytes are taken by what is open",
+                    self.room.taken()
+                ))
+                .with_code(FULL)
+                .with_hint("ask again; if it stays, raise storage.tier_bytes_max"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of objects that nobody has open, those used longest ago first, until so many bytes are free; gives how many went.
+    fn evict(&self, bytes: u64) -> u64 {
+        let mut objects = self.objects();
+        let mut idle: Vec<Arc<Partial>> =
+            objects.values().filter(|object| Arc::strong_count(object) == 1).cloned().collect();
+        idle.sort_by_key(|object| object.last_used());
+        let mut gone = 0;
+        for object in idle {
+            if gone >= bytes {
+                break;
+            }
+            let here = object.bytes_here();
+            match object.unlink() {
+                Ok(()) => {
+                    objects.remove(object.key());
+                    gone += here;
+                }
+                Err(error) => tracing::warn!(%error, "what is here of an object stays"),
+            }
+        }
+        gone
+    }
+}
+
+/// The objects that are here in part.
+#[derive(Debug)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.shared.objects().clear();
+    }
+}
+
+/// What is here in part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub objects: u64,
+    /// What they take of the disk.
+    pub bytes: u64,
+    /// What they may take; 0 for no bound.
+    pub bytes_max: u64,
+    /// What was read from the bucket since the start.
+    pub bytes_brought: u64,
+    /// How often the file of an open object was begun anew since the start.
+    pub renewals: u64,
+}
+
+/// Objects whose files were begun anew.
+#[derive(Default)]
+pub struct Renewed {
+    fresh: Vec<Arc<Partial>>,
+}
+
+impl Renewed {
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.fresh.iter().map(|object| object.key())
+    }
+}
+
+impl Cache {
+    /// Nothing is read yet; see [`Cache::reconcile`].
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, bytes_max: u64) -> Self {
+        let shared = Shared {
+            disk,
+            root,
+            room: Room::new(bytes_max),
+            remote: RwLock::new(None),
+            objects: Mutex::default(),
+            clock: AtomicU64::new(0),
+            brought: AtomicU64::new(0),
+            renewals: AtomicU64::new(0),
+        };
+        Cache { shared: Arc::new(shared) }
+    }
+
+    /// Says where missing bytes come from.
+    pub fn attach(&self, remote: Remote) {
+        *self.shared.remote.write().unwrap_or_else(PoisonError::into_inner) = Some(remote);
+    }
+
+    /// Whether there is a bucket to read from.
+    pub fn is_attached(&self) -> bool {
+        self.shared.remote().is_some()
+    }
+
+    /// What objects may take here; 0 when nothing bounds them.
+    pub fn bytes_max(&self) -> u64 {
+        self.shared.room.limit()
+    }
+
+    pub fn held(&self) -> Held {
+        Held {
+            objects: self.shared.objects().len() as u64,
+            bytes: self.shared.room.taken(),
+            bytes_max: self.shared.room.limit(),
+            bytes_brought: self.shared.brought.load(Ordering::Relaxed),
+            renewals: self.shared.renewals.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Finds what an earlier process left: objects whose maps say what is here are used, everything else goes.
+    pub fn reconcile(&self) -> Result<()> {
+        for path in files(&*self.shared.disk, &self.shared.root)? {
+            let Some(key) = path.strip_prefix(&self.shared.root).ok().and_then(Path::to_str) else { continue };
+            let found = match key.strip_suffix(MAP_SUFFIX) {
+                // It goes with the file that it is about.
+                Some(object) if self.shared.disk.size(&self.shared.path(object)).is_ok() => continue,
+                Some(_) => None,
+                None => self.left(key),
+            };
+            match found {
+                Some(object) => {
+                    self.shared.room.add(object.bytes_here());
+                    self.shared.objects().insert(key.to_owned(), object);
+                }
+                None => {
+                    if_there(self.shared.disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
+                }
+            }
+        }
+        let (limit, taken) = (self.shared.room.limit(), self.shared.room.taken());
+        if limit > 0 && taken > limit {
+            self.shared.evict(taken - limit);
+        }
+        Ok(())
+    }
+
+    /// An object that an earlier process left, if its map can be read.
+    fn left(&self, key: &str) -> Option<Arc<Partial>> {
+        let path = self.shared.map_path(key);
+        let bytes = self.shared.disk.read(&path).ok()?;
+        let (bytes, here) = ranges::decode(&bytes, &path.display().to_string())
+            .inspect_err(|error| tracing::warn!(%error, "what is here of an object is not known, it goes"))
+            .ok()?;
+        let size = self.shared.disk.size(&self.shared.path(key)).ok()?;
+        (size == bytes).then(|| Partial::new(&self.shared, key, bytes, here).ok()).flatten()
+    }
+
+    /// How many bytes of an object's are here; none when it is not known at all.
+    pub fn here(&self, key: &str) -> Option<u64> {
+        self.shared.objects().get(key).map(|object| object.bytes_here().min(object.bytes()))
+    }
+
+    /// The bytes of an object, mapped; those that are not here are read when they are wanted.
+    pub fn open(&self, key: &str, bytes: u64) -> Result<Mapping> {
+        let mut objects = self.shared.objects();
+        let object = match objects.get(key) {
+            Some(object) if object.bytes() == bytes => object.clone(),
+            Some(object) => {
+                return Err(Error::corrupt(format!("object {key}: {} bytes, expected {bytes}", object.bytes())));
+            }
+            None => {
+                let path = self.shared.path(key);
+                let parent = path.parent().unwrap_or(&self.shared.root);
+                create_dirs(&*self.shared.disk, parent).context(|| format!("create {}", parent.display()))?;
+                let object = Partial::new(&self.shared, key, bytes, RoaringBitmap::new())?;
+                objects.insert(key.to_owned(), object.clone());
+                object
+            }
+        };
+        object.touch();
+        self.map(object)
+    }
+
+    fn map(&self, object: Arc<Partial>) -> Result<Mapping> {
+        let path = self.shared.path(object.key());
+        let map = self.shared.disk.map_live(&path).context(|| format!("map {}", path.display()))?;
+        Ok(map.filled_by(object))
+    }
+
+    /// Takes a whole file as an object of the bucket, which has it: from now on it may go at any time.
+    pub fn take(&self, key: &str, whole: &Path) -> Result<()> {
+        let mut objects = self.shared.objects();
+        if objects.contains_key(key) {
+            return if_there(self.shared.disk.remove(whole))
+                .context(|| format!("remove {}", whole.display()))
+                .map(drop);
+        }
+        let path = self.shared.path(key);
+        let parent = path.parent().unwrap_or(&self.shared.root);
+        let bytes = self.shared.disk.size(whole).context(|| format!("read {}", whole.display()))?;
+        let mut here = RoaringBitmap::new();
+        here.insert_range(0..ranges::blocks_of(bytes).unwrap_or(u32::MAX));
+        let moved = create_dirs(&*self.shared.disk, parent)
+            .and_then(|()| self.shared.disk.rename(whole, &path))
+            .and_then(|()| self.shared.disk.sync_dir(parent))
+            .and_then(|()| self.shared.disk.sync_dir(whole.parent().unwrap_or(Path::new("/"))));
+        moved.context(|| format!("move {} to {}", whole.display(), path.display()))?;
+        self.shared.room.add(here.len() * BLOCK_BYTES);
+        objects.insert(key.to_owned(), Partial::new(&self.shared, key, bytes, here)?);
+        Ok(())
+    }
+
+    /// Lets go of objects that nobody has open until there is room for reading, or until none of them are left. Gives whether there
+    /// is room.
+    pub fn shrink(&self) -> bool {
+        let limit = self.shared.room.limit();
+        let bound = limit / 4 * READING_QUARTERS;
+        let excess = || self.shared.room.taken().saturating_sub(bound);
+        if limit > 0 && excess() > 0 {
+            self.shared.evict(excess());
+        }
+        limit == 0 || excess() == 0
+    }
+
+    /// Waits a moment for others to give room back.
+    pub fn wait_for_room(&self) {
+        self.shared.room.wait(ROOM_WAIT);
+    }
+
+    /// Forgets an object that no state names any more.
+    pub fn remove(&self, key: &str) -> Result<()> {
+        let mut objects = self.shared.objects();
+        if let Some(object) = objects.get(key) {
+            object.unlink()?;
+            objects.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Begins the files of open objects anew, each with the blocks that are worth it. Whoever has one open opens it anew to let go of
+    /// the old file. Fresh files stay while the result is held.
+    pub fn renew(&self) -> Result<Renewed> {
+        let mut objects = self.shared.objects();
+        let limit = self.shared.room.limit();
+        let mut open: Vec<Arc<Partial>> =
+            objects.values().filter(|object| Arc::strong_count(object) > 1).cloned().collect();
+        open.sort_by_key(|object| std::cmp::Reverse(object.bytes_here()));
+        let mut carried_max = limit / 4 * CARRIED_QUARTERS;
+        let mut renewed = Renewed::default();
+        for old in open {
+            let blocks = old.worth_keeping((carried_max / 2).max(BLOCK_BYTES));
+            let carried = blocks.len() * BLOCK_BYTES;
+            // Most of what it takes would be taken again.
+            if carried * 2 > old.bytes_here() {
+                continue;
+            }
+            // What was written here may take more than the bound until it is begun anew.
+            let taken = self.shared.room.taken();
+            let bound = if taken > limit { taken.saturating_add(carried) } else { limit };
+            if !self.shared.room.take_below(carried, bound) {
+                continue;
+            }
+            old.unlink()?;
+            objects.remove(old.key());
+            let made = Partial::new(&self.shared, old.key(), old.bytes(), RoaringBitmap::new());
+            let made = made.and_then(|fresh| fresh.copy_from(&old, &blocks).map(|()| fresh));
+            match made {
+                Ok(fresh) => {
+                    objects.insert(old.key().to_owned(), fresh.clone());
+                    renewed.fresh.push(fresh);
+                }
+                Err(error) => {
+                    self.shared.room.give_back(carried);
+                    return Err(error);
+                }
+            }
+            carried_max = carried_max.saturating_sub(carried);
+            self.shared.renewals.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(renewed)
+    }
+
+    /// Writes down which blocks are here, so that the next process need not read them again.
+    pub fn save(&self) -> Result<()> {
+        let objects: Vec<Arc<Partial>> = self.shared.objects().values().cloned().collect();
+        objects.iter().try_for_each(|object| object.save())
+    }
+}
+
+/// All files below a directory.
+fn files(disk: &dyn Disk, root: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(dir) = open.pop() {
+        let entries: io::Result<_> = if_there(disk.list(&dir));
+        for entry in entries.context(|| format!("list {}", dir.display()))?.unwrap_or_default() {
+            let path = dir.join(&entry.name);
+            if entry.is_dir { open.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    Ok(found)
+}

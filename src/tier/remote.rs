@@ -1,0 +1,55 @@
+//! The bucket, as the tier reads from it: ranges of objects that never change.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use crate::error::{Error, Result};
+use crate::store::{Bucket, Patience};
+
+/// The code of errors about an object that a state names and that is not in the bucket.
+pub const GONE: &str = "object_gone";
+
+/// Where the bytes come from that are not here.
+#[derive(Clone)]
+pub struct Remote {
+    bucket: Bucket,
+    patience: Patience,
+    /// Who carries requests out; readers of a file are no part of it.
+    pub(super) runtime: Handle,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.bucket.name())
+    }
+}
+
+impl Remote {
+    /// Reads from `bucket` as long as `patience` allows. Called within the runtime that carries requests out.
+    pub fn new(bucket: Bucket, patience: Patience) -> Self {
+        Remote { bucket, patience, runtime: Handle::current() }
+    }
+
+    pub(super) async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let expected = range.end - range.start;
+        let found = self.bucket.get_range(key, range.clone(), &self.patience).await?.ok_or_else(|| gone(key))?;
+        if found.len() as u64 != expected {
+            return Err(Error::corrupt(format!(
+                "object {key} in the bucket: {} bytes from byte {} on, expected {expected}",
+                found.len(),
+                range.start
+            )));
+        }
+        Ok(found)
+    }
+}
+
+/// An object that a state names and that is nowhere.
+pub fn gone(key: &str) -> Error {
+    Error::unavailable(format!("object {key} is neither here nor in the bucket"))
+        .with_code(GONE)
+        .with_hint("another node may have moved on meanwhile, and the next sync reads its newer state; if it stays, somebody removed the object by hand")
+}

@@ -1,0 +1,72 @@
+//! How much of the disk parts of the bucket's objects may take.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What is left free of the file system for the operating system and for writes.
+pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
+/// A bound on bytes, and how many are taken. Bytes are taken before they are written.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    taken: AtomicU64,
+    /// Raised when bytes are given back.
+    given_back: Condvar,
+    waiting: Mutex<()>,
+}
+
+impl Room {
+    pub fn new(limit: u64) -> Self {
+        Room { limit, taken: AtomicU64::new(0), given_back: Condvar::new(), waiting: Mutex::new(()) }
+    }
+
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::SeqCst)
+    }
+
+    /// Takes bytes if they fit below `bound`.
+    pub fn take_below(&self, bytes: u64, bound: u64) -> bool {
+        let fits = |taken: u64| taken.checked_add(bytes).filter(|sum| *sum <= bound);
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok()
+    }
+
+    /// Takes bytes that are on the disk already.
+    pub fn add(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    pub fn give_back(&self, bytes: u64) {
+        let less = |taken: u64| Some(taken.saturating_sub(bytes));
+        let _ = self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        drop(self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.given_back.notify_all();
+    }
+
+    /// Waits until bytes are given back or the time is over.
+    pub fn wait(&self, at_most: Duration) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.given_back.wait_timeout(waiting, at_most).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Room;
+
+    #[test]
+    fn no_more_is_taken_than_fits() {
+        let room = Room::new(100);
+        assert!(room.take_below(60, 75));
+        assert!(!room.take_below(16, 75));
+        assert!(room.take_below(15, 75));
+        assert!(!room.take_below(u64::MAX, 100), "no overflow");
+        room.give_back(200);
+        assert_eq!(room.taken(), 0);
+    }
+}

@@ -1,0 +1,314 @@
+//! Nodes that hold a namespace of the bucket in part, and read the rest when it is wanted.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+use shoal::api::wire::query::parse_query;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::engine::query::run;
+use shoal::model::query::{Answer, QueryOutcome};
+use shoal::platform::allowance::Allowance;
+use shoal::platform::disk::Disk;
+use shoal::platform::random::{Random, SeededRandom};
+use shoal::store::Bucket;
+use shoal::sync::Sync;
+use tokio::sync::OnceCell;
+
+use crate::fleet::{bucket, meet, options, sync};
+use crate::node::{Node, all, name, write};
+
+/// So much that vectors are searched by clusters.
+const ROWS: u64 = 4_500;
+const DIMS: usize = 192;
+
+fn vector(random: &SeededRandom) -> Vec<f32> {
+    // Around few places, as embeddings are.
+    let place = random.next_u64() % 40;
+    let around = SeededRandom::new(place);
+    let number = |random: &SeededRandom| (random.next_u64() % 2_000) as f32 / 1_000.0 - 1.0;
+    (0..DIMS).map(|_| number(&around) + 0.3 * number(random)).collect()
+}
+
+fn rows(seed: u64) -> Vec<Json> {
+    let random = SeededRandom::new(seed);
+    (0..ROWS)
+        .map(|id| {
+            let words: Vec<String> = (0..12).map(|_| format!("w{}", random.next_u64() % 300)).collect();
+            json!({"id": id, "n": id % 50, "text": words.join(" "), "vector": vector(&random)})
+        })
+        .collect()
+}
+
+async fn fill(engine: &Arc<Engine>) {
+    let schema = json!({"text": {"type": "string", "full_text_search": true}, "n": {"type": "uint"}});
+    let rows = rows(1);
+    for rows in rows.chunks(1_000) {
+        let body = json!({"upsert_rows": rows, "distance_metric": "euclidean_squared", "schema": schema});
+        write(engine, "docs", body).await;
+    }
+    engine.compact(&name("docs")).await.unwrap();
+}
+
+/// A node that holds so many bytes of the bucket's segments.
+fn small(seed: u64, bytes_max: u64) -> Node {
+    let mut node = Node::new(seed);
+    node.config.tier_bytes_max = bytes_max;
+    node
+}
+
+fn by_vector(seed: u64) -> Json {
+    json!({"rank_by": ["vector", "ANN", vector(&SeededRandom::new(seed))], "limit": 10, "include_attributes": ["n"]})
+}
+
+fn by_text(seed: u64) -> Json {
+    let random = SeededRandom::new(seed);
+    let words = format!("w{} w{}", random.next_u64() % 300, random.next_u64() % 300);
+    json!({"rank_by": ["text", "BM25", words], "limit": 10, "include_attributes": ["text"]})
+}
+
+fn ask(engine: &Engine, query: &Json) -> shoal::error::Result<QueryOutcome> {
+    let request = parse_query(query.clone()).unwrap().request;
+    engine.on_view(&name("docs"), None, |view| run(view, &request, &Allowance::unlimited()))
+}
+
+fn ids(outcome: &QueryOutcome) -> Vec<String> {
+    let Answer::Rows(rows) = &outcome.answers[0] else { panic!("expected rows") };
+    rows.iter().map(|row| format!("{} {:?} {:?}", row.id, row.dist, row.fields)).collect()
+}
+
+/// Bytes of all segments of the namespace.
+fn segment_bytes(engine: &Engine) -> u64 {
+    let status = engine.status(&name("docs")).unwrap();
+    status["bytes"].as_u64().unwrap()
+}
+
+struct Meeting {
+    bucket: Bucket,
+    whole: Arc<Engine>,
+    node: Node,
+    part: Arc<Engine>,
+    bytes: u64,
+}
+
+/// A node that wrote the namespace and has it whole, and the bucket that it sent it to.
+async fn written() -> (Arc<Engine>, Bucket) {
+    static WRITTEN: OnceCell<(Arc<Engine>, Bucket)> = OnceCell::const_new();
+    let make = || async {
+        let (writer, bucket) = (Node::new(2), bucket(1));
+        let whole = writer.open();
+        fill(&whole).await;
+        sync(&writer, &whole, &bucket).await.unwrap();
+        (whole, bucket)
+    };
+    WRITTEN.get_or_init(make).await.clone()
+}
+
+/// That node, and one that has it in part, at a bucket of their own.
+async fn meeting(bytes_max: impl Fn(u64) -> u64) -> Meeting {
+    let (whole, original) = written().await;
+    let (bucket, patience) = (bucket(1), options(Policy::Lww).patience);
+    for object in original.list_all("", None, 10_000, &patience).await.unwrap() {
+        let bytes = original.get(&object.key, &patience).await.unwrap().unwrap();
+        bucket.put(&object.key, bytes, &patience).await.unwrap();
+    }
+    let bytes = segment_bytes(&whole);
+    let node = small(3, bytes_max(bytes));
+    let part = node.open();
+    sync(&node, &part, &bucket).await.unwrap();
+    Meeting { bucket, whole, node, part, bytes }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_here_is_read_when_it_is_wanted_and_answers_are_the_same() {
+    let Meeting { whole, part, bytes, .. } = meeting(|bytes| 4 * bytes).await;
+    let before = part.held_in_parts().bytes_brought;
+    assert!(before < bytes / 4, "{before} of {bytes} bytes were fetched beforehand");
+    let first = ask(&part, &by_vector(100)).unwrap();
+    assert!(first.stats.rounds <= 3, "{:?}", first.stats);
+    assert!(first.stats.bytes_brought > 0 && first.stats.cache_hit_ratio < 1.0, "{:?}", first.stats);
+    assert!(part.held_in_parts().bytes_brought < bytes, "not all of it is needed for one query");
+    let again = ask(&part, &by_vector(100)).unwrap();
+    assert_eq!((again.stats.rounds, again.stats.cache_hit_ratio), (0, 1.0));
+    let text = ask(&part, &by_text(100)).unwrap();
+    assert!((1..=3).contains(&text.stats.rounds), "{:?}", text.stats);
+    for seed in 100..140 {
+        for query in [by_vector(seed), by_text(seed)] {
+            assert_eq!(
+                ids(&ask(&part, &query).unwrap()),
+                ids(&ask(&whole, &query).unwrap()),
+                "{}",
+                query["rank_by"][1]
+            );
+        }
+    }
+    let filtered = json!({"filters": ["n", "Eq", 7], "aggregate_by": {"c": ["Count"]}});
+    let counts = [&whole, &part].map(|engine| format!("{:?}", ask(engine, &filtered).unwrap().answers));
+    assert_eq!(counts[0], counts[1]);
+    assert_eq!(all(&part, "docs"), all(&whole, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_tier_keeps_its_bound_and_answers_everything() {
+    let Meeting { whole, part, bytes, .. } = meeting(|bytes| bytes / 5 * 4).await;
+    let bound = bytes / 5 * 4;
+    let mut hits = 0.0;
+    for seed in 0..60 {
+        for query in [by_vector(seed), by_text(seed)] {
+            let found = ask(&part, &query).unwrap();
+            hits += found.stats.cache_hit_ratio;
+            assert_eq!(ids(&found), ids(&ask(&whole, &query).unwrap()), "{}", query["rank_by"][1]);
+            let held = part.held_in_parts();
+            assert!(held.bytes <= bound, "{held:?}");
+        }
+    }
+    assert!(hits > 12.0, "some of it is found here: {hits} of 120");
+    let held = part.held_in_parts();
+    assert!(held.renewals > 0 && held.bytes_brought > bound, "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_queries_at_once_share_a_small_tier() {
+    let Meeting { whole, part, bytes, .. } = meeting(|bytes| bytes / 5 * 4).await;
+    let asked: Vec<_> = (0..8)
+        .map(|worker| {
+            let (whole, part) = (whole.clone(), part.clone());
+            tokio::task::spawn_blocking(move || {
+                for seed in 0..10 {
+                    let query = by_vector(worker * 10 + seed);
+                    let found = ask(&part, &query).unwrap_or_else(|error| panic!("{error}"));
+                    assert_eq!(ids(&found), ids(&ask(&whole, &query).unwrap()));
+                    assert!(part.held_in_parts().bytes <= bytes / 5 * 4);
+                }
+            })
+        })
+        .collect();
+    for asking in asked {
+        asking.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_is_here_after_a_restart_and_without_the_bucket() {
+    let Meeting { whole, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+    let found = ids(&ask(&part, &by_vector(7)).unwrap());
+    part.shutdown().await.unwrap();
+    drop(part);
+    // Nobody attaches a bucket to this one.
+    let part = node.open();
+    let again = ask(&part, &by_vector(7)).unwrap();
+    assert_eq!((ids(&again), again.stats.cache_hit_ratio), (found, 1.0));
+    let error = (8..40).find_map(|seed| ask(&part, &by_vector(seed)).err()).expect("not all of it is here");
+    assert_eq!(error.code(), "bucket_missing", "{error}");
+    // Writes are of this node: they need nothing that is not here.
+    write(&part, "docs", json!({"upsert_rows": [{"id": 5, "n": 999, "vector": vec![0.5; DIMS]}]})).await;
+    write(&part, "docs", json!({"deletes": [6]})).await;
+    let counted = json!({"aggregate_by": {"c": ["Count"]}});
+    assert_eq!(format!("{:?}", ask(&part, &counted).unwrap().answers).matches("4499").count(), 1);
+    drop(whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_leaves_nothing_that_is_believed_wrongly() {
+    let Meeting { bucket, whole, node, mut part, .. } = meeting(|bytes| 4 * bytes).await;
+    for seed in 0..12 {
+        for query in [by_vector(seed), by_text(seed)] {
+            assert_eq!(ids(&ask(&part, &query).unwrap()), ids(&ask(&whole, &query).unwrap()));
+        }
+        if seed % 3 == 0 {
+            part.tend().await.unwrap();
+        }
+        part = node.cut_power(part);
+        let _attached = Sync::new(part.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        assert_eq!(ids(&ask(&part, &by_vector(seed)).unwrap()), ids(&ask(&whole, &by_vector(seed)).unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_bytes_are_dropped_and_read_again() {
+    let Meeting { bucket, whole, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+    let found = ids(&ask(&part, &by_vector(7)).unwrap());
+    part.shutdown().await.unwrap();
+    drop(part);
+    damage(&node, "/data/cache");
+    let part = node.open();
+    let _attached = Sync::new(part.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+    assert_eq!(ids(&ask(&part, &by_vector(7)).unwrap()), found);
+    assert_eq!(all(&part, "docs"), all(&whole, "docs"));
+}
+
+/// Changes bytes in the middle of every segment below a directory.
+fn damage(node: &Node, below: &str) {
+    let mut open = vec![below.to_owned()];
+    let mut changed = 0;
+    while let Some(dir) = open.pop() {
+        for entry in node.disk.list(Path::new(&dir)).unwrap() {
+            let path = format!("{dir}/{}", entry.name);
+            if entry.is_dir {
+                open.push(path);
+            } else if path.ends_with(".seg") {
+                let file = node.disk.random_access(Path::new(&path)).unwrap();
+                for at in (1_000..entry.len - 1_000).step_by(20_000) {
+                    file.write_at(at, b"wrong").unwrap();
+                }
+                changed += 1;
+            }
+        }
+    }
+    assert!(changed > 0, "there is nothing below {below}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_wrote_may_go_once_the_bucket_has_it_and_a_pin_brings_it_back() {
+    let bucket = bucket(4);
+    let node = small(5, 4 << 20);
+    let engine = node.open();
+    fill(&engine).await;
+    assert_eq!(engine.held_in_parts().objects, 0, "nobody else has it");
+    let expected = all(&engine, "docs");
+    sync(&node, &engine, &bucket).await.unwrap();
+    let held = engine.held_in_parts();
+    assert!(held.bytes <= 4 << 20 && segment_bytes(&engine) > 4 << 20, "{held:?}");
+    let other = Node::new(6);
+    let elsewhere = other.open();
+    meet(&[(&other, &elsewhere), (&node, &engine)], &bucket).await;
+    for seed in 0..5 {
+        assert_eq!(ids(&ask(&engine, &by_vector(seed)).unwrap()), ids(&ask(&elsewhere, &by_vector(seed)).unwrap()));
+    }
+    engine.update_metadata(&name("docs"), None, Some(true)).await.unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(engine.held_in_parts().objects, 0, "pinned namespaces are here whole");
+    assert_eq!(all(&engine, "docs"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_by_a_node_that_has_little_reaches_all_others() {
+    let Meeting { bucket, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+    write(&part, "docs", json!({"patch_rows": [{"id": 17, "n": 4_711}], "deletes": [18, 19]})).await;
+    sync(&node, &part, &bucket).await.unwrap();
+    let fresh = Node::new(9);
+    let engine = fresh.open();
+    sync(&fresh, &engine, &bucket).await.unwrap();
+    let documents = all(&engine, "docs");
+    assert_eq!(documents, all(&part, "docs"));
+    assert_eq!(documents.len() as u64, ROWS - 2);
+    assert!(documents.values().any(|fields| fields["n"] == json!(4_711)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_somebody_removed_is_named_and_the_rest_is_served() {
+    let Meeting { bucket, part, .. } = meeting(|bytes| 4 * bytes).await;
+    let found = ids(&ask(&part, &by_vector(7)).unwrap());
+    let patience = options(Policy::Lww).patience;
+    for object in bucket.list_all("", None, 10_000, &patience).await.unwrap() {
+        if object.key.contains("/segments/") {
+            bucket.delete(&object.key, &patience).await.unwrap();
+        }
+    }
+    assert_eq!(ids(&ask(&part, &by_vector(7)).unwrap()), found);
+    let error = (8..40).find_map(|seed| ask(&part, &by_vector(seed)).err()).expect("not all of it is here");
+    assert_eq!(error.code(), "object_gone", "{error}");
+    assert!(error.message().contains("/segments/") && error.hint().is_some(), "{error}");
+    assert_eq!(ids(&ask(&part, &by_vector(7)).unwrap()), found, "what is here is served");
+}
