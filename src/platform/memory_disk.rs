@@ -485,9 +485,7 @@ impl RandomFile for OpenFile {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         self.with(|content| {
             let end = start + bytes.len();
-            if content.now.len() < end {
-                content.resize(end);
-            }
+            content.resize(end.max(content.now.len()));
             content.change(start, end);
             content.now[start..end].copy_from_slice(bytes);
             content.live.upgrade().inspect(|live| live.write(start, bytes));

@@ -14,7 +14,7 @@ use super::text::positions::PositionsReader;
 use super::text::reader::{Term, TextReader};
 use super::vectors::{Kept, TokenReader, VectorReader};
 use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
 use crate::format::clusters::LISTS_SECTION;
 use crate::format::ids::{self, Bloom, Ids};
@@ -71,6 +71,18 @@ impl Segment {
     /// Opens a segment file; `name` is its name in errors. Reads and checks header, footer and meta only; of a file that is not all
     /// here it brings what any use of the segment needs.
     pub fn open(map: Mapping, name: &str) -> Result<Segment> {
+        let opened = Self::read(map.clone(), name);
+        match (map.filling(), opened) {
+            (Some(fill), Err(wrong)) if wrong.kind() == Kind::Corrupt => {
+                tracing::warn!(error = %wrong, "the bytes here are wrong, they are read again from the bucket");
+                fill.forget(0..map.len() as u64);
+                Self::read(map, name)
+            }
+            (_, opened) => opened,
+        }
+    }
+
+    fn read(map: Mapping, name: &str) -> Result<Segment> {
         let all = map.len() as u64;
         let footer = all.saturating_sub(FOOTER_BYTES as u64)..all;
         let is_known = map.filling().is_none_or(|fill| fill.missing(&[0..HEADER_BYTES as u64, footer.clone()]) == 0);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// Requests under way at once, unless configured: enough to fill a link of 100 MB/s at 50 ms with parts of 8 MB, few enough for
 /// a small store and for a node's file descriptors.
-pub const REQUESTS_CONCURRENT_MAX: usize = 16;
+pub const REQUESTS_CONCURRENT_MAX: usize = 32;
 /// The most that can be configured: each has a connection, and buffers of half a megabyte in the kernel.
 const REQUESTS_CONCURRENT_LIMIT: usize = 1_024;
 

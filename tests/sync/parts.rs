@@ -249,7 +249,7 @@ fn damage(node: &Node, below: &str) {
                 open.push(path);
             } else if path.ends_with(".seg") {
                 let file = node.disk.random_access(Path::new(&path)).unwrap();
-                for at in (1_000..entry.len - 1_000).step_by(20_000) {
+                for at in (1_000..entry.len - 1_000).step_by(20_000).chain([entry.len - 70]) {
                     file.write_at(at, b"wrong").unwrap();
                 }
                 changed += 1;

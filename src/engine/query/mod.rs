@@ -58,6 +58,7 @@ use self::plan::{Output, Plan, Ranking};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::model::query::{Answer, QueryOutcome, QueryRequest, QueryStats, ResultRow};
+use crate::model::schema::ColumnUid;
 use crate::platform::allowance::Allowance;
 use crate::platform::reads;
 
@@ -126,17 +127,20 @@ struct Work<'a> {
     bytes: u64,
     /// Logical bytes of the attributes in the answer's rows.
     returned: u64,
+    /// The columns that the answer's rows are made of, sorted; none where they are ids and distances alone.
+    columns: Option<Vec<ColumnUid>>,
 }
 
 impl<'a> Work<'a> {
     fn new(allowance: &'a Allowance) -> Self {
-        Work { allowance, exhaustive: 0, bytes: 0, returned: 0 }
+        Work { allowance, exhaustive: 0, bytes: 0, returned: 0, columns: None }
     }
 }
 
 fn answer(view: &View, plan: &Plan, work: &mut Work) -> Result<Answer> {
     let candidates = Candidates::new(view, plan.filter.as_ref(), work.allowance)?;
     work.exhaustive += view.tail.len();
+    work.columns = plan.row_columns();
     match &plan.output {
         Output::Rows { .. } => {
             let hits = page(view, plan, &candidates, work)?;

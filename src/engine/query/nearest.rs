@@ -124,7 +124,7 @@ fn vectors(
 
 /// Searches clusters segment by segment, the largest first, each with what was found before.
 fn search_clusters(
-    mut jobs: Vec<Job>,
+    jobs: Vec<Job>,
     query: &QueryVector,
     by_codes: &ClusterQuery,
     recall: Recall,
@@ -132,6 +132,7 @@ fn search_clusters(
     k: usize,
     work: &mut Work,
 ) -> Result<()> {
+    let (in_parts, mut jobs): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| !job.segment.segment.is_full());
     jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
     let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
     for job in jobs {
@@ -150,6 +151,46 @@ fn search_clusters(
         };
         known.extend(found.iter().map(|(distance, _)| *distance));
         parts[job.part] = found;
+    }
+    known.sort_unstable_by(f32::total_cmp);
+    known.truncate(k);
+    search_in_parts(&in_parts, query, by_codes, &Wanted { k, recall: recall.share(), known: &known }, parts, work)
+}
+
+/// Searches clusters of segments that are not all here: all of them by their codes first, so that the vectors to compare, and what
+/// the answer's rows consist of, are brought at once.
+fn search_in_parts(
+    jobs: &[Job],
+    query: &QueryVector,
+    by_codes: &ClusterQuery,
+    wanted: &Wanted,
+    parts: &mut [Vec<(f32, u32)>],
+    work: &mut Work,
+) -> Result<()> {
+    let mut near = Vec::with_capacity(jobs.len());
+    let mut ahead = Ahead::new();
+    for job in jobs {
+        let dead = &job.segment.dead;
+        let found = job.vectors.near_by_codes(query, by_codes, wanted, job.rows, dead, work.allowance)?;
+        match &found {
+            Some((rows, probed)) => {
+                work.exhaustive += probed.refined;
+                work.bytes += probed.refined * job.vectors.vector_bytes();
+                rows.iter().for_each(|row| job.vectors.add_vector(*row, &mut ahead));
+                if let Some(columns) = &work.columns {
+                    job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut ahead)?;
+                }
+            }
+            None => job.vectors.add_all(&mut ahead),
+        }
+        near.push(found);
+    }
+    ahead.bring()?;
+    for (job, near) in jobs.iter().zip(near) {
+        parts[job.part] = match near {
+            Some((rows, _)) => job.vectors.nearest_of(query, &rows, wanted.k)?,
+            None => job.run()?,
+        };
     }
     Ok(())
 }

@@ -66,12 +66,20 @@ impl Columns {
     }
 }
 
+impl Plan {
+    /// The columns that rows are made of, sorted; none where rows are ids and distances alone.
+    pub(super) fn row_columns(&self) -> Option<Vec<ColumnUid>> {
+        let mut uids: Vec<ColumnUid> = self.projection.uids.iter().chain(&self.compute.needs).copied().collect();
+        uids.sort_unstable();
+        uids.dedup();
+        (!uids.is_empty() || !self.compute.is_empty()).then_some(uids)
+    }
+}
+
 /// The rows of hits, in their order.
 pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> Result<Vec<ResultRow>> {
     let (columns, compute) = (&plan.projection, &plan.compute);
-    let mut uids: Vec<ColumnUid> = columns.uids.iter().chain(&compute.needs).copied().collect();
-    uids.sort_unstable();
-    uids.dedup();
+    let uids = plan.row_columns().unwrap_or_default();
     let mut analyzers = Analyzers::new();
     let mut rows: Vec<Option<ResultRow>> = vec![None; hits.len()];
     // In the order they are stored, so that each block is unpacked once.

@@ -265,24 +265,44 @@ impl<'a> VectorReader<'a> {
         dead: &RoaringBitmap,
         allowance: &Allowance,
     ) -> Result<Option<Probed>> {
+        let Some((near, mut probed)) = self.near_by_codes(query, by_codes, wanted, rows, dead, allowance)? else {
+            return Ok(None);
+        };
+        probed.nearest = self.nearest_of(query, &near, wanted.k)?;
+        Ok(Some(probed))
+    }
+
+    /// The rows that are nearest by their codes, the `k` nearest of which are what [`nearest_in_clusters`] finds.
+    ///
+    /// [`nearest_in_clusters`]: Self::nearest_in_clusters
+    pub fn near_by_codes(
+        &self,
+        query: &QueryVector,
+        by_codes: &ClusterQuery,
+        wanted: &Wanted,
+        rows: Option<&RoaringBitmap>,
+        dead: &RoaringBitmap,
+        allowance: &Allowance,
+    ) -> Result<Option<(Vec<u32>, Probed)>> {
         self.check(query)?;
         let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
-        let (near, mut probed) = clusters.search(by_codes, wanted, rows, dead, allowance)?;
-        let mut best = Best::new(wanted.k);
+        clusters.search(by_codes, wanted, rows, dead, allowance).map(Some)
+    }
+
+    /// The `k` nearest of some rows: distance and row, nearest first, ties by row.
+    pub fn nearest_of(&self, query: &QueryVector, near: &[u32], k: usize) -> Result<Vec<(f32, u32)>> {
+        self.check(query)?;
+        let mut best = Best::new(k);
         let measure = Measure::new(query, self.element);
-        let mut ahead = Ahead::new();
-        near.iter().for_each(|row| self.add_vector(*row, &mut ahead));
-        ahead.bring()?;
-        for row in &near {
+        for row in near {
             self.bytes(*row)?.into_iter().for_each(prefetch);
         }
         for row in near {
-            if let Some((bytes, norm)) = self.stored(row)? {
-                best.offer(measure.distance(bytes, || self.norm_or(norm, bytes)), row);
+            if let Some((bytes, norm)) = self.stored(*row)? {
+                best.offer(measure.distance(bytes, || self.norm_or(norm, bytes)), *row);
             }
         }
-        probed.nearest = best.into_sorted();
-        Ok(Some(probed))
+        Ok(best.into_sorted())
     }
 
     /// The `k` nearest of `rows` (all with `None`) that are not dead: distance and row, nearest first, ties by row. Exact.

@@ -37,7 +37,7 @@ const REFINED_MATCHES: u32 = 1;
 /// How often a search asks whether it must end.
 const CLUSTERS_PER_CHECK: u32 = 64;
 /// Of a segment that is not all here the lists of so many clusters are brought at once: as a rule all that a search looks at,
-const AHEAD_CLUSTERS: u64 = 56;
+const AHEAD_CLUSTERS: u64 = 40;
 /// and when those were not enough, of so many more each time.
 const MORE_CLUSTERS: u64 = 24;
 /// Of the list that is searched next, so many bytes are asked for beforehand; the processor asks for those behind them.

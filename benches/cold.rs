@@ -1,0 +1,193 @@
+//! What a node that holds little of a large bucket answers, and how soon: `SHOAL_DATA=DIR cargo bench --bench cold`.
+//!
+//! One node writes all of debpkg into a bucket. Others that hold nothing of it yet ask with nothing, 20 ms and 100 ms added to every
+//! request: the first queries, by vector and by text, what they waited for and read; then queries whose data is here, beside those of the
+//! node that has everything; then random queries of a node that may hold a tenth. The bucket is in memory, the nodes on the disk.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
+
+#[expect(dead_code, reason = "the other readers are for tests")]
+#[path = "../tests/real_data/data.rs"]
+mod data;
+#[expect(dead_code, reason = "only the delay is needed")]
+#[path = "../tests/support/faulty_store.rs"]
+mod faulty_store;
+#[expect(dead_code, reason = "the rest is for branches")]
+mod namespaces;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use object_store::memory::InMemory;
+use serde_json::{Value as Json, json};
+use shoal::api::wire::query::parse_query;
+use shoal::engine::merge::decide::Policy;
+use shoal::engine::query::run;
+use shoal::engine::{Engine, EngineConfig};
+use shoal::model::query::{Answer, QueryOutcome, QueryRequest};
+use shoal::platform::allowance::Allowance;
+use shoal::platform::clock::SystemClock;
+use shoal::platform::random::SystemRandom;
+use shoal::platform::real_disk::RealDisk;
+use shoal::store::{Backend, Bucket, Patience};
+use shoal::sync::{Sync, SyncOptions};
+
+use self::faulty_store::{Fault, FaultyStore};
+use self::namespaces::{directory, name};
+
+const BATCH: usize = 1_000;
+const WARM: usize = 200;
+
+fn open(dir: &Path, tier_bytes_max: u64) -> Arc<Engine> {
+    let config = EngineConfig { tier_bytes_max, ..EngineConfig::new(dir.join("data")) };
+    let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
+    engine.rebuild_index().unwrap();
+    engine
+}
+
+async fn sync(engine: &Arc<Engine>, bucket: &Bucket) {
+    let options = SyncOptions { policy: Policy::Lww, patience: Patience::ASKED };
+    Sync::new(engine.clone(), bucket.clone(), options, Arc::new(SystemClock)).run().await.unwrap();
+}
+
+fn ask(engine: &Engine, request: &QueryRequest) -> (QueryOutcome, Duration) {
+    let began = Instant::now();
+    let found = engine.on_view(&name("main"), None, |view| run(view, request, &Allowance::unlimited())).unwrap();
+    (found, began.elapsed())
+}
+
+fn ids(outcome: &QueryOutcome) -> Vec<String> {
+    let Answer::Rows(rows) = &outcome.answers[0] else { panic!("rows") };
+    rows.iter().map(|row| row.id.to_string()).collect()
+}
+
+fn percentiles(mut times: Vec<Duration>) -> (f64, f64) {
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
+    (at(50), at(99))
+}
+
+fn main() {
+    let Some(folder) = data::folder("cold") else { return };
+    let folder = folder.join("debpkg");
+    let documents = data::json_lines(&folder.join("docs.jsonl.zst"));
+    let vectors = data::Vectors::read(&folder.join("base.f16.npy"));
+    let asked = data::Vectors::read(&folder.join("queries.f16.npy"));
+    let texts = data::json_lines(&folder.join("queries.jsonl"));
+    let request = |body: Json| parse_query(body).unwrap().request;
+    let by_vector: Vec<QueryRequest> = (0..asked.len())
+        .map(|at| {
+            let rank = json!(["vector", "ANN", asked.base64(at)]);
+            request(json!({"rank_by": rank, "limit": 10, "include_attributes": ["title"]}))
+        })
+        .collect();
+    let by_text: Vec<QueryRequest> = texts
+        .iter()
+        .map(|text| {
+            let rank = json!(["text", "BM25", text["text"]]);
+            request(json!({"rank_by": rank, "limit": 10, "include_attributes": ["title"]}))
+        })
+        .collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let _in_runtime = runtime.enter();
+    let delay = Arc::new(AtomicU64::new(0));
+    let slow = delay.clone();
+    let store = Arc::new(FaultyStore::new(Arc::new(InMemory::new()), move |_| {
+        let millis = slow.load(Ordering::Relaxed);
+        (millis > 0).then(|| Fault::Slow(Duration::from_millis(millis)))
+    }));
+    let backend = Backend::direct(store.clone(), Some(store), "memory");
+    let bucket = Bucket::over(backend, Arc::new(SystemClock), Arc::new(SystemRandom));
+    let directories = directory();
+    let at = |text: &str| {
+        let path = directories.path().join(text);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let whole = open(&at("whole"), 0);
+    let text = json!({"type": "string", "full_text_search": {"stemming": true, "remove_stopwords": true}});
+    for from in (0..documents.len()).step_by(BATCH) {
+        let rows: Vec<Json> = (from..(from + BATCH).min(documents.len()))
+            .map(|at| {
+                let mut row = documents[at].clone();
+                row["vector"] = vectors.base64(at).into();
+                row
+            })
+            .collect();
+        let body = json!({"upsert_rows": rows, "distance_metric": "cosine_distance", "schema": {"title": text, "text": text}});
+        runtime.block_on(namespaces::write(&whole, "main", body));
+    }
+    for compacted in [false, true] {
+        if compacted {
+            runtime.block_on(whole.compact(&name("main"))).unwrap();
+        }
+        runtime.block_on(sync(&whole, &bucket));
+        let status = whole.status(&name("main")).unwrap();
+        let bytes = status["bytes"].as_u64().unwrap();
+        println!(
+            "{} rows in {bytes} bytes, {} segments",
+            documents.len(),
+            status["segments"].as_array().unwrap().len()
+        );
+        for millis in [0, 20, 100] {
+            delay.store(millis, Ordering::Relaxed);
+            for (kind, requests) in [("by vector", &by_vector), ("by text", &by_text)] {
+                let node = open(&at(&format!("{compacted}-{millis}-{kind}")), 4 * bytes);
+                let began = Instant::now();
+                runtime.block_on(sync(&node, &bucket));
+                let (attached, before) = (began.elapsed(), node.held_in_parts().bytes_brought);
+                let (found, took) = ask(&node, &requests[0]);
+                assert_eq!(ids(&found), ids(&ask(&whole, &requests[0]).0));
+                let share = |part: u64| part as f64 / bytes as f64 * 100.0;
+                println!(
+                    "{millis:3} ms added, {kind:9}: attached in {attached:.0?} with {:.2} % of the bytes; the first answer in {took:.0?}, {} rounds, {:.2} %, together {:.2} %",
+                    share(before),
+                    found.stats.rounds,
+                    share(found.stats.bytes_brought),
+                    share(before + found.stats.bytes_brought),
+                );
+                let cold: Vec<(QueryOutcome, Duration)> =
+                    requests[1..50].iter().map(|request| ask(&node, request)).collect();
+                let rounds: Vec<u32> = cold.iter().map(|(found, _)| found.stats.rounds).collect();
+                let (p50, p99) = percentiles(cold.iter().map(|(_, took)| *took).collect());
+                let most = rounds.iter().max().unwrap();
+                println!("    49 more: {p50:.1} ms p50, {p99:.1} ms p99, {most} rounds at most");
+                if millis == 0 {
+                    requests[..WARM].iter().for_each(|request| drop(ask(&node, request)));
+                    let (mut here, mut there) = (Vec::new(), Vec::new());
+                    for request in &requests[..WARM] {
+                        here.push(ask(&node, request).1);
+                        there.push(ask(&whole, request).1);
+                    }
+                    let ((own, own99), (other, other99)) = (percentiles(here), percentiles(there));
+                    println!(
+                        "    all of it here: {own:.3} ms p50, {own99:.3} p99; the node that has everything {other:.3} and {other99:.3}"
+                    );
+                }
+            }
+        }
+        delay.store(0, Ordering::Relaxed);
+        let bound = bytes / 10;
+        let node = open(&at(&format!("tenth-{compacted}")), bound);
+        runtime.block_on(sync(&node, &bucket));
+        let (mut most, mut hits, mut times) = (0, 0.0, Vec::new());
+        let both = by_vector.iter().zip(&by_text).take(300).flat_map(|(first, second)| [first, second]);
+        for request in both {
+            let (found, took) = ask(&node, request);
+            hits += found.stats.cache_hit_ratio;
+            times.push(took);
+            most = most.max(node.held_in_parts().bytes);
+        }
+        let (count, held) = (times.len(), node.held_in_parts());
+        let (p50, p99) = percentiles(times);
+        println!(
+            "a tenth, {bound} bytes: {count} queries, {most} bytes at most, hit ratio {:.3}, {p50:.1} ms p50, {p99:.1} p99, {} bytes read, begun anew {} times",
+            hits / count as f64,
+            held.bytes_brought,
+            held.renewals
+        );
+        assert!(most <= bound);
+    }
+}
