@@ -48,6 +48,7 @@ fn sync_lines(sync: &Value) -> String {
         return format!("\nsync: does not take part in {bucket}, by sync.include or sync.exclude\n");
     }
     let mut text = match sync["in_bucket"] == true {
+        _ if sync["following"] == true => following(sync, bucket),
         true => format!("\nsync: everything is in {bucket}\n"),
         false => format!(
             "\nsync: {} objects of about {} bytes are not in {bucket} yet, since up to {} s\n",
@@ -69,6 +70,18 @@ fn sync_lines(sync: &Value) -> String {
     text
 }
 
+/// How far behind a namespace is that this node follows.
+fn following(sync: &Value, bucket: &str) -> String {
+    let mut text = match sync["staleness_seconds"].as_u64() {
+        Some(seconds) => format!("\nsync: follows {bucket}, at most {seconds} s behind\n"),
+        None => format!("\nsync: follows {bucket}, which never had it\n"),
+    };
+    if let objects @ 1.. = sync["pending_objects"].as_u64().unwrap_or(0) {
+        text.push_str(&format!("  {objects} objects from before it was followed are not sent (sync.follow)\n"));
+    }
+    text
+}
+
 /// What a store said must not be able to steer the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -85,6 +98,10 @@ mod tests {
         assert!(sync_lines(&json!(null)).contains("no bucket"));
         let together = json!({"bucket": "s3://data", "in_bucket": true, "last_success_ms": 0, "error": null});
         assert!(sync_lines(&together).contains("everything is in s3://data"), "{}", sync_lines(&together));
+        let followed =
+            json!({"bucket": "s3://data", "following": true, "staleness_seconds": 7, "pending_objects": 2});
+        let told = sync_lines(&followed);
+        assert!(told.contains("follows s3://data, at most 7 s behind") && told.contains("2 objects"), "{told}");
         let error = json!({"message": "gone\u{1b}[2J", "hint": "mount it", "code": "bucket_unreachable"});
         let behind = json!({"bucket": "s3://data", "in_bucket": false, "pending_objects": 2, "error": error});
         let told = sync_lines(&behind);

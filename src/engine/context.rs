@@ -15,6 +15,7 @@ use crate::format::node::NodeFile;
 use crate::meta::Meta;
 use crate::meta::tables::{Bound, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::name_patterns::NamePatterns;
 use crate::model::query::Recall;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
@@ -51,6 +52,8 @@ pub struct EngineConfig {
     pub retention_disk_percent: u32,
     /// What approximate searches are to find where a query does not say.
     pub recall: Recall,
+    /// Namespaces that other nodes write and this one takes from a bucket only: merging their segments is left to those.
+    pub followed: NamePatterns,
 }
 
 impl EngineConfig {
@@ -70,6 +73,7 @@ impl EngineConfig {
             retention_ms: 7 * 24 * 3_600 * 1_000,
             retention_disk_percent: 20,
             recall: Recall::DEFAULT,
+            followed: NamePatterns::default(),
         }
     }
 }

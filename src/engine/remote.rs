@@ -77,6 +77,11 @@ impl Engine {
         put_format(&*self.context.disk, &self.context.layout, &self.context.node.file())
     }
 
+    /// Whether other nodes write a namespace, and this one only takes it from the bucket.
+    pub fn follows(&self, name: &NamespaceName) -> bool {
+        self.context.config.followed.matches(name)
+    }
+
     /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
     pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
@@ -95,6 +100,13 @@ impl Engine {
     /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
     pub fn common(&self, nsid: Nsid) -> Result<Option<Manifest>> {
         bases::read(&self.context, &self.context.layout.base(nsid, nsid))
+    }
+
+    /// When the bucket's state that is here was its newest for certain: when it was committed there. `None` when nothing of the
+    /// bucket's is here. Reads one small file.
+    pub fn common_since(&self, name: &NamespaceName) -> Option<u64> {
+        let nsid = self.catalog.find(name)?;
+        tokio::task::block_in_place(|| self.common(nsid)).ok()?.map(|common| common.committed_ms)
     }
 
     /// The state that was on its way when this node last stopped, or is now. Blocking.

@@ -1,6 +1,7 @@
 //! Brings this node and a bucket together, one namespace after another; interrupted anywhere, it goes on where it was.
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
+//! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
 //! - `binding` decides what becomes of a name, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
@@ -11,11 +12,13 @@
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
 mod binding;
+mod follow;
 mod keys;
 mod names;
 mod namespace;
 mod objects;
 mod plan;
+mod polls;
 mod report;
 mod schedule;
 mod selection;
@@ -37,6 +40,7 @@ use self::binding::Choice;
 pub use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
+pub use self::polls::PollWaits;
 pub use self::report::{show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
@@ -140,10 +144,10 @@ impl Sync {
         let mut unreached = 0;
         for name in all.into_iter().filter(|name| selection.takes(name)) {
             let (own, rev) = (here.get(name).copied(), in_bucket.get(name).copied());
+            let began = self.clock.now_millis();
             let done = self.bring_together(attached, name, own, rev).await;
-            let now = self.clock.now_millis();
             pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
-            let error = self.note(name, now, done).err();
+            let error = self.note(name, began, done).err();
             unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
             if error.is_some() {
                 // Perhaps the name means something else by now.
@@ -174,10 +178,12 @@ impl Sync {
         };
         let own = tokio::task::block_in_place(|| self.engine.binding(name))?.map(names::Bound::from);
         let next = binding::next(own.as_ref(), bound.as_ref());
-        match binding::choose(here, own.as_ref(), bound.as_ref()) {
+        let choice = binding::choose(here, own.as_ref(), bound.as_ref());
+        let choice = if self.engine.follows(name) { follow::without_sending(choice) } else { choice };
+        match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
-            Choice::Exchange(nsid) => self.exchange(name, nsid).await,
+            Choice::Exchange(nsid) => self.meet(name, nsid).await,
             Choice::Bind(nsid) => {
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
@@ -297,13 +303,15 @@ impl Sync {
         Ok(Done::default())
     }
 
-    fn note(&self, name: &NamespaceName, now: u64, done: Result<Done>) -> Result<()> {
+    /// `began`: when the bucket was asked.
+    fn note(&self, name: &NamespaceName, began: u64, done: Result<Done>) -> Result<()> {
+        let now = self.clock.now_millis();
         self.edit(|status| {
             let known = status.namespaces.entry(name.clone()).or_default();
             known.tried_ms = Some(now);
             match done {
                 Ok(done) => {
-                    known.follow(done, now);
+                    known.follow(done, began, now);
                     Ok(())
                 }
                 Err(error) => {

@@ -40,13 +40,21 @@ impl Sync {
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
         if self.engine.revive(name, &found.manifest).await? {
-            return self.exchange(name, nsid).await;
+            return self.meet(name, nsid).await;
         }
         let _expected = self.engine.expect(&found.manifest);
         let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.options.patience).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest).await?;
         Ok(Done { fetched, generation, ..Done::default() })
+    }
+
+    /// Brings the incarnation that a name is bound to here as far together with the bucket's as this node's part in it goes.
+    pub(super) async fn meet(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        match self.engine.follows(name) {
+            true => self.follow(name, nsid).await,
+            false => self.exchange(name, nsid).await,
+        }
     }
 
     /// Brings the incarnation that a name is bound to here together with the bucket's.
@@ -122,7 +130,7 @@ impl Sync {
         Ok(true)
     }
 
-    async fn take_in(
+    pub(super) async fn take_in(
         &self,
         name: &NamespaceName,
         nsid: Nsid,
@@ -191,7 +199,12 @@ impl Sync {
     }
 
     /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.
-    async fn newest_after(&self, project: &Project, nsid: Nsid, known: Option<&Manifest>) -> Result<Option<Found>> {
+    pub(super) async fn newest_after(
+        &self,
+        project: &Project,
+        nsid: Nsid,
+        known: Option<&Manifest>,
+    ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&nsid).copied();
         let Some((_, crc32c)) = seen.filter(|(commit_id, _)| *commit_id == known.commit_id) else {

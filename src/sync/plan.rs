@@ -11,7 +11,7 @@ use crate::model::ids::NamespaceName;
 pub type Plan = BTreeMap<NamespaceName, Result<Unsent>>;
 
 impl Worker {
-    /// What a pass over these namespaces, or all that take part, would send. NotFound when one of them is not here.
+    /// What a pass over these namespaces, or all that take part, would send; those that are followed are left out. NotFound when one of them is not here.
     pub async fn plan(&self, names: Option<&BTreeSet<NamespaceName>>) -> Result<Plan> {
         let here: BTreeSet<NamespaceName> = self.engine.named().into_iter().map(|(name, _)| name).collect();
         if let Some(missing) = names.into_iter().flatten().find(|name| !here.contains(name)) {
@@ -20,7 +20,7 @@ impl Worker {
         }
         let mut plan = Plan::new();
         for name in here {
-            if self.takes(&name) && names.is_none_or(|names| names.contains(&name)) {
+            if self.takes(&name) && !self.engine.follows(&name) && names.is_none_or(|names| names.contains(&name)) {
                 let unsent = self.engine.unsent(&name).await;
                 plan.insert(name, unsent);
             }

@@ -28,7 +28,7 @@ impl Worker {
             return Ok(json!({"bucket": bucket, "selected": false}));
         }
         let unsent = self.engine.unsent(name).await;
-        let mut shown = self.shown(self.status().namespaces.get(name), &unsent);
+        let mut shown = self.shown(name, self.status().namespaces.get(name), &unsent);
         shown["bucket"] = bucket.into();
         shown["selected"] = true.into();
         Ok(shown)
@@ -45,8 +45,12 @@ impl Worker {
         let status = self.status();
         let mut namespaces: Map<String, Json> = plan
             .iter()
-            .map(|(name, unsent)| (name.to_string(), self.shown(status.namespaces.get(name), unsent)))
+            .map(|(name, unsent)| (name.to_string(), self.shown(name, status.namespaces.get(name), unsent)))
             .collect();
+        for name in self.followed() {
+            let shown = self.shown(&name, status.namespaces.get(&name), &self.engine.unsent(&name).await);
+            namespaces.insert(name.to_string(), shown);
+        }
         // Those that are only in the bucket, and could not be fetched.
         for (name, known) in &status.namespaces {
             namespaces.entry(name.to_string()).or_insert_with(|| known.to_json());
@@ -65,6 +69,8 @@ impl Worker {
             namespaces_behind: totals.namespaces_behind,
             last_success_seconds: self.status().succeeded_ms.map(|ms| ms / 1_000),
             failures: self.failures(),
+            following: self.followed().count() as u64,
+            staleness_seconds: self.followed().filter_map(|name| self.staleness_ms(&name)).max().map(|ms| ms / 1_000),
             ..SyncFigures::default()
         };
         if let Some(traffic) = self.traffic() {
@@ -76,6 +82,15 @@ impl Worker {
         Ok(figures)
     }
 
+    /// Namespaces here that this node follows.
+    fn followed(&self) -> impl Iterator<Item = NamespaceName> {
+        self.engine
+            .named()
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| self.engine.follows(name) && self.takes(name))
+    }
+
     fn node(&self, plan: &Plan) -> Json {
         let (status, totals) = (self.status(), self.totals_of(plan));
         json!({
@@ -85,6 +100,7 @@ impl Worker {
             "pending_objects": totals.objects,
             "pending_bytes": totals.bytes,
             "lag_seconds": totals.lag_ms / 1_000,
+            "following": self.followed().count(),
             "running": self.is_running(),
             "scheduled_now": self.config.schedule.is_open(self.clock.now_millis()),
             "interval_seconds": self.config.interval.as_secs(),
@@ -112,8 +128,10 @@ impl Worker {
         totals
     }
 
-    fn shown(&self, known: Option<&NamespaceStatus>, unsent: &Result<Unsent>) -> Json {
+    fn shown(&self, name: &NamespaceName, known: Option<&NamespaceStatus>, unsent: &Result<Unsent>) -> Json {
         let mut shown = known.map_or_else(|| NamespaceStatus::default().to_json(), NamespaceStatus::to_json);
+        shown["following"] = self.engine.follows(name).into();
+        shown["staleness_seconds"] = self.staleness_ms(name).map(|ms| ms / 1_000).into();
         match unsent {
             Ok(unsent) => {
                 shown["in_bucket"] = unsent.is_durable.into();

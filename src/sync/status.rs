@@ -43,6 +43,8 @@ pub struct NamespaceStatus {
     pub succeeded_ms: Option<u64>,
     pub tried_ms: Option<u64>,
     pub error: Option<Told>,
+    /// When the bucket was last asked for what is here now: all that it had then is here.
+    pub fresh_ms: Option<u64>,
     /// Since the start.
     pub sent: super::Carried,
     pub fetched: super::Carried,
@@ -50,7 +52,9 @@ pub struct NamespaceStatus {
 }
 
 impl NamespaceStatus {
-    pub(super) fn follow(&mut self, done: Done, now: u64) {
+    /// `began`: when the bucket was asked.
+    pub(super) fn follow(&mut self, done: Done, began: u64, now: u64) {
+        self.fresh_ms = Some(began);
         self.generation = done.generation.or(self.generation);
         self.succeeded_ms = Some(now);
         self.error = None;

@@ -3,6 +3,7 @@
 //! - Passes never overlap. Who asks is answered by a pass that began after that.
 //! - After a pass that did not reach the bucket the next waits longer, up to [`WAIT_MAX`], drawn evenly from nothing to its
 //!   bound, so that nodes which lost the bucket together do not come back together. Asking begins at the shortest again.
+//! - Namespaces that this node follows are looked at between passes, each after a wait of its own.
 //! - A namespace that cannot be brought together by trying again delays nobody else.
 //! - The node serves without the bucket: nothing but those who asked waits here.
 
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::namespace::Done;
+use super::polls::{PollWaits, Polls};
 use super::status::told;
 use super::{Schedule, Selection, Status, Sync, SyncOptions};
 use crate::engine::Engine;
@@ -43,6 +45,8 @@ const WAITERS_MAX: usize = 4_096;
 pub struct WorkerConfig {
     pub bucket: BucketConfig,
     pub interval: Duration,
+    /// Between two looks at a namespace that this node follows.
+    pub poll_waits: PollWaits,
     pub policy: Policy,
     pub selection: Selection,
     pub schedule: Schedule,
@@ -282,12 +286,16 @@ impl Worker {
         let mut stop = self.stop.subscribe();
         let mut failures = 0_u32;
         let mut due = Instant::now() + self.draw(FIRST_WAIT_MAX.min(self.config.interval));
+        let mut polls = Polls::new(self.config.poll_waits);
+        // While the bucket is away, nobody looks at it but passes.
+        let mut polls_from = due;
         loop {
+            let next = polls.next().map_or(due, |poll| due.min(poll.max(polls_from)));
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(due.min(Instant::now() + SLEEP_MAX)) => {}
+                () = tokio::time::sleep_until(next.min(Instant::now() + SLEEP_MAX)) => {}
             }
             let now = self.clock.now_millis();
             let is_due = due <= Instant::now();
@@ -295,19 +303,24 @@ impl Worker {
                 due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
                 continue;
             }
-            let is_scheduled = is_due && self.config.schedule.is_open(now);
+            let is_open = self.config.schedule.is_open(now);
+            let is_scheduled = is_due && is_open;
+            if !is_open {
+                polls_from = polls_from.max(Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX));
+            }
+            let may_poll = polls_from <= Instant::now();
+            let polled = if may_poll { polls.due(Instant::now()) } else { BTreeSet::new() };
             let asked = {
                 let mut pending = self.pending();
                 // Who waits on after a failure waits until the next is due.
                 if !is_due && !pending.afresh { Asked::default() } else { std::mem::take(&mut *pending) }
             };
-            if !is_scheduled && asked.is_empty() {
-                continue;
-            }
             let selection = match is_scheduled || asked.everything {
-                true if asked.is_empty() => self.config.selection.unasked(),
+                true if asked.is_empty() => self.config.selection.unasked().without(polls.resting(Instant::now())),
                 true => self.config.selection.clone(),
-                false => self.config.selection.only(asked.names),
+                false if !asked.names.is_empty() => self.config.selection.only(asked.names),
+                false if !polled.is_empty() => self.config.selection.only(polled).unasked(),
+                false => continue,
             };
             self.is_running.store(true, Ordering::SeqCst);
             let ended = tokio::select! {
@@ -320,13 +333,15 @@ impl Worker {
             if asked.afresh {
                 failures = 0;
             }
+            self.follow_polls(&mut polls, &pass);
             if pass.failed.is_some() {
                 self.failures.fetch_add(1, Ordering::Relaxed);
             }
             if pass.is_to_be_spared() {
                 due = Instant::now() + self.draw(wait_bound(failures));
+                polls_from = due;
                 failures = failures.saturating_add(1);
-            } else if selection.is_whole() || due <= Instant::now() {
+            } else if selection.is_whole() || is_due {
                 failures = 0;
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
@@ -337,6 +352,23 @@ impl Worker {
                 let _ = waiter.send(Arc::clone(&pass));
             }
         }
+    }
+
+    /// What a pass found of the namespaces that this node follows says when they are looked at again.
+    fn follow_polls(&self, polls: &mut Polls, pass: &Pass) {
+        let here: BTreeSet<NamespaceName> = self.engine.named().into_iter().map(|(name, _)| name).collect();
+        polls.retain(|name| here.contains(name) || pass.namespaces.contains_key(name));
+        for (name, done) in pass.namespaces.iter().filter(|(name, _)| self.engine.follows(name)) {
+            let found = done.as_ref().ok().and_then(|done| done.generation);
+            polls.looked(name, found, Instant::now(), |most| self.draw(most));
+        }
+    }
+
+    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
+    pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
+        let known = self.status().namespaces.get(name).and_then(|known| known.fresh_ms);
+        let since = known.or_else(|| self.engine.common_since(name))?;
+        Some(self.clock.now_millis().saturating_sub(since))
     }
 
     async fn pass(&self, selection: &Selection) -> Pass {

@@ -7,6 +7,7 @@ mod deleting;
 #[expect(dead_code, reason = "other tests need the rest")]
 mod faulty_store;
 mod fleet;
+mod following;
 mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
