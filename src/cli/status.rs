@@ -61,6 +61,9 @@ fn sync_lines(sync: &Value) -> String {
         Some(ms) => text.push_str(&format!("  last together: {}\n", format(i64::try_from(ms).unwrap_or(i64::MAX)))),
         None => text.push_str("  not together yet since the start\n"),
     }
+    if let Some(notice) = sync["notice"].as_str() {
+        text.push_str(&format!("  notice: {}\n", plain(notice)));
+    }
     if let Some(why) = sync["error"]["message"].as_str() {
         text.push_str(&format!("  last error: {}\n", plain(why)));
     }

@@ -7,6 +7,7 @@
 //!   `tail_terms` for the rows that are in no segment yet;
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
+//! - `succession` gives names to what the bucket has;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -29,6 +30,7 @@ pub mod reclaim;
 pub mod remote;
 mod start;
 mod status;
+mod succession;
 mod sweep;
 pub mod tail_terms;
 pub mod transfer;
@@ -42,6 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::context::EngineConfig;
 pub use self::copies::CopyStatus;
 pub use self::status::Metadata;
+pub use self::succession::{HandedOver, Handover};
 pub use self::unsent::Unsent;
 
 use self::catalog::Catalog;

@@ -267,8 +267,21 @@ impl Engine {
     async fn adopt_now(&self, name: &NamespaceName, theirs: Manifest) -> Result<()> {
         let (context, nsid) = (&self.context, theirs.nsid);
         let _births = self.expect(&theirs);
+        let first = self.copy_of(name, &theirs);
+        let known = kin(&first, None);
+        self.give_birth(name, first, None).await.context(|| format!("take {name} from the bucket"))?;
+        context.set_kin(nsid, known);
+        tokio::task::block_in_place(|| {
+            bases::stage(context, nsid, &theirs)?;
+            self.settle_common(nsid)
+        })
+    }
+
+    /// The first manifest of this node's own copy of the bucket's state.
+    pub(super) fn copy_of(&self, name: &NamespaceName, theirs: &Manifest) -> Manifest {
+        let context = &self.context;
         let now = context.clock.now_millis();
-        let first = Manifest {
+        Manifest {
             name: name.to_string(),
             generation: 0,
             parent: None,
@@ -282,14 +295,7 @@ impl Engine {
             idempotency: Vec::new(),
             committed_ms: now,
             ..theirs.clone()
-        };
-        let known = kin(&first, None);
-        self.give_birth(name, first, None).await.context(|| format!("take {name} from the bucket"))?;
-        context.set_kin(nsid, known);
-        tokio::task::block_in_place(|| {
-            bases::stage(context, nsid, &theirs)?;
-            self.settle_common(nsid)
-        })
+        }
     }
 }
 

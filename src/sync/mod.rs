@@ -2,7 +2,7 @@
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
-//! - `binding` decides what becomes of a name, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
@@ -12,6 +12,7 @@
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
 mod binding;
+mod collision;
 mod follow;
 mod keys;
 mod names;
@@ -185,6 +186,11 @@ impl Sync {
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
             Choice::Exchange(nsid) => self.meet(name, nsid).await,
             Choice::Bind(nsid) => {
+                if let Some(rev) = rev
+                    && let Some(ended) = self.was_deleted(name, nsid, rev).await?
+                {
+                    return self.follow_deletion(name, &ended).await;
+                }
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
                 Ok(done)
@@ -206,7 +212,7 @@ impl Sync {
                 false => Err(binding::written_elsewhere(name)),
             },
             Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
-            Choice::Collision(own, other) => Err(binding::collision(name, own, other)),
+            Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
         }
     }
 
@@ -283,24 +289,6 @@ impl Sync {
     async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
         let newest = self.newest(&name.project, nsid, None).await?;
         Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
-    }
-
-    /// Deletes what another node deleted. What it had not seen stays, under another name.
-    async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
-        let seen = self.engine.seen(name).await?;
-        if !ended.seen.covers_all(&seen) {
-            let kept = binding::recovered(name, self.engine.node_id())?;
-            match self.engine.copy(name, &kept).await {
-                Ok(_) => {
-                    tracing::warn!(%name, %kept, "deleted by another node, which had not seen what was written here: that is kept")
-                }
-                // An interrupted pass made it. It has to have everything that goes now.
-                Err(error) if error.code() == "exists" && self.engine.seen(&kept).await?.covers_all(&seen) => {}
-                Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
-            }
-        }
-        self.engine.delete(name).await?;
-        Ok(Done::default())
     }
 
     /// `began`: when the bucket was asked.

@@ -25,6 +25,8 @@ pub struct Done {
     pub generation: Option<u64>,
     /// Documents that two nodes changed apart.
     pub conflicts: u64,
+    /// What a person should know.
+    pub notice: Option<String>,
 }
 
 /// A manifest of the bucket, and its checksum.

@@ -190,6 +190,7 @@ pub fn show_pass(pass: &Pass) -> Json {
             "fetched": carried(done.fetched),
             "bucket_generation": done.generation,
             "conflicts": done.conflicts,
+            "notice": done.notice,
         }),
         Err(error) => json!({"error": told(error).to_json()}),
     };

@@ -49,6 +49,8 @@ pub struct NamespaceStatus {
     pub sent: super::Carried,
     pub fetched: super::Carried,
     pub conflicts: u64,
+    /// What a person should know: the newest since the start.
+    pub notice: Option<String>,
 }
 
 impl NamespaceStatus {
@@ -63,6 +65,7 @@ impl NamespaceStatus {
         self.fetched.objects += done.fetched.objects;
         self.fetched.bytes += done.fetched.bytes;
         self.conflicts += done.conflicts;
+        self.notice = done.notice.or(self.notice.take());
     }
 
     pub(super) fn to_json(&self) -> Json {
@@ -76,6 +79,7 @@ impl NamespaceStatus {
             "fetched_objects": self.fetched.objects,
             "fetched_bytes": self.fetched.bytes,
             "conflicts": self.conflicts,
+            "notice": self.notice,
         })
     }
 }

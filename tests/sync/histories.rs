@@ -12,6 +12,7 @@ use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::error::Result;
 use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::format::names::decode_binding;
 use shoal::model::ids::{DocId, Nsid};
 use shoal::platform::clock::ManualClock;
 use shoal::platform::random::{Random, SeededRandom};
@@ -67,7 +68,6 @@ struct Fleet {
     /// How many more requests the link carries before the node that syncs is cut off for good; less than 0 for any number.
     requests_left: Arc<AtomicI64>,
     is_cut: Arc<Notify>,
-    nsid: Nsid,
     members: Vec<Member>,
     writes: Vec<Written>,
     /// What each commit in the bucket knows of.
@@ -112,13 +112,18 @@ impl Fleet {
             is_faulty,
             requests_left,
             is_cut,
-            nsid: Nsid(uuid::Uuid::nil()),
             members: members.collect(),
             writes: Vec::new(),
             commits: BTreeMap::new(),
         };
         fleet.put(0, &[0, 1, 2]).await;
-        fleet.nsid = fleet.members[0].engine.named()[0].1;
+        if seed % 3 == 0 {
+            // Everybody creates the namespace for itself.
+            for at in 1..NODES {
+                fleet.put(at, &[at as u64, at as u64 + 1]).await;
+            }
+            return fleet;
+        }
         for at in 0..NODES {
             fleet.sync(at).await;
         }
@@ -148,10 +153,22 @@ impl Fleet {
         self.writes.push(Written { id, value, after });
     }
 
-    async fn newest(&self) -> Option<Manifest> {
+    /// The last of all keys with this in them.
+    async fn last_key(&self, part: &str) -> Option<String> {
         let keys = self.bucket.list_all("", None, 100_000, &PATIENCE).await.unwrap();
-        let of_chain = |key: &&str| key.contains(&format!("{}/manifests/", self.nsid));
-        let key = keys.iter().map(|listed| listed.key.as_str()).filter(of_chain).max()?.to_owned();
+        keys.into_iter().map(|listed| listed.key).filter(|key| key.contains(part)).max()
+    }
+
+    /// The incarnation that the name means in the bucket.
+    async fn bound(&self) -> Option<Nsid> {
+        let key = self.last_key("/names/docs/").await?;
+        let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
+        decode_binding(&bytes, &key).unwrap().target
+    }
+
+    async fn newest(&self) -> Option<Manifest> {
+        let nsid = self.bound().await?;
+        let key = self.last_key(&format!("{nsid}/manifests/")).await?;
         let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
         Some(decode_manifest(&bytes, &key).unwrap().0)
     }
@@ -182,7 +199,10 @@ impl Fleet {
         }
         let after = self.newest().await;
         let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
-        let common = id(&self.members[at].engine.common(self.nsid).unwrap());
+        let bound = self.bound().await;
+        let engine = &self.members[at].engine;
+        let common = bound.filter(|nsid| engine.named() == [(name("docs"), *nsid)]);
+        let common = common.and_then(|nsid| id(&engine.common(nsid).unwrap()));
         let knows = &mut self.members[at].knows;
         // Who committed on a state has taken it in before.
         let moved = id(&before) != id(&after);

@@ -2,6 +2,7 @@
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
 //! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
+//! - `stillness` keeps all of it as it is for a moment;
 //! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one.
 
 pub mod absorb;
@@ -11,6 +12,7 @@ pub mod head;
 mod open;
 pub mod rebase;
 mod state;
+mod stillness;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
