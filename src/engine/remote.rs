@@ -13,7 +13,7 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::{Head, objects};
+use super::namespace::head::objects;
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
@@ -21,7 +21,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
-use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
 use crate::tier::ObjectWriter;
@@ -90,6 +90,18 @@ impl Engine {
     /// This node's origin in a namespace.
     pub fn origin(&self, name: &NamespaceName) -> Result<Origin> {
         Ok(self.namespace(name)?.origin())
+    }
+
+    /// Takes a new origin for a namespace, because another disk writes by this one's; everything that was written here after
+    /// `since` is under it from now on. Gives how many documents and deletions that is.
+    pub async fn take_new_origin(self: &Arc<Self>, name: &NamespaceName, since: Hlc) -> Result<u64> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(move |engine| async move {
+            // The other disk gives ids of the same blocks.
+            tokio::task::block_in_place(|| engine.context.edit_node(|node| node.id_blocks.take().is_some()))?;
+            namespace.take_new_origin(since).await
+        })
+        .await
     }
 
     /// What a namespace has seen: everything that was acknowledged.
@@ -228,8 +240,7 @@ impl Engine {
     }
 
     /// Brings a namespace back that was deleted here and is kept, to be brought together with the bucket's state of it; gives
-    /// whether there was one. One whose origin somebody else writes by, too, is let go of instead: it cannot be told apart what
-    /// of both is which. Conflict when the incarnation has another name here.
+    /// whether there was one. Conflict when the incarnation has another name here.
     pub async fn revive(self: &Arc<Self>, name: &NamespaceName, theirs: &Manifest) -> Result<bool> {
         let (context, nsid) = (&self.context, theirs.nsid);
         if self.catalog.is_bound(nsid) {
@@ -240,16 +251,11 @@ impl Engine {
             if generations(context, nsid)?.is_empty() {
                 return Ok(false);
             }
-            let (head, common) = (Head::load(context, nsid)?, self.common(nsid)?);
-            let is_own = head.zip(common).is_some_and(|(head, common)| {
-                let of = |manifest: &Manifest| manifest.version_vector.seen(head.manifest.origin);
-                of(theirs) <= of(&common)
-            });
             let is_kept = context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some());
-            if !is_own || !is_kept {
+            if !is_kept {
                 self.discard(&name.project, nsid);
             }
-            Ok::<_, Error>(is_own && is_kept)
+            Ok::<_, Error>(is_kept)
         })?;
         if kept {
             self.undelete(name, Some(nsid)).await?;

@@ -38,6 +38,8 @@ impl Sync {
                 "{name} is incarnation {other}, which has no manifest in the bucket"
             )));
         };
+        // What was never under this name in the bucket cannot have come there from here, but from a clone of this disk.
+        self.part_from_clone(name, None, &found.manifest.version_vector).await?;
         let mut fetched = Carried::default();
         let merge = Handover::Merge(self.options.policy);
         let why = if self.engine.follows(name) {
@@ -96,6 +98,12 @@ impl Sync {
 
     /// Deletes what another node deleted. What it had not seen stays, under another name.
     pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
+        // A deletion by who writes by this node's origin has not seen what this node wrote.
+        let common = match self.engine.named().into_iter().find(|(here, _)| here == name) {
+            Some((_, nsid)) => tokio::task::block_in_place(|| self.engine.common(nsid))?,
+            None => None,
+        };
+        self.part_from_clone(name, common.as_ref(), &ended.seen).await?;
         for _ in 0..ATTEMPTS {
             let (known, notice) = if ended.seen.covers_all(&self.engine.seen(name).await?) {
                 (ended.seen.clone(), None)

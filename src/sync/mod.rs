@@ -3,6 +3,7 @@
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
@@ -12,6 +13,7 @@
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
 mod binding;
+mod clones;
 mod collision;
 mod follow;
 mod keys;

@@ -10,7 +10,7 @@ use super::{Sync, keys};
 use crate::engine::remote::{TakenIn, objects_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
-use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Project};
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit, newest, write_hint};
 
 /// How often one pass tries again after another node was quicker.
@@ -146,7 +146,8 @@ impl Sync {
         if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
             return tokio::task::block_in_place(|| engine.settle_common(nsid));
         }
-        self.check_writer(name, common, theirs).await?;
+        let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
+        done.notice = notice.or(done.notice.take());
         let _expected = engine.expect(theirs);
         let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
         done.fetched.objects += fetched.objects;
@@ -164,26 +165,6 @@ impl Sync {
             }
         }
         Ok(())
-    }
-
-    /// Refuses a commit of this node's own origin that this node did not make, while something here was never sent: another disk
-    /// writes as this one, so clocks say nothing of what the other has seen, and one of both would be lost.
-    async fn check_writer(&self, name: &NamespaceName, common: Option<&Manifest>, theirs: &Manifest) -> Result<()> {
-        let own = self.engine.origin(name)?;
-        let newest = self.engine.seen(name).await?.seen(own);
-        let sent = common.map_or(Hlc::default(), |common| common.version_vector.seen(own));
-        if theirs.version_vector.seen(own) <= sent || newest <= sent {
-            return Ok(());
-        }
-        Err(Error::conflict(format!(
-            "{name}: the bucket has commits of origin {own}, which is this node's, and this node did not make them: its disk was \
-             cloned, or restored from a copy, and written to since"
-        ))
-        .with_code("cloned")
-        .with_hint(
-            "nothing is lost: copy the namespace to another name and delete it under this one; the next sync brings the bucket's, \
-             and `shoal merge` joins the two",
-        ))
     }
 
     /// Whether the bucket's next state is this one now.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod clones;
 mod collisions;
 mod deleting;
 #[path = "../support/faulty_store.rs"]

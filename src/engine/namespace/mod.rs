@@ -3,7 +3,8 @@
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
 //! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
 //! - `stillness` keeps all of it as it is for a moment;
-//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one.
+//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one;
+//! - `renewal` takes a new origin.
 
 pub mod absorb;
 pub mod compaction;
@@ -11,6 +12,7 @@ mod flush;
 pub mod head;
 mod open;
 pub mod rebase;
+mod renewal;
 mod state;
 mod stillness;
 mod write;
