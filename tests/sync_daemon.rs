@@ -30,8 +30,17 @@ fn what_one_daemon_has_the_other_has_once_both_were_asked_to_sync() {
     let done = other.json(&["sync", "--wait", "docs"]);
     assert_eq!(done["namespaces"]["default/default/docs"]["fetched"]["objects"], 1, "{done}");
     assert_eq!(other.count(), Some(100));
-    // And back.
+    // And back, one namespace by its own path.
     other.write(100..130);
+    let (status, _, done) = other.ask("POST", "/v1/namespaces/docs/sync", &[], &json!({"wait": true}));
+    assert_eq!(
+        (status, &done["sent"]["objects"], &done["sync"]["in_bucket"]),
+        (200, &1.into(), &true.into()),
+        "{done}"
+    );
+    let (status, _, told) = other.ask("POST", "/v1/namespaces/nothing/sync", &[], &json!({"wait": true}));
+    assert_eq!(status, 404, "{told}");
+    assert_eq!(other.ask("POST", "/v1/namespaces/docs/sync", &[], &Value::Null).0, 202);
     assert!(other.run(&["sync", "default/default/docs", "--wait"]).status.success());
     assert!(one.run(&["sync", "--wait"]).status.success());
     assert_eq!(one.count(), Some(130));

@@ -37,6 +37,7 @@ pub fn writes(operation: &Operation) -> bool {
         | Operation::Status
         | Operation::Pin
         | Operation::Unpin
+        | Operation::Sync
         | Operation::Checkpoint
         | Operation::Compact
         | Operation::History

@@ -97,6 +97,7 @@ async fn handle(
                     | Operation::Revert
                     | Operation::Merging(Merging::Diff | Merging::Merge)
                     | Operation::Transfer(_)
+                    | Operation::Sync
             )
     );
     let name = route.name();
@@ -139,6 +140,7 @@ fn takes_body(route: &Route) -> bool {
                     | Revert
                     | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
                     | Operation::Transfer(Transfer::Copy)
+                    | Operation::Sync
             )
     )
 }

@@ -134,6 +134,11 @@ impl Engine {
         name: &NamespaceName,
         after: Option<(&Manifest, u32)>,
     ) -> Result<Option<Manifest>> {
+        if let Some((before, _)) = after
+            && tokio::task::block_in_place(|| self.is_sent_at_rest(name, before))?
+        {
+            return Ok(None);
+        }
         let namespace = self.namespace(name)?;
         let flushing = namespace.clone();
         self.to_the_end(|_| async move { flushing.flush().await }).await?;

@@ -90,7 +90,7 @@ impl Sync {
         fetched: &mut Carried,
     ) -> Result<HandedOver> {
         let _expected = self.engine.expect(theirs);
-        let carried = pull(&self.engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
+        let carried = pull(&self.engine, &self.bucket, objects_of(theirs), &self.carrying()).await?;
         fetched.objects += carried.objects;
         fetched.bytes += carried.bytes;
         self.engine.hand_over(name, theirs.clone(), how).await

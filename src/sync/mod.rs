@@ -29,6 +29,7 @@ pub mod status;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Engine;
@@ -44,7 +45,7 @@ pub use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
 pub use self::polls::PollWaits;
-pub use self::report::{show_pass, show_plan};
+pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
@@ -69,6 +70,9 @@ pub struct Sync {
     engine: Arc<Engine>,
     bucket: Bucket,
     options: SyncOptions,
+    /// How long carrying an object may take in a pass that nobody asked for.
+    background: Patience,
+    is_unasked: AtomicBool,
     clock: Arc<dyn Clock>,
     /// One pass at a time.
     turn: tokio::sync::Mutex<Attached>,
@@ -92,7 +96,18 @@ impl Sync {
     pub fn new(engine: Arc<Engine>, bucket: Bucket, options: SyncOptions, clock: Arc<dyn Clock>) -> Self {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
         let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
-        Sync { engine, bucket, options, clock, turn, status: Mutex::new(status), seen }
+        let (background, is_unasked) = (options.patience, AtomicBool::new(false));
+        Sync { engine, bucket, options, background, is_unasked, clock, turn, status: Mutex::new(status), seen }
+    }
+
+    /// The same, where objects that nobody waits for may take longer: whether the bucket is there is still told soon.
+    pub fn patient_in_background(self, background: Patience) -> Self {
+        Sync { background, ..self }
+    }
+
+    /// How long carrying an object may take in this pass.
+    fn carrying(&self) -> Patience {
+        if self.is_unasked.load(Ordering::SeqCst) { self.background } else { self.options.patience }
     }
 
     /// What a person is told.
@@ -113,6 +128,7 @@ impl Sync {
     pub async fn run_for(&self, selection: &Selection) -> Pass {
         let mut attached = self.turn.lock().await;
         let began = self.clock.now_millis();
+        self.is_unasked.store(selection.is_unasked(), Ordering::SeqCst);
         self.edit(|status| status.started_ms = Some(began));
         let mut pass = Pass::default();
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();

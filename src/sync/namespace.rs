@@ -45,7 +45,7 @@ impl Sync {
             return self.meet(name, nsid).await;
         }
         let _expected = self.engine.expect(&found.manifest);
-        let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.options.patience).await?;
+        let fetched = pull(&self.engine, &self.bucket, objects_of(&found.manifest), &self.carrying()).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest).await?;
         Ok(Done { fetched, generation, ..Done::default() })
@@ -99,7 +99,7 @@ impl Sync {
     async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
         let there: BTreeSet<String> =
             before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
-        let sent = push(&self.engine, &self.bucket, objects_of(ours), &there, &self.options.patience).await?;
+        let sent = push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
         done.sent.objects += sent.objects;
         done.sent.bytes += sent.bytes;
         Ok(())
@@ -149,7 +149,7 @@ impl Sync {
         let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
         done.notice = notice.or(done.notice.take());
         let _expected = engine.expect(theirs);
-        let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
+        let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.carrying()).await?;
         done.fetched.objects += fetched.objects;
         done.fetched.bytes += fetched.bytes;
         match engine.take_in(name, theirs.clone(), self.options.policy).await? {

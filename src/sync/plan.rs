@@ -18,13 +18,8 @@ impl Worker {
             return Err(Error::not_found(format!("namespace {missing} is not here, so there is nothing to send"))
                 .with_hint("a sync without --dry-run fetches what is in the bucket"));
         }
-        let mut plan = Plan::new();
-        for name in here {
-            if self.takes(&name) && !self.engine.follows(&name) && names.is_none_or(|names| names.contains(&name)) {
-                let unsent = self.engine.unsent(&name).await;
-                plan.insert(name, unsent);
-            }
-        }
-        Ok(plan)
+        let is_asked = |name: &NamespaceName| names.is_none_or(|names| names.contains(name));
+        let sent = |name: &NamespaceName| self.takes(name) && !self.engine.follows(name) && is_asked(name);
+        self.engine.unsent_of(here.into_iter().filter(sent).collect()).await
     }
 }

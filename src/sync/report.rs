@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::plan::Plan;
 use super::status::{NamespaceStatus, told};
-use super::{Pass, Worker};
+use super::{Done, Pass, Worker};
 use crate::engine::Unsent;
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
@@ -47,8 +47,8 @@ impl Worker {
             .iter()
             .map(|(name, unsent)| (name.to_string(), self.shown(name, status.namespaces.get(name), unsent)))
             .collect();
-        for name in self.followed() {
-            let shown = self.shown(&name, status.namespaces.get(&name), &self.engine.unsent(&name).await);
+        for (name, unsent) in self.engine.unsent_of(self.followed().collect()).await? {
+            let shown = self.shown(&name, status.namespaces.get(&name), &unsent);
             namespaces.insert(name.to_string(), shown);
         }
         // Those that are only in the bucket, and could not be fetched.
@@ -113,9 +113,8 @@ impl Worker {
     }
 
     fn totals_of(&self, plan: &Plan) -> Totals {
-        let status = self.status();
         let mut totals = Totals::default();
-        for (name, unsent) in plan {
+        for unsent in plan.values() {
             let Ok(unsent) = unsent else {
                 totals.namespaces_behind += 1;
                 continue;
@@ -123,7 +122,7 @@ impl Worker {
             totals.namespaces_behind += u64::from(!unsent.is_durable);
             totals.objects += unsent.objects;
             totals.bytes += unsent.bytes;
-            totals.lag_ms = totals.lag_ms.max(self.lag_ms(status.namespaces.get(name), unsent));
+            totals.lag_ms = totals.lag_ms.max(self.lag_ms(unsent));
         }
         totals
     }
@@ -139,21 +138,16 @@ impl Worker {
                 shown["pending_objects"] = unsent.objects.into();
                 shown["pending_bytes"] = unsent.bytes.into();
                 shown["pending_rows"] = unsent.rows.into();
-                shown["lag_seconds"] = (self.lag_ms(known, unsent) / 1_000).into();
+                shown["lag_seconds"] = (self.lag_ms(unsent) / 1_000).into();
             }
             Err(error) => shown["error"] = told(error).to_json(),
         }
         shown
     }
 
-    /// For how long something may have been here only: since all of it was last there.
-    fn lag_ms(&self, known: Option<&NamespaceStatus>, unsent: &Unsent) -> u64 {
-        if unsent.is_durable {
-            return 0;
-        }
-        let together = known.and_then(|known| known.succeeded_ms);
-        let since = together.or(unsent.common.map(|(_, committed_ms)| committed_ms)).unwrap_or(unsent.created_ms);
-        self.clock.now_millis().saturating_sub(since)
+    /// For how long the oldest of what is here only has been.
+    fn lag_ms(&self, unsent: &Unsent) -> u64 {
+        unsent.since_ms.map_or(0, |since| self.clock.now_millis().saturating_sub(since))
     }
 }
 
@@ -181,17 +175,22 @@ pub fn show_plan(plan: &Plan) -> Json {
     json!({"objects": sum(|u| u.objects), "bytes": sum(|u| u.bytes), "namespaces": namespaces})
 }
 
+/// What a pass did for one namespace.
+pub fn show_done(done: &Done) -> Json {
+    let carried = |carried: super::Carried| json!({"objects": carried.objects, "bytes": carried.bytes});
+    json!({
+        "sent": carried(done.sent),
+        "fetched": carried(done.fetched),
+        "bucket_generation": done.generation,
+        "conflicts": done.conflicts,
+        "notice": done.notice,
+    })
+}
+
 /// What a pass did.
 pub fn show_pass(pass: &Pass) -> Json {
-    let carried = |carried: super::Carried| json!({"objects": carried.objects, "bytes": carried.bytes});
-    let shown = |done: &Result<super::Done, Error>| match done {
-        Ok(done) => json!({
-            "sent": carried(done.sent),
-            "fetched": carried(done.fetched),
-            "bucket_generation": done.generation,
-            "conflicts": done.conflicts,
-            "notice": done.notice,
-        }),
+    let shown = |done: &Result<Done, Error>| match done {
+        Ok(done) => show_done(done),
         Err(error) => json!({"error": told(error).to_json()}),
     };
     let namespaces: Map<String, Json> =

@@ -171,7 +171,8 @@ impl Worker {
                 // Somebody may wait for any pass; what was not reached is asked again by the next.
                 let options = SyncOptions { policy: self.config.policy, patience: self.config.bucket.asked() };
                 let (engine, clock) = (Arc::clone(&self.engine), Arc::clone(&self.clock));
-                let sync = Arc::new(Sync::new(engine, bucket.clone(), options, clock));
+                let sync = Sync::new(engine, bucket.clone(), options, clock);
+                let sync = Arc::new(sync.patient_in_background(self.config.bucket.background()));
                 link.open = Some((Arc::clone(&sync), bucket));
                 Ok(sync)
             }

@@ -17,3 +17,4 @@ mod node;
 mod places;
 #[path = "../support/servers.rs"]
 mod started;
+mod unsent;

@@ -29,6 +29,7 @@ use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};
 use super::journal::{Distrust, Journal, SealedLog};
+use super::unsent::OldestUnsent;
 use super::view::View;
 use super::write::Change;
 use crate::error::{Error, Result};
@@ -60,6 +61,8 @@ pub struct Namespace {
     /// The tail lies in so many logs that the next write is to begin a flush.
     many_logs: AtomicBool,
     deleted: AtomicBool,
+    /// The oldest write that is here only, as it was last found.
+    oldest_unsent: Mutex<Option<OldestUnsent>>,
 }
 
 /// The facts of the newest manifest that answers need.
@@ -282,6 +285,10 @@ impl Namespace {
 
     fn publish_head(&self, head: &Head) {
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = published(head);
+    }
+
+    pub(in crate::engine) fn oldest_unsent_known(&self) -> MutexGuard<'_, Option<OldestUnsent>> {
+        self.oldest_unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
