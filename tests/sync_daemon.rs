@@ -250,3 +250,24 @@ fn a_collector_and_a_person_see_how_far_sync_is() {
     let told = text(&one.run(&["status"]).stdout);
     assert!(told.contains("sync: everything is in file://") && told.contains("last together: "), "{told}");
 }
+
+#[test]
+fn on_a_metered_link_passes_begin_only_when_asked_for() {
+    let (dir, bucket) = place();
+    let settings = [ALL_THE_TIME[0], ("SHOAL_SYNC__METERED", "true"), ("SHOAL_SYNC__MONTHLY_BYTES", "1000000")];
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &settings);
+    one.write(0..10);
+    let told = text(&one.run(&["status"]).stdout);
+    assert!(told.contains("metered link") && told.contains("this month: 0 of 1000000 bytes"), "{told}");
+    let done = one.json(&["sync", "--wait"]);
+    assert_eq!(done["namespaces"]["default/default/docs"]["sent"]["objects"], 1, "nothing was sent before: {done}");
+    assert!(one.status()["month_bytes"].as_u64().unwrap() > 0);
+    one.write(10..20);
+    assert_eq!(one.status()["in_bucket"], false);
+    // The link is another one now.
+    assert!(text(&one.run(&["sync", "--metered", "false"]).stdout).contains("by themselves"));
+    one.until("everything in the bucket", is_together);
+    assert_eq!(one.run(&["sync", "--metered", "true", "docs"]).status.code(), Some(2));
+    let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"metered": true, "wait": true}));
+    assert_eq!(status, 400, "{body}");
+}

@@ -61,6 +61,14 @@ fn sync_lines(sync: &Value) -> String {
         Some(ms) => text.push_str(&format!("  last together: {}\n", format(i64::try_from(ms).unwrap_or(i64::MAX)))),
         None => text.push_str("  not together yet since the start\n"),
     }
+    if let Some(budget) = sync["budget"].as_str() {
+        text.push_str(&format!("  budget: {}\n", plain(budget)));
+    } else if let Some(monthly) = sync["monthly_bytes"].as_u64() {
+        text.push_str(&format!("  this month: {} of {monthly} bytes\n", number("month_bytes")));
+    }
+    if sync["metered"] == true {
+        text.push_str("  metered link: passes begin only when asked for (`shoal sync`)\n");
+    }
     if let Some(notice) = sync["notice"].as_str() {
         text.push_str(&format!("  notice: {}\n", plain(notice)));
     }

@@ -32,6 +32,10 @@ pub struct SyncSettings {
     pub follow_interval_seconds_max: u64,
     /// Windows `HH:MM-HH:MM` of the day, in UTC, in which passes begin by themselves; empty for always.
     pub schedule: Vec<String>,
+    /// The link is paid by the byte: passes begin only when somebody asks for one.
+    pub metered: bool,
+    /// After so many bytes in a month, UTC, passes begin only when somebody asks for one; 0 for no bound.
+    pub monthly_bytes: u64,
 }
 
 impl Default for SyncSettings {
@@ -45,6 +49,8 @@ impl Default for SyncSettings {
             follow_interval_seconds: 10,
             follow_interval_seconds_max: 300,
             schedule: Vec::new(),
+            metered: false,
+            monthly_bytes: 0,
         }
     }
 }
@@ -76,7 +82,16 @@ impl Config {
             first: Duration::from_secs(sync.follow_interval_seconds),
             max: Duration::from_secs(sync.follow_interval_seconds_max),
         };
-        Ok(Some(WorkerConfig { bucket: bucket.clone(), interval, poll_waits, policy, selection, schedule }))
+        Ok(Some(WorkerConfig {
+            bucket: bucket.clone(),
+            interval,
+            poll_waits,
+            policy,
+            selection,
+            schedule,
+            is_metered: sync.metered,
+            monthly_bytes: sync.monthly_bytes,
+        }))
     }
 
     /// Namespaces that this node never writes, whether there is a bucket now or not.

@@ -5,7 +5,7 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
+//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has;
 //! - `lineage` is where namespaces come from and what stays of them.
@@ -33,6 +33,7 @@ mod status;
 mod succession;
 mod sweep;
 pub mod tail_terms;
+mod traffic;
 pub mod transfer;
 mod unsent;
 pub mod view;

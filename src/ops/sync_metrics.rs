@@ -26,6 +26,8 @@ pub struct SyncFigures {
     /// Absent before the first pass that went well.
     pub last_success_seconds: Option<u64>,
     pub failures: u64,
+    /// Of bodies to and from the bucket in this month, UTC.
+    pub month_bytes: u64,
     /// Namespaces that this node follows, and for how long at most one of them may have been behind the bucket.
     pub following: u64,
     pub staleness_seconds: Option<u64>,
@@ -59,6 +61,7 @@ pub fn registry(figures: &SyncFigures) -> Registry {
         "When everything was last brought together",
         figures.last_success_seconds.and_then(number),
     );
+    gauge("sync_month_bytes", "Bytes of bodies to and from the bucket in this month", number(figures.month_bytes));
     gauge(
         "sync_following",
         "Namespaces that this node takes from the bucket and never writes",

@@ -5,6 +5,7 @@
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
+//! - `budget` counts the bytes of a month;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
 //! Invariants:
@@ -13,6 +14,7 @@
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
 mod binding;
+pub mod budget;
 mod clones;
 mod collision;
 mod follow;
@@ -41,6 +43,7 @@ use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
 
 use self::binding::Choice;
+pub use self::budget::Budget;
 pub use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
@@ -72,6 +75,7 @@ pub struct Sync {
     options: SyncOptions,
     /// How long carrying an object may take in a pass that nobody asked for.
     background: Patience,
+    budget: Option<Arc<Budget>>,
     is_unasked: AtomicBool,
     clock: Arc<dyn Clock>,
     /// One pass at a time.
@@ -97,12 +101,36 @@ impl Sync {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
         let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
         let (background, is_unasked) = (options.patience, AtomicBool::new(false));
-        Sync { engine, bucket, options, background, is_unasked, clock, turn, status: Mutex::new(status), seen }
+        Sync {
+            engine,
+            bucket,
+            options,
+            background,
+            budget: None,
+            is_unasked,
+            clock,
+            turn,
+            status: Mutex::new(status),
+            seen,
+        }
     }
 
     /// The same, where objects that nobody waits for may take longer: whether the bucket is there is still told soon.
     pub fn patient_in_background(self, background: Patience) -> Self {
         Sync { background, ..self }
+    }
+
+    /// The same, counted, and within a budget where nobody asked.
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Sync { budget: Some(budget), ..self }
+    }
+
+    /// Counts what went over the link. An error when nothing more may that nobody asked for.
+    fn count(&self) -> Result<()> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        let (traffic, now) = (self.bucket.traffic().snapshot(), self.clock.now_millis());
+        tokio::task::block_in_place(|| budget.follow((traffic.bytes_up, traffic.bytes_down), now));
+        if self.is_unasked.load(Ordering::SeqCst) { budget.check(now) } else { Ok(()) }
     }
 
     /// How long carrying an object may take in this pass.
@@ -132,6 +160,8 @@ impl Sync {
         self.edit(|status| status.started_ms = Some(began));
         let mut pass = Pass::default();
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
+        let counted = self.count().err();
+        pass.failed = pass.failed.or(counted);
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);
@@ -162,6 +192,7 @@ impl Sync {
         let mut failed = None;
         let mut unreached = 0;
         for name in all.into_iter().filter(|name| selection.takes(name)) {
+            self.count()?;
             let (own, rev) = (here.get(name).copied(), in_bucket.get(name).copied());
             let began = self.clock.now_millis();
             let done = self.bring_together(attached, name, own, rev).await;

@@ -69,6 +69,7 @@ impl Worker {
             namespaces_behind: totals.namespaces_behind,
             last_success_seconds: self.status().succeeded_ms.map(|ms| ms / 1_000),
             failures: self.failures(),
+            month_bytes: self.budget().bytes(self.clock.now_millis()).1,
             following: self.followed().count() as u64,
             staleness_seconds: self.followed().filter_map(|name| self.staleness_ms(&name)).max().map(|ms| ms / 1_000),
             ..SyncFigures::default()
@@ -92,8 +93,13 @@ impl Worker {
     }
 
     fn node(&self, plan: &Plan) -> Json {
-        let (status, totals) = (self.status(), self.totals_of(plan));
+        let (status, totals, now) = (self.status(), self.totals_of(plan), self.clock.now_millis());
+        let (monthly_bytes, month_bytes) = self.budget().bytes(now);
         json!({
+            "metered": self.is_metered(),
+            "month_bytes": month_bytes,
+            "monthly_bytes": monthly_bytes,
+            "budget": self.budget().check(now).err().map(|error| error.message().to_owned()),
             "bucket": status.bucket,
             "in_bucket": totals.namespaces_behind == 0,
             "namespaces_behind": totals.namespaces_behind,

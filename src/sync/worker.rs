@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::namespace::Done;
 use super::polls::{PollWaits, Polls};
 use super::status::told;
-use super::{Schedule, Selection, Status, Sync, SyncOptions};
+use super::{Budget, Schedule, Selection, Status, Sync, SyncOptions};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Error, Kind, Result};
@@ -50,6 +50,10 @@ pub struct WorkerConfig {
     pub policy: Policy,
     pub selection: Selection,
     pub schedule: Schedule,
+    /// Whether the link is paid by the byte at the start: then passes begin only when somebody asks.
+    pub is_metered: bool,
+    /// Bytes that may go over the link in a month before passes begin only when somebody asks; 0 for no bound.
+    pub monthly_bytes: u64,
 }
 
 /// What a pass came to.
@@ -107,6 +111,8 @@ pub struct Worker {
     wake: Notify,
     stop: watch::Sender<bool>,
     is_running: AtomicBool,
+    is_metered: AtomicBool,
+    budget: Arc<Budget>,
     failures: AtomicU64,
 }
 
@@ -125,9 +131,12 @@ impl Worker {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self> {
+        let budget = Budget::new(engine.clone(), config.monthly_bytes, clock.now_millis());
         let worker = Worker {
             engine,
             clock,
+            is_metered: AtomicBool::new(config.is_metered),
+            budget: Arc::new(budget),
             random,
             link: Mutex::new(Link {
                 open: None,
@@ -172,7 +181,8 @@ impl Worker {
                 let options = SyncOptions { policy: self.config.policy, patience: self.config.bucket.asked() };
                 let (engine, clock) = (Arc::clone(&self.engine), Arc::clone(&self.clock));
                 let sync = Sync::new(engine, bucket.clone(), options, clock);
-                let sync = Arc::new(sync.patient_in_background(self.config.bucket.background()));
+                let sync =
+                    Arc::new(sync.patient_in_background(self.config.bucket.background()).within(self.budget.clone()));
                 link.open = Some((Arc::clone(&sync), bucket));
                 Ok(sync)
             }
@@ -187,6 +197,28 @@ impl Worker {
     pub fn status(&self) -> Status {
         let link = self.link();
         link.open.as_ref().map_or_else(|| link.status.clone(), |(sync, _)| sync.status())
+    }
+
+    /// Says whether the link is paid by the byte; until the next start.
+    pub fn set_metered(&self, is_metered: bool) {
+        self.is_metered.store(is_metered, Ordering::SeqCst);
+    }
+
+    pub fn is_metered(&self) -> bool {
+        self.is_metered.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// How long passes that nobody asks for wait, at least, before it is looked again whether they may begin; `None` while they may.
+    fn closed_for(&self, now_ms: u64) -> Option<Duration> {
+        if self.is_metered() || self.budget.check(now_ms).is_err() {
+            return Some(SLEEP_MAX);
+        }
+        let until_open = self.config.schedule.until_open(now_ms);
+        (!until_open.is_zero()).then(|| until_open.min(SLEEP_MAX))
     }
 
     pub fn is_running(&self) -> bool {
@@ -300,15 +332,15 @@ impl Worker {
             }
             let now = self.clock.now_millis();
             let is_due = due <= Instant::now();
-            if is_due && !self.config.schedule.is_open(now) && self.pending().is_empty() {
-                due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
-                continue;
+            let closed_for = self.closed_for(now);
+            if let Some(wait) = closed_for {
+                polls_from = polls_from.max(Instant::now() + wait);
+                if is_due && self.pending().is_empty() {
+                    due = Instant::now() + wait;
+                    continue;
+                }
             }
-            let is_open = self.config.schedule.is_open(now);
-            let is_scheduled = is_due && is_open;
-            if !is_open {
-                polls_from = polls_from.max(Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX));
-            }
+            let is_scheduled = is_due && closed_for.is_none();
             let may_poll = polls_from <= Instant::now();
             let polled = if may_poll { polls.due(Instant::now()) } else { BTreeSet::new() };
             let asked = {

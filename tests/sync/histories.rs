@@ -123,7 +123,7 @@ impl Fleet {
             commits: BTreeMap::new(),
         };
         fleet.put(0, &[0, 1, 2]).await;
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             // Everybody creates the namespace for itself.
             for at in 1..NODES {
                 fleet.put(at, &[at as u64, at as u64 + 1]).await;

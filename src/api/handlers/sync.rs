@@ -33,8 +33,16 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     let mut fields = map("", json(body, true)?, "struct SyncRequest")?;
     let mut flag = |key| take(&mut fields, key).map(|given| boolean(key, &given)).transpose();
     let (wait, dry_run) = (flag("wait")?.unwrap_or(false), flag("dry_run")?.unwrap_or(false));
+    let metered = flag("metered")?;
     let names = take(&mut fields, "namespaces").map(|given| strings("namespaces", given)).transpose()?;
-    refuse_unknown(&fields, "`wait`, `dry_run`, `namespaces`")?;
+    refuse_unknown(&fields, "`wait`, `dry_run`, `namespaces`, `metered`")?;
+    if let Some(metered) = metered {
+        if wait || dry_run || names.is_some() {
+            return Err(Error::invalid("metered stands alone: it says what the link is, and asks for nothing"));
+        }
+        worker(call)?.set_metered(metered);
+        return Ok(Answer::ok(&json!({"status": "OK", "metered": metered})));
+    }
     let names = names.map(|names| named(project, &names)).transpose()?;
     let worker = worker(call)?;
     if dry_run {
