@@ -22,6 +22,7 @@ use shoal::format::node::{decode_format, decode_node, encode_format, encode_node
 use shoal::format::record::{decode_batch, encode_batch};
 use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
+use shoal::format::traffic::{decode_traffic, encode_traffic};
 use shoal::format::{deletions, envelope, ranges};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::model::value::Multivector;
@@ -224,6 +225,9 @@ fn node(data: &[u8]) {
         }
         if let Some(found) = either(decode_node(bytes, "fuzz")) {
             assert_eq!(again(decode_node(&again(encode_node(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_traffic(bytes, "fuzz")) {
+            assert_eq!(again(decode_traffic(&again(encode_traffic(&found)), "again")), found);
         }
     }
 }

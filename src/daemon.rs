@@ -32,7 +32,7 @@ pub async fn run(
 ) -> Result<()> {
     let tokens = config.auth.tokens()?;
     let engine = tokio::task::block_in_place(|| {
-        Engine::open(engine_config(&config), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
+        Engine::open(engine_config(&config)?, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
     })?;
     let sync = open_bucket(&config, &engine)?;
     let listen = config.server.listen;
@@ -93,9 +93,9 @@ pub fn start_log(config: &Config) -> Result<()> {
         .map_err(|error| crate::config::wrong(error.message()))
 }
 
-fn engine_config(config: &Config) -> EngineConfig {
+fn engine_config(config: &Config) -> Result<EngineConfig> {
     let storage = &config.storage;
-    EngineConfig {
+    Ok(EngineConfig {
         flush_bytes: storage.flush_bytes,
         flush_interval_ms: storage.flush_interval_minutes.saturating_mul(60_000),
         tail_bytes_max: storage.tail_bytes_max,
@@ -105,8 +105,9 @@ fn engine_config(config: &Config) -> EngineConfig {
         retention_disk_percent: storage.retention_disk_percent,
         recall: config.search.recall,
         tier_bytes_max: storage.tier_bytes_max,
+        followed: config.followed()?,
         ..EngineConfig::new(&storage.data_dir)
-    }
+    })
 }
 
 /// What keeps the node and its bucket together, if it has one. Nothing is asked of the network.

@@ -31,6 +31,7 @@ use shoal::format::snapshot::{
     SnapshotReader, carried, conflicts_id, members,
 };
 use shoal::format::snapshot_writer::SnapshotWriter;
+use shoal::format::traffic::{self, TrafficFile, decode_traffic, encode_traffic};
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
 use shoal::model::value::{Multivector, SparseVector, Value, Vector};
@@ -278,6 +279,10 @@ fn binding_of_a_deletion() -> NameBinding {
 
 fn format_file() -> FormatFile {
     FormatFile { format: node::VERSION, store: Uuid::from_u128(0x57) }
+}
+
+fn traffic_file() -> TrafficFile {
+    TrafficFile { format: traffic::VERSION, month: "2026-11".into(), bytes_up: 7, bytes_down: 1 << 40 }
 }
 
 fn tag_file() -> TagFile {
@@ -558,6 +563,7 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Name binding", &binding_of_a_deletion());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
+    check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
     check_fields("Deleted file", &deleted_file());
 }
@@ -606,6 +612,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(ranges::decode(&found, "golden").unwrap(), (2_870_000, here));
     let found = golden("v1", "_format.json", &encode_format(&format_file()).unwrap());
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
+    let found = golden("v1", "traffic.json", &encode_traffic(&traffic_file()).unwrap());
+    assert_eq!(decode_traffic(&found, "golden").unwrap(), traffic_file());
     let found = golden("v2", "node.json", &encode_node(&node_file()).unwrap());
     assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
 }

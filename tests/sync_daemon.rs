@@ -2,166 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use daemon::{ALL_THE_TIME, Daemon, ON_REQUEST, files, is_together, place, shoal, text};
 use serde_json::{Value, json};
 
-/// How long something may take that happens by itself.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-fn shoal() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-    command.env_clear().env("TMPDIR", std::env::temp_dir());
-    command
-}
-
-/// A running daemon; killed when dropped.
-struct Daemon {
-    child: Child,
-    url: String,
-}
-
-impl Daemon {
-    /// With the settings that keep tests quick: calls to a bucket that is away end soon.
-    fn start(data: &Path, bucket: &Path, settings: &[(&str, &str)]) -> Daemon {
-        let mut command = shoal();
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
-            .arg(data)
-            .args(["--bucket", &format!("file://{}", bucket.display())])
-            .env("SHOAL_BUCKET__ASKED_DEADLINE_MS", "2000");
-        Self::spawn(command.envs(settings.iter().copied()))
-    }
-
-    fn spawn(command: &mut Command) -> Daemon {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut log = String::new();
-        let address = loop {
-            let Some(line) = lines.next() else { panic!("the daemon ended: {log}") };
-            let line = line.unwrap();
-            log.push_str(&line);
-            let entry: Value = serde_json::from_str(&line).unwrap();
-            if entry["message"] == "shoal answers requests" {
-                break entry["address"].as_str().unwrap().to_owned();
-            }
-        };
-        // Nobody else reads the log; a full pipe would stop the daemon.
-        std::thread::spawn(move || lines.for_each(drop));
-        Daemon { child, url: format!("http://{address}") }
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        shoal().args(arguments).args(["--url", &self.url]).output().unwrap()
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let output = self.run(&[arguments, &["--json"]].concat());
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// A request with these lines in its head; the answer's status, head and JSON.
-    fn ask(&self, method: &str, path: &str, head: &[&str], body: &Value) -> (u16, String, Value) {
-        let address = self.url.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let lines: String = head.iter().map(|line| format!("{line}\r\n")).collect();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n{lines}\r\n{body}",
-            body.len()
-        )
-        .unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
-    }
-
-    fn write(&self, ids: std::ops::Range<u64>) {
-        let rows: Vec<Value> = ids.map(|id| json!({"id": id, "n": id})).collect();
-        let (status, _, body) = self.ask("POST", "/v2/namespaces/docs", &[], &json!({"upsert_rows": rows}));
-        assert_eq!(status, 200, "{body}");
-    }
-
-    /// How many documents there are, or none without the namespace.
-    fn count(&self) -> Option<u64> {
-        let (status, _, body) = self.ask("GET", "/v1/namespaces/docs/status", &[], &Value::Null);
-        (status == 200).then(|| body["documents"].as_u64().unwrap())
-    }
-
-    fn is_ready(&self) -> bool {
-        self.ask("GET", "/readyz", &[], &Value::Null).0 == 200
-    }
-
-    fn status(&self) -> Value {
-        self.ask("GET", "/v1/sync", &[], &Value::Null).2
-    }
-
-    /// Asks until it is as wanted.
-    fn until(&self, what: &str, is_so: impl Fn(&Daemon) -> bool) {
-        let began = Instant::now();
-        while !is_so(self) {
-            assert!(began.elapsed() < PATIENCE, "{what} did not come to be: {}", self.status());
-        }
-    }
-
-    /// SIGTERM, the exit code, and how long that took.
-    fn stop(mut self) -> (Option<i32>, Duration) {
-        let began = Instant::now();
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
-        (self.child.wait().unwrap().code(), began.elapsed())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A directory for two nodes, and one that is their bucket.
-fn place() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let bucket = dir.path().join("bucket");
-    std::fs::create_dir(&bucket).unwrap();
-    (dir, bucket)
-}
-
-/// Every file below a directory.
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
-
-/// Whether everything is in the bucket, and the last pass went well.
-fn is_together(daemon: &Daemon) -> bool {
-    let status = daemon.status();
-    status["in_bucket"] == true && status["error"].is_null()
-}
-
-/// Passes begin only when somebody asks.
-const ON_REQUEST: [(&str, &str); 2] = [("SHOAL_SYNC__INTERVAL_SECONDS", "604800"), ("SHOAL_SYNC__SCHEDULE", "")];
-/// Passes begin all the time.
-const ALL_THE_TIME: [(&str, &str); 1] = [("SHOAL_SYNC__INTERVAL_SECONDS", "1")];
+#[path = "support/daemon.rs"]
+mod daemon;
 
 #[test]
 fn what_one_daemon_has_the_other_has_once_both_were_asked_to_sync() {
@@ -183,8 +30,17 @@ fn what_one_daemon_has_the_other_has_once_both_were_asked_to_sync() {
     let done = other.json(&["sync", "--wait", "docs"]);
     assert_eq!(done["namespaces"]["default/default/docs"]["fetched"]["objects"], 1, "{done}");
     assert_eq!(other.count(), Some(100));
-    // And back.
+    // And back, one namespace by its own path.
     other.write(100..130);
+    let (status, _, done) = other.ask("POST", "/v1/namespaces/docs/sync", &[], &json!({"wait": true}));
+    assert_eq!(
+        (status, &done["sent"]["objects"], &done["sync"]["in_bucket"]),
+        (200, &1.into(), &true.into()),
+        "{done}"
+    );
+    let (status, _, told) = other.ask("POST", "/v1/namespaces/nothing/sync", &[], &json!({"wait": true}));
+    assert_eq!(status, 404, "{told}");
+    assert_eq!(other.ask("POST", "/v1/namespaces/docs/sync", &[], &Value::Null).0, 202);
     assert!(other.run(&["sync", "default/default/docs", "--wait"]).status.success());
     assert!(one.run(&["sync", "--wait"]).status.success());
     assert_eq!(one.count(), Some(130));
@@ -378,14 +234,7 @@ fn a_collector_and_a_person_see_how_far_sync_is() {
     one.write(0..10);
     let told = text(&one.run(&["status", "docs"]).stdout);
     assert!(told.contains("sync: 1 objects of about") && told.contains("are not in file://"), "{told}");
-    let metrics = || {
-        let address = one.url.strip_prefix("http://").unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let metrics = || one.body("/metrics");
     let value = |name: &str| -> Option<i64> {
         let text = metrics();
         let line = text.lines().find(|line| line.starts_with(&format!("{name} ")))?;
@@ -400,4 +249,25 @@ fn a_collector_and_a_person_see_how_far_sync_is() {
     assert_eq!(value("shoal_sync_failures_total"), Some(0));
     let told = text(&one.run(&["status"]).stdout);
     assert!(told.contains("sync: everything is in file://") && told.contains("last together: "), "{told}");
+}
+
+#[test]
+fn on_a_metered_link_passes_begin_only_when_asked_for() {
+    let (dir, bucket) = place();
+    let settings = [ALL_THE_TIME[0], ("SHOAL_SYNC__METERED", "true"), ("SHOAL_SYNC__MONTHLY_BYTES", "1000000")];
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &settings);
+    one.write(0..10);
+    let told = text(&one.run(&["status"]).stdout);
+    assert!(told.contains("metered link") && told.contains("this month: 0 of 1000000 bytes"), "{told}");
+    let done = one.json(&["sync", "--wait"]);
+    assert_eq!(done["namespaces"]["default/default/docs"]["sent"]["objects"], 1, "nothing was sent before: {done}");
+    assert!(one.status()["month_bytes"].as_u64().unwrap() > 0);
+    one.write(10..20);
+    assert_eq!(one.status()["in_bucket"], false);
+    // The link is another one now.
+    assert!(text(&one.run(&["sync", "--metered", "false"]).stdout).contains("by themselves"));
+    one.until("everything in the bucket", is_together);
+    assert_eq!(one.run(&["sync", "--metered", "true", "docs"]).status.code(), Some(2));
+    let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"metered": true, "wait": true}));
+    assert_eq!(status, 400, "{body}");
 }

@@ -10,7 +10,7 @@ pub fn status_of(error: &Error) -> u16 {
         ("unprocessable" | "idempotency_key_reused", _) => 422,
         ("too_large", _) => 413,
         ("unauthenticated", _) => 401,
-        ("forbidden", _) => 403,
+        ("forbidden" | super::following::FOLLOWED, _) => 403,
         ("method_not_allowed", _) => 405,
         ("timeout", _) => 408,
         ("unsupported_media_type", _) => 415,

@@ -6,6 +6,7 @@ pub mod body;
 pub mod connections;
 pub mod door;
 pub mod error;
+mod following;
 pub mod gates;
 pub mod handlers;
 pub mod limits;

@@ -17,7 +17,7 @@ use super::handlers::{self, Call};
 use super::router::{Merging, Operation, Route, Transfer, route};
 use super::server::Server;
 use super::stream::Outgoing;
-use super::{body, door};
+use super::{body, door, following};
 use crate::error::{Error, Result};
 
 /// The longest request id that is taken from a client.
@@ -69,6 +69,11 @@ async fn handle(
     let route = route?;
     door::check_content_type(head, content_type(&route))?;
     refuse_precondition(head, &route)?;
+    if let Route::Namespace(name, operation) = &route
+        && following::writes(operation)
+    {
+        following::check(Call { server, head, began }, name)?;
+    }
     if let Route::Namespace(name, Operation::Transfer(transfer @ (Transfer::Import | Transfer::Restore))) = &route {
         // Of any length, and for as long as it goes on coming.
         let call = Call { server, head, began };
@@ -92,6 +97,7 @@ async fn handle(
                     | Operation::Revert
                     | Operation::Merging(Merging::Diff | Merging::Merge)
                     | Operation::Transfer(_)
+                    | Operation::Sync
             )
     );
     let name = route.name();
@@ -134,6 +140,7 @@ fn takes_body(route: &Route) -> bool {
                     | Revert
                     | Operation::Merging(Merging::Diff | Merging::Merge | Merging::Replay(_))
                     | Operation::Transfer(Transfer::Copy)
+                    | Operation::Sync
             )
     )
 }

@@ -65,6 +65,8 @@ pub enum Operation {
     Revert,
     Merging(Merging),
     Transfer(Transfer),
+    /// Brings it and the bucket together.
+    Sync,
 }
 
 /// What compares namespaces and merges them.
@@ -146,6 +148,7 @@ impl Route {
             Operation::Transfer(Transfer::Snapshot) => "snapshot",
             Operation::Transfer(Transfer::Restore) => "restore",
             Operation::Transfer(Transfer::Copy) => "copy",
+            Operation::Sync => "sync_namespace",
         }
     }
 
@@ -284,6 +287,7 @@ fn operations(version: &str, tail: &[&str]) -> Vec<(&'static str, Operation)> {
         ("v1", ["import"]) => vec![("POST", Operation::Transfer(Transfer::Import))],
         ("v1", ["snapshot"]) => vec![("GET", Operation::Transfer(Transfer::Snapshot))],
         ("v1", ["restore"]) => vec![("PUT", Operation::Transfer(Transfer::Restore))],
+        ("v1", ["sync"]) => vec![("POST", Operation::Sync)],
         ("v1", ["copy"]) => vec![("POST", Operation::Transfer(Transfer::Copy))],
         _ => Vec::new(),
     }

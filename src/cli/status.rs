@@ -48,6 +48,7 @@ fn sync_lines(sync: &Value) -> String {
         return format!("\nsync: does not take part in {bucket}, by sync.include or sync.exclude\n");
     }
     let mut text = match sync["in_bucket"] == true {
+        _ if sync["following"] == true => following(sync, bucket),
         true => format!("\nsync: everything is in {bucket}\n"),
         false => format!(
             "\nsync: {} objects of about {} bytes are not in {bucket} yet, since up to {} s\n",
@@ -60,11 +61,34 @@ fn sync_lines(sync: &Value) -> String {
         Some(ms) => text.push_str(&format!("  last together: {}\n", format(i64::try_from(ms).unwrap_or(i64::MAX)))),
         None => text.push_str("  not together yet since the start\n"),
     }
+    if let Some(budget) = sync["budget"].as_str() {
+        text.push_str(&format!("  budget: {}\n", plain(budget)));
+    } else if let Some(monthly) = sync["monthly_bytes"].as_u64() {
+        text.push_str(&format!("  this month: {} of {monthly} bytes\n", number("month_bytes")));
+    }
+    if sync["metered"] == true {
+        text.push_str("  metered link: passes begin only when asked for (`shoal sync`)\n");
+    }
+    if let Some(notice) = sync["notice"].as_str() {
+        text.push_str(&format!("  notice: {}\n", plain(notice)));
+    }
     if let Some(why) = sync["error"]["message"].as_str() {
         text.push_str(&format!("  last error: {}\n", plain(why)));
     }
     if let Some(hint) = sync["error"]["hint"].as_str() {
         text.push_str(&format!("  hint: {}\n", plain(hint)));
+    }
+    text
+}
+
+/// How far behind a namespace is that this node follows.
+fn following(sync: &Value, bucket: &str) -> String {
+    let mut text = match sync["staleness_seconds"].as_u64() {
+        Some(seconds) => format!("\nsync: follows {bucket}, at most {seconds} s behind\n"),
+        None => format!("\nsync: follows {bucket}, which never had it\n"),
+    };
+    if let objects @ 1.. = sync["pending_objects"].as_u64().unwrap_or(0) {
+        text.push_str(&format!("  {objects} objects from before it was followed are not sent (sync.follow)\n"));
     }
     text
 }
@@ -85,6 +109,10 @@ mod tests {
         assert!(sync_lines(&json!(null)).contains("no bucket"));
         let together = json!({"bucket": "s3://data", "in_bucket": true, "last_success_ms": 0, "error": null});
         assert!(sync_lines(&together).contains("everything is in s3://data"), "{}", sync_lines(&together));
+        let followed =
+            json!({"bucket": "s3://data", "following": true, "staleness_seconds": 7, "pending_objects": 2});
+        let told = sync_lines(&followed);
+        assert!(told.contains("follows s3://data, at most 7 s behind") && told.contains("2 objects"), "{told}");
         let error = json!({"message": "gone\u{1b}[2J", "hint": "mount it", "code": "bucket_unreachable"});
         let behind = json!({"bucket": "s3://data", "in_bucket": false, "pending_objects": 2, "error": error});
         let told = sync_lines(&behind);

@@ -20,6 +20,9 @@ pub struct Sync {
     /// Only say what is not in the bucket yet
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
+    /// Say whether the link is paid by the byte now, until the daemon starts again: then passes begin only when asked for
+    #[arg(long, value_name = "BOOL", conflicts_with_all = ["wait", "dry_run", "namespaces"])]
+    metered: Option<bool>,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -41,12 +44,17 @@ impl Sync {
         if !self.namespaces.is_empty() {
             body["namespaces"] = json!(self.namespaces);
         }
+        if let Some(metered) = self.metered {
+            body = json!({"metered": metered});
+        }
         let mut client = Client::new(&self.target)?;
         let done = client.patient(Method::POST, "/v1/sync", Bytes::from(body.to_string())).await?;
         if self.json {
             output::print_json(&done)?;
         } else {
             output::print(&match (self.dry_run, self.wait) {
+                _ if self.metered == Some(true) => "passes begin only when asked for\n".to_owned(),
+                _ if self.metered == Some(false) => "passes begin by themselves\n".to_owned(),
                 (true, _) => planned(&done),
                 (_, true) => carried(&done),
                 _ => "a pass of sync begins; `shoal status` says how far it is\n".to_owned(),

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::{Config, wrong};
 use crate::engine::merge::decide::Policy;
 use crate::error::{Error, Result};
-use crate::sync::{Schedule, Selection, WorkerConfig};
+use crate::model::name_patterns::NamePatterns;
+use crate::sync::{PollWaits, Schedule, Selection, WorkerConfig};
 
 /// The longest interval: a week.
 const INTERVAL_SECONDS_MAX: u64 = 7 * 24 * 3_600;
@@ -24,8 +25,17 @@ pub struct SyncSettings {
     pub include: Vec<String>,
     /// Those of them that do not.
     pub exclude: Vec<String>,
+    /// Namespaces that other nodes write and this one only takes from the bucket, by patterns as above.
+    pub follow: Vec<String>,
+    /// They are looked at so many seconds after news, and after twice as many with each look without, up to the second number.
+    pub follow_interval_seconds: u64,
+    pub follow_interval_seconds_max: u64,
     /// Windows `HH:MM-HH:MM` of the day, in UTC, in which passes begin by themselves; empty for always.
     pub schedule: Vec<String>,
+    /// The link is paid by the byte: passes begin only when somebody asks for one.
+    pub metered: bool,
+    /// After so many bytes in a month, UTC, passes begin only when somebody asks for one; 0 for no bound.
+    pub monthly_bytes: u64,
 }
 
 impl Default for SyncSettings {
@@ -35,7 +45,12 @@ impl Default for SyncSettings {
             policy: Policy::Lww.name().to_owned(),
             include: Vec::new(),
             exclude: Vec::new(),
+            follow: Vec::new(),
+            follow_interval_seconds: 10,
+            follow_interval_seconds_max: 300,
             schedule: Vec::new(),
+            metered: false,
+            monthly_bytes: 0,
         }
     }
 }
@@ -44,22 +59,44 @@ impl Config {
     /// How this node takes part in sync; `None` without a bucket. Nothing is opened or asked for it.
     pub fn worker(&self) -> Result<Option<WorkerConfig>> {
         let (sync, bucket) = (&self.sync, &self.bucket);
-        if !(1..=INTERVAL_SECONDS_MAX).contains(&sync.interval_seconds) {
-            return Err(wrong(format!(
-                "sync.interval_seconds is {}, expected 1 to {INTERVAL_SECONDS_MAX}",
-                sync.interval_seconds
-            )));
+        for (key, seconds, least) in [
+            ("interval_seconds", sync.interval_seconds, 1),
+            ("follow_interval_seconds", sync.follow_interval_seconds, 1),
+            ("follow_interval_seconds_max", sync.follow_interval_seconds_max, sync.follow_interval_seconds),
+        ] {
+            if !(least..=INTERVAL_SECONDS_MAX).contains(&seconds) {
+                return Err(wrong(format!("sync.{key} is {seconds}, expected {least} to {INTERVAL_SECONDS_MAX}")));
+            }
         }
         let policy = Policy::parse(&sync.policy).map_err(|error| of_configuration("sync.", &error))?;
         let selection =
             Selection::parse(&sync.include, &sync.exclude).map_err(|error| of_configuration("sync.", &error))?;
+        let selection = selection.and_follow(self.followed()?);
         let schedule = Schedule::parse(&sync.schedule).map_err(|error| of_configuration("sync.", &error))?;
         if bucket.url.is_empty() {
             return Ok(None);
         }
         bucket.location().map_err(|error| of_configuration("", &error))?;
         let interval = Duration::from_secs(sync.interval_seconds);
-        Ok(Some(WorkerConfig { bucket: bucket.clone(), interval, policy, selection, schedule }))
+        let poll_waits = PollWaits {
+            first: Duration::from_secs(sync.follow_interval_seconds),
+            max: Duration::from_secs(sync.follow_interval_seconds_max),
+        };
+        Ok(Some(WorkerConfig {
+            bucket: bucket.clone(),
+            interval,
+            poll_waits,
+            policy,
+            selection,
+            schedule,
+            is_metered: sync.metered,
+            monthly_bytes: sync.monthly_bytes,
+        }))
+    }
+
+    /// Namespaces that this node never writes, whether there is a bucket now or not.
+    pub fn followed(&self) -> Result<NamePatterns> {
+        NamePatterns::parse("follow", &self.sync.follow).map_err(|error| of_configuration("sync.", &error))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::format::node::NodeFile;
 use crate::meta::Meta;
 use crate::meta::tables::{Bound, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::name_patterns::NamePatterns;
 use crate::model::query::Recall;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
@@ -53,6 +54,8 @@ pub struct EngineConfig {
     pub recall: Recall,
     /// Bytes of the bucket's segments that are kept here, the rest is read when it is wanted; 0 keeps all of them here.
     pub tier_bytes_max: u64,
+    /// Namespaces that other nodes write and this one takes from a bucket only: merging their segments is left to those.
+    pub followed: NamePatterns,
 }
 
 impl EngineConfig {
@@ -73,6 +76,7 @@ impl EngineConfig {
             retention_disk_percent: 20,
             recall: Recall::DEFAULT,
             tier_bytes_max: 0,
+            followed: NamePatterns::default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where everything lies in the data directory.
 //!
 //! ```text
-//! node.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
+//! node.json  traffic.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
 //! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
@@ -31,6 +31,10 @@ impl Layout {
 
     pub fn node_file(&self) -> PathBuf {
         self.root.join("node.json")
+    }
+
+    pub fn traffic_file(&self) -> PathBuf {
+        self.root.join("traffic.json")
     }
 
     pub fn meta_file(&self) -> PathBuf {

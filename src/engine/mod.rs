@@ -5,8 +5,9 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `ids` what it makes ids from;
+//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
+//! - `succession` gives names to what the bucket has;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -30,8 +31,10 @@ pub mod reclaim;
 pub mod remote;
 mod start;
 mod status;
+mod succession;
 mod sweep;
 pub mod tail_terms;
+mod traffic;
 pub mod transfer;
 mod unsent;
 pub mod view;
@@ -43,6 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::context::EngineConfig;
 pub use self::copies::CopyStatus;
 pub use self::status::Metadata;
+pub use self::succession::{HandedOver, Handover};
 pub use self::unsent::Unsent;
 
 use self::catalog::Catalog;

@@ -12,7 +12,7 @@ use super::sweep::remove_manifests;
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
 use super::{CreateRequest, Engine, Slot, query};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Manifest, VERSION};
 use crate::format::node::Pin;
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Nsid, Origin, Project};
@@ -25,7 +25,7 @@ use crate::tier::FULL;
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
-const LABELS_MAX: usize = 64;
+pub(super) const LABELS_MAX: usize = 64;
 /// The most ids of one request.
 const IDS_MAX: u32 = 10_000;
 /// What warming brings at a time.
@@ -36,7 +36,13 @@ impl Engine {
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
         self.catalog.settle(&*self.context.disk, name)?;
         match self.namespace(name) {
-            Ok(namespace) => namespace.write(&request).await,
+            Ok(namespace) => match namespace.write(&request).await {
+                // The name went over to another incarnation before this was decided.
+                Err(error) if error.kind() == Kind::NotFound && self.is_succeeded(name, namespace.nsid) => {
+                    self.namespace(name)?.write(&request).await
+                }
+                done => done,
+            },
             Err(missing) if self.catalog.find(name).is_none() => {
                 let name = name.clone();
                 self.to_the_end(|engine| async move { engine.first_write(&name, &request, missing).await }).await
@@ -343,7 +349,7 @@ impl Engine {
         self.warm(name)
     }
 
-    fn unpin(&self, name: &NamespaceName) -> Result<()> {
+    pub(super) fn unpin(&self, name: &NamespaceName) -> Result<()> {
         let text = name.to_string();
         self.edit_pins(name, None, |pins| {
             let before = pins.len();

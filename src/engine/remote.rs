@@ -13,7 +13,7 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::{Head, objects};
+use super::namespace::head::objects;
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
@@ -21,7 +21,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
-use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
+use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
 use crate::tier::ObjectWriter;
@@ -77,6 +77,11 @@ impl Engine {
         put_format(&*self.context.disk, &self.context.layout, &self.context.node.file())
     }
 
+    /// Whether other nodes write a namespace, and this one only takes it from the bucket.
+    pub fn follows(&self, name: &NamespaceName) -> bool {
+        self.context.config.followed.matches(name)
+    }
+
     /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
     pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
@@ -87,6 +92,18 @@ impl Engine {
         Ok(self.namespace(name)?.origin())
     }
 
+    /// Takes a new origin for a namespace, because another disk writes by this one's; everything that was written here after
+    /// `since` is under it from now on. Gives how many documents and deletions that is.
+    pub async fn take_new_origin(self: &Arc<Self>, name: &NamespaceName, since: Hlc) -> Result<u64> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(move |engine| async move {
+            // The other disk gives ids of the same blocks.
+            tokio::task::block_in_place(|| engine.context.edit_node(|node| node.id_blocks.take().is_some()))?;
+            namespace.take_new_origin(since).await
+        })
+        .await
+    }
+
     /// What a namespace has seen: everything that was acknowledged.
     pub async fn seen(&self, name: &NamespaceName) -> Result<VersionVector> {
         Ok(self.namespace(name)?.moment().await?.vector)
@@ -95,6 +112,13 @@ impl Engine {
     /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
     pub fn common(&self, nsid: Nsid) -> Result<Option<Manifest>> {
         bases::read(&self.context, &self.context.layout.base(nsid, nsid))
+    }
+
+    /// When the bucket's state that is here was its newest for certain: when it was committed there. `None` when nothing of the
+    /// bucket's is here. Reads one small file.
+    pub fn common_since(&self, name: &NamespaceName) -> Option<u64> {
+        let nsid = self.catalog.find(name)?;
+        tokio::task::block_in_place(|| self.common(nsid)).ok()?.map(|common| common.committed_ms)
     }
 
     /// The state that was on its way when this node last stopped, or is now. Blocking.
@@ -110,6 +134,11 @@ impl Engine {
         name: &NamespaceName,
         after: Option<(&Manifest, u32)>,
     ) -> Result<Option<Manifest>> {
+        if let Some((before, _)) = after
+            && tokio::task::block_in_place(|| self.is_sent_at_rest(name, before))?
+        {
+            return Ok(None);
+        }
         let namespace = self.namespace(name)?;
         let flushing = namespace.clone();
         self.to_the_end(|_| async move { flushing.flush().await }).await?;
@@ -219,8 +248,7 @@ impl Engine {
     }
 
     /// Brings a namespace back that was deleted here and is kept, to be brought together with the bucket's state of it; gives
-    /// whether there was one. One whose origin somebody else writes by, too, is let go of instead: it cannot be told apart what
-    /// of both is which. Conflict when the incarnation has another name here.
+    /// whether there was one. Conflict when the incarnation has another name here.
     pub async fn revive(self: &Arc<Self>, name: &NamespaceName, theirs: &Manifest) -> Result<bool> {
         let (context, nsid) = (&self.context, theirs.nsid);
         if self.catalog.is_bound(nsid) {
@@ -231,16 +259,11 @@ impl Engine {
             if generations(context, nsid)?.is_empty() {
                 return Ok(false);
             }
-            let (head, common) = (Head::load(context, nsid)?, self.common(nsid)?);
-            let is_own = head.zip(common).is_some_and(|(head, common)| {
-                let of = |manifest: &Manifest| manifest.version_vector.seen(head.manifest.origin);
-                of(theirs) <= of(&common)
-            });
             let is_kept = context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some());
-            if !is_own || !is_kept {
+            if !is_kept {
                 self.discard(&name.project, nsid);
             }
-            Ok::<_, Error>(is_own && is_kept)
+            Ok::<_, Error>(is_kept)
         })?;
         if kept {
             self.undelete(name, Some(nsid)).await?;
@@ -258,8 +281,21 @@ impl Engine {
     async fn adopt_now(&self, name: &NamespaceName, theirs: Manifest) -> Result<()> {
         let (context, nsid) = (&self.context, theirs.nsid);
         let _births = self.expect(&theirs);
+        let first = self.copy_of(name, &theirs);
+        let known = kin(&first, None);
+        self.give_birth(name, first, None).await.context(|| format!("take {name} from the bucket"))?;
+        context.set_kin(nsid, known);
+        tokio::task::block_in_place(|| {
+            bases::stage(context, nsid, &theirs)?;
+            self.settle_common(nsid)
+        })
+    }
+
+    /// The first manifest of this node's own copy of the bucket's state.
+    pub(super) fn copy_of(&self, name: &NamespaceName, theirs: &Manifest) -> Manifest {
+        let context = &self.context;
         let now = context.clock.now_millis();
-        let first = Manifest {
+        Manifest {
             name: name.to_string(),
             generation: 0,
             parent: None,
@@ -273,14 +309,7 @@ impl Engine {
             idempotency: Vec::new(),
             committed_ms: now,
             ..theirs.clone()
-        };
-        let known = kin(&first, None);
-        self.give_birth(name, first, None).await.context(|| format!("take {name} from the bucket"))?;
-        context.set_kin(nsid, known);
-        tokio::task::block_in_place(|| {
-            bases::stage(context, nsid, &theirs)?;
-            self.settle_common(nsid)
-        })
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub mod snapshot;
 pub mod snapshot_writer;
 pub mod sparse;
 pub mod text;
+pub mod traffic;
 pub mod values;
 pub mod varint;
 pub mod vectors;

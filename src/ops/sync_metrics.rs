@@ -26,6 +26,11 @@ pub struct SyncFigures {
     /// Absent before the first pass that went well.
     pub last_success_seconds: Option<u64>,
     pub failures: u64,
+    /// Of bodies to and from the bucket in this month, UTC.
+    pub month_bytes: u64,
+    /// Namespaces that this node follows, and for how long at most one of them may have been behind the bucket.
+    pub following: u64,
+    pub staleness_seconds: Option<u64>,
     /// Attempts by kind and outcome, both from closed sets.
     pub requests: Vec<(&'static str, &'static str, u64)>,
     pub bytes_up: u64,
@@ -55,6 +60,17 @@ pub fn registry(figures: &SyncFigures) -> Registry {
         "sync_last_success_timestamp_seconds",
         "When everything was last brought together",
         figures.last_success_seconds.and_then(number),
+    );
+    gauge("sync_month_bytes", "Bytes of bodies to and from the bucket in this month", number(figures.month_bytes));
+    gauge(
+        "sync_following",
+        "Namespaces that this node takes from the bucket and never writes",
+        number(figures.following),
+    );
+    gauge(
+        "sync_staleness_seconds",
+        "For how long at most a namespace that this node follows may have been behind the bucket",
+        figures.staleness_seconds.and_then(number),
     );
     gauge("clock_skew_seconds", "How far this clock is ahead of the bucket's", figures.clock_skew_seconds);
     let failures: Counter = Counter::default();

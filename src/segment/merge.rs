@@ -15,6 +15,7 @@ use super::builder::{
 };
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
 use super::reader::RowScan;
+use super::renewal::Renewal;
 use super::vectors::carried::Carried;
 use super::vectors::clustering::{self, Extent};
 use super::vectors::{VectorReader, widen_into};
@@ -47,6 +48,7 @@ pub(in crate::segment) struct Plan {
     /// The newest clock of those that were dropped for their age.
     forgotten: Hlc,
     id_type: Option<IdType>,
+    renewal: Option<Renewal>,
 }
 
 /// Writes one segment of the inputs' live rows to `out`, as [`super::builder::build`] would of their documents. Of an id that
@@ -59,8 +61,24 @@ pub fn merge(
     horizon: Hlc,
     out: &mut dyn Write,
 ) -> Result<Summary> {
+    merge_renewed(segment_id, schema, inputs, horizon, None, out)
+}
+
+/// The same, with what `renewal` is of under its new origin.
+pub fn merge_renewed(
+    segment_id: Uuid,
+    schema: &Schema,
+    inputs: &[Input],
+    horizon: Hlc,
+    renewal: Option<Renewal>,
+    out: &mut dyn Write,
+) -> Result<Summary> {
     let columns = columns_of(schema);
-    let plan = Plan::new(inputs, horizon)?;
+    let mut plan = Plan::new(inputs, horizon)?;
+    plan.renewal = renewal;
+    if let Some(renewal) = &renewal {
+        renewal.of_tombstones(&mut plan.tombstones);
+    }
     let rows = row_count(plan.rows.len())?;
     let mut out = SegmentWriter::new(&segment_id, out)?;
     let mut collected = Collected::new(inputs, &columns)?;
@@ -68,7 +86,11 @@ pub fn merge(
     let all_ids = inputs.iter().map(|input| input.segment.ids()).collect::<Result<Vec<_>>>()?;
     ids::write(&mut out, rows, plan.rows.iter().map(|(input, row)| all_ids[*input as usize].get(*row)))?;
     let all_versions = inputs.iter().map(|input| input.segment.versions()).collect::<Result<Vec<_>>>()?;
-    versions::write(&mut out, || plan.rows.iter().map(|(input, row)| all_versions[*input as usize].get(*row)))?;
+    let version = |(input, row): &(u32, u32)| {
+        let version = all_versions[*input as usize].get(*row)?;
+        Ok(renewal.map_or(version, |renewal| renewal.of(version)))
+    };
+    versions::write(&mut out, || plan.rows.iter().map(version))?;
     let logical_bytes = write_sizes(&sizes, &mut out)?;
     drop(sizes);
     write_tombstones(&plan.tombstones, &mut out)?;
@@ -153,7 +175,7 @@ impl Plan {
             is_kept
         });
         let id_type = if rows.is_empty() && tombstones.is_empty() { None } else { id_type };
-        Ok(Plan { rows, new_rows, tombstones, forgotten, id_type })
+        Ok(Plan { rows, new_rows, tombstones, forgotten, id_type, renewal: None })
     }
 }
 
@@ -287,14 +309,14 @@ fn merge_rows(
         let segment = inputs[at].segment;
         let (scan, map) = &mut sources[at];
         let mut size = segment.logical_bytes_of(*row)?;
-        if map.same {
+        if map.same && plan.renewal.is_none() {
             let bytes = scan.record_bytes(*row)?;
             writer.add(out, |record| record.extend_from_slice(bytes))?;
         } else {
             for uid in &map.dropped_vectors {
                 size = size.saturating_sub(segment.vector_bytes_of(*uid, *row)?);
             }
-            let dropped = copy_record(segment, scan, map, at, (*row, new_row), collected, &mut writer, out)
+            let dropped = copy_record(segment, scan, map, at, (*row, new_row), plan, collected, &mut writer, out)
                 .context(|| format!("merge row {row} of {}", segment.name()))?;
             size = size.saturating_sub(dropped);
         }
@@ -312,6 +334,7 @@ fn copy_record(
     map: &Columns,
     input: usize,
     (row, new_row): (u32, u32),
+    plan: &Plan,
     collected: &mut Collected,
     writer: &mut RowsWriter,
     out: &mut SegmentWriter,
@@ -336,6 +359,10 @@ fn copy_record(
         base: patch.base,
         changed: patch.changed.iter().filter_map(|place| map.places[usize::from(*place)]).collect(),
     });
+    let patch = match (patch, &plan.renewal) {
+        (Some(patch), Some(renewal)) => Some(renewal.of_patch(patch)),
+        (patch, _) => patch,
+    };
     writer.add(out, |bytes| encode_record_of_bytes(&fields, patch.as_ref(), bytes))?;
     Ok(dropped)
 }

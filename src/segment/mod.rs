@@ -8,6 +8,7 @@ pub mod merge;
 mod merge_postings;
 mod multivectors;
 pub mod reader;
+pub mod renewal;
 pub mod row_bits;
 mod sections;
 pub mod sparse;

@@ -26,7 +26,7 @@ use crate::format::values;
 use crate::format::vectors;
 use crate::format::versions::{self, Versions, decode_tombstones};
 use crate::model::document::{Document, PatchIntent, Tombstone};
-use crate::model::ids::{DocId, IdType, Version};
+use crate::model::ids::{DocId, Hlc, IdType, Version};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::mmap::{Mapping, bring};
@@ -248,6 +248,19 @@ impl Segment {
             }
         }
         Ok(rows)
+    }
+
+    /// The oldest clock of the rows whose version is `wanted`. Reads versions only.
+    pub fn oldest(&self, wanted: impl Fn(Version) -> bool) -> Result<Option<Hlc>> {
+        let versions = self.versions()?;
+        let mut oldest: Option<Hlc> = None;
+        for row in 0..self.rows() {
+            let version = versions.get(row)?;
+            if wanted(version) && oldest.is_none_or(|oldest| version.hlc < oldest) {
+                oldest = Some(version.hlc);
+            }
+        }
+        Ok(oldest)
     }
 
     /// Logical bytes of one row's document; costs a look-up.

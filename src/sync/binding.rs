@@ -8,14 +8,14 @@
 //! | deleted, or deleted and created again | the deleted one | bind, if the deletion had seen all of it |
 //! | an incarnation | deleted, that one | delete here, too; what the deletion had not seen is kept under another name |
 //! | an incarnation | another, after that one was deleted | the same, and the next pass fetches the other |
-//! | an incarnation | another | collision: nobody decides |
+//! | an incarnation | another | collision: both are made one, or kept under two names |
 
 use uuid::Uuid;
 
 use super::names::Bound;
 use crate::error::{Error, Result};
 use crate::format::names::Ended;
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NAME_BYTES_MAX, NamespaceName, Nsid};
 
 /// What is to be done about a name.
 #[derive(Debug, PartialEq)]
@@ -70,20 +70,17 @@ pub fn next(own: Option<&Bound>, bucket: Option<&Bound>) -> Bound {
     }
 }
 
-/// What is kept of a namespace that another node deleted.
-pub fn recovered(name: &NamespaceName, node: Uuid) -> Result<NamespaceName> {
+/// The name of what is kept of a namespace that gives way: `{name}.{what}-{node}`, and a number from the second attempt on.
+pub fn beside(name: &NamespaceName, what: &str, node: Uuid, attempt: u32) -> Result<NamespaceName> {
     let node = node.simple().to_string();
     // The newest digits of a UUIDv7 are the random ones.
-    name.project.namespace(&format!("{}.recovered-{}", name.name, &node[node.len() - 8..]))
-}
-
-pub fn collision(name: &NamespaceName, own: Nsid, other: Nsid) -> Error {
-    Error::conflict(format!("{name} is incarnation {own} here and {other} in the bucket: two nodes created it apart"))
-        .with_code("name_taken")
-        .with_hint(
-            "copy the namespace here to another name and delete this one; the next sync brings the bucket's, and `shoal merge` \
-             joins the two",
-        )
+    let mut end = format!(".{what}-{}", &node[node.len() - 8..]);
+    if attempt > 1 {
+        end.push_str(&format!("-{attempt}"));
+    }
+    let room = NAME_BYTES_MAX.saturating_sub(end.len());
+    let kept = name.name.get(..room).unwrap_or(&name.name).trim_end_matches('.');
+    name.project.namespace(&format!("{kept}{end}"))
 }
 
 pub fn written_elsewhere(name: &NamespaceName) -> Error {
@@ -98,7 +95,7 @@ pub fn overtaken(name: &NamespaceName) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, choose, recovered};
+    use super::{Choice, beside, choose};
     use crate::format::names::Ended;
     use crate::model::ids::{Hlc, Nsid, Project};
     use crate::model::version_vector::VersionVector;
@@ -143,9 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recovered_has_a_name_of_its_own_on_every_node() {
-        let name = Project::default_project().namespace("docs").unwrap();
-        let kept = recovered(&name, Uuid::from_u128(0xabc)).unwrap();
-        assert_eq!(&*kept.name, "docs.recovered-00000abc");
+    fn what_is_kept_has_a_name_of_its_own_on_every_node_however_long_the_first_one_was() {
+        let named = |text: &str| Project::default_project().namespace(text).unwrap();
+        let node = Uuid::from_u128(0xabc);
+        assert_eq!(&*beside(&named("docs"), "recovered", node, 1).unwrap().name, "docs.recovered-00000abc");
+        assert_eq!(&*beside(&named("docs"), "apart", node, 2).unwrap().name, "docs.apart-00000abc-2");
+        let long = format!("{}.{}", "x".repeat(112), "y".repeat(15));
+        let kept = beside(&named(&long), "apart", node, 1).unwrap();
+        assert_eq!(&*kept.name, format!("{}.apart-00000abc", "x".repeat(112)));
     }
 }

@@ -1,8 +1,11 @@
 //! Brings this node and a bucket together, one namespace after another; interrupted anywhere, it goes on where it was.
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
-//! - `binding` decides what becomes of a name, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
+//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
+//! - `budget` counts the bytes of a month;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
 //! Invariants:
@@ -11,11 +14,16 @@
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
 mod binding;
+pub mod budget;
+mod clones;
+mod collision;
+mod follow;
 mod keys;
 mod names;
 mod namespace;
 mod objects;
 mod plan;
+mod polls;
 mod report;
 mod schedule;
 mod selection;
@@ -23,6 +31,7 @@ pub mod status;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Engine;
@@ -35,10 +44,12 @@ use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_id
 use crate::tier::Remote;
 
 use self::binding::Choice;
+pub use self::budget::Budget;
 pub use self::namespace::Done;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
-pub use self::report::{show_pass, show_plan};
+pub use self::polls::PollWaits;
+pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
@@ -63,6 +74,10 @@ pub struct Sync {
     engine: Arc<Engine>,
     bucket: Bucket,
     options: SyncOptions,
+    /// How long carrying an object may take in a pass that nobody asked for.
+    background: Patience,
+    budget: Option<Arc<Budget>>,
+    is_unasked: AtomicBool,
     clock: Arc<dyn Clock>,
     /// One pass at a time.
     turn: tokio::sync::Mutex<Attached>,
@@ -88,7 +103,42 @@ impl Sync {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
         let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
         engine.read_from(Remote::new(bucket.clone(), options.patience));
-        Sync { engine, bucket, options, clock, turn, status: Mutex::new(status), seen }
+        let (background, is_unasked) = (options.patience, AtomicBool::new(false));
+        Sync {
+            engine,
+            bucket,
+            options,
+            background,
+            budget: None,
+            is_unasked,
+            clock,
+            turn,
+            status: Mutex::new(status),
+            seen,
+        }
+    }
+
+    /// The same, where objects that nobody waits for may take longer: whether the bucket is there is still told soon.
+    pub fn patient_in_background(self, background: Patience) -> Self {
+        Sync { background, ..self }
+    }
+
+    /// The same, counted, and within a budget where nobody asked.
+    pub fn within(self, budget: Arc<Budget>) -> Self {
+        Sync { budget: Some(budget), ..self }
+    }
+
+    /// Counts what went over the link. An error when nothing more may that nobody asked for.
+    fn count(&self) -> Result<()> {
+        let Some(budget) = &self.budget else { return Ok(()) };
+        let (traffic, now) = (self.bucket.traffic().snapshot(), self.clock.now_millis());
+        tokio::task::block_in_place(|| budget.follow((traffic.bytes_up, traffic.bytes_down), now));
+        if self.is_unasked.load(Ordering::SeqCst) { budget.check(now) } else { Ok(()) }
+    }
+
+    /// How long carrying an object may take in this pass.
+    fn carrying(&self) -> Patience {
+        if self.is_unasked.load(Ordering::SeqCst) { self.background } else { self.options.patience }
     }
 
     /// What a person is told.
@@ -109,9 +159,12 @@ impl Sync {
     pub async fn run_for(&self, selection: &Selection) -> Pass {
         let mut attached = self.turn.lock().await;
         let began = self.clock.now_millis();
+        self.is_unasked.store(selection.is_unasked(), Ordering::SeqCst);
         self.edit(|status| status.started_ms = Some(began));
         let mut pass = Pass::default();
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
+        let counted = self.count().err();
+        pass.failed = pass.failed.or(counted);
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);
@@ -142,11 +195,12 @@ impl Sync {
         let mut failed = None;
         let mut unreached = 0;
         for name in all.into_iter().filter(|name| selection.takes(name)) {
+            self.count()?;
             let (own, rev) = (here.get(name).copied(), in_bucket.get(name).copied());
+            let began = self.clock.now_millis();
             let done = self.bring_together(attached, name, own, rev).await;
-            let now = self.clock.now_millis();
             pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
-            let error = self.note(name, now, done).err();
+            let error = self.note(name, began, done).err();
             unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
             if error.is_some() {
                 // Perhaps the name means something else by now.
@@ -177,11 +231,18 @@ impl Sync {
         };
         let own = tokio::task::block_in_place(|| self.engine.binding(name))?.map(names::Bound::from);
         let next = binding::next(own.as_ref(), bound.as_ref());
-        match binding::choose(here, own.as_ref(), bound.as_ref()) {
+        let choice = binding::choose(here, own.as_ref(), bound.as_ref());
+        let choice = if self.engine.follows(name) { follow::without_sending(choice) } else { choice };
+        match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
-            Choice::Exchange(nsid) => self.exchange(name, nsid).await,
+            Choice::Exchange(nsid) => self.meet(name, nsid).await,
             Choice::Bind(nsid) => {
+                if let Some(rev) = rev
+                    && let Some(ended) = self.was_deleted(name, nsid, rev).await?
+                {
+                    return self.follow_deletion(name, &ended).await;
+                }
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
                 Ok(done)
@@ -203,7 +264,7 @@ impl Sync {
                 false => Err(binding::written_elsewhere(name)),
             },
             Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
-            Choice::Collision(own, other) => Err(binding::collision(name, own, other)),
+            Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
         }
     }
 
@@ -282,31 +343,15 @@ impl Sync {
         Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
     }
 
-    /// Deletes what another node deleted. What it had not seen stays, under another name.
-    async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
-        let seen = self.engine.seen(name).await?;
-        if !ended.seen.covers_all(&seen) {
-            let kept = binding::recovered(name, self.engine.node_id())?;
-            match self.engine.copy(name, &kept).await {
-                Ok(_) => {
-                    tracing::warn!(%name, %kept, "deleted by another node, which had not seen what was written here: that is kept")
-                }
-                // An interrupted pass made it. It has to have everything that goes now.
-                Err(error) if error.code() == "exists" && self.engine.seen(&kept).await?.covers_all(&seen) => {}
-                Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
-            }
-        }
-        self.engine.delete(name).await?;
-        Ok(Done::default())
-    }
-
-    fn note(&self, name: &NamespaceName, now: u64, done: Result<Done>) -> Result<()> {
+    /// `began`: when the bucket was asked.
+    fn note(&self, name: &NamespaceName, began: u64, done: Result<Done>) -> Result<()> {
+        let now = self.clock.now_millis();
         self.edit(|status| {
             let known = status.namespaces.entry(name.clone()).or_default();
             known.tried_ms = Some(now);
             match done {
                 Ok(done) => {
-                    known.follow(done, now);
+                    known.follow(done, began, now);
                     Ok(())
                 }
                 Err(error) => {

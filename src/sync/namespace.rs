@@ -10,7 +10,7 @@ use super::{Sync, keys};
 use crate::engine::remote::{TakenIn, objects_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
-use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Project};
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit, newest, write_hint};
 
 /// How often one pass tries again after another node was quicker.
@@ -25,6 +25,8 @@ pub struct Done {
     pub generation: Option<u64>,
     /// Documents that two nodes changed apart.
     pub conflicts: u64,
+    /// What a person should know.
+    pub notice: Option<String>,
 }
 
 /// A manifest of the bucket, and its checksum.
@@ -40,7 +42,7 @@ impl Sync {
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
         if self.engine.revive(name, &found.manifest).await? {
-            return self.exchange(name, nsid).await;
+            return self.meet(name, nsid).await;
         }
         let _expected = self.engine.expect(&found.manifest);
         let fetched = self.fetch_objects(name, &found.manifest).await?;
@@ -51,12 +53,12 @@ impl Sync {
     }
 
     /// Fetches what a state consists of, but for what is read when it is wanted.
-    async fn fetch_objects(&self, name: &NamespaceName, state: &Manifest) -> Result<Carried> {
+    pub(super) async fn fetch_objects(&self, name: &NamespaceName, state: &Manifest) -> Result<Carried> {
         let mut objects = objects_of(state);
         let in_parts = state.segments.iter().filter(|segment| self.engine.is_in_parts(name, segment));
         let in_parts: BTreeSet<&str> = in_parts.map(|segment| segment.key.as_str()).collect();
         objects.retain(|object| !in_parts.contains(object.key.as_str()));
-        pull(&self.engine, &self.bucket, objects, &self.options.patience).await
+        pull(&self.engine, &self.bucket, objects, &self.carrying()).await
     }
 
     /// Fetches what is to be here whole and is here in part, as the namespace was pinned since, or the bound taken away.
@@ -70,9 +72,12 @@ impl Sync {
         tokio::task::block_in_place(|| self.engine.brought_home(&keys))
     }
 
-    /// Brings the incarnation that a name is bound to here together with the bucket's.
-    pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
-        let mut done = self.meet(name, nsid).await?;
+    /// Brings the incarnation that a name is bound to here as far together with the bucket's as this node's part in it goes.
+    pub(super) async fn meet(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        let mut done = match self.engine.follows(name) {
+            true => self.follow(name, nsid).await?,
+            false => self.exchange(name, nsid).await?,
+        };
         if let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))? {
             self.bring_home(name, &common, &mut done).await?;
         }
@@ -80,7 +85,8 @@ impl Sync {
         Ok(done)
     }
 
-    async fn meet(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+    /// Brings the incarnation that a name is bound to here together with the bucket's.
+    pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let (engine, patience) = (&self.engine, &self.options.patience);
         let mut done = Done::default();
         for _ in 0..ATTEMPTS {
@@ -119,8 +125,7 @@ impl Sync {
     async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
         let there: BTreeSet<String> =
             before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
-        let sent = push(&self.engine, &self.bucket, objects_of(ours), &there, &self.options.patience).await?;
-        done.sent += sent;
+        done.sent += push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
         Ok(())
     }
 
@@ -151,7 +156,7 @@ impl Sync {
         Ok(true)
     }
 
-    async fn take_in(
+    pub(super) async fn take_in(
         &self,
         name: &NamespaceName,
         nsid: Nsid,
@@ -165,10 +170,10 @@ impl Sync {
         if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
             return tokio::task::block_in_place(|| engine.settle_common(nsid));
         }
-        self.check_writer(name, common, theirs).await?;
+        let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
+        done.notice = notice.or(done.notice.take());
         let _expected = engine.expect(theirs);
-        let fetched = self.fetch_objects(name, theirs).await?;
-        done.fetched += fetched;
+        done.fetched += self.fetch_objects(name, theirs).await?;
         match engine.take_in(name, theirs.clone(), self.options.policy).await? {
             TakenIn::Known => {}
             TakenIn::Committed(report) => done.conflicts += report.conflicts,
@@ -182,26 +187,6 @@ impl Sync {
             }
         }
         Ok(())
-    }
-
-    /// Refuses a commit of this node's own origin that this node did not make, while something here was never sent: another disk
-    /// writes as this one, so clocks say nothing of what the other has seen, and one of both would be lost.
-    async fn check_writer(&self, name: &NamespaceName, common: Option<&Manifest>, theirs: &Manifest) -> Result<()> {
-        let own = self.engine.origin(name)?;
-        let newest = self.engine.seen(name).await?.seen(own);
-        let sent = common.map_or(Hlc::default(), |common| common.version_vector.seen(own));
-        if theirs.version_vector.seen(own) <= sent || newest <= sent {
-            return Ok(());
-        }
-        Err(Error::conflict(format!(
-            "{name}: the bucket has commits of origin {own}, which is this node's, and this node did not make them: its disk was \
-             cloned, or restored from a copy, and written to since"
-        ))
-        .with_code("cloned")
-        .with_hint(
-            "nothing is lost: copy the namespace to another name and delete it under this one; the next sync brings the bucket's, \
-             and `shoal merge` joins the two",
-        ))
     }
 
     /// Whether the bucket's next state is this one now.
@@ -219,7 +204,12 @@ impl Sync {
     }
 
     /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.
-    async fn newest_after(&self, project: &Project, nsid: Nsid, known: Option<&Manifest>) -> Result<Option<Found>> {
+    pub(super) async fn newest_after(
+        &self,
+        project: &Project,
+        nsid: Nsid,
+        known: Option<&Manifest>,
+    ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&nsid).copied();
         let Some((_, crc32c)) = seen.filter(|(commit_id, _)| *commit_id == known.commit_id) else {

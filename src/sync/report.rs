@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::plan::Plan;
 use super::status::{NamespaceStatus, told};
-use super::{Pass, Worker};
+use super::{Done, Pass, Worker};
 use crate::engine::Unsent;
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
@@ -28,7 +28,7 @@ impl Worker {
             return Ok(json!({"bucket": bucket, "selected": false}));
         }
         let unsent = self.engine.unsent(name).await;
-        let mut shown = self.shown(self.status().namespaces.get(name), &unsent);
+        let mut shown = self.shown(name, self.status().namespaces.get(name), &unsent);
         shown["bucket"] = bucket.into();
         shown["selected"] = true.into();
         Ok(shown)
@@ -45,8 +45,12 @@ impl Worker {
         let status = self.status();
         let mut namespaces: Map<String, Json> = plan
             .iter()
-            .map(|(name, unsent)| (name.to_string(), self.shown(status.namespaces.get(name), unsent)))
+            .map(|(name, unsent)| (name.to_string(), self.shown(name, status.namespaces.get(name), unsent)))
             .collect();
+        for (name, unsent) in self.engine.unsent_of(self.followed().collect()).await? {
+            let shown = self.shown(&name, status.namespaces.get(&name), &unsent);
+            namespaces.insert(name.to_string(), shown);
+        }
         // Those that are only in the bucket, and could not be fetched.
         for (name, known) in &status.namespaces {
             namespaces.entry(name.to_string()).or_insert_with(|| known.to_json());
@@ -65,6 +69,9 @@ impl Worker {
             namespaces_behind: totals.namespaces_behind,
             last_success_seconds: self.status().succeeded_ms.map(|ms| ms / 1_000),
             failures: self.failures(),
+            month_bytes: self.budget().bytes(self.clock.now_millis()).1,
+            following: self.followed().count() as u64,
+            staleness_seconds: self.followed().filter_map(|name| self.staleness_ms(&name)).max().map(|ms| ms / 1_000),
             ..SyncFigures::default()
         };
         if let Some(traffic) = self.traffic() {
@@ -76,15 +83,30 @@ impl Worker {
         Ok(figures)
     }
 
+    /// Namespaces here that this node follows.
+    fn followed(&self) -> impl Iterator<Item = NamespaceName> {
+        self.engine
+            .named()
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| self.engine.follows(name) && self.takes(name))
+    }
+
     fn node(&self, plan: &Plan) -> Json {
-        let (status, totals) = (self.status(), self.totals_of(plan));
+        let (status, totals, now) = (self.status(), self.totals_of(plan), self.clock.now_millis());
+        let (monthly_bytes, month_bytes) = self.budget().bytes(now);
         json!({
+            "metered": self.is_metered(),
+            "month_bytes": month_bytes,
+            "monthly_bytes": monthly_bytes,
+            "budget": self.budget().check(now).err().map(|error| error.message().to_owned()),
             "bucket": status.bucket,
             "in_bucket": totals.namespaces_behind == 0,
             "namespaces_behind": totals.namespaces_behind,
             "pending_objects": totals.objects,
             "pending_bytes": totals.bytes,
             "lag_seconds": totals.lag_ms / 1_000,
+            "following": self.followed().count(),
             "running": self.is_running(),
             "scheduled_now": self.config.schedule.is_open(self.clock.now_millis()),
             "interval_seconds": self.config.interval.as_secs(),
@@ -97,9 +119,8 @@ impl Worker {
     }
 
     fn totals_of(&self, plan: &Plan) -> Totals {
-        let status = self.status();
         let mut totals = Totals::default();
-        for (name, unsent) in plan {
+        for unsent in plan.values() {
             let Ok(unsent) = unsent else {
                 totals.namespaces_behind += 1;
                 continue;
@@ -107,13 +128,15 @@ impl Worker {
             totals.namespaces_behind += u64::from(!unsent.is_durable);
             totals.objects += unsent.objects;
             totals.bytes += unsent.bytes;
-            totals.lag_ms = totals.lag_ms.max(self.lag_ms(status.namespaces.get(name), unsent));
+            totals.lag_ms = totals.lag_ms.max(self.lag_ms(unsent));
         }
         totals
     }
 
-    fn shown(&self, known: Option<&NamespaceStatus>, unsent: &Result<Unsent>) -> Json {
+    fn shown(&self, name: &NamespaceName, known: Option<&NamespaceStatus>, unsent: &Result<Unsent>) -> Json {
         let mut shown = known.map_or_else(|| NamespaceStatus::default().to_json(), NamespaceStatus::to_json);
+        shown["following"] = self.engine.follows(name).into();
+        shown["staleness_seconds"] = self.staleness_ms(name).map(|ms| ms / 1_000).into();
         match unsent {
             Ok(unsent) => {
                 shown["in_bucket"] = unsent.is_durable.into();
@@ -121,21 +144,16 @@ impl Worker {
                 shown["pending_objects"] = unsent.objects.into();
                 shown["pending_bytes"] = unsent.bytes.into();
                 shown["pending_rows"] = unsent.rows.into();
-                shown["lag_seconds"] = (self.lag_ms(known, unsent) / 1_000).into();
+                shown["lag_seconds"] = (self.lag_ms(unsent) / 1_000).into();
             }
             Err(error) => shown["error"] = told(error).to_json(),
         }
         shown
     }
 
-    /// For how long something may have been here only: since all of it was last there.
-    fn lag_ms(&self, known: Option<&NamespaceStatus>, unsent: &Unsent) -> u64 {
-        if unsent.is_durable {
-            return 0;
-        }
-        let together = known.and_then(|known| known.succeeded_ms);
-        let since = together.or(unsent.common.map(|(_, committed_ms)| committed_ms)).unwrap_or(unsent.created_ms);
-        self.clock.now_millis().saturating_sub(since)
+    /// For how long the oldest of what is here only has been.
+    fn lag_ms(&self, unsent: &Unsent) -> u64 {
+        unsent.since_ms.map_or(0, |since| self.clock.now_millis().saturating_sub(since))
     }
 }
 
@@ -163,16 +181,22 @@ pub fn show_plan(plan: &Plan) -> Json {
     json!({"objects": sum(|u| u.objects), "bytes": sum(|u| u.bytes), "namespaces": namespaces})
 }
 
+/// What a pass did for one namespace.
+pub fn show_done(done: &Done) -> Json {
+    let carried = |carried: super::Carried| json!({"objects": carried.objects, "bytes": carried.bytes});
+    json!({
+        "sent": carried(done.sent),
+        "fetched": carried(done.fetched),
+        "bucket_generation": done.generation,
+        "conflicts": done.conflicts,
+        "notice": done.notice,
+    })
+}
+
 /// What a pass did.
 pub fn show_pass(pass: &Pass) -> Json {
-    let carried = |carried: super::Carried| json!({"objects": carried.objects, "bytes": carried.bytes});
-    let shown = |done: &Result<super::Done, Error>| match done {
-        Ok(done) => json!({
-            "sent": carried(done.sent),
-            "fetched": carried(done.fetched),
-            "bucket_generation": done.generation,
-            "conflicts": done.conflicts,
-        }),
+    let shown = |done: &Result<Done, Error>| match done {
+        Ok(done) => show_done(done),
         Err(error) => json!({"error": told(error).to_json()}),
     };
     let namespaces: Map<String, Json> =

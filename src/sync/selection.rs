@@ -2,32 +2,35 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::ids::NamespaceName;
-
-/// The most patterns of one list, and the longest, in bytes: three components of 128 and two slashes.
-const PATTERNS_MAX: usize = 1_000;
-const PATTERN_BYTES_MAX: usize = 386;
-
-/// `org/project/name`, where `*` stands for any characters of its part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pattern([String; 3]);
+use crate::model::name_patterns::NamePatterns;
 
 /// Which namespaces a pass is about; all of them unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Empty: every namespace that `exclude` does not name.
-    include: Vec<Pattern>,
-    exclude: Vec<Pattern>,
+    include: NamePatterns,
+    exclude: NamePatterns,
+    /// Take part whatever `include` says.
+    follow: NamePatterns,
     only: Option<BTreeSet<NamespaceName>>,
+    /// Not looked at this time.
+    resting: BTreeSet<NamespaceName>,
     unasked: bool,
 }
 
 impl Selection {
     /// Reads lists of patterns `org/project/name`; an empty `include` means all.
     pub fn parse(include: &[String], exclude: &[String]) -> Result<Self> {
-        let (include, exclude) = (patterns("include", include)?, patterns("exclude", exclude)?);
+        let include = NamePatterns::parse("include", include)?;
+        let exclude = NamePatterns::parse("exclude", exclude)?;
         Ok(Selection { include, exclude, ..Selection::default() })
+    }
+
+    /// The same, and what these patterns name beside `include`.
+    pub fn and_follow(self, follow: NamePatterns) -> Self {
+        Selection { follow, ..self }
     }
 
     /// Those of `names` that this selection takes.
@@ -38,6 +41,11 @@ impl Selection {
     /// The same, for a pass that is due and that nobody asked for.
     pub fn unasked(&self) -> Self {
         Selection { unasked: true, ..self.clone() }
+    }
+
+    /// The same without some names, which are looked at another time.
+    pub fn without(self, resting: BTreeSet<NamespaceName>) -> Self {
+        Selection { resting, ..self }
     }
 
     /// Whether it is about some names, all of which are among these.
@@ -51,8 +59,9 @@ impl Selection {
 
     pub fn takes(&self, name: &NamespaceName) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(name))
-            && (self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches(name)))
-            && !self.exclude.iter().any(|pattern| pattern.matches(name))
+            && (self.include.is_empty() || self.include.matches(name) || self.follow.matches(name))
+            && !self.exclude.matches(name)
+            && !self.resting.contains(name)
     }
 
     /// Whether it is everything that this node takes part in.
@@ -61,65 +70,11 @@ impl Selection {
     }
 }
 
-fn patterns(list: &str, texts: &[String]) -> Result<Vec<Pattern>> {
-    if texts.len() > PATTERNS_MAX {
-        return Err(Error::invalid(format!("{list} has {} patterns, expected at most {PATTERNS_MAX}", texts.len())));
-    }
-    texts.iter().map(|text| Pattern::parse(text).map_err(|error| error.context(list))).collect()
-}
-
-impl Pattern {
-    fn parse(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::invalid(format!("{text:?} is no pattern of namespaces")).with_hint(
-                "write ORG/PROJECT/NAME, in which * stands for any characters of its part: acme/search/logs-*",
-            )
-        };
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
-        let parts: Vec<&str> = text.split('/').collect();
-        let [org, project, name] = parts.as_slice() else { return Err(wrong()) };
-        let is_good = |part: &&str| !part.is_empty() && part.chars().all(is_plain);
-        if text.len() > PATTERN_BYTES_MAX || !parts.iter().all(is_good) {
-            return Err(wrong());
-        }
-        Ok(Pattern([org, project, name].map(|part| (*part).to_owned())))
-    }
-
-    fn matches(&self, name: &NamespaceName) -> bool {
-        let text = name.to_string();
-        let mut parts = text.split('/');
-        self.0.iter().all(|pattern| parts.next().is_some_and(|part| fits(pattern.as_bytes(), part.as_bytes())))
-    }
-}
-
-/// Whether `text` is `pattern`, with any bytes for each `*`. Goes back to the last `*` only, so it costs their product at most.
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut back: Option<(usize, usize)> = None;
-    while let Some(byte) = text.get(t) {
-        match pattern.get(p) {
-            Some(b'*') => {
-                back = Some((p, t));
-                p += 1;
-            }
-            Some(wanted) if wanted == byte => {
-                p += 1;
-                t += 1;
-            }
-            _ => {
-                let Some((star, from)) = back else { return false };
-                back = Some((star, from + 1));
-                (p, t) = (star + 1, from + 1);
-            }
-        }
-    }
-    pattern.iter().skip(p).all(|rest| *rest == b'*')
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Selection, fits};
+    use super::Selection;
     use crate::model::ids::{NamespaceName, Project};
+    use crate::model::name_patterns::NamePatterns;
 
     fn name(text: &str) -> NamespaceName {
         let parts: Vec<&str> = text.split('/').collect();
@@ -129,23 +84,6 @@ mod tests {
     fn selection(include: &[&str], exclude: &[&str]) -> Selection {
         let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         Selection::parse(&owned(include), &owned(exclude)).unwrap()
-    }
-
-    #[test]
-    fn a_star_stands_for_any_characters_of_its_part() {
-        for (pattern, text, expected) in [
-            ("*", "", true),
-            ("*", "docs", true),
-            ("logs-*", "logs-", true),
-            ("logs-*", "log", false),
-            ("*-old", "a-old-old", true),
-            ("a*b*c", "aXbYbZc", true),
-            ("a*b*c", "aXbYbZ", false),
-            ("docs", "docs2", false),
-            ("", "", true),
-        ] {
-            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
-        }
     }
 
     #[test]
@@ -162,11 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_by_its_list() {
-        for wrong in ["", "docs", "a/b", "a/b/c/d", "a//c", "a/b/c?", "a/b/ü"] {
-            let error = Selection::parse(&[], &[wrong.to_owned()]).unwrap_err();
-            assert!(error.message().starts_with("exclude: "), "{error}");
-        }
-        assert!(Selection::parse(&vec!["a/b/c".to_owned(); 1_001], &[]).is_err());
+    fn what_is_followed_takes_part_unless_it_is_excluded_or_rests() {
+        let follow = NamePatterns::parse("follow", &["other/*/*".to_owned()]).unwrap();
+        let some = selection(&["acme/*/*"], &["*/*/*-tmp"]).and_follow(follow);
+        assert!(some.takes(&name("acme/x/docs")) && some.takes(&name("other/x/docs")));
+        assert!(!some.takes(&name("other/x/docs-tmp")) && !some.takes(&name("third/x/docs")));
+        let rested = some.without([name("other/x/docs")].into());
+        assert!(!rested.takes(&name("other/x/docs")) && rested.takes(&name("other/x/more")) && rested.is_whole());
     }
 }

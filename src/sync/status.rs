@@ -43,14 +43,20 @@ pub struct NamespaceStatus {
     pub succeeded_ms: Option<u64>,
     pub tried_ms: Option<u64>,
     pub error: Option<Told>,
+    /// When the bucket was last asked for what is here now: all that it had then is here.
+    pub fresh_ms: Option<u64>,
     /// Since the start.
     pub sent: super::Carried,
     pub fetched: super::Carried,
     pub conflicts: u64,
+    /// What a person should know: the newest since the start.
+    pub notice: Option<String>,
 }
 
 impl NamespaceStatus {
-    pub(super) fn follow(&mut self, done: Done, now: u64) {
+    /// `began`: when the bucket was asked.
+    pub(super) fn follow(&mut self, done: Done, began: u64, now: u64) {
+        self.fresh_ms = Some(began);
         self.generation = done.generation.or(self.generation);
         self.succeeded_ms = Some(now);
         self.error = None;
@@ -59,6 +65,7 @@ impl NamespaceStatus {
         self.fetched.objects += done.fetched.objects;
         self.fetched.bytes += done.fetched.bytes;
         self.conflicts += done.conflicts;
+        self.notice = done.notice.or(self.notice.take());
     }
 
     pub(super) fn to_json(&self) -> Json {
@@ -72,6 +79,7 @@ impl NamespaceStatus {
             "fetched_objects": self.fetched.objects,
             "fetched_bytes": self.fetched.bytes,
             "conflicts": self.conflicts,
+            "notice": self.notice,
         })
     }
 }

@@ -3,6 +3,7 @@
 //! - Passes never overlap. Who asks is answered by a pass that began after that.
 //! - After a pass that did not reach the bucket the next waits longer, up to [`WAIT_MAX`], drawn evenly from nothing to its
 //!   bound, so that nodes which lost the bucket together do not come back together. Asking begins at the shortest again.
+//! - Namespaces that this node follows are looked at between passes, each after a wait of its own.
 //! - A namespace that cannot be brought together by trying again delays nobody else.
 //! - The node serves without the bucket: nothing but those who asked waits here.
 
@@ -15,8 +16,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::namespace::Done;
+use super::polls::{PollWaits, Polls};
 use super::status::told;
-use super::{Schedule, Selection, Status, Sync, SyncOptions};
+use super::{Budget, Schedule, Selection, Status, Sync, SyncOptions};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Error, Kind, Result};
@@ -43,9 +45,15 @@ const WAITERS_MAX: usize = 4_096;
 pub struct WorkerConfig {
     pub bucket: BucketConfig,
     pub interval: Duration,
+    /// Between two looks at a namespace that this node follows.
+    pub poll_waits: PollWaits,
     pub policy: Policy,
     pub selection: Selection,
     pub schedule: Schedule,
+    /// Whether the link is paid by the byte at the start: then passes begin only when somebody asks.
+    pub is_metered: bool,
+    /// Bytes that may go over the link in a month before passes begin only when somebody asks; 0 for no bound.
+    pub monthly_bytes: u64,
 }
 
 /// What a pass came to.
@@ -103,6 +111,8 @@ pub struct Worker {
     wake: Notify,
     stop: watch::Sender<bool>,
     is_running: AtomicBool,
+    is_metered: AtomicBool,
+    budget: Arc<Budget>,
     failures: AtomicU64,
 }
 
@@ -121,9 +131,12 @@ impl Worker {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Self> {
+        let budget = Budget::new(engine.clone(), config.monthly_bytes, clock.now_millis());
         let worker = Worker {
             engine,
             clock,
+            is_metered: AtomicBool::new(config.is_metered),
+            budget: Arc::new(budget),
             random,
             link: Mutex::new(Link {
                 open: None,
@@ -167,7 +180,9 @@ impl Worker {
                 // Somebody may wait for any pass; what was not reached is asked again by the next.
                 let options = SyncOptions { policy: self.config.policy, patience: self.config.bucket.asked() };
                 let (engine, clock) = (Arc::clone(&self.engine), Arc::clone(&self.clock));
-                let sync = Arc::new(Sync::new(engine, bucket.clone(), options, clock));
+                let sync = Sync::new(engine, bucket.clone(), options, clock);
+                let sync =
+                    Arc::new(sync.patient_in_background(self.config.bucket.background()).within(self.budget.clone()));
                 link.open = Some((Arc::clone(&sync), bucket));
                 Ok(sync)
             }
@@ -182,6 +197,28 @@ impl Worker {
     pub fn status(&self) -> Status {
         let link = self.link();
         link.open.as_ref().map_or_else(|| link.status.clone(), |(sync, _)| sync.status())
+    }
+
+    /// Says whether the link is paid by the byte; until the next start.
+    pub fn set_metered(&self, is_metered: bool) {
+        self.is_metered.store(is_metered, Ordering::SeqCst);
+    }
+
+    pub fn is_metered(&self) -> bool {
+        self.is_metered.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// How long passes that nobody asks for wait, at least, before it is looked again whether they may begin; `None` while they may.
+    fn closed_for(&self, now_ms: u64) -> Option<Duration> {
+        if self.is_metered() || self.budget.check(now_ms).is_err() {
+            return Some(SLEEP_MAX);
+        }
+        let until_open = self.config.schedule.until_open(now_ms);
+        (!until_open.is_zero()).then(|| until_open.min(SLEEP_MAX))
     }
 
     pub fn is_running(&self) -> bool {
@@ -282,32 +319,41 @@ impl Worker {
         let mut stop = self.stop.subscribe();
         let mut failures = 0_u32;
         let mut due = Instant::now() + self.draw(FIRST_WAIT_MAX.min(self.config.interval));
+        let mut polls = Polls::new(self.config.poll_waits);
+        // While the bucket is away, nobody looks at it but passes.
+        let mut polls_from = due;
         loop {
+            let next = polls.next().map_or(due, |poll| due.min(poll.max(polls_from)));
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(due.min(Instant::now() + SLEEP_MAX)) => {}
+                () = tokio::time::sleep_until(next.min(Instant::now() + SLEEP_MAX)) => {}
             }
             let now = self.clock.now_millis();
             let is_due = due <= Instant::now();
-            if is_due && !self.config.schedule.is_open(now) && self.pending().is_empty() {
-                due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
-                continue;
+            let closed_for = self.closed_for(now);
+            if let Some(wait) = closed_for {
+                polls_from = polls_from.max(Instant::now() + wait);
+                if is_due && self.pending().is_empty() {
+                    due = Instant::now() + wait;
+                    continue;
+                }
             }
-            let is_scheduled = is_due && self.config.schedule.is_open(now);
+            let is_scheduled = is_due && closed_for.is_none();
+            let may_poll = polls_from <= Instant::now();
+            let polled = if may_poll { polls.due(Instant::now()) } else { BTreeSet::new() };
             let asked = {
                 let mut pending = self.pending();
                 // Who waits on after a failure waits until the next is due.
                 if !is_due && !pending.afresh { Asked::default() } else { std::mem::take(&mut *pending) }
             };
-            if !is_scheduled && asked.is_empty() {
-                continue;
-            }
             let selection = match is_scheduled || asked.everything {
-                true if asked.is_empty() => self.config.selection.unasked(),
+                true if asked.is_empty() => self.config.selection.unasked().without(polls.resting(Instant::now())),
                 true => self.config.selection.clone(),
-                false => self.config.selection.only(asked.names),
+                false if !asked.names.is_empty() => self.config.selection.only(asked.names),
+                false if !polled.is_empty() => self.config.selection.only(polled).unasked(),
+                false => continue,
             };
             self.is_running.store(true, Ordering::SeqCst);
             let ended = tokio::select! {
@@ -320,13 +366,15 @@ impl Worker {
             if asked.afresh {
                 failures = 0;
             }
+            self.follow_polls(&mut polls, &pass);
             if pass.failed.is_some() {
                 self.failures.fetch_add(1, Ordering::Relaxed);
             }
             if pass.is_to_be_spared() {
                 due = Instant::now() + self.draw(wait_bound(failures));
+                polls_from = due;
                 failures = failures.saturating_add(1);
-            } else if selection.is_whole() || due <= Instant::now() {
+            } else if selection.is_whole() || is_due {
                 failures = 0;
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
@@ -337,6 +385,23 @@ impl Worker {
                 let _ = waiter.send(Arc::clone(&pass));
             }
         }
+    }
+
+    /// What a pass found of the namespaces that this node follows says when they are looked at again.
+    fn follow_polls(&self, polls: &mut Polls, pass: &Pass) {
+        let here: BTreeSet<NamespaceName> = self.engine.named().into_iter().map(|(name, _)| name).collect();
+        polls.retain(|name| here.contains(name) || pass.namespaces.contains_key(name));
+        for (name, done) in pass.namespaces.iter().filter(|(name, _)| self.engine.follows(name)) {
+            let found = done.as_ref().ok().and_then(|done| done.generation);
+            polls.looked(name, found, Instant::now(), |most| self.draw(most));
+        }
+    }
+
+    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
+    pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
+        let known = self.status().namespaces.get(name).and_then(|known| known.fresh_ms);
+        let since = known.or_else(|| self.engine.common_since(name))?;
+        Some(self.clock.now_millis().saturating_sub(since))
     }
 
     async fn pass(&self, selection: &Selection) -> Pass {

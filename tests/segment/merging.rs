@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
-use shoal::model::document::{Document, Tombstone};
+use shoal::model::document::{Document, PatchIntent, Tombstone};
 use shoal::model::ids::{Hlc, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, FullText, Schema};
 use shoal::model::value::Value;
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
-use shoal::segment::merge::{Input, merge};
+use shoal::segment::merge::{Input, merge, merge_renewed};
+use shoal::segment::renewal::Renewal;
 use uuid::Uuid;
 
 use crate::documents::{
@@ -50,6 +51,42 @@ fn split(entries: Vec<Entry>, parts: usize, schema: &Schema) -> (Vec<Segment>, V
         dealt[part].push(entry);
     }
     (dealt.iter().map(|entries| open(built(schema, entries).0)).collect(), dead, live)
+}
+
+#[test]
+fn a_segment_with_a_new_origin_is_the_one_that_would_be_built_of_its_documents() {
+    let schema = schema();
+    for (kind, count) in [(0, 300), (2, 200)] {
+        let old = entries(&schema, kind, count);
+        let versions = old.iter().map(|entry| match entry {
+            Entry::Row { document, .. } => document.version,
+            Entry::Tombstone(tombstone) => tombstone.version,
+        });
+        let mut all: Vec<Version> = versions.collect();
+        all.sort_unstable();
+        let middle = all[all.len() / 2];
+        let renewal = Renewal { from: middle.origin, since: Hlc(middle.hlc.0 - 1), to: Origin(77) };
+        let renewed = |entry: &Entry| match entry {
+            Entry::Row { document, terms } => {
+                let patch = document.patch.clone().map(|patch| PatchIntent { base: renewal.of(patch.base), ..patch });
+                let version = renewal.of(document.version);
+                let document = Arc::new(Document { version, patch, ..document.as_ref().clone() });
+                Entry::Row { document, terms: terms.clone() }
+            }
+            Entry::Tombstone(tombstone) => {
+                Entry::Tombstone(Tombstone { version: renewal.of(tombstone.version), ..tombstone.clone() })
+            }
+        };
+        assert!(
+            all.iter().any(|version| renewal.is_of(*version)) && all.iter().any(|version| !renewal.is_of(*version))
+        );
+        let segment = open(built(&schema, &old).0);
+        let mut bytes = Vec::new();
+        let input = [Input { segment: &segment, dead: &RoaringBitmap::new() }];
+        merge_renewed(Uuid::from_u128(6), &schema, &input, Hlc(0), Some(renewal), &mut bytes).unwrap();
+        let expected: Vec<Entry> = old.iter().map(renewed).collect();
+        assert_eq!(bytes, built(&schema, &expected).0, "{kind} {count}");
+    }
 }
 
 #[test]

@@ -70,21 +70,23 @@ async fn a_namespace_that_was_deleted_and_created_again_takes_the_old_ones_place
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_namespaces_of_one_name_stay_as_they_are_until_somebody_decides() {
-    let (bucket, nodes) = (bucket(3), [Node::new(1), Node::new(2)]);
-    let engines = [nodes[0].open(), nodes[1].open()];
-    put(&engines[0], "docs", 0..5, 1).await;
-    put(&engines[1], "docs", 5..9, 1).await;
-    put(&engines[1], "other", 0..3, 1).await;
-    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
-    let error = sync(&nodes[1], &engines[1], &bucket).await.unwrap_err();
-    assert_eq!(error.code(), "name_taken", "{error}");
-    // The others go on.
-    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
-    assert_eq!((all(&engines[0], "other").len(), all(&engines[1], "docs").len()), (3, 4));
-    // As the error says.
-    engines[1].copy(&name("docs"), &name("mine")).await.unwrap();
-    engines[1].delete(&name("docs")).await.unwrap();
+async fn a_node_that_was_away_through_two_lives_of_a_name_does_not_bring_the_first_one_back() {
+    let (bucket, nodes, engines) = two().await;
+    // Deleted, created again and deleted again, each seen by the bucket; the newest revision knows of the second life only.
+    let live = |at: u64| (&nodes[0], &engines[0], at);
+    for (node, engine, at) in [live(1), live(2)] {
+        node.clock.advance(1_000);
+        engine.delete(&name("docs")).await.unwrap();
+        sync(node, engine, &bucket).await.unwrap();
+        if at == 1 {
+            put(engine, "docs", 50..55, 5).await;
+            sync(node, engine, &bucket).await.unwrap();
+        }
+    }
+    put(&engines[1], "docs", 20..22, 2).await;
+    let unsent = all(&engines[1], "docs");
     meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
-    assert_eq!((all(&engines[1], "docs").len(), all(&engines[0], "mine").len()), (5, 4));
+    let found = names(&engines[0]);
+    assert!(found.len() == 1 && found[0].starts_with("docs.recovered-"), "{found:?}");
+    assert_eq!((all(&engines[0], &found[0]), names(&engines[1])), (unsent, found));
 }

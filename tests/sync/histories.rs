@@ -12,8 +12,10 @@ use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::error::Result;
 use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::format::names::decode_binding;
 use shoal::model::ids::{DocId, Nsid};
-use shoal::platform::clock::ManualClock;
+use shoal::platform::clock::{Clock, ManualClock};
+use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Status, Sync, SyncOptions};
@@ -26,6 +28,9 @@ use crate::node::{Node, all, name, put, write};
 const NODES: usize = 3;
 const IDS: u64 = 12;
 const STEPS: usize = 40;
+/// The most disks that are cloned in one history, and the share of histories in which any is.
+const CLONES: usize = 2;
+const CLONED_IN: u64 = 3;
 /// Faults are told at once, so there is nothing to wait for.
 const PATIENCE: Patience = Patience {
     whole: Duration::from_secs(5),
@@ -50,6 +55,8 @@ struct Written {
     value: Option<u64>,
     /// Earlier writes of the same document that the node knew of.
     after: BTreeSet<usize>,
+    /// It was on a disk only that is gone.
+    is_gone: bool,
 }
 
 struct Member {
@@ -67,7 +74,6 @@ struct Fleet {
     /// How many more requests the link carries before the node that syncs is cut off for good; less than 0 for any number.
     requests_left: Arc<AtomicI64>,
     is_cut: Arc<Notify>,
-    nsid: Nsid,
     members: Vec<Member>,
     writes: Vec<Written>,
     /// What each commit in the bucket knows of.
@@ -112,13 +118,18 @@ impl Fleet {
             is_faulty,
             requests_left,
             is_cut,
-            nsid: Nsid(uuid::Uuid::nil()),
             members: members.collect(),
             writes: Vec::new(),
             commits: BTreeMap::new(),
         };
         fleet.put(0, &[0, 1, 2]).await;
-        fleet.nsid = fleet.members[0].engine.named()[0].1;
+        if seed.is_multiple_of(3) {
+            // Everybody creates the namespace for itself.
+            for at in 1..NODES {
+                fleet.put(at, &[at as u64, at as u64 + 1]).await;
+            }
+            return fleet;
+        }
         for at in 0..NODES {
             fleet.sync(at).await;
         }
@@ -145,13 +156,46 @@ impl Fleet {
         let knows = &mut self.members[at].knows;
         let after = knows.iter().copied().filter(|known| self.writes[*known].id == id).collect();
         knows.insert(self.writes.len());
-        self.writes.push(Written { id, value, after });
+        self.writes.push(Written { id, value, after, is_gone: false });
+    }
+
+    /// A member more, on a copy of this one's disk.
+    fn clone_disk(&mut self, at: usize, seed: u64) {
+        let from = &self.members[at];
+        let node = Node { disk: from.node.disk.duplicate(), ..Node::new(seed) };
+        node.clock.advance(from.node.clock.now_millis().saturating_sub(node.clock.now_millis()));
+        self.members.push(Member { engine: node.open(), node, knows: from.knows.clone() });
+    }
+
+    /// A member's disk is lost, and what was copied of it is put in its place.
+    fn put_back(&mut self, at: usize, (disk, knows): &(MemoryDisk, BTreeSet<usize>), seed: u64) {
+        let clock = self.members[at].node.clock.clone();
+        let node = Node { disk: disk.duplicate(), clock, ..Node::new(seed) };
+        let lost = std::mem::replace(&mut self.members[at].knows, knows.clone());
+        self.members[at].engine = node.open();
+        self.members[at].node = node;
+        for write in lost {
+            let is_known = self.members.iter().any(|member| member.knows.contains(&write));
+            self.writes[write].is_gone |= !is_known && !self.commits.values().any(|known| known.contains(&write));
+        }
+    }
+
+    /// The last of all keys with this in them.
+    async fn last_key(&self, part: &str) -> Option<String> {
+        let keys = self.bucket.list_all("", None, 100_000, &PATIENCE).await.unwrap();
+        keys.into_iter().map(|listed| listed.key).filter(|key| key.contains(part)).max()
+    }
+
+    /// The incarnation that the name means in the bucket.
+    async fn bound(&self) -> Option<Nsid> {
+        let key = self.last_key("/names/docs/").await?;
+        let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
+        decode_binding(&bytes, &key).unwrap().target
     }
 
     async fn newest(&self) -> Option<Manifest> {
-        let keys = self.bucket.list_all("", None, 100_000, &PATIENCE).await.unwrap();
-        let of_chain = |key: &&str| key.contains(&format!("{}/manifests/", self.nsid));
-        let key = keys.iter().map(|listed| listed.key.as_str()).filter(of_chain).max()?.to_owned();
+        let nsid = self.bound().await?;
+        let key = self.last_key(&format!("{nsid}/manifests/")).await?;
         let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
         Some(decode_manifest(&bytes, &key).unwrap().0)
     }
@@ -182,7 +226,10 @@ impl Fleet {
         }
         let after = self.newest().await;
         let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
-        let common = id(&self.members[at].engine.common(self.nsid).unwrap());
+        let bound = self.bound().await;
+        let engine = &self.members[at].engine;
+        let common = bound.filter(|nsid| engine.named() == [(name("docs"), *nsid)]);
+        let common = common.and_then(|nsid| id(&engine.common(nsid).unwrap()));
         let knows = &mut self.members[at].knows;
         // Who committed on a state has taken it in before.
         let moved = id(&before) != id(&after);
@@ -201,13 +248,13 @@ impl Fleet {
     async fn check(&mut self) {
         self.is_faulty.store(false, Ordering::SeqCst);
         for _ in 0..2 {
-            for at in 0..NODES {
+            for at in 0..self.members.len() {
                 assert!(self.sync(at).await);
             }
         }
         let node = Node::new(77);
         self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new() });
-        sync(&self.members[NODES], &self.bucket).await.unwrap();
+        sync(&self.members[self.members.len() - 1], &self.bucket).await.unwrap();
         let found = all(&self.members[0].engine, "docs");
         let losers: BTreeSet<(DocId, Option<u64>)> = lost(&self.members[0].engine, "docs")
             .into_iter()
@@ -222,10 +269,14 @@ impl Fleet {
         for object in shoal::engine::remote::objects_of(&self.newest().await.unwrap()) {
             assert!(self.bucket.size(&object.key, &PATIENCE).await.unwrap().is_some(), "{} is missing", object.key);
         }
-        let replaced: BTreeSet<usize> = self.writes.iter().flat_map(|write| write.after.iter().copied()).collect();
+        let kept = || self.writes.iter().filter(|write| !write.is_gone);
+        let replaced: BTreeSet<usize> = kept().flat_map(|write| write.after.iter().copied()).collect();
         for id in 0..IDS {
-            let newest: Vec<usize> =
-                (0..self.writes.len()).filter(|at| self.writes[*at].id == id && !replaced.contains(at)).collect();
+            let is_newest = |at: &usize| {
+                let write = &self.writes[*at];
+                write.id == id && !write.is_gone && !replaced.contains(at)
+            };
+            let newest: Vec<usize> = (0..self.writes.len()).filter(is_newest).collect();
             let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
             let is_one = newest.iter().any(|at| self.writes[*at].value == value);
             assert!(is_one || newest.is_empty() && value.is_none(), "{id}: {value:?} is of none of {newest:?}");
@@ -253,8 +304,20 @@ async fn history(seed: u64) {
     let pick = |n: u64| random.next_u64() % n;
     let mut fleet = Fleet::new(seed).await;
     fleet.is_faulty.store(true, Ordering::SeqCst);
-    for _ in 0..STEPS {
-        let at = pick(NODES as u64) as usize;
+    let is_cloned = pick(CLONED_IN) == 0;
+    let mut backup = None;
+    for step in 0..STEPS as u64 {
+        let at = pick(fleet.members.len() as u64) as usize;
+        if is_cloned && pick(8) == 0 {
+            match (&backup, pick(3)) {
+                (None, _) => {
+                    backup = Some((at, (fleet.members[at].node.disk.duplicate(), fleet.members[at].knows.clone())));
+                }
+                (Some((of, copy)), 0) => fleet.put_back(*of, copy, seed * 100 + 50 + step),
+                _ if fleet.members.len() < NODES + CLONES => fleet.clone_disk(at, seed * 100 + 10 + step),
+                _ => {}
+            }
+        }
         fleet.members[at].node.clock.advance(pick(5_000));
         match pick(13) {
             0..5 => {

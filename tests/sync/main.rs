@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod budget;
+mod clones;
+mod collisions;
 mod deleting;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod faulty_store;
 mod fleet;
+mod following;
 mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
@@ -15,3 +19,4 @@ mod parts;
 mod places;
 #[path = "../support/servers.rs"]
 mod started;
+mod unsent;

@@ -199,30 +199,6 @@ async fn nodes_that_sync_at_once_while_writes_go_on_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cloned_disk_is_recognised_and_nothing_of_either_is_lost() {
-    let (bucket, node) = (bucket(12), Node::new(1));
-    let engine = node.open();
-    put(&engine, "docs", 0..10, 1).await;
-    sync(&node, &engine, &bucket).await.unwrap();
-    engine.shutdown().await.unwrap();
-    drop(engine);
-    let other = Node { disk: node.disk.duplicate(), ..Node::new(2) };
-    let (engine, there) = (node.open(), other.open());
-    put(&engine, "docs", 10..15, 2).await;
-    other.clock.advance(60_000);
-    put(&there, "docs", 20..26, 3).await;
-    sync(&node, &engine, &bucket).await.unwrap();
-    let error = sync(&other, &there, &bucket).await.unwrap_err();
-    assert_eq!(error.code(), "cloned", "{error}");
-    assert_eq!((all(&engine, "docs").len(), all(&there, "docs").len()), (15, 16));
-    // As the error says.
-    there.copy(&name("docs"), &name("mine")).await.unwrap();
-    there.delete(&name("docs")).await.unwrap();
-    meet(&[(&other, &there), (&node, &engine)], &bucket).await;
-    assert_eq!((all(&there, "docs").len(), all(&engine, "mine").len()), (15, 16));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_news_costs_one_request_a_namespace() {
     let (bucket, node) = (bucket(13), Node::new(1));
     let engine = node.open();

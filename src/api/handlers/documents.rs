@@ -9,6 +9,7 @@ use crate::api::answer::Answer;
 use crate::api::body::Received;
 use crate::api::door::only;
 use crate::api::error::{body_of, status_of};
+use crate::api::following;
 use crate::api::prefer::Prefer;
 use crate::api::request::if_match_refused;
 use crate::api::search;
@@ -141,6 +142,8 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
     drop(body);
     let was_read = Prefer::of(call, name)?.read(call, name).await?;
+    let staleness =
+        if parsed.is_eventual && parsed.as_of.is_none() { following::staleness_ms(call, name) } else { None };
     let (name, began) = (name.clone(), call.began);
     let answer = search::run(call.server, &name.clone(), move |server, allowance| {
         server.engine.on_view(&name, parsed.as_of.as_ref(), |view| {
@@ -151,6 +154,10 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
         })
     })
     .await?;
+    let answer = match staleness {
+        Some(ms) => answer.with("shoal-staleness-ms", &ms.to_string()),
+        None => answer,
+    };
     Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })
 }
 

@@ -94,6 +94,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::Undelete => lineage::undelete(call, &name, &body).await,
         Operation::Revert => lineage::revert(call, &name, &body).await,
         Operation::Merging(what) => merge::carry_out(call, &name, what, &body).await,
+        Operation::Sync => sync::sync_one(call, &name, &body).await,
         Operation::Transfer(transfer) => transfer::carry_out(call, &name, transfer, &body).await,
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::{Call, beside, json};
 use crate::api::answer::Answer;
 use crate::api::body::Received;
+use crate::api::following;
 use crate::api::wire::as_of::parse_ttl;
 use crate::api::wire::response::{id_json, time};
 use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, unsigned, variant, wrong};
@@ -84,6 +85,9 @@ pub async fn update_metadata(call: Call<'_>, name: &NamespaceName, body: &Receiv
     // Here null is an answer: it removes the pin.
     let pinned = fields.remove("pinning").map(|json| parse_pinning(&json)).transpose()?;
     let read_only = take(&mut fields, "read_only").map(|json| boolean("read_only", &json)).transpose()?;
+    if read_only.is_some() {
+        following::check(call, name)?;
+    }
     call.server.engine.update_metadata(name, read_only, pinned).await?;
     metadata(call, name, false)
 }

@@ -11,7 +11,7 @@ use crate::api::body::Received;
 use crate::api::wire::shape::{boolean, map, refuse_unknown, strings, take};
 use crate::error::{Error, Result};
 use crate::model::ids::{NamespaceName, Project, reason};
-use crate::sync::{Worker, show_pass, show_plan};
+use crate::sync::{Worker, show_done, show_pass, show_plan};
 
 /// The most namespaces that one request names.
 const NAMES_MAX: usize = 1_000;
@@ -33,8 +33,16 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     let mut fields = map("", json(body, true)?, "struct SyncRequest")?;
     let mut flag = |key| take(&mut fields, key).map(|given| boolean(key, &given)).transpose();
     let (wait, dry_run) = (flag("wait")?.unwrap_or(false), flag("dry_run")?.unwrap_or(false));
+    let metered = flag("metered")?;
     let names = take(&mut fields, "namespaces").map(|given| strings("namespaces", given)).transpose()?;
-    refuse_unknown(&fields, "`wait`, `dry_run`, `namespaces`")?;
+    refuse_unknown(&fields, "`wait`, `dry_run`, `namespaces`, `metered`")?;
+    if let Some(metered) = metered {
+        if wait || dry_run || names.is_some() {
+            return Err(Error::invalid("metered stands alone: it says what the link is, and asks for nothing"));
+        }
+        worker(call)?.set_metered(metered);
+        return Ok(Answer::ok(&json!({"status": "OK", "metered": metered})));
+    }
     let names = names.map(|names| named(project, &names)).transpose()?;
     let worker = worker(call)?;
     if dry_run {
@@ -57,6 +65,28 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     let mut done = show_pass(&pass);
     done["status"] = json!("OK");
     done["sync"] = worker.show_node().await?;
+    Ok(Answer::ok(&done))
+}
+
+/// One namespace, by the same words.
+pub async fn sync_one(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
+    let mut fields = map("", json(body, true)?, "struct SyncRequest")?;
+    let mut flag = |key| take(&mut fields, key).map(|given| boolean(key, &given)).transpose();
+    let (wait, dry_run) = (flag("wait")?.unwrap_or(false), flag("dry_run")?.unwrap_or(false));
+    refuse_unknown(&fields, "`wait`, `dry_run`")?;
+    let (worker, names) = (worker(call)?, BTreeSet::from([name.clone()]));
+    if dry_run {
+        let mut plan = show_plan(&worker.plan(Some(&names)).await?);
+        plan["status"] = json!("OK");
+        return Ok(Answer::ok(&plan));
+    }
+    let answer = worker.ask(Some(&names))?;
+    if !wait {
+        return Answer::json(202, &json!({"status": "ACCEPTED", "message": "a pass of sync begins"}));
+    }
+    let mut done = show_done(&worker.answer(answer).await?.of(name)?);
+    done["status"] = json!("OK");
+    done["sync"] = worker.show_namespace(name).await?;
     Ok(Answer::ok(&done))
 }
 

@@ -36,12 +36,14 @@ pub struct QueryBody {
     pub multi: bool,
     /// The state that is asked; the newest one when `None`.
     pub as_of: Option<AsOf>,
+    /// The caller takes an older state, and is told how old it may be.
+    pub is_eventual: bool,
 }
 
 /// Reads a query or multi-query body.
 pub fn parse_query(json: Json) -> Result<QueryBody> {
     let mut body = map("", json, "struct QueryRequest")?;
-    check_consistency(&mut body)?;
+    let is_eventual = parse_consistency(&mut body)?;
     let encodings = [("float", VectorEncoding::Float), ("base64", VectorEncoding::Base64)];
     let encoding = take(&mut body, "vector_encoding")
         .map(|json| variant("vector_encoding", &json, &encodings))
@@ -58,7 +60,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         }
         let query = parse_one("", &mut body)?;
         let request = QueryRequest { queries: vec![query], fusion: None };
-        return Ok(QueryBody { request, encoding, multi: false, as_of });
+        return Ok(QueryBody { request, encoding, multi: false, as_of, is_eventual });
     };
     let queries = sequence("queries", queries)?;
     if queries.is_empty() || queries.len() > QUERIES_MAX {
@@ -87,7 +89,7 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
             return Err(Error::invalid(format!("{key} cannot be beside queries, put it into each query")));
         }
     }
-    Ok(QueryBody { request: QueryRequest { queries, fusion }, encoding, multi: true, as_of })
+    Ok(QueryBody { request: QueryRequest { queries, fusion }, encoding, multi: true, as_of, is_eventual })
 }
 
 /// Reads the body of `_debug/recall`.
@@ -118,9 +120,9 @@ fn refuse_rerank() -> Error {
         .with_hint("use [\"RRF\"] over `queries`, or rerank in the application")
 }
 
-/// Both levels are answered from the newest state.
-fn check_consistency(body: &mut Map<String, Json>) -> Result<()> {
-    let Some(json) = take(body, "consistency") else { return Ok(()) };
+/// Both levels are answered from the newest state that is here. Whether the level is `eventual`.
+fn parse_consistency(body: &mut Map<String, Json>) -> Result<bool> {
+    let Some(json) = take(body, "consistency") else { return Ok(false) };
     let mut consistency = match json {
         Json::Object(map) => map,
         other => {
@@ -129,7 +131,7 @@ fn check_consistency(body: &mut Map<String, Json>) -> Result<()> {
         }
     };
     let level = take(&mut consistency, "level").ok_or_else(|| wrong("consistency", "missing field `level`"))?;
-    variant("consistency.level", &level, &[("strong", ()), ("eventual", ())])
+    variant("consistency.level", &level, &[("strong", false), ("eventual", true)])
 }
 
 fn parse_one(path: &str, body: &mut Map<String, Json>) -> Result<Query> {

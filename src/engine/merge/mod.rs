@@ -26,3 +26,4 @@ mod work;
 pub use bases::kept_by;
 pub use conflicts::LostState;
 pub use report::{Conflict, MergeReport, MergeRequest};
+pub(in crate::engine) use work::newest;

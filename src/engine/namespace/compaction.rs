@@ -60,7 +60,10 @@ pub fn choose(candidates: &[Candidate], fan_in: usize, dead_percent: u32) -> Opt
 impl Namespace {
     /// Begins merging in the background when something is worth it and no merge is under way.
     pub(super) fn start_compaction(self: &Arc<Self>) {
-        if self.context.is_stopping() || self.compacting.swap(true, Ordering::SeqCst) {
+        if self.context.is_stopping() || self.context.config.followed.matches(&self.name) {
+            return;
+        }
+        if self.compacting.swap(true, Ordering::SeqCst) {
             return;
         }
         let namespace = self.clone();

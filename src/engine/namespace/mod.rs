@@ -2,7 +2,9 @@
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
 //! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
-//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one.
+//! - `stillness` keeps all of it as it is for a moment;
+//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one;
+//! - `renewal` takes a new origin.
 
 pub mod absorb;
 pub mod compaction;
@@ -10,7 +12,9 @@ mod flush;
 pub mod head;
 mod open;
 pub mod rebase;
+mod renewal;
 mod state;
+mod stillness;
 mod write;
 
 use std::collections::{HashMap, VecDeque};
@@ -25,6 +29,7 @@ use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};
 use super::journal::{Distrust, Journal, SealedLog};
+use super::unsent::OldestUnsent;
 use super::view::View;
 use super::write::Change;
 use crate::error::{Error, Result};
@@ -56,6 +61,8 @@ pub struct Namespace {
     /// The tail lies in so many logs that the next write is to begin a flush.
     many_logs: AtomicBool,
     deleted: AtomicBool,
+    /// The oldest write that is here only, as it was last found.
+    oldest_unsent: Mutex<Option<OldestUnsent>>,
 }
 
 /// The facts of the newest manifest that answers need.
@@ -278,6 +285,10 @@ impl Namespace {
 
     fn publish_head(&self, head: &Head) {
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = published(head);
+    }
+
+    pub(in crate::engine) fn oldest_unsent_known(&self) -> MutexGuard<'_, Option<OldestUnsent>> {
+        self.oldest_unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -58,6 +58,7 @@ impl Namespace {
             tail_bytes: AtomicU64::new(bytes),
             many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),
+            oldest_unsent: Mutex::default(),
         }))
     }
 

@@ -1,0 +1,31 @@
+//! Keeps a namespace as it is for somebody who is about to put another in its place.
+
+use std::sync::Arc;
+
+use tokio::sync::MutexGuard;
+
+use super::flush::Turn;
+use super::{Decider, Namespace};
+use crate::error::Result;
+
+/// A namespace that nobody writes to, flushes or compacts until this is dropped.
+pub(in crate::engine) struct Still<'a> {
+    // In this order: who waits for a turn holds no decider.
+    _decider: MutexGuard<'a, Decider>,
+    _flushing: Turn<'a>,
+    _compacting: Turn<'a>,
+}
+
+impl Namespace {
+    /// Lets nobody write any more. What was acknowledged before is in segments, and the newest manifest names them.
+    pub(in crate::engine) async fn stand_still(self: &Arc<Self>) -> Result<Still<'_>> {
+        // In the order of `absorb`.
+        let compacting = self.turn(&self.compacting).await;
+        let flushing = self.turn(&self.flushing).await;
+        let mut decider = self.decider.lock().await;
+        self.make_ready(&mut decider).await?;
+        self.drain(&mut decider).await?;
+        self.flush_held(&mut decider).await?;
+        Ok(Still { _decider: decider, _flushing: flushing, _compacting: compacting })
+    }
+}

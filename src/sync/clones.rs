@@ -1,0 +1,34 @@
+//! Disks that were cloned, or restored from a copy: two nodes write by one origin, until one of them notices and takes another.
+//!
+//! A commit of this node's own origin in the bucket that this node did not make shows it. What the two last had in common is
+//! still known, and what was written here since becomes the new origin's; then the other's commits are as anybody's.
+
+use super::Sync;
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::model::ids::{Hlc, NamespaceName};
+use crate::model::version_vector::VersionVector;
+
+impl Sync {
+    /// Takes a new origin where `theirs`, which is not of this node's making, has more of this node's own than `common` had. Says
+    /// what a person should know.
+    pub(super) async fn part_from_clone(
+        &self,
+        name: &NamespaceName,
+        common: Option<&Manifest>,
+        theirs: &VersionVector,
+    ) -> Result<Option<String>> {
+        let own = self.engine.origin(name)?;
+        let sent = common.map_or(Hlc::default(), |common| common.version_vector.seen(own));
+        if theirs.seen(own) <= sent {
+            return Ok(None);
+        }
+        let count = self.engine.take_new_origin(name, sent).await?;
+        let notice = format!(
+            "the bucket has commits of {name} by this node that this node did not make: its disk was cloned, or restored from a \
+             copy; it has a new origin now, and {count} changes that were here only are that one's"
+        );
+        tracing::warn!(%name, notice);
+        Ok(Some(notice))
+    }
+}

@@ -1,0 +1,176 @@
+//! What is here and not where the bucket's name leads: two nodes created the name apart, or another node deleted it.
+//!
+//! Two incarnations of one name are made one where that can be: what is here is merged into the bucket's, by document
+//! version, under the policy. Where it cannot, what is here is kept beside, as `{name}.apart-{node}`. Either is one durable
+//! step here, and sending comes after it; a pass that is interrupted before finds what it found.
+
+use super::namespace::Done;
+use super::objects::{Carried, pull};
+use super::{Sync, binding, names};
+use crate::engine::remote::objects_of;
+use crate::engine::{HandedOver, Handover};
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::format::names::Ended;
+use crate::model::ids::{NamespaceName, Nsid};
+use crate::model::version_vector::VersionVector;
+
+/// How often it is tried again because something was written meanwhile.
+const ATTEMPTS: usize = 16;
+/// How many older revisions of a name are looked at.
+const REVISIONS_MAX: u64 = 64;
+/// How many names are tried for what is kept.
+const NAMES_MAX: u32 = 16;
+
+impl Sync {
+    /// The name means `own` here and `other` in the bucket.
+    pub(super) async fn settle_collision(
+        &self,
+        name: &NamespaceName,
+        (own, other): (Nsid, Nsid),
+        rev: u64,
+    ) -> Result<Done> {
+        if let Some(ended) = self.was_deleted(name, own, rev).await? {
+            return self.follow_deletion(name, &ended).await;
+        }
+        let Some(found) = self.newest(&name.project, other, None).await? else {
+            return Err(Error::corrupt(format!(
+                "{name} is incarnation {other}, which has no manifest in the bucket"
+            )));
+        };
+        // What was never under this name in the bucket cannot have come there from here, but from a clone of this disk.
+        self.part_from_clone(name, None, &found.manifest.version_vector).await?;
+        let mut fetched = Carried::default();
+        let merge = Handover::Merge(self.options.policy);
+        let why = if self.engine.follows(name) {
+            "this node follows it".to_owned()
+        } else {
+            match self.hand_over(name, &found.manifest, merge, &mut fetched).await? {
+                HandedOver::Done(report) => {
+                    let notice = format!(
+                        "two nodes created {name} apart: what was here was merged into the bucket's, with {} conflicts",
+                        report.conflicts
+                    );
+                    tracing::warn!(%name, notice);
+                    let mut done = self.exchange(name, other).await?;
+                    done.fetched.objects += fetched.objects;
+                    done.fetched.bytes += fetched.bytes;
+                    done.conflicts += report.conflicts;
+                    return Ok(Done { notice: Some(notice), ..done });
+                }
+                HandedOver::Apart(error) => error.to_string(),
+                HandedOver::Written => return Err(Error::internal(format!("{name}: a merge was left undone"))),
+            }
+        };
+        for _ in 0..ATTEMPTS {
+            let (kept, covered) = self.keep_beside(name, "apart").await?;
+            let leave = Handover::Leave(covered.clone());
+            let done = match self.hand_over(name, &found.manifest, leave, &mut fetched).await? {
+                HandedOver::Done(_) => {
+                    Done { fetched, generation: Some(found.manifest.generation), ..Done::default() }
+                }
+                HandedOver::Apart(_) if self.engine.delete_known(name, &covered).await? => {
+                    self.fetch(name, other).await?
+                }
+                HandedOver::Apart(_) | HandedOver::Written => continue,
+            };
+            let notice = format!("two nodes created {name} apart: what was here is kept as {kept} ({why})");
+            tracing::warn!(%name, notice);
+            return Ok(Done { notice: Some(notice), ..done });
+        }
+        Err(restless(name))
+    }
+
+    /// Gives the name to the bucket's state. What an attempt fetched that came to nothing is not kept.
+    async fn hand_over(
+        &self,
+        name: &NamespaceName,
+        theirs: &Manifest,
+        how: Handover,
+        fetched: &mut Carried,
+    ) -> Result<HandedOver> {
+        let _expected = self.engine.expect(theirs);
+        let carried = pull(&self.engine, &self.bucket, objects_of(theirs), &self.carrying()).await?;
+        fetched.objects += carried.objects;
+        fetched.bytes += carried.bytes;
+        self.engine.hand_over(name, theirs.clone(), how).await
+    }
+
+    /// Deletes what another node deleted. What it had not seen stays, under another name.
+    pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
+        // A deletion by who writes by this node's origin has not seen what this node wrote.
+        let common = match self.engine.named().into_iter().find(|(here, _)| here == name) {
+            Some((_, nsid)) => tokio::task::block_in_place(|| self.engine.common(nsid))?,
+            None => None,
+        };
+        self.part_from_clone(name, common.as_ref(), &ended.seen).await?;
+        for _ in 0..ATTEMPTS {
+            let (known, notice) = if ended.seen.covers_all(&self.engine.seen(name).await?) {
+                (ended.seen.clone(), None)
+            } else {
+                let (kept, covered) = self.keep_beside(name, "recovered").await?;
+                let notice = format!(
+                    "another node deleted {name}, and had not seen what was written here: that is kept as {kept}"
+                );
+                (covered, Some(notice))
+            };
+            if self.engine.delete_known(name, &known).await? {
+                if let Some(notice) = &notice {
+                    tracing::warn!(%name, notice);
+                }
+                return Ok(Done { notice, ..Done::default() });
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// Whether the bucket once had this incarnation under the name, and does not any more; then what the deletion had seen of
+    /// it is what this node last had in common with the bucket. One that came back here was not deleted.
+    pub(super) async fn was_deleted(&self, name: &NamespaceName, own: Nsid, rev: u64) -> Result<Option<Ended>> {
+        let here = tokio::task::block_in_place(|| self.engine.binding(name))?;
+        if here.and_then(|here| here.ended).is_some_and(|ended| ended.nsid == own) {
+            return Ok(None);
+        }
+        for rev in (rev.saturating_sub(REVISIONS_MAX)..rev).rev() {
+            let Some(bound) = names::read(&self.bucket, name, rev, &self.options.patience).await? else { break };
+            if bound.target == Some(own) {
+                let common = tokio::task::block_in_place(|| self.engine.common(own))?;
+                let seen = common.map(|common| common.version_vector).unwrap_or_default();
+                return Ok(Some(Ended { nsid: own, seen }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A copy of what is here under a name of its own, and what it has of it: one that an interrupted pass made, or a new one.
+    async fn keep_beside(&self, name: &NamespaceName, what: &str) -> Result<(NamespaceName, VersionVector)> {
+        for attempt in 1..=NAMES_MAX {
+            let kept = binding::beside(name, what, self.engine.node_id(), attempt)?;
+            match self.engine.copy(name, &kept).await {
+                Ok(_) => return Ok((kept.clone(), self.engine.seen(&kept).await?)),
+                Err(error) if error.code() != "exists" => {
+                    return Err(error.context(format_args!("keep what is here of {name} as {kept}")));
+                }
+                Err(_) => {}
+            }
+            let (seen, own) = (self.engine.seen(&kept).await?, self.engine.seen(name).await?);
+            if seen.covers_all(&own) {
+                return Ok((kept, seen));
+            }
+            // Of an interrupted pass, and nothing that is not here as well.
+            if own.covers_all(&seen) && self.engine.delete_known(&kept, &own).await? {
+                self.engine.copy(name, &kept).await?;
+                return Ok((kept.clone(), self.engine.seen(&kept).await?));
+            }
+        }
+        Err(Error::conflict(format!(
+            "what is here of {name} cannot be kept beside: {NAMES_MAX} names for it are taken"
+        ))
+        .with_hint("delete or merge the namespaces that were kept before"))
+    }
+}
+
+fn restless(name: &NamespaceName) -> Error {
+    Error::busy(format!("{name} was written to {ATTEMPTS} times while it was to give way to what the bucket has"))
+        .with_hint("nothing is lost, the next sync goes on")
+}

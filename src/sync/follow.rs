@@ -1,0 +1,33 @@
+//! A namespace that this node follows: what the bucket has comes here, and nothing goes there.
+//!
+//! What was written here before the namespace was followed stays on top of what comes, and is sent once it is followed no
+//! more. What is only here is left alone.
+
+use super::Sync;
+use super::binding::Choice;
+use super::namespace::Done;
+use crate::error::{Error, Result};
+use crate::model::ids::{NamespaceName, Nsid};
+
+/// What becomes of a choice where nothing may be sent.
+pub fn without_sending(choice: Choice) -> Choice {
+    match choice {
+        Choice::Bind(_) | Choice::Delete(..) => Choice::Nothing,
+        other => other,
+    }
+}
+
+impl Sync {
+    /// Takes in what the bucket has of an incarnation.
+    pub(super) async fn follow(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
+        let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
+        let Some(found) = self.newest_after(&name.project, nsid, common.as_ref()).await? else {
+            return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
+        };
+        let mut done = Done { generation: Some(found.manifest.generation), ..Done::default() };
+        if common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id) {
+            self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await?;
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,76 @@
+//! A monthly budget for the link: what nobody asked for stops at it, and what was counted lasts.
+
+use std::sync::Arc;
+
+use object_store::memory::InMemory;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::store::{Backend, Bucket};
+use shoal::sync::budget::USED_UP;
+use shoal::sync::{Budget, Selection, Sync};
+
+use crate::fleet::options;
+use crate::node::{DAY_MS, Node, put};
+
+/// A link of its own to the same bucket, as after a restart, with a budget.
+fn link(node: &Node, engine: &Arc<Engine>, store: &Arc<InMemory>, bytes_max: u64) -> (Sync, Arc<Budget>) {
+    let bucket =
+        Bucket::over(Backend::direct(store.clone(), None, "memory"), node.clock.clone(), node.random.clone());
+    let budget = Arc::new(Budget::new(engine.clone(), bytes_max, engine.now_millis()));
+    (Sync::new(engine.clone(), bucket, options(Policy::Lww), node.clock.clone()).within(budget.clone()), budget)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_asked_for_stops_at_the_budget_until_the_month_is_over() {
+    let (node, store) = (Node::new(1), Arc::new(InMemory::new()));
+    let engine = node.open();
+    let unasked = Selection::default().unasked();
+    let is_behind = async |name: &str| !engine.unsent(&crate::node::name(name)).await.unwrap().is_durable;
+    for name in ["a", "b", "c"] {
+        put(&engine, name, 0..1_000, 1).await;
+    }
+    let (sync, budget) = link(&node, &engine, &store, 15_000);
+    // The first namespace takes all of it, and the others wait.
+    let pass = sync.run_for(&unasked).await;
+    let error = pass.failed.unwrap();
+    assert_eq!(error.code(), USED_UP, "{error}");
+    assert!(
+        error.message().contains("sync.monthly_bytes is 15000") && error.message().contains("on 2023-12-01"),
+        "{error}"
+    );
+    assert!(!is_behind("a").await && is_behind("b").await && is_behind("c").await);
+    let used = budget.bytes(engine.now_millis()).1;
+    assert!(used >= 15_000);
+    // A restart forgets nothing, and who asks is served and counted.
+    let (sync, budget) = link(&node, &engine, &store, 15_000);
+    assert_eq!(budget.bytes(engine.now_millis()), (Some(15_000), used));
+    assert_eq!(sync.run_for(&unasked).await.failed.unwrap().code(), USED_UP);
+    assert!(is_behind("b").await);
+    sync.run().await.unwrap();
+    assert!(!is_behind("b").await && !is_behind("c").await);
+    assert!(budget.bytes(engine.now_millis()).1 > used);
+    // Another month; and no bound is none.
+    put(&engine, "a", [2_000], 2).await;
+    node.clock.advance(31 * DAY_MS);
+    assert_eq!(budget.bytes(engine.now_millis()).1, 0);
+    assert!(sync.run_for(&unasked).await.failed.is_none());
+    assert!(!is_behind("a").await);
+    let (sync, budget) = link(&node, &engine, &store, 0);
+    put(&engine, "a", 0..100, 3).await;
+    assert!(sync.run_for(&unasked).await.failed.is_none());
+    assert_eq!(budget.bytes(engine.now_millis()).0, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_is_damaged_begins_anew() {
+    let (node, store) = (Node::new(1), Arc::new(InMemory::new()));
+    let engine = node.open();
+    put(&engine, "a", 0..100, 1).await;
+    let (sync, budget) = link(&node, &engine, &store, 0);
+    sync.run().await.unwrap();
+    assert!(budget.bytes(engine.now_millis()).1 > 0);
+    let path = std::path::Path::new("/data/traffic.json");
+    shoal::platform::disk::publish(&node.disk, path, b"{}").unwrap();
+    let (_, budget) = link(&node, &engine, &store, 0);
+    assert_eq!(budget.bytes(engine.now_millis()).1, 0);
+}

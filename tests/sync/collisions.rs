@@ -1,0 +1,146 @@
+//! Names that two nodes created apart: made one where that can be, kept under two names where not, and nothing is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::model::ids::DocId;
+use shoal::store::Bucket;
+use shoal::sync::Sync;
+
+use crate::fleet::{bucket, fresh, lost, meet, options, sync, sync_by};
+use crate::node::{Node, all, name, put, write};
+
+fn names(engine: &Engine) -> Vec<String> {
+    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
+}
+
+/// Two nodes that never met.
+fn two(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+    let nodes = [Node::new(1), Node::new(2)];
+    let engines = [nodes[0].open(), nodes[1].open()];
+    (bucket(seed), nodes, engines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_of_one_name_become_one_with_everything_of_both() {
+    let (bucket, nodes, engines) = two(1);
+    put(&engines[0], "docs", 0..10, 1).await;
+    nodes[1].clock.advance(1_000);
+    put(&engines[1], "docs", 5..15, 2).await;
+    write(&engines[1], "docs", json!({"deletes": [14]})).await;
+    engines[1].set_labels(&name("docs"), [("of".into(), "two".into())].into()).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let status = sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    let known = &status.namespaces[&name("docs")];
+    assert!(known.notice.as_ref().unwrap().contains("created default/default/docs apart"), "{known:?}");
+    assert_eq!(known.conflicts, 5);
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    let met = all(&engines[0], "docs");
+    assert_eq!((met.len(), &met), (14, &all(&engines[1], "docs")));
+    assert_eq!(fresh(9, &bucket, "docs").await, met);
+    let n = |id: u64| met[&DocId::Uint(id)]["n"].clone();
+    assert_eq!((n(0), n(5), n(9), n(13)), (json!(1), json!(2), json!(2), json!(2)));
+    for engine in &engines {
+        assert_eq!((names(engine), lost(engine, "docs").len()), (vec!["docs".to_owned()], 5));
+        assert!(engine.check(3).unwrap().is_whole());
+    }
+    // From then on it is one namespace as any other.
+    put(&engines[1], "docs", [20], 3).await;
+    write(&engines[0], "docs", json!({"deletes": [0]})).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    assert_eq!((all(&engines[0], "docs"), all(&engines[0], "docs").len()), (all(&engines[1], "docs"), 14));
+    // It is told once, and lasts.
+    let engine = nodes[1].cut_power(engines[1].clone());
+    assert_eq!(all(&engine, "docs"), all(&engines[0], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_that_cannot_be_one_are_kept_under_two_names() {
+    let (bucket, nodes, engines) = two(2);
+    put(&engines[0], "docs", 0..10, 1).await;
+    write(&engines[1], "docs", json!({"upsert_rows": [{"id": "a", "n": "text"}, {"id": "b", "n": "more"}]})).await;
+    let apart = all(&engines[1], "docs");
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let status = sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    let notice = status.namespaces[&name("docs")].notice.clone().unwrap();
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    let found = names(&engines[0]);
+    assert!(
+        found.len() == 2 && found[1].starts_with("docs.apart-") && notice.contains(&found[1]),
+        "{found:?} {notice}"
+    );
+    for engine in &engines {
+        assert_eq!((all(engine, "docs").len(), all(engine, &found[1])), (10, apart.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_decides_nothing_keeps_both() {
+    let (bucket, nodes, engines) = two(3);
+    put(&engines[0], "docs", 0..3, 1).await;
+    put(&engines[1], "docs", 2..5, 2).await;
+    put(&engines[0], "other", 0..3, 1).await;
+    put(&engines[1], "other", 5..8, 2).await;
+    for (node, engine) in nodes.iter().zip(&engines) {
+        sync_by(node, engine, &bucket, Policy::Fail).await.unwrap();
+    }
+    let found = names(&engines[1]);
+    assert!(found.len() == 3 && found[1].starts_with("docs.apart-"), "{found:?}");
+    assert_eq!((all(&engines[1], "docs").len(), all(&engines[1], &found[1]).len()), (3, 3));
+    // Where nothing is in conflict nothing has to be decided.
+    assert_eq!(all(&engines[1], "other").len(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_lost_side_had_beside_its_documents_comes_along() {
+    let (bucket, nodes, engines) = two(4);
+    put(&engines[0], "docs", 0..3, 1).await;
+    put(&engines[1], "docs", 3..6, 2).await;
+    // A conflict that nobody resolved.
+    crate::node::branch(&engines[1], "docs", "try").await;
+    put(&engines[1], "docs", [4], 7).await;
+    nodes[1].clock.advance(1_000);
+    put(&engines[1], "try", [4], 8).await;
+    let request = shoal::engine::merge::MergeRequest { policy: Policy::Lww, ..Default::default() };
+    engines[1].merge(&name("try"), &name("docs"), request).await.unwrap();
+    assert_eq!(lost(&engines[1], "docs").len(), 1);
+    let tokens = || lost(&engines[1], "docs").into_iter().map(|state| state.token).collect::<Vec<_>>();
+    let before = tokens();
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    assert_eq!((tokens(), lost(&engines[0], "docs").len()), (before, 1));
+    // The branch still knows what it was branched from.
+    put(&engines[1], "try", [9], 9).await;
+    let report = engines[1].merge(&name("try"), &name("docs"), Default::default()).await.unwrap();
+    assert_eq!((report.inserted, report.conflicts), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_written_while_a_name_goes_over_is_there_afterwards() {
+    let (bucket, nodes, engines) = two(5);
+    put(&engines[0], "docs", 0..10, 1).await;
+    put(&engines[1], "docs", 10..20, 1).await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let is_over = AtomicBool::new(false);
+    let writing = async {
+        let mut count = 0;
+        while !is_over.load(Ordering::SeqCst) || count < 30 {
+            put(&engines[1], "docs", [100 + count], 5).await;
+            count += 1;
+            tokio::task::yield_now().await;
+        }
+        count
+    };
+    let syncing = async {
+        let link = Sync::new(engines[1].clone(), bucket.clone(), options(Policy::Lww), nodes[1].clock.clone());
+        let done = link.run().await;
+        is_over.store(true, Ordering::SeqCst);
+        done.unwrap();
+    };
+    let (count, ()) = tokio::join!(writing, syncing);
+    assert_eq!(all(&engines[1], "docs").len() as u64, 20 + count);
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    assert_eq!(all(&engines[0], "docs").len() as u64, 20 + count);
+}

@@ -1,0 +1,84 @@
+//! What a node says of itself without asking the bucket: what is here only, and since when; without opening what is closed.
+
+use serde_json::json;
+use shoal::engine::Engine;
+
+use crate::fleet::{bucket, meet, sync};
+use crate::node::{Node, name, put, write};
+
+fn opened(engine: &Engine) -> u64 {
+    engine.node_status()["namespaces"]["open"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_is_that_of_the_oldest_write_that_is_here_only() {
+    let (bucket, node, other) = (bucket(1), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    let since = async |engine: &Engine| engine.unsent(&name("docs")).await.unwrap().since_ms;
+    put(&engine, "docs", 0..10, 1).await;
+    meet(&[(&node, &engine), (&other, &there)], &bucket).await;
+    assert_eq!(since(&engine).await, None);
+    // Long together, then a first write, and more.
+    node.clock.advance(10 * 3_600_000);
+    let first = engine.now_millis();
+    put(&engine, "docs", [20], 2).await;
+    assert_eq!(since(&engine).await, Some(first));
+    for id in 21..25 {
+        node.clock.advance(60_000);
+        put(&engine, "docs", [id], 2).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+    }
+    engine.compact(&name("docs")).await.unwrap();
+    assert_eq!(since(&engine).await, Some(first));
+    // What others wrote meanwhile is not older than that.
+    put(&there, "docs", [30], 3).await;
+    sync(&other, &there, &bucket).await.unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(since(&engine).await, None);
+    node.clock.advance(60_000);
+    let second = engine.now_millis();
+    write(&engine, "docs", json!({"deletes": [3]})).await;
+    node.clock.advance(60_000);
+    assert_eq!(since(&engine).await, Some(second));
+    // After a restart it is known again once the namespace is open.
+    let engine = node.cut_power(engine);
+    engine.warm(&name("docs")).unwrap();
+    assert_eq!(since(&engine).await, Some(second));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_only_is_told_without_opening_a_namespace() {
+    let (bucket, node) = (bucket(2), Node::new(1));
+    let engine = node.open();
+    for n in 0..3 {
+        put(&engine, &format!("docs{n}"), 0..10, 1).await;
+    }
+    sync(&node, &engine, &bucket).await.unwrap();
+    put(&engine, "docs1", 10..20, 2).await;
+    put(&engine, "docs2", 10..20, 2).await;
+    engine.checkpoint(&name("docs2")).await.unwrap();
+    let clean = |engine: &std::sync::Arc<Engine>| engine.named().into_iter().map(|(name, _)| name).collect();
+    let open = engine.unsent_of(clean(&engine)).await.unwrap();
+    // A clean stop, and a power cut.
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    for _ in 0..2 {
+        let engine = node.open();
+        let closed = engine.unsent_of(clean(&engine)).await.unwrap();
+        assert_eq!(opened(&engine), 0);
+        for (name, unsent) in &closed {
+            let (closed, open) = (unsent.as_ref().unwrap(), open[name].as_ref().unwrap());
+            let told = |of: &shoal::engine::Unsent| (of.common, of.is_durable, of.is_nothing, of.objects);
+            assert_eq!(told(closed), told(open), "{name}");
+            assert_eq!((closed.bytes > 0, closed.since_ms.is_some()), (open.bytes > 0, !open.is_durable), "{name}");
+        }
+        drop(engine);
+        node.disk.power_cut(&*node.random);
+    }
+    let engine = node.open();
+    sync(&node, &engine, &bucket).await.unwrap();
+    // Only what had something to send was opened.
+    assert_eq!(opened(&engine), 2);
+    let sent = engine.unsent_of(clean(&engine)).await.unwrap();
+    assert!(sent.values().all(|unsent| unsent.as_ref().unwrap().is_nothing), "{sent:?}");
+}
