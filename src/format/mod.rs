@@ -14,6 +14,7 @@ pub mod marks;
 pub mod names;
 pub mod node;
 pub mod positions;
+pub mod reclaim;
 pub mod record;
 pub mod rows;
 pub mod segment;

@@ -12,5 +12,7 @@ mod meeting;
 #[path = "../support/node.rs"]
 mod node;
 mod places;
+mod reclaiming;
 #[path = "../support/servers.rs"]
 mod started;
+mod upkeep;

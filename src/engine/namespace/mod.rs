@@ -10,6 +10,7 @@ mod flush;
 pub mod head;
 mod open;
 pub mod rebase;
+mod renew;
 mod state;
 mod write;
 
