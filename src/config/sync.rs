@@ -12,6 +12,10 @@ use crate::sync::{Schedule, Selection, WorkerConfig};
 /// The longest interval: a week.
 const INTERVAL_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 
+/// The longest that anything is kept for: ten years.
+const RETENTION_DAYS_MAX: u64 = 3_650;
+const RECLAIM_HOURS_MAX: u64 = 24 * 366;
+
 /// When and what is exchanged with the bucket; nothing while `bucket.url` is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -26,6 +30,10 @@ pub struct SyncSettings {
     pub exclude: Vec<String>,
     /// Windows `HH:MM-HH:MM` of the day, in UTC, in which passes begin by themselves; empty for always.
     pub schedule: Vec<String>,
+    /// For how many days the bucket keeps states that were replaced, and deleted namespaces.
+    pub retention_days: u64,
+    /// Every how many hours the rest is deleted there; 0: on request only.
+    pub reclaim_interval_hours: u64,
 }
 
 impl Default for SyncSettings {
@@ -36,6 +44,8 @@ impl Default for SyncSettings {
             include: Vec::new(),
             exclude: Vec::new(),
             schedule: Vec::new(),
+            retention_days: 7,
+            reclaim_interval_hours: 24,
         }
     }
 }
@@ -50,6 +60,18 @@ impl Config {
                 sync.interval_seconds
             )));
         }
+        if !(1..=RETENTION_DAYS_MAX).contains(&sync.retention_days) {
+            return Err(wrong(format!(
+                "sync.retention_days is {}, expected 1 to {RETENTION_DAYS_MAX}",
+                sync.retention_days
+            )));
+        }
+        if sync.reclaim_interval_hours > RECLAIM_HOURS_MAX {
+            return Err(wrong(format!(
+                "sync.reclaim_interval_hours is {}, expected at most {RECLAIM_HOURS_MAX}, or 0 for never by itself",
+                sync.reclaim_interval_hours
+            )));
+        }
         let policy = Policy::parse(&sync.policy).map_err(|error| of_configuration("sync.", &error))?;
         let selection =
             Selection::parse(&sync.include, &sync.exclude).map_err(|error| of_configuration("sync.", &error))?;
@@ -59,7 +81,13 @@ impl Config {
         }
         bucket.location().map_err(|error| of_configuration("", &error))?;
         let interval = Duration::from_secs(sync.interval_seconds);
-        Ok(Some(WorkerConfig { bucket: bucket.clone(), interval, policy, selection, schedule }))
+        let retention = Duration::from_secs(sync.retention_days * 24 * 3_600);
+        let reclaim_interval = match sync.reclaim_interval_hours {
+            0 => None,
+            hours => Some(Duration::from_secs(hours * 3_600)),
+        };
+        let bucket = bucket.clone();
+        Ok(Some(WorkerConfig { bucket, interval, policy, selection, schedule, retention, reclaim_interval }))
     }
 }
 

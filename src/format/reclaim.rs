@@ -22,10 +22,10 @@ pub const HELD_MAX: usize = 16_384;
 pub struct Fence {
     /// The manifest that announced it.
     pub generation: u64,
-    /// The key of the list of what it condemned.
+    /// The key of the list of what it condemned; in generation 0 of none.
     pub sweep: String,
     /// The oldest generation that is retained; what only earlier ones need may go. One above `generation`: not even that
-    /// manifest's objects are, since the namespace was deleted.
+    /// manifest's objects are, since the namespace was deleted, or never came to be where `generation` is 0.
     pub retained: u64,
     pub at_ms: u64,
 }
@@ -101,7 +101,8 @@ pub(super) fn check_fence(fence: &Fence) -> std::result::Result<(), String> {
     if !is_key(&fence.sweep) {
         return Err(format!("the fence's list {:?} is no key", fence.sweep));
     }
-    if fence.generation == 0 || fence.retained > fence.generation.saturating_add(1) {
+    let is_first = fence.generation == 0 && fence.retained != 1;
+    if is_first || fence.retained > fence.generation.saturating_add(1) {
         return Err(format!("fence {} retains from {} on", fence.generation, fence.retained));
     }
     Ok(())

@@ -103,7 +103,8 @@ struct Survey {
 
 impl Sync {
     /// Condemns what nobody needs, and deletes what nobody holds of it.
-    pub(super) async fn collect(&self, of: &Of<'_>, ask: &Reclaim) -> Result<Reclaimed> {
+    /// `is_going_on`: a round before had more to condemn than one list names.
+    pub(super) async fn collect(&self, of: &Of<'_>, ask: &Reclaim, is_going_on: bool) -> Result<Reclaimed> {
         for _ in 0..ATTEMPTS {
             let Some(found) = self.newest(of.project(), of.nsid, None).await? else {
                 return Ok(Reclaimed::default());
@@ -114,10 +115,16 @@ impl Sync {
             }
             let now = self.clock.now_millis();
             let last_ms = found.manifest.fence.as_ref().map(|fence| fence.at_ms);
-            if last_ms.is_some_and(|last| (last..last.saturating_add(ask.rest_ms)).contains(&now)) {
+            let is_within = |ms: u64| last_ms.is_some_and(|last| (last..last.saturating_add(ms)).contains(&now));
+            if is_within(ask.rest_ms) && !is_going_on {
                 return Ok(Reclaimed::default());
             }
-            let survey = self.survey(of, &found.manifest, ask).await?;
+            let mut survey = self.survey(of, &found.manifest, ask).await?;
+            if found.manifest.is_end() && is_within(ask.retention_ms) && !is_going_on {
+                // What is new may be from who is bringing it back: another end would have it all sent once more.
+                let list = self.list(&found.manifest).await?;
+                survey.condemned.retain(|object| list.contains(&object.key));
+            }
             let released = survey.generations.partition_point(|generation| *generation < survey.retained) as u64;
             let is_ended = of.is_dead && found.manifest.is_end();
             let is_bare = is_ended && survey.generations.len() == 1 && survey.lists.iter().flatten().count() <= 1;
@@ -128,7 +135,8 @@ impl Sync {
                 survey.check_share(of.name)?;
             }
             if ask.dry_run {
-                let held = self.held(of.project(), of.nsid).await?;
+                let holds = self.holds(of.project(), of.nsid).await?;
+                let held = holds.into_iter().flat_map(|hold| hold.objects).collect();
                 let mut done = survey.without(&held);
                 done.manifests = released.saturating_sub(u64::from(is_ended));
                 return Ok(done);
@@ -140,7 +148,7 @@ impl Sync {
                     None => continue,
                 },
             };
-            return self.delete(of, &fence, &survey).await;
+            return self.delete(of, &fence, &survey, now.saturating_sub(ask.retention_ms)).await;
         }
         Err(Error::busy(format!("other nodes committed {} {ATTEMPTS} times while it was to be reclaimed", of.name))
             .with_hint("nothing is lost, the next run goes on"))
@@ -212,9 +220,20 @@ impl Sync {
         if !survey.generations.iter().all(is_released) {
             return Ok(false);
         }
-        let Some(bytes) = self.bucket.get(&fence.sweep, &self.options.patience).await? else { return Ok(false) };
-        let list: BTreeSet<String> = decode_sweep(&bytes, &fence.sweep)?.condemned.into_iter().collect();
+        let list = self.list(newest).await?;
         Ok(survey.condemned.iter().all(|object| list.contains(&object.key)))
+    }
+
+    /// What the newest fence condemned, as far as that is still said.
+    async fn list(&self, newest: &Manifest) -> Result<BTreeSet<String>> {
+        // Nothing of what never came to be was ever listed.
+        let Some(fence) = newest.fence.as_ref().filter(|fence| fence.generation > 0) else {
+            return Ok(BTreeSet::new());
+        };
+        let Some(bytes) = self.bucket.get(&fence.sweep, &self.options.patience).await? else {
+            return Ok(BTreeSet::new());
+        };
+        Ok(decode_sweep(&bytes, &fence.sweep)?.condemned.into_iter().collect())
     }
 
     /// Writes the list, and commits a fence that names it. `None` when another node committed first: the list is stale then.
@@ -250,12 +269,12 @@ impl Sync {
     }
 
     /// Deletes what the fence `newest` condemned, or one before it.
-    async fn delete(&self, of: &Of<'_>, newest: &Manifest, survey: &Survey) -> Result<Reclaimed> {
+    async fn delete(&self, of: &Of<'_>, newest: &Manifest, survey: &Survey, until_ms: u64) -> Result<Reclaimed> {
         // Who gives a deleted namespace its name again looks for the end of it afterwards; this is the other look.
         if of.is_dead && !self.is_dead(of.name, of.nsid).await? {
             return Ok(Reclaimed::default());
         }
-        let held = self.held(of.project(), of.nsid).await?;
+        let held = self.held(of, newest, until_ms).await?;
         let condemned = survey.condemned.iter().map(|object| &object.key).filter(|key| !held.contains(*key));
         let last = newest.fence.as_ref().map(|fence| &fence.sweep);
         let lists = survey.lists.iter().flatten().filter(|list| Some(*list) != last);

@@ -11,7 +11,7 @@ use super::namespace::Found;
 use crate::engine::remote::{objects_of, owner_of};
 use crate::error::Result;
 use crate::format::manifest::Manifest;
-use crate::format::reclaim::decode_sweep;
+use crate::format::reclaim::{Fence, decode_sweep};
 use crate::model::ids::{NamespaceName, Nsid};
 
 /// The most fences that are read one after another; who was away for more sends what it has under new names.
@@ -74,7 +74,8 @@ impl Sync {
         let mut all = BTreeSet::new();
         let mut next = newest.fence.clone();
         for _ in 0..FENCES_MAX {
-            let Some(fence) = next.filter(|fence| base.is_none_or(|base| fence.generation > base)) else {
+            let is_later = |fence: &Fence| fence.generation > base.unwrap_or(0);
+            let Some(fence) = next.filter(is_later) else {
                 return Condemned::Listed(all);
             };
             let list = match self.bucket.get(&fence.sweep, &self.options.patience).await {

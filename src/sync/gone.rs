@@ -1,4 +1,4 @@
-//! Reclaims deleted namespaces: found by the revisions of names, ended by a last fence, removed when nobody holds any of them.
+//! Reclaims deleted namespaces, and what never got its name: ended by a last fence, removed when nobody holds any of them.
 //!
 //! - One that has its name again is not touched: who gives a name looks for the end afterwards, who ends one looks at the name
 //!   afterwards. One of the two always sees the other; what was ended in spite of that is sent anew by who has it.
@@ -10,9 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::collect::{Of, Reclaim, Reclaimed};
 use super::{Attached, Selection, Sync, names};
 use crate::engine::layout::{number_of, prefix};
+use crate::engine::remote::owner_of;
 use crate::error::Result;
 use crate::format::manifest::Manifest;
-use crate::model::ids::{NamespaceName, Nsid};
+use crate::format::names::parse_name;
+use crate::model::ids::{NamespaceName, Nsid, Project};
+use crate::store::PAGE_KEYS_MAX;
 
 /// The most keys that are left of a namespace of which every object is gone: manifests, lists, the hint.
 const LEFT_MAX: usize = 100_000;
@@ -27,6 +30,7 @@ impl Sync {
     ) -> Result<Vec<(NamespaceName, Nsid)>> {
         let revisions = names::revisions(&self.bucket, &self.options.patience).await?;
         let (mut alive, mut ended) = (BTreeSet::new(), BTreeMap::new());
+        let projects: BTreeSet<Project> = revisions.keys().map(|name| name.project.clone()).collect();
         for (name, revs) in revisions {
             let mut later: Option<names::Bound> = None;
             for rev in revs.into_iter().rev() {
@@ -45,6 +49,16 @@ impl Sync {
                 later = Some(bound);
             }
         }
+        for (project, nsid) in self.incarnations(projects).await? {
+            if alive.contains(&nsid) || ended.contains_key(&nsid) {
+                continue;
+            }
+            // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
+            let Some(found) = self.newest(&project, nsid, None).await? else { continue };
+            if let Some(name) = parse_name(&found.manifest.name) {
+                keep_latest(&mut ended, &name, nsid, found.manifest.committed_ms);
+            }
+        }
         let until = self.clock.now_millis().saturating_sub(retention_ms);
         let is_due = |(nsid, (name, at_ms)): &(Nsid, (NamespaceName, u64))| {
             !alive.contains(nsid) && *at_ms <= until && selection.takes(name)
@@ -54,6 +68,30 @@ impl Sync {
         // Branches are younger than what they came from, which they hold.
         dead.reverse();
         Ok(dead)
+    }
+
+    /// All incarnations of these projects that have anything in the bucket.
+    async fn incarnations(&self, projects: BTreeSet<Project>) -> Result<BTreeSet<(Project, Nsid)>> {
+        let mut found = BTreeSet::new();
+        for project in projects {
+            let below = format!("{project}/namespaces");
+            let mut after: Option<String> = None;
+            loop {
+                let page = self.bucket.list(&below, after.as_deref(), PAGE_KEYS_MAX, &self.options.patience).await?;
+                let owners = page.objects.iter().filter_map(|listed| owner_of(&listed.key));
+                let last = owners.clone().next_back();
+                found.extend(owners.map(|nsid| (project.clone(), nsid)));
+                if !page.more {
+                    break;
+                }
+                // Behind everything of the last one.
+                after = match last {
+                    Some(nsid) => Some(format!("{}/zzzz", prefix(&project, nsid))),
+                    None => page.objects.last().map(|listed| listed.key.clone()),
+                };
+            }
+        }
+        Ok(found)
     }
 
     /// Whether a name's newest revision in the bucket is not of this incarnation.

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::collect::Of;
 use super::{Sync, keys};
 use crate::engine::layout::number_of;
 use crate::engine::remote::{objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::format::reclaim::{HoldFile, VERSION, decode_hold, encode_hold};
+use crate::format::reclaim::{Fence, HoldFile, VERSION, decode_hold, encode_hold};
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit};
 
@@ -196,20 +197,70 @@ impl Sync {
         }
     }
 
-    /// All that others hold of a namespace's objects. Every revision counts, and all that are listed are read.
-    pub(super) async fn held(&self, project: &Project, owner: Nsid) -> Result<BTreeSet<String>> {
+    /// All that others hold of a namespace's objects, without what nobody is going to need: holds from before `until_ms` of who has
+    /// no state in the bucket are given up.
+    pub(super) async fn held(&self, of: &Of<'_>, newest: &Manifest, until_ms: u64) -> Result<BTreeSet<String>> {
+        let mut held = BTreeSet::new();
+        for hold in self.holds(of.project(), of.nsid).await? {
+            let is_idle = hold.at_ms <= until_ms && self.is_idle(of.project(), newest, &hold).await?;
+            match is_idle {
+                true => {
+                    self.narrow_hold(of.project(), &hold.name, hold.holder, of.nsid, &BTreeSet::new()).await?;
+                }
+                false => held.extend(hold.objects),
+            }
+        }
+        Ok(held)
+    }
+
+    /// Whether the holder has ended. Who has no state yet may be about to commit one, so the place of its first one is taken by
+    /// its end: it finds that when it commits, and sends everything as its own.
+    async fn is_idle(&self, project: &Project, owner: &Manifest, hold: &HoldFile) -> Result<bool> {
+        if let Some(found) = self.newest(project, hold.holder, None).await? {
+            return Ok(found.manifest.is_end());
+        }
+        self.end_unborn(project, owner, (hold.holder, &hold.name)).await
+    }
+
+    /// Makes the end of a namespace its first state in the bucket, so that nothing else can be. Whether that is so. `template` gives
+    /// what means nothing there.
+    pub(super) async fn end_unborn(
+        &self,
+        project: &Project,
+        template: &Manifest,
+        (nsid, name): (Nsid, &str),
+    ) -> Result<bool> {
+        let at_ms = self.clock.now_millis();
+        let fence = Fence { generation: 0, sweep: keys::sweep(project, nsid, 0), retained: 1, at_ms };
+        let end = Manifest {
+            nsid,
+            name: name.to_owned(),
+            generation: 0,
+            parent: None,
+            commit_id: self.engine.new_commit_id(),
+            lineage: None,
+            segments: Vec::new(),
+            conflicts: Vec::new(),
+            committed_ms: at_ms,
+            ..template.clone()
+        };
+        self.commit(project, &end.fenced(Some(fence))).await
+    }
+
+    /// All holds on a namespace's objects. Every revision counts, and all that are listed are read.
+    pub(super) async fn holds(&self, project: &Project, owner: Nsid) -> Result<Vec<HoldFile>> {
         'attempt: for _ in 0..ATTEMPTS {
             let listed =
                 self.bucket.list_all(&keys::holds(project, owner), None, HOLDS_MAX, &self.options.patience).await?;
-            let mut held = BTreeSet::new();
+            let mut holds = Vec::new();
             for hold in &listed {
                 match self.read_hold(&hold.key, owner).await? {
-                    Some(hold) => held.extend(hold.objects),
+                    Some(hold) => holds.push(hold),
                     // The one that took its place may not be among these.
                     None => continue 'attempt,
                 }
             }
-            return Ok(held);
+            return Ok(holds);
         }
         Err(Error::busy(format!("holds on objects of {owner} change all the time"))
             .with_hint("nothing was deleted; the next run of reclaim goes on"))

@@ -46,7 +46,7 @@ pub use self::namespace::Done;
 use self::namespace::Seen;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
-pub use self::reclaiming::Reclaiming;
+pub use self::reclaiming::{LastReclaim, Reclaiming};
 pub use self::report::{show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
@@ -199,13 +199,10 @@ impl Sync {
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
             Choice::Exchange(nsid) => self.exchange(name, nsid).await,
             Choice::Bind(nsid) => {
-                let is_back = next.rev > 0;
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
-                // Where it was deleted before somebody may have begun to reclaim it, who looks at the name after that.
-                if is_back {
-                    self.exchange(name, nsid).await?;
-                }
+                // Somebody may have ended what had no name, or none any more, who looks at the name after that.
+                self.exchange(name, nsid).await?;
                 Ok(done)
             }
             Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {

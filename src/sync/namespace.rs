@@ -110,6 +110,15 @@ impl Sync {
             self.send(&ours, found.as_ref(), &mut done).await?;
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
+                if found.is_none() && slept_ms > KNOWN_MS {
+                    // What it holds may have been given up for that of a node that is lost.
+                    let lacking = self.hold(name, &ours).await?;
+                    if !lacking.is_empty() {
+                        self.renew(name, &lacking).await?;
+                        continue;
+                    }
+                }
                 done.generation = Some(ours.generation);
                 // Best effort: a hint for who never was here.
                 let current = keys::current(&name.project, nsid);
@@ -158,9 +167,12 @@ impl Sync {
         if newest.is_none() {
             let lacking = self.hold(name, &staged).await?;
             if !lacking.is_empty() {
-                // What is held stays held: the commit may happen yet. A fence of the namespace's own lets go of it.
-                tokio::task::block_in_place(|| self.engine.withdraw_staged(nsid));
-                self.renew(name, &lacking).await?;
+                // The commit may happen yet, unless another takes its place.
+                if self.end_unborn(&name.project, &staged, (nsid, &staged.name)).await? {
+                    let all = objects_of(&staged).into_iter().map(|object| object.key).collect();
+                    self.withdraw_holds(name, &staged, &all).await?;
+                    tokio::task::block_in_place(|| self.engine.withdraw_staged(nsid));
+                }
                 return Ok(true);
             }
         }

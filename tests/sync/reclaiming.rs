@@ -270,6 +270,65 @@ async fn a_deleted_namespace_is_kept_for_a_time_and_comes_back_from_whoever_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_node_left_half_sent_goes_and_comes_back_with_the_node() {
+    // The requests of the branch's first pass after which the node is away: with a hold and no state, with a state and no name.
+    let mut seen = [false; 2];
+    for at in 0.. {
+        let store = Arc::new(InMemory::new());
+        let direct = over(store.clone(), 1);
+        let nodes = [Node::new(1), Node::new(2)];
+        let engines = [nodes[0].open(), nodes[1].open()];
+        put(&engines[0], "docs", 0..50, 1).await;
+        engines[0].checkpoint(&name("docs")).await.unwrap();
+        meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &direct).await;
+        branch(&engines[0], "docs", "try").await;
+        put(&engines[0], "try", 100..110, 2).await;
+        let cut = Arc::new(tokio::sync::Notify::new());
+        let said = cut.clone();
+        let faulty = FaultyStore::new(store.clone(), move |step| {
+            (step >= at).then(|| {
+                said.notify_one();
+                Fault::Silence
+            })
+        });
+        let link = over(Arc::new(faulty), 2);
+        let is_through = tokio::select! {
+            done = sync(&nodes[0], &engines[0], &link) => { done.unwrap(); true }
+            () = cut.notified() => false,
+        };
+        let found = contents(&direct).await;
+        let is_named = found.keys.iter().any(|key| key.contains("/names/try/"));
+        seen[0] |= !found.holds.is_empty() && found.chains.len() == 1;
+        seen[1] |= found.chains.len() == 2 && !is_named;
+        churn(&nodes[1], &engines[1], &direct, 3).await;
+        // Not while it may be on its way.
+        assert!(reclaim(&nodes[1], &engines[1], &direct, 1_000_000_000).await.failed.is_none());
+        assert_eq!(contents(&direct).await.holds, found.holds);
+        nodes[1].clock.advance(DAY_MS);
+        reclaim_to_the_end(&nodes[1], &engines[1], &direct).await;
+        let left = contents(&direct).await;
+        assert_eq!(left.holds.is_empty(), !is_named);
+        assert!(
+            is_named
+                || left.chains.values().filter(|chain| !chain.values().next_back().unwrap().is_end()).count() == 1
+        );
+        let engine = nodes[0].cut_power(engines[0].clone());
+        let tried = all(&engine, "try");
+        meet(&[(&nodes[0], &engine), (&nodes[1], &engines[1])], &direct).await;
+        delete_late(&direct).await;
+        contents(&direct).await.assert_whole();
+        assert_eq!(all(&engines[1], "try"), tried);
+        assert_eq!(fresh(3, &direct, "try").await, tried);
+        reclaim_to_the_end(&nodes[1], &engines[1], &direct).await;
+        assert_eq!(fresh(4, &direct, "try").await, tried);
+        if is_through {
+            assert_eq!(seen, [true; 2]);
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_that_comes_after_its_time_is_none_of_the_chain() {
     let (bucket, nodes, engines) = two(9).await;
     let nsid = engines[0].named()[0].1;
