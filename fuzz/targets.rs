@@ -19,6 +19,7 @@ use shoal::format::manifest::{decode_manifest, encode_manifest};
 use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_tag};
 use shoal::format::names::{decode_binding, encode_binding, parse_name};
 use shoal::format::node::{decode_format, decode_node, encode_format, encode_node};
+use shoal::format::reclaim::{decode_hold, decode_sweep, encode_hold, encode_sweep};
 use shoal::format::record::{decode_batch, encode_batch};
 use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
@@ -38,7 +39,7 @@ use shoal::segment::vectors::{QueryTokens, QueryVector, Wanted};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 18] = [
+pub const TARGETS: [(&str, Body); 19] = [
     ("clusters", clusters),
     ("conflicts", conflicts),
     ("deletions", deletions),
@@ -51,6 +52,7 @@ pub const TARGETS: [(&str, Body); 18] = [
     ("positions", positions),
     ("query", query),
     ("ranges", ranges),
+    ("reclaim", reclaim),
     ("record", record),
     ("segment", segment),
     ("snapshot", snapshot),
@@ -215,6 +217,17 @@ fn names(data: &[u8]) {
     for bytes in [data, &sealed_body(data)] {
         let Some(found) = either(decode_binding(bytes, "fuzz")) else { continue };
         assert_eq!(again(decode_binding(&again(encode_binding(&found)), "again")), found);
+    }
+}
+
+fn reclaim(data: &[u8]) {
+    for bytes in [data, &sealed_body(data)] {
+        if let Some(found) = either(decode_sweep(bytes, "fuzz")) {
+            assert_eq!(again(decode_sweep(&again(encode_sweep(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_hold(bytes, "fuzz")) {
+            assert_eq!(again(decode_hold(&again(encode_hold(&found)), "again")), found);
+        }
     }
 }
 

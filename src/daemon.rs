@@ -40,6 +40,7 @@ pub async fn run(
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
     let rebuilding = tokio::spawn(keep_index(engine.clone()));
     let syncing = sync.clone().map(|worker| tokio::spawn(worker.run()));
+    let reclaiming = sync.clone().map(|worker| tokio::spawn(worker.keep_clean()));
     tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
     ops::systemd::ready(&address.to_string());
     let watched = engine.clone();
@@ -58,6 +59,9 @@ pub async fn run(
         && let Err(error) = syncing.await
     {
         tracing::error!(%error, "sync ended by a defect, please report it");
+    }
+    if let Some(reclaiming) = reclaiming {
+        reclaiming.abort();
     }
     watchdog.abort();
     rebuilding.abort();

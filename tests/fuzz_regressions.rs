@@ -45,10 +45,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "deletions" => &["deletions.del"],
         "envelope" => &["_format.json"],
         "log" => &["log.wal", "log-multivectors.wal"],
-        "manifest" => &["manifest.json", "manifest-answers.json"],
+        "manifest" => &["manifest.json", "manifest-answers.json", "../v3/manifest.json"],
         "names" => &["binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json", "traffic.json"],
         "ranges" => &["object.here"],
+        "reclaim" => &["sweep.json", "hold.json"],
         "segment" => &["segment.seg", "segment-tokens.seg"],
         "snapshot" => &[
             "snapshot.snp",

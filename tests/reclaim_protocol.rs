@@ -2,7 +2,8 @@
 //! every order in which its steps can meet; and the proof that the walk finds what goes wrong without any one of them.
 //!
 //! Each namespace has a chain of commits, objects under its own prefix, and the holds of others on these. Nobody here has a
-//! clock, and everybody may stop for ever after any step.
+//! clock, and everybody may stop for ever after any step. Commits that are released are removed in the end, with the lists that
+//! only they name: then their numbers are free again.
 
 use stateright::{Checker, Model, Property};
 
@@ -23,6 +24,9 @@ enum Flaw {
     UploadsAgainUnderTheSameName,
     RemovesAHoldBeforeTheNextIsWritten,
     NarrowsBeforeItsOwnFence,
+    CommitsWithoutLookingAtWhatItFollows,
+    TakesAListThatIsGoneForEmpty,
+    GivesUpAHoldWithoutTakingTheHoldersPlace,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +48,10 @@ struct Hold {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Space {
     chain: Vec<Commit>,
+    /// Commits before this one are removed, and their lists.
+    oldest: usize,
+    /// Commits that were made where the chain had gone on long before.
+    astray: bool,
     /// Objects under this prefix, there or gone.
     own: Objects,
     holds: Vec<Hold>,
@@ -114,6 +122,12 @@ enum Actor {
         names: Objects,
         over: bool,
     },
+    /// Gives up the holds of `holder`, which seems to be lost, on `of`'s objects.
+    Releaser {
+        of: usize,
+        holder: usize,
+        at: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +147,7 @@ enum CollectStep {
     Delete,
     WriteNextHold,
     RemoveLastHold,
+    RemoveCommits,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +168,7 @@ struct Protocol {
 
 impl Protocol {
     fn collecting(&self) -> &'static [CollectStep] {
-        use CollectStep::{Delete, Fence, ListHolds, Read, RemoveLastHold, WriteList, WriteNextHold};
+        use CollectStep::{Delete, Fence, ListHolds, Read, RemoveCommits, RemoveLastHold, WriteList, WriteNextHold};
         match self.flaw {
             Some(Flaw::DeletesBeforeListingHolds) => &[Read, WriteList, Fence, Delete, ListHolds],
             Some(Flaw::ListsHoldsBeforeTheFence) => &[Read, WriteList, ListHolds, Fence, Delete],
@@ -165,7 +180,7 @@ impl Protocol {
             Some(Flaw::NarrowsBeforeItsOwnFence) => {
                 &[Read, WriteNextHold, RemoveLastHold, WriteList, Fence, ListHolds, Delete]
             }
-            _ => &[Read, WriteList, Fence, ListHolds, Delete, WriteNextHold, RemoveLastHold],
+            _ => &[Read, WriteList, Fence, ListHolds, Delete, WriteNextHold, RemoveLastHold, RemoveCommits],
         }
     }
 
@@ -217,13 +232,15 @@ impl Model for Protocol {
                         actions.push((who, 0));
                     }
                 }
+                Actor::Releaser { at, .. } => actions.extend((*at < 2).then_some((who, 0))),
                 Actor::Holder { from, at, over, .. } => {
                     if *over {
                         continue;
                     }
                     match self.holding()[*at] {
                         HoldStep::Choose => {
-                            actions.extend((0..state.spaces[*from].chain.len()).map(|c| (who, c as u8)))
+                            let from = &state.spaces[*from];
+                            actions.extend((from.oldest..from.chain.len()).map(|c| (who, c as u8)))
                         }
                         _ => actions.push((who, 0)),
                     }
@@ -294,6 +311,10 @@ impl Model for Protocol {
                             there.holds.retain(|hold| hold.holder != space || (written && hold.rev == newest));
                         }
                     }
+                    CollectStep::RemoveCommits => {
+                        let own = &mut next.spaces[space];
+                        own.oldest = own.oldest.max(own.oldest_retained().min(own.newest()));
+                    }
                 }
                 if *at == self.collecting().len() {
                     // What it has done with is forgotten, so that states that differ in nothing else are one.
@@ -316,6 +337,18 @@ impl Model for Protocol {
                         next.store |= *upload;
                         (*since, *at) = (*base, CommitStep::Commit);
                     }
+                    CommitStep::Commit if *base + 1 < space.oldest => {
+                        // The number is free again. What it follows is not there any more.
+                        if self.has(Flaw::CommitsWithoutLookingAtWhatItFollows) {
+                            space.astray = true;
+                            *at = CommitStep::Done;
+                        } else {
+                            *base = space.newest();
+                            // Lists are gone, too, so anything may have been condemned.
+                            let is_anew = *uploads && !self.has(Flaw::TakesAListThatIsGoneForEmpty);
+                            *at = if is_anew { CommitStep::Upload } else { CommitStep::Commit };
+                        }
+                    }
                     CommitStep::Commit if space.newest() == *base => {
                         space.chain.push(Commit { names: space.chain[*base].names & !*drops | *upload, fence: None });
                         (*at, *base, *since, *upload) = (CommitStep::Done, 0, 0, 0);
@@ -329,6 +362,21 @@ impl Model for Protocol {
                         }
                     }
                     CommitStep::Done => return None,
+                }
+            }
+            Actor::Releaser { of, holder, at } => {
+                *at += 1;
+                match *at {
+                    1 => {
+                        let is_lost = next.spaces[*holder].chain.is_empty();
+                        if is_lost && !self.has(Flaw::GivesUpAHoldWithoutTakingTheHoldersPlace) {
+                            next.spaces[*holder].chain.push(Commit { names: 0, fence: None });
+                        }
+                        if !is_lost {
+                            *at = 2;
+                        }
+                    }
+                    _ => next.spaces[*of].holds.retain(|hold| hold.holder != *holder),
                 }
             }
             Actor::Holder { to, from, at, commit, names, over } => {
@@ -356,6 +404,13 @@ impl Model for Protocol {
                             *over = true;
                         }
                     }
+                    // It was taken for lost, and has its end for a first state: what is here is sent as its own.
+                    HoldStep::Publish if !next.spaces[*to].chain.is_empty() => {
+                        for there in &mut next.spaces {
+                            there.holds.retain(|hold| hold.holder != *to);
+                        }
+                        *over = true;
+                    }
                     HoldStep::Publish => {
                         for hold in next.spaces.iter_mut().flat_map(|there| &mut there.holds) {
                             hold.confirmed |= hold.holder == *to;
@@ -375,6 +430,7 @@ impl Model for Protocol {
             Property::always(WHOLE, |_, state: &State| {
                 state.spaces.iter().all(|space| space.needs(space.oldest_retained()) & !state.store == 0)
             }),
+            Property::always(CHAINED, |_, state: &State| !state.spaces.iter().any(|space| space.astray)),
             Property::always(HELD, |_, state: &State| {
                 let mut holds = state.spaces.iter().flat_map(|space| &space.holds);
                 holds.all(|hold| !hold.confirmed || hold.names & !state.store == 0)
@@ -384,6 +440,7 @@ impl Model for Protocol {
                     Actor::Collector { cycles, .. } => *cycles == 0,
                     Actor::Committer { at, .. } => *at == CommitStep::Done,
                     Actor::Holder { to, .. } => !state.spaces[*to].chain.is_empty(),
+                    Actor::Releaser { at, .. } => *at == 2,
                 });
                 let needed = state.spaces.iter().fold(0, |all, space| all | space.needs(space.oldest_retained()));
                 over && state.store == needed
@@ -401,6 +458,7 @@ impl Model for Protocol {
 }
 
 const WHOLE: &str = "no retained commit of a namespace, branch or tag names an object that is gone";
+const CHAINED: &str = "who is told that a commit happened finds it in the chain";
 const HELD: &str = "no confirmed hold loses an object";
 const CLEAN: &str = "when all have done what they wanted, nothing is left that nobody needs";
 const WITHDRAWN: &str = "a holder that comes too late withdraws";
@@ -418,7 +476,7 @@ fn holder(to: usize, from: usize) -> Actor {
 }
 
 fn space(own: Objects, names: Objects) -> Space {
-    Space { chain: vec![Commit { names, fence: None }], own, holds: Vec::new() }
+    Space { chain: vec![Commit { names, fence: None }], own, ..Space::default() }
 }
 
 /// A namespace is written to, collected twice, and branched or tagged meanwhile.
@@ -479,6 +537,19 @@ fn letting_go() -> State {
     }
 }
 
+/// A committer sleeps through what another one and a collector do.
+fn sleeping() -> State {
+    State { actors: vec![committer(0, 0b01, true), committer(0, 0b10, true), collector(0, 3)], ..writing() }
+}
+
+/// A branch is taken for lost while it is made.
+fn giving_up() -> State {
+    let mut start = branching();
+    start.actors[1] = collector(0, 1);
+    start.actors.push(Actor::Releaser { of: 0, holder: 1, at: 0 });
+    start
+}
+
 #[test]
 fn no_object_is_lost_in_any_order_of_the_steps() {
     for (what, start) in [
@@ -487,11 +558,14 @@ fn no_object_is_lost_in_any_order_of_the_steps() {
         ("writing", writing()),
         ("collecting", collecting()),
         ("letting go", letting_go()),
+        ("sleeping", sleeping()),
+        ("giving up", giving_up()),
     ] {
         let checker = Protocol { flaw: None, start }.checker().threads(2).spawn_bfs().join();
         println!("{what}: {} states", checker.unique_state_count());
         checker.assert_no_discovery(WHOLE);
         checker.assert_no_discovery(HELD);
+        checker.assert_no_discovery(CHAINED);
         checker.assert_any_discovery(CLEAN);
         checker.assert_any_discovery(WITHDRAWN);
     }
@@ -511,10 +585,13 @@ fn without_any_one_step_an_object_is_lost() {
         (Flaw::UploadsAgainUnderTheSameName, writing()),
         (Flaw::RemovesAHoldBeforeTheNextIsWritten, letting_go()),
         (Flaw::NarrowsBeforeItsOwnFence, letting_go()),
+        (Flaw::CommitsWithoutLookingAtWhatItFollows, sleeping()),
+        (Flaw::TakesAListThatIsGoneForEmpty, sleeping()),
+        (Flaw::GivesUpAHoldWithoutTakingTheHoldersPlace, giving_up()),
     ];
     for (flaw, start) in flaws {
         let checker = Protocol { flaw: Some(flaw), start }.checker().threads(2).spawn_bfs().join();
-        let path = checker.discovery(WHOLE);
+        let path = checker.discovery(WHOLE).or_else(|| checker.discovery(CHAINED));
         let Some(path) = path else { panic!("{flaw:?} is not found") };
         println!("{flaw:?}: lost after {} steps", path.into_actions().len());
     }

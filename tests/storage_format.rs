@@ -25,6 +25,9 @@ use shoal::format::node::{
     self, FormatFile, IdBlocks, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
 };
 use shoal::format::ranges;
+use shoal::format::reclaim::{
+    self, Fence, HoldFile, SweepFile, decode_hold, decode_sweep, encode_hold, encode_sweep,
+};
 use shoal::format::record::{Batch, IdempotencyEntry, Record};
 use shoal::format::snapshot::{
     Base, Description, FOOTER_BYTES, INDEX_ENTRY_BYTES, Member, OBJECT_HEADER_BYTES, ObjectKind, SnapshotKind,
@@ -211,6 +214,7 @@ fn manifest() -> Manifest {
         updated_ms: 2,
         written_ms: 3,
         committed_ms: 4,
+        fence: None,
     }
 }
 
@@ -227,6 +231,38 @@ fn manifest_with_answers() -> Manifest {
         bytes_written: 99,
     };
     Manifest { idempotency: vec![answer], ..manifest() }
+}
+
+fn fence() -> Fence {
+    Fence {
+        generation: 2,
+        sweep: "acme/search/namespaces/x/sweeps/000000000000000b.json".into(),
+        retained: 1,
+        at_ms: 4,
+    }
+}
+
+/// As a bucket's chain has it.
+fn manifest_with_fence() -> Manifest {
+    manifest_with_answers().fenced(Some(fence()))
+}
+
+fn sweep_file() -> SweepFile {
+    let condemned = vec!["acme/search/namespaces/x/segments/s/data.seg".into()];
+    let nsid = Nsid(Uuid::from_u128(1));
+    SweepFile { format: reclaim::VERSION, nsid, generation: 3, before: Some(fence()), condemned }
+}
+
+fn hold_file() -> HoldFile {
+    HoldFile {
+        format: reclaim::VERSION,
+        holder: Nsid(Uuid::from_u128(4)),
+        name: "acme/search/branch".into(),
+        owner: Nsid(Uuid::from_u128(1)),
+        rev: 5,
+        at_ms: 6,
+        objects: vec!["acme/search/namespaces/x/segments/s/data.seg".into()],
+    }
 }
 
 fn conflicts_file() -> ConflictsFile {
@@ -554,7 +590,7 @@ fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl 
 
 #[test]
 fn the_manifest_has_exactly_the_documented_fields() {
-    check_fields("Manifest", &manifest_with_answers());
+    check_fields("Manifest", &manifest_with_fence());
 }
 
 #[test]
@@ -566,6 +602,8 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
     check_fields("Deleted file", &deleted_file());
+    check_fields("Sweep file", &sweep_file());
+    check_fields("Hold file", &hold_file());
 }
 
 fn check_fields<T: serde::Serialize>(chapter: &str, body: &T) {
@@ -597,6 +635,12 @@ fn golden_files_are_read_and_written_to_the_byte() {
         let bytes = golden("v2", name, &encode_manifest(&manifest).unwrap().0);
         assert_eq!(decode_manifest(&bytes, "golden").unwrap().0, manifest);
     }
+    let found = golden("v3", "manifest.json", &encode_manifest(&manifest_with_fence()).unwrap().0);
+    assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_fence());
+    let found = golden("v1", "sweep.json", &encode_sweep(&sweep_file()).unwrap());
+    assert_eq!(decode_sweep(&found, "golden").unwrap(), sweep_file());
+    let found = golden("v1", "hold.json", &encode_hold(&hold_file()).unwrap());
+    assert_eq!(decode_hold(&found, "golden").unwrap(), hold_file());
     let found = golden("v1", "tag.json", &encode_tag(&tag_file()).unwrap());
     assert_eq!(decode_tag(&found, "golden").unwrap(), tag_file());
     let found = golden("v1", "deleted.json", &encode_deleted(&deleted_file()).unwrap());

@@ -72,6 +72,15 @@ fn sync_lines(sync: &Value) -> String {
     if let Some(notice) = sync["notice"].as_str() {
         text.push_str(&format!("  notice: {}\n", plain(notice)));
     }
+    let reclaim = &sync["reclaim"];
+    if let Some(ms) = reclaim["finished_ms"].as_u64() {
+        let (objects, bytes) = (&reclaim["objects"], &reclaim["bytes"]);
+        let at = format(i64::try_from(ms).unwrap_or(i64::MAX));
+        text.push_str(&format!("  last reclaimed there: {at}, {objects} objects of {bytes} bytes\n"));
+    }
+    if let Some(why) = reclaim["error"]["message"].as_str() {
+        text.push_str(&format!("  not all was reclaimed: {}\n", plain(why)));
+    }
     if let Some(why) = sync["error"]["message"].as_str() {
         text.push_str(&format!("  last error: {}\n", plain(why)));
     }

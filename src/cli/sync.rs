@@ -1,4 +1,4 @@
-//! `shoal sync`: brings the daemon and its bucket together, or says what that would send.
+//! `shoal sync`: brings the daemon and its bucket together, or says what that would send; and deletes there what nobody needs.
 
 use bytes::Bytes;
 use clap::Args;
@@ -23,6 +23,12 @@ pub struct Sync {
     /// Say whether the link is paid by the byte now, until the daemon starts again: then passes begin only when asked for
     #[arg(long, value_name = "BOOL", conflicts_with_all = ["wait", "dry_run", "namespaces"])]
     metered: Option<bool>,
+    /// Delete in the bucket what no state needs that is kept; with --dry-run, only say what that is
+    #[arg(long, conflicts_with = "wait")]
+    reclaim: bool,
+    /// Reclaim whatever share of a namespace it is
+    #[arg(long, requires = "reclaim")]
+    force: bool,
     #[command(flatten)]
     target: Target,
     /// Print JSON
@@ -41,6 +47,9 @@ fn name(text: &str) -> std::result::Result<String, String> {
 impl Sync {
     pub(super) async fn run(self) -> Result<()> {
         let mut body = json!({"wait": self.wait, "dry_run": self.dry_run});
+        if self.reclaim {
+            (body["reclaim"], body["force"]) = (json!(true), json!(self.force));
+        }
         if !self.namespaces.is_empty() {
             body["namespaces"] = json!(self.namespaces);
         }
@@ -55,6 +64,7 @@ impl Sync {
             output::print(&match (self.dry_run, self.wait) {
                 _ if self.metered == Some(true) => "passes begin only when asked for\n".to_owned(),
                 _ if self.metered == Some(false) => "passes begin by themselves\n".to_owned(),
+                _ if self.reclaim => reclaimed(&done, self.dry_run),
                 (true, _) => planned(&done),
                 (_, true) => carried(&done),
                 _ => "a pass of sync begins; `shoal status` says how far it is\n".to_owned(),
@@ -103,6 +113,33 @@ fn carried(done: &Value) -> String {
     let count = namespaces.map_or(0, serde_json::Map::len);
     let bucket = done["sync"]["bucket"].as_str().unwrap_or("the bucket");
     text.push_str(&format!("{count} namespaces are together with {bucket}\n"));
+    text
+}
+
+/// A line for every namespace of which something was deleted, and one for all of them.
+fn reclaimed(done: &Value, dry_run: bool) -> String {
+    let mut text = String::new();
+    let line = |of: &Value| {
+        let (objects, bytes, manifests) = (number(&of["objects"]), number(&of["bytes"]), number(&of["manifests"]));
+        format!("{objects} objects of {bytes} bytes, {manifests} manifests")
+    };
+    for of in done["namespaces"].as_array().into_iter().flatten() {
+        let held = number(&of["held_objects"]);
+        if number(&of["objects"]) + number(&of["manifests"]) + held == 0 {
+            continue;
+        }
+        text.push_str(&format!("{}: {}", of["namespace"].as_str().unwrap_or_default(), line(of)));
+        if held > 0 {
+            text.push_str(&format!("; {held} more are there for branches and copies"));
+        }
+        text.push('\n');
+    }
+    let bucket = done["bucket"].as_str().unwrap_or("the bucket");
+    let verb = if dry_run { "would be" } else { "were" };
+    text.push_str(&format!("{} {verb} deleted in {bucket}\n", line(done)));
+    if done["more_to_do"] == true {
+        text.push_str("there is more; run it again\n");
+    }
     text
 }
 

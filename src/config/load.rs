@@ -184,6 +184,8 @@ mod tests {
             ("[sync]\ninterval_seconds = 0", "sync.interval_seconds is 0"),
             ("[sync]\ninclude = [\"docs\"]", "sync.include: \"docs\""),
             ("[sync]\nschedule = [\"22-6\"]", "sync.schedule: \"22-6\""),
+            ("[sync]\nretention_days = 0", "sync.retention_days is 0"),
+            ("[sync]\nreclaim_interval_hours = 9999", "sync.reclaim_interval_hours is 9999"),
             ("[sync]\nevery = 1", "sync.every"),
         ] {
             let error = from(text, &[], Overrides::default()).unwrap_err();

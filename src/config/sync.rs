@@ -13,6 +13,10 @@ use crate::sync::{PollWaits, Schedule, Selection, WorkerConfig};
 /// The longest interval: a week.
 const INTERVAL_SECONDS_MAX: u64 = 7 * 24 * 3_600;
 
+/// The longest that anything is kept for: ten years.
+const RETENTION_DAYS_MAX: u64 = 3_650;
+const RECLAIM_HOURS_MAX: u64 = 24 * 366;
+
 /// When and what is exchanged with the bucket; nothing while `bucket.url` is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
@@ -36,6 +40,10 @@ pub struct SyncSettings {
     pub metered: bool,
     /// After so many bytes in a month, UTC, passes begin only when somebody asks for one; 0 for no bound.
     pub monthly_bytes: u64,
+    /// For how many days the bucket keeps states that were replaced, and deleted namespaces.
+    pub retention_days: u64,
+    /// Every how many hours the rest is deleted there; 0: on request only.
+    pub reclaim_interval_hours: u64,
 }
 
 impl Default for SyncSettings {
@@ -51,6 +59,8 @@ impl Default for SyncSettings {
             schedule: Vec::new(),
             metered: false,
             monthly_bytes: 0,
+            retention_days: 7,
+            reclaim_interval_hours: 24,
         }
     }
 }
@@ -68,6 +78,18 @@ impl Config {
                 return Err(wrong(format!("sync.{key} is {seconds}, expected {least} to {INTERVAL_SECONDS_MAX}")));
             }
         }
+        if !(1..=RETENTION_DAYS_MAX).contains(&sync.retention_days) {
+            return Err(wrong(format!(
+                "sync.retention_days is {}, expected 1 to {RETENTION_DAYS_MAX}",
+                sync.retention_days
+            )));
+        }
+        if sync.reclaim_interval_hours > RECLAIM_HOURS_MAX {
+            return Err(wrong(format!(
+                "sync.reclaim_interval_hours is {}, expected at most {RECLAIM_HOURS_MAX}, or 0 for never by itself",
+                sync.reclaim_interval_hours
+            )));
+        }
         let policy = Policy::parse(&sync.policy).map_err(|error| of_configuration("sync.", &error))?;
         let selection =
             Selection::parse(&sync.include, &sync.exclude).map_err(|error| of_configuration("sync.", &error))?;
@@ -82,6 +104,11 @@ impl Config {
             first: Duration::from_secs(sync.follow_interval_seconds),
             max: Duration::from_secs(sync.follow_interval_seconds_max),
         };
+        let retention = Duration::from_secs(sync.retention_days * 24 * 3_600);
+        let reclaim_interval = match sync.reclaim_interval_hours {
+            0 => None,
+            hours => Some(Duration::from_secs(hours * 3_600)),
+        };
         Ok(Some(WorkerConfig {
             bucket: bucket.clone(),
             interval,
@@ -91,6 +118,8 @@ impl Config {
             schedule,
             is_metered: sync.metered,
             monthly_bytes: sync.monthly_bytes,
+            retention,
+            reclaim_interval,
         }))
     }
 

@@ -152,6 +152,7 @@ impl Engine {
             updated_ms: now,
             written_ms: now,
             committed_ms: now,
+            fence: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! merge it is a sealed manifest, and holds its objects here. `{nsid}.next.json` beside it is a state on its way: to the bucket,
 //! or from there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -109,6 +110,27 @@ impl Engine {
         Ok(self.namespace(name)?.moment().await?.vector)
     }
 
+    /// The newest state of a namespace that is in objects.
+    pub async fn newest(&self, name: &NamespaceName) -> Result<Manifest> {
+        Ok(self.namespace(name)?.newest_manifest().await)
+    }
+
+    /// Writes objects of a namespace's newest state anew, under names of its own that were never used; what it says stays as it is.
+    pub async fn renew(self: &Arc<Self>, name: &NamespaceName, keys: &BTreeSet<String>) -> Result<()> {
+        let (namespace, keys) = (self.namespace(name)?, keys.clone());
+        self.to_the_end(|_| async move { namespace.renew(&keys).await }).await
+    }
+
+    /// A commit id that nobody else has.
+    pub fn new_commit_id(&self) -> CommitId {
+        CommitId(self.context.random.uuid_v7(self.context.clock.now_millis()))
+    }
+
+    /// For a name that is used once.
+    pub fn new_token(&self) -> u64 {
+        self.context.random.next_u64()
+    }
+
     /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
     pub fn common(&self, nsid: Nsid) -> Result<Option<Manifest>> {
         bases::read(&self.context, &self.context.layout.base(nsid, nsid))
@@ -145,6 +167,7 @@ impl Engine {
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)
+            && !before.is_end()
         {
             return Ok(None);
         }
@@ -161,6 +184,7 @@ impl Engine {
             committed_ms: now,
             ..share.manifest.clone()
         };
+        let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone()));
         tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
         drop(share);
         Ok(Some(manifest))
@@ -308,9 +332,14 @@ impl Engine {
             ids_reserved: 0,
             idempotency: Vec::new(),
             committed_ms: now,
-            ..theirs.clone()
+            ..theirs.clone().fenced(None)
         }
     }
+}
+
+/// The incarnation below whose prefix an object lies.
+pub fn owner_of(key: &str) -> Option<Nsid> {
+    sweep::parts(key).map(|(nsid, _)| nsid)
 }
 
 /// Every object a state consists of.

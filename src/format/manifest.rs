@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::envelope;
+use super::reclaim::{Fence, check_fence};
 use crate::error::{Error, Result};
 use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 
 pub const VERSION: u32 = 2;
+/// What a manifest with a fence is: releases that know of none must not commit on it.
+pub const FENCED_VERSION: u32 = 3;
 /// The most log objects one manifest names; back-pressure keeps a namespace below it.
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
@@ -75,6 +78,27 @@ pub struct Manifest {
     /// When this manifest was committed.
     #[serde(default)]
     pub committed_ms: u64,
+    /// In a bucket's chain, once something of it was reclaimed: the newest fence up to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
+}
+
+impl Manifest {
+    /// The same with this fence, and of the version that can say so.
+    pub fn fenced(self, fence: Option<Fence>) -> Self {
+        let format = if fence.is_some() { FENCED_VERSION } else { VERSION };
+        Manifest { format, fence, ..self }
+    }
+
+    /// Whether its fence is its own.
+    pub fn is_fence(&self) -> bool {
+        self.fence.as_ref().is_some_and(|fence| fence.generation == self.generation)
+    }
+
+    /// Whether it says that nothing of the namespace is retained in the bucket any more.
+    pub fn is_end(&self) -> bool {
+        self.fence.as_ref().is_some_and(|fence| fence.retained > self.generation)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -167,7 +191,7 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
 
 /// The manifest in `bytes`, and the checksum of its body.
 pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
-    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, VERSION, name)?;
+    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, FENCED_VERSION, name)?;
     upgrade(&mut manifest, name)?;
     check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok((manifest, checksum))
@@ -176,11 +200,11 @@ pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
 /// Version 1 knew no branches, kept sequence numbers in its vector, and no time of commit.
 pub(super) fn upgrade(manifest: &mut Manifest, name: &str) -> Result<()> {
     match manifest.format {
-        VERSION => return Ok(()),
+        VERSION | FENCED_VERSION => return Ok(()),
         1 => {}
         other => {
             return Err(Error::unsupported(format!(
-                "{name}: manifest format {other}, this release reads up to {VERSION}"
+                "{name}: manifest format {other}, this release reads up to {FENCED_VERSION}"
             ))
             .with_hint("use a release of Shoal that knows this version"));
         }
@@ -214,6 +238,15 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     if manifest.version_vector.len() > ORIGINS_MAX {
         return Err(format!("{} origins, expected at most {ORIGINS_MAX}", manifest.version_vector.len()));
     }
+    if manifest.fence.is_some() != (manifest.format == FENCED_VERSION) {
+        return Err(format!("format {} must have a fence exactly when it is {FENCED_VERSION}", manifest.format));
+    }
+    if let Some(fence) = &manifest.fence {
+        check_fence(fence)?;
+        if fence.generation > manifest.generation {
+            return Err(format!("generation {} names a later fence, {}", manifest.generation, fence.generation));
+        }
+    }
     if (manifest.generation == 0) != manifest.parent.is_none() {
         return Err(format!("generation {} must have a parent exactly when it is not 0", manifest.generation));
     }
@@ -243,7 +276,7 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
 }
 
 /// Whether `key` names an object inside the store and nothing else: a hostile manifest must not reach other files.
-fn is_key(key: &str) -> bool {
+pub(super) fn is_key(key: &str) -> bool {
     key.split('/').all(|part| {
         !part.is_empty()
             && !part.starts_with('.')
@@ -256,6 +289,7 @@ pub(crate) mod tests {
     use super::{LogRef, Manifest, Parent, VERSION, decode_manifest, encode_manifest};
     use crate::error::Kind;
     use crate::format::envelope;
+    use crate::format::reclaim::Fence;
     use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
     use crate::model::schema::Schema;
     use uuid::Uuid;
@@ -296,6 +330,7 @@ pub(crate) mod tests {
             updated_ms: 2,
             written_ms: 2,
             committed_ms: 2,
+            fence: None,
         }
     }
 
@@ -303,6 +338,25 @@ pub(crate) mod tests {
     fn a_manifest_comes_back_as_it_was_written() {
         let (bytes, checksum) = encode_manifest(&a_manifest()).unwrap();
         assert_eq!(decode_manifest(&bytes, "manifest").unwrap(), (a_manifest(), checksum));
+    }
+
+    #[test]
+    fn a_fence_takes_its_version_and_is_not_of_the_future() {
+        let fence = |generation, retained| Fence { generation, sweep: "a/sweeps/1.json".into(), retained, at_ms: 1 };
+        let fenced = a_manifest().fenced(Some(fence(1, 0)));
+        let (bytes, checksum) = encode_manifest(&fenced).unwrap();
+        assert_eq!(decode_manifest(&bytes, "manifest").unwrap(), (fenced.clone(), checksum));
+        assert!(fenced.is_fence() && !fenced.is_end() && a_manifest().fenced(Some(fence(1, 2))).is_end());
+        for wrong in [
+            Manifest { format: VERSION, ..fenced.clone() },
+            Manifest { fence: None, ..fenced },
+            a_manifest().fenced(Some(fence(2, 1))),
+            a_manifest().fenced(Some(fence(1, 3))),
+            a_manifest().fenced(Some(Fence { sweep: "../x".into(), ..fence(1, 0) })),
+        ] {
+            assert!(encode_manifest(&wrong).is_err());
+            assert!(decode_manifest(&envelope::seal(&wrong).unwrap().0, "manifest").is_err());
+        }
     }
 
     #[test]

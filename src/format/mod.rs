@@ -15,6 +15,7 @@ pub mod names;
 pub mod node;
 pub mod positions;
 pub mod ranges;
+pub mod reclaim;
 pub mod record;
 pub mod rows;
 pub mod segment;

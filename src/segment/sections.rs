@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::format::segment::{CHUNK_BYTES, Codec, SectionEntry, column_section};
 use crate::model::schema::ColumnUid;
-use crate::platform::mmap::{Mapping, bring};
+use crate::platform::mmap::{Fill, Mapping, bring};
 use crate::platform::reads;
 
 /// All sections of one file.
@@ -164,6 +164,12 @@ impl<'a> Part<'a> {
     /// Whether all bytes of the file are here.
     pub(in crate::segment) fn is_full(&self) -> bool {
         self.file.map.is_full()
+    }
+
+    /// Whether some of a range is not here.
+    pub(in crate::segment) fn is_missing(&self, range: &Range<usize>) -> bool {
+        let missing = |fill: &dyn Fill| fill.missing(&[self.place(range)]) > 0;
+        !range.is_empty() && range.end <= self.bytes() && self.file.map.filling().is_some_and(missing)
     }
 
     /// The chunks of a range, as bytes of the file.

@@ -129,7 +129,8 @@ fn unknown(key: &str, turns: &Turns, why: &Error) -> Error {
 /// The newest generation and its bytes; none when there is none.
 ///
 /// Reads forward from `from`, a hint that may lag or lead nowhere, until a key is free. Without a hint, or when it is gone, or
-/// far behind, lists the keys below `list_prefix`, of which only those that `key_of_generation` gives count.
+/// far behind, lists the keys below `list_prefix`, of which only those that `key_of_generation` gives count. Old generations may
+/// be gone, the oldest first and never the one before the newest: a lone one below them is none of the chain, and no hint.
 pub async fn newest(
     bucket: &Bucket,
     key_of_generation: KeyOf<'_>,
@@ -138,6 +139,7 @@ pub async fn newest(
     patience: &Patience,
 ) -> Result<Option<(u64, Bytes)>> {
     let mut hint = from;
+    let mut is_given = true;
     for _ in 0..LISTINGS_MAX {
         if let Some(start) = hint
             && let Some(bytes) = bucket.get(&key_of_generation(start), patience).await?
@@ -150,9 +152,16 @@ pub async fn newest(
                 }
                 match bucket.get(&key_of_generation(next), patience).await? {
                     Some(bytes) => newest = (next, bytes),
+                    None if is_given
+                        && next == start + 1
+                        && !follows(bucket, key_of_generation, start, list_prefix, patience).await? =>
+                    {
+                        break;
+                    }
                     None => return Ok(Some(newest)),
                 }
             }
+            is_given = false;
             // Far behind: the listing gives a better hint. A stale one gives none, and the next round reads on from here.
             let after = key_of_generation(newest.0);
             let listed = newest_listed(bucket, key_of_generation, list_prefix, Some(&after), patience).await?;
@@ -161,11 +170,27 @@ pub async fn newest(
         }
         match newest_listed(bucket, key_of_generation, list_prefix, None, patience).await? {
             None => return Ok(None),
-            listed => hint = listed,
+            listed => (hint, is_given) = (listed, false),
         }
     }
     Err(Error::unavailable(format!("{}: find the newest below {list_prefix}: it moves on too fast", bucket.name()))
         .with_code(UNREACHABLE))
+}
+
+/// Whether a generation that is there is one of the chain's: the one before it is there, too, as long as none follows it. The first
+/// has none before it, and the next one, if any, right behind it.
+pub async fn follows(
+    bucket: &Bucket,
+    key_of_generation: KeyOf<'_>,
+    generation: u64,
+    list_prefix: &str,
+    patience: &Patience,
+) -> Result<bool> {
+    let Some(before) = generation.checked_sub(1) else {
+        let page = bucket.list(list_prefix, Some(&key_of_generation(0)), 1, patience).await?;
+        return Ok(page.objects.first().is_none_or(|next| next.key == key_of_generation(1)));
+    };
+    Ok(bucket.size(&key_of_generation(before), patience).await?.is_some())
 }
 
 /// The newest generation that a listing shows.

@@ -27,7 +27,7 @@ mod traffic;
 mod upload;
 
 pub use bucket::{Bucket, Created, GET_BYTES_MAX};
-pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, newest, read_hint, write_hint};
+pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, follows, newest, read_hint, write_hint};
 pub use config::{BucketConfig, Location, REQUESTS_CONCURRENT_MAX, Vendor};
 pub use failure::{MISCONFIGURED, UNREACHABLE};
 pub use identity::{FORMAT_KEY, claim_identity, read_identity};

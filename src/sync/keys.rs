@@ -18,6 +18,26 @@ pub fn current(project: &Project, nsid: Nsid) -> String {
     format!("{}/CURRENT", prefix(project, nsid))
 }
 
+/// The list of what a fence condemned.
+pub fn sweep(project: &Project, nsid: Nsid, token: u64) -> String {
+    format!("{}/sweeps/{token:016x}.json", prefix(project, nsid))
+}
+
+/// What all holds on an incarnation's objects lie below.
+pub fn holds(project: &Project, owner: Nsid) -> String {
+    format!("{}/holds", prefix(project, owner))
+}
+
+/// Those of one holder.
+pub fn holds_of(project: &Project, owner: Nsid, holder: Nsid) -> String {
+    format!("{}/{holder}", holds(project, owner))
+}
+
+/// One revision of a hold.
+pub fn hold(project: &Project, owner: Nsid, holder: Nsid, rev: u64) -> String {
+    format!("{}/{}", holds_of(project, owner, holder), numbered(rev))
+}
+
 /// What all bindings of a project's names lie below.
 pub fn names(project: &Project) -> String {
     format!("{project}/names")

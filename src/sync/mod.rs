@@ -2,6 +2,8 @@
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
+//! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `gone` of a deleted one; `fences` and `holds` are what who
+//!   commits and who branches owes to it;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
@@ -16,14 +18,19 @@
 mod binding;
 pub mod budget;
 mod clones;
+mod collect;
 mod collision;
+mod fences;
 mod follow;
+mod gone;
+mod holds;
 mod keys;
 mod names;
 mod namespace;
 mod objects;
 mod plan;
 mod polls;
+mod reclaiming;
 mod report;
 mod schedule;
 mod selection;
@@ -38,17 +45,20 @@ use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
 use crate::format::names::Ended;
-use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
 use crate::tier::Remote;
 
 use self::binding::Choice;
 pub use self::budget::Budget;
+pub use self::collect::{RECLAIM_REFUSED, RETAINED_MAX, Reclaim, Reclaimed};
 pub use self::namespace::Done;
+use self::namespace::Seen;
 pub use self::objects::Carried;
 pub use self::plan::Plan;
 pub use self::polls::PollWaits;
+pub use self::reclaiming::{LastReclaim, Reclaiming};
 pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
@@ -82,8 +92,8 @@ pub struct Sync {
     /// One pass at a time.
     turn: tokio::sync::Mutex<Attached>,
     status: Mutex<Status>,
-    /// Of each incarnation the newest manifest in the bucket that this node has seen: its commit, and its checksum.
-    seen: Mutex<BTreeMap<Nsid, (CommitId, u32)>>,
+    /// Of each incarnation the newest manifest in the bucket that this node has seen.
+    seen: Mutex<BTreeMap<Nsid, Seen>>,
 }
 
 /// What is known of the bucket, so that it need not be asked again.
@@ -182,16 +192,13 @@ impl Sync {
     }
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
-        let patience = &self.options.patience;
-        if !attached.is_known {
-            probe(&self.bucket, patience).await?;
-            let format = claim_identity(&self.bucket, self.engine.store_id(), patience).await?;
-            tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
-            attached.is_known = true;
-        }
+        self.attach(attached).await?;
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
-        let all: BTreeSet<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
+        let mut all: Vec<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
+        // What a branch came from first, which is older: it finds there what it shares.
+        all.sort_by_key(|name| (here.get(*name), *name));
+        all.dedup();
         let mut failed = None;
         let mut unreached = 0;
         for name in all.into_iter().filter(|name| selection.takes(name)) {
@@ -215,6 +222,19 @@ impl Sync {
             in_bucket.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();
         self.edit(|status| status.namespaces.retain(|name, _| known.contains(name)));
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Makes sure, once, that the bucket is this node's.
+    async fn attach(&self, attached: &mut Attached) -> Result<()> {
+        if attached.is_known {
+            return Ok(());
+        }
+        let patience = &self.options.patience;
+        probe(&self.bucket, patience).await?;
+        let format = claim_identity(&self.bucket, self.engine.store_id(), patience).await?;
+        tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
+        attached.is_known = true;
+        Ok(())
     }
 
     /// One name, which is bound here, in the bucket, or in both.
@@ -245,6 +265,8 @@ impl Sync {
                 }
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
+                // Somebody may have ended what had no name, or none any more, who looks at the name after that.
+                self.exchange(name, nsid).await?;
                 Ok(done)
             }
             Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {

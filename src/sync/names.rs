@@ -33,7 +33,20 @@ impl From<NameBinding> for Bound {
 
 /// The newest revision of every name, without what it says.
 pub async fn all(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<NamespaceName, u64>> {
-    let mut found = BTreeMap::new();
+    let newest = |(name, revs): (NamespaceName, Vec<u64>)| revs.last().map(|rev| (name, *rev));
+    Ok(revisions(bucket, patience).await?.into_iter().filter_map(newest).collect())
+}
+
+/// The newest revision of one name.
+pub async fn newest(bucket: &Bucket, name: &NamespaceName, patience: &Patience) -> Result<Option<u64>> {
+    let below = format!("{}/{}", keys::names(&name.project), name.name);
+    let listed = bucket.list_all(&below, None, REVISIONS_MAX, patience).await?;
+    Ok(listed.iter().filter_map(|listed| keys::binding_of(&listed.key)).map(|(_, rev)| rev).max())
+}
+
+/// All revisions of every name, ascending, without what they say.
+pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<NamespaceName, Vec<u64>>> {
+    let mut found: BTreeMap<NamespaceName, Vec<u64>> = BTreeMap::new();
     let mut after: Option<String> = None;
     for _ in 0..PROJECTS_MAX {
         let page = bucket.list("", after.as_deref(), 1, patience).await?;
@@ -45,8 +58,7 @@ pub async fn all(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<Namesp
         };
         let revisions = bucket.list_all(&keys::names(&project), None, REVISIONS_MAX, patience).await?;
         for (name, rev) in revisions.iter().filter_map(|listed| keys::binding_of(&listed.key)) {
-            let newest = found.entry(name).or_insert(rev);
-            *newest = rev.max(*newest);
+            found.entry(name).or_default().push(rev);
         }
         after = Some(behind);
     }

@@ -1,20 +1,25 @@
 //! One namespace: take in what the bucket has and is not here, send what is here and not there, commit; until both have all of it.
 
-use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::objects::{Carried, pull, push};
 use super::{Sync, keys};
-use crate::engine::remote::{TakenIn, objects_of};
+use crate::engine::remote::{TakenIn, objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
-use crate::store::{Outcome, commit, newest, write_hint};
+use crate::store::{Outcome, commit, follows, newest, write_hint};
+use crate::tier::GONE;
 
 /// How often one pass tries again after another node was quicker.
 const ATTEMPTS: usize = 16;
+
+/// For how long the newest manifest is taken for the newest while none follows it. The next one may have been reclaimed like this
+/// one since, which takes a day at least; a commit on it would be found not to follow anything.
+const KNOWN_MS: u64 = 3_600_000;
 
 /// What one pass did for a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -32,7 +37,15 @@ pub struct Done {
 /// A manifest of the bucket, and its checksum.
 pub(super) struct Found {
     pub manifest: Manifest,
+    pub crc32c: u32,
+}
+
+/// The newest manifest of the bucket that this node has seen, by its commit, its checksum, and when.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    commit_id: CommitId,
     crc32c: u32,
+    at_ms: u64,
 }
 
 impl Sync {
@@ -92,22 +105,57 @@ impl Sync {
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
+            if self.was_committed(name, nsid, found.as_ref()).await? {
+                tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                continue;
+            }
+            // Everything of it was reclaimed, or is going to be: it was deleted, and has its name again.
+            let is_over = found.as_ref().map_or(common.is_some(), |found| found.manifest.is_end());
             if let Some(found) = &found
+                && !is_over
                 && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
             {
-                self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await?;
+                self.heed_fences(name, nsid, common.as_ref(), Some(found)).await?;
+                let taken = self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await;
+                if let Err(error) = taken {
+                    if error.code() == GONE && self.has_moved_on(&name.project, found).await? {
+                        continue;
+                    }
+                    return Err(error);
+                }
             }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
+            }
+            if is_over {
+                self.heed_fences(name, nsid, common.as_ref(), None).await?;
             }
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
             let Some(ours) = engine.stage_outgoing(name, after).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };
+            if found.is_none() {
+                let lacking = self.hold(name, &ours).await?;
+                if !lacking.is_empty() {
+                    self.withdraw_holds(name, &ours, &lacking).await?;
+                    tokio::task::block_in_place(|| engine.withdraw_staged(nsid));
+                    self.renew(name, &lacking).await?;
+                    continue;
+                }
+            }
             self.send(&ours, found.as_ref(), &mut done).await?;
-            if self.commit(name, &ours).await? {
+            if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
+                if found.is_none() && slept_ms > KNOWN_MS {
+                    // What it holds may have been given up for that of a node that is lost.
+                    let lacking = self.hold(name, &ours).await?;
+                    if !lacking.is_empty() {
+                        self.renew(name, &lacking).await?;
+                        continue;
+                    }
+                }
                 done.generation = Some(ours.generation);
                 // Best effort: a hint for who never was here.
                 let current = keys::current(&name.project, nsid);
@@ -121,10 +169,12 @@ impl Sync {
             .with_hint("nothing is lost, the next sync goes on"))
     }
 
-    /// Uploads what a state consists of and the one before it does not.
+    /// Uploads what a state consists of and the one before it does not. What others own is there.
     async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
-        let there: BTreeSet<String> =
+        let mut there: BTreeSet<String> =
             before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
+        let of_others = |key: &String| owner_of(key) != Some(ours.nsid);
+        there.extend(objects_of(ours).into_iter().map(|object| object.key).filter(of_others));
         done.sent += push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
         Ok(())
     }
@@ -149,8 +199,20 @@ impl Sync {
         if !follows {
             return Ok(false);
         }
+        if newest.is_none() {
+            let lacking = self.hold(name, &staged).await?;
+            if !lacking.is_empty() {
+                // The commit may happen yet, unless another takes its place.
+                if self.end_unborn(&name.project, &staged, (nsid, &staged.name)).await? {
+                    let all = objects_of(&staged).into_iter().map(|object| object.key).collect();
+                    self.withdraw_holds(name, &staged, &all).await?;
+                    tokio::task::block_in_place(|| self.engine.withdraw_staged(nsid));
+                }
+                return Ok(true);
+            }
+        }
         self.send(&staged, newest, done).await?;
-        if self.commit(name, &staged).await? {
+        if self.commit(&name.project, &staged).await? {
             tokio::task::block_in_place(|| self.engine.settle_common(nsid))?;
         }
         Ok(true)
@@ -166,8 +228,8 @@ impl Sync {
     ) -> Result<()> {
         let engine = &self.engine;
         // This node's own commit, whose answer was lost or came when nobody waited for it any more.
-        let staged = tokio::task::block_in_place(|| engine.staged(nsid))?;
-        if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
+        let (staged, own) = (tokio::task::block_in_place(|| engine.staged(nsid))?, engine.origin(name)?);
+        if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id && staged.origin == own) {
             return tokio::task::block_in_place(|| engine.settle_common(nsid));
         }
         let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
@@ -189,18 +251,56 @@ impl Sync {
         Ok(())
     }
 
+    /// Whether a commit of this node that was interrupted happened, and others have gone on from it.
+    async fn was_committed(&self, name: &NamespaceName, nsid: Nsid, newest: Option<&Found>) -> Result<bool> {
+        let (Some(staged), Some(newest)) = (tokio::task::block_in_place(|| self.engine.staged(nsid))?, newest) else {
+            return Ok(false);
+        };
+        if staged.generation >= newest.manifest.generation || staged.origin != self.engine.origin(name)? {
+            return Ok(false);
+        }
+        let there = self.read_generation(&name.project, nsid, staged.generation).await?;
+        Ok(there.is_some_and(|there| there.commit_id == staged.commit_id))
+    }
+
+    /// Whether another commit is the newest by now.
+    async fn has_moved_on(&self, project: &Project, from: &Found) -> Result<bool> {
+        let newest = self.newest(project, from.manifest.nsid, None).await?;
+        Ok(newest.is_none_or(|newest| newest.manifest.commit_id != from.manifest.commit_id))
+    }
+
     /// Whether the bucket's next state is this one now.
-    async fn commit(&self, name: &NamespaceName, ours: &Manifest) -> Result<bool> {
-        let key = keys::manifest(&name.project, ours.nsid, ours.generation);
+    pub(super) async fn commit(&self, project: &Project, ours: &Manifest) -> Result<bool> {
+        let key = keys::manifest(project, ours.nsid, ours.generation);
         let (bytes, crc32c) = encode_manifest(ours)?;
         let is_mine = |found: &[u8]| Ok(decode_manifest(found, &key)?.0.commit_id == ours.commit_id);
-        let key_of = |generation| keys::manifest(&name.project, ours.nsid, generation);
+        let key_of = |generation| keys::manifest(project, ours.nsid, generation);
         let (bucket, patience) = (&self.bucket, &self.options.patience);
         let outcome = commit(bucket, &key_of, ours.generation, Bytes::from(bytes), &is_mine, patience).await?;
-        if outcome == Outcome::Won {
-            self.saw(ours.nsid, ours.commit_id, crc32c);
+        if outcome != Outcome::Won {
+            return Ok(false);
         }
-        Ok(outcome == Outcome::Won)
+        // Numbers of manifests that were reclaimed are free again, to who slept meanwhile.
+        let below = keys::manifests(project, ours.nsid);
+        if !follows(bucket, &key_of, ours.generation, &below, patience).await? {
+            self.known().remove(&ours.nsid);
+            // Others may have gone on from it already, and reclaimed what it followed.
+            let next = self.read_generation(project, ours.nsid, ours.generation + 1).await?;
+            let is_followed =
+                next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == ours.commit_id);
+            if !is_followed {
+                tracing::warn!(key, "the chain went on long ago, this commit is none of it");
+                // Where nothing else is left it would be taken for the chain; else it is reclaimed with what is as old.
+                let newest = self.newest(project, ours.nsid, None).await?;
+                if newest.is_some_and(|newest| newest.manifest.commit_id == ours.commit_id) {
+                    bucket.delete(&key, patience).await?;
+                    self.known().remove(&ours.nsid);
+                }
+            }
+            return Ok(is_followed);
+        }
+        self.saw(ours.nsid, ours.commit_id, crc32c);
+        Ok(true)
     }
 
     /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.
@@ -211,8 +311,11 @@ impl Sync {
         known: Option<&Manifest>,
     ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&nsid).copied();
-        let Some((_, crc32c)) = seen.filter(|(commit_id, _)| *commit_id == known.commit_id) else {
+        let (seen, now) = (self.known().get(&nsid).copied(), self.clock.now_millis());
+        let is_known = |seen: &Seen| {
+            seen.commit_id == known.commit_id && (seen.at_ms..seen.at_ms.saturating_add(KNOWN_MS)).contains(&now)
+        };
+        let Some(Seen { crc32c, .. }) = seen.filter(is_known) else {
             return self.newest(project, nsid, Some(known.generation)).await;
         };
         let next = keys::manifest(project, nsid, known.generation + 1);
@@ -230,19 +333,39 @@ impl Sync {
             return Ok(None);
         };
         let (manifest, crc32c) = decode_manifest(&bytes, &key(generation))?;
-        if manifest.nsid != nsid || manifest.generation != generation {
-            return Err(Error::corrupt(format!(
-                "{}: is generation {} of {}, expected generation {generation} of {nsid}",
-                key(generation),
-                manifest.generation,
-                manifest.nsid
-            )));
-        }
+        let manifest = check(manifest, nsid, generation, &key(generation))?;
         self.saw(nsid, manifest.commit_id, crc32c);
         Ok(Some(Found { manifest, crc32c }))
     }
 
+    /// A manifest of the chain that is not the newest; none when it is there no more.
+    pub(super) async fn read_generation(
+        &self,
+        project: &Project,
+        nsid: Nsid,
+        generation: u64,
+    ) -> Result<Option<Manifest>> {
+        let key = keys::manifest(project, nsid, generation);
+        let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { return Ok(None) };
+        check(decode_manifest(&bytes, &key)?.0, nsid, generation, &key).map(Some)
+    }
+
     fn saw(&self, nsid: Nsid, commit_id: CommitId, crc32c: u32) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(nsid, (commit_id, crc32c));
+        let seen = Seen { commit_id, crc32c, at_ms: self.clock.now_millis() };
+        self.known().insert(nsid, seen);
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Nsid, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check(manifest: Manifest, nsid: Nsid, generation: u64, key: &str) -> Result<Manifest> {
+    match manifest.nsid == nsid && manifest.generation == generation {
+        true => Ok(manifest),
+        false => Err(Error::corrupt(format!(
+            "{key}: is generation {} of {}, expected generation {generation} of {nsid}",
+            manifest.generation, manifest.nsid
+        ))),
     }
 }

@@ -115,6 +115,7 @@ impl Worker {
             "last_end_ms": status.finished_ms,
             "last_success_ms": status.succeeded_ms,
             "error": status.error.as_ref().map(super::status::Told::to_json),
+            "reclaim": status.reclaim.as_ref().map(super::LastReclaim::to_json),
         })
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 
 use super::namespace::Done;
+use super::reclaiming::LastReclaim;
 use crate::error::Error;
 use crate::model::ids::NamespaceName;
 
@@ -31,6 +32,8 @@ pub struct Status {
     pub succeeded_ms: Option<u64>,
     /// Why the last pass did not end well.
     pub error: Option<Told>,
+    /// What was last reclaimed in the bucket, since the start.
+    pub reclaim: Option<LastReclaim>,
     pub namespaces: BTreeMap<NamespaceName, NamespaceStatus>,
 }
 

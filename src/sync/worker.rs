@@ -36,7 +36,7 @@ pub const WAIT_MAX: Duration = Duration::from_secs(600);
 /// How long a pass may go on once the node is asked to stop. What it does not finish the next one does.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The longest sleep: the wall clock, which the schedule is about, may jump meanwhile.
-const SLEEP_MAX: Duration = Duration::from_secs(60);
+pub(super) const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// The most that wait for passes at once; as many connections as there are by default, and some.
 const WAITERS_MAX: usize = 4_096;
 
@@ -54,6 +54,10 @@ pub struct WorkerConfig {
     pub is_metered: bool,
     /// Bytes that may go over the link in a month before passes begin only when somebody asks; 0 for no bound.
     pub monthly_bytes: u64,
+    /// For how long what was replaced or deleted is kept in the bucket.
+    pub retention: Duration,
+    /// How often the rest is deleted there by itself; `None`: on request only.
+    pub reclaim_interval: Option<Duration>,
 }
 
 /// What a pass came to.
@@ -169,7 +173,7 @@ impl Worker {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sync(&self) -> Result<Arc<Sync>> {
+    pub(super) fn sync(&self) -> Result<Arc<Sync>> {
         let mut link = self.link();
         if let Some((sync, _)) = &link.open {
             return Ok(Arc::clone(sync));
@@ -314,6 +318,10 @@ impl Worker {
         self.pending().waiters.clear();
     }
 
+    pub(super) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
     /// Runs passes until [`Worker::stop`]; then the one that is running has a moment to end.
     pub async fn run(self: Arc<Self>) {
         let mut stop = self.stop.subscribe();
@@ -418,7 +426,7 @@ impl Worker {
     }
 
     /// A time drawn evenly from nothing to `most`.
-    fn draw(&self, most: Duration) -> Duration {
+    pub(super) fn draw(&self, most: Duration) -> Duration {
         let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(((u128::from(self.random.next_u64()) * u128::from(nanos)) >> 64) as u64)
     }

@@ -1,5 +1,5 @@
-//! Random histories of nodes that write apart, lose requests and answers, lose power, and meet: against a model that knows which
-//! write was made knowing of which. `SHOAL_SYNC_SEEDS=n` runs n histories, `SHOAL_SYNC_SEED=s` one alone.
+//! Random histories of nodes that write apart, branch, reclaim, lose requests and answers, lose power, and meet: against a model
+//! that knows which write was made knowing of which. `SHOAL_SYNC_SEEDS=n` runs n histories, `SHOAL_SYNC_SEED=s` one alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,12 +18,13 @@ use shoal::platform::clock::{Clock, ManualClock};
 use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::store::{Backend, Bucket, Patience};
-use shoal::sync::{Status, Sync, SyncOptions};
+use shoal::sync::{Reclaim, Selection, Status, Sync, SyncOptions};
 use tokio::sync::Notify;
 
 use crate::faulty_store::{Fault, FaultyStore, Lie};
 use crate::fleet::lost;
-use crate::node::{Node, all, name, put, write};
+use crate::node::{Documents, Node, all, branch, name, put, write};
+use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
 
 const NODES: usize = 3;
 const IDS: u64 = 12;
@@ -31,6 +32,8 @@ const STEPS: usize = 40;
 /// The most disks that are cloned in one history, and the share of histories in which any is.
 const CLONES: usize = 2;
 const CLONED_IN: u64 = 3;
+/// The most branches of one history.
+const BRANCHES_MAX: usize = 4;
 /// Faults are told at once, so there is nothing to wait for.
 const PATIENCE: Patience = Patience {
     whole: Duration::from_secs(5),
@@ -78,6 +81,9 @@ struct Fleet {
     writes: Vec<Written>,
     /// What each commit in the bucket knows of.
     commits: BTreeMap<String, BTreeSet<usize>>,
+    /// Branches that nobody deleted, which nobody writes to.
+    branches: BTreeMap<String, Documents>,
+    branched: usize,
 }
 
 fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
@@ -121,6 +127,8 @@ impl Fleet {
             members: members.collect(),
             writes: Vec::new(),
             commits: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            branched: 0,
         };
         fleet.put(0, &[0, 1, 2]).await;
         if seed.is_multiple_of(3) {
@@ -200,6 +208,55 @@ impl Fleet {
         Some(decode_manifest(&bytes, &key).unwrap().0)
     }
 
+    async fn branch(&mut self, at: usize) {
+        if self.branched == BRANCHES_MAX {
+            return;
+        }
+        let to = format!("try-{}", self.branched);
+        branch(&self.members[at].engine, "docs", &to).await;
+        self.branched += 1;
+        self.branches.insert(to.clone(), all(&self.members[at].engine, &to));
+    }
+
+    async fn delete_branch(&mut self, at: usize) {
+        let engine = &self.members[at].engine;
+        let here = |branch: &&String| engine.named().iter().any(|(name, _)| *name.name == **branch);
+        let Some(gone) = self.branches.keys().find(here).cloned() else { return };
+        engine.delete(&name(&gone)).await.unwrap();
+        self.branches.remove(&gone);
+    }
+
+    /// One run of reclaim, which the link fails, and cuts off where it carries no more than so many requests.
+    async fn reclaim(&mut self, at: usize, retention_ms: u64, requests: i64) {
+        let before = self.newest().await;
+        self.requests_left.store(requests, Ordering::SeqCst);
+        let is_cut = self.is_cut.clone();
+        let cut = is_cut.notified();
+        let Member { node, engine, .. } = &self.members[at];
+        let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+        let link = Sync::new(engine.clone(), self.link.clone(), options, node.clock.clone());
+        let (all, ask) = (Selection::default(), Reclaim { retention_ms, ..Reclaim::default() });
+        tokio::select! {
+            run = link.reclaim(&all, &ask) => {
+                let is_ok = run.failed.is_none() || self.is_faulty.load(Ordering::SeqCst);
+                assert!(is_ok, "{:?}", run.failed);
+            }
+            () = cut => {}
+        }
+        drop(link);
+        if self.requests_left.load(Ordering::SeqCst) == 0 {
+            let Member { node, engine, .. } = &mut self.members[at];
+            *engine = node.cut_power(engine.clone());
+        }
+        self.requests_left.store(-1, Ordering::SeqCst);
+        // A fence knows what the commit before it knew.
+        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
+        if let (Some(before), Some(after)) = (id(&before), id(&self.newest().await)) {
+            self.commits.insert(after, self.commits[&before].clone());
+        }
+        contents(&self.bucket).await.assert_whole();
+    }
+
     /// One pass that loses power at some request.
     async fn sync_and_die(&mut self, at: usize, requests: i64) {
         self.requests_left.store(requests, Ordering::SeqCst);
@@ -252,6 +309,8 @@ impl Fleet {
                 assert!(self.sync(at).await);
             }
         }
+        delete_late(&self.bucket).await;
+        reclaim_to_the_end(&self.members[0].node, &self.members[0].engine, &self.bucket).await;
         let node = Node::new(77);
         self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new() });
         sync(&self.members[self.members.len() - 1], &self.bucket).await.unwrap();
@@ -265,9 +324,15 @@ impl Fleet {
             assert_eq!(lost(&member.engine, "docs").len(), lost(&self.members[0].engine, "docs").len());
             let report = member.engine.check(3).unwrap();
             assert!(report.is_whole(), "{report:?}");
-        }
-        for object in shoal::engine::remote::objects_of(&self.newest().await.unwrap()) {
-            assert!(self.bucket.size(&object.key, &PATIENCE).await.unwrap().is_some(), "{} is missing", object.key);
+            let named = member.engine.named().into_iter().map(|(name, _)| name.name.to_string());
+            let branches: BTreeMap<String, Documents> = named
+                .filter(|name| name != "docs")
+                .map(|name| {
+                    let found = all(&member.engine, &name);
+                    (name, found)
+                })
+                .collect();
+            assert_eq!(branches, self.branches);
         }
         let kept = || self.writes.iter().filter(|write| !write.is_gone);
         let replaced: BTreeSet<usize> = kept().flat_map(|write| write.after.iter().copied()).collect();
@@ -319,7 +384,7 @@ async fn history(seed: u64) {
             }
         }
         fleet.members[at].node.clock.advance(pick(5_000));
-        match pick(13) {
+        match pick(18) {
             0..5 => {
                 let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
                 fleet.put(at, &ids).await;
@@ -332,6 +397,11 @@ async fn history(seed: u64) {
                 *engine = node.cut_power(engine.clone());
             }
             9 => fleet.sync_and_die(at, pick(25) as i64).await,
+            10 => fleet.branch(at).await,
+            11 => fleet.delete_branch(at).await,
+            12 => fleet.reclaim(at, [0, 10_000][pick(2) as usize], -1).await,
+            13 => fleet.reclaim(at, 0, pick(60) as i64).await,
+            14 => delete_late(&fleet.bucket).await,
             _ => {
                 fleet.sync(at).await;
             }

@@ -17,6 +17,8 @@ mod meeting;
 mod node;
 mod parts;
 mod places;
+mod reclaiming;
 #[path = "../support/servers.rs"]
 mod started;
 mod unsent;
+mod upkeep;

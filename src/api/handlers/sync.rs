@@ -11,7 +11,7 @@ use crate::api::body::Received;
 use crate::api::wire::shape::{boolean, map, refuse_unknown, strings, take};
 use crate::error::{Error, Result};
 use crate::model::ids::{NamespaceName, Project, reason};
-use crate::sync::{Worker, show_done, show_pass, show_plan};
+use crate::sync::{Reclaim, Worker, show_done, show_pass, show_plan};
 
 /// The most namespaces that one request names.
 const NAMES_MAX: usize = 1_000;
@@ -34,10 +34,11 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     let mut flag = |key| take(&mut fields, key).map(|given| boolean(key, &given)).transpose();
     let (wait, dry_run) = (flag("wait")?.unwrap_or(false), flag("dry_run")?.unwrap_or(false));
     let metered = flag("metered")?;
+    let (reclaim, forced) = (flag("reclaim")?.unwrap_or(false), flag("force")?.unwrap_or(false));
     let names = take(&mut fields, "namespaces").map(|given| strings("namespaces", given)).transpose()?;
-    refuse_unknown(&fields, "`wait`, `dry_run`, `namespaces`, `metered`")?;
+    refuse_unknown(&fields, "`wait`, `dry_run`, `reclaim`, `force`, `namespaces`, `metered`")?;
     if let Some(metered) = metered {
-        if wait || dry_run || names.is_some() {
+        if wait || dry_run || reclaim || names.is_some() {
             return Err(Error::invalid("metered stands alone: it says what the link is, and asks for nothing"));
         }
         worker(call)?.set_metered(metered);
@@ -45,6 +46,19 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     }
     let names = names.map(|names| named(project, &names)).transpose()?;
     let worker = worker(call)?;
+    if reclaim {
+        let ask = Reclaim { forced, dry_run, ..worker.reclaim_settings() };
+        let run = worker.reclaim(names.as_ref(), &ask).await?;
+        if let Some(error) = run.failed {
+            return Err(error);
+        }
+        let mut done = run.to_json();
+        (done["status"], done["bucket"]) = (json!("OK"), worker.status().bucket.into());
+        return Ok(Answer::ok(&done));
+    }
+    if forced {
+        return Err(Error::invalid("force: goes with `reclaim` only"));
+    }
     if dry_run {
         let mut plan = show_plan(&worker.plan(names.as_ref()).await?);
         plan["status"] = json!("OK");

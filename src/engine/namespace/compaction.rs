@@ -124,7 +124,7 @@ impl Namespace {
         shared.state.parts.iter().any(|part| part.segment.lacks_indexes(&shared.state.schema))
     }
 
-    async fn merge(self: &Arc<Self>, plan: Plan) -> Result<()> {
+    pub(super) async fn merge(self: &Arc<Self>, plan: Plan) -> Result<()> {
         let _turn = self.context.compacting.acquire().await.map_err(|_| Error::unavailable("stopping"))?;
         let (inputs, schema): (Vec<Part>, Arc<Schema>) = {
             let shared = self.shared();

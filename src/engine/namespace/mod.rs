@@ -12,6 +12,7 @@ mod flush;
 pub mod head;
 mod open;
 pub mod rebase;
+mod renew;
 mod renewal;
 mod state;
 mod stillness;

@@ -24,6 +24,12 @@ const PARALLEL_BYTES_MIN: u64 = 16 << 20;
 const PARALLEL_MAX: usize = 4;
 /// Vectors of no more bytes than these are compared one by one as fast as clusters are searched.
 const EXACT_BYTES: u64 = 3 << 20;
+/// Of segments that are not all here, so many clusters are brought at once before they are searched: as a rule all that a search
+/// looks at.
+const AHEAD_CLUSTERS: usize = 48;
+/// One more than are wanted for so many, and at least so many, are compared exactly where only codes told what is near.
+const SPARE_SHARE: usize = 8;
+const SPARE_MIN: usize = 2;
 /// An answer of more than one in so many of the candidates is found by comparing them all.
 const EXACT_SHARE: u64 = 16;
 
@@ -111,8 +117,8 @@ fn vectors(
     let mut ahead = Ahead::new();
     // Few of many are compared by what their own rows bring.
     exact.iter().filter(|job| job.rows.is_none()).for_each(|job| job.vectors.add_all(&mut ahead));
-    for (job, by_codes) in by_clusters.iter().zip(by_codes.iter().cycle()) {
-        job.vectors.add_clusters(by_codes, job.rows, &job.segment.dead, &mut ahead)?;
+    if let Some(by_codes) = &by_codes {
+        add_first_clusters(&by_clusters, by_codes, &mut ahead)?;
     }
     ahead.bring()?;
     for (job, found) in exact.iter().zip(side_by_side(&exact, bytes, Job::run)?) {
@@ -124,7 +130,7 @@ fn vectors(
 
 /// Searches clusters segment by segment, the largest first, each with what was found before.
 fn search_clusters(
-    jobs: Vec<Job>,
+    mut jobs: Vec<Job>,
     query: &QueryVector,
     by_codes: &ClusterQuery,
     recall: Recall,
@@ -132,8 +138,8 @@ fn search_clusters(
     k: usize,
     work: &mut Work,
 ) -> Result<()> {
-    let (in_parts, mut jobs): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| !job.segment.segment.is_full());
     jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
+    let (in_parts, jobs): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| !job.segment.segment.is_full());
     let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
     for job in jobs {
         work.allowance.check()?;
@@ -152,43 +158,66 @@ fn search_clusters(
         known.extend(found.iter().map(|(distance, _)| *distance));
         parts[job.part] = found;
     }
-    known.sort_unstable_by(f32::total_cmp);
-    known.truncate(k);
-    search_in_parts(&in_parts, query, by_codes, &Wanted { k, recall: recall.share(), known: &known }, parts, work)
+    search_in_parts(&in_parts, query, by_codes, (recall, k), known, parts, work)
+}
+
+/// Adds the clusters that the searches of segments which are not all here look at first: the nearest ones of all.
+fn add_first_clusters<'a>(jobs: &[Job<'a>], by_codes: &ClusterQuery, ahead: &mut Ahead<'a>) -> Result<()> {
+    let mut first: Vec<(f32, usize, u32)> = Vec::new();
+    for (at, job) in jobs.iter().enumerate().filter(|(_, job)| !job.segment.segment.is_full()) {
+        let found = job.vectors.first_clusters(by_codes, job.rows, &job.segment.dead, AHEAD_CLUSTERS)?;
+        first.extend(found.into_iter().map(|(distance, cluster)| (distance, at, cluster)));
+    }
+    first.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    first.iter().take(AHEAD_CLUSTERS).try_for_each(|(_, at, cluster)| jobs[*at].vectors.add_cluster(*cluster, ahead))
 }
 
 /// Searches clusters of segments that are not all here: all of them by their codes first, so that the vectors to compare, and what
-/// the answer's rows consist of, are brought at once.
+/// the answer's rows consist of, are brought at once. What one finds narrows the next, by its codes.
 fn search_in_parts(
     jobs: &[Job],
     query: &QueryVector,
     by_codes: &ClusterQuery,
-    wanted: &Wanted,
+    (wanted, k): (Recall, usize),
+    mut known: Vec<f32>,
     parts: &mut [Vec<(f32, u32)>],
     work: &mut Work,
 ) -> Result<()> {
-    let mut near = Vec::with_capacity(jobs.len());
-    let mut ahead = Ahead::new();
+    let mut found = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let dead = &job.segment.dead;
-        let found = job.vectors.near_by_codes(query, by_codes, wanted, job.rows, dead, work.allowance)?;
-        match &found {
-            Some((rows, probed)) => {
-                work.exhaustive += probed.refined;
-                work.bytes += probed.refined * job.vectors.vector_bytes();
-                rows.iter().for_each(|row| job.vectors.add_vector(*row, &mut ahead));
-                if let Some(columns) = &work.columns {
-                    job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut ahead)?;
-                }
-            }
-            None => job.vectors.add_all(&mut ahead),
+        known.sort_unstable_by(f32::total_cmp);
+        let nearest = &known[..known.len().min(k)];
+        let (dead, wanted) = (&job.segment.dead, Wanted { k, recall: wanted.share(), known: nearest });
+        let near = job.vectors.near_by_codes(query, by_codes, &wanted, job.rows, dead, work.allowance)?;
+        if let Some((near, probed)) = &near {
+            work.exhaustive += probed.refined;
+            work.bytes += probed.refined * job.vectors.vector_bytes();
+            known.extend(near.iter().map(|(distance, _)| *distance));
         }
-        near.push(found);
+        found.push(near.map(|(near, _)| near));
+    }
+    known.sort_unstable_by(f32::total_cmp);
+    // Codes are not exact: some more than are wanted are compared.
+    let last = known.get(k + (k / SPARE_SHARE).max(SPARE_MIN)).copied().unwrap_or(f32::INFINITY);
+    let mut ahead = Ahead::new();
+    for (job, near) in jobs.iter().zip(&mut found) {
+        let Some(near) = near else {
+            job.vectors.add_all(&mut ahead);
+            continue;
+        };
+        near.retain(|(distance, _)| *distance <= last);
+        near.iter().for_each(|(_, row)| job.vectors.add_vector(*row, &mut ahead));
+        if let Some(columns) = &work.columns {
+            job.segment.segment.add_documents(near.iter().map(|(_, row)| *row), Some(columns), &mut ahead)?;
+        }
     }
     ahead.bring()?;
-    for (job, near) in jobs.iter().zip(near) {
+    for (job, near) in jobs.iter().zip(found) {
         parts[job.part] = match near {
-            Some((rows, _)) => job.vectors.nearest_of(query, &rows, wanted.k)?,
+            Some(near) => {
+                let rows: Vec<u32> = near.into_iter().map(|(_, row)| row).collect();
+                job.vectors.nearest_of(query, &rows, k)?
+            }
             None => job.run()?,
         };
     }

@@ -47,6 +47,7 @@ impl CodedCentroids {
 }
 
 /// Clusters in order of the distance of their centroids to a query, found as they are asked for.
+#[derive(Clone)]
 pub(super) struct Ranked<'a> {
     centroids: &'a CodedCentroids,
     sought: &'a Sought,
@@ -109,7 +110,7 @@ impl<'a> Ranked<'a> {
     }
 
     /// The next cluster, and the squared distance to its centroid.
-    pub(super) fn next(&mut self) -> Option<(f32, u32)> {
+    fn find_next(&mut self) -> Option<(f32, u32)> {
         loop {
             let Reverse(Candidate(distance, cluster)) = self.next.pop()?;
             if cluster & BOUND == 0 {
@@ -135,6 +136,14 @@ impl<'a> Ranked<'a> {
         let residual = &self.centroids.residuals[cluster as usize * bytes..(cluster as usize + 1) * bytes];
         let (codes, tail) = residual.split_at(dims);
         (self.sought.norm_squared + self.sought.score(codes, tail, self.mean, self.kernels)).max(0.0)
+    }
+}
+
+impl Iterator for Ranked<'_> {
+    type Item = (f32, u32);
+
+    fn next(&mut self) -> Option<(f32, u32)> {
+        self.find_next()
     }
 }
 

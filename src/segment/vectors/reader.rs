@@ -240,16 +240,21 @@ impl<'a> VectorReader<'a> {
         self.matrix.iter().for_each(|matrix| ahead.add_all(matrix));
     }
 
-    /// Adds what a search of clusters looks at first to what is brought.
-    pub fn add_clusters(
+    /// The clusters that a search looks at first, with the squared distances of their centroids; none where there are none.
+    pub fn first_clusters(
         &self,
         by_codes: &ClusterQuery,
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
-        ahead: &mut Ahead<'a>,
-    ) -> Result<()> {
+        count: usize,
+    ) -> Result<Vec<(f32, u32)>> {
+        Ok(self.open_clusters()?.map_or(Vec::new(), |clusters| clusters.first(by_codes, rows, dead, count)))
+    }
+
+    /// Adds what is searched of a cluster to what is brought.
+    pub fn add_cluster(&self, cluster: u32, ahead: &mut Ahead<'a>) -> Result<()> {
         if let Some(clusters) = self.open_clusters()? {
-            clusters.add_first_lists(by_codes, rows, dead, ahead);
+            clusters.add_list(cluster, ahead);
         }
         Ok(())
     }
@@ -268,11 +273,12 @@ impl<'a> VectorReader<'a> {
         let Some((near, mut probed)) = self.near_by_codes(query, by_codes, wanted, rows, dead, allowance)? else {
             return Ok(None);
         };
+        let near: Vec<u32> = near.into_iter().map(|(_, row)| row).collect();
         probed.nearest = self.nearest_of(query, &near, wanted.k)?;
         Ok(Some(probed))
     }
 
-    /// The rows that are nearest by their codes, the `k` nearest of which are what [`nearest_in_clusters`] finds.
+    /// The rows that are nearest by their codes and their distances by these; the `k` nearest of the rows are what [`nearest_in_clusters`] finds.
     ///
     /// [`nearest_in_clusters`]: Self::nearest_in_clusters
     pub fn near_by_codes(
@@ -283,7 +289,7 @@ impl<'a> VectorReader<'a> {
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
         allowance: &Allowance,
-    ) -> Result<Option<(Vec<u32>, Probed)>> {
+    ) -> Result<Option<(Vec<(f32, u32)>, Probed)>> {
         self.check(query)?;
         let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
         clusters.search(by_codes, wanted, rows, dead, allowance).map(Some)

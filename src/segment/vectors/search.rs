@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
@@ -36,10 +37,8 @@ const COUNTED_MATCHES: u64 = 8;
 const REFINED_MATCHES: u32 = 1;
 /// How often a search asks whether it must end.
 const CLUSTERS_PER_CHECK: u32 = 64;
-/// Of a segment that is not all here the lists of so many clusters are brought at once: as a rule all that a search looks at,
-const AHEAD_CLUSTERS: u64 = 40;
-/// and when those were not enough, of so many more each time.
-const MORE_CLUSTERS: u64 = 24;
+/// Of a segment that is not all here the lists of so many clusters are brought at once, when those brought before were not enough.
+const MORE_CLUSTERS: usize = 16;
 /// Of the list that is searched next, so many bytes are asked for beforehand; the processor asks for those behind them.
 const AHEAD_BYTES: usize = 1_024;
 
@@ -94,6 +93,15 @@ impl ClusterQuery {
             Metric::CosineDistance => distance - 1.0,
             Metric::EuclideanSquared => distance - self.sought.norm_squared,
             Metric::DotProduct => distance,
+        }
+    }
+
+    /// The distance of a vector with a score.
+    fn distance_of(&self, score: f32) -> f32 {
+        match self.metric {
+            Metric::CosineDistance => score + 1.0,
+            Metric::EuclideanSquared => score + self.sought.norm_squared,
+            Metric::DotProduct => score,
         }
     }
 
@@ -194,8 +202,8 @@ impl Best {
 }
 
 impl<'a> Clusters<'a> {
-    /// Finds the rows among `rows`, or among all that are not `dead`, that are nearest by their codes. Which of them are nearest
-    /// is for the caller to say.
+    /// Finds the rows among `rows`, or among all that are not `dead`, that are nearest by their codes, with distances by these. Which
+    /// of them are nearest is for the caller to say.
     pub(super) fn search(
         &self,
         query: &ClusterQuery,
@@ -203,7 +211,7 @@ impl<'a> Clusters<'a> {
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
         allowance: &Allowance,
-    ) -> Result<(Vec<u32>, Probed)> {
+    ) -> Result<(Vec<(f32, u32)>, Probed)> {
         let header = *self.table.header();
         if header.metric != query.metric || header.dims != query.sought.rotated.len() {
             return Err(Error::corrupt(format!(
@@ -228,9 +236,7 @@ impl<'a> Clusters<'a> {
         let mut search = Search { query, allowed: allowed.as_ref(), dead, best, probed, promising, lanes };
         // What a look at all of the best costs is spread over several clusters.
         let interval = (search.best.depth / 64).max(1) as u64;
-        let mut ahead =
-            (!self.lists.is_full()).then(|| Ranked::new(self.centroids, &query.sought, query.kernels, has_matches));
-        let mut brought = 0;
+        let is_full = self.lists.is_full();
         while let Some((distance, cluster)) = clusters.next() {
             nearest = nearest.min(distance);
             if search.probed.clusters.is_multiple_of(interval)
@@ -248,14 +254,11 @@ impl<'a> Clusters<'a> {
                 }
             }
             allowance.check_at(search.probed.clusters as u32, CLUSTERS_PER_CHECK)?;
-            if let Some(ahead) = &mut ahead
-                && search.probed.clusters == brought
-            {
-                let count = if brought == 0 { AHEAD_CLUSTERS } else { MORE_CLUSTERS };
+            if !is_full && self.is_missing(cluster) {
                 let mut lists = Ahead::new();
-                self.add_lists(ahead, count, &mut lists);
+                self.add_list(cluster, &mut lists);
+                clusters.clone().take(MORE_CLUSTERS - 1).for_each(|(_, next)| self.add_list(next, &mut lists));
                 lists.bring()?;
-                brought += count;
             }
             let list = self.list(cluster as usize)?;
             if let Some(ahead) = clusters.peek() {
@@ -264,37 +267,42 @@ impl<'a> Clusters<'a> {
             search.probe(distance, &list);
         }
         let Search { best, probed, .. } = search;
-        let rows = best.near.into_iter().map(|near| near.score.1).filter(|row| *row != NO_ROW);
-        Ok((rows.collect(), probed))
+        let near = best.near.into_iter().map(|near| (query.distance_of(near.score.0), near.score.1));
+        Ok((near.filter(|(_, row)| *row != NO_ROW).collect(), probed))
     }
 
-    /// Adds the lists that a search looks at first.
-    pub(super) fn add_first_lists(
+    /// The clusters that a search looks at first, with the squared distances of their centroids.
+    pub(super) fn first(
         &self,
         query: &ClusterQuery,
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
-        ahead: &mut Ahead<'a>,
-    ) {
-        if self.lists.is_full() || self.table.header().dims != query.sought.rotated.len() {
-            return;
+        count: usize,
+    ) -> Vec<(f32, u32)> {
+        if self.table.header().dims != query.sought.rotated.len() {
+            return Vec::new();
         }
         let allowed = rows.map(|rows| Allowed::new(rows, dead, &self.table));
         let counts = allowed.as_ref().and_then(|allowed| allowed.counts.as_ref());
         let has_matches =
             |cluster: u32| counts.is_none_or(|counts| counts.get(cluster as usize).is_some_and(|count| *count > 0));
-        let mut ranked = Ranked::new(self.centroids, &query.sought, query.kernels, has_matches);
-        self.add_lists(&mut ranked, AHEAD_CLUSTERS, ahead);
+        Ranked::new(self.centroids, &query.sought, query.kernels, has_matches).take(count).collect()
     }
 
-    fn add_lists(&self, ranked: &mut Ranked, count: u64, ahead: &mut Ahead<'a>) {
-        for _ in 0..count {
-            let Some((_, cluster)) = ranked.next() else { return };
-            if let Some(Entry { offset, vectors, .. }) = self.table.entry(cluster as usize) {
-                let bytes = ListLayout::new(vectors, self.table.header().dims).residuals.end;
-                ahead.add(&self.lists, offset..offset.saturating_add(bytes));
-            }
-        }
+    /// Where a cluster's list is in its section.
+    fn place(&self, cluster: u32) -> Range<usize> {
+        self.table.entry(cluster as usize).map_or(0..0, |Entry { offset, vectors, .. }| {
+            offset..offset.saturating_add(ListLayout::new(vectors, self.table.header().dims).residuals.end)
+        })
+    }
+
+    /// Adds a cluster's list to what is brought.
+    pub(super) fn add_list(&self, cluster: u32, ahead: &mut Ahead<'a>) {
+        ahead.add(&self.lists, self.place(cluster));
+    }
+
+    fn is_missing(&self, cluster: u32) -> bool {
+        self.lists.is_missing(&self.place(cluster))
     }
 
     /// Asks for the first blocks of a list. They are not read, so not checked.

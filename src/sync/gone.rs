@@ -1,0 +1,141 @@
+//! Reclaims deleted namespaces, and what never got its name: ended by a last fence, removed when nobody holds any of them.
+//!
+//! - One that has its name again is not touched: who gives a name looks for the end afterwards, who ends one looks at the name
+//!   afterwards. One of the two always sees the other; what was ended in spite of that is sent anew by who has it.
+//! - Its last manifest goes when no object is left, and not before retention has passed once more: until then who was away is told
+//!   that it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::collect::{Of, Reclaim, Reclaimed};
+use super::{Attached, Selection, Sync, names};
+use crate::engine::layout::{number_of, prefix};
+use crate::engine::remote::owner_of;
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::format::names::parse_name;
+use crate::model::ids::{NamespaceName, Nsid, Project};
+use crate::store::PAGE_KEYS_MAX;
+
+/// The most keys that are left of a namespace of which every object is gone: manifests, lists, the hint.
+const LEFT_MAX: usize = 100_000;
+
+impl Sync {
+    /// Incarnations that were deleted at least `retention_ms` ago, with the names they had.
+    pub(super) async fn dead(
+        &self,
+        attached: &mut Attached,
+        selection: &Selection,
+        retention_ms: u64,
+    ) -> Result<Vec<(NamespaceName, Nsid)>> {
+        let revisions = names::revisions(&self.bucket, &self.options.patience).await?;
+        let (mut alive, mut ended) = (BTreeSet::new(), BTreeMap::new());
+        let projects: BTreeSet<Project> = revisions.keys().map(|name| name.project.clone()).collect();
+        for (name, revs) in revisions {
+            let mut later: Option<names::Bound> = None;
+            for rev in revs.into_iter().rev() {
+                let Some(bound) = self.bound(attached, &name, rev).await? else { continue };
+                if later.is_none() {
+                    alive.extend(bound.target);
+                    let before = bound.ended.iter().map(|ended| ended.nsid);
+                    before.for_each(|nsid| keep_latest(&mut ended, &name, nsid, bound.hlc.millis()));
+                }
+                // It lost the name when the next one came.
+                if let (Some(nsid), Some(later)) = (bound.target, &later)
+                    && later.target != Some(nsid)
+                {
+                    keep_latest(&mut ended, &name, nsid, later.hlc.millis());
+                }
+                later = Some(bound);
+            }
+        }
+        for (project, nsid) in self.incarnations(projects).await? {
+            if alive.contains(&nsid) || ended.contains_key(&nsid) {
+                continue;
+            }
+            // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
+            let Some(found) = self.newest(&project, nsid, None).await? else { continue };
+            if let Some(name) = parse_name(&found.manifest.name) {
+                keep_latest(&mut ended, &name, nsid, found.manifest.committed_ms);
+            }
+        }
+        let until = self.clock.now_millis().saturating_sub(retention_ms);
+        let is_due = |(nsid, (name, at_ms)): &(Nsid, (NamespaceName, u64))| {
+            !alive.contains(nsid) && *at_ms <= until && selection.takes(name)
+        };
+        let mut dead: Vec<(NamespaceName, Nsid)> =
+            ended.into_iter().filter(is_due).map(|(nsid, (name, _))| (name, nsid)).collect();
+        // Branches are younger than what they came from, which they hold.
+        dead.reverse();
+        Ok(dead)
+    }
+
+    /// All incarnations of these projects that have anything in the bucket.
+    async fn incarnations(&self, projects: BTreeSet<Project>) -> Result<BTreeSet<(Project, Nsid)>> {
+        let mut found = BTreeSet::new();
+        for project in projects {
+            let below = format!("{project}/namespaces");
+            let mut after: Option<String> = None;
+            loop {
+                let page = self.bucket.list(&below, after.as_deref(), PAGE_KEYS_MAX, &self.options.patience).await?;
+                let owners = page.objects.iter().filter_map(|listed| owner_of(&listed.key));
+                let last = owners.clone().next_back();
+                found.extend(owners.map(|nsid| (project.clone(), nsid)));
+                if !page.more {
+                    break;
+                }
+                // Behind everything of the last one.
+                after = match last {
+                    Some(nsid) => Some(format!("{}/zzzz", prefix(&project, nsid))),
+                    None => page.objects.last().map(|listed| listed.key.clone()),
+                };
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a name's newest revision in the bucket is not of this incarnation.
+    pub(super) async fn is_dead(&self, name: &NamespaceName, nsid: Nsid) -> Result<bool> {
+        let Some(rev) = names::newest(&self.bucket, name, &self.options.patience).await? else { return Ok(true) };
+        let bound = names::read(&self.bucket, name, rev, &self.options.patience).await?;
+        Ok(bound.is_none_or(|bound| bound.target != Some(nsid)))
+    }
+
+    /// Removes what is left of a deleted namespace when all objects are gone and nobody holds any.
+    pub(super) async fn bury(&self, of: &Of<'_>, ask: &Reclaim) -> Result<Reclaimed> {
+        let (patience, mut done) = (&self.options.patience, Reclaimed::default());
+        let newest = self.newest(of.project(), of.nsid, None).await?;
+        let until = self.clock.now_millis().saturating_sub(ask.retention_ms);
+        let is_due = |last: &Manifest| last.is_end() && last.fence.as_ref().is_some_and(|fence| fence.at_ms <= until);
+        if ask.dry_run || !newest.is_none_or(|found| is_due(&found.manifest)) {
+            return Ok(done);
+        }
+        let below = prefix(of.project(), of.nsid);
+        let (mut generations, mut rest) = (Vec::new(), Vec::new());
+        for listed in self.bucket.list_all(&below, None, LEFT_MAX, patience).await? {
+            let left = listed.key.strip_prefix(&below).unwrap_or_default();
+            match left.strip_prefix("/manifests/").and_then(number_of) {
+                Some(generation) => generations.push(generation),
+                None if left == "/CURRENT" || left.starts_with("/sweeps/") => rest.push(listed.key),
+                // Somebody holds it, or a later release knows what it is.
+                None => return Ok(done),
+            }
+        }
+        if generations.is_empty() && rest.is_empty() || !self.is_dead(of.name, of.nsid).await? {
+            return Ok(done);
+        }
+        done.manifests = self.drop_generations(of, &generations, u64::MAX).await?;
+        // Who brought it back meanwhile names them.
+        if self.newest(of.project(), of.nsid, None).await?.is_none() {
+            for key in rest {
+                self.bucket.delete(&key, patience).await?;
+            }
+        }
+        Ok(done)
+    }
+}
+
+fn keep_latest(ended: &mut BTreeMap<Nsid, (NamespaceName, u64)>, name: &NamespaceName, nsid: Nsid, at_ms: u64) {
+    let known = ended.entry(nsid).or_insert_with(|| (name.clone(), at_ms));
+    known.1 = known.1.max(at_ms);
+}
