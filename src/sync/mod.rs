@@ -5,6 +5,7 @@
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
+//! - `id_ranges` claims integers to make ids of;
 //! - `budget` counts the bytes of a month;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
@@ -18,6 +19,7 @@ pub mod budget;
 mod clones;
 mod collision;
 mod follow;
+mod id_ranges;
 mod keys;
 mod names;
 mod namespace;
@@ -143,6 +145,11 @@ impl Sync {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What a person is told of one namespace.
+    pub fn known(&self, name: &NamespaceName) -> Option<NamespaceStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).namespaces.get(name).cloned()
+    }
+
     /// Brings everything together once. What fails for one namespace is told in the status, and the others go on; the error
     /// is one that stops all of them, or the first of those.
     pub async fn run(&self) -> Result<Status> {
@@ -185,7 +192,9 @@ impl Sync {
             let format = claim_identity(&self.bucket, self.engine.store_id(), patience).await?;
             tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
             attached.is_known = true;
+            self.note_id_ranges(self.assert_id_ranges().await);
         }
+        self.note_id_ranges(self.claim_id_ranges().await);
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let all: BTreeSet<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
