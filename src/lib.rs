@@ -33,7 +33,8 @@
 //! - **A document's version says what is known of it.** A state has seen every commit that its version vector covers, so a
 //!   merge compares what one side has seen with what the other has; nothing else decides what is new: see [`engine::merge`].
 //! - **Nodes meet by what they have seen.** A pass of [`sync`] may stop anywhere: which of two states is newer is decided by their
-//!   vectors, and what a commit in the bucket came to by reading it back; see [`store`].
+//!   vectors, and what a commit in the bucket came to by reading it back; see [`store`]. An origin is one disk's: a clone takes
+//!   another as soon as the bucket shows that there are two.
 //! - **What is only here is here whole.** Of what the bucket has, a node may keep ranges; whoever touches others waits for them:
 //!   see [`tier`] and [`platform::mmap::Fill`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never

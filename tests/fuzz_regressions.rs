@@ -47,7 +47,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "log" => &["log.wal", "log-multivectors.wal"],
         "manifest" => &["manifest.json", "manifest-answers.json", "../v3/manifest.json"],
         "names" => &["binding.json"],
-        "node" => &["../v2/node.json", "node.json", "_format.json", "traffic.json"],
+        "node" => &["../v2/node.json", "node.json", "_format.json", "traffic.json", "claim.json", "../v3/node.json"],
         "ranges" => &["object.here"],
         "reclaim" => &["sweep.json", "hold.json"],
         "segment" => &["segment.seg", "segment-tokens.seg"],

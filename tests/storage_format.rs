@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use half::f16;
+use shoal::format::claims::{self, ClaimFile, decode_claim, encode_claim};
 use shoal::format::conflicts::{
     self, ConflictsFile, Field, Loser, MergeSource, Side, StoredId, decode_conflicts, encode_conflicts,
 };
@@ -22,7 +23,7 @@ use shoal::format::manifest::{
 use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_tag, encode_deleted, encode_tag};
 use shoal::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use shoal::format::node::{
-    self, FormatFile, IdBlocks, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
+    self, FormatFile, IdBlocks, IdRange, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
 };
 use shoal::format::ranges;
 use shoal::format::reclaim::{
@@ -317,6 +318,10 @@ fn format_file() -> FormatFile {
     FormatFile { format: node::VERSION, store: Uuid::from_u128(0x57) }
 }
 
+fn claim_file() -> ClaimFile {
+    ClaimFile { format: claims::VERSION, range: 31_250, node: Uuid::from_u128(0x4e), claim: Uuid::from_u128(0x1d) }
+}
+
 fn traffic_file() -> TrafficFile {
     TrafficFile { format: traffic::VERSION, month: "2026-11".into(), bytes_up: 7, bytes_down: 1 << 40 }
 }
@@ -344,6 +349,7 @@ fn node_file() -> NodeFile {
         store: Uuid::from_u128(0x57),
         pins,
         id_blocks: Some(IdBlocks { first: 2_000_000, taken: 3 }),
+        id_ranges: vec![IdRange { range: 31_250, claim: Uuid::from_u128(0x1d) }],
     }
 }
 
@@ -599,6 +605,7 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Name binding", &binding_of_a_deletion());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
+    check_fields("Claim file", &claim_file());
     check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
     check_fields("Deleted file", &deleted_file());
@@ -658,15 +665,19 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_format(&found, "golden").unwrap(), format_file());
     let found = golden("v1", "traffic.json", &encode_traffic(&traffic_file()).unwrap());
     assert_eq!(decode_traffic(&found, "golden").unwrap(), traffic_file());
-    let found = golden("v2", "node.json", &encode_node(&node_file()).unwrap());
+    let found = golden("v1", "claim.json", &encode_claim(&claim_file()).unwrap());
+    assert_eq!(decode_claim(&found, "golden").unwrap(), claim_file());
+    let found = golden("v3", "node.json", &encode_node(&node_file()).unwrap());
     assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
 }
 
 #[test]
-fn node_files_of_version_1_are_still_read() {
-    let bytes = std::fs::read(root().join("tests/golden/v1/node.json")).unwrap();
-    let expected = NodeFile { format: 1, id_blocks: None, ..node_file() };
-    assert_eq!(decode_node(&bytes, "golden").unwrap(), expected);
+fn node_files_of_versions_1_and_2_are_still_read() {
+    let read = |version: &str| std::fs::read(root().join("tests/golden").join(version).join("node.json")).unwrap();
+    let second = NodeFile { format: 2, id_ranges: Vec::new(), ..node_file() };
+    assert_eq!(decode_node(&read("v2"), "golden").unwrap(), second);
+    let first = NodeFile { format: 1, id_blocks: None, ..second };
+    assert_eq!(decode_node(&read("v1"), "golden").unwrap(), first);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from;
+//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
+//!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has;
 //! - `lineage` is where namespaces come from and what stays of them.
@@ -17,6 +18,7 @@ pub mod context;
 mod copies;
 pub mod filter;
 pub mod group_commit;
+mod id_ranges;
 pub mod ids;
 pub mod journal;
 pub mod layout;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::Layout;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::claims::{first_of, range_of};
 use crate::format::node::{BLOCKS, IdBlocks, NODE_VERSION, NodeFile, encode_node};
 use crate::meta::Meta;
 use crate::platform::disk::{Disk, publish};
@@ -49,14 +50,18 @@ impl Node {
     pub fn take_block(&self, (disk, layout, meta): (&dyn Disk, &Layout, &Meta), random: &dyn Random) -> Result<u32> {
         let mut file = self.lock();
         let mut next = file.clone();
-        let first = || IdBlocks { first: 1 + (random.next_u64() % u64::from(BLOCKS)) as u32, taken: 0 };
-        let Some((blocks, block)) = next.id_blocks.unwrap_or_else(first).take() else {
-            return Err(Error::new(
-                Kind::Invalid,
-                format!("all {BLOCKS} blocks of integer ids of this node are given out"),
-            )
-            .with_code("ids_used_up")
-            .with_hint("choose ids of your own, or use a namespace with UUIDs"));
+        let Some((blocks, block)) = next_block(&next, random) else {
+            return Err(match next.id_ranges.is_empty() {
+                true => Error::new(
+                    Kind::Invalid,
+                    format!("all {BLOCKS} blocks of integer ids of this node are given out"),
+                )
+                .with_code("ids_used_up")
+                .with_hint("choose ids of your own, or use a namespace with UUIDs"),
+                false => Error::unavailable("all integer ids that this node has claimed in the bucket are given out")
+                    .with_code("ids_unclaimed")
+                    .with_hint("the next sync claims others; ids of your own, and UUIDs, need no claim"),
+            });
         };
         next.id_blocks = Some(blocks);
         write(disk, layout, meta, &mut next)?;
@@ -64,9 +69,34 @@ impl Node {
         Ok(block)
     }
 
+    /// Whether ids of a block may be given: the node claimed it, or has never claimed any.
+    pub fn owns_block(&self, block: u32) -> bool {
+        owns(&self.lock(), block)
+    }
+
     fn lock(&self) -> MutexGuard<'_, NodeFile> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next block that nobody was given, and the sequence from then on: of the ranges that were claimed, one after another, or
+/// from a random one on while there are none.
+pub fn next_block(file: &NodeFile, random: &dyn Random) -> Option<(IdBlocks, u32)> {
+    let first = || match file.id_ranges.first() {
+        Some(own) => IdBlocks { first: first_of(own.range), taken: 0 },
+        None => IdBlocks { first: 1 + (random.next_u64() % u64::from(BLOCKS)) as u32, taken: 0 },
+    };
+    let blocks = file.id_blocks.unwrap_or_else(first);
+    if let Some(next) = blocks.take().filter(|(_, block)| owns(file, *block)) {
+        return Some(next);
+    }
+    let last = range_of(blocks.first + blocks.taken.saturating_sub(1));
+    let after = file.id_ranges.iter().skip_while(|own| own.range != last).nth(1)?;
+    IdBlocks { first: first_of(after.range), taken: 0 }.take()
+}
+
+fn owns(file: &NodeFile, block: u32) -> bool {
+    file.id_ranges.is_empty() || file.id_ranges.iter().any(|own| own.range == range_of(block))
 }
 
 fn write(disk: &dyn Disk, layout: &Layout, meta: &Meta, next: &mut NodeFile) -> Result<()> {

@@ -99,7 +99,13 @@ impl Engine {
         let namespace = self.namespace(name)?;
         self.to_the_end(move |engine| async move {
             // The other disk gives ids of the same blocks.
-            tokio::task::block_in_place(|| engine.context.edit_node(|node| node.id_blocks.take().is_some()))?;
+            tokio::task::block_in_place(|| {
+                engine.context.edit_node(|node| {
+                    let had = node.id_blocks.take().is_some() || !node.id_ranges.is_empty();
+                    node.id_ranges.clear();
+                    had
+                })
+            })?;
             namespace.take_new_origin(since).await
         })
         .await

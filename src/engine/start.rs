@@ -316,6 +316,7 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         store,
         pins: Vec::new(),
         id_blocks: None,
+        id_ranges: Vec::new(),
     };
     if format.is_none() {
         put_format(disk, layout, &node)?;

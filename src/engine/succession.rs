@@ -102,6 +102,8 @@ impl Engine {
                 Err(error) if error.kind() == Kind::Invalid => return Ok(HandedOver::Apart(error)),
                 merged => merged?,
             }
+            // Who writes waits from the next step on, and not for a merge of segments.
+            after.come_to_rest().await;
         }
         let still = own.stand_still().await?;
         let last = match how {

@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod bytes;
+pub mod claims;
 pub mod clusters;
 pub mod conflicts;
 pub mod deletions;

@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::claims::{RANGE_MAX, RANGES_MAX};
 use super::envelope;
 use crate::error::{Error, Result};
 
 /// The version of `_format.json`.
 pub const VERSION: u32 = 1;
-/// The version of `node.json`; version 1 has no blocks.
-pub const NODE_VERSION: u32 = 2;
+/// The version of `node.json`; version 1 has no blocks, version 2 no ranges.
+pub const NODE_VERSION: u32 = 3;
 /// Blocks are numbered from 1 to this: 21 bits of block above 32 bits of counter stay below 2^53, which readers of JSON
 /// need. Block 0 is left to the ids that callers count themselves.
 pub const BLOCKS: u32 = (1 << 21) - 1;
@@ -38,6 +39,17 @@ pub struct NodeFile {
     /// Absent until the first block is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_blocks: Option<IdBlocks>,
+    /// Ranges of blocks that this node has claimed in the bucket, in that order; with any, blocks are taken of these only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub id_ranges: Vec<IdRange>,
+}
+
+/// A range of blocks, see [`super::claims`], and the claim by which it is this node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdRange {
+    pub range: u32,
+    pub claim: Uuid,
 }
 
 /// The node's own sequence of blocks of integer ids: from a random first one upwards, and round.
@@ -87,13 +99,19 @@ pub fn decode_node(bytes: &[u8], file: &str) -> Result<NodeFile> {
             "{file}: {taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
         )));
     }
+    if node.id_ranges.len() > RANGES_MAX || node.id_ranges.iter().any(|own| own.range > RANGE_MAX) {
+        return Err(Error::corrupt(format!(
+            "{file}: {} ranges of ids, expected at most {RANGES_MAX}, each of 0 to {RANGE_MAX}",
+            node.id_ranges.len()
+        )));
+    }
     Ok(node)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCKS, FormatFile, IdBlocks, NODE_VERSION, NodeFile, Pin, VERSION, decode_format, decode_node,
+        BLOCKS, FormatFile, IdBlocks, IdRange, NODE_VERSION, NodeFile, Pin, VERSION, decode_format, decode_node,
         encode_format, encode_node,
     };
     use crate::error::Kind;
@@ -106,6 +124,7 @@ mod tests {
             store: Uuid::from_u128(1),
             pins: vec![Pin { name: "a/b/c".into(), since_ms: 5 }],
             id_blocks,
+            id_ranges: vec![IdRange { range: 7, claim: Uuid::from_u128(9) }],
         }
     }
 
@@ -135,5 +154,8 @@ mod tests {
             let bytes = encode_node(&node(Some(IdBlocks { first: blocks.0, taken: blocks.1 }))).unwrap();
             assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt, "{blocks:?}");
         }
+        let mut wrong = node(None);
+        wrong.id_ranges[0].range = 1 << 20;
+        assert_eq!(decode_node(&encode_node(&wrong).unwrap(), "file").unwrap_err().kind(), Kind::Corrupt);
     }
 }

@@ -32,6 +32,9 @@ impl NamePatterns {
     }
 
     pub fn matches(&self, name: &NamespaceName) -> bool {
+        if self.is_empty() {
+            return false;
+        }
         let text = name.to_string();
         let parts: Vec<&str> = text.split('/').collect();
         self.0.iter().any(|pattern| pattern.matches(&parts))

@@ -48,6 +48,19 @@ pub fn binding(name: &NamespaceName, rev: u64) -> String {
     format!("{}/{}/{}", names(&name.project), name.name, numbered(rev))
 }
 
+/// The claim of a range of integer ids' blocks.
+pub fn id_range(range: u32) -> String {
+    format!("_ids/{}", numbered(range.into()))
+}
+
+/// What to go on behind after a key that is of no project: what is Shoal's own beside them is passed over at once.
+pub fn behind(key: &str) -> String {
+    match key.split_once('/') {
+        Some((first, _)) if first.starts_with('_') => format!("{first}/zzzz"),
+        _ => key.to_owned(),
+    }
+}
+
 /// The name and the revision in a key that [`binding`] made.
 pub fn binding_of(key: &str) -> Option<(NamespaceName, u64)> {
     let mut parts = key.split('/');
@@ -70,7 +83,7 @@ pub fn project_of(key: &str) -> Option<(Project, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{binding, binding_of, manifest, names, project_of};
+    use super::{behind, binding, binding_of, id_range, manifest, names, project_of};
     use crate::model::ids::{Nsid, Project};
     use uuid::Uuid;
 
@@ -93,5 +106,10 @@ mod tests {
             assert!(found == project && key < behind, "{key}");
         }
         assert_eq!(project_of("_format.json"), None);
+        assert_eq!(project_of(&id_range(7)), None);
+        assert!(id_range(u32::MAX) < behind(&id_range(0)));
+        for own in ["_format.json", "acme/notes.txt"] {
+            assert_eq!(behind(own), own);
+        }
     }
 }

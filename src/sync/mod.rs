@@ -7,6 +7,7 @@
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
+//! - `id_ranges` claims integers to make ids of;
 //! - `budget` counts the bytes of a month;
 //! - `worker` runs passes unattended and on request, `schedule` says when, `selection` of which namespaces.
 //!
@@ -24,6 +25,7 @@ mod fences;
 mod follow;
 mod gone;
 mod holds;
+mod id_ranges;
 mod keys;
 mod names;
 mod namespace;
@@ -64,6 +66,7 @@ pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
 pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
+pub use crate::tier::GONE as OBJECT_GONE;
 
 /// A pass ends when the bucket was not reached for this many namespaces one after another: the others would wait in vain.
 const UNREACHED_MAX: u32 = 3;
@@ -156,6 +159,11 @@ impl Sync {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What a person is told of one namespace.
+    pub fn known(&self, name: &NamespaceName) -> Option<NamespaceStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).namespaces.get(name).cloned()
+    }
+
     /// Brings everything together once. What fails for one namespace is told in the status, and the others go on; the error
     /// is one that stops all of them, or the first of those.
     pub async fn run(&self) -> Result<Status> {
@@ -193,6 +201,7 @@ impl Sync {
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
         self.attach(attached).await?;
+        self.note_id_ranges(self.claim_id_ranges().await);
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let mut all: Vec<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
@@ -234,6 +243,7 @@ impl Sync {
         let format = claim_identity(&self.bucket, self.engine.store_id(), patience).await?;
         tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
         attached.is_known = true;
+        self.note_id_ranges(self.assert_id_ranges().await);
         Ok(())
     }
 

@@ -53,7 +53,7 @@ pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<
         let Some(first) = page.objects.first() else { return Ok(found) };
         let Some((project, behind)) = keys::project_of(&first.key) else {
             // What lies beside the projects, such as the format's file.
-            after = Some(first.key.clone());
+            after = Some(keys::behind(&first.key));
             continue;
         };
         let revisions = bucket.list_all(&keys::names(&project), None, REVISIONS_MAX, patience).await?;

@@ -283,7 +283,7 @@ impl Sync {
         // Numbers of manifests that were reclaimed are free again, to who slept meanwhile.
         let below = keys::manifests(project, ours.nsid);
         if !follows(bucket, &key_of, ours.generation, &below, patience).await? {
-            self.known().remove(&ours.nsid);
+            self.known_heads().remove(&ours.nsid);
             // Others may have gone on from it already, and reclaimed what it followed.
             let next = self.read_generation(project, ours.nsid, ours.generation + 1).await?;
             let is_followed =
@@ -294,7 +294,7 @@ impl Sync {
                 let newest = self.newest(project, ours.nsid, None).await?;
                 if newest.is_some_and(|newest| newest.manifest.commit_id == ours.commit_id) {
                     bucket.delete(&key, patience).await?;
-                    self.known().remove(&ours.nsid);
+                    self.known_heads().remove(&ours.nsid);
                 }
             }
             return Ok(is_followed);
@@ -311,7 +311,7 @@ impl Sync {
         known: Option<&Manifest>,
     ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
-        let (seen, now) = (self.known().get(&nsid).copied(), self.clock.now_millis());
+        let (seen, now) = (self.known_heads().get(&nsid).copied(), self.clock.now_millis());
         let is_known = |seen: &Seen| {
             seen.commit_id == known.commit_id && (seen.at_ms..seen.at_ms.saturating_add(KNOWN_MS)).contains(&now)
         };
@@ -352,10 +352,10 @@ impl Sync {
 
     fn saw(&self, nsid: Nsid, commit_id: CommitId, crc32c: u32) {
         let seen = Seen { commit_id, crc32c, at_ms: self.clock.now_millis() };
-        self.known().insert(nsid, seen);
+        self.known_heads().insert(nsid, seen);
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<Nsid, Seen>> {
+    fn known_heads(&self) -> MutexGuard<'_, BTreeMap<Nsid, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

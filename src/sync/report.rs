@@ -28,7 +28,7 @@ impl Worker {
             return Ok(json!({"bucket": bucket, "selected": false}));
         }
         let unsent = self.engine.unsent(name).await;
-        let mut shown = self.shown(name, self.status().namespaces.get(name), &unsent);
+        let mut shown = self.shown(name, self.known(name).as_ref(), &unsent);
         shown["bucket"] = bucket.into();
         shown["selected"] = true.into();
         Ok(shown)
@@ -108,7 +108,7 @@ impl Worker {
             "lag_seconds": totals.lag_ms / 1_000,
             "following": self.followed().count(),
             "running": self.is_running(),
-            "scheduled_now": self.config.schedule.is_open(self.clock.now_millis()),
+            "scheduled_now": self.closed_for(now).is_none(),
             "interval_seconds": self.config.interval.as_secs(),
             "policy": self.config.policy.name(),
             "last_start_ms": status.started_ms,

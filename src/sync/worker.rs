@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::namespace::Done;
 use super::polls::{PollWaits, Polls};
 use super::status::told;
-use super::{Budget, Schedule, Selection, Status, Sync, SyncOptions};
+use super::{Budget, NamespaceStatus, Schedule, Selection, Status, Sync, SyncOptions};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Error, Kind, Result};
@@ -217,7 +217,7 @@ impl Worker {
     }
 
     /// How long passes that nobody asks for wait, at least, before it is looked again whether they may begin; `None` while they may.
-    fn closed_for(&self, now_ms: u64) -> Option<Duration> {
+    pub(super) fn closed_for(&self, now_ms: u64) -> Option<Duration> {
         if self.is_metered() || self.budget.check(now_ms).is_err() {
             return Some(SLEEP_MAX);
         }
@@ -405,9 +405,14 @@ impl Worker {
         }
     }
 
+    /// What a person is told of one namespace.
+    pub(super) fn known(&self, name: &NamespaceName) -> Option<NamespaceStatus> {
+        self.link().open.as_ref().and_then(|(sync, _)| sync.known(name))
+    }
+
     /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
     pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
-        let known = self.status().namespaces.get(name).and_then(|known| known.fresh_ms);
+        let known = self.known(name).and_then(|known| known.fresh_ms);
         let since = known.or_else(|| self.engine.common_since(name))?;
         Some(self.clock.now_millis().saturating_sub(since))
     }

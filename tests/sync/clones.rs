@@ -161,10 +161,17 @@ async fn what_a_clone_wrote_is_not_deleted_by_the_other_ones_deletion() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_give_different_integers_as_ids_once_they_met() {
-    let (bucket, nodes, engines) = cloned(6).await;
-    for engine in &engines {
-        engine.allocate_ids(&name("docs"), 5).await.unwrap();
-    }
+    let (bucket, node) = (bucket(6), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    engine.allocate_ids(&name("docs"), 5).await.unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let nodes = [Node { disk: node.disk.duplicate(), ..Node::new(2) }, node];
+    let engines = [nodes[0].open(), nodes[1].open()];
+    let both = engines[0].allocate_ids(&name("docs"), 5).await.unwrap();
+    assert_eq!(both, engines[1].allocate_ids(&name("docs"), 5).await.unwrap(), "nobody can know yet");
     put(&engines[0], "docs", [50], 2).await;
     put(&engines[1], "docs", [51], 2).await;
     meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;

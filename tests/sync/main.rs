@@ -12,6 +12,7 @@ mod faulty_store;
 mod fleet;
 mod following;
 mod histories;
+mod id_ranges;
 mod meeting;
 #[path = "../support/node.rs"]
 mod node;

@@ -1,8 +1,12 @@
 //! Documents: writes, copies, queries.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hyper::header::{HeaderName, IF_MATCH};
 use hyper::http::request::Parts;
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::{Call, micros_since, parse};
 use crate::api::answer::Answer;
@@ -14,7 +18,7 @@ use crate::api::prefer::Prefer;
 use crate::api::request::if_match_refused;
 use crate::api::search;
 use crate::api::wire::answers::{QueryAnswer, recall_json};
-use crate::api::wire::query::{parse_query, parse_recall};
+use crate::api::wire::query::{QueryBody, parse_query, parse_recall};
 use crate::api::wire::response::{millis, time, write_json};
 use crate::api::wire::shape;
 use crate::api::wire::write::{WriteBody, parse_write_bytes};
@@ -22,9 +26,14 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::model::ids::{NamespaceName, reason};
 use crate::model::write::Idempotency;
+use crate::sync::OBJECT_GONE;
 
 /// The longest `Idempotency-Key`, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// How often a query begins anew on a newer state, when the bucket has no more what it reads.
+const RESTARTS_MAX: u32 = 2;
+/// How long it waits for that state each time.
+const RESTART_WAIT: Duration = Duration::from_secs(10);
 
 pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
     let prefer = Prefer::of(call, name)?;
@@ -144,8 +153,29 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
     let was_read = Prefer::of(call, name)?.read(call, name).await?;
     let staleness =
         if parsed.is_eventual && parsed.as_of.is_none() { following::staleness_ms(call, name) } else { None };
-    let (name, began) = (name.clone(), call.began);
-    let answer = search::run(call.server, &name.clone(), move |server, allowance| {
+    let parsed = Arc::new(parsed);
+    let mut found = find(call, name, &parsed).await;
+    for _ in 0..RESTARTS_MAX {
+        let is_gone = found.as_ref().is_err_and(|error| error.code() == OBJECT_GONE) && parsed.as_of.is_none();
+        let Some(worker) = call.server.config.sync.as_ref().filter(|_| is_gone) else { break };
+        // What is read from the bucket was reclaimed there, as there is a newer state by now.
+        if worker.together(name, Instant::now() + RESTART_WAIT).await.is_err() {
+            break;
+        }
+        found = find(call, name, &parsed).await;
+    }
+    let answer = found?;
+    let answer = match staleness {
+        Some(ms) => answer.with("shoal-staleness-ms", &ms.to_string()),
+        None => answer,
+    };
+    Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })
+}
+
+/// Runs a query once.
+async fn find(call: Call<'_>, name: &NamespaceName, parsed: &Arc<QueryBody>) -> Result<Answer> {
+    let (name, began, parsed) = (name.clone(), call.began, Arc::clone(parsed));
+    search::run(call.server, &name.clone(), move |server, allowance| {
         server.engine.on_view(&name, parsed.as_of.as_ref(), |view| {
             let outcome = engine::query::run(view, &parsed.request, allowance)?;
             let micros = micros_since(began);
@@ -153,12 +183,7 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
             Ok(Answer::json(200, &answer)?.with_etag(&view.etag))
         })
     })
-    .await?;
-    let answer = match staleness {
-        Some(ms) => answer.with("shoal-staleness-ms", &ms.to_string()),
-        None => answer,
-    };
-    Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })
+    .await
 }
 
 pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {

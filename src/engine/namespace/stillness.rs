@@ -17,6 +17,12 @@ pub(in crate::engine) struct Still<'a> {
 }
 
 impl Namespace {
+    /// Waits until segments that are being made are there.
+    pub(in crate::engine) async fn come_to_rest(&self) {
+        drop(self.turn(&self.compacting).await);
+        drop(self.turn(&self.flushing).await);
+    }
+
     /// Lets nobody write any more. What was acknowledged before is in segments, and the newest manifest names them.
     pub(in crate::engine) async fn stand_still(self: &Arc<Self>) -> Result<Still<'_>> {
         // In the order of `absorb`.

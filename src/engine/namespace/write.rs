@@ -165,7 +165,10 @@ impl Namespace {
             }
             Some(IdType::Uint) | None => {
                 let mut next = decider.ids_reserved;
-                let rest = next..next + left_of_block(next).min(count);
+                // One that another node has claimed since is given up.
+                let is_own = self.context.node.owns_block((next >> COUNTER_BITS) as u32);
+                let left = if is_own { left_of_block(next) } else { 0 };
+                let rest = next..next + left.min(count);
                 let mut ids: Vec<DocId> = rest.clone().map(DocId::Uint).collect();
                 next = rest.end;
                 if (ids.len() as u64) < count {

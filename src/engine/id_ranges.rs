@@ -1,0 +1,67 @@
+//! Ranges of blocks of integer ids that are this node's alone in a bucket: what it claims, and what it has.
+//!
+//! While it has none, the node takes blocks from a random one on, as it does without a bucket. With its first claim the blocks
+//! that it took before and that are in no range of its own are given up: their namespaces go on with others.
+
+use super::Engine;
+use super::node::next_block;
+use crate::error::Result;
+use crate::format::claims::{RANGE_MAX, RANGES_MAX, first_of, range_of};
+use crate::format::node::{IdBlocks, IdRange};
+
+/// Another range is claimed while fewer blocks than this are left.
+const BLOCKS_LEFT_MIN: usize = 8;
+
+impl Engine {
+    /// The ranges that this node has claimed.
+    pub fn id_ranges(&self) -> Vec<IdRange> {
+        self.context.node.file().id_ranges
+    }
+
+    /// A range to claim, when one is needed: the one that blocks were taken of before, or any.
+    pub fn wants_id_range(&self) -> Option<IdRange> {
+        let file = self.context.node.file();
+        // Blocks of the ranges that are there, as far as it matters; without any they are anybody's.
+        let mut ahead = file.clone();
+        let mut left = 0;
+        while !file.id_ranges.is_empty()
+            && left < BLOCKS_LEFT_MIN
+            && let Some((next, _)) = next_block(&ahead, &*self.context.random)
+        {
+            ahead.id_blocks = Some(next);
+            left += 1;
+        }
+        if left == BLOCKS_LEFT_MIN || file.id_ranges.len() >= RANGES_MAX {
+            return None;
+        }
+        let taken = file.id_blocks.filter(|_| file.id_ranges.is_empty()).and_then(IdBlocks::take);
+        let random = &self.context.random;
+        let any = || (random.next_u64() % (u64::from(RANGE_MAX) + 1)) as u32;
+        let range = taken.map_or_else(any, |(_, block)| range_of(block));
+        Some(IdRange { range, claim: random.uuid_v7(self.now_millis()) })
+    }
+
+    /// A claim is in the bucket: from now on blocks are taken of it, once none is left of the one before.
+    pub fn keep_id_range(&self, range: IdRange) -> Result<()> {
+        self.context.edit_node(|node| {
+            let next = node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block));
+            node.id_ranges.push(range);
+            if next.is_none_or(|next| !node.id_ranges.iter().any(|own| own.range == next)) {
+                node.id_blocks = Some(IdBlocks { first: first_of(range.range), taken: 0 });
+            }
+            true
+        })
+    }
+
+    /// A range is another node's: nothing more is taken of it.
+    pub fn give_up_id_range(&self, range: u32) -> Result<()> {
+        self.context.edit_node(|node| {
+            node.id_ranges.retain(|own| own.range != range);
+            let next = node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block));
+            if next == Some(range) {
+                node.id_blocks = None;
+            }
+            true
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! Integers that nodes make ids of: no two nodes of one bucket give the same.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use shoal::engine::Engine;
+use shoal::format::node::{IdBlocks, decode_node, encode_node};
+use shoal::model::ids::DocId;
+use shoal::platform::disk::{Disk, publish};
+use shoal::store::Patience;
+
+use crate::fleet::{bucket, sync};
+use crate::node::{Node, branch, name, put};
+
+async fn ids(engine: &Arc<Engine>, namespace: &str) -> Vec<DocId> {
+    engine.allocate_ids(&name(namespace), 3).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_began_at_the_same_block_give_different_ids_once_they_share_a_bucket() {
+    let bucket = bucket(1);
+    let mut given = BTreeSet::new();
+    let mut engines = Vec::new();
+    for at in 0..4 {
+        let node = Node::new(at);
+        let engine = node.open();
+        engine.shutdown().await.unwrap();
+        drop(engine);
+        // The worst there can be: each begins at the same block.
+        let path = Path::new("/data/node.json");
+        let mut file = decode_node(&node.disk.read(path).unwrap(), "node.json").unwrap();
+        file.id_blocks = Some(IdBlocks { first: 1_000, taken: 0 });
+        publish(&node.disk, path, &encode_node(&file).unwrap()).unwrap();
+        let engine = node.open();
+        let own = format!("docs{at}");
+        put(&engine, &own, 0..3, 1).await;
+        let offline = ids(&engine, &own).await;
+        assert_eq!(offline[0], DocId::Uint(1_000 << 32));
+        sync(&node, &engine, &bucket).await.unwrap();
+        if at == 0 {
+            // Whoever comes first keeps what was given before.
+            given.extend(offline);
+        }
+        assert_eq!(engine.id_ranges().len(), 1);
+        engines.push((node, engine));
+    }
+    for round in 0..3 {
+        for (at, (node, engine)) in engines.iter().enumerate() {
+            let own = format!("docs{at}");
+            branch(engine, &own, &format!("{own}-{round}")).await;
+            for namespace in [own.clone(), format!("{own}-{round}")] {
+                for id in ids(engine, &namespace).await {
+                    assert!(given.insert(id.clone()), "{id:?} is given twice");
+                }
+            }
+            sync(node, engine, &bucket).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_range_is_claimed_before_the_last_block_is_given_and_none_is_given_without() {
+    let (bucket, node) = (bucket(2), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(engine.id_ranges().len(), 1);
+    let mut given = BTreeSet::new();
+    let mut refused = None;
+    for n in 0..70 {
+        let namespace = format!("fork{n}");
+        branch(&engine, "docs", &namespace).await;
+        match engine.allocate_ids(&name(&namespace), 1).await {
+            Ok(ids) => given.extend(ids),
+            Err(error) => refused = refused.or(Some((n, error))),
+        }
+    }
+    let (at, error) = refused.unwrap();
+    assert_eq!((given.len(), at, error.code()), (64, 64, "ids_unclaimed"), "{error}");
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(engine.id_ranges().len(), 2);
+    // After a restart and a lost index, too.
+    let engine = node.cut_power(engine);
+    for n in 64..70 {
+        assert!(given.insert(engine.allocate_ids(&name(&format!("fork{n}")), 1).await.unwrap().remove(0)));
+    }
+    for n in 70..122 {
+        branch(&engine, "docs", &format!("fork{n}")).await;
+        assert!(given.insert(engine.allocate_ids(&name(&format!("fork{n}")), 1).await.unwrap().remove(0)));
+    }
+    // Six are left: a third range is claimed, and taken of after those.
+    sync(&node, &engine, &bucket).await.unwrap();
+    for n in 122..140 {
+        branch(&engine, "docs", &format!("fork{n}")).await;
+        assert!(given.insert(engine.allocate_ids(&name(&format!("fork{n}")), 1).await.unwrap().remove(0)));
+    }
+    let claims = bucket.list_all("_ids", None, 100, &Patience::ASKED).await.unwrap();
+    assert_eq!(claims.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_only_follows_claims_nothing() {
+    let (bucket, node, mut other) = (bucket(3), Node::new(1), Node::new(2));
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    other.config.followed =
+        shoal::model::name_patterns::NamePatterns::parse("follow", &["*/*/*".to_owned()]).unwrap();
+    let there = other.open();
+    sync(&other, &there, &bucket).await.unwrap();
+    sync(&other, &there, &bucket).await.unwrap();
+    assert!(there.id_ranges().is_empty());
+    assert_eq!(bucket.list_all("_ids", None, 100, &Patience::ASKED).await.unwrap().len(), 1);
+}
