@@ -34,6 +34,8 @@
 //!   merge compares what one side has seen with what the other has; nothing else decides what is new: see [`engine::merge`].
 //! - **Nodes meet by what they have seen.** A pass of [`sync`] may stop anywhere: which of two states is newer is decided by their
 //!   vectors, and what a commit in the bucket came to by reading it back; see [`store`].
+//! - **What the bucket loses nobody needs.** Nothing is deleted there that a retained manifest names or a hold, and nothing is committed
+//!   that may be deleted: see [`engine::reclaim`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
@@ -64,6 +66,9 @@
 //! | tag | a name for one commit, kept until deleted |
 //! | tier | the local directory that holds objects under the bucket's keys |
 //! | seal, flush | close a log object; tail to segment |
+//! | fence | a commit in the bucket that announces what is about to be deleted there |
+//! | hold | the record by which a branch keeps another incarnation's objects in the bucket |
+//! | end | the fence of a deleted namespace, which retains nothing |
 //!
 //! The bytes at rest are described in `storage-format.md`.
 

@@ -373,6 +373,8 @@ fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
 enum Meeting {
     /// Sends what it wrote | merges, commits and reclaims.
     CommitterMeetsCollector,
+    /// Sends what it wrote | goes on so far that the numbers of then are free again.
+    SleeperMeetsCollector,
     /// Sends what an interrupted pass sent before | reclaims all that it left.
     ResumedMeetsCollector,
     /// Sends a branch | merges its parent, commits and reclaims.
@@ -415,6 +417,9 @@ async fn every_meeting(meeting: Meeting) -> u64 {
     use Meeting::*;
     let (before, first, second): (&[&str], &'static [&str], &'static [&str]) = match meeting {
         CommitterMeetsCollector => (&["write"], &["sync"], &["merge", "sync", "reclaim", "late"]),
+        SleeperMeetsCollector => {
+            (&["write"], &["sync"], &["write", "sync", "reclaim", "write", "sync", "reclaim", "late"])
+        }
         ResumedMeetsCollector => (&["write", "cut"], &["sync"], &["reclaim", "late"]),
         BranchMeetsCollector => (&["branch"], &["sync"], &["merge", "sync", "reclaim", "late"]),
         CollectorMeetsCommitter => (&[], &["reclaim"], &["write", "sync"]),
@@ -426,7 +431,13 @@ async fn every_meeting(meeting: Meeting) -> u64 {
     for at in 0.. {
         let store = Arc::new(InMemory::new());
         let direct = over(store.clone(), 1);
-        let nodes = [Arc::new(Node::new(1)), Arc::new(Node::new(2))];
+        // Nothing is merged but on purpose, so that every round has the same requests.
+        let node = |seed| {
+            let mut node = Node::new(seed);
+            node.config.compaction_fan_in = 100;
+            Arc::new(node)
+        };
+        let nodes = [node(1), node(2)];
         let mut engines = [nodes[0].open(), nodes[1].open()];
         put(&engines[0], "docs", 0..50, 1).await;
         meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &direct).await;
@@ -469,6 +480,7 @@ async fn every_meeting(meeting: Meeting) -> u64 {
             let (node, engine, direct) = (nodes[1].clone(), engines[1].clone(), direct.clone());
             Box::pin(async move { run(&node, engine, direct, second).await })
         };
+        println!("{meeting:?} at {at}");
         let (link, happened) = interrupted(&store, at, action);
         run(&nodes[0], engines[0].clone(), link, first).await;
         let over = !happened.load(Ordering::SeqCst);
@@ -528,6 +540,7 @@ macro_rules! meetings {
 
 meetings! {
     a_committer_meets_a_collector_at_any_request: CommitterMeetsCollector, 8;
+    a_committer_sleeps_at_any_request_while_its_number_is_reclaimed: SleeperMeetsCollector, 8;
     a_committer_that_goes_on_meets_a_collector_at_any_request: ResumedMeetsCollector, 8;
     a_branch_meets_a_collector_at_any_request: BranchMeetsCollector, 12;
     a_collector_meets_a_committer_at_any_request: CollectorMeetsCommitter, 12;
