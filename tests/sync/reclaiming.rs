@@ -385,6 +385,10 @@ enum Meeting {
     CollectorMeetsCollector,
     /// Reclaims | sends a branch of the newest state.
     CollectorMeetsBranch,
+    /// Reclaims | sends a branch of a state that the next fence releases.
+    CollectorMeetsPast,
+    /// Sends a branch of a state that the next fence releases | reclaims.
+    PastMeetsCollector,
     /// Reclaims a deleted namespace | brings it back.
     CollectorMeetsReturn,
     /// Brings a namespace back | reclaims what was deleted.
@@ -425,6 +429,8 @@ async fn every_meeting(meeting: Meeting) -> u64 {
         CollectorMeetsCommitter => (&[], &["reclaim"], &["write", "sync"]),
         CollectorMeetsCollector => (&[], &["reclaim"], &["write", "sync", "reclaim", "late"]),
         CollectorMeetsBranch => (&[], &["reclaim"], &["branch", "write", "sync"]),
+        CollectorMeetsPast => (&["past of 1"], &["reclaim"], &["sync"]),
+        PastMeetsCollector => (&["past of 0"], &["sync"], &["reclaim", "late"]),
         CollectorMeetsReturn => (&["delete"], &["reclaim"], &["undelete", "sync"]),
         ReturnMeetsCollector => (&["delete"], &["undelete", "sync"], &["reclaim"]),
     };
@@ -450,6 +456,18 @@ async fn every_meeting(meeting: Meeting) -> u64 {
                     branch(&engines[0], "docs", "try").await;
                     sync(&nodes[1], &engines[1], &direct).await.unwrap();
                 }
+                "past of 0" | "past of 1" => {
+                    let at = usize::from(*step == "past of 1");
+                    let (node, engine) = (&nodes[at], &engines[at]);
+                    put(engine, "docs", 100..110, 4).await;
+                    sync(node, engine, &direct).await.unwrap();
+                    branch(engine, "docs", "try").await;
+                    engine.compact(&name("docs")).await.unwrap();
+                    let only = Selection::default().only([name("docs")].into());
+                    let options = options(Policy::Lww);
+                    let link = Sync::new(engine.clone(), direct.clone(), options, node.clock.clone());
+                    assert!(link.run_for(&only).await.failed.is_none());
+                }
                 "delete" => {
                     nodes.iter().for_each(|node| node.clock.advance(1_000));
                     engines[0].delete(&name("docs")).await.unwrap();
@@ -469,7 +487,7 @@ async fn every_meeting(meeting: Meeting) -> u64 {
             }
         }
         // Something to reclaim.
-        if !matches!(meeting, CollectorMeetsReturn | ReturnMeetsCollector) {
+        if !before.iter().any(|step| matches!(*step, "delete" | "past of 0" | "past of 1")) {
             for round in 0..2 {
                 put(&engines[1], "docs", 10 * round..10 * round + 5, 30).await;
                 engines[1].compact(&name("docs")).await.unwrap();
@@ -546,6 +564,8 @@ meetings! {
     a_collector_meets_a_committer_at_any_request: CollectorMeetsCommitter, 12;
     two_collectors_meet_at_any_request: CollectorMeetsCollector, 12;
     a_collector_meets_a_branch_at_any_request: CollectorMeetsBranch, 12;
+    a_collector_meets_a_branch_of_the_past_at_any_request: CollectorMeetsPast, 12;
+    a_branch_of_the_past_meets_a_collector_at_any_request: PastMeetsCollector, 12;
     a_collector_meets_a_return_at_any_request: CollectorMeetsReturn, 12;
     a_return_meets_a_collector_at_any_request: ReturnMeetsCollector, 8;
 }
