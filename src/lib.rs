@@ -37,6 +37,8 @@
 //!   another as soon as the bucket shows that there are two.
 //! - **What is only here is here whole.** Of what the bucket has, a node may keep ranges; whoever touches others waits for them:
 //!   see [`tier`] and [`platform::mmap::Fill`].
+//! - **What the bucket loses nobody needs.** Nothing is deleted there that a retained manifest names or a hold, and nothing is committed
+//!   that may be deleted: see [`engine::reclaim`].
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was
@@ -67,6 +69,9 @@
 //! | tag | a name for one commit, kept until deleted |
 //! | tier | the local directory that holds objects under the bucket's keys, whole or in part |
 //! | seal, flush | close a log object; tail to segment |
+//! | fence | a commit in the bucket that announces what is about to be deleted there |
+//! | hold | the record by which a branch keeps another incarnation's objects in the bucket |
+//! | end | the fence of a deleted namespace, which retains nothing |
 //!
 //! The bytes at rest are described in `storage-format.md`.
 

@@ -157,6 +157,47 @@ fn a_wrong_configuration_exits_with_78_and_a_node_without_a_bucket_says_how_to_g
 }
 
 #[test]
+fn what_nobody_needs_in_the_bucket_is_reclaimed_on_request() {
+    let (dir, bucket) = place();
+    let one = Daemon::start(&dir.path().join("one"), &bucket, &ON_REQUEST);
+    one.write(0..50);
+    one.json(&["sync", "--wait"]);
+    let segment = files(&bucket).into_iter().find(|file| file.ends_with("data.seg")).unwrap();
+    let left = |n: u32, bytes: u64| {
+        let dir = segment.parent().unwrap().with_file_name(format!("00000000-0000-7000-8000-{n:012}"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::File::create(dir.join("data.seg")).unwrap().set_len(bytes).unwrap();
+        dir.join("data.seg")
+    };
+    let small = left(1, 1_000);
+    let output = one.run(&["sync", "--reclaim", "--dry-run"]);
+    let told = text(&output.stdout);
+    assert!(told.contains("1 objects of 1000 bytes, 0 manifests would be deleted in file://"), "{told}");
+    assert!(small.exists());
+    let done = one.json(&["sync", "--reclaim"]);
+    assert_eq!((&done["objects"], &done["bytes"]), (&1.into(), &1_000.into()), "{done}");
+    assert!(!small.exists() && segment.exists());
+    let told = text(&one.run(&["status"]).stdout);
+    assert!(told.contains("last reclaimed there: ") && told.contains(", 1 objects of 1000 bytes"), "{told}");
+    // Most of the store: somebody has to look first.
+    let large = left(2, 65 << 20);
+    let output = one.run(&["sync", "--reclaim"]);
+    let told = text(&output.stderr);
+    assert!(!output.status.success() && told.contains("nothing was deleted") && told.contains("--force"), "{told}");
+    assert!(large.exists());
+    let told = text(&one.run(&["status"]).stdout);
+    assert!(told.contains("not all was reclaimed: "), "{told}");
+    assert!(one.run(&["sync", "--reclaim", "--force", "docs"]).status.success());
+    assert!(!large.exists() && segment.exists());
+    let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"force": true}));
+    assert_eq!(status, 400, "{body}");
+    // Another node has all of it.
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ON_REQUEST);
+    assert!(other.run(&["sync", "--wait"]).status.success());
+    assert_eq!(other.count(), Some(50));
+}
+
+#[test]
 fn what_is_excluded_stays_here() {
     let (dir, bucket) = place();
     let settings = [ON_REQUEST[0], ("SHOAL_SYNC__EXCLUDE", "*/*/docs")];

@@ -33,3 +33,17 @@
 //! **Changing a hold.** A hold's revisions are created and never changed. The next is written before the last is removed, so a
 //! listing always finds one that covers what is needed. It gets narrower only after a fence of the holder's own chain has
 //! passed every commit that used the object: until then somebody may fork from such a commit, and finds no fence.
+//!
+//! **Manifests** that are released go last, the oldest first, and the lists that only they name at a later fence. Their numbers are
+//! free again then. So a commit counts when the manifest that it follows is there, or one that follows it; the fence's own parent is
+//! always retained, so the newest has it. Who finds that its base is gone has to take everything that it uploaded for condemned.
+//!
+//! **An end** is a fence that retains nothing, not even its own generation: of a namespace that was deleted. Whoever commits on it sends
+//! everything under new names. Giving a deleted namespace its name again comes before a look for the end, ending it before a look at
+//! the name: one of the two always sees the other.
+//!
+//! **Giving up a hold** of who has no state in the bucket, and may be about to commit one: only by making the end its first state.
+//! Then it cannot commit what it held, and nothing else has to be known of it.
+//!
+//! In the code: `sync::collect` is the collector, `sync::gone` of deleted namespaces, `sync::fences` the committer's part,
+//! `sync::holds` the holder's, [`crate::format::reclaim`] what they write.

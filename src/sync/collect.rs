@@ -26,8 +26,8 @@ use crate::store::{Bucket, Listed, PAGE_KEYS_MAX, Patience, write_hint};
 /// The code of a run that would have deleted most of a namespace's objects.
 pub const RECLAIM_REFUSED: &str = "reclaim_refused";
 
-/// The most past states of one namespace that are retained; the oldest go first.
-pub const RETAINED_MAX: usize = 1_024;
+/// The most past states of one namespace that are retained, each of which a run reads; the oldest go first.
+pub const RETAINED_MAX: usize = 256;
 /// How often one run begins anew because others commit.
 const ATTEMPTS: usize = 8;
 /// Requests under way at once.

@@ -55,7 +55,10 @@ impl Sync {
             }
             // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
             let Some(found) = self.newest(&project, nsid, None).await? else { continue };
-            if let Some(name) = parse_name(&found.manifest.name) {
+            // Names were listed before: it may have got its own since.
+            if let Some(name) = parse_name(&found.manifest.name)
+                && self.is_dead(&name, nsid).await?
+            {
                 keep_latest(&mut ended, &name, nsid, found.manifest.committed_ms);
             }
         }

@@ -14,6 +14,7 @@ use crate::engine::layout::number_of;
 use crate::engine::remote::{objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
+use crate::format::names::parse_name;
 use crate::format::reclaim::{Fence, HoldFile, VERSION, decode_hold, encode_hold};
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit};
@@ -213,11 +214,15 @@ impl Sync {
         Ok(held)
     }
 
-    /// Whether the holder has ended. Who has no state yet may be about to commit one, so the place of its first one is taken by
+    /// Whether the holder has ended, and has no name. Who has no state yet may be about to commit one, so the place of its first one is taken by
     /// its end: it finds that when it commits, and sends everything as its own.
     async fn is_idle(&self, project: &Project, owner: &Manifest, hold: &HoldFile) -> Result<bool> {
         if let Some(found) = self.newest(project, hold.holder, None).await? {
-            return Ok(found.manifest.is_end());
+            // One that was ended while it got its name again is whole, and is sent anew by who has it.
+            return match parse_name(&hold.name).filter(|_| found.manifest.is_end()) {
+                Some(name) => self.is_dead(&name, hold.holder).await,
+                None => Ok(false),
+            };
         }
         self.end_unborn(project, owner, (hold.holder, &hold.name)).await
     }

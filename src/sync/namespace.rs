@@ -259,8 +259,9 @@ impl Sync {
         if staged.generation >= newest.manifest.generation || staged.origin != self.engine.origin(name)? {
             return Ok(false);
         }
-        let there = self.read_generation(&name.project, nsid, staged.generation).await?;
-        Ok(there.is_some_and(|there| there.commit_id == staged.commit_id))
+        // One that nothing follows may have come after its number was reclaimed.
+        let next = self.read_generation(&name.project, nsid, staged.generation + 1).await?;
+        Ok(next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == staged.commit_id))
     }
 
     /// Whether another commit is the newest by now.
@@ -280,27 +281,41 @@ impl Sync {
         if outcome != Outcome::Won {
             return Ok(false);
         }
-        // Numbers of manifests that were reclaimed are free again, to who slept meanwhile.
         let below = keys::manifests(project, ours.nsid);
         if !follows(bucket, &key_of, ours.generation, &below, patience).await? {
-            self.known_heads().remove(&ours.nsid);
-            // Others may have gone on from it already, and reclaimed what it followed.
-            let next = self.read_generation(project, ours.nsid, ours.generation + 1).await?;
-            let is_followed =
-                next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == ours.commit_id);
-            if !is_followed {
-                tracing::warn!(key, "the chain went on long ago, this commit is none of it");
-                // Where nothing else is left it would be taken for the chain; else it is reclaimed with what is as old.
-                let newest = self.newest(project, ours.nsid, None).await?;
-                if newest.is_some_and(|newest| newest.manifest.commit_id == ours.commit_id) {
-                    bucket.delete(&key, patience).await?;
-                    self.known_heads().remove(&ours.nsid);
-                }
-            }
-            return Ok(is_followed);
+            return self.is_of_the_chain(project, ours, &key).await;
         }
         self.saw(ours.nsid, ours.commit_id, crc32c);
         Ok(true)
+    }
+
+    /// Whether a commit happened that follows nothing. Numbers of manifests that were reclaimed are free again, to who slept
+    /// meanwhile; or others have gone on from it, and reclaimed what it followed.
+    async fn is_of_the_chain(&self, project: &Project, ours: &Manifest, key: &str) -> Result<bool> {
+        self.known_heads().remove(&ours.nsid);
+        let next = self.read_generation(project, ours.nsid, ours.generation + 1).await?;
+        if next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == ours.commit_id) {
+            return Ok(true);
+        }
+        let Some(newest) = self.newest(project, ours.nsid, None).await? else { return Ok(false) };
+        if newest.manifest.commit_id == ours.commit_id {
+            // Nothing else is left, and it would be taken for the chain; else it is reclaimed with what is as old.
+            self.bucket.delete(key, &self.options.patience).await?;
+            self.known_heads().remove(&ours.nsid);
+            return Ok(false);
+        }
+        // Nobody knows of an object that only this commit named, but from this commit.
+        let common = tokio::task::block_in_place(|| self.engine.common(ours.nsid))?;
+        let keys_of = |manifest: &Manifest| -> BTreeSet<String> {
+            objects_of(manifest).into_iter().map(|object| object.key).collect()
+        };
+        let before = common.as_ref().map(keys_of).unwrap_or_default();
+        let there = keys_of(&newest.manifest);
+        let is_taken_in = !ours.is_fence() && keys_of(ours).difference(&before).any(|key| there.contains(key));
+        if !is_taken_in {
+            tracing::warn!(key, "the chain went on long ago, this commit is none of it");
+        }
+        Ok(is_taken_in)
     }
 
     /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.

@@ -123,6 +123,10 @@ impl Worker {
             if due > Instant::now() {
                 continue;
             }
+            if self.is_metered() {
+                due = Instant::now() + WAIT_MAX;
+                continue;
+            }
             if !self.config.schedule.is_open(now) {
                 due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
                 continue;
@@ -164,9 +168,12 @@ impl Sync {
         for (name, nsid) in self.dead(&mut attached, selection, ask.retention_ms).await? {
             due.push((name, nsid, true));
         }
+        // What this node only follows others look after.
+        due.retain(|(name, ..)| !self.engine.follows(name));
         let mut live = Vec::new();
         for (name, rev) in self.names(&mut attached, selection).await? {
             if selection.takes(&name)
+                && !self.engine.follows(&name)
                 && let Some(nsid) = self.bound(&mut attached, &name, rev).await?.and_then(|bound| bound.target)
             {
                 live.push((name, nsid, false));

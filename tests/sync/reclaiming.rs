@@ -373,6 +373,8 @@ fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
 enum Meeting {
     /// Sends what it wrote | merges, commits and reclaims.
     CommitterMeetsCollector,
+    /// Sends what it wrote | goes on so far that the numbers of then are free again.
+    SleeperMeetsCollector,
     /// Sends what an interrupted pass sent before | reclaims all that it left.
     ResumedMeetsCollector,
     /// Sends a branch | merges its parent, commits and reclaims.
@@ -383,6 +385,10 @@ enum Meeting {
     CollectorMeetsCollector,
     /// Reclaims | sends a branch of the newest state.
     CollectorMeetsBranch,
+    /// Reclaims | sends a branch of a state that the next fence releases.
+    CollectorMeetsPast,
+    /// Sends a branch of a state that the next fence releases | reclaims.
+    PastMeetsCollector,
     /// Reclaims a deleted namespace | brings it back.
     CollectorMeetsReturn,
     /// Brings a namespace back | reclaims what was deleted.
@@ -415,18 +421,29 @@ async fn every_meeting(meeting: Meeting) -> u64 {
     use Meeting::*;
     let (before, first, second): (&[&str], &'static [&str], &'static [&str]) = match meeting {
         CommitterMeetsCollector => (&["write"], &["sync"], &["merge", "sync", "reclaim", "late"]),
+        SleeperMeetsCollector => {
+            (&["write"], &["sync"], &["write", "sync", "reclaim", "write", "sync", "reclaim", "late"])
+        }
         ResumedMeetsCollector => (&["write", "cut"], &["sync"], &["reclaim", "late"]),
         BranchMeetsCollector => (&["branch"], &["sync"], &["merge", "sync", "reclaim", "late"]),
         CollectorMeetsCommitter => (&[], &["reclaim"], &["write", "sync"]),
         CollectorMeetsCollector => (&[], &["reclaim"], &["write", "sync", "reclaim", "late"]),
         CollectorMeetsBranch => (&[], &["reclaim"], &["branch", "write", "sync"]),
+        CollectorMeetsPast => (&["past of 1"], &["reclaim"], &["sync"]),
+        PastMeetsCollector => (&["past of 0"], &["sync"], &["reclaim", "late"]),
         CollectorMeetsReturn => (&["delete"], &["reclaim"], &["undelete", "sync"]),
         ReturnMeetsCollector => (&["delete"], &["undelete", "sync"], &["reclaim"]),
     };
     for at in 0.. {
         let store = Arc::new(InMemory::new());
         let direct = over(store.clone(), 1);
-        let nodes = [Arc::new(Node::new(1)), Arc::new(Node::new(2))];
+        // Nothing is merged but on purpose, so that every round has the same requests.
+        let node = |seed| {
+            let mut node = Node::new(seed);
+            node.config.compaction_fan_in = 100;
+            Arc::new(node)
+        };
+        let nodes = [node(1), node(2)];
         let mut engines = [nodes[0].open(), nodes[1].open()];
         put(&engines[0], "docs", 0..50, 1).await;
         meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &direct).await;
@@ -438,6 +455,18 @@ async fn every_meeting(meeting: Meeting) -> u64 {
                     sync(&nodes[0], &engines[0], &direct).await.unwrap();
                     branch(&engines[0], "docs", "try").await;
                     sync(&nodes[1], &engines[1], &direct).await.unwrap();
+                }
+                "past of 0" | "past of 1" => {
+                    let at = usize::from(*step == "past of 1");
+                    let (node, engine) = (&nodes[at], &engines[at]);
+                    put(engine, "docs", 100..110, 4).await;
+                    sync(node, engine, &direct).await.unwrap();
+                    branch(engine, "docs", "try").await;
+                    engine.compact(&name("docs")).await.unwrap();
+                    let only = Selection::default().only([name("docs")].into());
+                    let options = options(Policy::Lww);
+                    let link = Sync::new(engine.clone(), direct.clone(), options, node.clock.clone());
+                    assert!(link.run_for(&only).await.failed.is_none());
                 }
                 "delete" => {
                     nodes.iter().for_each(|node| node.clock.advance(1_000));
@@ -458,7 +487,7 @@ async fn every_meeting(meeting: Meeting) -> u64 {
             }
         }
         // Something to reclaim.
-        if !matches!(meeting, CollectorMeetsReturn | ReturnMeetsCollector) {
+        if !before.iter().any(|step| matches!(*step, "delete" | "past of 0" | "past of 1")) {
             for round in 0..2 {
                 put(&engines[1], "docs", 10 * round..10 * round + 5, 30).await;
                 engines[1].compact(&name("docs")).await.unwrap();
@@ -469,6 +498,7 @@ async fn every_meeting(meeting: Meeting) -> u64 {
             let (node, engine, direct) = (nodes[1].clone(), engines[1].clone(), direct.clone());
             Box::pin(async move { run(&node, engine, direct, second).await })
         };
+        println!("{meeting:?} at {at}");
         let (link, happened) = interrupted(&store, at, action);
         run(&nodes[0], engines[0].clone(), link, first).await;
         let over = !happened.load(Ordering::SeqCst);
@@ -528,11 +558,14 @@ macro_rules! meetings {
 
 meetings! {
     a_committer_meets_a_collector_at_any_request: CommitterMeetsCollector, 8;
+    a_committer_sleeps_at_any_request_while_its_number_is_reclaimed: SleeperMeetsCollector, 8;
     a_committer_that_goes_on_meets_a_collector_at_any_request: ResumedMeetsCollector, 8;
     a_branch_meets_a_collector_at_any_request: BranchMeetsCollector, 12;
     a_collector_meets_a_committer_at_any_request: CollectorMeetsCommitter, 12;
     two_collectors_meet_at_any_request: CollectorMeetsCollector, 12;
     a_collector_meets_a_branch_at_any_request: CollectorMeetsBranch, 12;
+    a_collector_meets_a_branch_of_the_past_at_any_request: CollectorMeetsPast, 12;
+    a_branch_of_the_past_meets_a_collector_at_any_request: PastMeetsCollector, 12;
     a_collector_meets_a_return_at_any_request: CollectorMeetsReturn, 12;
     a_return_meets_a_collector_at_any_request: ReturnMeetsCollector, 8;
 }
