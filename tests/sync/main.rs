@@ -12,5 +12,6 @@ mod meeting;
 #[path = "../support/node.rs"]
 mod node;
 mod places;
+mod returning;
 #[path = "../support/servers.rs"]
 mod started;
