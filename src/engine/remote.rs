@@ -97,9 +97,17 @@ impl Engine {
         bases::read(&self.context, &self.context.layout.base(nsid, nsid))
     }
 
-    /// The state that was on its way when this node last stopped, or is now. Blocking.
-    pub fn staged(&self, nsid: Nsid) -> Result<Option<Manifest>> {
-        bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid))
+    /// The state that this node made for the bucket and does not know to be there. One that came from there, and was on its way in
+    /// when this node stopped, is none: what is here does not have all of it. Blocking.
+    pub fn unsettled(&self, nsid: Nsid) -> Result<Option<Manifest>> {
+        let Some(staged) = bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid))? else {
+            return Ok(None);
+        };
+        let head = Head::load(&self.context, nsid)?;
+        let is_own = head.is_some_and(|Head { manifest, .. }| {
+            manifest.origin == staged.origin && manifest.version_vector.covers_all(&staged.version_vector)
+        });
+        Ok(is_own.then_some(staged))
     }
 
     /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every

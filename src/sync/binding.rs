@@ -15,7 +15,10 @@ use uuid::Uuid;
 use super::names::Bound;
 use crate::error::{Error, Result};
 use crate::format::names::Ended;
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NAME_BYTES_MAX, NamespaceName, Nsid};
+
+/// How often one node keeps what it has of a name that others delete.
+const RECOVERED_MAX: usize = 1_000;
 
 /// What is to be done about a name.
 #[derive(Debug, PartialEq)]
@@ -70,11 +73,20 @@ pub fn next(own: Option<&Bound>, bucket: Option<&Bound>) -> Bound {
     }
 }
 
-/// What is kept of a namespace that another node deleted.
-pub fn recovered(name: &NamespaceName, node: Uuid) -> Result<NamespaceName> {
+/// The names under which a node keeps what it has of a namespace that another one deleted; the first is taken where that
+/// happened before.
+pub fn recovered(name: &NamespaceName, node: Uuid) -> impl Iterator<Item = Result<NamespaceName>> {
     let node = node.simple().to_string();
     // The newest digits of a UUIDv7 are the random ones.
-    name.project.namespace(&format!("{}.recovered-{}", name.name, &node[node.len() - 8..]))
+    let node = node[node.len() - 8..].to_owned();
+    (1..=RECOVERED_MAX).map(move |time| {
+        let time = if time == 1 { String::new() } else { format!("-{time}") };
+        let end = format!(".recovered-{node}{time}");
+        let room = NAME_BYTES_MAX - end.len();
+        // Names are ASCII. One that ended in a dot would have two in a row.
+        let start = name.name.get(..room).unwrap_or(&name.name).trim_end_matches('.');
+        name.project.namespace(&format!("{start}{end}"))
+    })
 }
 
 pub fn collision(name: &NamespaceName, own: Nsid, other: Nsid) -> Error {
@@ -145,7 +157,12 @@ mod tests {
     #[test]
     fn what_is_recovered_has_a_name_of_its_own_on_every_node() {
         let name = Project::default_project().namespace("docs").unwrap();
-        let kept = recovered(&name, Uuid::from_u128(0xabc)).unwrap();
-        assert_eq!(&*kept.name, "docs.recovered-00000abc");
+        let kept: Vec<String> =
+            recovered(&name, Uuid::from_u128(0xabc)).map(|kept| kept.unwrap().name.to_string()).collect();
+        assert_eq!(kept[..2], ["docs.recovered-00000abc", "docs.recovered-00000abc-2"]);
+        for long in ["x".repeat(128), format!("{}.{}", "x".repeat(108), "x".repeat(19))] {
+            let long = Project::default_project().namespace(&long).unwrap();
+            assert!(recovered(&long, Uuid::from_u128(0xabc)).all(|kept| kept.unwrap().name.len() <= 128));
+        }
     }
 }

@@ -30,6 +30,7 @@ use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
 use crate::format::names::Ended;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
+use crate::model::version_vector::VersionVector;
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
 
@@ -199,7 +200,7 @@ impl Sync {
                 }
                 false => Err(binding::written_elsewhere(name)),
             },
-            Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
+            Choice::Follow(ended) => self.follow_deletion(attached, name, &ended).await,
             Choice::Collision(own, other) => Err(binding::collision(name, own, other)),
         }
     }
@@ -279,22 +280,42 @@ impl Sync {
         Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
     }
 
-    /// Deletes what another node deleted. What it had not seen stays, under another name.
-    async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
+    /// Deletes what another node deleted. What it had not seen stays, under another name, and is in the bucket before it goes
+    /// here: it was acknowledged before this pass.
+    async fn follow_deletion(&self, attached: &mut Attached, name: &NamespaceName, ended: &Ended) -> Result<Done> {
         let seen = self.engine.seen(name).await?;
+        let mut done = Done::default();
         if !ended.seen.covers_all(&seen) {
-            let kept = binding::recovered(name, self.engine.node_id())?;
+            let kept = self.keep_recovered(name, &seen).await?;
+            let here = tokio::task::block_in_place(|| self.engine.binding(&kept))?.and_then(|bound| bound.target);
+            let rev = attached.names.as_ref().and_then(|(names, _)| names.get(&kept).copied());
+            let sent = Box::pin(self.bring_together(attached, &kept, here, rev)).await;
+            done = sent.context(|| format!("send what is kept as {kept}"))?;
+        }
+        self.engine.delete(name).await?;
+        Ok(done)
+    }
+
+    /// Copies what is here of a namespace to a name of this node's own.
+    async fn keep_recovered(&self, name: &NamespaceName, seen: &VersionVector) -> Result<NamespaceName> {
+        for kept in binding::recovered(name, self.engine.node_id()) {
+            let kept = kept?;
             match self.engine.copy(name, &kept).await {
                 Ok(_) => {
-                    tracing::warn!(%name, %kept, "deleted by another node, which had not seen what was written here: that is kept")
+                    tracing::warn!(%name, %kept, "deleted by another node, which had not seen what was written here: that is kept");
+                    return Ok(kept);
                 }
-                // An interrupted pass made it. It has to have everything that goes now.
-                Err(error) if error.code() == "exists" && self.engine.seen(&kept).await?.covers_all(&seen) => {}
+                // An interrupted pass made it, if it has everything that goes now.
+                Err(error) if error.code() == "exists" => {
+                    if self.engine.seen(&kept).await?.covers_all(seen) {
+                        return Ok(kept);
+                    }
+                }
                 Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
             }
         }
-        self.engine.delete(name).await?;
-        Ok(Done::default())
+        Err(Error::conflict(format!("{name} was deleted by another node, and kept here too often under other names"))
+            .with_hint("delete those that are not needed any more; nothing is lost until then"))
     }
 
     fn note(&self, name: &NamespaceName, now: u64, done: Result<Done>) -> Result<()> {

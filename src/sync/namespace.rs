@@ -1,5 +1,6 @@
 //! One namespace: take in what the bucket has and is not here, send what is here and not there, commit; until both have all of it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
@@ -39,6 +40,7 @@ impl Sync {
         let Some(found) = self.newest(&name.project, nsid, None).await? else {
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
+        self.settle_own(name, nsid, &found.manifest).await?;
         if self.engine.revive(name, &found.manifest).await? {
             return self.exchange(name, nsid).await;
         }
@@ -59,7 +61,8 @@ impl Sync {
             if let Some(found) = &found
                 && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
             {
-                self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await?;
+                self.settle_own(name, nsid, &found.manifest).await?;
+                self.take_in(name, nsid, &found.manifest, &mut done).await?;
             }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
@@ -104,7 +107,7 @@ impl Sync {
         newest: Option<&Found>,
         done: &mut Done,
     ) -> Result<bool> {
-        let Some(staged) = tokio::task::block_in_place(|| self.engine.staged(nsid))? else { return Ok(false) };
+        let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
         let follows = match (newest, staged.parent) {
             (None, None) => staged.generation == 0,
             (Some(newest), Some(parent)) => {
@@ -122,21 +125,33 @@ impl Sync {
         Ok(true)
     }
 
-    async fn take_in(
-        &self,
-        name: &NamespaceName,
-        nsid: Nsid,
-        common: Option<&Manifest>,
-        theirs: &Manifest,
-        done: &mut Done,
-    ) -> Result<()> {
-        let engine = &self.engine;
-        // This node's own commit, whose answer was lost or came when nobody waited for it any more.
-        let staged = tokio::task::block_in_place(|| engine.staged(nsid))?;
-        if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id) {
-            return tokio::task::block_in_place(|| engine.settle_common(nsid));
+    /// Finds out what became of a commit whose answer this node never heard, now that `newest` is there: it may have been
+    /// taken in by others, who went on from it.
+    async fn settle_own(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<()> {
+        let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(()) };
+        let key = keys::manifest(&name.project, nsid, staged.generation);
+        let is_there = match staged.generation.cmp(&newest.generation) {
+            Ordering::Less => match self.bucket.get(&key, &self.options.patience).await? {
+                Some(bytes) => decode_manifest(&bytes, &key)?.0.commit_id == staged.commit_id,
+                None => false,
+            },
+            Ordering::Equal => newest.commit_id == staged.commit_id,
+            Ordering::Greater => false,
+        };
+        match is_there {
+            true => tokio::task::block_in_place(|| self.engine.settle_common(nsid)),
+            false => Ok(()),
         }
-        self.check_writer(name, common, theirs).await?;
+    }
+
+    /// Takes in the bucket's newest state, unless this node has it in common with the bucket.
+    async fn take_in(&self, name: &NamespaceName, nsid: Nsid, theirs: &Manifest, done: &mut Done) -> Result<()> {
+        let engine = &self.engine;
+        let common = tokio::task::block_in_place(|| engine.common(nsid))?;
+        if common.as_ref().is_some_and(|common| common.commit_id == theirs.commit_id) {
+            return Ok(());
+        }
+        self.check_writer(name, common.as_ref(), theirs).await?;
         let _expected = engine.expect(theirs);
         let fetched = pull(engine, &self.bucket, objects_of(theirs), &self.options.patience).await?;
         done.fetched.objects += fetched.objects;

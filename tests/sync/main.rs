@@ -15,3 +15,5 @@ mod places;
 mod returning;
 #[path = "../support/servers.rs"]
 mod started;
+mod unlucky;
+mod wire;
