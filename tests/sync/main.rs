@@ -11,6 +11,7 @@ mod histories;
 mod meeting;
 #[path = "../support/node.rs"]
 mod node;
+mod oracle;
 mod places;
 mod returning;
 #[path = "../support/servers.rs"]
