@@ -15,6 +15,7 @@ mod oracle;
 mod places;
 mod returning;
 #[path = "../support/servers.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod started;
 mod unlucky;
 mod wire;
