@@ -121,6 +121,7 @@ impl Engine {
         let namespace = self.namespace(name)?;
         let flushing = namespace.clone();
         self.to_the_end(|_| async move { flushing.flush().await }).await?;
+        namespace.settle_small_merges().await;
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)
