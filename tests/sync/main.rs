@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod damaged;
 mod deleting;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
