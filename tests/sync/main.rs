@@ -10,6 +10,7 @@ mod faulty_store;
 mod fleet;
 mod histories;
 mod meeting;
+mod month;
 #[path = "../support/node.rs"]
 mod node;
 mod oracle;
