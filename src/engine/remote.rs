@@ -14,7 +14,7 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::objects;
+use super::namespace::head::{Head, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
@@ -42,6 +42,11 @@ impl Engine {
     /// All names, and the incarnations they are bound to.
     pub fn named(&self) -> Vec<(NamespaceName, Nsid)> {
         self.catalog.all()
+    }
+
+    /// The incarnation that a name is bound to.
+    pub fn nsid_of(&self, name: &NamespaceName) -> Option<Nsid> {
+        self.catalog.find(name)
     }
 
     /// The store that this node belongs to: its own invention until a bucket is attached.
@@ -149,9 +154,17 @@ impl Engine {
         tokio::task::block_in_place(|| self.common(nsid)).ok()?.map(|common| common.committed_ms)
     }
 
-    /// The state that was on its way when this node last stopped, or is now. Blocking.
-    pub fn staged(&self, nsid: Nsid) -> Result<Option<Manifest>> {
-        bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid))
+    /// The state that this node made for the bucket and does not know to be there. One that came from there, and was on its way in
+    /// when this node stopped, is none: what is here does not have all of it. Blocking.
+    pub fn unsettled(&self, nsid: Nsid) -> Result<Option<Manifest>> {
+        let Some(staged) = bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid))? else {
+            return Ok(None);
+        };
+        let head = Head::load(&self.context, nsid)?;
+        let is_own = head.is_some_and(|Head { manifest, .. }| {
+            manifest.origin == staged.origin && manifest.version_vector.covers_all(&staged.version_vector)
+        });
+        Ok(is_own.then_some(staged))
     }
 
     /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
@@ -170,6 +183,7 @@ impl Engine {
         let namespace = self.namespace(name)?;
         let flushing = namespace.clone();
         self.to_the_end(|_| async move { flushing.flush().await }).await?;
+        namespace.settle_small_merges().await;
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)

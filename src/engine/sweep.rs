@@ -1,7 +1,7 @@
 //! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::context::Context;
@@ -176,27 +176,30 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
     // The mark goes first, durably: what a crash leaves of the chain is never taken for a namespace to be had back.
     let mark = context.layout.deleted_mark(nsid);
     unpublish(&*context.disk, &mark).context(step)?;
+    // Before the chain, durably: the same incarnation may come from the bucket again, and nothing of this life counts in that.
+    let tags = context.layout.tags(nsid);
+    for tag in context.disk.list(&tags).unwrap_or_default() {
+        remove_files_of(context, &tags.join(&tag.name)).context(step)?;
+    }
+    let _ = context.disk.remove_dir(&tags);
+    remove_files_of(context, &context.layout.bases(nsid)).context(step)?;
     for path in entries.iter().filter(|entry| !entry.is_dir).map(|entry| dir.join(&entry.name)) {
         if path != mark {
             context.disk.remove(&path).context(step)?;
         }
     }
     context.disk.sync_dir(&dir).context(step)?;
-    // Best effort: these count for nothing without a manifest.
-    let tags = context.layout.tags(nsid);
-    for tag in context.disk.list(&tags).unwrap_or_default() {
-        let tag = tags.join(&tag.name);
-        for entry in context.disk.list(&tag).unwrap_or_default() {
-            let _ = context.disk.remove(&tag.join(&entry.name));
-        }
-        let _ = context.disk.remove_dir(&tag);
-    }
-    let _ = context.disk.remove_dir(&tags);
-    let bases = context.layout.bases(nsid);
-    for entry in context.disk.list(&bases).unwrap_or_default() {
-        let _ = context.disk.remove(&bases.join(&entry.name));
-    }
-    let _ = context.disk.remove_dir(&bases);
     let _ = context.disk.remove_dir(&dir);
+    Ok(())
+}
+
+/// Removes a directory of files, which are gone for good afterwards; an empty one may stay.
+fn remove_files_of(context: &Context, dir: &Path) -> std::io::Result<()> {
+    let Some(entries) = if_there(context.disk.list(dir))? else { return Ok(()) };
+    for entry in entries {
+        context.disk.remove(&dir.join(&entry.name))?;
+    }
+    context.disk.sync_dir(dir)?;
+    let _ = context.disk.remove_dir(dir);
     Ok(())
 }

@@ -26,7 +26,7 @@ impl Sync {
         };
         let mut done = Done { generation: Some(found.manifest.generation), ..Done::default() };
         if common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id) {
-            self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await?;
+            self.take_in(name, common.as_ref(), &found.manifest, &mut done).await?;
         }
         Ok(done)
     }

@@ -208,24 +208,31 @@ impl Sync {
         // What a branch came from first, which is older: it finds there what it shares.
         all.sort_by_key(|name| (here.get(*name), *name));
         all.dedup();
+        let mut all: Vec<NamespaceName> = all.into_iter().filter(|name| selection.takes(name)).cloned().collect();
         let mut failed = None;
         let mut unreached = 0;
-        for name in all.into_iter().filter(|name| selection.takes(name)) {
-            self.count()?;
-            let (own, rev) = (here.get(name).copied(), in_bucket.get(name).copied());
-            let began = self.clock.now_millis();
-            let done = self.bring_together(attached, name, own, rev).await;
-            pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
-            let error = self.note(name, began, done).err();
-            unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
-            if error.is_some() {
-                // Perhaps the name means something else by now.
-                attached.names = None;
+        for _ in 0..2 {
+            for name in std::mem::take(&mut all) {
+                self.count()?;
+                let (own, rev) = (self.engine.nsid_of(&name), in_bucket.get(&name).copied());
+                let began = self.clock.now_millis();
+                let done = self.bring_together(attached, &name, own, rev).await;
+                pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
+                let error = self.note(&name, began, done).err();
+                unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
+                if error.is_some() {
+                    // Perhaps the name means something else by now.
+                    attached.names = None;
+                }
+                failed = failed.or(error.map(|error| error.context(format_args!("sync {name}"))));
+                if unreached == UNREACHED_MAX {
+                    return failed.map_or(Ok(()), Err);
+                }
             }
-            failed = failed.or(error.map(|error| error.context(format_args!("sync {name}"))));
-            if unreached == UNREACHED_MAX {
-                break;
-            }
+            // What had to give way was acknowledged before this pass, and has a name of its own since.
+            let named = self.engine.named().into_iter().map(|(name, _)| name);
+            let is_new = |name: &NamespaceName| !here.contains_key(name) && !pass.namespaces.contains_key(name);
+            all.extend(named.filter(|name| selection.is_whole() && selection.takes(name) && is_new(name)));
         }
         let known: BTreeSet<NamespaceName> =
             in_bucket.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();

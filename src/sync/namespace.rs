@@ -1,5 +1,6 @@
 //! One namespace: take in what the bucket has and is not here, send what is here and not there, commit; until both have all of it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{MutexGuard, PoisonError};
 
@@ -54,6 +55,7 @@ impl Sync {
         let Some(found) = self.newest(&name.project, nsid, None).await? else {
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
+        self.settle_own(name, nsid, &found.manifest).await?;
         if self.engine.revive(name, &found.manifest).await? {
             return self.meet(name, nsid).await;
         }
@@ -105,8 +107,9 @@ impl Sync {
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
-            if self.was_committed(name, nsid, found.as_ref()).await? {
-                tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+            if let Some(found) = &found
+                && self.settle_own(name, nsid, &found.manifest).await?
+            {
                 continue;
             }
             // Everything of it was reclaimed, or is going to be: it was deleted, and has its name again.
@@ -116,7 +119,7 @@ impl Sync {
                 && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
             {
                 self.heed_fences(name, nsid, common.as_ref(), Some(found)).await?;
-                let taken = self.take_in(name, nsid, common.as_ref(), &found.manifest, &mut done).await;
+                let taken = self.take_in(name, common.as_ref(), &found.manifest, &mut done).await;
                 if let Err(error) = taken {
                     if error.code() == GONE && self.has_moved_on(&name.project, found).await? {
                         continue;
@@ -188,7 +191,7 @@ impl Sync {
         newest: Option<&Found>,
         done: &mut Done,
     ) -> Result<bool> {
-        let Some(staged) = tokio::task::block_in_place(|| self.engine.staged(nsid))? else { return Ok(false) };
+        let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
         let follows = match (newest, staged.parent) {
             (None, None) => staged.generation == 0,
             (Some(newest), Some(parent)) => {
@@ -218,20 +221,33 @@ impl Sync {
         Ok(true)
     }
 
+    /// Finds out what became of a commit whose answer this node never heard, now that `newest` is there: others may have gone on
+    /// from it. Whether it was there.
+    async fn settle_own(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
+        let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
+        let is_there = match staged.generation.cmp(&newest.generation) {
+            Ordering::Less => {
+                let there = self.read_generation(&name.project, nsid, staged.generation).await?;
+                there.is_some_and(|there| there.commit_id == staged.commit_id)
+            }
+            Ordering::Equal => newest.commit_id == staged.commit_id,
+            Ordering::Greater => false,
+        };
+        if is_there {
+            tokio::task::block_in_place(|| self.engine.settle_common(nsid))?;
+        }
+        Ok(is_there)
+    }
+
+    /// Takes in the bucket's newest state; `common` is the one that was last brought together.
     pub(super) async fn take_in(
         &self,
         name: &NamespaceName,
-        nsid: Nsid,
         common: Option<&Manifest>,
         theirs: &Manifest,
         done: &mut Done,
     ) -> Result<()> {
         let engine = &self.engine;
-        // This node's own commit, whose answer was lost or came when nobody waited for it any more.
-        let (staged, own) = (tokio::task::block_in_place(|| engine.staged(nsid))?, engine.origin(name)?);
-        if staged.is_some_and(|staged| staged.commit_id == theirs.commit_id && staged.origin == own) {
-            return tokio::task::block_in_place(|| engine.settle_common(nsid));
-        }
         let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
         done.notice = notice.or(done.notice.take());
         let _expected = engine.expect(theirs);
@@ -249,19 +265,6 @@ impl Sync {
             }
         }
         Ok(())
-    }
-
-    /// Whether a commit of this node that was interrupted happened, and others have gone on from it.
-    async fn was_committed(&self, name: &NamespaceName, nsid: Nsid, newest: Option<&Found>) -> Result<bool> {
-        let (Some(staged), Some(newest)) = (tokio::task::block_in_place(|| self.engine.staged(nsid))?, newest) else {
-            return Ok(false);
-        };
-        if staged.generation >= newest.manifest.generation || staged.origin != self.engine.origin(name)? {
-            return Ok(false);
-        }
-        // One that nothing follows may have come after its number was reclaimed.
-        let next = self.read_generation(&name.project, nsid, staged.generation + 1).await?;
-        Ok(next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == staged.commit_id))
     }
 
     /// Whether another commit is the newest by now.

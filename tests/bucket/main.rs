@@ -10,6 +10,7 @@ mod http;
 mod reads;
 mod servers;
 #[path = "../support/servers.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod started;
 
 use std::sync::Arc;

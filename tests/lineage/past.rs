@@ -134,6 +134,8 @@ async fn a_deleted_namespace_can_be_had_back_whole_within_retention() {
     put(&engine, "main", 5..30, 2).await;
     let expected = all(&engine, "main");
     engine.delete(&name("main")).await.unwrap();
+    // Incarnations are in the order of their time.
+    node.clock.advance(1);
     put(&engine, "main", 0..2, 9).await;
     let engine = node.cut_power(engine);
     assert_eq!(engine.undelete(&name("main"), None).await.unwrap_err().code(), "exists");

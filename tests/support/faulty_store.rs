@@ -118,7 +118,7 @@ impl<S> FaultyStore<S> {
 }
 
 impl Lie {
-    fn error(self, path: &Path) -> object_store::Error {
+    pub fn error(self, path: &Path) -> object_store::Error {
         let (path, source) = (path.to_string(), "injected".into());
         match self {
             Lie::Failed => object_store::Error::Generic { store: "faulty", source },

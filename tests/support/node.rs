@@ -18,6 +18,9 @@ use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::random::SeededRandom;
 
+#[path = "through_bucket.rs"]
+mod through_bucket;
+
 pub const DAY_MS: u64 = 24 * 3_600_000;
 
 pub struct Node {
@@ -44,6 +47,7 @@ impl Node {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone()).unwrap();
         engine.rebuild_index().unwrap();
+        through_bucket::opened(&engine, &self.clock);
         engine
     }
 
@@ -89,5 +93,7 @@ pub fn documents(view: &View) -> Documents {
 }
 
 pub fn all(engine: &Engine, namespace: &str) -> Documents {
-    documents(&engine.view(&name(namespace)).unwrap())
+    let found = documents(&engine.view(&name(namespace)).unwrap());
+    through_bucket::check(engine, namespace, &found);
+    found
 }

@@ -24,6 +24,7 @@ pub struct Server {
     pub child: Child,
     pub dir: tempfile::TempDir,
     port: u16,
+    command: (PathBuf, Vec<String>),
 }
 
 impl Drop for Server {
@@ -63,19 +64,34 @@ pub fn ports<const N: usize>() -> [u16; N] {
 }
 
 pub fn start(program: &Path, arguments: &[String], dir: tempfile::TempDir, port: u16) -> Server {
-    let log = std::fs::File::create(dir.path().join("log")).unwrap();
-    let child = Command::new(program)
+    let child = spawn(program, arguments, dir.path());
+    Server { child, dir, port, command: (program.to_owned(), arguments.to_owned()) }
+}
+
+fn spawn(program: &Path, arguments: &[String], dir: &Path) -> Child {
+    let log = std::fs::File::options().append(true).create(true).open(dir.join("log")).unwrap();
+    Command::new(program)
         .args(arguments)
-        .current_dir(dir.path())
+        .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .spawn()
-        .unwrap();
-    Server { child, dir, port }
+        .unwrap()
 }
 
 impl Server {
+    /// SIGKILL; whatever it was doing.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// After a kill, on the same data.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.command.0, &self.command.1, self.dir.path());
+    }
+
     pub fn config(&self, root: &str) -> BucketConfig {
         let credentials = self.dir.path().join("credentials");
         std::fs::write(&credentials, "aws_access_key_id = testak\naws_secret_access_key = testsk123456\n").unwrap();

@@ -5,6 +5,7 @@
 mod budget;
 mod clones;
 mod collisions;
+mod damaged;
 mod deleting;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
@@ -13,13 +14,20 @@ mod fleet;
 mod following;
 mod histories;
 mod id_ranges;
+mod lives;
 mod meeting;
+mod month;
 #[path = "../support/node.rs"]
 mod node;
+mod oracle;
 mod parts;
 mod places;
 mod reclaiming;
+mod returning;
 #[path = "../support/servers.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod unlucky;
 mod unsent;
 mod upkeep;
+mod wire;

@@ -233,6 +233,34 @@ async fn a_node_without_news_costs_one_request_a_namespace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_hour_of_writes_costs_at_most_three_puts_a_pass() {
+    let (bucket, node) = (bucket(14), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let options = crate::fleet::options(Policy::Lww);
+    let link = shoal::sync::Sync::new(engine.clone(), bucket.clone(), options, node.clock.clone());
+    link.run().await.unwrap();
+    let puts = || {
+        let requests = bucket.traffic().snapshot().requests;
+        let is_put = |kind: &str| !matches!(kind, "get" | "head" | "list" | "delete");
+        requests.iter().filter(|(kind, ..)| is_put(kind.name())).map(|(_, _, count)| count).sum::<u64>()
+    };
+    let unasked = shoal::sync::Selection::default().unasked();
+    let before = puts();
+    let mut each = Vec::new();
+    for minute in 0..60 {
+        let so_far = puts();
+        for second in 0..60 {
+            node.clock.advance(1_000);
+            put(&engine, "docs", [100 + 60 * minute + second], second).await;
+        }
+        assert!(link.run_for(&unasked).await.failed.is_none());
+        each.push(puts() - so_far);
+    }
+    assert!(puts() - before <= 3 * 60, "{} puts, in each pass {each:?}", puts() - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_was_replaced_is_noticed_and_one_that_was_emptied_is_filled_again_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let config = shoal::store::BucketConfig {

@@ -180,7 +180,10 @@ impl Engine {
                 }
                 let path = dir.join(&entry.name);
                 let read = disk.read(&path).map_err(Error::from).and_then(|bytes| decode_log(&bytes, &entry.name));
-                if let Ok(log) = &read {
+                // A copy of the same incarnation that was here before may have left logs that others still read.
+                if let Ok(log) = &read
+                    && head.is_none_or(|head| head.origin == log.header.origin)
+                {
                     let records = log.frames.iter().map(|frame| frame.batch.records.len() as u64).sum::<u64>();
                     let first = log.header.first_seq;
                     ranges.push((first, first + records, self.below_root(&path)));

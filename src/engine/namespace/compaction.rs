@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use roaring::RoaringBitmap;
 use uuid::Uuid;
@@ -22,6 +23,10 @@ use crate::segment::merge::{Input, merge};
 
 /// The most rows of one segment.
 pub const ROWS_MAX: u64 = 1 << 30;
+
+/// Merges of so few bytes are waited for before a state is sent, and for so long: they take milliseconds.
+const SMALL_MERGE_BYTES: u64 = 4 << 20;
+const SMALL_MERGE_WAIT: Duration = Duration::from_secs(2);
 
 /// What the choice is made on: one segment.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,6 +107,22 @@ impl Namespace {
             self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level }).await
         } else {
             Ok(())
+        }
+    }
+
+    /// Waits for merges that are due, while they are small: what is sent then is not replaced at once by what comes of them.
+    pub(in crate::engine) async fn settle_small_merges(self: &Arc<Self>) {
+        let config = &self.context.config;
+        let plan = choose(&self.candidates(), config.compaction_fan_in, config.compaction_dead_percent);
+        let Some(plan) = plan else { return };
+        let bytes: u64 = {
+            let shared = self.shared();
+            let inputs = shared.state.parts.iter().filter(|part| plan.inputs.contains(&part.reference.segment_id));
+            inputs.map(|part| part.reference.bytes).sum()
+        };
+        if bytes <= SMALL_MERGE_BYTES {
+            // Whatever else is merged meanwhile is not waited for.
+            let _ = tokio::time::timeout(SMALL_MERGE_WAIT, self.turn(&self.compacting)).await;
         }
     }
 

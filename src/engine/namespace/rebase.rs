@@ -37,6 +37,13 @@ impl Facts<'_> {
         kept.clone()
     }
 
+    /// Whether the other side merged segments, or did anything else by which the same documents lie in others. Who kept its own would
+    /// commit those, the other side its own again, and so on without end.
+    fn segments_moved(&self, ours: &Manifest) -> bool {
+        let theirs = &self.theirs.segments;
+        *theirs != ours.segments && self.common.is_none_or(|common| common.segments != *theirs)
+    }
+
     /// Keys of unresolved conflicts: of both sides, without those that one of them let go of.
     fn conflicts(&self, ours: &Manifest, new: Vec<String>) -> Vec<String> {
         let common: BTreeSet<&String> = self.common.into_iter().flat_map(|common| &common.conflicts).collect();
@@ -52,7 +59,7 @@ impl Facts<'_> {
 
 impl Namespace {
     /// Goes over to the state `facts.theirs`, whose objects are here. `work` is given what is here, and merges it into that
-    /// state. Gives the commit, or `None` when what is here has seen all of it, or when the work refuses.
+    /// state. Gives the commit, or `None` when all of it is here, segment by segment, or when the work refuses.
     pub(in crate::engine) async fn rebase<W: Absorb>(
         self: &Arc<Self>,
         facts: Facts<'_>,
@@ -65,7 +72,10 @@ impl Namespace {
         self.make_ready(&mut decider).await?;
         self.drain(&mut decider).await?;
         let ours = self.moment().await?;
-        if ours.vector.covers_all(&facts.theirs.version_vector) && !self.facts_moved(&facts, &ours.manifest) {
+        let is_known = ours.vector.covers_all(&facts.theirs.version_vector)
+            && !self.facts_moved(&facts, &ours.manifest)
+            && !facts.segments_moved(&ours.manifest);
+        if is_known {
             return Ok((None, None));
         }
         drop(ours);

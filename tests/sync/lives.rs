@@ -1,0 +1,423 @@
+//! Random histories of nodes that write apart, branch, reclaim, lose requests and answers, lose power, and meet: against a model
+//! that knows which write was made knowing of which. `SHOAL_SYNC_SEEDS=n` runs n histories, `SHOAL_SYNC_SEED=s` one alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::error::Result;
+use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::format::names::decode_binding;
+use shoal::model::ids::{DocId, Nsid};
+use shoal::platform::clock::{Clock, ManualClock};
+use shoal::platform::memory_disk::MemoryDisk;
+use shoal::platform::random::{Random, SeededRandom};
+use shoal::store::{Backend, Bucket, Patience};
+use shoal::sync::{Reclaim, Selection, Status, Sync, SyncOptions};
+use tokio::sync::Notify;
+
+use crate::faulty_store::{Fault, FaultyStore, Lie};
+use crate::fleet::lost;
+use crate::node::{Documents, Node, all, branch, name, put, write};
+use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
+
+const NODES: usize = 3;
+const IDS: u64 = 12;
+const STEPS: usize = 40;
+/// The most disks that are cloned in one history, and the share of histories in which any is.
+const CLONES: usize = 2;
+const CLONED_IN: u64 = 3;
+/// The most branches of one history.
+const BRANCHES_MAX: usize = 4;
+/// Faults are told at once, so there is nothing to wait for.
+const PATIENCE: Patience = Patience {
+    whole: Duration::from_secs(5),
+    attempt: Duration::from_secs(5),
+    wait_first: Duration::from_micros(10),
+    wait_max: Duration::from_micros(100),
+};
+const FAULTS: [Fault; 7] = [
+    Fault::Before(Lie::Failed),
+    Fault::Before(Lie::Conflict),
+    Fault::After(Lie::Failed),
+    Fault::After(Lie::Conflict),
+    Fault::After(Lie::Precondition),
+    Fault::Twice,
+    Fault::Short,
+];
+
+/// One write of one document.
+struct Written {
+    id: u64,
+    /// What `n` is from then on; `None` for a deletion.
+    value: Option<u64>,
+    /// Earlier writes of the same document that the node knew of.
+    after: BTreeSet<usize>,
+    /// It was on a disk only that is gone.
+    is_gone: bool,
+}
+
+struct Member {
+    node: Node,
+    engine: Arc<Engine>,
+    knows: BTreeSet<usize>,
+}
+
+struct Fleet {
+    /// Sees the store as it is.
+    bucket: Bucket,
+    /// Fails as planned while `is_faulty`.
+    link: Bucket,
+    is_faulty: Arc<AtomicBool>,
+    /// How many more requests the link carries before the node that syncs is cut off for good; less than 0 for any number.
+    requests_left: Arc<AtomicI64>,
+    is_cut: Arc<Notify>,
+    members: Vec<Member>,
+    writes: Vec<Written>,
+    /// What each commit in the bucket knows of.
+    commits: BTreeMap<String, BTreeSet<usize>>,
+    /// Branches that nobody deleted, which nobody writes to.
+    branches: BTreeMap<String, Documents>,
+    branched: usize,
+}
+
+fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
+    let (clock, random) = (Arc::new(ManualClock::at(1_700_000_000_000)), Arc::new(SeededRandom::new(seed)));
+    Bucket::over(Backend::direct(store, None, "memory"), clock, random)
+}
+
+async fn sync(member: &Member, bucket: &Bucket) -> Result<Status> {
+    let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+    Sync::new(member.engine.clone(), bucket.clone(), options, member.node.clock.clone()).run().await
+}
+
+impl Fleet {
+    async fn new(seed: u64) -> Fleet {
+        let store = Arc::new(InMemory::new());
+        let is_faulty = Arc::new(AtomicBool::new(false));
+        let (planned, random) = (is_faulty.clone(), SeededRandom::new(seed));
+        let (requests_left, is_cut) = (Arc::new(AtomicI64::new(-1)), Arc::new(Notify::new()));
+        let (left, cut) = (requests_left.clone(), is_cut.clone());
+        let rate = 3 + random.next_u64() % 30;
+        let faulty = FaultyStore::new(store.clone(), move |_| {
+            // Whatever else was under way when it was cut off is not heard of any more, either.
+            if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| (left > 0).then(|| left - 1)) == Err(0) {
+                cut.notify_waiters();
+                return Some(Fault::Silence);
+            }
+            let drawn = random.next_u64();
+            let due = planned.load(Ordering::SeqCst) && drawn % rate == 0;
+            due.then(|| FAULTS[(drawn / rate) as usize % FAULTS.len()])
+        });
+        let members = (0..NODES as u64).map(|n| {
+            let node = Node::new(seed * 100 + n);
+            Member { engine: node.open(), node, knows: BTreeSet::new() }
+        });
+        let mut fleet = Fleet {
+            bucket: over(store, seed),
+            link: over(Arc::new(faulty), seed + 1),
+            is_faulty,
+            requests_left,
+            is_cut,
+            members: members.collect(),
+            writes: Vec::new(),
+            commits: BTreeMap::new(),
+            branches: BTreeMap::new(),
+            branched: 0,
+        };
+        fleet.put(0, &[0, 1, 2]).await;
+        if seed.is_multiple_of(3) {
+            // Everybody creates the namespace for itself.
+            for at in 1..NODES {
+                fleet.put(at, &[at as u64, at as u64 + 1]).await;
+            }
+            return fleet;
+        }
+        for at in 0..NODES {
+            fleet.sync(at).await;
+        }
+        fleet
+    }
+
+    async fn put(&mut self, at: usize, ids: &[u64]) {
+        for id in ids {
+            let value = self.writes.len() as u64;
+            put(&self.members[at].engine, "docs", [*id], value).await;
+            self.wrote(at, *id, Some(value));
+        }
+    }
+
+    async fn delete(&mut self, at: usize, id: u64) {
+        if !all(&self.members[at].engine, "docs").contains_key(&DocId::Uint(id)) {
+            return;
+        }
+        write(&self.members[at].engine, "docs", json!({"deletes": [id]})).await;
+        self.wrote(at, id, None);
+    }
+
+    fn wrote(&mut self, at: usize, id: u64, value: Option<u64>) {
+        let knows = &mut self.members[at].knows;
+        let after = knows.iter().copied().filter(|known| self.writes[*known].id == id).collect();
+        knows.insert(self.writes.len());
+        self.writes.push(Written { id, value, after, is_gone: false });
+    }
+
+    /// A member more, on a copy of this one's disk.
+    fn clone_disk(&mut self, at: usize, seed: u64) {
+        let from = &self.members[at];
+        let node = Node { disk: from.node.disk.duplicate(), ..Node::new(seed) };
+        node.clock.advance(from.node.clock.now_millis().saturating_sub(node.clock.now_millis()));
+        self.members.push(Member { engine: node.open(), node, knows: from.knows.clone() });
+    }
+
+    /// A member's disk is lost, and what was copied of it is put in its place.
+    fn put_back(&mut self, at: usize, (disk, knows): &(MemoryDisk, BTreeSet<usize>), seed: u64) {
+        let clock = self.members[at].node.clock.clone();
+        let node = Node { disk: disk.duplicate(), clock, ..Node::new(seed) };
+        let lost = std::mem::replace(&mut self.members[at].knows, knows.clone());
+        self.members[at].engine = node.open();
+        self.members[at].node = node;
+        for write in lost {
+            let is_known = self.members.iter().any(|member| member.knows.contains(&write));
+            self.writes[write].is_gone |= !is_known && !self.commits.values().any(|known| known.contains(&write));
+        }
+    }
+
+    /// The last of all keys with this in them.
+    async fn last_key(&self, part: &str) -> Option<String> {
+        let keys = self.bucket.list_all("", None, 100_000, &PATIENCE).await.unwrap();
+        keys.into_iter().map(|listed| listed.key).filter(|key| key.contains(part)).max()
+    }
+
+    /// The incarnation that the name means in the bucket.
+    async fn bound(&self) -> Option<Nsid> {
+        let key = self.last_key("/names/docs/").await?;
+        let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
+        decode_binding(&bytes, &key).unwrap().target
+    }
+
+    async fn newest(&self) -> Option<Manifest> {
+        let nsid = self.bound().await?;
+        let key = self.last_key(&format!("{nsid}/manifests/")).await?;
+        let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
+        Some(decode_manifest(&bytes, &key).unwrap().0)
+    }
+
+    async fn branch(&mut self, at: usize) {
+        if self.branched == BRANCHES_MAX {
+            return;
+        }
+        let to = format!("try-{}", self.branched);
+        branch(&self.members[at].engine, "docs", &to).await;
+        self.branched += 1;
+        self.branches.insert(to.clone(), all(&self.members[at].engine, &to));
+    }
+
+    async fn delete_branch(&mut self, at: usize) {
+        let engine = &self.members[at].engine;
+        let here = |branch: &&String| engine.named().iter().any(|(name, _)| *name.name == **branch);
+        let Some(gone) = self.branches.keys().find(here).cloned() else { return };
+        engine.delete(&name(&gone)).await.unwrap();
+        self.branches.remove(&gone);
+    }
+
+    /// One run of reclaim, which the link fails, and cuts off where it carries no more than so many requests.
+    async fn reclaim(&mut self, at: usize, retention_ms: u64, requests: i64) {
+        let before = self.newest().await;
+        self.requests_left.store(requests, Ordering::SeqCst);
+        let is_cut = self.is_cut.clone();
+        let cut = is_cut.notified();
+        let Member { node, engine, .. } = &self.members[at];
+        let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+        let link = Sync::new(engine.clone(), self.link.clone(), options, node.clock.clone());
+        let (all, ask) = (Selection::default(), Reclaim { retention_ms, ..Reclaim::default() });
+        tokio::select! {
+            run = link.reclaim(&all, &ask) => {
+                let is_ok = run.failed.is_none() || self.is_faulty.load(Ordering::SeqCst);
+                assert!(is_ok, "{:?}", run.failed);
+            }
+            () = cut => {}
+        }
+        drop(link);
+        if self.requests_left.load(Ordering::SeqCst) == 0 {
+            let Member { node, engine, .. } = &mut self.members[at];
+            *engine = node.cut_power(engine.clone());
+        }
+        self.requests_left.store(-1, Ordering::SeqCst);
+        // A fence knows what the commit before it knew.
+        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
+        if let (Some(before), Some(after)) = (id(&before), id(&self.newest().await)) {
+            self.commits.insert(after, self.commits[&before].clone());
+        }
+        contents(&self.bucket).await.assert_whole();
+    }
+
+    /// One pass that loses power at some request.
+    async fn sync_and_die(&mut self, at: usize, requests: i64) {
+        self.requests_left.store(requests, Ordering::SeqCst);
+        self.sync(at).await;
+        self.requests_left.store(-1, Ordering::SeqCst);
+    }
+
+    /// One pass, and what everybody knows afterwards, whatever it was told.
+    async fn sync(&mut self, at: usize) -> bool {
+        let before = self.newest().await;
+        let is_cut = self.is_cut.clone();
+        let cut = is_cut.notified();
+        let done = tokio::select! {
+            done = sync(&self.members[at], &self.link) => {
+                let is_ok = done.is_ok() || self.is_faulty.load(Ordering::SeqCst);
+                assert!(is_ok, "{:?}", done.err());
+                done.is_ok()
+            }
+            () = cut => false,
+        };
+        if self.requests_left.load(Ordering::SeqCst) == 0 {
+            let Member { node, engine, .. } = &mut self.members[at];
+            *engine = node.cut_power(engine.clone());
+        }
+        let after = self.newest().await;
+        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
+        let bound = self.bound().await;
+        let engine = &self.members[at].engine;
+        let common = bound.filter(|nsid| engine.named() == [(name("docs"), *nsid)]);
+        let common = common.and_then(|nsid| id(&engine.common(nsid).unwrap()));
+        let knows = &mut self.members[at].knows;
+        // Who committed on a state has taken it in before.
+        let moved = id(&before) != id(&after);
+        if let Some(before) = id(&before)
+            && (moved || common.as_ref() == Some(&before))
+        {
+            knows.extend(&self.commits[&before]);
+        }
+        if let (true, Some(after)) = (moved, id(&after)) {
+            self.commits.insert(after, knows.clone());
+        }
+        done
+    }
+
+    /// Everybody meets without faults; then what everybody has is looked at.
+    async fn check(&mut self) {
+        self.is_faulty.store(false, Ordering::SeqCst);
+        for _ in 0..2 {
+            for at in 0..self.members.len() {
+                assert!(self.sync(at).await);
+            }
+        }
+        delete_late(&self.bucket).await;
+        reclaim_to_the_end(&self.members[0].node, &self.members[0].engine, &self.bucket).await;
+        let node = Node::new(77);
+        self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new() });
+        sync(&self.members[self.members.len() - 1], &self.bucket).await.unwrap();
+        let found = all(&self.members[0].engine, "docs");
+        let losers: BTreeSet<(DocId, Option<u64>)> = lost(&self.members[0].engine, "docs")
+            .into_iter()
+            .map(|state| (state.id, state.fields.map(|fields| fields["n"].as_u64().unwrap())))
+            .collect();
+        for member in &self.members {
+            assert_eq!(all(&member.engine, "docs"), found);
+            assert_eq!(lost(&member.engine, "docs").len(), lost(&self.members[0].engine, "docs").len());
+            let report = member.engine.check(3).unwrap();
+            assert!(report.is_whole(), "{report:?}");
+            let named = member.engine.named().into_iter().map(|(name, _)| name.name.to_string());
+            let branches: BTreeMap<String, Documents> = named
+                .filter(|name| name != "docs")
+                .map(|name| {
+                    let found = all(&member.engine, &name);
+                    (name, found)
+                })
+                .collect();
+            assert_eq!(branches, self.branches);
+        }
+        let kept = || self.writes.iter().filter(|write| !write.is_gone);
+        let replaced: BTreeSet<usize> = kept().flat_map(|write| write.after.iter().copied()).collect();
+        for id in 0..IDS {
+            let is_newest = |at: &usize| {
+                let write = &self.writes[*at];
+                write.id == id && !write.is_gone && !replaced.contains(at)
+            };
+            let newest: Vec<usize> = (0..self.writes.len()).filter(is_newest).collect();
+            let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
+            let is_one = newest.iter().any(|at| self.writes[*at].value == value);
+            assert!(is_one || newest.is_empty() && value.is_none(), "{id}: {value:?} is of none of {newest:?}");
+            for at in newest.into_iter().filter(|at| self.writes[*at].value != value) {
+                let state = (DocId::Uint(id), self.writes[at].value);
+                let is_kept = losers.contains(&state) || self.is_merged_deletion(at);
+                assert!(is_kept, "{id} has {value:?}, write {at} is gone without a word");
+            }
+        }
+    }
+
+    /// Whether another node deleted the same document not knowing of this deletion: the two are one.
+    fn is_merged_deletion(&self, at: usize) -> bool {
+        let own = &self.writes[at];
+        let is_other = |(other, write): (usize, &Written)| {
+            let is_apart = other != at && !write.after.contains(&at) && !own.after.contains(&other);
+            write.id == own.id && write.value.is_none() && is_apart
+        };
+        own.value.is_none() && self.writes.iter().enumerate().any(is_other)
+    }
+}
+
+async fn history(seed: u64) {
+    let random = SeededRandom::new(seed);
+    let pick = |n: u64| random.next_u64() % n;
+    let mut fleet = Fleet::new(seed).await;
+    fleet.is_faulty.store(true, Ordering::SeqCst);
+    let is_cloned = pick(CLONED_IN) == 0;
+    let mut backup = None;
+    for step in 0..STEPS as u64 {
+        let at = pick(fleet.members.len() as u64) as usize;
+        if is_cloned && pick(8) == 0 {
+            match (&backup, pick(3)) {
+                (None, _) => {
+                    backup = Some((at, (fleet.members[at].node.disk.duplicate(), fleet.members[at].knows.clone())));
+                }
+                (Some((of, copy)), 0) => fleet.put_back(*of, copy, seed * 100 + 50 + step),
+                _ if fleet.members.len() < NODES + CLONES => fleet.clone_disk(at, seed * 100 + 10 + step),
+                _ => {}
+            }
+        }
+        fleet.members[at].node.clock.advance(pick(5_000));
+        match pick(18) {
+            0..5 => {
+                let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
+                fleet.put(at, &ids).await;
+            }
+            5 => fleet.delete(at, pick(IDS)).await,
+            6 => fleet.members[at].engine.checkpoint(&name("docs")).await.unwrap(),
+            7 => fleet.members[at].engine.compact(&name("docs")).await.unwrap(),
+            8 => {
+                let Member { node, engine, .. } = &mut fleet.members[at];
+                *engine = node.cut_power(engine.clone());
+            }
+            9 => fleet.sync_and_die(at, pick(25) as i64).await,
+            10 => fleet.branch(at).await,
+            11 => fleet.delete_branch(at).await,
+            12 => fleet.reclaim(at, [0, 10_000][pick(2) as usize], -1).await,
+            13 => fleet.reclaim(at, 0, pick(60) as i64).await,
+            14 => delete_late(&fleet.bucket).await,
+            _ => {
+                fleet.sync(at).await;
+            }
+        }
+    }
+    fleet.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_any_history_everybody_has_everything_and_what_lost_is_kept() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    if std::env::var("SHOAL_SYNC_SEED").is_ok() {
+        return history(number("SHOAL_SYNC_SEED", 0)).await;
+    }
+    for seed in 0..number("SHOAL_SYNC_SEEDS", 100) {
+        println!("SHOAL_SYNC_SEED={seed}");
+        history(seed).await;
+    }
+}

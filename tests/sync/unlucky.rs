@@ -1,0 +1,247 @@
+//! Passes that are cut off, overtaken or answered late, at the worst moment: what was acknowledged is there, and nobody is told what is
+//! not so.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
+use shoal::engine::merge::decide::Policy;
+use shoal::platform::memory_disk::Fault;
+use shoal::store::{Backend, Bucket, Patience};
+use shoal::sync::{Selection, Sync, SyncOptions};
+
+use crate::fleet::{fresh, lost, meet, sync};
+use crate::node::{Node, all, branch, name, put};
+use crate::wire::{Late, Wire};
+
+/// Nothing is waited for: faults are told at once.
+const PATIENCE: Patience = Patience {
+    whole: Duration::from_millis(200),
+    attempt: Duration::from_millis(200),
+    wait_first: Duration::from_micros(10),
+    wait_max: Duration::from_micros(100),
+};
+
+/// A store, and the ways to it.
+#[derive(Default)]
+struct Place {
+    store: Arc<InMemory>,
+    late: Arc<Mutex<Vec<Late>>>,
+}
+
+impl Place {
+    fn wire(&self) -> Arc<Wire> {
+        Wire::new(self.store.clone(), self.late.clone(), 1)
+    }
+
+    fn bucket(&self, node: &Node) -> Bucket {
+        self.over(self.store.clone(), node)
+    }
+
+    fn over(&self, store: Arc<dyn object_store::ObjectStore>, node: &Node) -> Bucket {
+        Bucket::over(Backend::direct(store, None, "memory"), node.clock.clone(), node.random.clone())
+    }
+
+    fn link(&self, wire: &Arc<Wire>, node: &Node, engine: &Arc<Engine>) -> Arc<Sync> {
+        let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+        Arc::new(Sync::new(engine.clone(), self.over(wire.clone(), node), options, node.clock.clone()))
+    }
+}
+
+async fn run(link: &Sync) -> shoal::error::Result<()> {
+    link.run_for(&Selection::default()).await.failed.map_or(Ok(()), Err)
+}
+
+/// Two nodes that have `docs` in common.
+async fn two(place: &Place) -> ([Node; 2], [Arc<Engine>; 2]) {
+    let nodes = [Node::new(1), Node::new(2)];
+    let engines = [nodes[0].open(), nodes[1].open()];
+    put(&engines[0], "docs", 0..5, 1).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &place.bucket(&nodes[0])).await;
+    (nodes, engines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_overtaken_in_the_middle_of_a_commit_has_it_in_the_bucket_all_the_same() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    put(&engines[0], "docs", [10], 2).await;
+    put(&engines[1], "docs", [20], 3).await;
+    let (wire, other) = (place.wire(), place.link(&place.wire(), &nodes[1], &engines[1]));
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    wire.meanwhile_at("/manifests/", Box::pin(async move { run(&other).await.unwrap() }));
+    run(&link).await.unwrap();
+    // The node is lost right after it was told so.
+    drop((link, engines));
+    let found = fresh(9, &place.bucket(&nodes[0]), "docs").await;
+    assert_eq!(found.len(), 7, "{:?}", found.keys());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_arrives_when_nobody_thinks_of_it_any_more_is_the_nodes_own() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let wire = place.wire();
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    run(&link).await.unwrap();
+    put(&engines[0], "docs", [10], 2).await;
+    wire.delay("/manifests/", true);
+    assert_eq!(run(&link).await.unwrap_err().code(), "commit_unknown");
+    wire.delay("/manifests/", false);
+    put(&engines[0], "docs", [11], 3).await;
+    let late = wire.clone();
+    // Before the first manifest that is sent then.
+    wire.meanwhile_at("/manifests/", Box::pin(async move { late.arrive().await }));
+    run(&link).await.unwrap();
+    assert_eq!(fresh(9, &place.bucket(&nodes[0]), "docs").await, all(&engines[0], "docs"));
+    assert_eq!(all(&engines[0], "docs").len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_cut_off_at_any_request_goes_on_from_what_others_made_of_it() {
+    for (requests, arrives) in (0..30).flat_map(|requests| [(requests, true), (requests, false)]) {
+        let place = Place::default();
+        let (nodes, [engine, other]) = two(&place).await;
+        put(&engine, "docs", [10], 2).await;
+        let wire = place.wire();
+        let link = place.link(&wire, &nodes[0], &engine);
+        wire.cut_after(requests, arrives);
+        tokio::select! {
+            biased;
+            done = run(&link) => done.unwrap(),
+            () = wire.cut() => {}
+        }
+        drop(link);
+        let engine = nodes[0].cut_power(engine);
+        // The other one goes on from whatever there is, and this one does not hear of it before it writes again.
+        put(&other, "docs", [20], 3).await;
+        sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
+        put(&engine, "docs", [11], 4).await;
+        meet(&[(&nodes[0], &engine), (&nodes[1], &other)], &place.bucket(&nodes[0])).await;
+        let what = format!("cut off after {requests} requests, one more arrived: {arrives}");
+        assert_eq!((all(&engine, "docs").len(), all(&engine, "docs")), (8, all(&other, "docs")), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn power_lost_anywhere_while_a_state_is_taken_in_loses_nothing_of_it() {
+    let mut at = 0;
+    loop {
+        let place = Place::default();
+        let (nodes, [engine, other]) = two(&place).await;
+        put(&other, "docs", [20, 1], 3).await;
+        sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
+        put(&engine, "docs", [10], 2).await;
+        let from = nodes[0].disk.operations();
+        nodes[0].disk.set_fault(Some(Fault { at: from + at, forever: true, kind: std::io::ErrorKind::Other }));
+        let is_done = sync(&nodes[0], &engine, &place.bucket(&nodes[0])).await.is_ok();
+        let is_over = is_done && nodes[0].disk.operations() <= from + at;
+        let engine = nodes[0].cut_power(engine);
+        sync(&nodes[0], &engine, &place.bucket(&nodes[0])).await.unwrap();
+        // The other one may be gone by now.
+        assert_eq!(fresh(9, &place.bucket(&nodes[1]), "docs").await.len(), 7, "power lost at operation {at}");
+        meet(&[(&nodes[0], &engine), (&nodes[1], &other)], &place.bucket(&nodes[0])).await;
+        assert_eq!(all(&engine, "docs"), all(&other, "docs"), "power lost at operation {at}");
+        assert!(engine.check(3).unwrap().is_whole(), "power lost at operation {at}");
+        if is_over {
+            assert!(at > 30, "only {at} operations");
+            return;
+        }
+        at += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_merged_segments_apart_agree_on_one_form_of_them() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    let both = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    for n in 0..3 {
+        put(&engines[n % 2], "docs", [n as u64, 10 + n as u64], 2).await;
+        meet(&both, &bucket).await;
+    }
+    engines[0].compact(&name("docs")).await.unwrap();
+    meet(&both, &bucket).await;
+    // Merged into one by one of them, and once more by the other, each not knowing of the other.
+    put(&engines[1], "docs", [30], 3).await;
+    meet(&both, &bucket).await;
+    for engine in &engines {
+        engine.compact(&name("docs")).await.unwrap();
+    }
+    meet(&both, &bucket).await;
+    let objects = bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
+    meet(&both, &bucket).await;
+    assert_eq!(bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), objects);
+    assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deletion_had_not_seen_is_in_the_bucket_once_the_pass_is_over() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    for time in 1..=2_u64 {
+        put(&engines[1], "docs", 20..25, time).await;
+        let whole = all(&engines[1], "docs");
+        nodes[0].clock.advance(1_000);
+        engines[0].delete(&name("docs")).await.unwrap();
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        // The node may be lost now.
+        let there = Node::new(90 + time);
+        let engine = there.open();
+        sync(&there, &engine, &bucket).await.unwrap();
+        let kept: Vec<_> = engine.named().into_iter().filter(|(name, _)| name.name.contains("recovered")).collect();
+        assert_eq!(kept.len() as u64, time, "{kept:?}");
+        assert!(kept.iter().any(|(name, _)| all(&engine, &name.name) == whole));
+        // And once more, under the same name.
+        put(&engines[0], "docs", 0..3, 7).await;
+        meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_that_lost_in_a_merge_here_are_kept_when_the_buckets_state_is_taken_in() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    branch(&engines[0], "docs", "try").await;
+    put(&engines[0], "docs", [1], 2).await;
+    put(&engines[0], "try", [1], 3).await;
+    let request = MergeRequest { policy: Policy::Lww, ..MergeRequest::default() };
+    engines[0].merge(&name("try"), &name("docs"), request).await.unwrap();
+    put(&engines[1], "docs", [20], 4).await;
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &place.bucket(&nodes[0])).await;
+    for engine in &engines {
+        let kept = lost(engine, "docs");
+        assert_eq!((kept.len(), &kept[0].fields.as_ref().unwrap()["n"]), (1, &json!(2)), "{kept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_that_lost_on_either_side_are_kept_when_a_third_one_is_taken_in() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    let third = Node::new(3);
+    let engine = third.open();
+    sync(&third, &engine, &bucket).await.unwrap();
+    // One conflict in the bucket, another here, and a third when both meet.
+    for (id, n) in [(1, 10), (2, 20), (3, 30)] {
+        for (at, engine) in [&engines[0], &engines[1], &engine].into_iter().enumerate() {
+            put(engine, "docs", [id], n + at as u64).await;
+        }
+    }
+    for (node, engine) in [(&nodes[0], &engines[0]), (&nodes[1], &engines[1]), (&third, &engine)] {
+        sync(node, engine, &bucket).await.unwrap();
+    }
+    for (node, engine) in [(&nodes[0], &engines[0]), (&nodes[1], &engines[1]), (&third, &engine)] {
+        sync(node, engine, &bucket).await.unwrap();
+        let kept: Vec<u64> =
+            lost(engine, "docs").iter().map(|state| state.fields.as_ref().unwrap()["n"].as_u64().unwrap()).collect();
+        assert_eq!(kept.len(), 6, "{kept:?}");
+    }
+}
