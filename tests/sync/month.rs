@@ -177,7 +177,7 @@ fn check(sent: &Sent, namespaces: usize, times: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_month_offline_comes_back_in_one_pass_that_sends_what_changed() {
-    for (branches, elsewhere, times) in [(0, 0, 2), (0, 50, 2), (4, 0, 4), (4, 50, 4)] {
+    for (branches, elsewhere, times) in [(0, 0, 2), (0, 50, 2), (4, 0, 5), (4, 50, 5)] {
         let month = Month { before: 500, writes: 1_200, branches, branch_writes: 5, flushes: 40, elsewhere };
         check(&come_back(&month).await, 1 + branches as usize, times);
     }

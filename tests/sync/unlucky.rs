@@ -210,6 +210,7 @@ async fn states_that_lost_in_a_merge_here_are_kept_when_the_buckets_state_is_tak
     let (nodes, engines) = two(&place).await;
     branch(&engines[0], "docs", "try").await;
     put(&engines[0], "docs", [1], 2).await;
+    nodes[0].clock.advance(1_000);
     put(&engines[0], "try", [1], 3).await;
     let request = MergeRequest { policy: Policy::Lww, ..MergeRequest::default() };
     engines[0].merge(&name("try"), &name("docs"), request).await.unwrap();
