@@ -255,6 +255,11 @@ impl Cache {
         self.shared.objects().get(key).map(|object| object.bytes_here().min(object.bytes()))
     }
 
+    /// How long an object is of which something is here.
+    pub fn bytes_of(&self, key: &str) -> Option<u64> {
+        self.shared.objects().get(key).map(|object| object.bytes())
+    }
+
     /// The bytes of an object, mapped; those that are not here are read when they are wanted.
     pub fn open(&self, key: &str, bytes: u64) -> Result<Mapping> {
         let mut objects = self.shared.objects();

@@ -122,9 +122,12 @@ impl Tier {
         Ok(mapping)
     }
 
-    /// [`Tier::map`] of an object that is here whole, whose length nobody wrote down.
+    /// [`Tier::map`] of an object that is here, whole or in part, whose length nobody wrote down.
     pub fn map_all(&self, key: &str) -> Result<Mapping> {
-        self.disk.map(&self.path(key)).map_err(|error| missing(key, error))
+        match (self.disk.map(&self.path(key)), self.cache.bytes_of(key)) {
+            (Err(error), Some(bytes)) if error.kind() == io::ErrorKind::NotFound => self.map(key, bytes),
+            (mapped, _) => mapped.map_err(|error| missing(key, error)),
+        }
     }
 
     /// Whether the object is here whole, with this length; any length when `bytes` is 0.

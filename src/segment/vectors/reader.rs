@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use super::carried::Carried;
 use super::centroids::CodedCentroids;
 use super::fastscan::prefetch;
-use super::search::{ClusterQuery, Clusters, Probed, Wanted};
+use super::search::{ClusterQuery, Clusters, NearByCodes, Probed, Wanted};
 use super::{Measure, QueryVector, clustering, norm_of, widen, widen_into};
 use crate::error::{Error, Result};
 use crate::format::clusters::{LISTS_SECTION, SECTION as CLUSTERS_SECTION, Table};
@@ -289,7 +289,7 @@ impl<'a> VectorReader<'a> {
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
         allowance: &Allowance,
-    ) -> Result<Option<(Vec<(f32, u32)>, Probed)>> {
+    ) -> Result<Option<(NearByCodes, Probed)>> {
         self.check(query)?;
         let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
         clusters.search(by_codes, wanted, rows, dead, allowance).map(Some)

@@ -59,6 +59,9 @@ pub struct Wanted<'a> {
     pub known: &'a [f32],
 }
 
+/// Rows that are near by their codes, with distances by these.
+pub type NearByCodes = Vec<(f32, u32)>;
+
 /// What a search found, and what it took.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Probed {
@@ -211,7 +214,7 @@ impl<'a> Clusters<'a> {
         rows: Option<&RoaringBitmap>,
         dead: &RoaringBitmap,
         allowance: &Allowance,
-    ) -> Result<(Vec<(f32, u32)>, Probed)> {
+    ) -> Result<(NearByCodes, Probed)> {
         let header = *self.table.header();
         if header.metric != query.metric || header.dims != query.sought.rotated.len() {
             return Err(Error::corrupt(format!(
