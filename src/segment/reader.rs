@@ -16,14 +16,12 @@ use super::vectors::{Kept, TokenReader, VectorReader};
 use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Kind, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
-use crate::format::clusters::LISTS_SECTION;
 use crate::format::ids::{self, Bloom, Ids};
 use crate::format::rows::{self, Block, BlockPlace, Record, RowsIndex, decode_record};
 use crate::format::segment::{
     Codec, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
 };
 use crate::format::values;
-use crate::format::vectors;
 use crate::format::versions::{self, Versions, decode_tombstones};
 use crate::model::document::{Document, PatchIntent, Tombstone};
 use crate::model::ids::{DocId, Hlc, IdType, Version};
@@ -33,26 +31,6 @@ use crate::platform::mmap::{Mapping, bring};
 
 /// Of a segment that is not all here so much of its end is brought first: footer and meta, as a rule.
 const SUFFIX_BYTES: u64 = 256 << 10;
-
-/// Whether any use of a segment needs a section: ids, versions and tables do not grow with what documents hold.
-fn is_needed(section: &str) -> bool {
-    let what = section.split(':').next().unwrap_or_default();
-    ![
-        rows::SECTION,
-        vectors::SECTION,
-        LISTS_SECTION,
-        TEXT_SECTION,
-        POSITIONS_SECTION,
-        SPARSE_SECTION,
-        ATTRIBUTE_SECTION,
-    ]
-    .contains(&what)
-}
-
-/// Whether the begin of a section says where the rest of it is.
-fn is_begun(section: &str) -> bool {
-    section.split(':').next() == Some(TEXT_SECTION)
-}
 
 /// An immutable, indexed set of documents and tombstones. Cheap to share; all methods take it by reference, and each chunk
 /// of the file is checked against its checksum when it is first touched.
@@ -100,7 +78,7 @@ impl Segment {
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
         let vectors = columns.iter().map(|_| Kept::default()).collect();
         let sections = Sections::new(map, name, sections)?;
-        sections.bring_needed(is_needed, is_begun)?;
+        sections.bring_needed()?;
         let dead_counts = DeadCounts::default();
         let segment = Segment { sections, segment_id, footer, id_type, columns, vectors, dead_counts };
         segment.check_counts()?;

@@ -6,8 +6,11 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::{POSITIONS_SECTION, SPARSE_SECTION, TEXT_SECTION};
 use crate::error::{Error, Result};
+use crate::format::clusters::LISTS_SECTION;
 use crate::format::segment::{CHUNK_BYTES, Codec, SectionEntry, column_section};
+use crate::format::{attributes, rows, vectors};
 use crate::model::schema::ColumnUid;
 use crate::platform::mmap::{Fill, Mapping, bring};
 use crate::platform::reads;
@@ -25,6 +28,26 @@ struct Section {
     /// Bit by bit which chunks were found right. Threads may check a chunk twice; they find the same.
     checked: Vec<AtomicU64>,
     whole: AtomicBool,
+}
+
+/// Whether any use of a segment needs a section: ids, versions and tables do not grow with what documents hold.
+fn is_needed(section: &str) -> bool {
+    let what = section.split(':').next().unwrap_or_default();
+    ![
+        rows::SECTION,
+        vectors::SECTION,
+        LISTS_SECTION,
+        TEXT_SECTION,
+        POSITIONS_SECTION,
+        SPARSE_SECTION,
+        attributes::SECTION,
+    ]
+    .contains(&what)
+}
+
+/// Whether the begin of a section says where the rest of it is.
+fn is_begun(section: &str) -> bool {
+    section.split(':').next() == Some(TEXT_SECTION)
 }
 
 /// One section.
@@ -69,18 +92,14 @@ impl Sections {
         self.find(&column_section(what, uid))
     }
 
-    /// Brings the sections that `are_needed` whatever is asked of the segment, by their names, and the first chunk of those that
-    /// `are_begun`; says so to what keeps the file. All of a file that is here is here.
-    pub(in crate::segment) fn bring_needed(
-        &self,
-        are_needed: impl Fn(&str) -> bool,
-        are_begun: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    /// Brings the sections that are needed whatever is asked of the segment, and the first chunk of those whose begin is; says so to
+    /// what keeps the file. Nothing to do for a file that is all here.
+    pub(in crate::segment) fn bring_needed(&self) -> Result<()> {
         let Some(fill) = self.map.filling() else { return Ok(()) };
         let needed = |entry: &SectionEntry| {
-            let bytes = match are_needed(&entry.name) {
+            let bytes = match is_needed(&entry.name) {
                 true => entry.bytes,
-                false if are_begun(&entry.name) => entry.bytes.min(CHUNK_BYTES as u64),
+                false if is_begun(&entry.name) => entry.bytes.min(CHUNK_BYTES as u64),
                 false => return None,
             };
             Some(entry.offset..entry.offset + bytes)

@@ -257,7 +257,7 @@ impl<'a> Clusters<'a> {
                 }
             }
             allowance.check_at(search.probed.clusters as u32, CLUSTERS_PER_CHECK)?;
-            if !is_full && self.is_missing(cluster) {
+            if !is_full && self.lists.is_missing(&self.place(cluster)) {
                 let mut lists = Ahead::new();
                 self.add_list(cluster, &mut lists);
                 clusters.clone().take(MORE_CLUSTERS - 1).for_each(|(_, next)| self.add_list(next, &mut lists));
@@ -302,10 +302,6 @@ impl<'a> Clusters<'a> {
     /// Adds a cluster's list to what is brought.
     pub(super) fn add_list(&self, cluster: u32, ahead: &mut Ahead<'a>) {
         ahead.add(&self.lists, self.place(cluster));
-    }
-
-    fn is_missing(&self, cluster: u32) -> bool {
-        self.lists.is_missing(&self.place(cluster))
     }
 
     /// Asks for the first blocks of a list. They are not read, so not checked.
