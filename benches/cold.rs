@@ -26,6 +26,7 @@ use shoal::api::wire::query::parse_query;
 use shoal::engine::merge::decide::Policy;
 use shoal::engine::query::run;
 use shoal::engine::{Engine, EngineConfig};
+use shoal::error::Result;
 use shoal::model::query::{Answer, QueryOutcome, QueryRequest};
 use shoal::platform::allowance::Allowance;
 use shoal::platform::clock::SystemClock;
@@ -53,9 +54,13 @@ async fn sync(engine: &Arc<Engine>, bucket: &Bucket) {
 }
 
 fn ask(engine: &Engine, request: &QueryRequest) -> (QueryOutcome, Duration) {
+    try_to_ask(engine, request).unwrap()
+}
+
+fn try_to_ask(engine: &Engine, request: &QueryRequest) -> Result<(QueryOutcome, Duration)> {
     let began = Instant::now();
-    let found = engine.on_view(&name("main"), None, |view| run(view, request, &Allowance::unlimited())).unwrap();
-    (found, began.elapsed())
+    let found = engine.on_view(&name("main"), None, |view| run(view, request, &Allowance::unlimited()))?;
+    Ok((found, began.elapsed()))
 }
 
 fn ids(outcome: &QueryOutcome) -> Vec<String> {
@@ -172,12 +177,19 @@ fn main() {
         let bound = bytes / 10;
         let node = open(&at(&format!("tenth-{compacted}")), bound);
         runtime.block_on(sync(&node, &bucket));
-        let (mut most, mut hits, mut times) = (0, 0.0, Vec::new());
+        let (mut most, mut hits, mut times, mut failed, mut last) = (0, 0.0, Vec::new(), 0, None);
         let both = by_vector.iter().zip(&by_text).take(300).flat_map(|(first, second)| [first, second]);
         for request in both {
-            let (found, took) = ask(&node, request);
-            hits += found.stats.cache_hit_ratio;
-            times.push(took);
+            match try_to_ask(&node, request) {
+                Ok((found, took)) => {
+                    hits += found.stats.cache_hit_ratio;
+                    times.push(took);
+                }
+                Err(error) => {
+                    failed += 1;
+                    last = Some(error);
+                }
+            }
             most = most.max(node.held_in_parts().bytes);
         }
         let (count, held) = (times.len(), node.held_in_parts());
@@ -188,6 +200,9 @@ fn main() {
             held.bytes_brought,
             held.renewals
         );
+        if let Some(error) = last {
+            println!("    {failed} found no room: {error}");
+        }
         assert!(most <= bound);
     }
 }
