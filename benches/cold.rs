@@ -155,10 +155,15 @@ fn main() {
                 );
                 let cold: Vec<(QueryOutcome, Duration)> =
                     requests[1..50].iter().map(|request| ask(&node, request)).collect();
-                let rounds: Vec<u32> = cold.iter().map(|(found, _)| found.stats.rounds).collect();
+                let mut rounds: Vec<u32> = cold.iter().map(|(found, _)| found.stats.rounds).collect();
+                rounds.sort_unstable();
                 let (p50, p99) = percentiles(cold.iter().map(|(_, took)| *took).collect());
-                let most = rounds.iter().max().unwrap();
-                println!("    49 more: {p50:.1} ms p50, {p99:.1} ms p99, {most} rounds at most");
+                let (median, most) = (rounds[rounds.len() / 2], rounds[rounds.len() - 1]);
+                let read = node.held_in_parts().bytes_brought - before;
+                println!(
+                    "    49 more: {p50:.1} ms p50, {p99:.1} ms p99, {median} rounds p50, {most} at most; all 50 read {:.2} %",
+                    share(read)
+                );
                 if millis == 0 {
                     requests[..WARM].iter().for_each(|request| drop(ask(&node, request)));
                     let (mut here, mut there) = (Vec::new(), Vec::new());

@@ -109,6 +109,11 @@ impl Engine {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The namespaces that are open.
+    fn open_namespaces(&self) -> Vec<Arc<Namespace>> {
+        self.slots().values().filter_map(|slot| slot.namespace().ok()).collect()
+    }
+
     /// The door of a name: who holds it creates, opens or deletes.
     fn door(&self, name: &NamespaceName) -> Arc<tokio::sync::Mutex<()>> {
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,10 +1,9 @@
 //! Namespaces whose segments are here in part: what of them may go, and how queries go on when it does.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::Engine;
-use super::namespace::Namespace;
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
@@ -82,8 +81,7 @@ impl Engine {
     /// Lets open namespaces read objects by files opened anew; old ones are let go of when queries that run on them end.
     fn open_anew(&self, keys: &BTreeSet<String>) -> Result<()> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
-        open.iter().try_for_each(|namespace| namespace.open_parts_anew(keys))
+        self.open_namespaces().iter().try_for_each(|namespace| namespace.open_parts_anew(keys))
     }
 
     /// Makes room for bytes that are wanted, where open objects take all of it. Blocking.
@@ -96,6 +94,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Lets what queries read now take the place of what they read before, where there was no room for it. Blocking.
+    fn refresh(&self) {
+        if self.context.tier.cache().is_stale()
+            && let Ok(_turn) = self.narrow.try_lock()
+            && let Err(error) = self.relieve()
+        {
+            tracing::warn!(%error, "what is here of the bucket's objects stays as it is, queries read more from the bucket");
+        }
+    }
+
     /// Runs a query on a snapshot of a namespace, as it is or was; anew, on a fresh one, when there was no room for what it had to
     /// read. Blocking.
     pub fn on_view<T>(
@@ -105,7 +113,10 @@ impl Engine {
         mut query: impl FnMut(&View) -> Result<T>,
     ) -> Result<T> {
         let first = query(&*self.view_at(name, as_of)?);
-        let Err(mut error) = first else { return first };
+        let Err(mut error) = first else {
+            self.refresh();
+            return first;
+        };
         if error.code() != FULL {
             return Err(error);
         }

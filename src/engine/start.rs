@@ -254,10 +254,8 @@ impl Engine {
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.
     pub async fn shutdown(&self) -> Result<()> {
         self.context.stopping.store(true, Ordering::SeqCst);
-        let namespaces: Vec<Arc<Namespace>> =
-            self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
         let mut failed = None;
-        for namespace in namespaces {
+        for namespace in self.open_namespaces() {
             if let Err(error) = namespace.stop().await {
                 failed = Some(error);
             }

@@ -13,8 +13,13 @@ use std::fs::File;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::reads;
 use crate::error::Result;
+
+/// Bytes that are being read: called, it waits for them, and gives those of each range.
+pub type Coming = Box<dyn FnOnce() -> Result<Vec<Bytes>> + Send>;
 
 /// Brings ranges of a file that is not all here.
 pub trait Fill: Send + Sync + fmt::Debug {
@@ -24,6 +29,12 @@ pub trait Fill: Send + Sync + fmt::Debug {
     fn ask(&self, ranges: &[Range<u64>]);
     /// Returns when all of these ranges are here. Blocks.
     fn fill(&self, ranges: &[Range<u64>]) -> Result<()>;
+    /// How many bytes it is sensible to bring at once, so that there is room for others.
+    fn bytes_at_once(&self) -> u64;
+    /// Whether there is room for so many bytes that are wanted once, with room left for what every query needs.
+    fn has_room(&self, bytes: u64) -> bool;
+    /// Begins to read ranges into memory, past the file.
+    fn read(&self, ranges: Vec<Range<u64>>) -> Result<Coming>;
     /// Forgets a range whose bytes are wrong: the next time it is wanted it is brought again.
     fn forget(&self, range: Range<u64>);
     /// Says that these ranges are needed whatever is asked, so they are the last to go.

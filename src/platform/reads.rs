@@ -58,7 +58,8 @@ pub fn add(reads: Reads) {
     });
 }
 
-pub(super) fn brought(bytes: u64) {
+/// Notes that bytes are waited for.
+pub fn brought(bytes: u64) {
     add(Reads { looked_at: 0, brought: bytes, rounds: 1 });
 }
 

@@ -7,6 +7,7 @@ mod dead_counts;
 pub mod merge;
 mod merge_postings;
 mod multivectors;
+mod past;
 pub mod reader;
 pub mod renewal;
 pub mod row_bits;

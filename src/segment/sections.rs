@@ -12,7 +12,7 @@ use crate::format::clusters::LISTS_SECTION;
 use crate::format::segment::{CHUNK_BYTES, Codec, SectionEntry, column_section};
 use crate::format::{attributes, rows, vectors};
 use crate::model::schema::ColumnUid;
-use crate::platform::mmap::{Fill, Mapping, bring};
+use crate::platform::mmap::{Coming, Fill, Mapping, bring};
 use crate::platform::reads;
 
 /// All sections of one file.
@@ -188,7 +188,35 @@ impl<'a> Part<'a> {
     /// Whether some of a range is not here.
     pub(in crate::segment) fn is_missing(&self, range: &Range<usize>) -> bool {
         let missing = |fill: &dyn Fill| fill.missing(&[self.place(range)]) > 0;
-        !range.is_empty() && range.end <= self.bytes() && self.file.map.filling().is_some_and(missing)
+        let is_within = !range.is_empty() && range.end <= self.bytes();
+        is_within && !self.are_checked(range) && self.file.map.filling().is_some_and(missing)
+    }
+
+    /// How many bytes it is sensible to bring at once.
+    pub(in crate::segment) fn bytes_at_once(&self) -> u64 {
+        self.file.map.filling().map_or(u64::MAX, |fill| fill.bytes_at_once())
+    }
+
+    /// Whether there is room for so many bytes that are not here and wanted once.
+    pub(in crate::segment) fn has_room(&self, bytes: u64) -> bool {
+        self.file.map.filling().is_none_or(|fill| fill.has_room(bytes))
+    }
+
+    /// Whether it is the same section of the same open file.
+    pub(in crate::segment) fn is_same(&self, other: &Part) -> bool {
+        std::ptr::eq(self.section, other.section)
+    }
+
+    /// Begins to read ranges into memory that are not to be kept.
+    pub(in crate::segment) fn read_past(&self, ranges: &[Range<usize>]) -> Result<Coming> {
+        let fill = self.file.map.filling().ok_or_else(|| Error::internal("a file that is all here has no past"))?;
+        fill.read(ranges.iter().map(|range| self.place(range)).collect())
+    }
+
+    /// Checks bytes that were read of a range, which begins and ends where chunks do.
+    pub(in crate::segment) fn check_past(&self, range: &Range<usize>, bytes: &[u8]) -> Result<()> {
+        let chunks = (range.start / CHUNK_BYTES..).zip(bytes.chunks(CHUNK_BYTES));
+        chunks.into_iter().try_for_each(|(chunk, bytes)| self.check_bytes(chunk, bytes))
     }
 
     /// The chunks of a range, as bytes of the file.
@@ -201,12 +229,15 @@ impl<'a> Part<'a> {
     /// Brings the chunks of a range that are not known to be right.
     fn bring(&self, range: &Range<usize>) -> Result<()> {
         let map = &self.file.map;
-        if map.filling().is_none()
-            || (range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES).all(|c| self.is_checked(c))
-        {
+        if map.filling().is_none() || self.are_checked(range) {
             return Ok(());
         }
         map.bring(self.place(range))
+    }
+
+    /// Whether all chunks of a range, which is not empty, were found right: so they are here.
+    fn are_checked(&self, range: &Range<usize>) -> bool {
+        (range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES).all(|chunk| self.is_checked(chunk))
     }
 
     fn is_checked(&self, chunk: usize) -> bool {
@@ -236,8 +267,13 @@ impl<'a> Part<'a> {
     }
 
     fn check_sum(&self, chunk: usize, range: &Range<usize>) -> Result<()> {
+        self.check_bytes(chunk, self.raw(range.clone())?)
+    }
+
+    /// Checks the bytes of a chunk, wherever they are.
+    fn check_bytes(&self, chunk: usize, bytes: &[u8]) -> Result<()> {
         let entry = &self.section.entry;
-        let found = crc32c::crc32c(self.raw(range.clone())?);
+        let found = crc32c::crc32c(bytes);
         let expected = if entry.chunks.is_empty() { Some(&entry.checksum) } else { entry.chunks.get(chunk) };
         if expected == Some(&found) {
             return Ok(());
@@ -247,7 +283,7 @@ impl<'a> Part<'a> {
             self.file.name,
             entry.name,
             expected.copied().unwrap_or_default(),
-            entry.offset + range.start as u64
+            entry.offset + (chunk * CHUNK_BYTES) as u64
         )))
     }
 
@@ -277,7 +313,8 @@ impl<'a> Ahead<'a> {
     /// Adds some bytes of a section, unless the file is all here.
     pub(in crate::segment) fn add(&mut self, part: &Part<'a>, range: Range<usize>) {
         let map = &part.file.map;
-        if range.is_empty() || map.filling().is_none() || range.end > part.bytes() {
+        // What was found right is here, and known to be used.
+        if range.is_empty() || map.filling().is_none() || range.end > part.bytes() || part.are_checked(&range) {
             return;
         }
         let place = part.place(&range);
@@ -285,11 +322,6 @@ impl<'a> Ahead<'a> {
             Some((last, ranges)) if std::ptr::eq(*last, map) => ranges.push(place),
             _ => self.wanted.push((map, vec![place])),
         }
-    }
-
-    /// Adds a whole section.
-    pub(in crate::segment) fn add_all(&mut self, part: &Part<'a>) {
-        self.add(part, 0..part.bytes());
     }
 
     /// Waits until everything that was added is here.

@@ -4,7 +4,6 @@
 //! anew: a fresh file takes the blocks over that are worth it, and who opens the object from then on uses that.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -12,6 +11,7 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 
+use super::keys_below;
 use super::partial::Partial;
 use super::remote::Remote;
 use super::room::{DISK_RESERVE_BYTES, Room};
@@ -26,11 +26,6 @@ pub const FULL: &str = "tier_full";
 /// The suffix of the file that says which blocks of the file beside it are here.
 const MAP_SUFFIX: &str = ".here";
 
-/// In four parts of the bound: what may be taken by reading, so that the rest is there for fresh files,
-const READING_QUARTERS: u64 = 3;
-/// and what fresh files may take over.
-const CARRIED_QUARTERS: u64 = 1;
-
 /// How long who needs room waits for others to give it back, each time.
 const ROOM_WAIT: Duration = Duration::from_millis(250);
 
@@ -44,6 +39,8 @@ pub(super) struct Shared {
     objects: Mutex<BTreeMap<String, Arc<Partial>>>,
     clock: AtomicU64,
     brought: AtomicU64,
+    /// Of those, the ones for which there was no room since files were begun anew.
+    past: AtomicU64,
     /// Begun anew so often.
     renewals: AtomicU64,
 }
@@ -69,14 +66,31 @@ impl Shared {
         self.brought.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes came that are not kept.
+    pub(super) fn read_past(&self, bytes: u64) {
+        self.brought(bytes);
+        self.past.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Partial>>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is room for bytes that are wanted once. Objects that nobody has open go for it.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
+        let lacks = || {
+            let taken = self.room.taken().saturating_add(bytes).saturating_sub(self.room.for_once());
+            let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
+            taken.max(bytes.saturating_add(DISK_RESERVE_BYTES).saturating_sub(free))
+        };
+        let lacking = lacks();
+        lacking == 0 || self.evict(lacking) > 0 && lacks() == 0
     }
 
     /// Takes room for bytes of an object that are about to come. Objects that nobody has open go first.
     pub(super) fn make_room(&self, bytes: u64, key: &str) -> Result<()> {
         let limit = self.room.limit();
-        let bound = if limit == 0 { u64::MAX } else { limit / 4 * READING_QUARTERS };
+        let bound = self.room.for_reading();
         let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
         if free < bytes.saturating_add(DISK_RESERVE_BYTES) {
             self.evict(bytes);
@@ -182,6 +196,7 @@ impl Cache {
             objects: Mutex::default(),
             clock: AtomicU64::new(0),
             brought: AtomicU64::new(0),
+            past: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
         };
         Cache { shared: Arc::new(shared) }
@@ -214,18 +229,18 @@ impl Cache {
 
     /// Finds what an earlier process left: objects whose maps say what is here are used, everything else goes.
     pub fn reconcile(&self) -> Result<()> {
-        for path in files(&*self.shared.disk, &self.shared.root)? {
-            let Some(key) = path.strip_prefix(&self.shared.root).ok().and_then(Path::to_str) else { continue };
+        for (key, _) in keys_below(&*self.shared.disk, &self.shared.root, "")? {
+            let path = self.shared.path(&key);
             let found = match key.strip_suffix(MAP_SUFFIX) {
                 // It goes with the file that it is about.
                 Some(object) if self.shared.disk.size(&self.shared.path(object)).is_ok() => continue,
                 Some(_) => None,
-                None => self.left(key),
+                None => self.left(&key),
             };
             match found {
                 Some(object) => {
                     self.shared.room.add(object.bytes_here());
-                    self.shared.objects().insert(key.to_owned(), object);
+                    self.shared.objects().insert(key, object);
                 }
                 None => {
                     if_there(self.shared.disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
@@ -248,11 +263,6 @@ impl Cache {
             .ok()?;
         let size = self.shared.disk.size(&self.shared.path(key)).ok()?;
         (size == bytes).then(|| Partial::new(&self.shared, key, bytes, here).ok()).flatten()
-    }
-
-    /// How many bytes of an object's are here; none when it is not known at all.
-    pub fn here(&self, key: &str) -> Option<u64> {
-        self.shared.objects().get(key).map(|object| object.bytes_here().min(object.bytes()))
     }
 
     /// How long an object is of which something is here.
@@ -313,13 +323,16 @@ impl Cache {
     /// Lets go of objects that nobody has open until there is room for reading, or until none of them are left. Gives whether there
     /// is room.
     pub fn shrink(&self) -> bool {
-        let limit = self.shared.room.limit();
-        let bound = limit / 4 * READING_QUARTERS;
-        let excess = || self.shared.room.taken().saturating_sub(bound);
-        if limit > 0 && excess() > 0 {
+        let excess = || self.shared.room.taken().saturating_sub(self.shared.room.for_reading());
+        if excess() > 0 {
             self.shared.evict(excess());
         }
-        limit == 0 || excess() == 0
+        excess() == 0
+    }
+
+    /// Whether so much was wanted for which there was no room that something else should be here.
+    pub fn is_stale(&self) -> bool {
+        self.shared.past.load(Ordering::Relaxed) >= self.shared.room.for_once()
     }
 
     /// Waits a moment for others to give room back.
@@ -341,11 +354,12 @@ impl Cache {
     /// the old file. Fresh files stay while the result is held.
     pub fn renew(&self) -> Result<Renewed> {
         let mut objects = self.shared.objects();
+        self.shared.past.store(0, Ordering::Relaxed);
         let limit = self.shared.room.limit();
         let mut open: Vec<Arc<Partial>> =
             objects.values().filter(|object| Arc::strong_count(object) > 1).cloned().collect();
         open.sort_by_key(|object| std::cmp::Reverse(object.bytes_here()));
-        let mut carried_max = limit / 4 * CARRIED_QUARTERS;
+        let mut carried_max = self.shared.room.for_carrying();
         let mut renewed = Renewed::default();
         for old in open {
             let blocks = old.worth_keeping((carried_max / 2).max(BLOCK_BYTES));
@@ -385,19 +399,4 @@ impl Cache {
         let objects: Vec<Arc<Partial>> = self.shared.objects().values().cloned().collect();
         objects.iter().try_for_each(|object| object.save())
     }
-}
-
-/// All files below a directory.
-fn files(disk: &dyn Disk, root: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(dir) = open.pop() {
-        let entries: io::Result<_> = if_there(disk.list(&dir));
-        for entry in entries.context(|| format!("list {}", dir.display()))?.unwrap_or_default() {
-            let path = dir.join(&entry.name);
-            if entry.is_dir { open.push(path) } else { found.push(path) }
-        }
-    }
-    found.sort();
-    Ok(found)
 }

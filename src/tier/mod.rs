@@ -109,7 +109,7 @@ impl Tier {
         let mapping = match self.disk.map(&self.path(key)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let may_be_in_bucket = self.cache.bytes_max() > 0 || self.cache.is_attached();
-                if self.cache.here(key).is_none() && !may_be_in_bucket {
+                if self.cache.bytes_of(key).is_none() && !may_be_in_bucket {
                     return Err(missing(key, error));
                 }
                 return self.cache.open(key, bytes);
@@ -153,24 +153,29 @@ impl Tier {
 
     /// Keys and lengths of everything below a prefix of whole components, unfinished objects included.
     pub fn list(&self, prefix: &str) -> Result<Vec<(String, u64)>> {
-        let mut found = Vec::new();
-        let mut open = vec![prefix.trim_end_matches('/').to_owned()];
-        while let Some(key) = open.pop() {
-            let path = if key.is_empty() { self.root.clone() } else { self.path(&key) };
-            let entries = if_there(self.disk.list(&path)).context(|| format!("list {}", path.display()))?;
-            for entry in entries.unwrap_or_default() {
-                let below = if key.is_empty() { entry.name } else { format!("{key}/{}", entry.name) };
-                if entry.is_dir { open.push(below) } else { found.push((below, entry.len)) }
-            }
-        }
-        found.sort();
-        Ok(found)
+        keys_below(&*self.disk, &self.root, prefix)
     }
 
     /// Bytes written into objects since the start.
     pub fn bytes_written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
+}
+
+/// All files below a directory's folder, by their paths in the directory, and their lengths.
+fn keys_below(disk: &dyn Disk, root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.trim_end_matches('/').to_owned()];
+    while let Some(key) = open.pop() {
+        let path = if key.is_empty() { root.to_owned() } else { root.join(&key) };
+        let entries = if_there(disk.list(&path)).context(|| format!("list {}", path.display()))?;
+        for entry in entries.unwrap_or_default() {
+            let below = if key.is_empty() { entry.name } else { format!("{key}/{}", entry.name) };
+            if entry.is_dir { open.push(below) } else { found.push((below, entry.len)) }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 fn missing(key: &str, error: io::Error) -> Error {

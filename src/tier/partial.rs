@@ -9,9 +9,10 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 
-use futures_util::{StreamExt, stream};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
 
 use super::cache::Shared;
@@ -19,7 +20,7 @@ use super::remote::Remote;
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{RandomFile, if_there, publish};
-use crate::platform::mmap::Fill;
+use crate::platform::mmap::{Coming as Read, Fill};
 
 /// Requests for one object at a time.
 const AT_ONCE: usize = 64;
@@ -200,14 +201,18 @@ impl Partial {
         blocks
     }
 
+    fn remote(&self) -> Result<Remote> {
+        self.shared.remote().ok_or_else(|| {
+            let what = format!("object {} is not all here, and there is no bucket to read it from", self.key);
+            Error::unavailable(what)
+                .with_code("bucket_missing")
+                .with_hint("start the daemon with the bucket that this node belongs to")
+        })
+    }
+
     /// Begins to fetch what of these blocks is neither here nor coming.
     fn begin(&self, wanted: &RoaringBitmap) -> Result<()> {
-        let Some(remote) = self.shared.remote() else {
-            let what = format!("object {} is not all here, and there is no bucket to read it from", self.key);
-            return Err(Error::unavailable(what)
-                .with_code("bucket_missing")
-                .with_hint("start the daemon with the bucket that this node belongs to"));
-        };
+        let remote = self.remote()?;
         let Some(me) = self.me.upgrade() else { return Ok(()) };
         let lacking = {
             let state = self.state();
@@ -285,6 +290,32 @@ impl Fill for Partial {
         }
         Err(Error::busy(format!("object {}: its bytes were let go of while they were waited for", self.key))
             .with_hint("ask again"))
+    }
+
+    fn bytes_at_once(&self) -> u64 {
+        self.shared.room.at_once()
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        self.shared.has_room(bytes)
+    }
+
+    fn read(&self, ranges: Vec<Range<u64>>) -> Result<Read> {
+        self.touch();
+        let remote = self.remote()?;
+        let (done, answer) = mpsc::sync_channel(1);
+        let (key, shared) = (self.key.clone(), self.shared.clone());
+        remote.runtime.clone().spawn(async move {
+            let read =
+                stream::iter(ranges).map(|range| remote.get(&key, range)).buffered(AT_ONCE).try_collect().await;
+            let bytes =
+                read.as_ref().map_or(0, |read: &Vec<Bytes>| read.iter().map(|bytes| bytes.len() as u64).sum());
+            shared.read_past(bytes);
+            // Nobody waits any more where the query ended.
+            let _ = done.send(read);
+        });
+        let stopped = || Error::unavailable("a read of the bucket stopped without an answer");
+        Ok(Box::new(move || tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?))
     }
 
     fn forget(&self, range: Range<u64>) {

@@ -15,7 +15,7 @@ use shoal::platform::random::{Random, SeededRandom};
 use shoal::segment::Segment;
 use shoal::segment::builder::{Entry, build};
 use shoal::segment::merge::{Input, merge};
-use shoal::segment::vectors::{ClusterQuery, Probed, QueryVector, Wanted};
+use shoal::segment::vectors::{ClusterQuery, ClusterSearch, NearByCodes, Probed, QueryVector, Source, Wanted};
 use uuid::Uuid;
 
 use crate::damage::resealed;
@@ -187,6 +187,47 @@ fn what_is_known_from_elsewhere_narrows_a_search() {
     let without = probed(&[]);
     let with = probed(&[without.nearest[0].0 * 0.1; 20]);
     assert!(with.refined < without.refined && with.clusters <= without.clusters, "{with:?}, {without:?}");
+}
+
+#[test]
+fn several_segments_are_searched_as_if_they_were_one() {
+    let all = vectors(12_060, 64, 11);
+    let (base, queries) = all.split_at(12_000);
+    for metric in METRICS {
+        let schema = schema(64, Element::F32, metric);
+        let (uid, none) = (schema.columns[0].uid(), RoaringBitmap::new());
+        let one = segment(&schema, &entries(&schema, base, 0));
+        let several: Vec<Segment> = [0..5_000, 5_000..9_000, 9_000..12_000]
+            .map(|rows| segment(&schema, &entries(&schema, &base[rows.clone()], rows.start as u64)))
+            .into();
+        let whole = one.vectors(uid).unwrap().unwrap();
+        let readers: Vec<_> = several.iter().map(|segment| segment.vectors(uid).unwrap().unwrap()).collect();
+        let (mut hits, mut scanned, mut apart) = (0, 0, 0);
+        for values in queries {
+            let query = QueryVector::new(metric, values.clone());
+            let by_codes = ClusterQuery::new(&query);
+            let wanted = Wanted { k: 10, recall: 0.95, known: &[] };
+            let sources: Vec<Source> = readers
+                .iter()
+                .map(|reader| reader.source(&query, &by_codes, None, &none).unwrap().unwrap())
+                .collect();
+            let (near, probed) =
+                ClusterSearch::new(&by_codes, sources).run(&wanted, &Allowance::unlimited()).unwrap();
+            let distance = |near: &NearByCodes| readers[near.source].distance(near.row, &query).unwrap().unwrap();
+            let mut found: Vec<f32> = near.iter().map(distance).collect();
+            found.sort_unstable_by(f32::total_cmp);
+            let truth = whole.nearest(&query, None, &none, 10, &Allowance::unlimited()).unwrap();
+            hits += found.iter().take(10).filter(|found| truth.iter().any(|(near, _)| near == *found)).count();
+            scanned += probed.scanned;
+            apart += several
+                .iter()
+                .map(|segment| search(segment, &schema, &query, (10, 0.95), None, &none).scanned)
+                .sum::<u64>();
+        }
+        let recall = hits as f64 / (10 * queries.len()) as f64;
+        assert!(recall >= 0.94, "{metric:?}: {recall}");
+        assert!(scanned < apart / 4 * 3, "{metric:?}: {scanned}, apart {apart}");
+    }
 }
 
 #[test]

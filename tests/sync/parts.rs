@@ -169,6 +169,31 @@ async fn a_small_tier_keeps_its_bound_and_answers_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_needs_more_than_there_is_room_for_reads_past_it() {
+    let bound = |bytes: u64| bytes / 2;
+    let Meeting { whole, part, bytes, .. } = meeting(bound).await;
+    for seed in 0..30 {
+        // Far from everything, so that almost all clusters are looked at; everything compared; what a filter leaves.
+        let far: Vec<f32> = vector(&SeededRandom::new(seed)).iter().map(|x| x / 4.0).collect();
+        let (mut clusters, mut exact, mut filtered) = (by_vector(seed), by_vector(seed), by_vector(seed));
+        clusters["rank_by"][2] = json!(far);
+        clusters["recall"] = json!(0.99);
+        exact["rank_by"][1] = json!("kNN");
+        exact["filters"] = json!(["n", "Gte", 1]);
+        filtered["filters"] = json!(["n", "Eq", seed % 50]);
+        for query in [clusters, exact, filtered] {
+            let found = ask(&part, &query).unwrap();
+            assert_eq!(ids(&found), ids(&ask(&whole, &query).unwrap()), "{seed}");
+            let held = part.held_in_parts();
+            assert!(held.bytes <= bound(bytes), "{held:?}");
+            assert!(found.stats.cache_hit_ratio < 1.0, "{:?}", found.stats);
+        }
+    }
+    let held = part.held_in_parts();
+    assert!(held.renewals > 0 && held.bytes_brought > 5 * bytes, "{held:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_queries_at_once_share_a_small_tier() {
     let Meeting { whole, part, bytes, .. } = meeting(|bytes| bytes / 5 * 4).await;
     let asked: Vec<_> = (0..8)

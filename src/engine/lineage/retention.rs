@@ -10,7 +10,6 @@ use std::sync::{Arc, PoisonError};
 use super::holdings::{Holdings, generations, read_manifest, released_between};
 use crate::engine::Engine;
 use crate::engine::context::Context;
-use crate::engine::namespace::Namespace;
 use crate::engine::namespace::head::{Head, reclaim};
 use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Result};
@@ -39,8 +38,7 @@ impl Engine {
     /// Makes segments of tails that have waited for long.
     async fn flush_old(self: &Arc<Self>) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
-        let open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
-        for namespace in open {
+        for namespace in self.open_namespaces() {
             let is_due = now.saturating_sub(namespace.published().committed_ms) >= interval;
             if is_due
                 && namespace.unflushed().1 > 0

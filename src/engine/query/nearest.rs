@@ -3,6 +3,8 @@
 //!
 //! The tail and what is compared exactly come first: what they find narrows the search of clusters.
 
+use std::cell::OnceCell;
+
 use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
@@ -11,25 +13,20 @@ use super::plan::{Operand, Target};
 use super::{Work, late};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
-use crate::model::query::Recall;
 use crate::model::value::Value;
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 use crate::platform::reads;
 use crate::segment::Ahead;
-use crate::segment::vectors::{ClusterQuery, QueryVector, VectorReader, Wanted, prefetch};
+use crate::segment::vectors::{
+    ClusterQuery, ClusterSearch, NearByCodes, QueryVector, VectorReader, Wanted, prefetch,
+};
 
 /// Segments with more bytes of vectors to compare than this are searched side by side.
 const PARALLEL_BYTES_MIN: u64 = 16 << 20;
 /// Segments that are searched at a time.
 const PARALLEL_MAX: usize = 4;
-/// Vectors of no more bytes than these are compared one by one as fast as clusters are searched.
+/// Vectors for which no more bytes than these are read are compared one by one as fast as clusters are searched.
 const EXACT_BYTES: u64 = 3 << 20;
-/// Of segments that are not all here, so many clusters are brought at once before they are searched: as a rule all that a search
-/// looks at.
-const AHEAD_CLUSTERS: usize = 48;
-/// One more than are wanted for so many, and at least so many, are compared exactly where only codes told what is near.
-const SPARE_SHARE: usize = 8;
-const SPARE_MIN: usize = 2;
 /// An answer of more than one in so many of the candidates is found by comparing them all.
 const EXACT_SHARE: u64 = 16;
 
@@ -42,7 +39,7 @@ pub(super) enum Method {
 
 /// How `candidates` of a segment's vectors are searched for the `k` nearest.
 pub(super) fn method(vectors: &VectorReader, target: &Target, candidates: u64, k: usize) -> Result<Method> {
-    let bytes = candidates * vectors.vector_bytes();
+    let bytes = vectors.bytes_to_read(candidates);
     let is_worth = bytes > EXACT_BYTES && candidates / EXACT_SHARE >= k as u64;
     if target.recall.is_exact() || !is_worth || vectors.clusters()?.is_none() {
         return Ok(Method::Exact);
@@ -84,7 +81,7 @@ pub(super) fn run(
     merge(view, parts, k, false)
 }
 
-/// Searches the vectors of segments, whose nearest rows go to their `parts`.
+/// Searches the vectors of segments, whose nearest rows go to their `parts`: all clusters in one order, as if they were one segment's.
 fn vectors(
     view: &View,
     target: &Target,
@@ -94,7 +91,8 @@ fn vectors(
     parts: &mut [Vec<(f32, u32)>],
     work: &mut Work,
 ) -> Result<()> {
-    let (mut exact, mut by_clusters) = (Vec::new(), Vec::new());
+    let (mut exact, mut by_clusters, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    let by_codes = OnceCell::new();
     let mut bytes = 0;
     for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         work.allowance.check()?;
@@ -103,122 +101,56 @@ fn vectors(
         let method = method(&vectors, target, compared, k)?;
         let rows = candidates.filtered.then_some(rows);
         let job = Job { part, segment, vectors, rows, query, k, allowance: work.allowance };
-        match method {
-            Method::Clusters => by_clusters.push(job),
-            Method::Exact => {
-                work.exhaustive += compared;
-                bytes += compared * job.vectors.vector_bytes();
-                exact.push(job);
+        if method == Method::Clusters {
+            let by_codes = by_codes.get_or_init(|| ClusterQuery::new(query));
+            let source = job.vectors.source(query, by_codes, rows, &segment.dead)?;
+            if let Some(source) = source.filter(|_| by_codes.is_telling()) {
+                sources.push(source);
+                by_clusters.push(job);
+                continue;
             }
         }
+        work.exhaustive += compared;
+        bytes += compared * job.vectors.vector_bytes();
+        exact.push(job);
     }
     work.bytes += bytes;
-    let by_codes = (!by_clusters.is_empty()).then(|| ClusterQuery::new(query));
+    let search = by_codes.get().map(|by_codes| ClusterSearch::new(by_codes, sources));
     let mut ahead = Ahead::new();
-    // Few of many are compared by what their own rows bring.
-    exact.iter().filter(|job| job.rows.is_none()).for_each(|job| job.vectors.add_all(&mut ahead));
-    if let Some(by_codes) = &by_codes {
-        add_first_clusters(&by_clusters, by_codes, &mut ahead)?;
-    }
+    exact.iter().for_each(|job| job.vectors.add(job.rows, &mut ahead));
+    search.iter().for_each(|search| search.add_first(&mut ahead));
     ahead.bring()?;
     for (job, found) in exact.iter().zip(side_by_side(&exact, bytes, Job::run)?) {
         parts[job.part] = found;
     }
-    let Some(by_codes) = by_codes else { return Ok(()) };
-    search_clusters(by_clusters, query, &by_codes, target.recall, parts, k, work)
+    let Some(search) = search else { return Ok(()) };
+    let known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
+    let (near, probed) = search.run(&Wanted { k, recall: target.recall.share(), known: &known }, work.allowance)?;
+    work.exhaustive += probed.refined;
+    work.bytes += probed.refined * by_clusters.iter().map(|job| job.vectors.vector_bytes()).max().unwrap_or_default();
+    compare(&by_clusters, &near, parts, work)
 }
 
-/// Searches clusters segment by segment, the largest first, each with what was found before.
-fn search_clusters(
-    mut jobs: Vec<Job>,
-    query: &QueryVector,
-    by_codes: &ClusterQuery,
-    recall: Recall,
-    parts: &mut [Vec<(f32, u32)>],
-    k: usize,
-    work: &mut Work,
-) -> Result<()> {
-    jobs.sort_by_key(|job| std::cmp::Reverse(job.vectors.count()));
-    let (in_parts, jobs): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(|job| !job.segment.segment.is_full());
-    let mut known: Vec<f32> = parts.iter().flatten().map(|(distance, _)| *distance).collect();
-    for job in jobs {
-        work.allowance.check()?;
-        known.sort_unstable_by(f32::total_cmp);
-        known.truncate(k);
-        let wanted = Wanted { k, recall: recall.share(), known: &known };
-        let dead = &job.segment.dead;
-        let found = match job.vectors.nearest_in_clusters(query, by_codes, &wanted, job.rows, dead, work.allowance)? {
-            Some(probed) => {
-                work.exhaustive += probed.refined;
-                work.bytes += probed.refined * job.vectors.vector_bytes();
-                probed.nearest
-            }
-            None => job.run()?,
-        };
-        known.extend(found.iter().map(|(distance, _)| *distance));
-        parts[job.part] = found;
-    }
-    search_in_parts(&in_parts, query, by_codes, (recall, k), known, parts, work)
-}
-
-/// Adds the clusters that the searches of segments which are not all here look at first: the nearest ones of all.
-fn add_first_clusters<'a>(jobs: &[Job<'a>], by_codes: &ClusterQuery, ahead: &mut Ahead<'a>) -> Result<()> {
-    let mut first: Vec<(f32, usize, u32)> = Vec::new();
-    for (at, job) in jobs.iter().enumerate().filter(|(_, job)| !job.segment.segment.is_full()) {
-        let found = job.vectors.first_clusters(by_codes, job.rows, &job.segment.dead, AHEAD_CLUSTERS)?;
-        first.extend(found.into_iter().map(|(distance, cluster)| (distance, at, cluster)));
-    }
-    first.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    first.iter().take(AHEAD_CLUSTERS).try_for_each(|(_, at, cluster)| jobs[*at].vectors.add_cluster(*cluster, ahead))
-}
-
-/// Searches clusters of segments that are not all here: all of them by their codes first, so that the vectors to compare, and what
-/// the answer's rows consist of, are brought at once. What one finds narrows the next, by its codes.
-fn search_in_parts(
-    jobs: &[Job],
-    query: &QueryVector,
-    by_codes: &ClusterQuery,
-    (wanted, k): (Recall, usize),
-    mut known: Vec<f32>,
-    parts: &mut [Vec<(f32, u32)>],
-    work: &mut Work,
-) -> Result<()> {
-    let mut found = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        known.sort_unstable_by(f32::total_cmp);
-        let nearest = &known[..known.len().min(k)];
-        let (dead, wanted) = (&job.segment.dead, Wanted { k, recall: wanted.share(), known: nearest });
-        let near = job.vectors.near_by_codes(query, by_codes, &wanted, job.rows, dead, work.allowance)?;
-        if let Some((near, probed)) = &near {
-            work.exhaustive += probed.refined;
-            work.bytes += probed.refined * job.vectors.vector_bytes();
-            known.extend(near.iter().map(|(distance, _)| *distance));
-        }
-        found.push(near.map(|(near, _)| near));
-    }
-    known.sort_unstable_by(f32::total_cmp);
-    // Codes are not exact: some more than are wanted are compared.
-    let last = known.get(k + (k / SPARE_SHARE).max(SPARE_MIN)).copied().unwrap_or(f32::INFINITY);
+/// Compares the rows that are near by their codes. What that takes, and what the answer's rows consist of, is brought at once.
+fn compare(jobs: &[Job], near: &[NearByCodes], parts: &mut [Vec<(f32, u32)>], work: &mut Work) -> Result<()> {
+    let rows: Vec<Vec<u32>> = (0..jobs.len())
+        .map(|source| near.iter().filter(|near| near.source == source).map(|near| near.row).collect())
+        .collect();
     let mut ahead = Ahead::new();
-    for (job, near) in jobs.iter().zip(&mut found) {
-        let Some(near) = near else {
-            job.vectors.add_all(&mut ahead);
-            continue;
-        };
-        near.retain(|(distance, _)| *distance <= last);
-        near.iter().for_each(|(_, row)| job.vectors.add_vector(*row, &mut ahead));
+    for (job, rows) in jobs.iter().zip(&rows).filter(|(job, _)| !job.segment.segment.is_full()) {
+        job.vectors.add(Some(&rows.iter().copied().collect()), &mut ahead);
         if let Some(columns) = &work.columns {
-            job.segment.segment.add_documents(near.iter().map(|(_, row)| *row), Some(columns), &mut ahead)?;
+            job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut ahead)?;
         }
     }
     ahead.bring()?;
-    for (job, near) in jobs.iter().zip(found) {
-        parts[job.part] = match near {
-            Some(near) => {
-                let rows: Vec<u32> = near.into_iter().map(|(_, row)| row).collect();
-                job.vectors.nearest_of(query, &rows, k)?
+    for (job, rows) in jobs.iter().zip(rows) {
+        parts[job.part] = match job.segment.segment.is_full() {
+            true => job.vectors.nearest_of(job.query, &rows, job.k)?,
+            false => {
+                let rows = rows.into_iter().collect();
+                job.vectors.nearest(job.query, Some(&rows), &RoaringBitmap::new(), job.k, job.allowance)?
             }
-            None => job.run()?,
         };
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! The clusters of a merge's largest input, carried on in the result: vectors that stay in their cluster keep their codes.
 
 use super::clustering::{Cluster, Member, centroid_of};
-use super::search::{Clusters, List};
+use super::lists::{Clusters, List};
 use crate::error::{Error, Result};
 use crate::format::clusters::Table;
 use crate::model::schema::Metric;
@@ -62,7 +62,7 @@ impl<'a> Carried<'a> {
         match &self.lists {
             Some(lists) => {
                 for (at, rows) in rows.iter_mut().enumerate() {
-                    let list = lists.list(at)?;
+                    let list = lists.list(at as u32)?;
                     rows.extend((0..list.vectors()).map(|place| list.row(place)));
                 }
             }
@@ -78,6 +78,6 @@ impl<'a> Carried<'a> {
 
     /// The list that has the codes of a cluster's vectors, where there are lists.
     pub(super) fn list(&self, at: usize) -> Result<Option<List<'a>>> {
-        self.lists.as_ref().map(|lists| lists.list(at)).transpose()
+        self.lists.as_ref().map(|lists| lists.list(at as u32)).transpose()
     }
 }

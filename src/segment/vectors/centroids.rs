@@ -11,7 +11,7 @@ use super::clustering::centroid_of;
 use super::codes::{Estimate, ListBuilder, Sought, product_weight};
 use super::fastscan::Kernels;
 use super::kernels;
-use super::reader::Candidate;
+use super::top::Candidate;
 use crate::format::clusters::{BLOCK, Table, block_bytes, residual_bytes};
 use crate::model::schema::{Element, Metric};
 
@@ -123,11 +123,6 @@ impl<'a> Ranked<'a> {
             }
             self.next.push(found);
         }
-    }
-
-    /// The cluster that is probably next.
-    pub(super) fn peek(&self) -> Option<u32> {
-        self.next.peek().map(|Reverse(Candidate(_, cluster))| cluster & !BOUND)
     }
 
     fn distance(&self, cluster: u32) -> f32 {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::carried::Carried;
 use super::codes::ListBuilder;
 use super::kmeans::Centroids;
+use super::lists::List;
 use super::rotation::Rotation;
-use super::search::List;
 use crate::error::{Error, Result};
 use crate::format::clusters::{
     CLUSTERS_MAX, DIMS_MULTIPLE, Entry, Header, LISTS_SECTION, ListLayout, NO_CLUSTER, NO_ROW, SECTION, Table,

@@ -11,9 +11,9 @@ use roaring::RoaringBitmap;
 
 use super::clustering::prepare;
 use super::products::products;
-use super::reader::Best;
 use super::rotation::Rotation;
 use super::tokens::{Interaction, QueryTokens, TokenReader};
+use super::top::Top;
 use super::{Wanted, kernels};
 use crate::error::Result;
 use crate::format::clusters::Table;
@@ -246,7 +246,7 @@ impl TokenReader<'_> {
         let _taken = allowance.take(pairs * (size_of::<f32>() + 1) + ranked_bytes)?;
         let ranked = Ranked::new(self, &estimates, (rows, dead, depth), allowance)?;
         let mut interaction = Interaction::new(query);
-        let mut best = Best::new(wanted.k);
+        let mut best = Top::new(wanted.k);
         let mut known: Vec<f32> = wanted.known.to_vec();
         let mut errors = Vec::with_capacity(ranked.first.len());
         let mut compared = Compared::default();

@@ -4,15 +4,20 @@
 //! | --- | --- |
 //! | `kernels` | sums over a query and one stored vector |
 //! | `avx512`, `neon` | those and the scan of codes for the processors that have it |
-//! | `reader` | a column's vectors by row, and exact search |
+//! | `reader`, `apart`, `top` | a column's vectors by row, and exact search; of segments that are not all here |
 //! | `clustering`, `carried`, `kmeans`, `products` | put vectors into clusters when a segment is written |
 //! | `rotation`, `codes` | vectors as 1-bit and 8-bit codes |
 //! | `centroids` | centroids by their distance to a query, coded like vectors |
 //! | `tokens`, `late` | multivectors by row, and late interaction with a query's: exact, and by clusters |
-//! | `fastscan`, `search`, `stop` | look at the codes of the nearest clusters until enough is found |
+//! | `lists`, `order` | the lists of clusters, and clusters in the order in which they are searched |
+//! | `search`, `stop` | search the nearest clusters of one or several segments until enough is found |
+//! | `scan`, `fastscan`, `best`, `allowed` | look at a cluster's codes: of rows that may be found, for the best so far |
 
+mod allowed;
+mod apart;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod best;
 pub mod carried;
 mod centroids;
 pub mod clustering;
@@ -21,19 +26,23 @@ mod fastscan;
 pub mod kernels;
 mod kmeans;
 mod late;
+mod lists;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod order;
 mod products;
 mod reader;
 mod rotation;
+mod scan;
 mod search;
 mod stop;
 mod tokens;
+mod top;
 
 pub use late::Compared;
 pub(in crate::segment) use reader::Kept;
 pub use reader::VectorReader;
-pub use search::{ClusterQuery, Probed, Wanted};
+pub use search::{ClusterQuery, ClusterSearch, NearByCodes, Probed, Source, Wanted};
 pub use tokens::{QueryTokens, TokenReader};
 
 use crate::format::vectors::bytes_of;

@@ -1,7 +1,5 @@
 //! A segment's dense vectors of one column: read by row, or searched exactly.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -10,7 +8,9 @@ use roaring::RoaringBitmap;
 use super::carried::Carried;
 use super::centroids::CodedCentroids;
 use super::fastscan::prefetch;
-use super::search::{ClusterQuery, Clusters, NearByCodes, Probed, Wanted};
+use super::lists::Clusters;
+use super::search::{ClusterQuery, ClusterSearch, Probed, Source, Wanted};
+use super::top::Top;
 use super::{Measure, QueryVector, clustering, norm_of, widen, widen_into};
 use crate::error::{Error, Result};
 use crate::format::clusters::{LISTS_SECTION, SECTION as CLUSTERS_SECTION, Table};
@@ -18,7 +18,7 @@ use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, de
 use crate::model::schema::{ColumnUid, Element};
 use crate::model::value::Vector;
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
-use crate::segment::sections::{Ahead, Part, Sections};
+use crate::segment::sections::{Part, Sections};
 
 /// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
 const SPARSE_CANDIDATES: u64 = 64;
@@ -60,7 +60,7 @@ pub struct VectorReader<'a> {
     rows: u32,
     /// `None` when every row has a vector.
     present: Option<&'a RoaringBitmap>,
-    matrix: Option<Part<'a>>,
+    pub(super) matrix: Option<Part<'a>>,
     norms: Option<Part<'a>>,
     /// The table of clusters and their lists, where there are any.
     clusters: Option<(Part<'a>, Part<'a>)>,
@@ -136,17 +136,19 @@ impl<'a> VectorReader<'a> {
     /// A vector's bytes, and the norm that is stored with it.
     pub(in crate::segment) fn stored(&self, row: u32) -> Result<Option<(&'a [u8], Option<f32>)>> {
         let Some(place) = self.place(row) else { return Ok(None) };
-        let norm = match &self.norms {
-            Some(norms) => norms.whole()?.as_chunks().0.get(place).map(|norm| f32::from_le_bytes(*norm)),
-            None => None,
-        };
+        let norm = self.norm(place)?;
         Ok(self.bytes(row)?.map(|bytes| (bytes, norm)))
+    }
+
+    /// The norm that is stored for a place.
+    pub(super) fn norm(&self, place: usize) -> Result<Option<f32>> {
+        let Some(norms) = &self.norms else { return Ok(None) };
+        Ok(norms.whole()?.as_chunks().0.get(place).map(|norm| f32::from_le_bytes(*norm)))
     }
 
     pub(super) fn bytes(&self, row: u32) -> Result<Option<&'a [u8]>> {
         let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) else { return Ok(None) };
-        let stride = self.stride();
-        matrix.range(place * stride..(place + 1) * stride).map(Some)
+        matrix.range(self.place_bytes(place)).map(Some)
     }
 
     /// The bytes of the vectors of some rows, all of which have one.
@@ -165,7 +167,7 @@ impl<'a> VectorReader<'a> {
     }
 
     /// The place of a row's vector in the matrix.
-    fn place(&self, row: u32) -> Option<usize> {
+    pub(super) fn place(&self, row: u32) -> Option<usize> {
         match self.present {
             None => (row < self.rows).then_some(row as usize),
             Some(present) => present.contains(row).then(|| present.rank(row) as usize - 1),
@@ -184,7 +186,7 @@ impl<'a> VectorReader<'a> {
         norm.unwrap_or_else(|| norm_of(self.element, bytes, &widen(self.element, bytes)))
     }
 
-    fn check(&self, query: &QueryVector) -> Result<()> {
+    pub(super) fn check(&self, query: &QueryVector) -> Result<()> {
         if query.dims() == self.dims {
             return Ok(());
         }
@@ -228,35 +230,16 @@ impl<'a> VectorReader<'a> {
         Ok(StoredVectors { reader: self, rows: self.present()?.iter().collect() })
     }
 
-    /// Adds a row's vector to what is brought.
-    pub fn add_vector(&self, row: u32, ahead: &mut Ahead<'a>) {
-        if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
-            ahead.add(matrix, place * self.stride()..(place + 1) * self.stride());
-        }
-    }
-
-    /// Adds all vectors to what is brought.
-    pub fn add_all(&self, ahead: &mut Ahead<'a>) {
-        self.matrix.iter().for_each(|matrix| ahead.add_all(matrix));
-    }
-
-    /// The clusters that a search looks at first, with the squared distances of their centroids; none where there are none.
-    pub fn first_clusters(
+    /// What a search of its clusters looks at, for `rows` or all that are not `dead`. `None` where there are no clusters.
+    pub fn source(
         &self,
+        query: &QueryVector,
         by_codes: &ClusterQuery,
         rows: Option<&RoaringBitmap>,
-        dead: &RoaringBitmap,
-        count: usize,
-    ) -> Result<Vec<(f32, u32)>> {
-        Ok(self.open_clusters()?.map_or(Vec::new(), |clusters| clusters.first(by_codes, rows, dead, count)))
-    }
-
-    /// Adds what is searched of a cluster to what is brought.
-    pub fn add_cluster(&self, cluster: u32, ahead: &mut Ahead<'a>) -> Result<()> {
-        if let Some(clusters) = self.open_clusters()? {
-            clusters.add_list(cluster, ahead);
-        }
-        Ok(())
+        dead: &'a RoaringBitmap,
+    ) -> Result<Option<Source<'a>>> {
+        self.check(query)?;
+        self.open_clusters()?.map(|clusters| Source::new(clusters, by_codes, rows, dead)).transpose()
     }
 
     /// The `k` nearest as [`nearest`](Self::nearest) gives them, but for what the wanted recall allows to be missed. `None` where
@@ -267,38 +250,21 @@ impl<'a> VectorReader<'a> {
         by_codes: &ClusterQuery,
         wanted: &Wanted,
         rows: Option<&RoaringBitmap>,
-        dead: &RoaringBitmap,
+        dead: &'a RoaringBitmap,
         allowance: &Allowance,
     ) -> Result<Option<Probed>> {
-        let Some((near, mut probed)) = self.near_by_codes(query, by_codes, wanted, rows, dead, allowance)? else {
-            return Ok(None);
-        };
-        let near: Vec<u32> = near.into_iter().map(|(_, row)| row).collect();
+        let source = self.source(query, by_codes, rows, dead)?.filter(|_| by_codes.is_telling());
+        let Some(source) = source else { return Ok(None) };
+        let (near, mut probed) = ClusterSearch::new(by_codes, vec![source]).run(wanted, allowance)?;
+        let near: Vec<u32> = near.into_iter().map(|near| near.row).collect();
         probed.nearest = self.nearest_of(query, &near, wanted.k)?;
         Ok(Some(probed))
-    }
-
-    /// The rows that are nearest by their codes and their distances by these; the `k` nearest of the rows are what [`nearest_in_clusters`] finds.
-    ///
-    /// [`nearest_in_clusters`]: Self::nearest_in_clusters
-    pub fn near_by_codes(
-        &self,
-        query: &QueryVector,
-        by_codes: &ClusterQuery,
-        wanted: &Wanted,
-        rows: Option<&RoaringBitmap>,
-        dead: &RoaringBitmap,
-        allowance: &Allowance,
-    ) -> Result<Option<(NearByCodes, Probed)>> {
-        self.check(query)?;
-        let Some(clusters) = self.open_clusters()?.filter(|_| by_codes.is_telling()) else { return Ok(None) };
-        clusters.search(by_codes, wanted, rows, dead, allowance).map(Some)
     }
 
     /// The `k` nearest of some rows: distance and row, nearest first, ties by row.
     pub fn nearest_of(&self, query: &QueryVector, near: &[u32], k: usize) -> Result<Vec<(f32, u32)>> {
         self.check(query)?;
-        let mut best = Best::new(k);
+        let mut best = Top::new(k);
         let measure = Measure::new(query, self.element);
         for row in near {
             self.bytes(*row)?.into_iter().for_each(prefetch);
@@ -309,6 +275,11 @@ impl<'a> VectorReader<'a> {
             }
         }
         Ok(best.into_sorted())
+    }
+
+    /// The bytes of the vector at a place of the matrix.
+    pub(super) fn place_bytes(&self, place: usize) -> Range<usize> {
+        place * self.stride()..(place + 1) * self.stride()
     }
 
     /// The `k` nearest of `rows` (all with `None`) that are not dead: distance and row, nearest first, ties by row. Exact.
@@ -322,7 +293,7 @@ impl<'a> VectorReader<'a> {
     ) -> Result<Vec<(f32, u32)>> {
         self.check(query)?;
         let Some(matrix) = &self.matrix else { return Ok(Vec::new()) };
-        let mut best = Best::new(k);
+        let mut best = Top::new(k);
         let candidates = match (rows, self.present) {
             (Some(rows), Some(present)) => Some(rows & present),
             (Some(rows), None) => Some(rows.clone()),
@@ -345,6 +316,13 @@ impl<'a> VectorReader<'a> {
         let count = candidates.as_ref().map_or(u64::from(self.rows), RoaringBitmap::len);
         if k == 0 || count == 0 {
             return Ok(Vec::new());
+        }
+        if self.is_past(candidates.as_ref()) {
+            let all = || self.present().map(RoaringBitmap::into_iter);
+            return match candidates {
+                Some(candidates) => self.nearest_past(query, candidates.into_iter(), k, allowance),
+                None => self.nearest_past(query, all()?, k, allowance),
+            };
         }
         let scan = Scan {
             measure: Measure::new(query, self.element),
@@ -436,51 +414,5 @@ impl Scan<'_, '_, '_> {
             let norm = self.norms.and_then(|norms| norms.get(place)).map(|norm| f32::from_le_bytes(*norm));
             self.reader.norm_or(norm, bytes)
         })
-    }
-}
-
-/// The nearest seen so far, the farthest of them on top.
-pub(super) struct Best {
-    heap: BinaryHeap<Candidate>,
-    k: usize,
-}
-
-/// A distance or score, never NaN, and what it is of. Ordered by both.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) struct Candidate(pub(super) f32, pub(super) u32);
-
-impl Eq for Candidate {}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Candidate {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0).then(self.1.cmp(&other.1))
-    }
-}
-
-impl Best {
-    pub(super) fn new(k: usize) -> Self {
-        Best { heap: BinaryHeap::new(), k }
-    }
-
-    #[inline]
-    pub(super) fn offer(&mut self, distance: f32, row: u32) {
-        let candidate = Candidate(distance, row);
-        if self.heap.len() < self.k {
-            self.heap.push(candidate);
-        } else if let Some(mut worst) = self.heap.peek_mut()
-            && candidate < *worst
-        {
-            *worst = candidate;
-        }
-    }
-
-    pub(super) fn into_sorted(self) -> Vec<(f32, u32)> {
-        self.heap.into_sorted_vec().into_iter().map(|Candidate(distance, row)| (distance, row)).collect()
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use roaring::RoaringBitmap;
 
 use super::carried::Carried;
-use super::reader::Best;
+use super::top::Top;
 use super::{Kept, Measure, QueryVector, VectorReader, clamp, clustering, norm_of, widen_into};
 use crate::error::{Error, Result};
 use crate::format::clusters::{SECTION as CLUSTERS_SECTION, Table};
@@ -232,7 +232,7 @@ impl<'a> TokenReader<'a> {
         allowance: &Allowance,
     ) -> Result<Vec<(f32, u32)>> {
         self.check(query)?;
-        let mut best = Best::new(k);
+        let mut best = Top::new(k);
         let mut interaction = Interaction::new(query);
         let mut offer = |row: u32| -> Result<()> {
             if k == 0 || row >= self.rows || dead.contains(row) {

@@ -1,0 +1,82 @@
+//! Bytes of segments that are not all here, read past what is kept of them: for what is looked at once, and has no room.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::sections::Part;
+use crate::error::{Error, Result};
+use crate::format::segment::CHUNK_BYTES;
+use crate::platform::reads;
+
+/// Pieces of sections, in memory.
+#[derive(Default)]
+pub(in crate::segment) struct Past<'a> {
+    pieces: Vec<(Part<'a>, usize, Bytes)>,
+}
+
+impl<'a> Past<'a> {
+    /// Reads ranges of sections, all side by side, and checks them.
+    pub(in crate::segment) fn read(wanted: Vec<(Part<'a>, Range<usize>)>) -> Result<Self> {
+        let mut files: Vec<(Part<'a>, Vec<Range<usize>>)> = Vec::new();
+        for (part, range) in wanted {
+            let chunks = chunks_of(&part, &range);
+            match files.iter_mut().find(|(other, _)| other.is_same(&part)) {
+                Some((_, ranges)) => ranges.push(chunks),
+                None => files.push((part, vec![chunks])),
+            }
+        }
+        files.iter_mut().for_each(|(_, ranges)| join(ranges));
+        reads::brought(files.iter().flat_map(|(_, ranges)| ranges).map(|range| range.len() as u64).sum());
+        let coming = files.iter().map(|(part, ranges)| part.read_past(ranges)).collect::<Result<Vec<_>>>()?;
+        let mut pieces = Vec::new();
+        for ((part, ranges), coming) in files.into_iter().zip(coming) {
+            for (range, mut bytes) in ranges.into_iter().zip(coming()?) {
+                if let Err(wrong) = part.check_past(&range, &bytes) {
+                    tracing::warn!(error = %wrong, "the bytes that came are wrong, they are read again");
+                    let again = part.read_past(std::slice::from_ref(&range))?()?;
+                    bytes = again.into_iter().next().ok_or_else(|| Error::internal("a read without an answer"))?;
+                    part.check_past(&range, &bytes)?;
+                }
+                pieces.push((part, range.start, bytes));
+            }
+        }
+        Ok(Past { pieces })
+    }
+
+    /// Some bytes of a section, if all of them were read.
+    pub(in crate::segment) fn get(&self, part: &Part, range: Range<usize>) -> Option<&[u8]> {
+        let of_part = self.pieces.iter().filter(|(other, ..)| other.is_same(part));
+        of_part
+            .filter(|(_, start, _)| *start <= range.start)
+            .find_map(|(_, start, bytes)| bytes.get(range.start - start..range.end.checked_sub(*start)?))
+    }
+}
+
+/// Makes ranges that touch each other one.
+pub(in crate::segment) fn join(ranges: &mut Vec<Range<usize>>) {
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let touches = next.start <= range.end;
+        if touches {
+            range.end = range.end.max(next.end);
+        }
+        touches
+    });
+}
+
+/// The chunks that a range is in.
+fn chunks_of(part: &Part, range: &Range<usize>) -> Range<usize> {
+    range.start / CHUNK_BYTES * CHUNK_BYTES..range.end.next_multiple_of(CHUNK_BYTES).min(part.bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "that is what is left")]
+    fn ranges_that_touch_are_read_as_one() {
+        let mut ranges = vec![8..12, 0..4, 20..30, 4..8, 22..24];
+        super::join(&mut ranges);
+        assert_eq!(ranges, [0..12, 20..30]);
+    }
+}
