@@ -2,7 +2,8 @@
 //!
 //! One node writes all of debpkg into a bucket. Others that hold nothing of it yet ask with nothing, 20 ms and 100 ms added to every
 //! request: the first queries, by vector and by text, what they waited for and read; then queries whose data is here, beside those of the
-//! node that has everything; then random queries of a node that may hold a tenth. The bucket is in memory, the nodes on the disk.
+//! node that has everything; then random queries of a node that may hold a tenth (`-- tenth` for that alone). The bucket is in memory, the
+//! nodes on the disk.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
@@ -136,7 +137,8 @@ fn main() {
             documents.len(),
             status["segments"].as_array().unwrap().len()
         );
-        for millis in [0, 20, 100] {
+        let only_tenth = std::env::args().any(|arg| arg == "tenth");
+        for millis in [0, 20, 100].into_iter().filter(|_| !only_tenth) {
             delay.store(millis, Ordering::Relaxed);
             for (kind, requests) in [("by vector", &by_vector), ("by text", &by_text)] {
                 let node = open(&at(&format!("{compacted}-{millis}-{kind}")), 4 * bytes);
@@ -200,9 +202,10 @@ fn main() {
         let (count, held) = (times.len(), node.held_in_parts());
         let (p50, p99) = percentiles(times);
         println!(
-            "a tenth, {bound} bytes: {count} queries, {most} bytes at most, hit ratio {:.3}, {p50:.1} ms p50, {p99:.1} p99, {} bytes read, begun anew {} times",
+            "a tenth, {bound} bytes: {count} queries, {most} bytes at most, hit ratio {:.3}, {p50:.1} ms p50, {p99:.1} p99, {} bytes read, {} written again, begun anew {} times",
             hits / count as f64,
             held.bytes_brought,
+            held.bytes_carried,
             held.renewals
         );
         if let Some(error) = last {

@@ -15,6 +15,8 @@ use crate::tier::{FULL, Held, Remote};
 pub const PART_BYTES_MIN: u64 = 256 << 10;
 /// How often a query begins anew because there was no room for what it wanted.
 const ATTEMPTS: u32 = 8;
+/// How often more files are begun anew, since those before gave room for them.
+const PASSES: u32 = 4;
 /// Holders of an object that only one namespace and the bucket's state of it need.
 const HOLDERS_OWN: u64 = 2;
 
@@ -86,11 +88,22 @@ impl Engine {
 
     /// Makes room for bytes that are wanted, where open objects take all of it. Blocking.
     pub(super) fn relieve(&self) -> Result<()> {
-        let cache = self.context.tier.cache();
-        let renewed = cache.renew()?;
-        self.open_anew(&renewed.keys().map(str::to_owned).collect())?;
-        drop(renewed);
-        cache.shrink();
+        self.begin_anew(self.context.tier.cache().relieved())?;
+        self.context.tier.cache().shrink();
+        Ok(())
+    }
+
+    /// Begins files of open objects anew until no more than `target` is taken, as far as that can be: some after others, since old
+    /// files go only when fresh ones are used.
+    fn begin_anew(&self, target: u64) -> Result<()> {
+        for _ in 0..PASSES {
+            let renewed = self.context.tier.cache().renew(target)?;
+            let keys: BTreeSet<String> = renewed.keys().map(str::to_owned).collect();
+            if keys.is_empty() {
+                break;
+            }
+            self.open_anew(&keys)?;
+        }
         Ok(())
     }
 
@@ -98,7 +111,7 @@ impl Engine {
     fn refresh(&self) {
         if self.context.tier.cache().is_stale()
             && let Ok(_turn) = self.narrow.try_lock()
-            && let Err(error) = self.relieve()
+            && let Err(error) = self.begin_anew(0)
         {
             tracing::warn!(%error, "what is here of the bucket's objects stays as it is, queries read more from the bucket");
         }

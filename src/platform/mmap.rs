@@ -29,8 +29,6 @@ pub trait Fill: Send + Sync + fmt::Debug {
     fn ask(&self, ranges: &[Range<u64>]);
     /// Returns when all of these ranges are here. Blocks.
     fn fill(&self, ranges: &[Range<u64>]) -> Result<()>;
-    /// How many bytes it is sensible to bring at once, so that there is room for others.
-    fn bytes_at_once(&self) -> u64;
     /// Whether there is room for so many bytes that are wanted once, with room left for what every query needs.
     fn has_room(&self, bytes: u64) -> bool;
     /// Begins to read ranges into memory, past the file.

@@ -192,11 +192,6 @@ impl<'a> Part<'a> {
         is_within && !self.are_checked(range) && self.file.map.filling().is_some_and(missing)
     }
 
-    /// How many bytes it is sensible to bring at once.
-    pub(in crate::segment) fn bytes_at_once(&self) -> u64 {
-        self.file.map.filling().map_or(u64::MAX, |fill| fill.bytes_at_once())
-    }
-
     /// Whether there is room for so many bytes that are not here and wanted once.
     pub(in crate::segment) fn has_room(&self, bytes: u64) -> bool {
         self.file.map.filling().is_none_or(|fill| fill.has_room(bytes))

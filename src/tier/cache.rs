@@ -26,6 +26,13 @@ pub const FULL: &str = "tier_full";
 /// The suffix of the file that says which blocks of the file beside it are here.
 const MAP_SUFFIX: &str = ".here";
 
+/// The file of an open object is begun anew if that frees one in so many of its bytes.
+const WORTH_SHARE: u64 = 8;
+
+/// When so many times of what may be here was read past it, files are begun anew: what queries want now is written then, and what
+/// earlier ones wanted goes. Less often would miss more, more often would wear the disk out.
+const STALE_TIMES: u64 = 8;
+
 /// How long who needs room waits for others to give it back, each time.
 const ROOM_WAIT: Duration = Duration::from_millis(250);
 
@@ -41,6 +48,8 @@ pub(super) struct Shared {
     brought: AtomicU64,
     /// Of those, the ones for which there was no room since files were begun anew.
     past: AtomicU64,
+    /// Bytes written again into files begun anew.
+    carried: AtomicU64,
     /// Begun anew so often.
     renewals: AtomicU64,
 }
@@ -169,6 +178,8 @@ pub struct Held {
     pub bytes_max: u64,
     /// What was read from the bucket since the start.
     pub bytes_brought: u64,
+    /// What was written again since the start, into files begun anew.
+    pub bytes_carried: u64,
     /// How often the file of an open object was begun anew since the start.
     pub renewals: u64,
 }
@@ -197,6 +208,7 @@ impl Cache {
             clock: AtomicU64::new(0),
             brought: AtomicU64::new(0),
             past: AtomicU64::new(0),
+            carried: AtomicU64::new(0),
             renewals: AtomicU64::new(0),
         };
         Cache { shared: Arc::new(shared) }
@@ -223,6 +235,7 @@ impl Cache {
             bytes: self.shared.room.taken(),
             bytes_max: self.shared.room.limit(),
             bytes_brought: self.shared.brought.load(Ordering::Relaxed),
+            bytes_carried: self.shared.carried.load(Ordering::Relaxed),
             renewals: self.shared.renewals.load(Ordering::Relaxed),
         }
     }
@@ -332,7 +345,13 @@ impl Cache {
 
     /// Whether so much was wanted for which there was no room that something else should be here.
     pub fn is_stale(&self) -> bool {
-        self.shared.past.load(Ordering::Relaxed) >= self.shared.room.for_once()
+        let limit = self.shared.room.limit();
+        limit > 0 && self.shared.past.load(Ordering::Relaxed) / STALE_TIMES >= limit
+    }
+
+    /// What may be taken when there is to be room for what queries want.
+    pub fn relieved(&self) -> u64 {
+        self.shared.room.for_once()
     }
 
     /// Waits a moment for others to give room back.
@@ -350,23 +369,26 @@ impl Cache {
         Ok(())
     }
 
-    /// Begins the files of open objects anew, each with the blocks that are worth it. Whoever has one open opens it anew to let go of
-    /// the old file. Fresh files stay while the result is held.
-    pub fn renew(&self) -> Result<Renewed> {
+    /// Begins the files of open objects anew, each with the blocks that are worth it, those first of which most goes, until no more is
+    /// taken than `target`. Whoever has one open opens it anew to let go of the old file. Fresh files stay while the result is held.
+    pub fn renew(&self, target: u64) -> Result<Renewed> {
         let mut objects = self.shared.objects();
         self.shared.past.store(0, Ordering::Relaxed);
         let limit = self.shared.room.limit();
-        let mut open: Vec<Arc<Partial>> =
-            objects.values().filter(|object| Arc::strong_count(object) > 1).cloned().collect();
-        open.sort_by_key(|object| std::cmp::Reverse(object.bytes_here()));
-        let mut carried_max = self.shared.room.for_carrying();
+        let open = objects.values().filter(|object| Arc::strong_count(object) > 1);
+        let mut open: Vec<(u64, RoaringBitmap, Arc<Partial>)> = open
+            .map(|object| {
+                let blocks = object.worth_keeping();
+                (object.bytes_here().saturating_sub(blocks.len() * BLOCK_BYTES), blocks, object.clone())
+            })
+            .collect();
+        open.sort_by_key(|(goes, ..)| std::cmp::Reverse(*goes));
+        let mut excess = self.shared.room.taken().saturating_sub(target);
         let mut renewed = Renewed::default();
-        for old in open {
-            let blocks = old.worth_keeping((carried_max / 2).max(BLOCK_BYTES));
+        for (goes, blocks, old) in open {
             let carried = blocks.len() * BLOCK_BYTES;
-            // Most of what it takes would be taken again.
-            if carried * 2 > old.bytes_here() {
-                continue;
+            if excess == 0 || goes < old.bytes_here() / WORTH_SHARE {
+                break;
             }
             // What was written here may take more than the bound until it is begun anew.
             let taken = self.shared.room.taken();
@@ -388,8 +410,9 @@ impl Cache {
                     return Err(error);
                 }
             }
-            carried_max = carried_max.saturating_sub(carried);
+            excess = excess.saturating_sub(goes);
             self.shared.renewals.fetch_add(1, Ordering::Relaxed);
+            self.shared.carried.fetch_add(carried, Ordering::Relaxed);
         }
         Ok(renewed)
     }

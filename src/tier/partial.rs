@@ -26,6 +26,8 @@ use crate::platform::mmap::{Coming as Read, Fill};
 const AT_ONCE: usize = 64;
 /// How often bytes are waited for that were let go of meanwhile.
 const ATTEMPTS: u32 = 3;
+/// When a file is begun anew, one in so many of the blocks that may go is carried over.
+const CARRIED_SHARE: u64 = 4;
 /// The largest range that is asked for at once, in blocks, since it is held in memory.
 const PIECE_BLOCKS: u32 = 512;
 
@@ -122,18 +124,17 @@ impl Partial {
         (state.here.len() + state.coming.len()) * BLOCK_BYTES
     }
 
-    /// The blocks to carry over to a fresh file: those that are always needed, and of at most so many bytes together with them
-    /// those that were used again, then those that came last.
-    pub(super) fn worth_keeping(&self, bytes_max: u64) -> RoaringBitmap {
+    /// The blocks to carry over to a fresh file: those that are always needed, and of the others one in [`CARRIED_SHARE`]: those that
+    /// were used again, then those that came last.
+    pub(super) fn worth_keeping(&self) -> RoaringBitmap {
         let state = self.state();
         let mut came = RoaringBitmap::new();
         state.came.iter().for_each(|range| {
             came.insert_range(range.clone());
         });
-        let always = &state.here & &state.kept;
+        let mut worth = &state.here & &state.kept;
         let again = &(&state.here & &state.wanted) - &came;
-        let mut room = (bytes_max / BLOCK_BYTES).saturating_sub(always.len());
-        let mut worth = always;
+        let mut room = (state.here.len() - worth.len()) / CARRIED_SHARE;
         let newest = state.came.iter().rev().flat_map(Clone::clone).filter(|block| state.here.contains(*block));
         for block in again.iter().chain(newest) {
             if room == 0 {
@@ -290,10 +291,6 @@ impl Fill for Partial {
         }
         Err(Error::busy(format!("object {}: its bytes were let go of while they were waited for", self.key))
             .with_hint("ask again"))
-    }
-
-    fn bytes_at_once(&self) -> u64 {
-        self.shared.room.at_once()
     }
 
     fn has_room(&self, bytes: u64) -> bool {

@@ -7,10 +7,8 @@ use std::time::Duration;
 /// What is left free of the file system for the operating system and for writes.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
-/// In four parts of the bound: what may be taken by reading,
+/// In four parts of the bound: what may be taken by reading. The rest is for files that are begun anew.
 const READING_QUARTERS: u64 = 3;
-/// and what fresh files may take over.
-const CARRIED_QUARTERS: u64 = 1;
 
 /// A bound on bytes, and how many are taken. Bytes are taken before they are written.
 #[derive(Debug)]
@@ -31,24 +29,14 @@ impl Room {
         self.limit
     }
 
-    /// What may be taken by reading, so that the rest is there for fresh files.
+    /// What may be taken by reading.
     pub fn for_reading(&self) -> u64 {
         if self.limit == 0 { u64::MAX } else { self.limit / 4 * READING_QUARTERS }
-    }
-
-    /// What fresh files may take over.
-    pub fn for_carrying(&self) -> u64 {
-        self.limit / 4 * CARRIED_QUARTERS
     }
 
     /// What may be taken by what is wanted once; the rest is for what every query needs.
     pub fn for_once(&self) -> u64 {
         if self.limit == 0 { u64::MAX } else { self.limit / 2 }
-    }
-
-    /// How many bytes it is sensible to want at once.
-    pub fn at_once(&self) -> u64 {
-        if self.limit == 0 { u64::MAX } else { self.limit / 8 }
     }
 
     pub fn taken(&self) -> u64 {

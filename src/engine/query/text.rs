@@ -98,27 +98,32 @@ impl TextScorer {
         Ok(scorer)
     }
 
-    /// Brings what of the index is looked at, of segments that are not all here: first where terms are looked up, then postings.
-    fn bring_postings(&self, view: &View) -> Result<()> {
-        let partial: Vec<&SegmentView> = view.segments.iter().filter(|segment| !segment.segment.is_full()).collect();
+    /// Looks the terms up in every segment. What of the index is looked at is brought where it is not here: first where terms are
+    /// looked up, then postings.
+    fn find_terms(&mut self, view: &View) -> Result<()> {
         let mut tables = Ahead::new();
-        partial.iter().try_for_each(|view| view.segment.add_text_tables(self.uid, &mut tables))?;
+        view.segments.iter().try_for_each(|view| view.segment.add_text_tables(self.uid, &mut tables))?;
         tables.bring()?;
         let mut postings = Ahead::new();
-        for view in partial {
-            let Some(reader) = text_index(&view.segment, &self.column)? else { continue };
-            for term in &self.terms {
-                reader.term(&term.text)?.iter().for_each(|term| reader.add_postings(term, &mut postings));
+        for view in &view.segments {
+            let mut found = Vec::new();
+            if let Some(reader) = text_index(&view.segment, &self.column)? {
+                for (at, term) in self.terms.iter().enumerate() {
+                    let Some(term) = reader.term(&term.text)? else { continue };
+                    reader.add_postings(&term, &mut postings);
+                    found.push((at, term));
+                }
             }
+            self.found.push(found);
         }
         postings.bring()
     }
 
     fn gather_statistics(&mut self, view: &View, allowance: &Allowance) -> Result<()> {
-        self.bring_postings(view)?;
+        self.find_terms(view)?;
         let (mut documents, mut tokens) = (0, 0);
-        for segment in &view.segments {
-            let (more_documents, more_tokens) = self.add_segment(segment, allowance)?;
+        for (part, segment) in view.segments.iter().enumerate() {
+            let (more_documents, more_tokens) = self.add_segment(part, segment, allowance)?;
             documents += more_documents;
             tokens += more_tokens;
         }
@@ -152,11 +157,9 @@ impl TextScorer {
     }
 
     /// Counts a segment's live documents with each term; gives how many have the field, and their tokens.
-    fn add_segment(&mut self, view: &SegmentView, allowance: &Allowance) -> Result<(u64, u64)> {
+    fn add_segment(&mut self, part: usize, view: &SegmentView, allowance: &Allowance) -> Result<(u64, u64)> {
         let segment = &view.segment;
-        let mut terms = Vec::new();
         let Some(reader) = text_index(segment, &self.column)? else {
-            self.found.push(terms);
             let analysed = match segment.column(self.uid) {
                 Some(_) => self.analyse(view, allowance)?,
                 None => Analysed::new(&self.terms, 0),
@@ -167,19 +170,17 @@ impl TextScorer {
         };
         self.analysed.push(None);
         let mut bits = None;
-        for (at, term) in self.terms.iter_mut().enumerate() {
-            let Some(found) = reader.term(&term.text)? else { continue };
-            terms.push((at, found));
+        for (at, found) in &self.found[part] {
+            let term = &mut self.terms[*at];
             term.documents += u64::from(found.df);
             if !view.dead.is_empty() {
-                let gone = segment.dead_with(&view.dead, self.uid, &found, || {
+                let gone = segment.dead_with(&view.dead, self.uid, found, || {
                     let bits = bits.get_or_insert_with(|| RowBits::new(&view.dead, segment.rows()));
-                    reader.count_in(&found, &view.dead, |row| bits.contains(row))
+                    reader.count_in(found, &view.dead, |row| bits.contains(row))
                 })?;
                 term.documents = term.documents.saturating_sub(gone);
             }
         }
-        self.found.push(terms);
         let (documents, tokens) = (reader.docs(), reader.total_length());
         if view.dead.is_empty() {
             return Ok((documents, tokens));

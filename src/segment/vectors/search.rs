@@ -184,19 +184,16 @@ impl<'q, 'a: 'q> ClusterSearch<'q, 'a> {
         ClusterSearch { query, sources, order, is_full }
     }
 
-    /// Adds to what is brought the lists that a search looks at first, as far as they are not here.
+    /// Adds to what is brought the lists that a search looks at first, as far as they are not here, if the disk has room for them.
     pub fn add_first(&self, ahead: &mut Ahead<'a>) {
         if self.is_full {
             return;
         }
-        let mut bytes = 0;
-        for next in self.order.clone().take(FIRST_CLUSTERS) {
-            let clusters = &self.sources[next.source].clusters;
-            bytes += clusters.bytes_of(next.cluster);
-            if bytes > clusters.lists.bytes_at_once() {
-                break;
-            }
-            clusters.add_list(next.cluster, ahead);
+        let first = self.order.clone().take(FIRST_CLUSTERS).map(|next| (&self.sources[next.source].clusters, next));
+        let missing: Vec<_> = first.filter(|(clusters, next)| clusters.is_missing(next.cluster)).collect();
+        let bytes = missing.iter().map(|(clusters, next)| clusters.bytes_of(next.cluster)).sum();
+        if missing.first().is_some_and(|(clusters, _)| clusters.lists.has_room(bytes)) {
+            missing.iter().for_each(|(clusters, next)| clusters.add_list(next.cluster, ahead));
         }
     }
 
@@ -261,10 +258,12 @@ impl<'q, 'a: 'q> ClusterSearch<'q, 'a> {
         allowance: &'t Allowance,
     ) -> Result<(Past<'a>, Option<Taken<'t>>)> {
         let lists = self.sources[next.source].clusters.lists;
+        let searched = state.scan.probed.clusters;
+        let at_least = if searched == 0 { FIRST_CLUSTERS } else { MORE_CLUSTERS };
         let mut wanted = Vec::new();
         let (mut bytes, mut end) = (0, None);
         for (at, next) in std::iter::once(next).chain(self.order.clone()).enumerate() {
-            if end.is_none() && at >= MORE_CLUSTERS && state.is_enough_after(at, next.distance) {
+            if end.is_none() && at >= at_least && (searched == 0 || state.is_enough_after(at, next.distance)) {
                 end = Some(at + at / SPARE_CLUSTERS);
             }
             if end.is_some_and(|end| at >= end) {
@@ -273,9 +272,6 @@ impl<'q, 'a: 'q> ClusterSearch<'q, 'a> {
             let clusters = &self.sources[next.source].clusters;
             if clusters.is_missing(next.cluster) {
                 bytes += clusters.bytes_of(next.cluster);
-                if bytes > lists.bytes_at_once() && !wanted.is_empty() {
-                    break;
-                }
                 wanted.push((clusters, next.cluster));
             }
         }
