@@ -25,6 +25,9 @@ use crate::model::ids::{Hlc, NamespaceName, Origin, Version};
 use crate::model::schema::Schema;
 use crate::segment::Segment;
 
+/// Segments that are opened side by side where that waits for the bucket.
+const OPENED_AT_ONCE: usize = 16;
+
 /// Everything that is read from files.
 struct Loaded {
     state: State,
@@ -154,10 +157,7 @@ fn decider(loaded: &Loaded, head: &Head) -> Decider {
 
 /// The state that a manifest's segments make, before any log.
 fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
-    let mut parts = Vec::with_capacity(manifest.segments.len());
-    for reference in &manifest.segments {
-        parts.push(open_part(context, reference)?);
-    }
+    let parts = open_parts(context, &manifest.segments)?;
     Ok(State {
         origin: manifest.origin,
         schema: Arc::new(manifest.schema.clone()),
@@ -248,6 +248,26 @@ fn log_key_hint(manifest: &Manifest) -> String {
 /// Maps a segment; what of it is not here is read when it is wanted.
 fn open_segment(context: &Context, reference: &SegmentRef) -> Result<Segment> {
     Segment::open(context.tier.open(&reference.key, reference.bytes)?, &reference.key)
+}
+
+/// Opens segments. Those that are not all here wait for the bucket, so they are opened side by side.
+fn open_parts(context: &Context, references: &[SegmentRef]) -> Result<Vec<Part>> {
+    let open = |reference: &SegmentRef| open_part(context, reference);
+    let is_away = |reference: &&SegmentRef| !context.tier.has(&reference.key, reference.bytes);
+    if !context.tier.reads_in_parts() || references.iter().filter(is_away).count() < 2 {
+        return references.iter().map(open).collect();
+    }
+    let stopped = || Error::internal("a segment was not opened, and nobody says why");
+    let share = references.len().div_ceil(OPENED_AT_ONCE);
+    let parts = std::thread::scope(|scope| {
+        let open = &open;
+        let shares = references
+            .chunks(share)
+            .map(|some| scope.spawn(move || some.iter().map(open).collect::<Result<Vec<Part>>>()));
+        let opening: Vec<_> = shares.collect();
+        opening.into_iter().map(|thread| thread.join().map_err(|_| stopped())?).collect::<Result<Vec<_>>>()
+    })?;
+    Ok(parts.into_iter().flatten().collect())
 }
 
 /// Maps a segment and reads its deletion bitmap.
