@@ -137,6 +137,15 @@ fn main() {
             documents.len(),
             status["segments"].as_array().unwrap().len()
         );
+        let (mut found, mut wanted) = (0, 0);
+        for at in 0..WARM {
+            let rank = json!(["vector", "ANN", asked.base64(at)]);
+            let exact = request(json!({"rank_by": rank, "limit": 10, "recall": "exact"}));
+            let (found_here, truth) = (ids(&ask(&whole, &by_vector[at]).0), ids(&ask(&whole, &exact).0));
+            found += truth.iter().filter(|id| found_here.contains(id)).count();
+            wanted += truth.len();
+        }
+        println!("recall {:.4} of the first {WARM} queries", found as f64 / wanted as f64);
         let only_tenth = std::env::args().any(|arg| arg == "tenth");
         for millis in [0, 20, 100].into_iter().filter(|_| !only_tenth) {
             delay.store(millis, Ordering::Relaxed);
