@@ -39,7 +39,9 @@ impl Engine {
     /// Makes segments of tails that have waited for long.
     async fn flush_old(self: &Arc<Self>) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
-        let open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        let mut open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        // In the same order every time, so that a history can be repeated.
+        open.sort_unstable_by_key(|namespace| namespace.nsid);
         for namespace in open {
             let is_due = now.saturating_sub(namespace.published().committed_ms) >= interval;
             if is_due

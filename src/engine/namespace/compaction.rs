@@ -139,7 +139,7 @@ impl Namespace {
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
         let _turn = self.turn(&self.compacting).await;
-        let candidates = self.candidates()?;
+        let (_, candidates) = self.candidates();
         if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) || self.lacks_indexes() {
             let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
             self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level, yields: false }).await
@@ -165,23 +165,35 @@ impl Namespace {
 
     fn next_merge(&self) -> Result<Option<Plan>> {
         let config = &self.context.config;
-        Ok(choose(&self.candidates()?, config.compaction_fan_in, config.compaction_dead_percent))
+        let (fan_in, dead_percent) = (config.compaction_fan_in, config.compaction_dead_percent);
+        let (parts, mut candidates) = self.candidates();
+        let all: Vec<&Candidate> = candidates.iter().collect();
+        // Most often nothing is due, whoever needs it.
+        if tiered(&all, fan_in).or_else(|| rotten(&all, dead_percent)).is_none() {
+            return Ok(None);
+        }
+        let standings = tokio::task::block_in_place(|| self.standings(parts.iter().map(|part| &part.reference)))?;
+        for (candidate, standing) in candidates.iter_mut().zip(standings) {
+            candidate.standing = standing;
+        }
+        Ok(choose(&candidates, fan_in, dead_percent))
     }
 
-    fn candidates(&self) -> Result<Vec<Candidate>> {
+    /// The segments that may be merged, as if nobody else needed them.
+    fn candidates(&self) -> (Vec<Part>, Vec<Candidate>) {
+        let shared = self.shared();
         // To merge what is not here would mean to read all of it; nodes that have it do that.
-        let here: Vec<Part> =
-            self.shared().state.parts.iter().filter(|part| part.segment.is_full()).cloned().collect();
-        let standings = tokio::task::block_in_place(|| self.standings(here.iter().map(|part| &part.reference)))?;
-        let candidate = |(part, standing): (&Part, Standing)| Candidate {
+        let here: Vec<Part> = shared.state.parts.iter().filter(|part| part.segment.is_full()).cloned().collect();
+        let candidate = |part: &Part| Candidate {
             id: part.reference.segment_id,
-            standing,
+            standing: Standing::Own,
             level: part.reference.level,
             rows: u64::from(part.reference.rows),
             // A merge drops no others.
             dead: part.settled.len(),
         };
-        Ok(here.iter().zip(standings).map(candidate).collect())
+        let candidates = here.iter().map(candidate).collect();
+        (here, candidates)
     }
 
     fn lacks_indexes(&self) -> bool {
