@@ -109,9 +109,11 @@ impl Engine {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The namespaces that are open.
+    /// The namespaces that are open, in the same order every time, so that a history can be repeated.
     fn open_namespaces(&self) -> Vec<Arc<Namespace>> {
-        self.slots().values().filter_map(|slot| slot.namespace().ok()).collect()
+        let mut open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        open.sort_unstable_by_key(|namespace| namespace.nsid);
+        open
     }
 
     /// The door of a name: who holds it creates, opens or deletes.

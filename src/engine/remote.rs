@@ -181,9 +181,16 @@ impl Engine {
             return Ok(None);
         }
         let namespace = self.namespace(name)?;
+        if let Some((before, _)) = after
+            && !before.is_end()
+            && namespace.is_at_rest_as(|newest| is_same(before, newest)).await
+        {
+            // Segments that the bucket has by now are not merged for a pass that has nothing to send.
+            return Ok(None);
+        }
         let flushing = namespace.clone();
         self.to_the_end(|_| async move { flushing.flush().await }).await?;
-        namespace.settle_small_merges().await;
+        namespace.settle_small_merges().await?;
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)

@@ -24,6 +24,7 @@ mod parts;
 mod places;
 mod reclaiming;
 mod returning;
+mod reusing;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;

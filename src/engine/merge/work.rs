@@ -93,13 +93,17 @@ impl Absorb for Work<'_> {
         let theirs = self.theirs.clone();
         let bases = self.bases(&theirs, ours)?;
         let mut walk = Walk::new(&theirs, ours, &bases)?;
+        let shown = visible(&schema, &theirs.view.schema);
+        let segments = || theirs.view.segments.iter().map(|part| &*part.segment);
+        let reused: Vec<bool> =
+            segments().zip(&self.taken).map(|(segment, rows)| site.reuses(segment, *rows, &shown)).collect();
         let mut build = Build {
             schema: &schema,
             their_schema: &theirs.view.schema,
             our_schema: &ours.view.schema,
             dead: BTreeMap::new(),
             rows: vec![RoaringBitmap::new(); theirs.view.segments.len()],
-            copied: (0..theirs.view.segments.len()).map(|at| self.is_copied(at)).collect(),
+            whole: reused.iter().enumerate().map(|(at, reused)| *reused || self.is_copied(at)).collect(),
             entries: Vec::new(),
             extras: Vec::new(),
             bytes: 0,
@@ -125,12 +129,18 @@ impl Absorb for Work<'_> {
             }
         }
         build.finish(site)?;
-        for (at, rows) in build.rows.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let segment = &theirs.view.segments[at].segment;
+        for ((segment, reused), rows) in segments().zip(reused).zip(&build.rows) {
+            if reused {
+                site.reuse(segment, rows)?;
+                continue;
+            }
+            if rows.is_empty() {
+                continue;
+            }
             let mut others = RoaringBitmap::new();
             others.insert_range(0..segment.rows());
             others -= rows;
-            site.copy_rows(&visible(&schema, build.their_schema), &[Input { segment, dead: &others }])?;
+            site.copy_rows(&shown, &[Input { segment, dead: &others }])?;
         }
         self.losers.write(site)?;
         let mut vector = ours.vector.clone();
@@ -266,10 +276,7 @@ impl Work<'_> {
                 let token = self.losers.keep(id, lost(Side::Ours, Vec::new()), site)?;
                 match (theirs_state, &step.theirs) {
                     (State::Deleted(version), _) => build.delete(step, Some(version), ours, site)?,
-                    (_, Some(theirs)) => {
-                        build.bury(step, ours)?;
-                        build.add(build.row(theirs, build.their_schema, None, None), site)?;
-                    }
+                    (_, Some(_)) => build.take(step, walk, ours, site)?,
                     (_, None) => build.delete(step, None, ours, site)?,
                 }
                 Ok((None, Some(token)))
@@ -354,9 +361,10 @@ struct Build<'a> {
     their_schema: &'a Schema,
     our_schema: &'a Schema,
     dead: BTreeMap<Uuid, RoaringBitmap>,
-    /// Rows of their segments that are copied.
+    /// Rows of their segments that are copied, or stay where they are.
     rows: Vec<RoaringBitmap>,
-    copied: Vec<bool>,
+    /// Segments whose rows do not go by way of documents.
+    whole: Vec<bool>,
     /// In the order of ids.
     entries: Vec<Entry>,
     /// Documents under ids of their own, in no order.
@@ -371,7 +379,7 @@ impl Build<'_> {
     fn take(&mut self, step: &Step, walk: &mut Walk, ours: &Moment, site: &mut Site) -> Result<()> {
         self.bury(step, ours)?;
         if let Some(Place::Segment(at, row)) = step.candidate.theirs.place
-            && self.copied[at]
+            && self.whole[at]
         {
             self.rows[at].insert(row);
             return Ok(());

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::flush::{reference, write_deletions};
 use super::open::open_part;
+use super::reuse::Reusable;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::layout::{conflicts_key, segment_key};
@@ -23,9 +24,9 @@ use crate::format::manifest::{CONFLICTS_MAX, DeletionsRef, ORIGINS_MAX, SEGMENTS
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Version};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
-use crate::segment::Summary;
 use crate::segment::builder::{Entry, build};
 use crate::segment::merge::{Input, merge};
+use crate::segment::{Segment, Summary};
 
 /// What is taken in: first looked at, then carried out.
 pub(in crate::engine) trait Absorb: Send {
@@ -65,6 +66,8 @@ pub(in crate::engine) struct Site<'a> {
     pub(super) ids_reserved: Option<u64>,
     parts: Vec<Part>,
     conflicts: Vec<String>,
+    /// Segments of the other side that may be named as they are.
+    reusable: Reusable,
     /// Keys of everything that was begun, to be taken back.
     begun: Vec<String>,
 }
@@ -107,6 +110,28 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// Whether to name a segment of the other side again, rather than to copy `rows` of its rows.
+    pub fn reuses(&self, segment: &Segment, rows: u64, schema: &Schema) -> bool {
+        self.reusable.is_worth_it(segment, rows, schema)
+    }
+
+    /// Adds a segment of the other side of which `rows` are live.
+    pub fn reuse(&mut self, segment: &Segment, rows: &RoaringBitmap) -> Result<()> {
+        let Namespace { context, name, nsid, .. } = self.namespace;
+        let mut part = self.reusable.take(segment)?;
+        let mut dead = RoaringBitmap::new();
+        dead.insert_range(0..segment.rows());
+        dead -= rows;
+        if dead != *part.settled {
+            let object = write_deletions(context, &name.project, *nsid, &part.reference, &dead)?;
+            self.begun.push(object.key.clone());
+            part.reference.deletions = Some(object);
+        }
+        (part.dead, part.settled) = (Arc::new(dead.clone()), Arc::new(dead));
+        self.parts.push(part);
+        Ok(())
+    }
+
     /// Adds an object of losers.
     pub fn keep_losers(&mut self, bytes: &[u8]) -> Result<()> {
         let Namespace { context, name, nsid, .. } = self.namespace;
@@ -145,7 +170,7 @@ impl Namespace {
         }
         drop(ours);
         self.flush_held(&mut decider).await?;
-        let (site, built) = self.build_on(&self.moment().await?, &decider, work, seen)?;
+        let (site, built) = self.build_on(&self.moment().await?, Reusable::default(), &decider, work, seen)?;
         let done = self.commit_absorption(&mut decider, site, built).await;
         if done.is_err() {
             self.open_anew(&mut decider).await;
@@ -162,6 +187,7 @@ impl Namespace {
     pub(super) fn build_on(
         &self,
         state: &Moment,
+        reusable: Reusable,
         decider: &Decider,
         work: &mut impl Absorb,
         seen: Hlc,
@@ -173,7 +199,7 @@ impl Namespace {
         let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
         let version = Version { hlc, origin: decider.origin };
         let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Vec::new());
-        let mut site = Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, begun };
+        let mut site = Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, reusable, begun };
         let built = tokio::task::block_in_place(|| {
             let built = work.carry_out(state, &mut site)?;
             check_room(state, &site, &built)?;

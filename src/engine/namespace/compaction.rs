@@ -2,6 +2,11 @@
 //!
 //! Size-tiered merging as in Cassandra and Lucene: segments of one size class are merged when there are `fan_in` of them, so
 //! a row is rewritten about once per class, and there are `log_fan_in(rows / rows of a flush)` classes.
+//!
+//! Where there is a bucket, what is merged has to be sent. So segments that are there are merged among themselves, and so are
+//! those that are here only, once there are some: what travels is what changed. Those that others need, too, are left alone: they
+//! have to travel as they are, or are there and stay. While a namespace has more than [`SEGMENTS_APART_MAX`] segments, all are
+//! merged alike.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +18,7 @@ use uuid::Uuid;
 use super::Namespace;
 use super::flush::{reference, write_deletions};
 use super::open::open_part;
+use super::standing::Standing;
 use super::state::Part;
 use crate::engine::layout::segment_key;
 use crate::error::{Error, Kind, Result};
@@ -28,10 +34,18 @@ pub const ROWS_MAX: u64 = 1 << 30;
 const SMALL_MERGE_BYTES: u64 = 4 << 20;
 const SMALL_MERGE_WAIT: Duration = Duration::from_secs(2);
 
+/// Segments in the bucket are kept apart from others, and those that are shared left alone, up to so many: every query looks into
+/// each of them.
+pub const SEGMENTS_APART_MAX: usize = 128;
+
+/// A segment in the bucket is rewritten when more than so many of a hundred rows are dead: then fewer are sent again than changed.
+const SENT_DEAD_PERCENT: u32 = 50;
+
 /// What the choice is made on: one segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     pub id: Uuid,
+    pub standing: Standing,
     pub level: u8,
     pub rows: u64,
     pub dead: u64,
@@ -42,24 +56,47 @@ pub struct Candidate {
 pub struct Plan {
     pub inputs: Vec<Uuid>,
     pub level: u8,
+    /// It is given up when others come to need one of them meanwhile.
+    pub yields: bool,
 }
 
 /// What to merge next; `None` when nothing is worth it. Candidates are in the order of the manifest, oldest first.
 pub fn choose(candidates: &[Candidate], fan_in: usize, dead_percent: u32) -> Option<Plan> {
-    let levels = candidates.iter().map(|candidate| candidate.level).max()?;
-    for level in 0..=levels {
-        let mut inputs: Vec<&Candidate> = candidates.iter().filter(|c| c.level == level).collect();
-        if inputs.len() >= fan_in.max(2) {
-            inputs.truncate(fan_in.max(2));
-            let rows: u64 = inputs.iter().map(|c| c.rows - c.dead.min(c.rows)).sum();
-            if rows <= ROWS_MAX {
-                return Some(Plan { inputs: inputs.iter().map(|c| c.id).collect(), level: level.saturating_add(1) });
-            }
-        }
+    let of = |some: &[Standing]| -> Vec<&Candidate> {
+        candidates.iter().filter(|candidate| some.contains(&candidate.standing)).collect()
+    };
+    let (own, sent) = (of(&[Standing::Own]), of(&[Standing::Sent]));
+    if candidates.len() > SEGMENTS_APART_MAX {
+        let all: Vec<&Candidate> = candidates.iter().collect();
+        let plan = tiered(&all, fan_in).or_else(|| rotten(&all, dead_percent));
+        return plan.map(|plan| Plan { yields: false, ..plan });
     }
-    let rotten = |c: &&Candidate| c.rows > 0 && c.dead * 100 > c.rows * u64::from(dead_percent);
-    let worst = candidates.iter().filter(rotten).max_by_key(|c| c.dead)?;
-    Some(Plan { inputs: vec![worst.id], level: worst.level })
+    // What comes of merging a single one with those that were sent is sent in its place, and costs no request more.
+    let by_size = match own.len() {
+        0 | 1 => tiered(&of(&[Standing::Own, Standing::Sent]), fan_in),
+        _ => tiered(&own, fan_in).or_else(|| tiered(&sent, fan_in)),
+    };
+    by_size.or_else(|| rotten(&own, dead_percent)).or_else(|| rotten(&sent, dead_percent.max(SENT_DEAD_PERCENT)))
+}
+
+/// The oldest segments of the lowest level that has enough of them.
+fn tiered(candidates: &[&Candidate], fan_in: usize) -> Option<Plan> {
+    let levels = candidates.iter().map(|candidate| candidate.level).max()?;
+    (0..=levels).find_map(|level| {
+        let of_level = candidates.iter().filter(|c| c.level == level);
+        let inputs: Vec<&&Candidate> = of_level.take(fan_in.max(2)).collect();
+        let rows: u64 = inputs.iter().map(|c| c.rows - c.dead.min(c.rows)).sum();
+        let is_worth_it = inputs.len() == fan_in.max(2) && rows <= ROWS_MAX;
+        let inputs = inputs.iter().map(|c| c.id).collect();
+        is_worth_it.then(|| Plan { inputs, level: level.saturating_add(1), yields: true })
+    })
+}
+
+/// The segment with most dead rows of those that have too many.
+fn rotten(candidates: &[&Candidate], dead_percent: u32) -> Option<Plan> {
+    let is_rotten = |c: &&&Candidate| c.rows > 0 && c.dead * 100 > c.rows * u64::from(dead_percent);
+    let worst = candidates.iter().filter(is_rotten).max_by_key(|c| c.dead)?;
+    Some(Plan { inputs: vec![worst.id], level: worst.level, yields: true })
 }
 
 impl Namespace {
@@ -73,10 +110,11 @@ impl Namespace {
         }
         let namespace = self.clone();
         tokio::spawn(async move {
-            let config = &namespace.context.config;
             let done = loop {
-                let plan = choose(&namespace.candidates(), config.compaction_fan_in, config.compaction_dead_percent);
-                let Some(plan) = plan else { break Ok(()) };
+                let plan = match namespace.next_merge() {
+                    Ok(Some(plan)) => plan,
+                    nothing => break nothing.map(drop),
+                };
                 if let Err(error) = namespace.merge(plan).await {
                     break Err(error);
                 }
@@ -101,20 +139,18 @@ impl Namespace {
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
         let _turn = self.turn(&self.compacting).await;
-        let candidates = self.candidates();
+        let (_, candidates) = self.candidates();
         if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) || self.lacks_indexes() {
             let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
-            self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level }).await
+            self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level, yields: false }).await
         } else {
             Ok(())
         }
     }
 
     /// Waits for merges that are due, while they are small: what is sent then is not replaced at once by what comes of them.
-    pub(in crate::engine) async fn settle_small_merges(self: &Arc<Self>) {
-        let config = &self.context.config;
-        let plan = choose(&self.candidates(), config.compaction_fan_in, config.compaction_dead_percent);
-        let Some(plan) = plan else { return };
+    pub(in crate::engine) async fn settle_small_merges(self: &Arc<Self>) -> Result<()> {
+        let Some(plan) = self.next_merge()? else { return Ok(()) };
         let bytes: u64 = {
             let shared = self.shared();
             let inputs = shared.state.parts.iter().filter(|part| plan.inputs.contains(&part.reference.segment_id));
@@ -124,20 +160,40 @@ impl Namespace {
             // Whatever else is merged meanwhile is not waited for.
             let _ = tokio::time::timeout(SMALL_MERGE_WAIT, self.turn(&self.compacting)).await;
         }
+        Ok(())
     }
 
-    fn candidates(&self) -> Vec<Candidate> {
+    fn next_merge(&self) -> Result<Option<Plan>> {
+        let config = &self.context.config;
+        let (fan_in, dead_percent) = (config.compaction_fan_in, config.compaction_dead_percent);
+        let (parts, mut candidates) = self.candidates();
+        let all: Vec<&Candidate> = candidates.iter().collect();
+        // Most often nothing is due, whoever needs it.
+        if tiered(&all, fan_in).or_else(|| rotten(&all, dead_percent)).is_none() {
+            return Ok(None);
+        }
+        let standings = tokio::task::block_in_place(|| self.standings(parts.iter().map(|part| &part.reference)))?;
+        for (candidate, standing) in candidates.iter_mut().zip(standings) {
+            candidate.standing = standing;
+        }
+        Ok(choose(&candidates, fan_in, dead_percent))
+    }
+
+    /// The segments that may be merged, as if nobody else needed them.
+    fn candidates(&self) -> (Vec<Part>, Vec<Candidate>) {
         let shared = self.shared();
         // To merge what is not here would mean to read all of it; nodes that have it do that.
-        let here = shared.state.parts.iter().filter(|part| part.segment.is_full());
+        let here: Vec<Part> = shared.state.parts.iter().filter(|part| part.segment.is_full()).cloned().collect();
         let candidate = |part: &Part| Candidate {
             id: part.reference.segment_id,
+            standing: Standing::Own,
             level: part.reference.level,
             rows: u64::from(part.reference.rows),
             // A merge drops no others.
             dead: part.settled.len(),
         };
-        here.map(candidate).collect()
+        let candidates = here.iter().map(candidate).collect();
+        (here, candidates)
     }
 
     fn lacks_indexes(&self) -> bool {
@@ -156,13 +212,13 @@ impl Namespace {
             return Ok(());
         }
         let namespace = self.clone();
-        let level = plan.level;
+        let (level, yields) = (plan.level, plan.yields);
         let built = tokio::task::spawn_blocking(move || {
             namespace.build_merged(&inputs, &schema, level).map(|(part, horizon)| (inputs, part, horizon))
         });
         let (inputs, part, horizon) =
             built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
-        self.replace(inputs, part, horizon).await
+        self.replace(inputs, part, horizon, yields).await
     }
 
     /// The merged segment, if anything is left, and the clock of the newest tombstone that was dropped for its age.
@@ -184,7 +240,14 @@ impl Namespace {
     }
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
-    async fn replace(self: &Arc<Self>, inputs: Vec<Part>, part: Option<Part>, horizon: Hlc) -> Result<()> {
+    async fn replace(
+        self: &Arc<Self>,
+        inputs: Vec<Part>,
+        part: Option<Part>,
+        horizon: Hlc,
+        yields: bool,
+    ) -> Result<()> {
+        // Who comes to share what is here waits for this.
         let mut head = self.head.lock().await;
         // What nobody is going to name goes at once.
         let give_up = |part: Option<Part>| {
@@ -197,6 +260,10 @@ impl Namespace {
         let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
         let present = |reference: &&SegmentRef| ids.contains(&reference.segment_id);
         if head.manifest.segments.iter().filter(present).count() != ids.len() {
+            return give_up(part);
+        }
+        let standings = || self.standings(inputs.iter().map(|part| &part.reference));
+        if yields && tokio::task::block_in_place(standings).is_ok_and(|found| found.contains(&Standing::Shared)) {
             return give_up(part);
         }
         let next = tokio::task::block_in_place(|| -> Result<_> {
@@ -269,15 +336,15 @@ fn since<'a>(inputs: &[Part], part: &Part, now: impl Fn(Uuid) -> Option<&'a Roar
 
 #[cfg(test)]
 mod tests {
-    use super::{Candidate, Plan, choose};
+    use super::{Candidate, Plan, SEGMENTS_APART_MAX, Standing, choose};
     use uuid::Uuid;
 
     fn candidate(id: u128, level: u8, rows: u64, dead: u64) -> Candidate {
-        Candidate { id: Uuid::from_u128(id), level, rows, dead }
+        Candidate { id: Uuid::from_u128(id), standing: Standing::Own, level, rows, dead }
     }
 
     fn plan(inputs: &[u128], level: u8) -> Option<Plan> {
-        Some(Plan { inputs: inputs.iter().map(|id| Uuid::from_u128(*id)).collect(), level })
+        Some(Plan { inputs: inputs.iter().map(|id| Uuid::from_u128(*id)).collect(), level, yields: true })
     }
 
     #[test]
@@ -296,5 +363,43 @@ mod tests {
         assert_eq!(choose(&segments, 4, 30), plan(&[0], 2));
         assert_eq!(choose(&segments[1..], 4, 30), None);
         assert_eq!(choose(&[], 4, 30), None);
+    }
+
+    #[test]
+    fn what_the_bucket_has_and_what_is_here_only_are_merged_apart_and_what_others_need_is_left_alone() {
+        let at = |id, standing| Candidate { standing, ..candidate(id, 0, 10, 0) };
+        let (own, sent, shared) = (Standing::Own, Standing::Sent, Standing::Shared);
+        let mixed = [at(0, shared), at(1, sent), at(2, own), at(3, own), at(4, shared), at(5, sent), at(6, own)];
+        assert_eq!(choose(&mixed[..5], 3, 30), None);
+        assert_eq!(choose(&mixed[..6], 2, 30), plan(&[2, 3], 1));
+        assert_eq!(choose(&mixed, 3, 30), plan(&[2, 3, 6], 1));
+        let after = [at(0, shared), at(1, sent), Candidate { level: 1, ..at(7, own) }, at(5, sent), at(8, own)];
+        assert_eq!(choose(&after, 2, 30), plan(&[1, 5], 1));
+    }
+
+    #[test]
+    fn the_only_one_that_is_here_only_is_merged_with_those_in_the_bucket() {
+        let at = |id, standing| Candidate { standing, ..candidate(id, 0, 10, 0) };
+        let (own, sent) = (Standing::Own, Standing::Sent);
+        assert_eq!(choose(&[at(0, sent), at(1, sent), at(2, own)], 3, 30), plan(&[0, 1, 2], 1));
+        assert_eq!(choose(&[at(0, sent), at(1, sent), at(2, own), at(3, own)], 3, 30), None);
+    }
+
+    #[test]
+    fn rows_in_the_bucket_are_sent_again_only_where_more_than_as_many_changed() {
+        let rotten = |standing, dead| [Candidate { standing, ..candidate(0, 1, 100, dead) }];
+        assert_eq!(choose(&rotten(Standing::Sent, 50), 4, 30), None);
+        assert_eq!(choose(&rotten(Standing::Sent, 51), 4, 30), plan(&[0], 1));
+        assert_eq!(choose(&rotten(Standing::Sent, 51), 4, 60), None);
+        assert_eq!(choose(&rotten(Standing::Shared, 100), 4, 30), None);
+    }
+
+    #[test]
+    fn too_many_segments_are_merged_whoever_needs_them() {
+        let shared = |id| Candidate { standing: Standing::Shared, ..candidate(id, 0, 10, 0) };
+        let many: Vec<Candidate> = (0..=SEGMENTS_APART_MAX as u128).map(shared).collect();
+        assert_eq!(choose(&many[1..], 4, 30), None);
+        let some = plan(&[0, 1, 2, 3], 1).map(|plan| Plan { yields: false, ..plan });
+        assert_eq!(choose(&many, 4, 30), some);
     }
 }

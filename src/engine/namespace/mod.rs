@@ -1,9 +1,11 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
-//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments;
+//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
+//!   need, too, as `standing` says;
 //! - `stillness` keeps all of it as it is for a moment;
-//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one;
+//! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one, which
+//!   keeps segments that `reuse` says;
 //! - `renewal` takes a new origin.
 
 pub mod absorb;
@@ -14,6 +16,8 @@ mod open;
 pub mod rebase;
 mod renew;
 mod renewal;
+mod reuse;
+mod standing;
 mod state;
 mod stillness;
 mod write;
@@ -180,6 +184,13 @@ impl Namespace {
 
     pub(in crate::engine) async fn newest_manifest(&self) -> Manifest {
         self.head.lock().await.manifest.clone()
+    }
+
+    /// Whether the newest manifest says all that was acknowledged, and is as `wanted`.
+    pub(in crate::engine) async fn is_at_rest_as(&self, wanted: impl FnOnce(&Manifest) -> bool) -> bool {
+        let head = self.head.lock().await;
+        let is_behind = self.progress().0 != head.manifest.data_seq || self.unflushed().1 > 0;
+        !is_behind && head.manifest.logs.is_empty() && wanted(&head.manifest)
     }
 
     pub fn published(&self) -> Published {

@@ -2,7 +2,7 @@
 //!
 //! What holds for `absorb` holds here: nothing is decided meanwhile, everything is in segments before, and one commit names
 //! all of it. The difference is which side stays in place: the other state's segments do, so that what has to travel
-//! afterwards is what was written here, and nothing of what came from there.
+//! afterwards is what was written here, and nothing of what came from there. Of the own segments those stay that `reuse` says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -89,7 +89,8 @@ impl Namespace {
         if work.is_refused() {
             return Ok((Some(work), None));
         }
-        let (site, built) = self.build_on(&theirs, &decider, &mut work, seen)?;
+        let reusable = tokio::task::block_in_place(|| self.reusable(&facts))?;
+        let (site, built) = self.build_on(&theirs, reusable, &decider, &mut work, seen)?;
         let done = self.commit_rebase(&mut decider, site, built, &facts, &theirs).await;
         if done.is_err() {
             self.open_anew(&mut decider).await;

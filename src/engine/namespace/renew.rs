@@ -30,7 +30,8 @@ impl Namespace {
             let shared = self.shared();
             let parts = shared.state.parts.iter().map(|part| &part.reference);
             let due = parts.filter(|reference| keys.contains(&reference.key));
-            due.map(|reference| Plan { inputs: vec![reference.segment_id], level: reference.level }).collect()
+            due.map(|reference| Plan { inputs: vec![reference.segment_id], level: reference.level, yields: false })
+                .collect()
         };
         for plan in due {
             self.merge(plan).await?;
