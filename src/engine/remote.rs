@@ -14,7 +14,7 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::{Head, objects};
+use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
@@ -365,6 +365,11 @@ pub fn owner_of(key: &str) -> Option<Nsid> {
 /// Every object a state consists of.
 pub fn objects_of(manifest: &Manifest) -> Vec<ObjectFact> {
     objects(manifest)
+}
+
+/// Their keys.
+pub fn keys_of(manifest: &Manifest) -> BTreeSet<String> {
+    keys(manifest).into_iter().collect()
 }
 
 /// Whether the bucket's state says all that this node's does.

@@ -16,7 +16,7 @@ use super::holds::foreign;
 use super::namespace::Found;
 use super::{Sync, keys};
 use crate::engine::layout::{number_of, prefix};
-use crate::engine::remote::objects_of;
+use crate::engine::remote::keys_of;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::reclaim::{CONDEMNED_MAX, Fence, SweepFile, VERSION, decode_sweep, encode_sweep};
@@ -319,8 +319,9 @@ async fn delete_one(bucket: &Bucket, key: String, patience: &Patience) -> Result
 
 /// The objects that a manifest names, and the list of its fence.
 fn named(manifest: &Manifest) -> BTreeSet<String> {
-    let objects = objects_of(manifest).into_iter().map(|object| object.key);
-    objects.chain(manifest.fence.as_ref().map(|fence| fence.sweep.clone())).collect()
+    let mut named = keys_of(manifest);
+    named.extend(manifest.fence.as_ref().map(|fence| fence.sweep.clone()));
+    named
 }
 
 impl Survey {

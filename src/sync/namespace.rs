@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::objects::{Carried, pull, push};
 use super::{Sync, keys};
-use crate::engine::remote::{TakenIn, objects_of, owner_of};
+use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
@@ -174,10 +174,9 @@ impl Sync {
 
     /// Uploads what a state consists of and the one before it does not. What others own is there.
     async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
-        let mut there: BTreeSet<String> =
-            before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
+        let mut there = before.map(|found| keys_of(&found.manifest)).unwrap_or_default();
         let of_others = |key: &String| owner_of(key) != Some(ours.nsid);
-        there.extend(objects_of(ours).into_iter().map(|object| object.key).filter(of_others));
+        there.extend(keys_of(ours).into_iter().filter(of_others));
         done.sent += push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
         Ok(())
     }
@@ -207,8 +206,7 @@ impl Sync {
             if !lacking.is_empty() {
                 // The commit may happen yet, unless another takes its place.
                 if self.end_unborn(&name.project, &staged, (nsid, &staged.name)).await? {
-                    let all = objects_of(&staged).into_iter().map(|object| object.key).collect();
-                    self.withdraw_holds(name, &staged, &all).await?;
+                    self.withdraw_holds(name, &staged, &keys_of(&staged)).await?;
                     tokio::task::block_in_place(|| self.engine.withdraw_staged(nsid));
                 }
                 return Ok(true);
@@ -309,9 +307,6 @@ impl Sync {
         }
         // Nobody knows of an object that only this commit named, but from this commit.
         let common = tokio::task::block_in_place(|| self.engine.common(ours.nsid))?;
-        let keys_of = |manifest: &Manifest| -> BTreeSet<String> {
-            objects_of(manifest).into_iter().map(|object| object.key).collect()
-        };
         let before = common.as_ref().map(keys_of).unwrap_or_default();
         let there = keys_of(&newest.manifest);
         let is_taken_in = !ours.is_fence() && keys_of(ours).difference(&before).any(|key| there.contains(key));
