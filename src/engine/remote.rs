@@ -169,13 +169,15 @@ impl Engine {
 
     /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
     /// write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
-    /// `None` when the bucket has all of it.
+    /// `tags`: how often tags were changed there then. `None` when the bucket has all of it.
     pub async fn stage_outgoing(
         self: &Arc<Self>,
         name: &NamespaceName,
         after: Option<(&Manifest, u32)>,
+        tags: u64,
     ) -> Result<Option<Manifest>> {
         if let Some((before, _)) = after
+            && before.tags == tags
             && tokio::task::block_in_place(|| self.is_sent_at_rest(name, before))?
         {
             return Ok(None);
@@ -187,6 +189,7 @@ impl Engine {
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)
+            && before.tags == tags
             && !before.is_end()
         {
             return Ok(None);
@@ -204,7 +207,7 @@ impl Engine {
             committed_ms: now,
             ..share.manifest.clone()
         };
-        let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone()));
+        let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone())).tagged(tags);
         tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
         drop(share);
         Ok(Some(manifest))
@@ -352,7 +355,7 @@ impl Engine {
             ids_reserved: 0,
             idempotency: Vec::new(),
             committed_ms: now,
-            ..theirs.clone().fenced(None)
+            ..theirs.clone().fenced(None).tagged(0)
         }
     }
 }

@@ -18,14 +18,14 @@ use crate::model::ids::{NamespaceName, Nsid};
 const FENCES_MAX: usize = 64;
 
 /// What fences condemned.
-enum Condemned {
+pub(super) enum Condemned {
     Listed(BTreeSet<String>),
     /// Some of the lists are not kept any more.
     Unknown,
 }
 
 impl Condemned {
-    fn may_have(&self, key: &str) -> bool {
+    pub(super) fn may_have(&self, key: &str) -> bool {
         match self {
             Condemned::Listed(keys) => keys.contains(key),
             Condemned::Unknown => true,
@@ -69,7 +69,7 @@ impl Sync {
     }
 
     /// What the fences up to `newest` condemned, after generation `base`, or ever.
-    async fn condemned_since(&self, base: Option<u64>, newest: &Manifest) -> Condemned {
+    pub(super) async fn condemned_since(&self, base: Option<u64>, newest: &Manifest) -> Condemned {
         let mut all = BTreeSet::new();
         let mut next = newest.fence.clone();
         for _ in 0..FENCES_MAX {

@@ -17,7 +17,7 @@ use crate::format::names::parse_name;
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::store::PAGE_KEYS_MAX;
 
-/// The most keys that are left of a namespace of which every object is gone: manifests, lists, the hint.
+/// The most keys that are left of a namespace of which every object is gone: manifests, lists, tags, the hint.
 const LEFT_MAX: usize = 100_000;
 
 impl Sync {
@@ -119,7 +119,9 @@ impl Sync {
             let left = listed.key.strip_prefix(&below).unwrap_or_default();
             match left.strip_prefix("/manifests/").and_then(number_of) {
                 Some(generation) => generations.push(generation),
-                None if left == "/CURRENT" || left.starts_with("/sweeps/") => rest.push(listed.key),
+                None if left == "/CURRENT" || left.starts_with("/sweeps/") || left.starts_with("/tags/") => {
+                    rest.push(listed.key);
+                }
                 // Somebody holds it, or a later release knows what it is.
                 None => return Ok(done),
             }

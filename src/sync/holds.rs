@@ -243,6 +243,7 @@ impl Sync {
             lineage: None,
             segments: Vec::new(),
             conflicts: Vec::new(),
+            tags: 0,
             committed_ms: at_ms,
             ..template.clone()
         };

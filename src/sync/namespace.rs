@@ -7,6 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::objects::{Carried, pull, push};
+use super::tags::Uploads;
 use super::{Sync, keys};
 use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
@@ -33,6 +34,14 @@ pub struct Done {
     pub conflicts: u64,
     /// What a person should know.
     pub notice: Option<String>,
+}
+
+impl Done {
+    /// Adds to what a person should know.
+    pub(super) fn tell(&mut self, what: String) {
+        tracing::warn!("{what}");
+        self.notice = Some(self.notice.take().map_or(what.clone(), |before| format!("{before}; {what}")));
+    }
 }
 
 /// A manifest of the bucket, and its checksum.
@@ -62,9 +71,11 @@ impl Sync {
         let _expected = self.engine.expect(&found.manifest);
         let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
-        self.engine.adopt(name, found.manifest).await?;
+        self.engine.adopt(name, found.manifest.clone()).await?;
+        let mut done = Done { fetched, generation, ..Done::default() };
+        self.take_in_tags(name, &found.manifest, &mut done).await?;
         tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
-        Ok(Done { fetched, generation, ..Done::default() })
+        Ok(done)
     }
 
     /// Fetches what a state consists of, but for what is read when it is wanted.
@@ -103,7 +114,7 @@ impl Sync {
     /// Brings the incarnation that a name is bound to here together with the bucket's.
     pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let (engine, patience) = (&self.engine, &self.options.patience);
-        let mut done = Done::default();
+        let (mut done, mut uploads) = (Done::default(), Uploads::default());
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
@@ -127,14 +138,20 @@ impl Sync {
                     return Err(error);
                 }
             }
+            if let Some(found) = found.as_ref().filter(|_| !is_over) {
+                self.take_in_tags(name, &found.manifest, &mut done).await?;
+            }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
             }
             if is_over {
                 self.heed_fences(name, nsid, common.as_ref(), None).await?;
+                tokio::task::block_in_place(|| engine.forget_sent_tags(nsid))?;
             }
+            let due = self.tags_due(nsid)?;
+            let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
-            let Some(ours) = engine.stage_outgoing(name, after).await? else {
+            let Some(ours) = engine.stage_outgoing(name, after, tags).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };
@@ -148,8 +165,10 @@ impl Sync {
                 }
             }
             self.send(&ours, found.as_ref(), &mut done).await?;
+            let sent = self.send_tags(name, (&ours, found.as_ref()), due, &mut uploads, &mut done).await?;
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                self.tags_sent(nsid, tags, sent)?;
                 let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.

@@ -27,6 +27,7 @@ mod returning;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod tags;
 mod unlucky;
 mod unsent;
 mod upkeep;
