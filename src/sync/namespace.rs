@@ -37,10 +37,21 @@ pub struct Done {
 }
 
 impl Done {
+    /// Adds what was done after that.
+    pub(super) fn add(&mut self, next: Done) {
+        self.sent += next.sent;
+        self.fetched += next.fetched;
+        self.generation = next.generation.or(self.generation);
+        self.conflicts += next.conflicts;
+        if let Some(notice) = next.notice {
+            self.notice = Some(self.notice.take().map_or(notice.clone(), |before| format!("{before}; {notice}")));
+        }
+    }
+
     /// Adds to what a person should know.
     pub(super) fn tell(&mut self, what: String) {
         tracing::warn!("{what}");
-        self.notice = Some(self.notice.take().map_or(what.clone(), |before| format!("{before}; {what}")));
+        self.add(Done { notice: Some(what), ..Done::default() });
     }
 }
 
@@ -74,7 +85,6 @@ impl Sync {
         self.engine.adopt(name, found.manifest.clone()).await?;
         let mut done = Done { fetched, generation, ..Done::default() };
         self.take_in_tags(name, &found.manifest, &mut done).await?;
-        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
         Ok(done)
     }
 
@@ -94,8 +104,7 @@ impl Sync {
             return Ok(());
         }
         done.fetched += self.fetch_objects(name, state).await?;
-        let keys = missing.into_iter().map(|segment| segment.key).collect();
-        tokio::task::block_in_place(|| self.engine.brought_home(&keys))
+        tokio::task::block_in_place(|| self.engine.brought_home(&missing))
     }
 
     /// Brings the incarnation that a name is bound to here as far together with the bucket's as this node's part in it goes.
@@ -104,10 +113,12 @@ impl Sync {
             true => self.follow(name, nsid).await?,
             false => self.exchange(name, nsid).await?,
         };
-        if let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))? {
+        if self.engine.has_parts()
+            && let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))?
+        {
             self.bring_home(name, &common, &mut done).await?;
+            tokio::task::block_in_place(|| self.engine.let_go(name, &common))?;
         }
-        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
         Ok(done)
     }
 
