@@ -5,7 +5,7 @@
 //! or from there.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
@@ -91,6 +91,23 @@ impl Engine {
     /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
     pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
+    }
+
+    /// The bucket knows that what was deleted here has its name again: who deletes it from now on deletes it anew.
+    pub async fn settle_return(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        tokio::task::block_in_place(|| {
+            let context = &self.context;
+            let is_back = |known: &NameBinding| {
+                known.target == Some(nsid) && known.ended.as_ref().is_some_and(|ended| ended.nsid == nsid)
+            };
+            let Some(known) = self.binding(name)?.filter(is_back) else { return Ok(()) };
+            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), known.hlc, None)?;
+            context.follow(name, &bound, None);
+            Ok(())
+        })
     }
 
     /// This node's origin in a namespace.

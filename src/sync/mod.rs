@@ -279,7 +279,12 @@ impl Sync {
         match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
-            Choice::Exchange(nsid) => self.meet(name, nsid).await,
+            Choice::Exchange(nsid) => {
+                if own.and_then(|own| own.ended).is_some_and(|ended| ended.nsid == nsid) {
+                    self.engine.settle_return(name, nsid).await?;
+                }
+                self.meet(name, nsid).await
+            }
             Choice::Bind(nsid) => {
                 if let Some(rev) = rev
                     && let Some(ended) = self.was_deleted(name, nsid, rev).await?
@@ -288,6 +293,7 @@ impl Sync {
                 }
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
+                self.engine.settle_return(name, nsid).await?;
                 // Somebody may have ended what had no name, or none any more, who looks at the name after that.
                 self.exchange(name, nsid).await?;
                 Ok(done)
