@@ -4,7 +4,7 @@
 //! merge it is a sealed manifest, and holds its objects here. `{nsid}.next.json` beside it is a state on its way: to the bucket,
 //! or from there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
@@ -23,6 +23,7 @@ use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
+use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
 use crate::tier::ObjectWriter;
@@ -147,6 +148,11 @@ impl Engine {
     pub async fn renew(self: &Arc<Self>, name: &NamespaceName, keys: &BTreeSet<String>) -> Result<()> {
         let (namespace, keys) = (self.namespace(name)?, keys.clone());
         self.to_the_end(|_| async move { namespace.renew(&keys).await }).await
+    }
+
+    /// The manifest of a namespace of which nothing is known.
+    pub fn blank(&self, name: &NamespaceName) -> Manifest {
+        self.first_manifest(name, Schema::default(), BTreeMap::new())
     }
 
     /// A commit id that nobody else has.

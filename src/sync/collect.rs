@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::collect_tags::Tagged;
+use super::gone::nameless;
 use super::namespace::Found;
 use super::{Sync, keys};
 use crate::engine::layout::{number_of, prefix};
@@ -44,7 +45,7 @@ const QUARTERS_MAX: u64 = 3;
 pub struct Reclaim {
     /// For how long states that were replaced, and deleted namespaces, are kept.
     pub retention_ms: u64,
-    /// Whatever share of the store it is.
+    /// Whatever share of the store it is, and what was begun as long ago and never came to be, too.
     pub forced: bool,
     /// Nothing is written or deleted.
     pub dry_run: bool,
@@ -109,6 +110,9 @@ impl Sync {
             let Some(found) = self.newest(of.project(), of.nsid, None).await? else {
                 return Ok(Reclaimed::default());
             };
+            if of.is_dead && is_named_since(of, &found.manifest)? {
+                return Ok(Reclaimed::default());
+            }
             if found.manifest.is_end() && !of.is_dead {
                 // Deleted, reclaimed and given its name again: who has it sends it anew.
                 return Ok(Reclaimed::default());
@@ -320,6 +324,11 @@ impl Sync {
         }
         Ok(gone)
     }
+}
+
+/// Whether a namespace that had no name came to be since it was looked for.
+fn is_named_since(of: &Of<'_>, newest: &Manifest) -> Result<bool> {
+    Ok(*of.name == nameless(of.project(), of.nsid)? && newest.name != of.name.to_string())
 }
 
 async fn delete_one(bucket: &Bucket, key: String, patience: &Patience) -> Result<()> {

@@ -161,7 +161,7 @@ impl Sync {
         let mut attached = self.turn.lock().await;
         self.attach(&mut attached).await?;
         let mut due: Vec<(NamespaceName, Nsid, bool)> = Vec::new();
-        for (name, nsid) in self.dead(&mut attached, selection, ask.retention_ms).await? {
+        for (name, nsid) in self.dead(&mut attached, selection, ask).await? {
             due.push((name, nsid, true));
         }
         // What this node only follows others look after.

@@ -15,6 +15,7 @@ mod following;
 mod histories;
 mod id_ranges;
 mod lives;
+mod lost;
 mod meeting;
 mod month;
 #[path = "../support/node.rs"]
