@@ -71,6 +71,8 @@ impl Sync {
                     return Err(error);
                 }
                 done.tell(format!("tag '{tag}' is not taken from the bucket: {error}"));
+                // What is here of it was sent before, and is no news.
+                next.revisions.extend(was.map(|was| (tag.clone(), was)));
                 continue;
             }
             next.revisions.insert(tag.clone(), rev);

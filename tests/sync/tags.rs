@@ -313,6 +313,32 @@ async fn a_tag_that_somebody_damaged_is_told_and_keeps_nobody_from_the_documents
     assert_eq!(tags(&engines[1], "docs"), ["bad", "good", "next"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_change_leaves_a_tag_as_it_was_and_everybody_at_rest() {
+    let (bucket, nodes, engines) = two(12).await;
+    let (third, there) = (Node::new(3), Node::new(4));
+    let others = [third.open(), there.open()];
+    tag(&engines[0], "docs", "v1").await;
+    let tagged = at(&engines[0], "docs", "v1");
+    meet(&[(&nodes[0], &engines[0]), (&third, &others[0]), (&there, &others[1])], &bucket).await;
+    nodes[0].clock.advance(1_000);
+    engines[0].untag(&name("docs"), "v1").await.unwrap();
+    put(&engines[0], "docs", [3], 3).await;
+    tag(&engines[0], "docs", "v1").await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let key = keys(&bucket).await.into_iter().rfind(|key| key.contains("/tags/v1/")).unwrap();
+    bucket.replace(&key, "{".into(), P).await.unwrap();
+    let told = notice(&third, &others[0], &bucket).await.unwrap();
+    assert!(told.contains(&key), "{told}");
+    meet(&[(&there, &others[1])], &bucket).await;
+    let before = keys(&bucket).await;
+    for _ in 0..2 {
+        meet(&[(&third, &others[0]), (&there, &others[1])], &bucket).await;
+    }
+    assert_eq!(keys(&bucket).await, before);
+    assert_eq!([at(&others[0], "docs", "v1"), at(&others[1], "docs", "v1")], [tagged.clone(), tagged]);
+}
+
 /// Two nodes of which nothing is merged but on purpose, so that every round has the same requests; the first has a tag to send whose
 /// state the bucket had, or never had, and has not among its newest any more.
 async fn with_a_tag(direct: &Bucket, was_sent: bool) -> ([Arc<Node>; 2], [Arc<Engine>; 2], Documents) {
