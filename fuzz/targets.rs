@@ -17,7 +17,7 @@ use shoal::format::clusters::{HEADER_BYTES, Table};
 use shoal::format::conflicts::{decode_conflicts, encode_conflicts};
 use shoal::format::log::{Frame, decode_log, encode_frame, encode_header, peek_header};
 use shoal::format::manifest::{decode_manifest, encode_manifest};
-use shoal::format::marks::{decode_deleted, decode_tag, encode_deleted, encode_tag};
+use shoal::format::marks::{decode_deleted, decode_tag, decode_tags, encode_deleted, encode_tag, encode_tags};
 use shoal::format::names::{decode_binding, encode_binding, parse_name};
 use shoal::format::node::{decode_format, decode_node, encode_format, encode_node};
 use shoal::format::reclaim::{decode_hold, decode_sweep, encode_hold, encode_sweep};
@@ -194,6 +194,9 @@ fn manifest(data: &[u8]) {
     for bytes in [data, &sealed_body(data)] {
         if let Some(found) = either(decode_tag(bytes, "fuzz")) {
             assert_eq!(again(decode_tag(&again(encode_tag(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_tags(bytes, "fuzz")) {
+            assert_eq!(again(decode_tags(&again(encode_tags(&found)), "again")), found);
         }
         if let Some(found) = either(decode_deleted(bytes, "fuzz")) {
             assert_eq!(again(decode_deleted(&again(encode_deleted(&found)), "again")), found);

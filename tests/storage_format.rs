@@ -20,7 +20,10 @@ use shoal::format::manifest::{
     DeletionsRef, Lineage, LogRef, Manifest, Parent, SegmentRef, StoredAnswer, VERSION, decode_manifest,
     encode_manifest,
 };
-use shoal::format::marks::{self, DeletedFile, TagFile, decode_deleted, decode_tag, encode_deleted, encode_tag};
+use shoal::format::marks::{
+    self, DeletedFile, TagFile, TagsFile, decode_deleted, decode_tag, decode_tags, encode_deleted, encode_tag,
+    encode_tags,
+};
 use shoal::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use shoal::format::node::{
     self, FormatFile, IdBlocks, IdRange, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
@@ -216,6 +219,7 @@ fn manifest() -> Manifest {
         written_ms: 3,
         committed_ms: 4,
         fence: None,
+        tags: 0,
     }
 }
 
@@ -246,6 +250,11 @@ fn fence() -> Fence {
 /// As a bucket's chain has it.
 fn manifest_with_fence() -> Manifest {
     manifest_with_answers().fenced(Some(fence()))
+}
+
+/// The same, once tags were sent there.
+fn manifest_with_tags() -> Manifest {
+    manifest_with_fence().tagged(7)
 }
 
 fn sweep_file() -> SweepFile {
@@ -329,6 +338,11 @@ fn traffic_file() -> TrafficFile {
 fn tag_file() -> TagFile {
     let tag = "release-7".to_owned();
     TagFile { format: marks::VERSION, tag, rev: 2, at_ms: 5, manifest: Some(manifest()) }
+}
+
+fn tags_file() -> TagsFile {
+    let revisions = [("release-7".into(), 1_763_700_000_000), ("today".into(), 5)].into();
+    TagsFile { format: marks::VERSION, changes: 9, revisions }
 }
 
 fn deleted_file() -> DeletedFile {
@@ -596,7 +610,7 @@ fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl 
 
 #[test]
 fn the_manifest_has_exactly_the_documented_fields() {
-    check_fields("Manifest", &manifest_with_fence());
+    check_fields("Manifest", &manifest_with_tags());
 }
 
 #[test]
@@ -608,6 +622,7 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Claim file", &claim_file());
     check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
+    check_fields("Tags file", &tags_file());
     check_fields("Deleted file", &deleted_file());
     check_fields("Sweep file", &sweep_file());
     check_fields("Hold file", &hold_file());
@@ -644,12 +659,16 @@ fn golden_files_are_read_and_written_to_the_byte() {
     }
     let found = golden("v3", "manifest.json", &encode_manifest(&manifest_with_fence()).unwrap().0);
     assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_fence());
+    let found = golden("v4", "manifest.json", &encode_manifest(&manifest_with_tags()).unwrap().0);
+    assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_tags());
     let found = golden("v1", "sweep.json", &encode_sweep(&sweep_file()).unwrap());
     assert_eq!(decode_sweep(&found, "golden").unwrap(), sweep_file());
     let found = golden("v1", "hold.json", &encode_hold(&hold_file()).unwrap());
     assert_eq!(decode_hold(&found, "golden").unwrap(), hold_file());
     let found = golden("v1", "tag.json", &encode_tag(&tag_file()).unwrap());
     assert_eq!(decode_tag(&found, "golden").unwrap(), tag_file());
+    let found = golden("v1", "tags.json", &encode_tags(&tags_file()).unwrap());
+    assert_eq!(decode_tags(&found, "golden").unwrap(), tags_file());
     let found = golden("v1", "deleted.json", &encode_deleted(&deleted_file()).unwrap());
     assert_eq!(decode_deleted(&found, "golden").unwrap(), deleted_file());
     let found = golden("v1", "conflicts.json", &encode_conflicts(&conflicts_file()).unwrap());

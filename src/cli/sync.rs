@@ -26,7 +26,7 @@ pub struct Sync {
     /// Delete in the bucket what no state needs that is kept; with --dry-run, only say what that is
     #[arg(long, conflicts_with = "wait")]
     reclaim: bool,
-    /// Reclaim whatever share of a namespace it is
+    /// Reclaim whatever share of a namespace it is, and what a lost node began long ago and never finished
     #[arg(long, requires = "reclaim")]
     force: bool,
     #[command(flatten)]

@@ -102,7 +102,7 @@ impl Catalog {
     }
 
     /// Binds a name, or unbinds it with `None`, durably; gives the new revision for the index. `ended`: who loses the name, if
-    /// others are to be told.
+    /// others are to be told; that is kept by later revisions, but where who lost the name has it and is bound once more.
     pub fn bind(
         &self,
         disk: &dyn Disk,
@@ -115,10 +115,14 @@ impl Catalog {
         self.check_name(name)?;
         self.settle(disk, name)?;
         let dir = layout.bindings(name);
-        let last = self.lock().get(name).map(|bound| bound.rev);
+        let known = self.lock().get(name).cloned();
+        let (last, had) = (known.as_ref().map(|bound| bound.rev), known.and_then(|bound| bound.target));
         let rev = last.map_or(0, |rev| rev + 1);
         let ended = match (ended, last) {
-            (None, Some(_)) => newest(disk, &dir)?.and_then(|(_, binding)| binding.ended),
+            (None, Some(_)) => {
+                let kept = newest(disk, &dir)?.and_then(|(_, binding)| binding.ended);
+                kept.filter(|ended| had != target || Some(ended.nsid) != target)
+            }
             (ended, _) => ended,
         };
         let binding = NameBinding::new(name, rev, target, hlc, ended);

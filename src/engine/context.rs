@@ -99,6 +99,8 @@ pub struct Context {
     pub counts_whole: AtomicBool,
     /// Read by who commits a manifest, written by who recounts all of them.
     pub commits: RwLock<()>,
+    /// Held by who changes a tag.
+    pub tags: Mutex<()>,
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is
     /// trusted.
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,

@@ -16,7 +16,6 @@ use super::{Engine, namespace};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::ids::{Hlc, NamespaceName};
-use crate::segment::builder::Entry;
 use crate::segment::merge::{Input, merge};
 
 /// The most finished copies that are remembered for who asks for their outcome.
@@ -124,7 +123,7 @@ impl Engine {
             segments.extend(segment);
         }
         let (tail, conflicts) = tokio::task::block_in_place(|| {
-            let tail = newborn.build(&moment.view.schema, &tail_entries(&moment))?;
+            let tail = newborn.build(&moment.view.schema, &moment.tail_entries())?;
             Ok::<_, Error>((tail, newborn.copy_conflicts(&conflicts)?))
         })?;
         segments.extend(tail);
@@ -158,16 +157,6 @@ fn copy_segment(
     newborn.publish(&key, staged)?;
     let known = moment.manifest.segments.iter().find(|s| s.segment_id == part.segment.segment_id());
     Ok(Some(namespace::reference(key, segment_id, known.map_or(0, |s| s.level), &summary)))
-}
-
-/// The documents and tombstones that are in no segment, in the order of their ids.
-fn tail_entries(moment: &Moment) -> Vec<Entry> {
-    let rows = moment.view.tail.iter();
-    let mut entries: Vec<Entry> =
-        rows.map(|(_, row)| Entry::Row { document: row.document.clone(), terms: row.terms.clone() }).collect();
-    entries.extend(moment.tombstones.iter().cloned().map(Entry::Tombstone));
-    entries.sort_by(|a, b| a.id().cmp(b.id()));
-    entries
 }
 
 fn first_manifest(newborn: &Newborn, moment: &Moment, segments: Vec<SegmentRef>) -> Manifest {

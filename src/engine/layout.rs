@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node.json  traffic.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
-//! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/bases/{nsid}.json
+//! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/tags.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
 //! ```
@@ -79,6 +79,11 @@ impl Layout {
     /// One directory for each tag, with a file for each revision.
     pub fn tags(&self, nsid: Nsid) -> PathBuf {
         self.manifests(nsid).join("tags")
+    }
+
+    /// What is known of those in the bucket.
+    pub fn known_tags(&self, nsid: Nsid) -> PathBuf {
+        self.manifests(nsid).join("tags.json")
     }
 
     /// Per incarnation whose documents were merged into this one, its state at the last time.

@@ -153,6 +153,7 @@ impl Engine {
             written_ms: now,
             committed_ms: now,
             fence: None,
+            tags: 0,
         }
     }
 

@@ -8,7 +8,7 @@ use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::as_of::AsOf;
-use crate::model::ids::{NamespaceName, Nsid};
+use crate::model::ids::NamespaceName;
 use crate::tier::{FULL, Held, Remote};
 
 /// Segments of fewer bytes are always here whole: that costs less than to read them in parts.
@@ -31,6 +31,11 @@ impl Engine {
         self.context.tier.cache().held()
     }
 
+    /// Whether anything of the bucket's is here in part, or may be.
+    pub fn has_parts(&self) -> bool {
+        self.context.tier.reads_in_parts() || self.held_in_parts().objects > 0
+    }
+
     /// Whether a segment of a namespace is read in parts, when it is wanted, and not brought here whole.
     pub fn is_in_parts(&self, name: &NamespaceName, segment: &SegmentRef) -> bool {
         self.context.tier.reads_in_parts() && segment.bytes >= PART_BYTES_MIN && self.pinned_since(name).is_none()
@@ -43,14 +48,13 @@ impl Engine {
         }
     }
 
-    /// The bucket has all of a namespace's state: what of it is large may go from here whenever room is needed. What something
+    /// The bucket has all of a namespace's state `common`: what of it is large may go from here whenever room is needed. What something
     /// else on this node needs, too, stays. Blocking.
-    pub fn let_go(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+    pub fn let_go(&self, name: &NamespaceName, common: &Manifest) -> Result<()> {
         let tier = &self.context.tier;
         if !tier.reads_in_parts() || !self.context.may_reclaim() {
             return Ok(());
         }
-        let Some(common) = self.common(nsid)? else { return Ok(()) };
         let mut gone = BTreeSet::new();
         for segment in common.segments.iter().filter(|segment| self.is_in_parts(name, segment)) {
             let is_ours_alone = || Ok::<_, Error>(self.context.meta.references(&segment.key)? <= HOLDERS_OWN);
@@ -66,12 +70,12 @@ impl Engine {
         if tier.cache().shrink() { Ok(()) } else { self.relieve() }
     }
 
-    /// The segments of a state that are here in part although they are to be here whole. Blocking.
-    pub fn to_bring_home(&self, name: &NamespaceName, state: &Manifest) -> Vec<SegmentRef> {
+    /// Keys of the segments of a state that are here in part although they are to be here whole. Blocking.
+    pub fn to_bring_home(&self, name: &NamespaceName, state: &Manifest) -> BTreeSet<String> {
         let is_wanted = |segment: &&SegmentRef| {
             !self.is_in_parts(name, segment) && !self.context.tier.has(&segment.key, segment.bytes)
         };
-        state.segments.iter().filter(is_wanted).cloned().collect()
+        state.segments.iter().filter(is_wanted).map(|segment| segment.key.clone()).collect()
     }
 
     /// Segments that were in part here are here whole: who reads them reads those from now on. Blocking.

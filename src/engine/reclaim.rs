@@ -22,13 +22,18 @@
 //! 3. if it is overtaken, it reads every fence since its uploads. What they condemned is uploaded again **under a new name**, as
 //!    the old name may be deleted at any time from now on; then it commits on the newest manifest.
 //!
-//! **A holder** (a branch, a copy, a tag, which is its own hold, or a snapshot under way) of one commit
+//! **A holder** (a branch, a copy, or a snapshot under way) of one commit
 //! 1. writes a hold into the prefix of **every** owner of the commit's objects, of those the namespace itself only holds, too;
 //! 2. only **then** reads the newest manifest of the namespace that it forks from. If a fence has released the commit, it
 //!    removes its holds and starts over; if not, the hold is confirmed, and the branch's first manifest may name the objects.
 //!
 //! The holder writes and then looks for the fence, the collector commits the fence and then looks for holds: one of the two
 //! always sees the other.
+//!
+//! **A tag** is a file below the namespace's own prefix, and becomes a hold by a commit that announces it on the chain: a fence that comes before
+//! that commit overtakes it, and who made the tag looks at what the fence condemned; one that comes after was made by who read the tags after
+//! the manifest that it follows. So it names what a retained manifest names then, and objects of its own that no fence condemned since
+//! they were uploaded; anything else is uploaded under a new name.
 //!
 //! **Changing a hold.** A hold's revisions are created and never changed. The next is written before the last is removed, so a
 //! listing always finds one that covers what is needed. It gets narrower only after a fence of the holder's own chain has
@@ -46,4 +51,4 @@
 //! Then it cannot commit what it held, and nothing else has to be known of it.
 //!
 //! In the code: `sync::collect` is the collector, `sync::gone` of deleted namespaces, `sync::fences` the committer's part,
-//! `sync::holds` the holder's, [`crate::format::reclaim`] what they write.
+//! `sync::holds` the holder's, `sync::tags` and `sync::collect_tags` what tags are in it, [`crate::format::reclaim`] what they write.

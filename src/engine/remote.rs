@@ -4,8 +4,8 @@
 //! merge it is a sealed manifest, and holds its objects here. `{nsid}.next.json` beside it is a state on its way: to the bucket,
 //! or from there.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, bases};
-use super::namespace::head::{Head, objects};
+use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
@@ -23,6 +23,7 @@ use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
+use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
 use crate::tier::ObjectWriter;
@@ -93,6 +94,23 @@ impl Engine {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
     }
 
+    /// The bucket knows that what was deleted here has its name again: who deletes it from now on deletes it anew.
+    pub async fn settle_return(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        tokio::task::block_in_place(|| {
+            let context = &self.context;
+            let is_back = |known: &NameBinding| {
+                known.target == Some(nsid) && known.ended.as_ref().is_some_and(|ended| ended.nsid == nsid)
+            };
+            let Some(known) = self.binding(name)?.filter(is_back) else { return Ok(()) };
+            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), known.hlc, None)?;
+            context.follow(name, &bound, None);
+            Ok(())
+        })
+    }
+
     /// This node's origin in a namespace.
     pub fn origin(&self, name: &NamespaceName) -> Result<Origin> {
         Ok(self.namespace(name)?.origin())
@@ -132,6 +150,11 @@ impl Engine {
         self.to_the_end(|_| async move { namespace.renew(&keys).await }).await
     }
 
+    /// The manifest of a namespace of which nothing is known.
+    pub fn blank(&self, name: &NamespaceName) -> Manifest {
+        self.first_manifest(name, Schema::default(), BTreeMap::new())
+    }
+
     /// A commit id that nobody else has.
     pub fn new_commit_id(&self) -> CommitId {
         CommitId(self.context.random.uuid_v7(self.context.clock.now_millis()))
@@ -169,13 +192,15 @@ impl Engine {
 
     /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
     /// write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
-    /// `None` when the bucket has all of it.
+    /// `tags`: how often tags were changed there then. `None` when the bucket has all of it.
     pub async fn stage_outgoing(
         self: &Arc<Self>,
         name: &NamespaceName,
         after: Option<(&Manifest, u32)>,
+        tags: u64,
     ) -> Result<Option<Manifest>> {
         if let Some((before, _)) = after
+            && before.tags == tags
             && tokio::task::block_in_place(|| self.is_sent_at_rest(name, before))?
         {
             return Ok(None);
@@ -194,6 +219,7 @@ impl Engine {
         let share = namespace.committed().await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)
+            && before.tags == tags
             && !before.is_end()
         {
             return Ok(None);
@@ -211,7 +237,7 @@ impl Engine {
             committed_ms: now,
             ..share.manifest.clone()
         };
-        let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone()));
+        let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone())).tagged(tags);
         tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
         drop(share);
         Ok(Some(manifest))
@@ -359,7 +385,7 @@ impl Engine {
             ids_reserved: 0,
             idempotency: Vec::new(),
             committed_ms: now,
-            ..theirs.clone().fenced(None)
+            ..theirs.clone().fenced(None).tagged(0)
         }
     }
 }
@@ -372,6 +398,11 @@ pub fn owner_of(key: &str) -> Option<Nsid> {
 /// Every object a state consists of.
 pub fn objects_of(manifest: &Manifest) -> Vec<ObjectFact> {
     objects(manifest)
+}
+
+/// Their keys.
+pub fn keys_of(manifest: &Manifest) -> BTreeSet<String> {
+    keys(manifest).into_iter().collect()
 }
 
 /// Whether the bucket's state says all that this node's does.

@@ -82,6 +82,7 @@ impl Engine {
             unborn: Mutex::new(BTreeSet::new()),
             counts_whole: AtomicBool::new(true),
             commits: RwLock::new(()),
+            tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),

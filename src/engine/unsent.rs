@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Engine;
 use super::namespace::head::{Head, objects};
 use super::namespace::{Moment, Namespace};
-use super::remote::is_same;
+use super::remote::{is_same, keys_of};
 use crate::engine::journal::first_seq_of;
 use crate::engine::layout::log_key;
 use crate::engine::namespace::not_found;
@@ -167,7 +167,7 @@ fn oldest_beside(moment: &Moment, common: Option<&Manifest>) -> Result<Option<Hl
 
 /// `tail` is the bytes and the rows of what is in no segment yet, if anything is.
 fn compare(common: Option<&Manifest>, ours: &Manifest, tail: Option<(u64, u64)>) -> Unsent {
-    let there: BTreeSet<String> = common.iter().flat_map(|common| objects(common)).map(|object| object.key).collect();
+    let there = common.map(keys_of).unwrap_or_default();
     // Logs are not sent: what they hold is sent as segments.
     let travels = Manifest { logs: Vec::new(), ..ours.clone() };
     let missing: Vec<u64> = objects(&travels)

@@ -17,6 +17,8 @@ use crate::model::version_vector::VersionVector;
 pub const VERSION: u32 = 2;
 /// What a manifest with a fence is: releases that know of none must not commit on it.
 pub const FENCED_VERSION: u32 = 3;
+/// What a manifest is from the first tag in the bucket on: releases that know of none would delete what tags keep.
+pub const TAGGED_VERSION: u32 = 4;
 /// The most log objects one manifest names; back-pressure keeps a namespace below it.
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
@@ -81,13 +83,22 @@ pub struct Manifest {
     /// In a bucket's chain, once something of it was reclaimed: the newest fence up to here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,
+    /// In a bucket's chain how often tags were changed there up to here; 0 on a node, which has its own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tags: u64,
 }
 
 impl Manifest {
     /// The same with this fence, and of the version that can say so.
     pub fn fenced(self, fence: Option<Fence>) -> Self {
-        let format = if fence.is_some() { FENCED_VERSION } else { VERSION };
-        Manifest { format, fence, ..self }
+        let next = Manifest { fence, ..self };
+        Manifest { format: version_of(&next), ..next }
+    }
+
+    /// The same with so many changes of tags, and of the version that can say so.
+    pub fn tagged(self, tags: u64) -> Self {
+        let next = Manifest { tags, ..self };
+        Manifest { format: version_of(&next), ..next }
     }
 
     /// Whether its fence is its own.
@@ -98,6 +109,19 @@ impl Manifest {
     /// Whether it says that nothing of the namespace is retained in the bucket any more.
     pub fn is_end(&self) -> bool {
         self.fence.as_ref().is_some_and(|fence| fence.retained > self.generation)
+    }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+/// The version that can say all of it, and no later one.
+fn version_of(manifest: &Manifest) -> u32 {
+    match (manifest.tags, &manifest.fence) {
+        (0, None) => VERSION,
+        (0, Some(_)) => FENCED_VERSION,
+        _ => TAGGED_VERSION,
     }
 }
 
@@ -191,7 +215,7 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
 
 /// The manifest in `bytes`, and the checksum of its body.
 pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
-    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, FENCED_VERSION, name)?;
+    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, TAGGED_VERSION, name)?;
     upgrade(&mut manifest, name)?;
     check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok((manifest, checksum))
@@ -200,11 +224,11 @@ pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
 /// Version 1 knew no branches, kept sequence numbers in its vector, and no time of commit.
 pub(super) fn upgrade(manifest: &mut Manifest, name: &str) -> Result<()> {
     match manifest.format {
-        VERSION | FENCED_VERSION => return Ok(()),
+        VERSION | FENCED_VERSION | TAGGED_VERSION => return Ok(()),
         1 => {}
         other => {
             return Err(Error::unsupported(format!(
-                "{name}: manifest format {other}, this release reads up to {FENCED_VERSION}"
+                "{name}: manifest format {other}, this release reads up to {TAGGED_VERSION}"
             ))
             .with_hint("use a release of Shoal that knows this version"));
         }
@@ -238,8 +262,12 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     if manifest.version_vector.len() > ORIGINS_MAX {
         return Err(format!("{} origins, expected at most {ORIGINS_MAX}", manifest.version_vector.len()));
     }
-    if manifest.fence.is_some() != (manifest.format == FENCED_VERSION) {
-        return Err(format!("format {} must have a fence exactly when it is {FENCED_VERSION}", manifest.format));
+    if manifest.format != version_of(manifest) {
+        return Err(format!(
+            "format {}, expected {} by its fence and its tags",
+            manifest.format,
+            version_of(manifest)
+        ));
     }
     if let Some(fence) = &manifest.fence {
         check_fence(fence)?;
@@ -331,6 +359,7 @@ pub(crate) mod tests {
             written_ms: 2,
             committed_ms: 2,
             fence: None,
+            tags: 0,
         }
     }
 
@@ -356,6 +385,22 @@ pub(crate) mod tests {
         ] {
             assert!(encode_manifest(&wrong).is_err());
             assert!(decode_manifest(&envelope::seal(&wrong).unwrap().0, "manifest").is_err());
+        }
+    }
+
+    #[test]
+    fn changes_of_tags_take_their_version_with_a_fence_and_without() {
+        let fence = Fence { generation: 1, sweep: "a/sweeps/1.json".into(), retained: 0, at_ms: 1 };
+        for fence in [None, Some(fence)] {
+            let tagged = a_manifest().tagged(3).fenced(fence.clone());
+            assert_eq!(tagged.format, super::TAGGED_VERSION);
+            let (bytes, checksum) = encode_manifest(&tagged).unwrap();
+            assert_eq!(decode_manifest(&bytes, "manifest").unwrap(), (tagged.clone(), checksum));
+            assert_eq!(tagged.clone().tagged(0), a_manifest().fenced(fence));
+            for wrong in [Manifest { tags: 0, ..tagged.clone() }, Manifest { format: VERSION, ..tagged }] {
+                assert!(encode_manifest(&wrong).is_err());
+                assert!(decode_manifest(&envelope::seal(&wrong).unwrap().0, "manifest").is_err());
+            }
         }
     }
 

@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::holds::foreign;
+use super::collect_tags::Tagged;
+use super::gone::nameless;
 use super::namespace::Found;
 use super::{Sync, keys};
 use crate::engine::layout::{number_of, prefix};
-use crate::engine::remote::objects_of;
+use crate::engine::remote::keys_of;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::reclaim::{CONDEMNED_MAX, Fence, SweepFile, VERSION, decode_sweep, encode_sweep};
@@ -44,7 +45,7 @@ const QUARTERS_MAX: u64 = 3;
 pub struct Reclaim {
     /// For how long states that were replaced, and deleted namespaces, are kept.
     pub retention_ms: u64,
-    /// Whatever share of the store it is.
+    /// Whatever share of the store it is, and what was begun as long ago and never came to be, too.
     pub forced: bool,
     /// Nothing is written or deleted.
     pub dry_run: bool,
@@ -88,7 +89,7 @@ impl Of<'_> {
 
 /// What there is of a namespace.
 struct Survey {
-    /// The oldest generation that a fence on the newest retains, and all that is named from there on.
+    /// The oldest generation that a fence on the newest retains, and all that is named from there on or tagged.
     retained: u64,
     named: BTreeSet<String>,
     /// Lists of a deleted namespace's fences: who finds its end needs none of them.
@@ -109,6 +110,9 @@ impl Sync {
             let Some(found) = self.newest(of.project(), of.nsid, None).await? else {
                 return Ok(Reclaimed::default());
             };
+            if of.is_dead && is_named_since(of, &found.manifest)? {
+                return Ok(Reclaimed::default());
+            }
             if found.manifest.is_end() && !of.is_dead {
                 // Deleted, reclaimed and given its name again: who has it sends it anew.
                 return Ok(Reclaimed::default());
@@ -119,7 +123,9 @@ impl Sync {
             if is_within(ask.rest_ms) && !is_going_on {
                 return Ok(Reclaimed::default());
             }
-            let mut survey = self.survey(of, &found.manifest, ask).await?;
+            let until_ms = now.saturating_sub(ask.retention_ms);
+            let tagged = self.tagged(of, &found.manifest, until_ms).await?;
+            let mut survey = self.survey(of, &found.manifest, ask, &tagged).await?;
             if found.manifest.is_end() && is_within(ask.retention_ms) && !is_going_on {
                 // What is new may be from who is bringing it back: another end would have it all sent once more.
                 let list = self.list(&found.manifest).await?;
@@ -129,6 +135,9 @@ impl Sync {
             let is_ended = of.is_dead && found.manifest.is_end();
             let is_bare = is_ended && survey.generations.len() == 1 && survey.lists.iter().flatten().count() <= 1;
             if survey.condemned.is_empty() && (released == 0 || is_bare) {
+                if !ask.dry_run {
+                    self.drop_tags(of, &tagged, &survey.named).await?;
+                }
                 return Ok(Reclaimed::default());
             }
             if !ask.forced && !of.is_dead {
@@ -148,18 +157,19 @@ impl Sync {
                     None => continue,
                 },
             };
-            return self.delete(of, &fence, &survey, now.saturating_sub(ask.retention_ms)).await;
+            return self.delete(of, &fence, (&survey, &tagged), until_ms).await;
         }
         Err(Error::busy(format!("other nodes committed {} {ATTEMPTS} times while it was to be reclaimed", of.name))
             .with_hint("nothing is lost, the next run goes on"))
     }
 
-    async fn survey(&self, of: &Of<'_>, newest: &Manifest, ask: &Reclaim) -> Result<Survey> {
-        let (retained, named) = match of.is_dead {
+    async fn survey(&self, of: &Of<'_>, newest: &Manifest, ask: &Reclaim, tagged: &Tagged) -> Result<Survey> {
+        let (retained, mut named) = match of.is_dead {
             // The fence that is to come retains nothing, not even its own generation's objects.
             true => (newest.generation + 2, BTreeSet::new()),
             false => self.retained(of, newest, ask.retention_ms).await?,
         };
+        named.extend(tagged.named.iter().cloned());
         let mut survey = Survey {
             retained,
             named,
@@ -269,7 +279,13 @@ impl Sync {
     }
 
     /// Deletes what the fence `newest` condemned, or one before it.
-    async fn delete(&self, of: &Of<'_>, newest: &Manifest, survey: &Survey, until_ms: u64) -> Result<Reclaimed> {
+    async fn delete(
+        &self,
+        of: &Of<'_>,
+        newest: &Manifest,
+        (survey, tagged): (&Survey, &Tagged),
+        until_ms: u64,
+    ) -> Result<Reclaimed> {
         // Who gives a deleted namespace its name again looks for the end of it afterwards; this is the other look.
         if of.is_dead && !self.is_dead(of.name, of.nsid).await? {
             return Ok(Reclaimed::default());
@@ -288,11 +304,8 @@ impl Sync {
         };
         // What past states named of others' objects, and none does any more that is retained.
         let past: BTreeSet<String> = oldest.iter().flat_map(named).collect();
-        let needed = if of.is_dead { BTreeSet::new() } else { survey.named.clone() };
-        for (owner, mut objects) in foreign(of.nsid, &past) {
-            objects.retain(|key| needed.contains(key));
-            self.narrow_hold(of.project(), &of.name.to_string(), of.nsid, owner, &objects).await?;
-        }
+        self.narrow_holds(of, &past, &survey.named).await?;
+        self.drop_tags(of, tagged, &survey.named).await?;
         if !survey.is_partial {
             // The end of a deleted namespace is told to who was away.
             let retained = newest.fence.as_ref().map_or(0, |fence| fence.retained.min(newest.generation));
@@ -313,14 +326,20 @@ impl Sync {
     }
 }
 
+/// Whether a namespace that had no name came to be since it was looked for.
+fn is_named_since(of: &Of<'_>, newest: &Manifest) -> Result<bool> {
+    Ok(*of.name == nameless(of.project(), of.nsid)? && newest.name != of.name.to_string())
+}
+
 async fn delete_one(bucket: &Bucket, key: String, patience: &Patience) -> Result<()> {
     bucket.delete(&key, patience).await
 }
 
 /// The objects that a manifest names, and the list of its fence.
 fn named(manifest: &Manifest) -> BTreeSet<String> {
-    let objects = objects_of(manifest).into_iter().map(|object| object.key);
-    objects.chain(manifest.fence.as_ref().map(|fence| fence.sweep.clone())).collect()
+    let mut named = keys_of(manifest);
+    named.extend(manifest.fence.as_ref().map(|fence| fence.sweep.clone()));
+    named
 }
 
 impl Survey {
@@ -343,7 +362,7 @@ impl Survey {
                 self.condemned_bytes += object.bytes;
                 self.condemned.push(object);
             }
-            // Holds are their holders', and what nobody knows may be of a later release.
+            // Holds are their holders', tags are looked at by themselves, and what nobody knows may be of a later release.
             _ => {}
         }
     }

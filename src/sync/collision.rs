@@ -5,9 +5,8 @@
 //! step here, and sending comes after it; a pass that is interrupted before finds what it found.
 
 use super::namespace::Done;
-use super::objects::{Carried, pull};
+use super::objects::Carried;
 use super::{Sync, binding, names};
-use crate::engine::remote::objects_of;
 use crate::engine::{HandedOver, Handover};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -52,11 +51,10 @@ impl Sync {
                         report.conflicts
                     );
                     tracing::warn!(%name, notice);
-                    let mut done = self.exchange(name, other).await?;
-                    done.fetched.objects += fetched.objects;
-                    done.fetched.bytes += fetched.bytes;
-                    done.conflicts += report.conflicts;
-                    return Ok(Done { notice: Some(notice), ..done });
+                    let mut done =
+                        Done { fetched, conflicts: report.conflicts, notice: Some(notice), ..Done::default() };
+                    done.add(self.exchange(name, other).await?);
+                    return Ok(done);
                 }
                 HandedOver::Apart(error) => error.to_string(),
                 HandedOver::Written => return Err(Error::internal(format!("{name}: a merge was left undone"))),
@@ -90,17 +88,15 @@ impl Sync {
         fetched: &mut Carried,
     ) -> Result<HandedOver> {
         let _expected = self.engine.expect(theirs);
-        let carried = pull(&self.engine, &self.bucket, objects_of(theirs), &self.carrying()).await?;
-        fetched.objects += carried.objects;
-        fetched.bytes += carried.bytes;
+        *fetched += self.fetch_objects(name, theirs).await?;
         self.engine.hand_over(name, theirs.clone(), how).await
     }
 
     /// Deletes what another node deleted. What it had not seen stays, under another name.
     pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
         // A deletion by who writes by this node's origin has not seen what this node wrote.
-        let common = match self.engine.named().into_iter().find(|(here, _)| here == name) {
-            Some((_, nsid)) => tokio::task::block_in_place(|| self.engine.common(nsid))?,
+        let common = match self.engine.nsid_of(name) {
+            Some(nsid) => tokio::task::block_in_place(|| self.engine.common(nsid))?,
             None => None,
         };
         self.part_from_clone(name, common.as_ref(), &ended.seen).await?;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::Sync;
 use super::namespace::Found;
-use crate::engine::remote::{objects_of, owner_of};
+use crate::engine::remote::{keys_of, owner_of};
 use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::format::reclaim::{Fence, decode_sweep};
@@ -18,14 +18,14 @@ use crate::model::ids::{NamespaceName, Nsid};
 const FENCES_MAX: usize = 64;
 
 /// What fences condemned.
-enum Condemned {
+pub(super) enum Condemned {
     Listed(BTreeSet<String>),
     /// Some of the lists are not kept any more.
     Unknown,
 }
 
 impl Condemned {
-    fn may_have(&self, key: &str) -> bool {
+    pub(super) fn may_have(&self, key: &str) -> bool {
         match self {
             Condemned::Listed(keys) => keys.contains(key),
             Condemned::Unknown => true,
@@ -43,13 +43,12 @@ impl Sync {
         common: Option<&Manifest>,
         found: Option<&Found>,
     ) -> Result<()> {
-        let ours: BTreeSet<String> =
-            objects_of(&self.engine.newest(name).await?).into_iter().map(|object| object.key).collect();
+        let ours = keys_of(&self.engine.newest(name).await?);
         let due = match found.filter(|found| !found.manifest.is_end()) {
             None => ours,
             Some(Found { manifest, .. }) => {
                 let condemned = self.condemned_since(common.map(|common| common.generation), manifest).await;
-                let mut named: BTreeSet<String> = objects_of(manifest).into_iter().map(|object| object.key).collect();
+                let mut named = keys_of(manifest);
                 // Conflicts that others settled go when their state is taken in.
                 named.extend(common.into_iter().flat_map(|common| common.conflicts.iter().cloned()));
                 // What others own is held for a first state only.
@@ -70,7 +69,7 @@ impl Sync {
     }
 
     /// What the fences up to `newest` condemned, after generation `base`, or ever.
-    async fn condemned_since(&self, base: Option<u64>, newest: &Manifest) -> Condemned {
+    pub(super) async fn condemned_since(&self, base: Option<u64>, newest: &Manifest) -> Condemned {
         let mut all = BTreeSet::new();
         let mut next = newest.fence.clone();
         for _ in 0..FENCES_MAX {

@@ -28,6 +28,7 @@ impl Sync {
         if common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id) {
             self.take_in(name, common.as_ref(), &found.manifest, &mut done).await?;
         }
+        self.take_in_tags(name, &found.manifest, &mut done).await?;
         Ok(done)
     }
 }

@@ -17,16 +17,17 @@ use crate::format::names::parse_name;
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::store::PAGE_KEYS_MAX;
 
-/// The most keys that are left of a namespace of which every object is gone: manifests, lists, the hint.
+/// The most keys that are left of a namespace of which every object is gone: manifests, lists, tags, the hint.
 const LEFT_MAX: usize = 100_000;
 
 impl Sync {
-    /// Incarnations that were deleted at least `retention_ms` ago, with the names they had.
+    /// Incarnations that were deleted at least `retention_ms` ago, with the names they had. A forced run ends those that are as old
+    /// and never came to be: whoever may be sending one yet sends it anew then.
     pub(super) async fn dead(
         &self,
         attached: &mut Attached,
         selection: &Selection,
-        retention_ms: u64,
+        ask: &Reclaim,
     ) -> Result<Vec<(NamespaceName, Nsid)>> {
         let revisions = names::revisions(&self.bucket, &self.options.patience).await?;
         let (mut alive, mut ended) = (BTreeSet::new(), BTreeMap::new());
@@ -49,12 +50,20 @@ impl Sync {
                 later = Some(bound);
             }
         }
+        let until = self.clock.now_millis().saturating_sub(ask.retention_ms);
+        let here: BTreeSet<Nsid> = self.engine.named().into_iter().map(|(_, nsid)| nsid).collect();
         for (project, nsid) in self.incarnations(projects).await? {
             if alive.contains(&nsid) || ended.contains_key(&nsid) {
                 continue;
             }
             // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
-            let Some(found) = self.newest(&project, nsid, None).await? else { continue };
+            let Some(found) = self.newest(&project, nsid, None).await? else {
+                if ask.forced && !ask.dry_run && begun_ms(nsid) <= until && !here.contains(&nsid) {
+                    let name = nameless(&project, nsid)?;
+                    self.end_unborn(&project, &self.engine.blank(&name), (nsid, &name.to_string())).await?;
+                }
+                continue;
+            };
             // Names were listed before: it may have got its own since.
             if let Some(name) = parse_name(&found.manifest.name)
                 && self.is_dead(&name, nsid).await?
@@ -62,7 +71,6 @@ impl Sync {
                 keep_latest(&mut ended, &name, nsid, found.manifest.committed_ms);
             }
         }
-        let until = self.clock.now_millis().saturating_sub(retention_ms);
         let is_due = |(nsid, (name, at_ms)): &(Nsid, (NamespaceName, u64))| {
             !alive.contains(nsid) && *at_ms <= until && selection.takes(name)
         };
@@ -119,7 +127,9 @@ impl Sync {
             let left = listed.key.strip_prefix(&below).unwrap_or_default();
             match left.strip_prefix("/manifests/").and_then(number_of) {
                 Some(generation) => generations.push(generation),
-                None if left == "/CURRENT" || left.starts_with("/sweeps/") => rest.push(listed.key),
+                None if left == "/CURRENT" || left.starts_with("/sweeps/") || left.starts_with("/tags/") => {
+                    rest.push(listed.key);
+                }
                 // Somebody holds it, or a later release knows what it is.
                 None => return Ok(done),
             }
@@ -136,6 +146,16 @@ impl Sync {
         }
         Ok(done)
     }
+}
+
+/// When an incarnation was begun: the first 48 bits of its UUIDv7.
+fn begun_ms(nsid: Nsid) -> u64 {
+    (nsid.0.as_u128() >> 80) as u64
+}
+
+/// What is said for the name of one that nobody gave a name yet.
+pub(super) fn nameless(project: &Project, nsid: Nsid) -> Result<NamespaceName> {
+    project.namespace(&nsid.to_string())
 }
 
 fn keep_latest(ended: &mut BTreeMap<Nsid, (NamespaceName, u64)>, name: &NamespaceName, nsid: Nsid, at_ms: u64) {

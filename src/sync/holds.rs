@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::collect::Of;
 use super::{Sync, keys};
 use crate::engine::layout::number_of;
-use crate::engine::remote::{objects_of, owner_of};
+use crate::engine::remote::{keys_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
@@ -43,8 +43,7 @@ pub(super) fn foreign<'a>(
 impl Sync {
     /// Holds what the first state `ours` names of others. Gives what cannot be held, since nobody can promise that it is there.
     pub(super) async fn hold(&self, name: &NamespaceName, ours: &Manifest) -> Result<BTreeSet<String>> {
-        let named: Vec<String> = objects_of(ours).into_iter().map(|object| object.key).collect();
-        let needed = foreign(ours.nsid, &named);
+        let needed = foreign(ours.nsid, &keys_of(ours));
         if needed.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -70,9 +69,8 @@ impl Sync {
         };
         let retained = manifest.fence.as_ref().map_or(0, |fence| fence.retained);
         for _ in 0..WALK_MAX {
-            for object in objects_of(&manifest) {
-                lacking.remove(&object.key);
-            }
+            let named = keys_of(&manifest);
+            lacking.retain(|key| !named.contains(key));
             if lacking.is_empty() || manifest.generation <= retained {
                 break;
             }
@@ -91,8 +89,7 @@ impl Sync {
         ours: &Manifest,
         lacking: &BTreeSet<String>,
     ) -> Result<()> {
-        let named: Vec<String> = objects_of(ours).into_iter().map(|object| object.key).collect();
-        for (owner, mut objects) in foreign(ours.nsid, &named) {
+        for (owner, mut objects) in foreign(ours.nsid, &keys_of(ours)) {
             objects.retain(|key| !lacking.contains(key));
             self.narrow_hold(&name.project, &name.to_string(), ours.nsid, owner, &objects).await?;
         }
@@ -246,6 +243,7 @@ impl Sync {
             lineage: None,
             segments: Vec::new(),
             conflicts: Vec::new(),
+            tags: 0,
             committed_ms: at_ms,
             ..template.clone()
         };

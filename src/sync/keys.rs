@@ -38,6 +38,23 @@ pub fn hold(project: &Project, owner: Nsid, holder: Nsid, rev: u64) -> String {
     format!("{}/{}", holds_of(project, owner, holder), numbered(rev))
 }
 
+/// What all tags of an incarnation lie below.
+pub fn tags(project: &Project, nsid: Nsid) -> String {
+    format!("{}/tags", prefix(project, nsid))
+}
+
+/// One revision of a tag.
+pub fn tag(project: &Project, nsid: Nsid, tag: &str, rev: u64) -> String {
+    format!("{}/{tag}/{}", tags(project, nsid), numbered(rev))
+}
+
+/// The tag and the revision in a key below [`tags`].
+pub fn tag_of(project: &Project, below: &str, key: &str) -> Option<(String, u64)> {
+    let (tag, file) = key.strip_prefix(below)?.strip_prefix('/')?.split_once('/')?;
+    project.namespace(tag).ok()?;
+    Some((tag.to_owned(), number_of(file)?))
+}
+
 /// What all bindings of a project's names lie below.
 pub fn names(project: &Project) -> String {
     format!("{project}/names")
@@ -83,7 +100,7 @@ pub fn project_of(key: &str) -> Option<(Project, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{behind, binding, binding_of, id_range, manifest, names, project_of};
+    use super::{behind, binding, binding_of, id_range, manifest, names, project_of, tag, tag_of, tags};
     use crate::model::ids::{Nsid, Project};
     use uuid::Uuid;
 
@@ -93,6 +110,16 @@ mod tests {
         assert_eq!(binding_of(&binding(&name, 7)), Some((name, 7)));
         for wrong in ["", "a/b/names/c", "a/b/names/c/7.json", "a/b/namespaces/c/00000000000000000007.json"] {
             assert_eq!(binding_of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tags_are_read_as_they_were_written_and_nothing_else_is() {
+        let (project, nsid) = (Project::default_project(), Nsid(Uuid::from_u128(1)));
+        let below = tags(&project, nsid);
+        assert_eq!(tag_of(&project, &below, &tag(&project, nsid, "v1.0", 7)), Some(("v1.0".into(), 7)));
+        for wrong in ["", "/v1", "/v1/7.json", "/.x/00000000000000000007.json", "/a/b/00000000000000000007.json"] {
+            assert_eq!(tag_of(&project, &below, &format!("{below}{wrong}")), None, "{wrong}");
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
-//! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `gone` of a deleted one; `fences` and `holds` are what who
+//! - `tags` carries tags, both ways;
+//! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
@@ -20,6 +21,7 @@ mod binding;
 pub mod budget;
 mod clones;
 mod collect;
+mod collect_tags;
 mod collision;
 mod fences;
 mod follow;
@@ -37,6 +39,7 @@ mod report;
 mod schedule;
 mod selection;
 pub mod status;
+mod tags;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +100,8 @@ pub struct Sync {
     status: Mutex<Status>,
     /// Of each incarnation the newest manifest in the bucket that this node has seen.
     seen: Mutex<BTreeMap<Nsid, Seen>>,
+    /// Revisions of tags that cannot be sent, as was told; the next process tries again.
+    kept_here: Mutex<BTreeSet<(Nsid, String, u64)>>,
 }
 
 /// What is known of the bucket, so that it need not be asked again.
@@ -128,6 +133,7 @@ impl Sync {
             turn,
             status: Mutex::new(status),
             seen,
+            kept_here: Mutex::default(),
         }
     }
 
@@ -273,7 +279,12 @@ impl Sync {
         match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
-            Choice::Exchange(nsid) => self.meet(name, nsid).await,
+            Choice::Exchange(nsid) => {
+                if own.and_then(|own| own.ended).is_some_and(|ended| ended.nsid == nsid) {
+                    self.engine.settle_return(name, nsid).await?;
+                }
+                self.meet(name, nsid).await
+            }
             Choice::Bind(nsid) => {
                 if let Some(rev) = rev
                     && let Some(ended) = self.was_deleted(name, nsid, rev).await?
@@ -282,6 +293,7 @@ impl Sync {
                 }
                 let done = self.exchange(name, nsid).await?;
                 self.bind(attached, name, next, Some(nsid)).await?;
+                self.engine.settle_return(name, nsid).await?;
                 // Somebody may have ended what had no name, or none any more, who looks at the name after that.
                 self.exchange(name, nsid).await?;
                 Ok(done)

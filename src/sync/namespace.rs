@@ -7,8 +7,9 @@ use std::sync::{MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::objects::{Carried, pull, push};
+use super::tags::Uploads;
 use super::{Sync, keys};
-use crate::engine::remote::{TakenIn, objects_of, owner_of};
+use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
@@ -33,6 +34,25 @@ pub struct Done {
     pub conflicts: u64,
     /// What a person should know.
     pub notice: Option<String>,
+}
+
+impl Done {
+    /// Adds what was done after that.
+    pub(super) fn add(&mut self, next: Done) {
+        self.sent += next.sent;
+        self.fetched += next.fetched;
+        self.generation = next.generation.or(self.generation);
+        self.conflicts += next.conflicts;
+        if let Some(notice) = next.notice {
+            self.notice = Some(self.notice.take().map_or(notice.clone(), |before| format!("{before}; {notice}")));
+        }
+    }
+
+    /// Adds to what a person should know.
+    pub(super) fn tell(&mut self, what: String) {
+        tracing::warn!("{what}");
+        self.add(Done { notice: Some(what), ..Done::default() });
+    }
 }
 
 /// A manifest of the bucket, and its checksum.
@@ -62,9 +82,10 @@ impl Sync {
         let _expected = self.engine.expect(&found.manifest);
         let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
-        self.engine.adopt(name, found.manifest).await?;
-        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
-        Ok(Done { fetched, generation, ..Done::default() })
+        self.engine.adopt(name, found.manifest.clone()).await?;
+        let mut done = Done { fetched, generation, ..Done::default() };
+        self.take_in_tags(name, &found.manifest, &mut done).await?;
+        Ok(done)
     }
 
     /// Fetches what a state consists of, but for what is read when it is wanted.
@@ -83,8 +104,7 @@ impl Sync {
             return Ok(());
         }
         done.fetched += self.fetch_objects(name, state).await?;
-        let keys = missing.into_iter().map(|segment| segment.key).collect();
-        tokio::task::block_in_place(|| self.engine.brought_home(&keys))
+        tokio::task::block_in_place(|| self.engine.brought_home(&missing))
     }
 
     /// Brings the incarnation that a name is bound to here as far together with the bucket's as this node's part in it goes.
@@ -93,17 +113,19 @@ impl Sync {
             true => self.follow(name, nsid).await?,
             false => self.exchange(name, nsid).await?,
         };
-        if let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))? {
+        if self.engine.has_parts()
+            && let Some(common) = tokio::task::block_in_place(|| self.engine.common(nsid))?
+        {
             self.bring_home(name, &common, &mut done).await?;
+            tokio::task::block_in_place(|| self.engine.let_go(name, &common))?;
         }
-        tokio::task::block_in_place(|| self.engine.let_go(name, nsid))?;
         Ok(done)
     }
 
     /// Brings the incarnation that a name is bound to here together with the bucket's.
     pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let (engine, patience) = (&self.engine, &self.options.patience);
-        let mut done = Done::default();
+        let (mut done, mut uploads) = (Done::default(), Uploads::default());
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
@@ -127,14 +149,20 @@ impl Sync {
                     return Err(error);
                 }
             }
+            if let Some(found) = found.as_ref().filter(|_| !is_over) {
+                self.take_in_tags(name, &found.manifest, &mut done).await?;
+            }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
             }
             if is_over {
                 self.heed_fences(name, nsid, common.as_ref(), None).await?;
+                tokio::task::block_in_place(|| engine.forget_sent_tags(nsid))?;
             }
+            let due = self.tags_due(nsid)?;
+            let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
-            let Some(ours) = engine.stage_outgoing(name, after).await? else {
+            let Some(ours) = engine.stage_outgoing(name, after, tags).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };
@@ -148,8 +176,10 @@ impl Sync {
                 }
             }
             self.send(&ours, found.as_ref(), &mut done).await?;
+            let sent = self.send_tags(name, (&ours, found.as_ref()), due, &mut uploads, &mut done).await?;
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
+                self.tags_sent(nsid, tags, sent)?;
                 let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.
@@ -174,10 +204,9 @@ impl Sync {
 
     /// Uploads what a state consists of and the one before it does not. What others own is there.
     async fn send(&self, ours: &Manifest, before: Option<&Found>, done: &mut Done) -> Result<()> {
-        let mut there: BTreeSet<String> =
-            before.iter().flat_map(|found| objects_of(&found.manifest)).map(|object| object.key).collect();
+        let mut there = before.map(|found| keys_of(&found.manifest)).unwrap_or_default();
         let of_others = |key: &String| owner_of(key) != Some(ours.nsid);
-        there.extend(objects_of(ours).into_iter().map(|object| object.key).filter(of_others));
+        there.extend(keys_of(ours).into_iter().filter(of_others));
         done.sent += push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
         Ok(())
     }
@@ -207,8 +236,7 @@ impl Sync {
             if !lacking.is_empty() {
                 // The commit may happen yet, unless another takes its place.
                 if self.end_unborn(&name.project, &staged, (nsid, &staged.name)).await? {
-                    let all = objects_of(&staged).into_iter().map(|object| object.key).collect();
-                    self.withdraw_holds(name, &staged, &all).await?;
+                    self.withdraw_holds(name, &staged, &keys_of(&staged)).await?;
                     tokio::task::block_in_place(|| self.engine.withdraw_staged(nsid));
                 }
                 return Ok(true);
@@ -309,9 +337,6 @@ impl Sync {
         }
         // Nobody knows of an object that only this commit named, but from this commit.
         let common = tokio::task::block_in_place(|| self.engine.common(ours.nsid))?;
-        let keys_of = |manifest: &Manifest| -> BTreeSet<String> {
-            objects_of(manifest).into_iter().map(|object| object.key).collect()
-        };
         let before = common.as_ref().map(keys_of).unwrap_or_default();
         let there = keys_of(&newest.manifest);
         let is_taken_in = !ours.is_fence() && keys_of(ours).difference(&before).any(|key| there.contains(key));

@@ -105,7 +105,7 @@ impl Worker {
         Reclaim { retention_ms, ..Reclaim::default() }
     }
 
-    /// Reclaims every so often, in the hours of the schedule, until [`Worker::stop`]. What another node reclaimed shortly before is
+    /// Reclaims every so often, when passes may begin that nobody asks for, until [`Worker::stop`]. What another node reclaimed shortly before is
     /// left alone.
     pub async fn keep_clean(self: Arc<Self>) {
         let Some(interval) = self.config.reclaim_interval else { return };
@@ -123,12 +123,8 @@ impl Worker {
             if due > Instant::now() {
                 continue;
             }
-            if self.is_metered() {
-                due = Instant::now() + WAIT_MAX;
-                continue;
-            }
-            if !self.config.schedule.is_open(now) {
-                due = Instant::now() + self.config.schedule.until_open(now).min(SLEEP_MAX);
+            if let Some(wait) = self.closed_for(now) {
+                due = Instant::now() + wait;
                 continue;
             }
             // Whatever it is at, it may be the last step that is ever taken.
@@ -165,7 +161,7 @@ impl Sync {
         let mut attached = self.turn.lock().await;
         self.attach(&mut attached).await?;
         let mut due: Vec<(NamespaceName, Nsid, bool)> = Vec::new();
-        for (name, nsid) in self.dead(&mut attached, selection, ask.retention_ms).await? {
+        for (name, nsid) in self.dead(&mut attached, selection, ask).await? {
             due.push((name, nsid, true));
         }
         // What this node only follows others look after.

@@ -35,6 +35,27 @@ async fn a_deletion_travels_and_can_be_undone_on_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_came_back_can_be_deleted_again_on_any_node() {
+    for (back, again) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let (bucket, nodes, engines) = two().await;
+        let pair = |first: usize| [first, 1 - first].map(|n| (&nodes[n], &engines[n]));
+        for round in 0..2 {
+            let first = if round == 0 { 0 } else { again };
+            nodes.iter().for_each(|node| node.clock.advance(1_000));
+            engines[first].delete(&name("docs")).await.unwrap();
+            meet(&pair(first), &bucket).await;
+            assert_eq!((names(&engines[0]), names(&engines[1])), (vec![], vec![]), "{back} {again} {round}");
+            nodes.iter().for_each(|node| node.clock.advance(1_000));
+            engines[back].undelete(&name("docs"), None).await.unwrap();
+            meet(&pair(back), &bucket).await;
+            for engine in &engines {
+                assert_eq!(all(engine, "docs").len(), 20, "{back} {again} {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_others_wrote_to_unseen_is_back_after_its_deletion() {
     let (bucket, nodes, engines) = two().await;
     put(&engines[1], "docs", 20..30, 2).await;

@@ -15,6 +15,7 @@ mod following;
 mod histories;
 mod id_ranges;
 mod lives;
+mod lost;
 mod meeting;
 mod month;
 #[path = "../support/node.rs"]
@@ -28,6 +29,7 @@ mod reusing;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod tags;
 mod unlucky;
 mod unsent;
 mod upkeep;

@@ -322,6 +322,24 @@ async fn a_write_by_a_node_that_has_little_reaches_all_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_two_nodes_created_apart_is_made_one_without_all_of_it() {
+    let Meeting { bucket, whole, bytes, .. } = meeting(|bytes| 4 * bytes).await;
+    let node = small(8, 4 * bytes);
+    let part = node.open();
+    let row = json!({"id": 100_000, "n": 7, "text": "w1 w2", "vector": vec![0.5; DIMS]});
+    let schema = json!({"text": {"type": "string", "full_text_search": true}, "n": {"type": "uint"}});
+    write(&part, "docs", json!({"upsert_rows": [row], "distance_metric": "euclidean_squared", "schema": schema}))
+        .await;
+    let status = sync(&node, &part, &bucket).await.unwrap();
+    assert!(status.namespaces[&name("docs")].notice.as_ref().unwrap().contains("apart"));
+    let held = part.held_in_parts();
+    assert!(held.objects > 0 && held.bytes_brought < bytes / 2, "{held:?} of {bytes}");
+    let documents = all(&part, "docs");
+    assert_eq!(documents.len() as u64, ROWS + 1);
+    assert!(all(&whole, "docs").iter().all(|(id, fields)| documents[id] == *fields));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_somebody_removed_is_named_and_the_rest_is_served() {
     let Meeting { bucket, part, .. } = meeting(|bytes| 4 * bytes).await;
     let found = ids(&ask(&part, &by_vector(7)).unwrap());

@@ -23,7 +23,7 @@ use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 const P: &Patience = &Patience::ASKED;
 
 /// Writes, and merges segments, so that most of what was sent before is needed no more.
-async fn churn(node: &Node, engine: &Arc<Engine>, bucket: &Bucket, rounds: u64) {
+pub async fn churn(node: &Node, engine: &Arc<Engine>, bucket: &Bucket, rounds: u64) {
     for round in 0..rounds {
         node.clock.advance(1_000);
         put(engine, "docs", 3 * round..3 * round + 20, round).await;
@@ -34,13 +34,13 @@ async fn churn(node: &Node, engine: &Arc<Engine>, bucket: &Bucket, rounds: u64) 
 }
 
 /// What is in the bucket, but for claims of ids, which stay for ever.
-async fn keys(bucket: &Bucket) -> Vec<String> {
+pub async fn keys(bucket: &Bucket) -> Vec<String> {
     let listed = bucket.list_all("", None, 100_000, P).await.unwrap().into_iter().map(|listed| listed.key);
     listed.filter(|key| !key.starts_with("_ids/")).collect()
 }
 
 /// Two nodes that have the same namespace.
-async fn two(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+pub async fn two(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
     let (bucket, nodes) = (bucket(seed), [Node::new(1), Node::new(2)]);
     let engines = [nodes[0].open(), nodes[1].open()];
     put(&engines[0], "docs", 0..50, 1).await;
@@ -348,10 +348,10 @@ async fn a_manifest_that_comes_after_its_time_is_none_of_the_chain() {
     assert!(contents(&bucket).await.chains[&nsid].len() == 2);
 }
 
-type Action = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub type Action = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A link on which `action` happens as a whole before request `at`.
-fn interrupted(store: &Arc<InMemory>, at: u64, action: Action) -> (Bucket, Arc<AtomicBool>) {
+pub fn interrupted(store: &Arc<InMemory>, at: u64, action: Action) -> (Bucket, Arc<AtomicBool>) {
     let (slot, happened) = (Mutex::new(Some(action)), Arc::new(AtomicBool::new(false)));
     let said = happened.clone();
     let faulty = FaultyStore::new(store.clone(), move |step| {
@@ -365,7 +365,7 @@ fn interrupted(store: &Arc<InMemory>, at: u64, action: Action) -> (Bucket, Arc<A
     (over(Arc::new(faulty), 5), happened)
 }
 
-fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
+pub fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
     let (clock, random) = (Arc::new(ManualClock::at(1_700_000_000_000)), Arc::new(SeededRandom::new(seed)));
     Bucket::over(Backend::direct(store, None, "memory"), clock, random)
 }

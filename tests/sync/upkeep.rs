@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shoal::engine::Engine;
 use shoal::engine::remote::{objects_of, owner_of};
 use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::format::marks::decode_tag;
 use shoal::format::reclaim::{decode_hold, decode_sweep};
 use shoal::model::ids::Nsid;
 use shoal::store::{Bucket, Patience};
@@ -23,6 +24,8 @@ pub struct Contents {
     pub chains: BTreeMap<Nsid, BTreeMap<u64, Manifest>>,
     /// Objects held, by holder and owner.
     pub holds: BTreeMap<(Nsid, Nsid), BTreeSet<String>>,
+    /// Of each incarnation the tags that hold, by the key of their newest revision.
+    pub tags: BTreeMap<Nsid, BTreeMap<String, Manifest>>,
 }
 
 fn names(manifest: &Manifest) -> impl Iterator<Item = String> {
@@ -34,6 +37,17 @@ pub async fn contents(bucket: &Bucket) -> Contents {
     let keys: BTreeSet<String> =
         listed.into_iter().map(|listed| listed.key).filter(|key| !key.starts_with("_probe/")).collect();
     let (mut chains, mut holds) = (BTreeMap::<Nsid, BTreeMap<u64, Manifest>>::new(), BTreeMap::new());
+    let mut tags = BTreeMap::<Nsid, BTreeMap<String, Manifest>>::new();
+    let newest: BTreeMap<&str, &String> = keys
+        .iter()
+        .filter(|key| key.contains("/tags/"))
+        .filter_map(|key| Some((key.rsplit_once('/')?.0, key)))
+        .collect();
+    for key in newest.into_values() {
+        let file = decode_tag(&bucket.get(key, P).await.unwrap().unwrap(), key).unwrap();
+        let of = tags.entry(owner_of(key).unwrap()).or_default();
+        of.extend(file.manifest.map(|manifest| (key.clone(), manifest)));
+    }
     for key in &keys {
         let Some(nsid) = owner_of(key) else { continue };
         if key.contains("/manifests/") {
@@ -45,10 +59,17 @@ pub async fn contents(bucket: &Bucket) -> Contents {
             held.extend(hold.objects);
         }
     }
-    Contents { keys, chains, holds }
+    Contents { keys, chains, holds, tags }
 }
 
 impl Contents {
+    /// The manifests of a chain and of its tags whose objects are to be there.
+    fn needed(&self, nsid: Nsid) -> impl Iterator<Item = &Manifest> {
+        let newest = self.chains.get(&nsid).and_then(|chain| chain.values().next_back());
+        let tags = self.tags.get(&nsid).filter(|_| newest.is_some_and(|newest| !newest.is_end()));
+        self.retained(nsid).chain(tags.into_iter().flat_map(BTreeMap::values))
+    }
+
     /// The manifests of a chain whose objects are to be there.
     fn retained(&self, nsid: Nsid) -> impl Iterator<Item = &Manifest> {
         let chain = self.chains.get(&nsid);
@@ -61,10 +82,10 @@ impl Contents {
             .map(|(_, manifest)| manifest)
     }
 
-    /// Fails unless everything that a retained manifest or a hold names is there.
+    /// Fails unless everything that a retained manifest, a tag or a hold names is there.
     pub fn assert_whole(&self) {
         for nsid in self.chains.keys() {
-            for manifest in self.retained(*nsid) {
+            for manifest in self.needed(*nsid) {
                 for key in names(manifest) {
                     assert!(self.keys.contains(&key), "{} of {nsid} needs {key}", manifest.generation);
                     let owner = owner_of(&key).unwrap();
@@ -75,14 +96,15 @@ impl Contents {
         }
     }
 
-    /// Fails unless the bucket has exactly what retained manifests, names and holds need, and holds name what their holders need.
+    /// Fails unless the bucket has exactly what retained manifests, tags, names and holds need, and holds name what their holders need.
     pub fn assert_exact(&self) {
         self.assert_whole();
         let mut needed: BTreeSet<String> =
             self.keys.iter().filter(|key| *key == "_format.json" || key.contains("/names/")).cloned().collect();
         let mut wanted: BTreeMap<(Nsid, Nsid), BTreeSet<String>> = BTreeMap::new();
         for nsid in self.chains.keys() {
-            for manifest in self.retained(*nsid) {
+            needed.extend(self.tags.get(nsid).into_iter().flat_map(BTreeMap::keys).cloned());
+            for manifest in self.needed(*nsid) {
                 for key in names(manifest) {
                     let owner = owner_of(&key).unwrap();
                     if owner != *nsid {

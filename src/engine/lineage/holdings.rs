@@ -164,17 +164,21 @@ pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<M
 
 /// The newest revision of every tag of an incarnation, deleted ones included.
 pub fn read_tags(context: &Context, nsid: Nsid) -> Result<Vec<Result<TagFile>>> {
-    let dir = context.layout.tags(nsid);
     let mut found = Vec::new();
-    for tag in list(context, &dir)? {
-        let revisions = list(context, &dir.join(&tag))?;
-        if let Some(name) = revisions.iter().filter(|name| number_of(name).is_some()).max() {
-            let path = dir.join(&tag).join(name);
-            let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()));
-            found.push(bytes.and_then(|bytes| decode_tag(&bytes, &path.display().to_string())));
-        }
+    for tag in list(context, &context.layout.tags(nsid))? {
+        found.extend(read_tag(context, nsid, &tag).transpose());
     }
     Ok(found)
+}
+
+/// The newest revision of one tag.
+pub fn read_tag(context: &Context, nsid: Nsid, tag: &str) -> Result<Option<TagFile>> {
+    let dir = context.layout.tags(nsid).join(tag);
+    let revisions = list(context, &dir)?;
+    let Some(name) = revisions.iter().filter(|name| number_of(name).is_some()).max() else { return Ok(None) };
+    let path = dir.join(name);
+    let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
+    decode_tag(&bytes, &path.display().to_string()).map(Some)
 }
 
 /// The mark of an incarnation's deletion.

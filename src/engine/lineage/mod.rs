@@ -2,7 +2,7 @@
 //!
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
-//! - `history` finds past states, `tags` names them for good, `retention` lets go of them;
+//! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them;
 //! - `undelete` brings a deleted namespace back, `revert` a past state.
 //!
 //! An object is held once by every run of consecutive retained manifests of an incarnation that name it, once by every tag, and
@@ -14,6 +14,7 @@ mod history;
 pub mod holdings;
 mod retention;
 mod revert;
+mod shared_tags;
 mod tags;
 mod undelete;
 
@@ -21,6 +22,7 @@ pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;
 pub use retention::drop_generations;
 pub use revert::Reverted;
+pub use shared_tags::shared;
 pub use tags::Tag;
 pub use undelete::DeletedNamespace;
 

@@ -1,6 +1,8 @@
 //! Tags: a name for one commit, kept until it is deleted.
 
-use super::holdings::read_tags;
+use std::sync::PoisonError;
+
+use super::holdings::{read_tag, read_tags};
 use crate::engine::Engine;
 use crate::engine::layout::numbered;
 use crate::engine::namespace::head::{keys, reclaim};
@@ -8,7 +10,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::marks::{TagFile, VERSION, encode_tag};
 use crate::model::as_of::AsOf;
-use crate::model::ids::{CommitId, NamespaceName, Project};
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::platform::disk::{create_dirs, publish};
 
 /// The most tags of one namespace.
@@ -37,6 +39,7 @@ impl Engine {
                 None => shared.manifest.clone(),
                 Some(as_of) => self.past_manifest(&namespace, as_of)?,
             };
+            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
             let tags = read_tags(&self.context, namespace.nsid)?;
             let known = tags.iter().flatten().find(|file| file.tag == tag);
             if known.is_some_and(|file| file.manifest.is_some()) {
@@ -49,15 +52,12 @@ impl Engine {
                     "{name} has {TAGS_MAX} tags, which is the most; delete one first"
                 )));
             }
-            let rev = known.map_or(0, |file| file.rev + 1);
-            let file = TagFile {
-                format: VERSION,
-                tag: tag.to_owned(),
-                rev,
-                at_ms: self.context.clock.now_millis(),
-                manifest: Some(manifest),
-            };
-            self.put_tag(&namespace.nsid, &file)?;
+            let at_ms = self.context.clock.now_millis();
+            // One that another node deleted is forgotten here, and has a number in the bucket all the same.
+            let there = self.known_tags(namespace.nsid)?.revisions.get(tag).copied();
+            let (rev, tag) = (next_rev(at_ms, known.map(|known| known.rev).max(there)), tag.to_owned());
+            let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: Some(manifest) };
+            self.put_tag(namespace.nsid, &file, known)?;
             describe(&file).ok_or_else(|| Error::internal("a tag without a state"))
         })
     }
@@ -67,17 +67,15 @@ impl Engine {
         let namespace = self.namespace(name)?;
         let _shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
-            let tags = read_tags(&self.context, namespace.nsid)?;
-            let known = tags.into_iter().flatten().find(|file| file.tag == tag);
-            let Some(TagFile { rev, manifest: Some(manifest), .. }) = known else {
+            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = read_tag(&self.context, namespace.nsid, tag).ok().flatten();
+            let Some(known) = known.filter(|known| known.manifest.is_some()) else {
                 return Err(Error::not_found(format!("{name} has no tag '{tag}'")));
             };
             let at_ms = self.context.clock.now_millis();
-            let file = TagFile { format: VERSION, tag: tag.to_owned(), rev: rev + 1, at_ms, manifest: None };
-            self.put_tag(&namespace.nsid, &file)?;
-            let free = self.context.meta.release(&keys(&manifest))?;
-            reclaim(&self.context, &free);
-            Ok(())
+            let (rev, tag) = (next_rev(at_ms, Some(known.rev)), tag.to_owned());
+            let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: None };
+            self.put_tag(namespace.nsid, &file, Some(&known))
         })
     }
 
@@ -88,21 +86,53 @@ impl Engine {
         Ok(files.iter().flatten().filter_map(describe).collect())
     }
 
-    /// Makes a revision durable, its objects counted first.
-    fn put_tag(&self, nsid: &crate::model::ids::Nsid, file: &TagFile) -> Result<()> {
+    /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`.
+    pub(super) fn put_tag(&self, nsid: Nsid, file: &TagFile, before: Option<&TagFile>) -> Result<()> {
         let context = &self.context;
-        let _commits = context.commits.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let dir = context.layout.tags(*nsid).join(&file.tag);
+        let dir = context.layout.tags(nsid).join(&file.tag);
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
-        context.meta.hold(&file.manifest.as_ref().map(keys).unwrap_or_default())?;
         let path = dir.join(numbered(file.rev));
-        publish(&*context.disk, &path, &encode_tag(file)?).context(|| format!("write {}", path.display()))?;
-        if let Some(last) = file.rev.checked_sub(1) {
+        {
+            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            context.meta.hold(&keys_named(Some(file)))?;
+            publish(&*context.disk, &path, &encode_tag(file)?).context(|| format!("write {}", path.display()))?;
+        }
+        if let Some(last) = before.map(|before| before.rev).filter(|last| *last != file.rev) {
             // Best effort: the newest revision is what counts.
             let _ = context.disk.remove(&dir.join(numbered(last)));
         }
+        self.release_tag(before)
+    }
+
+    /// Removes what is here of a tag. The caller holds `tags`.
+    pub(super) fn remove_tag(&self, nsid: Nsid, known: &TagFile) -> Result<()> {
+        let (disk, dir) = (&*self.context.disk, self.context.layout.tags(nsid).join(&known.tag));
+        let step = || format!("remove the tag in {}", dir.display());
+        // The oldest first: one that was left behind must not be the newest.
+        let mut revisions: Vec<String> = disk.list(&dir).context(step)?.into_iter().map(|entry| entry.name).collect();
+        revisions.sort();
+        for name in revisions {
+            disk.remove(&dir.join(name)).context(step)?;
+        }
+        disk.sync_dir(&dir).context(step)?;
+        let _ = disk.remove_dir(&dir);
+        self.release_tag(Some(known))
+    }
+
+    fn release_tag(&self, gone: Option<&TagFile>) -> Result<()> {
+        let free = self.context.meta.release(&keys_named(gone))?;
+        reclaim(&self.context, &free);
         Ok(())
     }
+}
+
+/// A revision above `known`, as late as the clock says: of two that were made apart the later one is higher.
+pub(super) fn next_rev(at_ms: u64, known: Option<u64>) -> u64 {
+    known.map_or(at_ms, |known| at_ms.max(known.saturating_add(1)))
+}
+
+fn keys_named(file: Option<&TagFile>) -> Vec<String> {
+    file.and_then(|file| file.manifest.as_ref()).map(keys).unwrap_or_default()
 }
 
 fn describe(file: &TagFile) -> Option<Tag> {

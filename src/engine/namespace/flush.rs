@@ -442,7 +442,7 @@ pub(in crate::engine) fn reference(key: String, segment_id: uuid::Uuid, level: u
     }
 }
 
-pub(super) fn write_deletions(
+pub(in crate::engine) fn write_deletions(
     context: &Context,
     project: &Project,
     nsid: crate::model::ids::Nsid,

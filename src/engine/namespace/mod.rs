@@ -26,7 +26,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-pub(in crate::engine) use self::flush::reference;
+pub(in crate::engine) use self::flush::{reference, write_deletions};
 pub use self::write::moved;
 
 use self::head::Head;

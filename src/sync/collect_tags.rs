@@ -1,0 +1,82 @@
+//! What tags in the bucket keep from being reclaimed, and what is left there of those that were replaced or deleted.
+//!
+//! They are read after the newest manifest and before the fence that follows it: one that is set meanwhile is announced by a commit, which
+//! overtakes the fence, or is overtaken by it and looks at what the fence condemned.
+
+use std::collections::BTreeSet;
+
+use super::collect::Of;
+use super::holds::foreign;
+use super::{Sync, keys, tags};
+use crate::engine::remote::keys_of;
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::format::marks::decode_tag;
+
+/// The tags of one namespace.
+#[derive(Default)]
+pub(super) struct Tagged {
+    /// What those need that hold.
+    pub named: BTreeSet<String>,
+    /// What the others named.
+    pub past: BTreeSet<String>,
+    /// Keys of revisions that nobody needs.
+    stale: Vec<String>,
+}
+
+impl Sync {
+    /// Reads the tags of a namespace; of one that was deleted none hold. Deletions of tags are kept until `until_ms`, so that who
+    /// was away hears of them.
+    pub(super) async fn tagged(&self, of: &Of<'_>, newest: &Manifest, until_ms: u64) -> Result<Tagged> {
+        let mut found = Tagged::default();
+        if newest.tags == 0 && !of.is_dead {
+            // Nobody ever announced one.
+            return Ok(found);
+        }
+        for (tag, revs) in self.listed_tags(of.project(), of.nsid).await? {
+            for rev in &revs {
+                let is_newest = Some(rev) == revs.last() && !of.is_dead;
+                let key = keys::tag(of.project(), of.nsid, &tag, *rev);
+                let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { continue };
+                let file = decode_tag(&bytes, &key)?;
+                tags::check(&file, of.nsid, (&tag, *rev), &key)?;
+                match &file.manifest {
+                    Some(manifest) if is_newest => found.named.extend(keys_of(manifest)),
+                    None if is_newest && file.at_ms > until_ms => {}
+                    gone => {
+                        found.past.extend(gone.iter().flat_map(keys_of));
+                        found.stale.push(key);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Says that of others' objects only those in `needed` are held any more, where `past` named some.
+    pub(super) async fn narrow_holds(
+        &self,
+        of: &Of<'_>,
+        past: &BTreeSet<String>,
+        needed: &BTreeSet<String>,
+    ) -> Result<()> {
+        let mut needed = foreign(of.nsid, needed);
+        for owner in foreign(of.nsid, past).into_keys() {
+            let objects = needed.remove(&owner).unwrap_or_default();
+            self.narrow_hold(of.project(), &of.name.to_string(), of.nsid, owner, &objects).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of tags that were replaced or deleted, once nothing is held for them.
+    pub(super) async fn drop_tags(&self, of: &Of<'_>, tagged: &Tagged, needed: &BTreeSet<String>) -> Result<()> {
+        if tagged.stale.is_empty() || of.is_dead && !self.is_dead(of.name, of.nsid).await? {
+            return Ok(());
+        }
+        self.narrow_holds(of, &tagged.past, needed).await?;
+        for key in &tagged.stale {
+            self.bucket.delete(key, &self.options.patience).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,304 @@
+//! Tags: what one node sets or deletes the others have after their next pass.
+//!
+//! - A change is a file of its own, created once; the next commit says that there is news. Who finds the same number of changes asks
+//!   for nothing, so tags cost a node without news no request.
+//! - Revisions are numbered by the clock of who made them, above all that it knew of. Of two that were made apart the later one
+//!   holds, on every node; who finds that its own gave way, or that of another to its own, says so.
+//! - What a tag names is safe once a commit follows its file, and no fence came in between: who commits one later finds the file. So it
+//!   names what a state names that is retained then, and objects of its own that no fence condemned since they were sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::namespace::{Done, Found};
+use super::objects::push;
+use super::{Sync, keys};
+use crate::engine::lineage::shared;
+use crate::engine::remote::{keys_of, objects_of};
+use crate::error::{Error, Kind, Result};
+use crate::format::manifest::Manifest;
+use crate::format::marks::{TAGS_SHARED_MAX, TagFile, TagsFile, VERSION, decode_tag, encode_tag};
+use crate::model::ids::{NamespaceName, Nsid, Project};
+use crate::store::{Outcome, commit};
+use crate::tier::GONE;
+
+/// The most revisions of one namespace's tags that are in a bucket.
+const REVISIONS_MAX: usize = 65_536;
+/// Past states that are looked at for what a tag names and the newest state does not.
+const WALK_MAX: usize = 16;
+
+/// Objects that were sent for tags alone, and the generation up to which no fence condemned them.
+#[derive(Default)]
+pub(super) struct Uploads {
+    keys: BTreeSet<String>,
+    up_to: Option<u64>,
+}
+
+/// What may stay as it is of what tags name: all that retained states name, as far back as it was looked.
+struct Kept {
+    keys: BTreeSet<String>,
+    /// The oldest state that was looked at, and the oldest that is retained.
+    oldest: u64,
+    retained: u64,
+    left: usize,
+}
+
+impl Sync {
+    /// Takes in what changed of the tags in the bucket by its manifest `newest`. A tag that cannot be had keeps nobody from the
+    /// documents: it is told, and looked at again at the next change.
+    pub(super) async fn take_in_tags(&self, name: &NamespaceName, newest: &Manifest, done: &mut Done) -> Result<()> {
+        let (engine, nsid) = (&self.engine, newest.nsid);
+        let known = tokio::task::block_in_place(|| engine.known_tags(nsid))?;
+        if known.changes == newest.tags {
+            return Ok(());
+        }
+        let here = tokio::task::block_in_place(|| engine.tag_revisions(nsid))?;
+        let listed = self.listed_tags(&name.project, nsid).await?;
+        let mut next = TagsFile { format: VERSION, changes: newest.tags, revisions: BTreeMap::new() };
+        for (tag, revs) in listed.iter().take(TAGS_SHARED_MAX) {
+            let Some(rev) = revs.last().copied() else { continue };
+            let (own, was) = (here.get(tag).copied(), known.revisions.get(tag).copied());
+            if was != Some(rev) && own > Some(rev) {
+                done.tell(format!(
+                    "tag '{tag}' was changed here and by another node, and what was done here later holds"
+                ));
+            } else if was != Some(rev)
+                && let Err(error) =
+                    self.take_in_tag(name, (nsid, tag, rev), own.filter(|own| Some(*own) != was), done).await
+            {
+                if !is_of_one_tag(&error) {
+                    return Err(error);
+                }
+                done.tell(format!("tag '{tag}' is not taken from the bucket: {error}"));
+                // What is here of it was sent before, and is no news.
+                next.revisions.extend(was.map(|was| (tag.clone(), was)));
+                continue;
+            }
+            next.revisions.insert(tag.clone(), rev);
+        }
+        for (tag, rev) in known.revisions.into_iter().filter(|(tag, _)| !listed.contains_key(tag)) {
+            let key = keys::tag(&name.project, nsid, &tag, rev);
+            match self.bucket.size(&key, &self.options.patience).await? {
+                // Listings may be behind.
+                Some(_) => drop(next.revisions.insert(tag, rev)),
+                // It was deleted, so long ago that nothing says so any more.
+                None => tokio::task::block_in_place(|| engine.forget_tag(nsid, &tag, rev))?,
+            }
+        }
+        tokio::task::block_in_place(|| engine.note_tags(nsid, &next))
+    }
+
+    /// Takes in one revision of a tag. `unsent`: what is here of it, if the bucket never had that.
+    async fn take_in_tag(
+        &self,
+        name: &NamespaceName,
+        (nsid, tag, rev): (Nsid, &str, u64),
+        unsent: Option<u64>,
+        done: &mut Done,
+    ) -> Result<()> {
+        let key = keys::tag(&name.project, nsid, tag, rev);
+        let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { return Ok(()) };
+        let file = decode_tag(&bytes, &key)?;
+        check(&file, nsid, (tag, rev), &key)?;
+        let own = tokio::task::block_in_place(|| self.engine.tag_file(nsid, tag)).unwrap_or(None);
+        if let (Some(_), Some(own)) = (unsent, &own)
+            && state_of(own) != state_of(&file)
+        {
+            done.tell(format!("tag '{tag}' was changed here and by another node, and what that one did later holds"));
+        }
+        match &file.manifest {
+            Some(manifest) => {
+                let _expected = self.engine.expect(manifest);
+                done.fetched += self.fetch_objects(name, manifest).await?;
+                tokio::task::block_in_place(|| self.engine.take_tag(nsid, &file)).map(drop)
+            }
+            None => match own {
+                Some(own) => tokio::task::block_in_place(|| self.engine.forget_tag(nsid, tag, own.rev)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Revisions of this node's that the bucket has not. Asks nobody.
+    pub(super) fn tags_due(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
+        tokio::task::block_in_place(|| {
+            let mut due = self.engine.tag_revisions(nsid)?;
+            if due.is_empty() {
+                return Ok(due);
+            }
+            let known = self.engine.known_tags(nsid)?.revisions;
+            let mut room = TAGS_SHARED_MAX.saturating_sub(known.len());
+            let kept_here = self.kept_here.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            due.retain(|tag, rev| {
+                let is_news = known.get(tag).is_none_or(|known| *known < *rev);
+                let is_due = is_news && !kept_here.contains(&(nsid, tag.clone(), *rev));
+                let has_room = known.contains_key(tag) || room > 0;
+                room = room.saturating_sub(usize::from(is_due && !known.contains_key(tag)));
+                is_due && has_room
+            });
+            Ok(due)
+        })
+    }
+
+    /// Sends tags, and what they need beyond `ours`, which is committed next. Gives the revisions that are there then.
+    pub(super) async fn send_tags(
+        &self,
+        name: &NamespaceName,
+        (ours, found): (&Manifest, Option<&Found>),
+        due: BTreeMap<String, u64>,
+        uploads: &mut Uploads,
+        done: &mut Done,
+    ) -> Result<BTreeMap<String, u64>> {
+        let mut sent = BTreeMap::new();
+        if due.is_empty() {
+            return Ok(sent);
+        }
+        let nsid = ours.nsid;
+        let known = tokio::task::block_in_place(|| self.engine.known_tags(nsid))?.revisions;
+        if let Some(found) = found.filter(|_| !uploads.keys.is_empty()) {
+            let condemned = self.condemned_since(uploads.up_to, &found.manifest).await;
+            uploads.keys.retain(|key| !condemned.may_have(key));
+        }
+        uploads.up_to = found.map(|found| found.manifest.generation);
+        let mut kept = Kept::new(ours, found.map(|found| &found.manifest).filter(|found| !found.is_end()));
+        for (tag, rev) in due {
+            match self.send_tag(name, nsid, (&tag, rev, known.contains_key(&tag)), (&mut kept, uploads), done).await {
+                Ok(Some(rev)) => drop(sent.insert(tag, rev)),
+                Ok(None) => {}
+                Err(error) if is_of_one_tag(&error) => {
+                    done.tell(format!("tag '{tag}' stays on this node, it cannot be sent: {error}"));
+                    let mut kept_here = self.kept_here.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    kept_here.insert((nsid, tag, rev));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Sends one tag; gives the revision by which it is in the bucket, if it is.
+    async fn send_tag(
+        &self,
+        name: &NamespaceName,
+        nsid: Nsid,
+        (tag, rev, is_known): (&str, u64, bool),
+        (kept, uploads): (&mut Kept, &mut Uploads),
+        done: &mut Done,
+    ) -> Result<Option<u64>> {
+        let (engine, patience) = (&self.engine, &self.options.patience);
+        let file = tokio::task::block_in_place(|| engine.tag_file(nsid, tag))?;
+        let Some(file) = file.filter(|file| file.rev == rev) else { return Ok(None) };
+        if file.manifest.is_none() && !is_known {
+            // It was deleted before anybody else knew of it.
+            tokio::task::block_in_place(|| engine.forget_tag(nsid, tag, rev))?;
+            return Ok(None);
+        }
+        if let Some(manifest) = &file.manifest {
+            self.look_back(&name.project, manifest, kept, uploads).await?;
+        }
+        let all = kept.keys.union(&uploads.keys).cloned().collect();
+        let Some(file) = engine.detach_tag(name, (tag, rev), &all).await? else { return Ok(None) };
+        if let Some(manifest) = &file.manifest {
+            done.sent += push(engine, &self.bucket, objects_of(manifest), &kept.keys, &self.carrying()).await?;
+            uploads.keys.extend(keys_of(manifest).difference(&kept.keys).cloned());
+        }
+        let (file, key_of) = (shared(&file), |rev| keys::tag(&name.project, nsid, tag, rev));
+        let is_mine = |found: &[u8]| Ok(decode_tag(found, tag).is_ok_and(|found| found == file));
+        let bytes = Bytes::from(encode_tag(&file)?);
+        match commit(&self.bucket, &key_of, file.rev, bytes, &is_mine, patience).await? {
+            Outcome::Won => Ok(Some(file.rev)),
+            Outcome::Lost(_) => {
+                // Made in the same millisecond: who was first holds.
+                self.take_in_tag(name, (nsid, tag, file.rev), Some(file.rev), done).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks at states that are retained until they name all that a tag does, or there are no more.
+    async fn look_back(
+        &self,
+        project: &Project,
+        tagged: &Manifest,
+        kept: &mut Kept,
+        uploads: &Uploads,
+    ) -> Result<()> {
+        let needed = keys_of(tagged);
+        let is_there = |kept: &Kept| needed.iter().all(|key| kept.keys.contains(key) || uploads.keys.contains(key));
+        while !is_there(kept) && kept.left > 0 && kept.oldest > kept.retained {
+            kept.left -= 1;
+            match self.read_generation(project, tagged.nsid, kept.oldest - 1).await? {
+                Some(state) => {
+                    kept.keys.extend(keys_of(&state));
+                    kept.oldest = state.generation;
+                }
+                None => kept.left = 0,
+            }
+        }
+        Ok(())
+    }
+
+    /// A commit says that these revisions are there, and that `changes` were made so far.
+    pub(super) fn tags_sent(&self, nsid: Nsid, changes: u64, sent: BTreeMap<String, u64>) -> Result<()> {
+        tokio::task::block_in_place(|| {
+            let mut known = self.engine.known_tags(nsid)?;
+            if known.changes == changes && sent.is_empty() {
+                return Ok(());
+            }
+            for (tag, rev) in &sent {
+                let is_deleted = self.engine.tag_file(nsid, tag)?.is_some_and(|file| file.manifest.is_none());
+                if is_deleted {
+                    self.engine.forget_tag(nsid, tag, *rev)?;
+                }
+            }
+            known.changes = changes;
+            known.revisions.extend(sent);
+            self.engine.note_tags(nsid, &known)
+        })
+    }
+
+    /// The revisions of every tag in the bucket, ascending.
+    pub(super) async fn listed_tags(&self, project: &Project, nsid: Nsid) -> Result<BTreeMap<String, Vec<u64>>> {
+        let below = keys::tags(project, nsid);
+        let listed = self.bucket.list_all(&below, None, REVISIONS_MAX, &self.options.patience).await?;
+        let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for (tag, rev) in listed.iter().filter_map(|listed| keys::tag_of(project, &below, &listed.key)) {
+            found.entry(tag).or_default().push(rev);
+        }
+        found.values_mut().for_each(|revs| revs.sort_unstable());
+        Ok(found)
+    }
+}
+
+impl Kept {
+    fn new(ours: &Manifest, before: Option<&Manifest>) -> Self {
+        let mut keys = keys_of(ours);
+        keys.extend(before.into_iter().flat_map(keys_of));
+        let retained = before.and_then(|before| before.fence.as_ref()).map_or(0, |fence| fence.retained);
+        Kept { keys, oldest: before.map_or(0, |before| before.generation), retained, left: WALK_MAX }
+    }
+}
+
+/// Whether nothing but one tag is wrong.
+fn is_of_one_tag(error: &Error) -> bool {
+    error.code() == GONE || matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported)
+}
+
+/// What a revision says.
+fn state_of(file: &TagFile) -> Option<(crate::model::ids::CommitId, u64)> {
+    file.manifest.as_ref().map(|manifest| (manifest.commit_id, manifest.data_seq))
+}
+
+/// Refuses a file that is not what its key says.
+pub(super) fn check(file: &TagFile, nsid: Nsid, (tag, rev): (&str, u64), key: &str) -> Result<()> {
+    let of = file.manifest.as_ref().map_or(nsid, |manifest| manifest.nsid);
+    if (file.tag.as_str(), file.rev, of) != (tag, rev, nsid) {
+        let what = format!("{key}: is revision {} of tag '{}' of {of}", file.rev, file.tag);
+        return Err(Error::corrupt(format!("{what}, expected revision {rev} of '{tag}' of {nsid}")));
+    }
+    match file.manifest.as_ref().is_some_and(|manifest| !manifest.logs.is_empty()) {
+        true => Err(Error::corrupt(format!("{key}: names logs, expected none in a bucket"))),
+        false => Ok(()),
+    }
+}
