@@ -3,6 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "support/again.rs"]
+mod again;
+#[path = "support/node.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod node;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,51 +16,15 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::api::wire::write::{WriteBody, parse_write};
-use shoal::engine::{CreateRequest, Engine, EngineConfig};
+use shoal::engine::{CreateRequest, Engine};
 use shoal::error::{Kind, Result};
-use shoal::model::ids::{DocId, NamespaceName, Project};
+use shoal::model::ids::{DocId, Project};
 use shoal::model::query::{Answer, ResultRow};
-use shoal::model::value_render::to_json;
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
-use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
-use shoal::platform::random::SeededRandom;
 
-/// A node whose power can be cut.
-struct Node {
-    disk: MemoryDisk,
-    clock: Arc<ManualClock>,
-    random: Arc<SeededRandom>,
-    config: EngineConfig,
-}
-
-impl Node {
-    fn new(seed: u64) -> Self {
-        Node {
-            disk: MemoryDisk::default(),
-            clock: Arc::new(ManualClock::at(1_700_000_000_000)),
-            random: Arc::new(SeededRandom::new(seed)),
-            config: EngineConfig { flush_bytes: 1 << 30, ..EngineConfig::new("/data") },
-        }
-    }
-
-    fn open(&self) -> Result<Arc<Engine>> {
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
-        let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone())?;
-        engine.rebuild_index()?;
-        Ok(engine)
-    }
-
-    /// Everything that was not durable is lost.
-    fn cut_power(&self) {
-        self.disk.power_cut(&*self.random);
-    }
-}
-
-fn name(text: &str) -> NamespaceName {
-    Project::default_project().namespace(text).unwrap()
-}
+use node::{Node, all, documents, name, through_bucket};
 
 fn request(body: Json) -> WriteRequest {
     match parse_write(body).unwrap() {
@@ -68,20 +38,16 @@ async fn write(engine: &Arc<Engine>, namespace: &str, body: Json) -> Result<Writ
 }
 
 fn query(engine: &Engine, namespace: &str, body: Json) -> Result<Vec<ResultRow>> {
-    let parsed = parse_query(body).unwrap();
-    match engine.query(&name(namespace), &parsed.request)?.answers.remove(0) {
-        Answer::Rows(rows) => Ok(rows),
-        other => panic!("expected rows, got {other:?}"),
-    }
-}
-
-/// Every document as JSON by id.
-fn all(engine: &Engine, namespace: &str) -> BTreeMap<DocId, BTreeMap<String, Json>> {
-    let body = json!({"rank_by": ["id", "asc"], "limit": 10_000, "include_attributes": true});
-    let rows = query(engine, namespace, body).unwrap();
-    rows.into_iter()
-        .map(|row| (row.id, row.fields.iter().map(|(name, value)| (name.clone(), to_json(value, false))).collect()))
-        .collect()
+    let request = parse_query(body).unwrap().request;
+    let run = |engine: &Engine| -> Result<Vec<ResultRow>> {
+        match engine.query(&name(namespace), &request)?.answers.remove(0) {
+            Answer::Rows(rows) => Ok(rows),
+            other => panic!("expected rows, got {other:?}"),
+        }
+    };
+    let rows = run(engine)?;
+    through_bucket::check(engine, namespace, &rows, |engine| run(engine).unwrap());
+    Ok(rows)
 }
 
 fn ids(rows: &[ResultRow]) -> Vec<DocId> {
@@ -107,7 +73,7 @@ fn fish() -> Json {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_document_scores_the_same_in_the_tail_in_segments_and_after_a_restart() {
     let node = Node::new(1);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     let queries = [
         json!({"rank_by": ["text", "BM25", "fish swim"], "limit": 10, "include_attributes": ["text"]}),
@@ -125,9 +91,7 @@ async fn a_document_scores_the_same_in_the_tail_in_segments_and_after_a_restart(
     assert_eq!(ids(&in_tail[3]), uints(&[1, 3]));
     engine.checkpoint(&name("docs")).await.unwrap();
     assert_eq!(answers(&engine), in_tail);
-    drop(engine);
-    node.cut_power();
-    let engine = node.open().unwrap();
+    let engine = node.cut_power(engine);
     assert_eq!(answers(&engine), in_tail);
     // Some of the documents in the tail, some in a segment with dead rows.
     write(
@@ -147,7 +111,7 @@ async fn a_document_scores_the_same_in_the_tail_in_segments_and_after_a_restart(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletes_and_patches_hold_through_flushes_and_merges() {
     let node = Node::new(2);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
     let done =
@@ -161,16 +125,14 @@ async fn deletes_and_patches_hold_through_flushes_and_merges() {
     assert_eq!(all(&engine, "docs"), expected);
     engine.compact(&name("docs")).await.unwrap();
     assert_eq!(all(&engine, "docs"), expected);
-    drop(engine);
-    node.cut_power();
-    assert_eq!(all(&node.open().unwrap(), "docs"), expected);
+    assert_eq!(all(&node.cut_power(engine), "docs"), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_name_can_be_used_again_at_once_and_nothing_of_its_files_stays() {
     let mut node = Node::new(3);
     node.config.retention_ms = 0;
-    let engine = node.open().unwrap();
+    let engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
     write(&engine, "docs", json!({"upsert_rows": [{"id": 9, "text": "x"}]})).await.unwrap();
@@ -179,15 +141,13 @@ async fn a_deleted_name_can_be_used_again_at_once_and_nothing_of_its_files_stays
     assert_eq!(files(&node.disk, Path::new("/data/store")), ["/data/store/_format.json"]);
     write(&engine, "docs", json!({"upsert_rows": [{"id": "a", "other": 1}]})).await.unwrap();
     assert_eq!(all(&engine, "docs").len(), 1);
-    drop(engine);
-    node.cut_power();
-    assert_eq!(all(&node.open().unwrap(), "docs").len(), 1);
+    assert_eq!(all(&node.cut_power(engine), "docs").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_shares_objects_and_nothing_else() {
     let node = Node::new(4);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
     write(&engine, "docs", json!({"upsert_rows": [{"id": 4, "text": "whale"}], "deletes": [1]})).await.unwrap();
@@ -202,9 +162,7 @@ async fn a_copy_shares_objects_and_nothing_else() {
     assert_eq!(all(&engine, "docs"), expected);
     engine.delete(&name("docs")).await.unwrap();
     assert_eq!(all(&engine, "copy").len(), 2);
-    drop(engine);
-    node.cut_power();
-    let engine = node.open().unwrap();
+    let engine = node.cut_power(engine);
     assert_eq!(all(&engine, "copy").len(), 2);
     assert_eq!(engine.copy(&name("copy"), &name("copy")).await.unwrap_err().kind(), Kind::Invalid);
     assert_eq!(engine.copy(&name("gone"), &name("x")).await.unwrap_err().kind(), Kind::NotFound);
@@ -213,7 +171,7 @@ async fn a_copy_shares_objects_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_write_takes_effect_once_through_crash_and_flush() {
     let node = Node::new(5);
-    let mut engine = node.open().unwrap();
+    let mut engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     let keyed = |body: u8| WriteRequest {
         idempotency: Some(Idempotency { key_hash: [7; 16], body_hash: [body; 16] }),
@@ -228,9 +186,7 @@ async fn a_repeated_write_takes_effect_once_through_crash_and_flush() {
         assert_eq!(all(&engine, "docs").len(), 2, "round {round}");
         assert_eq!(engine.write(&name("docs"), keyed(2)).await.unwrap_err().code(), "idempotency_key_reused");
         if round == 0 {
-            drop(engine);
-            node.cut_power();
-            engine = node.open().unwrap();
+            engine = node.cut_power(engine);
         } else {
             engine.checkpoint(&name("docs")).await.unwrap();
         }
@@ -242,7 +198,7 @@ async fn a_repeated_write_takes_effect_once_through_crash_and_flush() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn if_match_refuses_what_moved() {
     let node = Node::new(6);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     let first = write(&engine, "docs", fish()).await.unwrap();
     assert_eq!(first.etag, engine.etag(&name("docs")).unwrap());
     let guarded = |etag: &str| WriteRequest { if_match: Some(etag.into()), ..request(json!({"deletes": [1]})) };
@@ -253,9 +209,7 @@ async fn if_match_refuses_what_moved() {
     engine.checkpoint(&name("docs")).await.unwrap();
     engine.set_labels(&name("docs"), [("shop".to_owned(), "17".to_owned())].into()).await.unwrap();
     assert_eq!(engine.etag(&name("docs")).unwrap(), second.etag);
-    drop(engine);
-    node.cut_power();
-    let engine = node.open().unwrap();
+    let engine = node.cut_power(engine);
     assert_eq!(engine.etag(&name("docs")).unwrap(), second.etag);
     engine.write(&name("docs"), guarded(&second.etag)).await.unwrap();
 }
@@ -263,16 +217,14 @@ async fn if_match_refuses_what_moved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn read_only_labels_pins_and_schema_survive_a_restart() {
     let node = Node::new(7);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     let labels: BTreeMap<String, String> = [("shop".to_owned(), "17".to_owned())].into();
     engine.create(&name("docs"), CreateRequest { labels, ..CreateRequest::default() }).await.unwrap();
     write(&engine, "docs", fish()).await.unwrap();
     engine.update_metadata(&name("docs"), Some(true), Some(true)).await.unwrap();
     let refused = write(&engine, "docs", json!({"deletes": [1]})).await.unwrap_err();
     assert_eq!(refused.message(), "💔 Writes not permitted. This namespace is read-only.");
-    drop(engine);
-    node.cut_power();
-    let engine = node.open().unwrap();
+    let engine = node.cut_power(engine);
     let metadata = engine.metadata(&name("docs")).unwrap();
     assert!(metadata.read_only && metadata.pinned_ms.is_some());
     assert!(metadata.schema.column("text").unwrap().full_text.is_some());
@@ -286,7 +238,7 @@ async fn read_only_labels_pins_and_schema_survive_a_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_first_write_creates_nothing() {
     let node = Node::new(8);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     for body in [
         json!({"upsert_rows": [{"id": 1, "vector": [0.1, 0.2]}]}),
         json!({"upsert_rows": [{"id": 1}, {"id": 1}]}),
@@ -301,7 +253,7 @@ async fn a_refused_first_write_creates_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ids_are_never_handed_out_twice() {
     let node = Node::new(9);
-    let mut engine = node.open().unwrap();
+    let mut engine = node.open();
     write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}]})).await.unwrap();
     let mut seen = std::collections::BTreeSet::new();
     for round in 0..4 {
@@ -310,9 +262,7 @@ async fn ids_are_never_handed_out_twice() {
             assert!(n < 1 << 53 && seen.insert(n), "round {round}");
         }
         if round % 2 == 0 {
-            drop(engine);
-            node.cut_power();
-            engine = node.open().unwrap();
+            engine = node.cut_power(engine);
         } else {
             engine.checkpoint(&name("docs")).await.unwrap();
         }
@@ -322,14 +272,14 @@ async fn ids_are_never_handed_out_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_or_damaged_index_loses_nothing() {
     let node = Node::new(10);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     write(&engine, "docs", fish()).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
     engine.copy(&name("docs"), &name("copy")).await.unwrap();
     write(&engine, "docs", json!({"deletes": [1]})).await.unwrap();
     engine.update_metadata(&name("docs"), None, Some(true)).await.unwrap();
-    engine.shutdown().await.unwrap();
     let (docs, copy) = (all(&engine, "docs"), all(&engine, "copy"));
+    engine.shutdown().await.unwrap();
     drop(engine);
     let path = Path::new("/data/meta.redb");
     for damage in ["deleted", "truncated", "overwritten"] {
@@ -338,7 +288,7 @@ async fn a_lost_or_damaged_index_loses_nothing() {
             "truncated" => node.disk.random_access(path).unwrap().set_len(5_000).unwrap(),
             _ => node.disk.random_access(path).unwrap().write_at(100, &[0xa5; 8_000]).unwrap(),
         }
-        let engine = node.open().unwrap();
+        let engine = node.open();
         assert_eq!((all(&engine, "docs"), all(&engine, "copy")), (docs.clone(), copy.clone()), "{damage}");
         assert!(engine.metadata(&name("docs")).unwrap().pinned_ms.is_some(), "{damage}");
         engine.compact(&name("docs")).await.unwrap();
@@ -350,7 +300,7 @@ async fn a_lost_or_damaged_index_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_column_that_becomes_searchable_later_is_searched_everywhere() {
     let node = Node::new(13);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     let plain = |id: u64, text: &str| json!({"upsert_rows": [{"id": id, "text": text}]});
     write(&engine, "docs", plain(1, "fish fish swim")).await.unwrap();
     engine.checkpoint(&name("docs")).await.unwrap();
@@ -369,7 +319,7 @@ async fn a_column_that_becomes_searchable_later_is_searched_everywhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_is_found_under_the_options_it_has_now() {
     let node = Node::new(14);
-    let mut engine = node.open().unwrap();
+    let mut engine = node.open();
     let row = |id: u64| json!([{"id": id, "text": "Fish swim"}]);
     let text = |case: bool| json!({"text": {"type": "string", "full_text_search": {"case_sensitive": case}}});
     write(&engine, "docs", json!({"upsert_rows": row(1), "schema": text(false)})).await.unwrap();
@@ -383,9 +333,7 @@ async fn text_is_found_under_the_options_it_has_now() {
         };
         assert_eq!((found("Fish"), found("fish")), (uints(&[1, 2, 3]), uints(&[])), "round {round}");
         if round == 0 {
-            drop(engine);
-            node.cut_power();
-            engine = node.open().unwrap();
+            engine = node.cut_power(engine);
         } else {
             engine.checkpoint(&name("docs")).await.unwrap();
         }
@@ -395,7 +343,7 @@ async fn text_is_found_under_the_options_it_has_now() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_namespace_is_set_apart_and_the_others_are_served() {
     let node = Node::new(15);
-    let engine = node.open().unwrap();
+    let engine = node.open();
     for namespace in ["log", "segment", "manifest", "well"] {
         write(&engine, namespace, fish()).await.unwrap();
         if namespace != "log" {
@@ -421,7 +369,7 @@ async fn a_damaged_namespace_is_set_apart_and_the_others_are_served() {
     }
     // It would put the manifest back.
     node.disk.remove(Path::new("/data/meta.redb")).unwrap();
-    let engine = node.open().unwrap();
+    let engine = node.open();
     assert_eq!(all(&engine, "well").len(), 3);
     for (namespace, _) in &damaged {
         let body = json!({"rank_by": ["id", "asc"], "limit": 9, "include_attributes": true});
@@ -449,7 +397,7 @@ async fn writes_wait_for_room_and_are_refused_when_there_is_none() {
     let mut node = Node::new(16);
     node.config.tail_bytes_max = 10_000;
     node.config.backpressure_wait_ms = 50;
-    let engine = node.open().unwrap();
+    let engine = node.open();
     let big = |id: u64| json!({"upsert_rows": [{"id": id, "text": "x".repeat(4_000)}]});
     for id in 0..20 {
         write(&engine, "docs", big(id)).await.unwrap();
@@ -468,7 +416,7 @@ async fn writes_wait_for_room_and_are_refused_when_there_is_none() {
     let refused = refused.unwrap();
     assert!(matches!(refused.kind(), Kind::Busy | Kind::Unavailable), "{refused}");
     // Reads are served meanwhile, and writes go on by themselves.
-    assert!(all(&engine, "docs").len() >= 20);
+    assert!(documents(&engine.view(&name("docs")).unwrap()).len() >= 20);
     node.disk.set_fault(None);
     let before = all(&engine, "docs").len();
     write(&engine, "docs", big(99)).await.unwrap();
@@ -478,13 +426,13 @@ async fn writes_wait_for_room_and_are_refused_when_there_is_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_daemon_and_a_foreign_directory_are_refused() {
     let node = Node::new(11);
-    let engine = node.open().unwrap();
-    assert_eq!(node.open().map(drop).unwrap_err().code(), "data_dir_locked");
+    let engine = node.open();
+    assert_eq!(node.try_open().map(drop).unwrap_err().code(), "data_dir_locked");
     drop(engine);
-    drop(node.open().unwrap());
+    drop(node.open());
     let other = Node::new(12);
     shoal::platform::disk::create_dirs(&other.disk, Path::new("/data/holiday-pictures")).unwrap();
-    assert!(other.open().map(drop).unwrap_err().message().contains("holiday-pictures"));
+    assert!(other.try_open().map(drop).unwrap_err().message().contains("holiday-pictures"));
 }
 
 fn files(disk: &MemoryDisk, dir: &Path) -> Vec<String> {
@@ -506,7 +454,7 @@ async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails
     let row = |id: u64, n: u64| json!({"id": id, "n": n, "text": format!("fish {id}")});
     for at in 0..40 {
         let node = Node::new(at);
-        let engine = node.open().unwrap();
+        let engine = node.open();
         write(&engine, "docs", json!({"upsert_rows": [row(1, 1), row(2, 1)]})).await.unwrap();
         engine.checkpoint(&name("docs")).await.unwrap();
         write(&engine, "docs", json!({"upsert_rows": [row(3, 1), row(4, 1)]})).await.unwrap();
@@ -520,9 +468,7 @@ async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails
         assert_eq!(expected.len(), 4);
         let _ = engine.checkpoint(&name("docs")).await;
         assert_eq!(all(&engine, "docs"), expected, "operation {at}, running");
-        drop(engine);
-        node.cut_power();
-        let engine = node.open().unwrap();
+        let engine = node.cut_power(engine);
         assert_eq!(all(&engine, "docs"), expected, "operation {at}, after a power cut");
         assert_eq!(expected[&DocId::Uint(3)]["n"], json!(2));
         engine.compact(&name("docs")).await.unwrap();
@@ -534,7 +480,7 @@ async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails
 async fn what_is_written_while_a_segment_is_made_becomes_one_without_another_write() {
     let mut node = Node::new(40);
     node.config.flush_bytes = 256 << 10;
-    let engine = node.open().unwrap();
+    let engine = node.open();
     let writes = (0..16_u64).map(|round| {
         let engine = engine.clone();
         tokio::spawn(async move {

@@ -9,6 +9,7 @@ use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::lineage::BranchRequest;
 use shoal::engine::view::View;
 use shoal::engine::{Engine, EngineConfig};
+use shoal::error::Result;
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::model::value_render::to_json;
@@ -19,7 +20,7 @@ use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::random::SeededRandom;
 
 #[path = "through_bucket.rs"]
-mod through_bucket;
+pub mod through_bucket;
 
 pub const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -44,11 +45,15 @@ impl Node {
     }
 
     pub fn open(&self) -> Arc<Engine> {
+        self.try_open().unwrap()
+    }
+
+    pub fn try_open(&self) -> Result<Arc<Engine>> {
         let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
-        let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone()).unwrap();
-        engine.rebuild_index().unwrap();
+        let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone())?;
+        engine.rebuild_index()?;
         through_bucket::opened(&engine, &self.clock);
-        engine
+        Ok(engine)
     }
 
     /// Ends the engine by a power cut and opens it again.
@@ -94,6 +99,6 @@ pub fn documents(view: &View) -> Documents {
 
 pub fn all(engine: &Engine, namespace: &str) -> Documents {
     let found = documents(&engine.view(&name(namespace)).unwrap());
-    through_bucket::check(engine, namespace, &found);
+    through_bucket::check(engine, namespace, &found, |engine| documents(&engine.view(&name(namespace)).unwrap()));
     found
 }
