@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use daemon::{ALL_THE_TIME, Daemon, ON_REQUEST, files, is_together, place, shoal, text};
+use daemon::{ALL_THE_TIME, Daemon, ON_REQUEST, files, is_together, place, serve, shoal, text};
 use serde_json::{Value, json};
 
 #[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod daemon;
 
 #[test]
@@ -146,9 +147,7 @@ fn a_wrong_configuration_exits_with_78_and_a_node_without_a_bucket_says_how_to_g
         assert_eq!(output.status.code(), Some(78), "{name}: {told}");
         assert!(told.contains(said) && !told.contains("secret"), "{name}: {told}");
     }
-    let alone = Daemon::spawn(
-        shoal().args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"]).arg(&data),
-    );
+    let alone = Daemon::spawn(&mut serve(&data));
     let (status, _, body) = alone.ask("POST", "/v1/sync", &[], &json!({}));
     assert_eq!((status, &body["code"]), (400, &"no_bucket".into()));
     assert!(body["hint"].as_str().unwrap().contains("SHOAL_BUCKET__URL"), "{body}");

@@ -3,6 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod apart;
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod daemon;
 mod node;
 #[path = "../support/proxy.rs"]
 mod proxy;
@@ -73,6 +77,7 @@ fn everybody_has_everything(mut server: Server) {
         );
     }
     let mut acknowledged: BTreeMap<u64, u64> = [(0, 0)].into();
+    let mut deleted: Vec<u64> = Vec::new();
     for round in 1..=ROUNDS {
         for node in &nodes {
             node.link.set(Weather::Storm);
@@ -87,14 +92,29 @@ fn everybody_has_everything(mut server: Server) {
                 node.daemon.put("docs", 1 + n % 4, 1_000 * round + 10 * n + at as u64, &[]);
             }
         }
+        for (at, node) in nodes.iter().enumerate() {
+            let id = 10_000 * (at as u64 + 1) + 100 * round;
+            node.daemon.post("/v2/namespaces/docs", &json!({"deletes": [id]}));
+            acknowledged.remove(&id);
+            deleted.push(id);
+        }
         match round {
-            1 => nodes[0].daemon.post("/v2/namespaces/try", &json!({"branch_from_namespace": "docs"})),
+            1 => {
+                nodes[0].daemon.post("/v2/namespaces/try", &json!({"branch_from_namespace": "docs"}));
+                for id in 50_000..50_000 + OWN {
+                    assert!(nodes[0].daemon.put("try", id, id, &[]));
+                    acknowledged.insert(id, id);
+                }
+            }
             2 => {
                 nodes[1].daemon.kill();
                 nodes[1].daemon.restart();
             }
             3 => server.kill(),
-            _ => nodes[2].link.set(Weather::Silent),
+            _ => {
+                nodes[0].daemon.post("/v1/namespaces/docs/merge", &json!({"source": "try", "policy": "lww"}));
+                nodes[2].link.set(Weather::Silent);
+            }
         }
         if round == 3 {
             nodes[0].daemon.kill();
@@ -127,7 +147,10 @@ fn everybody_has_everything(mut server: Server) {
     for node in &nodes {
         node.link.set(Weather::Clear);
     }
-    let has_all = |found: &BTreeMap<u64, u64>| acknowledged.iter().all(|(id, n)| found.get(id) == Some(n));
+    let has_all = |found: &BTreeMap<u64, u64>| {
+        let is_gone = |id: &u64| !found.contains_key(id);
+        acknowledged.iter().all(|(id, n)| found.get(id) == Some(n)) && deleted.iter().all(is_gone)
+    };
     until(
         "everybody having everything",
         || told(&nodes),

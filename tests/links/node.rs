@@ -1,21 +1,21 @@
 //! A daemon on a bucket behind a link, as a process that can be killed, and a client of it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal::store::BucketConfig;
 
+use crate::daemon;
+
 /// How long something may take that happens by itself.
 pub const WITHIN: Duration = Duration::from_secs(120);
 
 pub struct Daemon {
-    child: Child,
-    url: String,
+    process: daemon::Daemon,
     data: PathBuf,
     bucket: BucketConfig,
 }
@@ -23,24 +23,22 @@ pub struct Daemon {
 impl Daemon {
     /// Calls to the bucket that lead nowhere end soon, and passes begin all the time.
     pub fn start(data: &Path, bucket: &BucketConfig) -> Daemon {
-        let (child, url) = spawn(data, bucket);
-        Daemon { child, url, data: data.to_owned(), bucket: bucket.clone() }
+        Daemon { process: spawn(data, bucket), data: data.to_owned(), bucket: bucket.clone() }
     }
 
     /// SIGKILL; whatever it was doing.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.kill();
     }
 
     /// After a kill, on the same data.
     pub fn restart(&mut self) {
-        (self.child, self.url) = spawn(&self.data, &self.bucket);
+        self.process = spawn(&self.data, &self.bucket);
     }
 
     /// A request with these lines in its head; the answer's status, head and body.
     fn ask(&self, method: &str, path: &str, head: &[&str], body: &Value) -> Option<(u16, String, String)> {
-        let address = self.url.strip_prefix("http://").unwrap();
+        let address = self.process.url.strip_prefix("http://").unwrap();
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(WITHIN)).unwrap();
         let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -106,42 +104,16 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn spawn(data: &Path, bucket: &BucketConfig) -> (Child, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_shoal"))
-        .env_clear()
-        .env("TMPDIR", std::env::temp_dir())
-        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
-        .arg(data)
+fn spawn(data: &Path, bucket: &BucketConfig) -> daemon::Daemon {
+    let mut command = daemon::serve(data);
+    command
         .env("SHOAL_BUCKET__URL", &bucket.url)
         .env("SHOAL_BUCKET__ENDPOINT", bucket.endpoint.as_deref().unwrap())
         .env("SHOAL_BUCKET__ALLOW_HTTP", "true")
         .env("SHOAL_BUCKET__CREDENTIALS_FILE", bucket.credentials_file.as_ref().unwrap())
         .env("SHOAL_BUCKET__ASKED_DEADLINE_MS", "1000")
-        .env("SHOAL_SYNC__INTERVAL_SECONDS", "1")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut log = String::new();
-    let address = loop {
-        let Some(line) = lines.next() else { panic!("the daemon ended: {log}") };
-        let line = line.unwrap();
-        log.push_str(&line);
-        let entry: Value = serde_json::from_str(&line).unwrap();
-        if entry["message"] == "shoal answers requests" {
-            break entry["address"].as_str().unwrap().to_owned();
-        }
-    };
-    // Nobody else reads the log; a full pipe would stop the daemon.
-    std::thread::spawn(move || lines.for_each(drop));
-    (child, format!("http://{address}"))
+        .env("SHOAL_SYNC__INTERVAL_SECONDS", "1");
+    daemon::Daemon::spawn(&mut command)
 }
 
 /// Asks until it is so.

@@ -17,6 +17,13 @@ pub fn shoal() -> Command {
     command
 }
 
+/// A daemon on this data, on a free port.
+pub fn serve(data: &Path) -> Command {
+    let mut command = shoal();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"]).arg(data);
+    command
+}
+
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
@@ -26,10 +33,8 @@ pub struct Daemon {
 impl Daemon {
     /// With the settings that keep tests quick: calls to a bucket that is away end soon.
     pub fn start(data: &Path, bucket: &Path, settings: &[(&str, &str)]) -> Daemon {
-        let mut command = shoal();
+        let mut command = serve(data);
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
-            .arg(data)
             .args(["--bucket", &format!("file://{}", bucket.display())])
             .env("SHOAL_BUCKET__ASKED_DEADLINE_MS", "2000");
         Self::spawn(command.envs(settings.iter().copied()))
@@ -120,6 +125,12 @@ impl Daemon {
         while !is_so(self) {
             assert!(began.elapsed() < PATIENCE, "{what} did not come to be: {}", self.status());
         }
+    }
+
+    /// SIGKILL; whatever it was doing.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// SIGTERM, the exit code, and how long that took.
