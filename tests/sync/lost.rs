@@ -10,8 +10,9 @@ use shoal::sync::{Reclaim, Selection, Sync};
 
 use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::{fresh, meet, options, sync};
+use crate::meetings::over;
 use crate::node::{DAY_MS, Node, all, branch, name, put};
-use crate::reclaiming::{keys, over};
+use crate::reclaiming::keys;
 use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
 
 /// What a person asks for who knows that nobody else is at work.

@@ -17,6 +17,7 @@ mod id_ranges;
 mod lives;
 mod lost;
 mod meeting;
+mod meetings;
 mod month;
 #[path = "../support/node.rs"]
 mod node;

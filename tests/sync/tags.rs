@@ -13,8 +13,9 @@ use shoal::sync::{Selection, Sync};
 
 use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::{meet, options, sync};
+use crate::meetings::{interrupted, over};
 use crate::node::{DAY_MS, Documents, Node, all, branch, documents, name, put};
-use crate::reclaiming::{churn, interrupted, keys, over, two};
+use crate::reclaiming::{churn, keys, two};
 use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 
 const P: &Patience = &Patience::ASKED;
