@@ -95,10 +95,10 @@ fn clocks_an_hour_apart_lose_nothing_and_who_wrote_last_knowing_of_the_other_win
     let daemons = [&ahead, &right];
     put(&ahead, "docs", 0..20, 1);
     sync(&daemons);
-    // Apart, on the same documents and others; what the one that is ahead wrote counts as newer.
+    // Apart, on the same documents and others; what the one that is ahead wrote counts as newer, although it was first.
+    put(&ahead, "docs", 10..15, 3);
     put(&right, "docs", 5..12, 2);
     put(&right, "docs", 100..110, 2);
-    put(&ahead, "docs", 10..15, 3);
     write(&ahead, "docs", &json!({"deletes": [0, 1]}));
     sync(&daemons);
     let found = all(&right, "docs");

@@ -223,6 +223,10 @@ async fn a_branch_keeps_what_it_shares_until_it_is_gone() {
 async fn a_branch_holds_what_its_kept_states_need_and_less_once_they_are_released() {
     let (bucket, nodes, engines) = two(12).await;
     hold_less(&nodes[0], &engines[0], &bucket, async || {}).await;
+    // Something to reclaim of it, whatever is kept.
+    let nsid = engines[0].named().iter().find(|(name, _)| &*name.name == "try").unwrap().1;
+    let left = format!("default/default/namespaces/{nsid}/segments/{}/data.seg", uuid::Uuid::from_u128(7));
+    bucket.put(&left, "x".into(), P).await.unwrap();
     for (retention_ms, held) in [(DAY_MS, 3), (0, 2)] {
         assert!(reclaim(&nodes[0], &engines[0], &bucket, retention_ms).await.failed.is_none());
         let found = contents(&bucket).await;
