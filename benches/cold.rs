@@ -138,10 +138,10 @@ fn main() {
             status["segments"].as_array().unwrap().len()
         );
         let (mut found, mut wanted) = (0, 0);
-        for at in 0..WARM {
+        for (at, query) in by_vector[..WARM].iter().enumerate() {
             let rank = json!(["vector", "ANN", asked.base64(at)]);
             let exact = request(json!({"rank_by": rank, "limit": 10, "recall": "exact"}));
-            let (found_here, truth) = (ids(&ask(&whole, &by_vector[at]).0), ids(&ask(&whole, &exact).0));
+            let (found_here, truth) = (ids(&ask(&whole, query).0), ids(&ask(&whole, &exact).0));
             found += truth.iter().filter(|id| found_here.contains(id)).count();
             wanted += truth.len();
         }

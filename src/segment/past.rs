@@ -73,7 +73,6 @@ fn chunks_of(part: &Part, range: &Range<usize>) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     #[test]
-    #[expect(clippy::single_range_in_vec_init, reason = "that is what is left")]
     fn ranges_that_touch_are_read_as_one() {
         let mut ranges = vec![8..12, 0..4, 20..30, 4..8, 22..24];
         super::join(&mut ranges);
