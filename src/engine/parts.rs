@@ -16,7 +16,7 @@ pub const PART_BYTES_MIN: u64 = 256 << 10;
 /// How often a query begins anew because there was no room for what it wanted.
 const ATTEMPTS: u32 = 8;
 /// How often more files are begun anew, since those before gave room for them.
-const PASSES: u32 = 4;
+const PASSES: u32 = 8;
 /// Holders of an object that only one namespace and the bucket's state of it need.
 const HOLDERS_OWN: u64 = 2;
 
@@ -100,13 +100,15 @@ impl Engine {
     /// Begins files of open objects anew until no more than `target` is taken, as far as that can be: some after others, since old
     /// files go only when fresh ones are used.
     fn begin_anew(&self, target: u64) -> Result<()> {
+        let mut done = BTreeSet::new();
         for _ in 0..PASSES {
-            let renewed = self.context.tier.cache().renew(target)?;
+            let renewed = self.context.tier.cache().renew(target, &done)?;
             let keys: BTreeSet<String> = renewed.keys().map(str::to_owned).collect();
             if keys.is_empty() {
                 break;
             }
             self.open_anew(&keys)?;
+            done.extend(keys);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! What is here of an object goes as a whole, by unlink, and only while nobody has it open. One that is always open is begun
 //! anew: a fresh file takes the blocks over that are worth it, and who opens the object from then on uses that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -369,13 +369,15 @@ impl Cache {
         Ok(())
     }
 
-    /// Begins the files of open objects anew, each with the blocks that are worth it, those first of which most goes, until no more is
-    /// taken than `target`. Whoever has one open opens it anew to let go of the old file. Fresh files stay while the result is held.
-    pub fn renew(&self, target: u64) -> Result<Renewed> {
+    /// Begins the files of open objects anew but for `done`, each with the blocks that are worth it, those first of which most goes,
+    /// until no more is taken than `target`. Whoever has one open opens it anew to let go of the old file. Fresh files stay while the
+    /// result is held.
+    pub fn renew(&self, target: u64, done: &BTreeSet<String>) -> Result<Renewed> {
         let mut objects = self.shared.objects();
         self.shared.past.store(0, Ordering::Relaxed);
         let limit = self.shared.room.limit();
-        let open = objects.values().filter(|object| Arc::strong_count(object) > 1);
+        let is_due = |object: &&Arc<Partial>| Arc::strong_count(object) > 1 && !done.contains(object.key());
+        let open = objects.values().filter(is_due);
         let mut open: Vec<(u64, RoaringBitmap, Arc<Partial>)> = open
             .map(|object| {
                 let blocks = object.worth_keeping();
