@@ -207,6 +207,7 @@ impl Engine {
         }
         let namespace = self.namespace(name)?;
         if let Some((before, _)) = after
+            && before.tags == tags
             && !before.is_end()
             && namespace.is_at_rest_as(|newest| is_same(before, newest)).await
         {

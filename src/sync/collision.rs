@@ -96,7 +96,7 @@ impl Sync {
     pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
         // A deletion by who writes by this node's origin has not seen what this node wrote.
         let common = match self.engine.nsid_of(name) {
-            Some(nsid) => tokio::task::block_in_place(|| self.engine.common(nsid))?,
+            Some(nsid) => self.common_by_now(name, nsid).await?,
             None => None,
         };
         self.part_from_clone(name, common.as_ref(), &ended.seen).await?;
@@ -118,6 +118,16 @@ impl Sync {
             }
         }
         Err(restless(name))
+    }
+
+    /// What this node and the bucket have in common, a commit of this node's counted whose answer it never heard.
+    async fn common_by_now(&self, name: &NamespaceName, nsid: Nsid) -> Result<Option<Manifest>> {
+        if tokio::task::block_in_place(|| self.engine.unsettled(nsid))?.is_some()
+            && let Some(newest) = self.newest(&name.project, nsid, None).await?
+        {
+            self.settle_own(name, nsid, &newest.manifest).await?;
+        }
+        tokio::task::block_in_place(|| self.engine.common(nsid))
     }
 
     /// Whether the bucket once had this incarnation under the name, and does not any more; then what the deletion had seen of

@@ -251,7 +251,7 @@ impl Sync {
 
     /// Finds out what became of a commit whose answer this node never heard, now that `newest` is there: others may have gone on
     /// from it. Whether it was there.
-    async fn settle_own(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
+    pub(super) async fn settle_own(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
         let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
         let is_there = match staged.generation.cmp(&newest.generation) {
             Ordering::Less => {

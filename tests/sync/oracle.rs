@@ -143,8 +143,9 @@ impl Model {
         }
         for (at, write) in self.writes.iter().enumerate() {
             let is_in = |seen: &Seen| seen.vector.covers(write.version);
-            // What a deletion had not seen may be kept under another name.
-            let is_here = match was_deleted(write.nsid) {
+            // What a deletion had not seen may be kept under another name, and so is what gave way where two were created apart.
+            let gave_way = !found.values().any(|seen| seen.nsid == write.nsid);
+            let is_here = match was_deleted(write.nsid) || gave_way {
                 true => found.values().any(is_in),
                 false => found.values().any(|seen| seen.nsid == write.nsid && is_in(seen)),
             };

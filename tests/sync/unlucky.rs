@@ -127,6 +127,42 @@ async fn a_pass_cut_off_at_any_request_goes_on_from_what_others_made_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_sent_and_never_heard_of_is_its_own_when_somebody_deletes_the_name() {
+    let mut never_heard = 0;
+    for (requests, arrives) in (0..30).flat_map(|requests| [(requests, true), (requests, false)]) {
+        let place = Place::default();
+        let (nodes, [engine, other]) = two(&place).await;
+        put(&engine, "docs", [10], 2).await;
+        let wire = place.wire();
+        let link = place.link(&wire, &nodes[0], &engine);
+        wire.cut_after(requests, arrives);
+        let is_cut = tokio::select! {
+            biased;
+            done = run(&link) => { done.unwrap(); false }
+            () = wire.cut() => true,
+        };
+        drop(link);
+        let engine = nodes[0].cut_power(engine);
+        sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
+        let was_seen = all(&other, "docs").len() == 6;
+        never_heard += u32::from(is_cut && was_seen);
+        nodes[1].clock.advance(1_000);
+        other.delete(&name("docs")).await.unwrap();
+        sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
+        let status = sync(&nodes[0], &engine, &place.bucket(&nodes[0])).await.unwrap();
+        let what = format!("cut off after {requests} requests, one more arrived: {arrives}: {status:?}");
+        assert!(!what.contains("cloned"), "{what}");
+        let kept: Vec<String> = engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect();
+        match kept.as_slice() {
+            [] => assert!(was_seen, "{what}"),
+            [name] => assert_eq!((was_seen, all(&engine, name).len()), (false, 6), "{what}"),
+            more => panic!("{more:?}, {what}"),
+        }
+    }
+    assert!(never_heard > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn power_lost_anywhere_while_a_state_is_taken_in_loses_nothing_of_it() {
     let mut at = 0;
     loop {
