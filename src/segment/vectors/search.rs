@@ -203,7 +203,7 @@ impl<'q, 'a: 'q> ClusterSearch<'q, 'a> {
         let (matching, rows) =
             self.sources.iter().map(Source::share).fold((0.0, 0.0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
         let share = if rows > 0.0 { matching / rows } else { 1.0 };
-        let stop = Stop::new(wanted.recall, wanted.k as f32 / share, self.query.metric);
+        let stop = Stop::new(wanted.recall, wanted.k as f32 / share, self.query.metric, self.sources.len());
         let mut best = Best::new(wanted.k);
         for distance in wanted.known {
             let score = self.query.score_of(*distance);

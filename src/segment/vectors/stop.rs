@@ -31,6 +31,10 @@ const SHALLOW_EASE: f32 = 0.15;
 /// More than so many were not measured.
 const DEEP_MAX: f32 = 600.0;
 
+/// The rule was made with one segment. The clusters of several lie among each other, and it lacks care: so much for each time that they
+/// are e times as many, measured with eleven.
+const SEVERAL_CARE: f32 = 0.08;
+
 /// The rule was made with vectors of one length. Where lengths differ it lacks care: measured with lengths from a half to two, near the
 /// queries and far from them.
 const LENGTHS_CARE: f32 = 0.5;
@@ -57,12 +61,13 @@ pub(super) struct Progress {
 
 impl Stop {
     /// `recall` is the wanted share of the nearest, above 0 and below 1; `depth` of how many vectors, matching or not, the answer
-    /// is expected to be taken from.
-    pub(super) fn new(recall: f32, depth: f32, metric: Metric) -> Self {
+    /// is expected to be taken from; `segments` of how many clusters are searched.
+    pub(super) fn new(recall: f32, depth: f32, metric: Metric, segments: usize) -> Self {
         let lacking = (1.0 - recall).clamp(1e-6, 0.999);
         let depth = depth.clamp(1.0, DEEP_MAX);
         let ease = DEEP_EASE * (depth / DEEP).ln().max(0.0) + SHALLOW_EASE * (depth / SHALLOW).ln().min(0.0);
         let care = if metric == Metric::CosineDistance { 0.0 } else { LENGTHS_CARE };
+        let care = care + SEVERAL_CARE * (segments.max(1) as f32).ln();
         Stop { limit: (lacking / (1.0 - lacking)).ln() + ease - care }
     }
 
@@ -84,12 +89,12 @@ mod tests {
     #[test]
     fn a_search_ends_when_the_next_cluster_is_far() {
         let progress = |next, clusters| Progress { clusters, nearest: 0.75, next, farthest: 0.9, early: -1.0 };
-        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(0.8, 10)));
-        assert!(Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(1.6, 10)));
-        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance).is_reached(&progress(1.6, 3)));
+        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance, 1).is_reached(&progress(0.8, 10)));
+        assert!(Stop::new(0.95, 10.0, Metric::CosineDistance, 1).is_reached(&progress(1.6, 10)));
+        assert!(!Stop::new(0.95, 10.0, Metric::CosineDistance, 1).is_reached(&progress(1.6, 3)));
         let ends = |recall: f32| {
             (0..).find(|n| {
-                Stop::new(recall, 10.0, Metric::CosineDistance).is_reached(&progress(0.8 + 0.01 * *n as f32, 10))
+                Stop::new(recall, 10.0, Metric::CosineDistance, 1).is_reached(&progress(0.8 + 0.01 * *n as f32, 10))
             })
         };
         assert!(ends(0.99) > ends(0.95) && ends(0.95) > ends(0.8), "{:?}", [0.8, 0.95, 0.99].map(ends));
