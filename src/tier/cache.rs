@@ -380,20 +380,24 @@ impl Cache {
         let open = objects.values().filter(is_due);
         let mut open: Vec<(u64, RoaringBitmap, Arc<Partial>)> = open
             .map(|object| {
-                let blocks = object.worth_keeping();
+                let blocks = object.worth_keeping(u64::MAX);
                 (object.bytes_here().saturating_sub(blocks.len() * BLOCK_BYTES), blocks, object.clone())
             })
             .collect();
         open.sort_by_key(|(goes, ..)| std::cmp::Reverse(*goes));
         let mut excess = self.shared.room.taken().saturating_sub(target);
         let mut renewed = Renewed::default();
-        for (goes, blocks, old) in open {
-            let carried = blocks.len() * BLOCK_BYTES;
+        for (goes, mut blocks, old) in open {
             if excess == 0 || goes < old.bytes_here() / WORTH_SHARE {
                 break;
             }
-            // What was written here may take more than the bound until it is begun anew.
             let taken = self.shared.room.taken();
+            let spare = limit.saturating_sub(taken);
+            if blocks.len() * BLOCK_BYTES > spare {
+                blocks = old.worth_keeping(spare);
+            }
+            let carried = blocks.len() * BLOCK_BYTES;
+            // What was written here may take more than the bound until it is begun anew.
             let bound = if taken > limit { taken.saturating_add(carried) } else { limit };
             if !self.shared.room.take_below(carried, bound) {
                 continue;

@@ -125,8 +125,8 @@ impl Partial {
     }
 
     /// The blocks to carry over to a fresh file: those that are always needed, and of the others one in [`CARRIED_SHARE`]: those that
-    /// were used again, then those that came last.
-    pub(super) fn worth_keeping(&self) -> RoaringBitmap {
+    /// were used again, then those that came last; of these no more than make `bytes_max` with the first.
+    pub(super) fn worth_keeping(&self, bytes_max: u64) -> RoaringBitmap {
         let state = self.state();
         let mut came = RoaringBitmap::new();
         state.came.iter().for_each(|range| {
@@ -134,7 +134,8 @@ impl Partial {
         });
         let mut worth = &state.here & &state.kept;
         let again = &(&state.here & &state.wanted) - &came;
-        let mut room = (state.here.len() - worth.len()) / CARRIED_SHARE;
+        let share = (state.here.len() - worth.len()) / CARRIED_SHARE;
+        let mut room = share.min((bytes_max / BLOCK_BYTES).saturating_sub(worth.len()));
         let newest = state.came.iter().rev().flat_map(Clone::clone).filter(|block| state.here.contains(*block));
         for block in again.iter().chain(newest) {
             if room == 0 {
