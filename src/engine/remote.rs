@@ -230,13 +230,8 @@ impl Engine {
             generation: after.map_or(0, |(before, _)| before.generation + 1),
             parent: after.map(|(before, crc32c)| Parent { commit_id: before.commit_id, crc32c }),
             commit_id: CommitId(self.context.random.uuid_v7(now)),
-            // What follows is one node's own: its log, its ids, the answers it repeats.
-            next_seq: 0,
-            replay_from: 0,
-            ids_reserved: 0,
-            idempotency: Vec::new(),
             committed_ms: now,
-            ..share.manifest.clone()
+            ..share.manifest.clone().of_all()
         };
         let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone())).tagged(tags);
         tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
@@ -381,12 +376,8 @@ impl Engine {
             origin: Origin(context.random.next_u64()),
             // What is written here from now on is above everything that came along.
             hlc: theirs.hlc.max(theirs.version_vector.newest()),
-            next_seq: 0,
-            replay_from: 0,
-            ids_reserved: 0,
-            idempotency: Vec::new(),
             committed_ms: now,
-            ..theirs.clone().fenced(None).tagged(0)
+            ..theirs.clone().of_all().fenced(None).tagged(0)
         }
     }
 }

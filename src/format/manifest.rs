@@ -95,6 +95,11 @@ impl Manifest {
         Manifest { format: version_of(&next), ..next }
     }
 
+    /// The same without what is one node's own: its log, its ids, the answers it repeats.
+    pub fn of_all(self) -> Self {
+        Manifest { next_seq: 0, replay_from: 0, ids_reserved: 0, idempotency: Vec::new(), ..self }
+    }
+
     /// The same with so many changes of tags, and of the version that can say so.
     pub fn tagged(self, tags: u64) -> Self {
         let next = Manifest { tags, ..self };

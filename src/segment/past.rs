@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::sections::Part;
 use crate::error::{Error, Result};
-use crate::format::segment::CHUNK_BYTES;
 use crate::platform::reads;
 
 /// Pieces of sections, in memory.
@@ -20,7 +19,7 @@ impl<'a> Past<'a> {
     pub(in crate::segment) fn read(wanted: Vec<(Part<'a>, Range<usize>)>) -> Result<Self> {
         let mut files: Vec<(Part<'a>, Vec<Range<usize>>)> = Vec::new();
         for (part, range) in wanted {
-            let chunks = chunks_of(&part, &range);
+            let chunks = part.chunks_of(&range);
             match files.iter_mut().find(|(other, _)| other.is_same(&part)) {
                 Some((_, ranges)) => ranges.push(chunks),
                 None => files.push((part, vec![chunks])),
@@ -63,11 +62,6 @@ pub(in crate::segment) fn join(ranges: &mut Vec<Range<usize>>) {
         }
         touches
     });
-}
-
-/// The chunks that a range is in.
-fn chunks_of(part: &Part, range: &Range<usize>) -> Range<usize> {
-    range.start / CHUNK_BYTES * CHUNK_BYTES..range.end.next_multiple_of(CHUNK_BYTES).min(part.bytes())
 }
 
 #[cfg(test)]

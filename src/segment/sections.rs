@@ -214,11 +214,16 @@ impl<'a> Part<'a> {
         chunks.into_iter().try_for_each(|(chunk, bytes)| self.check_bytes(chunk, bytes))
     }
 
+    /// The chunks that a range is in, as a range of the section.
+    pub(in crate::segment) fn chunks_of(&self, range: &Range<usize>) -> Range<usize> {
+        let start = range.start / CHUNK_BYTES * CHUNK_BYTES;
+        start..range.end.next_multiple_of(CHUNK_BYTES).min(self.bytes()).max(start)
+    }
+
     /// The chunks of a range, as bytes of the file.
     fn place(&self, range: &Range<usize>) -> Range<u64> {
-        let start = range.start / CHUNK_BYTES * CHUNK_BYTES;
-        let end = range.end.next_multiple_of(CHUNK_BYTES).min(self.bytes());
-        self.section.entry.offset + start as u64..self.section.entry.offset + end.max(start) as u64
+        let chunks = self.chunks_of(range);
+        self.section.entry.offset + chunks.start as u64..self.section.entry.offset + chunks.end as u64
     }
 
     /// Brings the chunks of a range that are not known to be right.

@@ -85,12 +85,17 @@ impl Shared {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many bytes the disk lacks for so many more, those counted that are left alone.
+    fn lacking_on_disk(&self, bytes: u64) -> u64 {
+        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
+        bytes.saturating_add(DISK_RESERVE_BYTES).saturating_sub(free)
+    }
+
     /// Whether there is room for bytes that are wanted once. Objects that nobody has open go for it.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let lacks = || {
-            let taken = self.room.taken().saturating_add(bytes).saturating_sub(self.room.for_once());
-            let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-            taken.max(bytes.saturating_add(DISK_RESERVE_BYTES).saturating_sub(free))
+            let excess = self.room.taken().saturating_add(bytes).saturating_sub(self.room.for_once());
+            excess.max(self.lacking_on_disk(bytes))
         };
         let lacking = lacks();
         lacking == 0 || self.evict(lacking) > 0 && lacks() == 0
@@ -100,12 +105,11 @@ impl Shared {
     pub(super) fn make_room(&self, bytes: u64, key: &str) -> Result<()> {
         let limit = self.room.limit();
         let bound = self.room.for_reading();
-        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-        if free < bytes.saturating_add(DISK_RESERVE_BYTES) {
+        if self.lacking_on_disk(bytes) > 0 {
             self.evict(bytes);
         }
-        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-        if free < bytes.saturating_add(DISK_RESERVE_BYTES) {
+        if self.lacking_on_disk(bytes) > 0 {
+            let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
             return Err(Error::unavailable(format!(
                 "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {DISK_RESERVE_BYTES} are left alone"
             ))

@@ -8,9 +8,8 @@ use shoal::engine::merge::decide::Policy;
 use shoal::store::Bucket;
 use shoal::sync::{Reclaim, Selection, Sync};
 
-use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::{fresh, meet, options, sync};
-use crate::meetings::over;
+use crate::meetings::{over, silent_from};
 use crate::node::{DAY_MS, Node, all, branch, name, put};
 use crate::reclaiming::keys;
 use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
@@ -52,15 +51,7 @@ async fn lost_at_any_request(comes_back: bool) {
             engines[0].compact(&name(namespace)).await.unwrap();
         }
         engines[0].delete(&name("logs")).await.unwrap();
-        let cut = Arc::new(tokio::sync::Notify::new());
-        let said = cut.clone();
-        let faulty = FaultyStore::new(store.clone(), move |now| {
-            (now >= step).then(|| {
-                said.notify_one();
-                Fault::Silence
-            })
-        });
-        let link = over(Arc::new(faulty), 2);
+        let (link, cut) = silent_from(&store, step);
         let is_through = tokio::select! {
             done = sync(&nodes[0], &engines[0], &link) => { done.unwrap(); true }
             () = cut.notified() => false,

@@ -28,7 +28,7 @@ pub fn over(store: Arc<dyn object_store::ObjectStore>, seed: u64) -> Bucket {
 }
 
 /// A link that is silent from request `at` on, and says so.
-fn silent_from(store: &Arc<InMemory>, at: u64) -> (Bucket, Arc<Notify>) {
+pub fn silent_from(store: &Arc<InMemory>, at: u64) -> (Bucket, Arc<Notify>) {
     let cut = Arc::new(Notify::new());
     let said = cut.clone();
     let faulty = FaultyStore::new(store.clone(), move |step| {

@@ -11,9 +11,8 @@ use shoal::model::name_patterns::NamePatterns;
 use shoal::store::{Bucket, Patience};
 use shoal::sync::{Selection, Sync};
 
-use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::{meet, options, sync};
-use crate::meetings::{interrupted, over};
+use crate::meetings::{interrupted, over, silent_from};
 use crate::node::{DAY_MS, Documents, Node, all, branch, documents, name, put};
 use crate::reclaiming::{churn, keys, two};
 use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
@@ -442,15 +441,7 @@ async fn a_pass_with_tags_may_stop_at_any_request_and_the_next_one_goes_on() {
         engines[1].untag(&name("docs"), "old").await.unwrap();
         let mut engines = engines;
         for at in [0, 1] {
-            let cut = Arc::new(tokio::sync::Notify::new());
-            let said = cut.clone();
-            let faulty = FaultyStore::new(store.clone(), move |now| {
-                (now >= step).then(|| {
-                    said.notify_one();
-                    Fault::Silence
-                })
-            });
-            let link = over(Arc::new(faulty), 2);
+            let (link, cut) = silent_from(&store, step);
             let is_through = tokio::select! {
                 done = sync(&nodes[at], &engines[at], &link) => { done.unwrap(); true }
                 () = cut.notified() => false,

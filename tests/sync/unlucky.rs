@@ -100,22 +100,33 @@ async fn a_commit_that_arrives_when_nobody_thinks_of_it_any_more_is_the_nodes_ow
     assert_eq!(all(&engines[0], "docs").len(), 7);
 }
 
+/// A node writes document 10, and loses power after so many requests of a pass, when one more arrives, or after all of it: then it was
+/// not cut off.
+async fn put_and_lose_power(
+    place: &Place,
+    node: &Node,
+    engine: Arc<Engine>,
+    (requests, arrives): (u64, bool),
+) -> (Arc<Engine>, bool) {
+    put(&engine, "docs", [10], 2).await;
+    let wire = place.wire();
+    let link = place.link(&wire, node, &engine);
+    wire.cut_after(requests, arrives);
+    let is_cut = tokio::select! {
+        biased;
+        done = run(&link) => { done.unwrap(); false }
+        () = wire.cut() => true,
+    };
+    drop(link);
+    (node.cut_power(engine), is_cut)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_cut_off_at_any_request_goes_on_from_what_others_made_of_it() {
     for (requests, arrives) in (0..30).flat_map(|requests| [(requests, true), (requests, false)]) {
         let place = Place::default();
         let (nodes, [engine, other]) = two(&place).await;
-        put(&engine, "docs", [10], 2).await;
-        let wire = place.wire();
-        let link = place.link(&wire, &nodes[0], &engine);
-        wire.cut_after(requests, arrives);
-        tokio::select! {
-            biased;
-            done = run(&link) => done.unwrap(),
-            () = wire.cut() => {}
-        }
-        drop(link);
-        let engine = nodes[0].cut_power(engine);
+        let (engine, _) = put_and_lose_power(&place, &nodes[0], engine, (requests, arrives)).await;
         // The other one goes on from whatever there is, and this one does not hear of it before it writes again.
         put(&other, "docs", [20], 3).await;
         sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
@@ -132,17 +143,7 @@ async fn what_a_node_sent_and_never_heard_of_is_its_own_when_somebody_deletes_th
     for (requests, arrives) in (0..30).flat_map(|requests| [(requests, true), (requests, false)]) {
         let place = Place::default();
         let (nodes, [engine, other]) = two(&place).await;
-        put(&engine, "docs", [10], 2).await;
-        let wire = place.wire();
-        let link = place.link(&wire, &nodes[0], &engine);
-        wire.cut_after(requests, arrives);
-        let is_cut = tokio::select! {
-            biased;
-            done = run(&link) => { done.unwrap(); false }
-            () = wire.cut() => true,
-        };
-        drop(link);
-        let engine = nodes[0].cut_power(engine);
+        let (engine, is_cut) = put_and_lose_power(&place, &nodes[0], engine, (requests, arrives)).await;
         sync(&nodes[1], &other, &place.bucket(&nodes[1])).await.unwrap();
         let was_seen = all(&other, "docs").len() == 6;
         never_heard += u32::from(is_cut && was_seen);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::context::Context;
 use crate::engine::journal::sealed_from;
-use crate::engine::layout::{log_key, number_of};
+use crate::engine::layout::{log_key, number_of, numbered};
 use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::{Head, keys, objects};
 use crate::error::{Context as _, Error, Result};
@@ -174,11 +174,15 @@ pub fn read_tags(context: &Context, nsid: Nsid) -> Result<Vec<Result<TagFile>>> 
 /// The newest revision of one tag.
 pub fn read_tag(context: &Context, nsid: Nsid, tag: &str) -> Result<Option<TagFile>> {
     let dir = context.layout.tags(nsid).join(tag);
-    let revisions = list(context, &dir)?;
-    let Some(name) = revisions.iter().filter(|name| number_of(name).is_some()).max() else { return Ok(None) };
-    let path = dir.join(name);
+    let Some(rev) = newest_revision(context, &dir)? else { return Ok(None) };
+    let path = dir.join(numbered(rev));
     let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
     decode_tag(&bytes, &path.display().to_string()).map(Some)
+}
+
+/// The highest number of a file in a tag's directory.
+pub(super) fn newest_revision(context: &Context, dir: &std::path::Path) -> Result<Option<u64>> {
+    Ok(list(context, dir)?.iter().filter_map(|name| number_of(name)).max())
 }
 
 /// The mark of an incarnation's deletion.
@@ -196,7 +200,7 @@ pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
     Ok(names.into_iter().map(|log| log_key(&name.project, manifest.nsid, &log)).collect())
 }
 
-fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
+pub(super) fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
     let entries = if_there(context.disk.list(dir)).context(|| format!("list {}", dir.display()))?;
     Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect())
 }

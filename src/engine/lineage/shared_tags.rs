@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use super::holdings::read_tag;
+use super::holdings::{list, newest_revision, read_tag};
 use super::tags::next_rev;
 use crate::engine::Engine;
 use crate::engine::context::Context;
-use crate::engine::layout::{conflicts_key, number_of, segment_key};
+use crate::engine::layout::{conflicts_key, segment_key};
 use crate::engine::namespace::{Moment, Namespace, reference, write_deletions};
 use crate::engine::remote::keys_of;
 use crate::engine::view::SegmentView;
@@ -28,13 +28,11 @@ use crate::segment::merge::{Input, merge};
 impl Engine {
     /// The newest revision of every tag of an incarnation, deleted ones included. Lists directories only. Blocking.
     pub fn tag_revisions(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
-        let (disk, dir) = (&self.context.disk, self.context.layout.tags(nsid));
-        let list = |dir: &std::path::Path| if_there(disk.list(dir)).context(|| format!("list {}", dir.display()));
+        let dir = self.context.layout.tags(nsid);
         let mut found = BTreeMap::new();
-        for tag in list(&dir)?.unwrap_or_default() {
-            let revisions = list(&dir.join(&tag.name))?.unwrap_or_default();
-            let newest = revisions.iter().filter_map(|file| number_of(&file.name)).max();
-            found.extend(newest.map(|rev| (tag.name, rev)));
+        for tag in list(&self.context, &dir)? {
+            let newest = newest_revision(&self.context, &dir.join(&tag))?;
+            found.extend(newest.map(|rev| (tag, rev)));
         }
         Ok(found)
     }
@@ -151,14 +149,7 @@ impl Engine {
 
 /// What a bucket is told of a tag: nothing that is one node's own.
 pub fn shared(file: &TagFile) -> TagFile {
-    let of_all = |manifest: &Manifest| Manifest {
-        next_seq: 0,
-        replay_from: 0,
-        ids_reserved: 0,
-        idempotency: Vec::new(),
-        ..manifest.clone()
-    };
-    TagFile { manifest: file.manifest.as_ref().map(of_all), ..file.clone() }
+    TagFile { manifest: file.manifest.clone().map(Manifest::of_all), ..file.clone() }
 }
 
 /// Copies what a state needs to names that nobody ever used.

@@ -5,7 +5,7 @@
 //!
 //! A segment's tombstones come with it: they are of this namespace, so none of them is newer than a live row of its document.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -13,9 +13,9 @@ use super::Namespace;
 use super::rebase::Facts;
 use super::standing::Standing;
 use super::state::Part;
-use crate::engine::remote::owner_of;
+use crate::engine::remote::{keys_of, owner_of};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SegmentRef};
+use crate::format::manifest::SegmentRef;
 use crate::model::schema::Schema;
 use crate::segment::Segment;
 
@@ -48,8 +48,7 @@ impl Reusable {
 impl Namespace {
     /// The namespace's own segments that the bucket does not have. Fences were heeded before: none of them is condemned. Blocking.
     pub(super) fn reusable(&self, facts: &Facts<'_>) -> Result<Reusable> {
-        let keys = |manifest: &Manifest| manifest.segments.iter().map(|s| s.key.clone()).collect::<BTreeSet<_>>();
-        let (theirs, common) = (keys(facts.theirs), facts.common.map(keys).unwrap_or_default());
+        let (theirs, common) = (keys_of(facts.theirs), facts.common.map(keys_of).unwrap_or_default());
         let is_own = |reference: &SegmentRef| {
             let key = &reference.key;
             owner_of(key) == Some(self.nsid) && !theirs.contains(key) && !common.contains(key)

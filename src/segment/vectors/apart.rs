@@ -63,11 +63,8 @@ impl<'a> VectorReader<'a> {
     fn chunks_of(&self, rows: Option<&RoaringBitmap>) -> Vec<Range<usize>> {
         let Some(matrix) = &self.matrix else { return Vec::new() };
         let Some(rows) = rows else { return std::iter::once(0..matrix.bytes()).collect() };
-        let chunks = |range: Range<usize>| {
-            range.start / CHUNK_BYTES * CHUNK_BYTES..range.end.next_multiple_of(CHUNK_BYTES).min(matrix.bytes())
-        };
         let mut places: Vec<Range<usize>> =
-            rows.iter().filter_map(|row| Some(chunks(self.place_bytes(self.place(row)?)))).collect();
+            rows.iter().filter_map(|row| Some(matrix.chunks_of(&self.place_bytes(self.place(row)?)))).collect();
         join(&mut places);
         places
     }
@@ -89,9 +86,9 @@ impl<'a> VectorReader<'a> {
             let (mut some, mut bytes, mut end) = (Vec::new(), 0, 0);
             while let Some((row, place)) = rows.next_if(|_| bytes < PAST_BYTES) {
                 // Rows that follow each other share chunks.
-                let range = self.place_bytes(place);
-                bytes += range.end.next_multiple_of(CHUNK_BYTES) - (range.start / CHUNK_BYTES * CHUNK_BYTES).max(end);
-                end = range.end.next_multiple_of(CHUNK_BYTES);
+                let chunks = matrix.chunks_of(&self.place_bytes(place));
+                bytes += chunks.end - chunks.start.max(end);
+                end = chunks.end;
                 some.push((row, place));
             }
             let past = Past::read(some.iter().map(|(_, place)| (matrix, self.place_bytes(*place))).collect())?;

@@ -57,8 +57,6 @@ pub struct Wanted<'a> {
 /// A row that is near by its codes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NearByCodes {
-    /// By its codes.
-    pub distance: f32,
     /// The place of its source among those searched.
     pub source: usize,
     pub row: u32,
@@ -98,15 +96,6 @@ impl ClusterQuery {
             Metric::CosineDistance => distance - 1.0,
             Metric::EuclideanSquared => distance - self.sought.norm_squared,
             Metric::DotProduct => distance,
-        }
-    }
-
-    /// The distance of a vector with a score.
-    fn distance_of(&self, score: f32) -> f32 {
-        match self.metric {
-            Metric::CosineDistance => score + 1.0,
-            Metric::EuclideanSquared => score + self.sought.norm_squared,
-            Metric::DotProduct => score,
         }
     }
 
@@ -241,11 +230,11 @@ impl<'q, 'a: 'q> ClusterSearch<'q, 'a> {
             state.scan.probe(next, &self.sources[next.source], &list);
         }
         let (best, probed) = state.scan.finish();
-        let near = best.into_unsorted().into_iter().filter(|near| near.row != NO_ROW).map(|near| NearByCodes {
-            distance: self.query.distance_of(near.score),
-            source: near.source as usize,
-            row: near.row,
-        });
+        let near = best
+            .into_unsorted()
+            .into_iter()
+            .filter(|near| near.row != NO_ROW)
+            .map(|near| NearByCodes { source: near.source as usize, row: near.row });
         Ok((near.collect(), probed))
     }
 
