@@ -139,6 +139,11 @@ impl Segment {
     }
 
     /// How many rows there are, dead ones included.
+    /// The name of every section and its size in bytes, in order of name.
+    pub fn sections(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.sections.sizes()
+    }
+
     pub fn rows(&self) -> u32 {
         self.footer.rows
     }

@@ -77,6 +77,11 @@ impl Sections {
         &self.map
     }
 
+    /// Every section's name and size in bytes.
+    pub(in crate::segment) fn sizes(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.sections.iter().map(|section| (section.entry.name.as_str(), section.entry.bytes))
+    }
+
     pub(in crate::segment) fn find(&self, name: &str) -> Option<Part<'_>> {
         let at = self.sections.binary_search_by(|section| section.entry.name.as_str().cmp(name)).ok()?;
         Some(Part { file: self, section: &self.sections[at] })
