@@ -185,6 +185,7 @@ fn outcome(report: &RepairReport) -> Result<()> {
 fn line(problem: &Problem) -> String {
     let remedy = match problem.remedy {
         Remedy::Restore => "`shoal repair` puts it back",
+        Remedy::ReadAgain => "`shoal repair` reads it again from the bucket, by the daemon while it serves",
         Remedy::DropDamaged => "put it back from a copy, or give it up with `shoal repair --drop-damaged`",
         Remedy::Forget => "put it back from a copy; `shoal repair` goes on without it",
         Remedy::Lost => "nothing else needs it",

@@ -85,7 +85,7 @@ impl Engine {
     }
 
     /// Lets open namespaces read objects by files opened anew; old ones are let go of when queries that run on them end.
-    fn open_anew(&self, keys: &BTreeSet<String>) -> Result<()> {
+    pub(super) fn open_anew(&self, keys: &BTreeSet<String>) -> Result<()> {
         self.past.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.open_namespaces().iter().try_for_each(|namespace| namespace.open_parts_anew(keys))
     }

@@ -228,6 +228,10 @@ impl Cache {
         self.shared.remote().is_some()
     }
 
+    pub(super) fn remote(&self) -> Option<Remote> {
+        self.shared.remote()
+    }
+
     /// What objects may take here; 0 when nothing bounds them.
     pub fn bytes_max(&self) -> u64 {
         self.shared.room.limit()

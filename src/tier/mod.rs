@@ -25,10 +25,14 @@ use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_th
 use crate::platform::mmap::Mapping;
 
 pub use self::cache::{Cache, FULL, Held};
+use self::remote::no_bucket;
 pub use self::remote::{GONE, Remote, gone};
 
 /// How much an object's writer gathers before it writes.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Bytes of a whole object that are asked for at once.
+const AGAIN_BYTES: u64 = 4 << 20;
 
 /// The objects on this node.
 #[derive(Debug)]
@@ -77,6 +81,7 @@ impl Tier {
             buffer: Vec::with_capacity(BUFFER_BYTES),
             bytes: 0,
             crc32c: 0,
+            shown: false,
             published: false,
             pace: None,
         })
@@ -128,6 +133,27 @@ impl Tier {
             (Err(error), Some(bytes)) if error.kind() == io::ErrorKind::NotFound => self.map(key, bytes),
             (mapped, _) => mapped.map_err(|error| missing(key, error)),
         }
+    }
+
+    /// Reads an object from the bucket and puts it in the place of what is here, unless it is not what was written down: then nothing
+    /// is replaced. Blocking.
+    pub fn read_again(&self, key: &str, bytes: u64, crc32c: u32) -> Result<()> {
+        let remote = self.cache.remote().ok_or_else(|| no_bucket(key))?;
+        let mut writer = self.create(key)?;
+        let mut at = 0;
+        while at < bytes {
+            let end = bytes.min(at + AGAIN_BYTES);
+            writer.write_all(&remote.wait_for(key, at..end)?).context(|| format!("write {key}"))?;
+            at = end;
+        }
+        if writer.crc32c != crc32c {
+            let found = writer.crc32c;
+            return Err(Error::corrupt(format!(
+                "object {key} in the bucket: checksum is {found:08x}, expected {crc32c:08x}"
+            ))
+            .with_hint("somebody changed it there; put it back from a copy"));
+        }
+        writer.publish().map(drop)
     }
 
     /// Whether the object is here whole, with this length; any length when `bytes` is 0.
@@ -195,6 +221,8 @@ pub struct ObjectWriter<'a> {
     buffer: Vec<u8>,
     bytes: u64,
     crc32c: u32,
+    /// It is under its key, durably or not.
+    shown: bool,
     published: bool,
     pace: Option<Pace>,
 }
@@ -227,6 +255,7 @@ impl ObjectWriter<'_> {
             temporary: self.temporary.clone(),
             bytes: self.bytes,
             crc32c: self.crc32c,
+            shown: false,
             published: false,
         })
     }
@@ -243,6 +272,7 @@ impl ObjectWriter<'_> {
         self.flush()?;
         self.file.sync()?;
         self.tier.disk.rename(&self.temporary, &self.path)?;
+        self.shown = true;
         self.tier.disk.sync_dir(self.path.parent().unwrap_or(Path::new("/")))
     }
 }
@@ -254,6 +284,8 @@ pub struct Staged {
     temporary: PathBuf,
     bytes: u64,
     crc32c: u32,
+    /// It is under its key, durably or not.
+    shown: bool,
     published: bool,
 }
 
@@ -274,8 +306,9 @@ impl Staged {
     /// Shows the object under its key, durably.
     pub fn publish(mut self) -> Result<()> {
         let parent = self.path.parent().unwrap_or(Path::new("/"));
-        let done = self.disk.rename(&self.temporary, &self.path).and_then(|()| self.disk.sync_dir(parent));
-        done.context(|| format!("write object {}", self.path.display()))?;
+        let done = self.disk.rename(&self.temporary, &self.path);
+        self.shown = done.is_ok();
+        done.and_then(|()| self.disk.sync_dir(parent)).context(|| format!("write object {}", self.path.display()))?;
         self.published = true;
         Ok(())
     }
@@ -286,7 +319,9 @@ impl Drop for Staged {
         if !self.published {
             // Best effort, as for an object on its way.
             let _ = self.disk.remove(&self.temporary);
-            let _ = self.disk.remove(&self.path);
+            if self.shown {
+                let _ = self.disk.remove(&self.path);
+            }
         }
     }
 }
@@ -324,7 +359,9 @@ impl Drop for ObjectWriter<'_> {
         if !self.published {
             // Best effort: a full disk needs the space back at once; leftovers are removed at the next start.
             let _ = self.tier.disk.remove(&self.temporary);
-            let _ = self.tier.disk.remove(&self.path);
+            if self.shown {
+                let _ = self.tier.disk.remove(&self.path);
+            }
         }
     }
 }

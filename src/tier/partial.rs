@@ -16,7 +16,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use roaring::RoaringBitmap;
 
 use super::cache::Shared;
-use super::remote::Remote;
+use super::remote::{Remote, no_bucket};
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{RandomFile, if_there, publish};
@@ -204,12 +204,7 @@ impl Partial {
     }
 
     fn remote(&self) -> Result<Remote> {
-        self.shared.remote().ok_or_else(|| {
-            let what = format!("object {} is not all here, and there is no bucket to read it from", self.key);
-            Error::unavailable(what)
-                .with_code("bucket_missing")
-                .with_hint("start the daemon with the bucket that this node belongs to")
-        })
+        self.shared.remote().ok_or_else(|| no_bucket(&self.key))
     }
 
     /// Begins to fetch what of these blocks is neither here nor coming.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::mpsc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -45,6 +46,25 @@ impl Remote {
         }
         Ok(found)
     }
+
+    /// [`Remote::get`], waited for by a thread that may wait.
+    pub(super) fn wait_for(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let (done, answer) = mpsc::sync_channel(1);
+        let (remote, key) = (self.clone(), key.to_owned());
+        self.runtime.spawn(async move {
+            let _ = done.send(remote.get(&key, range).await);
+        });
+        let stopped = || Error::unavailable("a read of the bucket stopped without an answer");
+        tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?
+    }
+}
+
+/// What is wanted and not here, and nobody can be asked for.
+pub(super) fn no_bucket(key: &str) -> Error {
+    let what = format!("object {key} is not all here, and there is no bucket to read it from");
+    Error::unavailable(what)
+        .with_code("bucket_missing")
+        .with_hint("start the daemon with the bucket that this node belongs to")
 }
 
 /// An object that a state names and that is nowhere.

@@ -6,6 +6,7 @@ mod budget;
 mod clones;
 mod collisions;
 mod damaged;
+mod damaged_here;
 mod deleting;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

@@ -111,6 +111,8 @@ pub struct Problem {
 pub enum Remedy {
     /// `repair` puts the file back as it was.
     Restore,
+    /// The bucket has it: `repair` of the running daemon reads it from there again.
+    ReadAgain,
     /// The namespace is set apart until the file is put back from a copy, or given up by `repair --drop-damaged`.
     DropDamaged,
     /// Only what this one file is good for is lost: a state of the past, a tag. Nothing needs to be done.

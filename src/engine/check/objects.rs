@@ -9,6 +9,8 @@ use super::{Remedy, Report, restore};
 use crate::engine::Engine;
 use crate::engine::journal::first_seq_of;
 use crate::engine::layout::log_key;
+use crate::engine::namespace::head::objects;
+use crate::engine::remote::owner_of;
 use crate::error::{Error, Result};
 use crate::format::conflicts::decode_conflicts;
 use crate::format::deletions;
@@ -37,10 +39,11 @@ impl Engine {
                     report.bytes += fact.bytes;
                 }
                 Err(error) => {
-                    let remedy = match (is_needed, &chain.head) {
-                        (false, _) => Remedy::Lost,
-                        (true, Some(head)) if self.is_recomputable(head, key) => Remedy::Restore,
-                        (true, _) => Remedy::DropDamaged,
+                    let remedy = match &chain.head {
+                        Some(head) if *is_needed && self.is_recomputable(head, key) => Remedy::Restore,
+                        _ if self.in_bucket(key).is_some() => Remedy::ReadAgain,
+                        _ if *is_needed => Remedy::DropDamaged,
+                        _ => Remedy::Lost,
                     };
                     report.add(label, format!("store/{key}"), lost(chain.head.as_ref(), key, &error), remedy);
                 }
@@ -83,6 +86,13 @@ impl Engine {
         } else {
             Segment::open(self.context.tier.map(key, fact.bytes)?, key)?.verify()
         }
+    }
+
+    /// An object that the bucket has as far as this node knows: the last state that both had in common names it.
+    pub(super) fn in_bucket(&self, key: &str) -> Option<ObjectFact> {
+        let common = self.common(owner_of(key)?).ok().flatten()?;
+        // The length of what merges did not take is written down nowhere.
+        objects(&common).into_iter().find(|fact| fact.key == key && fact.bytes > 0)
     }
 
     pub(super) fn is_recomputable(&self, head: &Manifest, key: &str) -> bool {

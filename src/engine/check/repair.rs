@@ -3,6 +3,8 @@
 //!
 //! Everything here can be interrupted and repeated; what cannot be mended stays set apart, and the others are served.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::objects::deletions_of;
@@ -65,19 +67,28 @@ impl Engine {
     pub fn repair_in(&self, request: &RepairRequest) -> Result<RepairReport> {
         let found = self.check_in(3, &request.scope)?;
         let mut report = RepairReport { dry_run: request.dry_run, ..RepairReport::default() };
-        for problem in found.problems.iter().filter(|problem| problem.remedy == Remedy::Restore) {
-            let mut action = Action {
-                namespace: problem.namespace.clone(),
-                what: format!("put {} back", problem.file),
-                failed: None,
+        let mut read_again = BTreeSet::new();
+        for problem in &found.problems {
+            let what = match problem.remedy {
+                Remedy::Restore => format!("put {} back", problem.file),
+                Remedy::ReadAgain => format!("read {} again from the bucket", problem.file),
+                _ => continue,
             };
+            let mut action = Action { namespace: problem.namespace.clone(), what, failed: None };
             if !request.dry_run {
-                action.failed = self.put_back(problem).err().map(|error| error.message().to_owned());
+                let done = match problem.file.strip_prefix("store/").filter(|_| problem.remedy == Remedy::ReadAgain) {
+                    Some(key) => self.read_again(key).inspect(|()| read_again.extend([key.to_owned()])),
+                    None => self.put_back(problem),
+                };
+                action.failed = done.err().map(|error| error.message().to_owned());
             }
             report.actions.push(action);
         }
+        if !read_again.is_empty() {
+            self.open_anew(&read_again)?;
+        }
         if let Some(name) = &request.drop_damaged {
-            let given_up = self.drop_damaged(name, request.dry_run)?;
+            let given_up = self.drop_damaged(name, request)?;
             report.actions.extend(given_up.into_iter().map(|what| Action {
                 namespace: name.to_string(),
                 what,
@@ -171,8 +182,16 @@ impl Engine {
         Err(not_any_more())
     }
 
+    /// Reads what the bucket has of an object.
+    fn read_again(&self, key: &str) -> Result<()> {
+        let fact =
+            self.in_bucket(key).ok_or_else(|| Error::unavailable(format!("{key}: is not in the bucket any more")))?;
+        self.context.tier.read_again(key, fact.bytes, fact.crc32c)
+    }
+
     /// Commits a state without the objects that are damaged; says what goes with each.
-    fn drop_damaged(&self, name: &NamespaceName, dry_run: bool) -> Result<Vec<String>> {
+    fn drop_damaged(&self, name: &NamespaceName, request: &RepairRequest) -> Result<Vec<String>> {
+        let dry_run = request.dry_run;
         let context = &self.context;
         let door = self.door(name);
         let _door = tokio::task::block_in_place(|| door.blocking_lock());
@@ -191,6 +210,15 @@ impl Engine {
             if dry_run && self.is_recomputable(&head.manifest, &fact.key) {
                 // It is put back first when this is meant.
                 continue;
+            }
+            if self.in_bucket(&fact.key).is_some() && !request.force {
+                if dry_run {
+                    continue;
+                }
+                return Err(Error::invalid(format!("{}: {}, and the bucket has it", fact.key, error.message())).with_hint(
+                    "run `shoal repair` while the daemon serves: it reads it again. With --force it is given up all the same, and \
+                     its documents go on every node of the bucket",
+                ));
             }
             given_up.push(self.give_up(name, &mut next, &fact.key, &error, dry_run)?);
         }
@@ -262,7 +290,7 @@ impl Engine {
 fn remaining(found: Report, request: &RepairRequest) -> Vec<Problem> {
     let dropped = request.drop_damaged.as_ref().map(ToString::to_string);
     let stays = |problem: &Problem| match problem.remedy {
-        Remedy::Restore => false,
+        Remedy::Restore | Remedy::ReadAgain => false,
         Remedy::DropDamaged => dropped.as_deref() != Some(problem.namespace.as_str()),
         Remedy::Forget => request.scope != Scope::Store,
         Remedy::Lost | Remedy::FromACopy => true,

@@ -1,0 +1,115 @@
+//! Files on a node that the disk damaged while the bucket has them: they are read again, and nobody loses a document.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::check::{Remedy, RepairReport, RepairRequest, Scope};
+use shoal::engine::merge::decide::Policy;
+use shoal::platform::disk::{Disk, publish};
+use shoal::store::Bucket;
+use shoal::sync::Sync;
+
+use crate::fleet::{bucket, meet, options, sync};
+use crate::node::{Node, all, name, put, write};
+
+/// Two nodes that are together, with a segment and a deletion bitmap.
+async fn together() -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+    let (bucket, nodes) = (bucket(1), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    let both = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    put(&engines[0], "docs", 0..20, 1).await;
+    meet(&both, &bucket).await;
+    write(&engines[0], "docs", json!({"deletes": [3]})).await;
+    put(&engines[0], "docs", [30], 2).await;
+    meet(&both, &bucket).await;
+    (bucket, nodes, engines)
+}
+
+fn objects(node: &Node) -> Vec<PathBuf> {
+    let (mut found, mut dirs) = (Vec::new(), vec![PathBuf::from("/data/store/default")]);
+    while let Some(dir) = dirs.pop() {
+        for entry in node.disk.list(&dir).unwrap() {
+            let path = dir.join(&entry.name);
+            if entry.is_dir { dirs.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn damage(node: &Node, file: &PathBuf) {
+    let mut bytes = node.disk.read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    publish(&node.disk, file, &bytes).unwrap();
+}
+
+fn repair(engine: &Engine, drop_damaged: Option<&str>) -> shoal::error::Result<RepairReport> {
+    let drop_damaged = drop_damaged.map(name);
+    engine.repair_in(&RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged, force: false })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bucket_has_of_a_damaged_file_is_read_again_also_under_an_open_namespace() {
+    let (bucket, nodes, engines) = together().await;
+    let expected = all(&engines[1], "docs");
+    let mut mended = Vec::new();
+    for file in objects(&nodes[0]) {
+        damage(&nodes[0], &file);
+        let found = engines[0].check(3).unwrap();
+        assert!(!found.problems.is_empty(), "{}", file.display());
+        // Each pass has the engine know the bucket.
+        let _attached = Sync::new(engines[0].clone(), bucket.clone(), options(Policy::Lww), nodes[0].clock.clone());
+        let done = repair(&engines[0], None).unwrap();
+        assert_eq!(done.remaining, [], "{}", file.display());
+        assert!(engines[0].check(4).unwrap().is_whole());
+        assert_eq!(all(&engines[0], "docs"), expected);
+        mended.extend(found.problems.into_iter().filter(|p| p.remedy == Remedy::ReadAgain).map(|p| p.file));
+    }
+    // The deletions are made anew from what is here.
+    assert_eq!(mended.len(), 2, "{mended:?}");
+    assert_eq!(all(&nodes[0].cut_power(engines[0].clone()), "docs"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_bucket_has_is_not_given_up_and_no_node_loses_a_document() {
+    let (bucket, nodes, [engine, other]) = together().await;
+    let expected = all(&other, "docs");
+    drop(engine);
+    let segments = objects(&nodes[0]).into_iter().filter(|file| file.ends_with("data.seg"));
+    segments.for_each(|file| damage(&nodes[0], &file));
+    // The daemon is stopped, and so nobody can ask the bucket.
+    let engine = nodes[0].open();
+    let refused = repair(&engine, Some("docs")).unwrap_err();
+    assert!(refused.message().contains("the bucket has it"), "{refused}");
+    assert!(refused.hint().unwrap().contains("while the daemon serves"), "{refused}");
+    let failed = repair(&engine, None).unwrap();
+    assert!(failed.actions.iter().any(|action| action.failed.as_ref().is_some_and(|why| why.contains("no bucket"))));
+    let _attached = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), nodes[0].clock.clone());
+    assert_eq!(repair(&engine, None).unwrap().remaining, []);
+    sync(&nodes[0], &engine, &bucket).await.unwrap();
+    sync(&nodes[1], &other, &bucket).await.unwrap();
+    assert_eq!((all(&engine, "docs"), all(&other, "docs")), (expected.clone(), expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_wrong_in_the_bucket_too_replaces_nothing() {
+    let (bucket, nodes, [engine, _other]) = together().await;
+    let segment = objects(&nodes[0]).into_iter().find(|file| file.ends_with("data.seg")).unwrap();
+    damage(&nodes[0], &segment);
+    let key = segment.strip_prefix("/data/store").unwrap().display().to_string();
+    let damaged = nodes[0].disk.read(&segment).unwrap();
+    let mut theirs = damaged.clone();
+    theirs[0] ^= 1;
+    bucket.put(&key, theirs.into(), &shoal::store::Patience::ASKED).await.unwrap();
+    let _attached = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), nodes[0].clock.clone());
+    let done = repair(&engine, None).unwrap();
+    assert!(
+        done.actions
+            .iter()
+            .any(|action| action.failed.as_ref().is_some_and(|why| why.contains("in the bucket: checksum")))
+    );
+    assert_eq!(nodes[0].disk.read(&segment).unwrap(), damaged);
+}
