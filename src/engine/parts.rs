@@ -97,6 +97,15 @@ impl Engine {
         Ok(())
     }
 
+    /// Leaves of what is here in part what open namespaces cannot do without: for one to be opened, of which more is here than
+    /// there is room for. Blocking.
+    pub(super) fn empty_parts(&self) -> Result<()> {
+        self.context.tier.cache().clear();
+        self.begin_anew(0)?;
+        self.context.tier.cache().clear();
+        Ok(())
+    }
+
     /// Begins files of open objects anew until no more than `target` is taken, as far as that can be: some after others, since old
     /// files go only when fresh ones are used.
     fn begin_anew(&self, target: u64) -> Result<()> {

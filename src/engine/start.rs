@@ -30,7 +30,7 @@ use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::random::Random;
-use crate::tier::Tier;
+use crate::tier::{FULL, Tier};
 
 impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
@@ -231,7 +231,13 @@ impl Engine {
                 Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
                     Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))
                 })?;
-            Namespace::open(self.context.clone(), name.clone(), head)
+            match Namespace::open(self.context.clone(), name.clone(), head.clone()) {
+                Err(full) if full.code() == FULL => {
+                    self.empty_parts()?;
+                    Namespace::open(self.context.clone(), name.clone(), head)
+                }
+                opened => opened,
+            }
         });
         let slot = match opened {
             Ok(namespace) => Slot::Open(namespace),

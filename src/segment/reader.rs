@@ -19,7 +19,7 @@ use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
 use crate::format::ids::{self, Bloom, Ids};
 use crate::format::rows::{self, Block, BlockPlace, Record, RowsIndex, decode_record};
 use crate::format::segment::{
-    Codec, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
+    CHUNK_BYTES, Codec, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
 };
 use crate::format::values;
 use crate::format::versions::{self, Versions, decode_tombstones};
@@ -29,8 +29,10 @@ use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::platform::mmap::{Mapping, bring};
 
-/// Of a segment that is not all here so much of its end is brought first: footer and meta, as a rule.
-const SUFFIX_BYTES: u64 = 256 << 10;
+/// Of a segment that is not all here so much of its end is brought first: footer and meta, as a rule. Meta is a little for each
+/// section, and 4 bytes for each chunk.
+const SUFFIX_BYTES: u64 = 8 << 10;
+const SUFFIX_BYTES_PER_CHUNK: u64 = 8;
 
 /// An immutable, indexed set of documents and tombstones. Cheap to share; all methods take it by reference, and each chunk
 /// of the file is checked against its checksum when it is first touched.
@@ -63,8 +65,9 @@ impl Segment {
     fn read(map: Mapping, name: &str) -> Result<Segment> {
         let all = map.len() as u64;
         let footer = all.saturating_sub(FOOTER_BYTES as u64)..all;
+        let suffix = SUFFIX_BYTES + all / CHUNK_BYTES as u64 * SUFFIX_BYTES_PER_CHUNK;
         let is_known = map.filling().is_none_or(|fill| fill.missing(&[0..HEADER_BYTES as u64, footer.clone()]) == 0);
-        let end = if is_known { footer } else { all.saturating_sub(SUFFIX_BYTES)..all };
+        let end = if is_known { footer } else { all.saturating_sub(suffix)..all };
         bring(&[(&map, vec![0..HEADER_BYTES as u64, end])])?;
         let segment_id = decode_header(&map, name)?;
         let footer = decode_footer(&map, name)?;

@@ -351,6 +351,11 @@ impl Cache {
         excess() == 0
     }
 
+    /// Lets go of all objects that nobody has open.
+    pub fn clear(&self) {
+        self.shared.evict(u64::MAX);
+    }
+
     /// Whether so much was wanted for which there was no room that something else should be here.
     pub fn is_stale(&self) -> bool {
         let limit = self.shared.room.limit();

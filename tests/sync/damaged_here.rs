@@ -1,6 +1,6 @@
 //! Files on a node that the disk damaged while the bucket has them: they are read again, and nobody loses a document.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -39,7 +39,7 @@ fn objects(node: &Node) -> Vec<PathBuf> {
     found
 }
 
-fn damage(node: &Node, file: &PathBuf) {
+fn damage(node: &Node, file: &Path) {
     let mut bytes = node.disk.read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;

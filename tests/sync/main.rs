@@ -15,6 +15,7 @@ mod fleet;
 mod following;
 mod histories;
 mod id_ranges;
+mod little;
 mod lives;
 mod lost;
 mod meeting;
