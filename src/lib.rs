@@ -2,8 +2,7 @@
 //!
 //! # Where things are
 //!
-//! A module imports from lower rows only; `tests/tidy.rs` keeps it so. Rows that are not there yet are named where they
-//! will stand.
+//! A module imports from lower rows only; `tests/tidy.rs` keeps it so.
 //!
 //! ```text
 //! 8  cli -> daemon                commands, above the composition root

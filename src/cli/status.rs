@@ -10,6 +10,9 @@ use super::output;
 use crate::error::Result;
 use crate::model::datetime::format;
 
+/// The most namespaces that are listed.
+const NAMESPACES_MAX: usize = 50;
+
 #[derive(Args)]
 pub struct Status {
     /// The namespace; without it, the daemon
@@ -28,14 +31,47 @@ impl Status {
             None => "/v1/status".to_owned(),
             Some(namespace) => format!("/v1/namespaces/{namespace}/status"),
         };
-        let mut status = Client::new(&self.target)?.json(Method::GET, &path, Bytes::new(), None).await?;
+        let mut client = Client::new(&self.target)?;
+        let mut status = client.json(Method::GET, &path, Bytes::new(), None).await?;
         if self.json {
             return output::print_json(&status);
         }
         let sync = status.as_object_mut().and_then(|status| status.remove("sync"));
         output::print_pairs(&status)?;
-        output::print(&sync.as_ref().map_or_else(String::new, sync_lines))
+        output::print(&sync.as_ref().map_or_else(String::new, sync_lines))?;
+        if self.namespace.is_some() || !sync.is_some_and(|sync| sync["bucket"].is_string()) {
+            return Ok(());
+        }
+        output::print(&behind(&client.json(Method::GET, "/v1/sync", Bytes::new(), None).await?))
     }
+}
+
+/// A line for every namespace that is not together with the bucket, or of which a person should know something.
+fn behind(sync: &Value) -> String {
+    let mut text = String::new();
+    let is_told = |of: &&Value| of["in_bucket"] == false || of["error"].is_object() || of["notice"].is_string();
+    let namespaces = || sync["namespaces"].as_object().into_iter().flatten().filter(|(_, of)| is_told(of));
+    for (name, of) in namespaces().take(NAMESPACES_MAX) {
+        text.push_str(&format!("  {name}:"));
+        if of["in_bucket"] == false {
+            text.push_str(&format!(
+                " {} objects of about {} bytes to send",
+                of["pending_objects"], of["pending_bytes"]
+            ));
+        }
+        for (what, said) in
+            [("error", &of["error"]["message"]), ("hint", &of["error"]["hint"]), ("notice", &of["notice"])]
+        {
+            if let Some(said) = said.as_str() {
+                text.push_str(&format!("\n    {what}: {}", plain(said)));
+            }
+        }
+        text.push('\n');
+    }
+    if let more @ 1.. = namespaces().count().saturating_sub(NAMESPACES_MAX) {
+        text.push_str(&format!("  and {more} namespaces more (`shoal status --json`, `GET /v1/sync`)\n"));
+    }
+    text
 }
 
 /// How far sync is, for a person.
@@ -103,7 +139,7 @@ fn following(sync: &Value, bucket: &str) -> String {
 }
 
 /// What a store said must not be able to steer the terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -111,7 +147,21 @@ fn plain(text: &str) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::sync_lines;
+    use super::{behind, sync_lines};
+
+    #[test]
+    fn namespaces_are_listed_that_are_behind_or_of_which_there_is_something_to_know() {
+        let sync = json!({"namespaces": {
+            "a/b/behind": {"in_bucket": false, "pending_objects": 2, "pending_bytes": 70, "error": null, "notice": null},
+            "a/b/apart": {"in_bucket": true, "error": null, "notice": "kept as docs.apart-1"},
+            "a/b/well": {"in_bucket": true, "error": null, "notice": null},
+            "a/b/broken": {"in_bucket": true, "error": {"message": "damaged", "hint": "put it back"}},
+        }});
+        let told = behind(&sync);
+        assert!(told.contains("a/b/behind: 2 objects of about 70 bytes to send\n"), "{told}");
+        assert!(told.contains("a/b/apart:\n    notice: kept as docs.apart-1\n"), "{told}");
+        assert!(told.contains("error: damaged\n    hint: put it back\n") && !told.contains("well"), "{told}");
+    }
 
     #[test]
     fn a_person_is_told_what_is_missing_and_why() {

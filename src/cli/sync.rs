@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::http::{Client, Target, namespace};
 use super::output;
+use super::status::plain;
 use crate::error::{Error, Result};
 
 #[derive(Args)]
@@ -92,6 +93,9 @@ fn carried(done: &Value) -> String {
     let namespaces = done["namespaces"].as_object();
     for (name, of) in namespaces.into_iter().flatten() {
         let (sent, fetched) = (&of["sent"], &of["fetched"]);
+        if let Some(notice) = of["notice"].as_str() {
+            text.push_str(&format!("{name}: {}\n", plain(notice)));
+        }
         if number(&sent["objects"]) + number(&fetched["objects"]) + number(&of["conflicts"]) == 0 {
             continue;
         }

@@ -92,18 +92,3 @@ impl Told {
         json!({"message": self.message, "hint": self.hint, "code": self.code})
     }
 }
-
-impl Status {
-    pub fn to_json(&self) -> Json {
-        let namespaces: serde_json::Map<String, Json> =
-            self.namespaces.iter().map(|(name, status)| (name.to_string(), status.to_json())).collect();
-        json!({
-            "bucket": self.bucket,
-            "last_start_ms": self.started_ms,
-            "last_end_ms": self.finished_ms,
-            "last_success_ms": self.succeeded_ms,
-            "error": self.error.as_ref().map(Told::to_json),
-            "namespaces": namespaces,
-        })
-    }
-}
