@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::api;
 use crate::api::auth::{Token, Tokens};
@@ -15,9 +16,10 @@ use crate::engine::{Engine, EngineConfig};
 use crate::error::{Context, Result};
 use crate::ops;
 use crate::ops::metrics::Metrics;
-use crate::platform::clock::SystemClock;
+use crate::platform::clock::{Clock as _, SystemClock};
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
+use crate::platform::wall::Wall;
 use crate::sync::Worker;
 
 /// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
@@ -38,7 +40,7 @@ pub async fn run(
     let listen = config.server.listen;
     let listener = TcpListener::bind(listen).await.context(|| format!("listen on {listen}"))?;
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
-    let rebuilding = tokio::spawn(keep_index(engine.clone()));
+    let rebuilding = tokio::spawn(keep_index(engine.clone(), sync.clone()));
     let syncing = sync.clone().map(|worker| tokio::spawn(worker.run()));
     let reclaiming = sync.clone().map(|worker| tokio::spawn(worker.keep_clean()));
     tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
@@ -72,7 +74,8 @@ pub async fn run(
 
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
 /// Lets go of what is kept for a time.
-async fn keep_index(engine: Arc<Engine>) {
+async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
+    let mut wall = Wall::default();
     loop {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
@@ -84,7 +87,9 @@ async fn keep_index(engine: Arc<Engine>) {
             if !engine.is_index_trusted() {
                 break;
             }
-            if let Err(error) = engine.tend().await {
+            let store = sync.as_ref().and_then(|worker| worker.store_clock());
+            let now = wall.believed(SystemClock.now_millis(), Instant::now(), store);
+            if let Err(error) = engine.tend_at(now).await {
                 tracing::warn!(%error, "what is due is not let go of, it is tried again");
             }
         }

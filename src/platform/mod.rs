@@ -9,3 +9,4 @@ pub mod new_file;
 pub mod random;
 pub mod reads;
 pub mod real_disk;
+pub mod wall;

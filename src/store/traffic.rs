@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use crate::platform::wall::StoreClock;
+
 /// What a request asks of the bucket; closed, so that metrics can be labelled by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
@@ -67,6 +69,8 @@ pub struct Traffic {
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     skew_seconds: AtomicI64,
+    /// How often an answer told the time.
+    told: AtomicU64,
 }
 
 /// The counters at one moment.
@@ -87,6 +91,7 @@ impl Default for Traffic {
             bytes_up: AtomicU64::new(0),
             bytes_down: AtomicU64::new(0),
             skew_seconds: AtomicI64::new(NO_SKEW),
+            told: AtomicU64::new(0),
         }
     }
 }
@@ -106,6 +111,13 @@ impl Traffic {
 
     pub(super) fn set_skew_seconds(&self, seconds: i64) {
         self.skew_seconds.store(seconds, Ordering::Relaxed);
+        self.told.fetch_add(1, Ordering::Release);
+    }
+
+    /// What the bucket says of this machine's clock; nothing before the first answer that told the time.
+    pub fn clock(&self) -> Option<StoreClock> {
+        let said = self.told.load(Ordering::Acquire);
+        self.skew_seconds().map(|ahead_seconds| StoreClock { ahead_seconds, said })
     }
 
     /// By how many seconds this machine's clock is ahead of the bucket's, as of the last answer that told the time.

@@ -117,7 +117,7 @@ impl Sync {
                 // Deleted, reclaimed and given its name again: who has it sends it anew.
                 return Ok(Reclaimed::default());
             }
-            let now = self.clock.now_millis();
+            let now = self.bucket_now();
             let last_ms = found.manifest.fence.as_ref().map(|fence| fence.at_ms);
             let is_within = |ms: u64| last_ms.is_some_and(|last| (last..last.saturating_add(ms)).contains(&now));
             if is_within(ask.rest_ms) && !is_going_on {
@@ -200,12 +200,16 @@ impl Sync {
         }
     }
 
+    /// The time in milliseconds by the bucket's clock, where it has one: an own clock that is ahead must not release what is new.
+    pub(super) fn bucket_now(&self) -> u64 {
+        let skew_ms = self.bucket.skew_seconds().unwrap_or(0).saturating_mul(1_000);
+        self.clock.now_millis().saturating_add_signed(skew_ms.saturating_neg())
+    }
+
     /// The oldest generation that is retained, and all that is named from there to the newest.
     async fn retained(&self, of: &Of<'_>, newest: &Manifest, retention_ms: u64) -> Result<(u64, BTreeSet<String>)> {
         let floor = newest.fence.as_ref().map_or(0, |fence| fence.retained);
-        // By the bucket's clock, where it has one: an own clock that is ahead must not release what is new.
-        let skew_ms = self.bucket.skew_seconds().unwrap_or(0).saturating_mul(1_000);
-        let now = self.clock.now_millis().saturating_add_signed(skew_ms.saturating_neg());
+        let now = self.bucket_now();
         let mut named = named(newest);
         let mut oldest = newest.clone();
         for _ in 1..RETAINED_MAX {
@@ -249,7 +253,7 @@ impl Sync {
     /// Writes the list, and commits a fence that names it. `None` when another node committed first: the list is stale then.
     async fn fence(&self, of: &Of<'_>, found: &Found, survey: &Survey) -> Result<Option<Manifest>> {
         let (newest, patience) = (&found.manifest, &self.options.patience);
-        let (generation, at_ms) = (newest.generation + 1, self.clock.now_millis());
+        let (generation, at_ms) = (newest.generation + 1, self.bucket_now());
         let sweep = keys::sweep(of.project(), of.nsid, self.engine.new_token());
         let list = SweepFile {
             format: VERSION,

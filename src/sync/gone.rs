@@ -50,7 +50,7 @@ impl Sync {
                 later = Some(bound);
             }
         }
-        let until = self.clock.now_millis().saturating_sub(ask.retention_ms);
+        let until = self.bucket_now().saturating_sub(ask.retention_ms);
         let here: BTreeSet<Nsid> = self.engine.named().into_iter().map(|(_, nsid)| nsid).collect();
         for (project, nsid) in self.incarnations(projects).await? {
             if alive.contains(&nsid) || ended.contains_key(&nsid) {
@@ -116,7 +116,7 @@ impl Sync {
     pub(super) async fn bury(&self, of: &Of<'_>, ask: &Reclaim) -> Result<Reclaimed> {
         let (patience, mut done) = (&self.options.patience, Reclaimed::default());
         let newest = self.newest(of.project(), of.nsid, None).await?;
-        let until = self.clock.now_millis().saturating_sub(ask.retention_ms);
+        let until = self.bucket_now().saturating_sub(ask.retention_ms);
         let is_due = |last: &Manifest| last.is_end() && last.fence.as_ref().is_some_and(|fence| fence.at_ms <= until);
         if ask.dry_run || !newest.is_none_or(|found| is_due(&found.manifest)) {
             return Ok(done);

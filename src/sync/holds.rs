@@ -156,7 +156,7 @@ impl Sync {
         revs: &[u64],
         objects: &BTreeSet<String>,
     ) -> Result<bool> {
-        let at_ms = self.clock.now_millis();
+        let at_ms = self.bucket_now();
         // Above every number that was ever used, of revisions that are gone, too: a late request to remove one must not meet it.
         let rev = revs.last().map_or(0, |last| last + 1).max(at_ms);
         let objects = objects.iter().cloned().collect();
@@ -232,7 +232,7 @@ impl Sync {
         template: &Manifest,
         (nsid, name): (Nsid, &str),
     ) -> Result<bool> {
-        let at_ms = self.clock.now_millis();
+        let at_ms = self.bucket_now();
         let fence = Fence { generation: 0, sweep: keys::sweep(project, nsid, 0), retained: 1, at_ms };
         let end = Manifest {
             nsid,

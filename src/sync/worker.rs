@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::ids::NamespaceName;
 use crate::platform::clock::Clock;
 use crate::platform::random::Random;
+use crate::platform::wall::StoreClock;
 use crate::store::{Bucket, BucketConfig, MISCONFIGURED, TrafficSnapshot, Vendor};
 
 /// The first pass begins within this time of the start: a fleet may have got its power back.
@@ -234,6 +235,11 @@ impl Worker {
     }
 
     /// What went over the link; nothing while there is none.
+    /// What the bucket says of this machine's clock.
+    pub fn store_clock(&self) -> Option<StoreClock> {
+        self.link().open.as_ref().and_then(|(_, bucket)| bucket.traffic().clock())
+    }
+
     pub(super) fn traffic(&self) -> Option<TrafficSnapshot> {
         self.link().open.as_ref().map(|(_, bucket)| bucket.traffic().snapshot())
     }

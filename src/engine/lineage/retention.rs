@@ -26,13 +26,21 @@ pub const GENERATIONS_MAX: usize = 1_024;
 impl Engine {
     /// Does everything that is due: tails flushed, and let go of what was kept for a time. For a task that runs now and then.
     pub async fn tend(self: &Arc<Self>) -> Result<()> {
+        self.tend_at(Some(self.context.clock.now_millis())).await
+    }
+
+    /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
+    /// goes for its age, and past states only where they take too much.
+    pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
         self.flush_old().await;
         tokio::task::block_in_place(|| self.remember_parts());
         if !self.is_index_trusted() {
             return Ok(());
         }
-        self.delete_expired().await;
-        tokio::task::block_in_place(|| self.drop_past())
+        if let Some(now) = now {
+            self.delete_expired(now).await;
+        }
+        tokio::task::block_in_place(|| self.drop_past(now))
     }
 
     /// Makes segments of tails that have waited for long.
@@ -49,8 +57,7 @@ impl Engine {
         }
     }
 
-    async fn delete_expired(self: &Arc<Self>) {
-        let now = self.context.clock.now_millis();
+    async fn delete_expired(self: &Arc<Self>, now: u64) {
         let due: Vec<(Nsid, String)> = self
             .context
             .kin()
@@ -78,9 +85,8 @@ impl Engine {
     }
 
     /// Lets go of past states and deleted namespaces: the old ones, and the oldest while they take too much.
-    fn drop_past(&self) -> Result<()> {
+    fn drop_past(&self, now: Option<u64>) -> Result<()> {
         let context = &self.context;
-        let now = context.clock.now_millis();
         let mut all = context.meta.whole_history()?;
         {
             let kin = context.kin();
@@ -100,7 +106,7 @@ impl Engine {
         let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
         for (replaced_ms, nsid, generation, bytes) in all {
             let count = per_namespace.entry(nsid).or_default();
-            let is_old = now.saturating_sub(replaced_ms) >= context.config.retention_ms;
+            let is_old = now.is_some_and(|now| now.saturating_sub(replaced_ms) >= context.config.retention_ms);
             if is_old || kept > budget || *count > GENERATIONS_MAX {
                 kept = kept.saturating_sub(bytes);
                 *count -= 1;
