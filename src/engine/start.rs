@@ -87,6 +87,7 @@ impl Engine {
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),
             flushing: Semaphore::new(1),
+            filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
             stopping: AtomicBool::new(false),
         };

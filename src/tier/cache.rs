@@ -18,10 +18,7 @@ use super::room::{DISK_RESERVE_BYTES, Room};
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{Disk, create_dirs, if_there};
-use crate::platform::mmap::Mapping;
-
-/// The code of errors about bytes for which there is no room: what is open has to be begun anew first.
-pub const FULL: &str = "tier_full";
+use crate::platform::mmap::{DISK_FULL, FULL, Mapping, TOO_SMALL};
 
 /// The suffix of the file that says which blocks of the file beside it are here.
 const MAP_SUFFIX: &str = ".here";
@@ -113,25 +110,26 @@ impl Shared {
             return Err(Error::unavailable(format!(
                 "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {DISK_RESERVE_BYTES} are left alone"
             ))
-            .with_code("disk_full")
+            .with_code(DISK_FULL)
             .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"));
         }
         while !self.room.take_below(bytes, bound) {
-            if bytes > bound {
+            if bytes <= bound && self.evict(bytes) > 0 {
+                continue;
+            }
+            let taken = self.room.taken();
+            if self.room.is_wide(bytes) {
                 return Err(Error::unavailable(format!(
-                    "{bytes} bytes of {key} are needed at once, and the tier holds at most {limit}"
+                    "{bytes} bytes of {key} are needed at once, and {taken} of the at most {limit} bytes here are taken"
                 ))
-                .with_code("tier_too_small")
+                .with_code(TOO_SMALL)
                 .with_hint("raise storage.tier_bytes_max, or ask for less at once"));
             }
-            if self.evict(bytes) == 0 {
-                return Err(Error::unavailable(format!(
-                    "no room for {bytes} bytes of {key}: {} of at most {limit} bytes are taken by what is open",
-                    self.room.taken()
-                ))
-                .with_code(FULL)
-                .with_hint("ask again; if it stays, raise storage.tier_bytes_max"));
-            }
+            return Err(Error::unavailable(format!(
+                "no room for {bytes} bytes of {key}: {taken} of at most {limit} bytes are taken by what is open"
+            ))
+            .with_code(FULL)
+            .with_hint("ask again; if it stays, raise storage.tier_bytes_max"));
         }
         Ok(())
     }

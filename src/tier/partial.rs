@@ -298,6 +298,10 @@ impl Fill for Partial {
         self.shared.has_room(bytes)
     }
 
+    fn is_wide(&self, bytes: u64) -> bool {
+        self.shared.room.is_wide(bytes)
+    }
+
     fn read(&self, ranges: Vec<Range<u64>>) -> Result<Read> {
         self.touch();
         let remote = self.remote()?;

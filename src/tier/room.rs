@@ -39,6 +39,11 @@ impl Room {
         if self.limit == 0 { u64::MAX } else { self.limit / 2 }
     }
 
+    /// Whether so many bytes are more than the room that is made where there is none.
+    pub fn is_wide(&self, bytes: u64) -> bool {
+        bytes > self.for_reading() - self.for_once()
+    }
+
     pub fn taken(&self) -> u64 {
         self.taken.load(Ordering::SeqCst)
     }
@@ -71,6 +76,12 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::Room;
+
+    #[test]
+    fn room_is_made_for_a_quarter_at_once() {
+        assert!(!Room::new(100).is_wide(25) && Room::new(100).is_wide(26));
+        assert!(!Room::new(0).is_wide(0) && Room::new(0).is_wide(1), "nothing has to be made");
+    }
 
     #[test]
     fn no_more_is_taken_than_fits() {
