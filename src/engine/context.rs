@@ -110,6 +110,8 @@ pub struct Context {
     pub room: Notify,
     /// One segment is built from a tail at a time, so that memory stays bounded.
     pub flushing: Semaphore,
+    /// One write at a time holds in memory what its filter looks at and the disk has no room for.
+    pub filtering: Mutex<()>,
     /// One compaction at a time.
     pub compacting: Semaphore,
     /// No new work is begun.

@@ -16,6 +16,7 @@ use super::{Engine, namespace};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::ids::{Hlc, NamespaceName};
+use crate::segment::MemoryLeft;
 use crate::segment::merge::{Input, merge};
 
 /// The most finished copies that are remembered for who asks for their outcome.
@@ -145,9 +146,9 @@ fn copy_segment(
     let segment_id = newborn.new_id();
     let key = newborn.segment_key(segment_id);
     let mut writer = newborn.create(&key)?;
-    let mut counted =
-        Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.file()?.len() as u64 };
-    let input = Input { segment: &part.segment, dead: &part.dead };
+    let mut counted = Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.bytes() };
+    let segment = part.segment.past(&MemoryLeft::default());
+    let input = Input { segment: &segment, dead: &part.dead };
     let summary = merge(segment_id, &moment.view.schema, &[input], moment.manifest.horizon, &mut counted)?;
     progress.done.store(before + rows, Ordering::Relaxed);
     if summary.rows == 0 && summary.tombstones == 0 {

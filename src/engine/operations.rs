@@ -21,7 +21,7 @@ use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::allowance::Allowance;
-use crate::tier::FULL;
+use crate::platform::mmap::{FULL, lacks_room};
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
@@ -259,7 +259,7 @@ impl Engine {
 
     /// Says how a query would be answered. Blocking.
     pub fn explain(&self, name: &NamespaceName, request: &Query) -> Result<String> {
-        query::explain(&*self.view(name)?, request, &Allowance::unlimited())
+        self.on_view(name, None, |view| query::explain(view, request, &Allowance::unlimited()))
     }
 
     /// Measures the recall of approximate search. Blocking.
@@ -269,7 +269,7 @@ impl Engine {
         request: &RecallRequest,
         allowance: &Allowance,
     ) -> Result<RecallOutcome> {
-        query::recall(&*self.view(name)?, request, &*self.context.random, allowance)
+        self.on_view(name, None, |view| query::recall(view, request, &*self.context.random, allowance))
     }
 
     /// The newest snapshot of a namespace.
@@ -394,7 +394,7 @@ impl Engine {
     pub fn warm(&self, name: &NamespaceName) -> Result<()> {
         let view = self.view(name)?;
         let warmed = view.segments.iter().try_for_each(|segment| segment.segment.bring_all(WARM_BYTES));
-        warmed.or_else(|error| if error.code() == FULL { Ok(()) } else { Err(error) })
+        warmed.or_else(|error| if lacks_room(&error) { Ok(()) } else { Err(error) })
     }
 
     /// Turns the tail into a segment, so that the next opening replays nothing.

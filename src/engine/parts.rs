@@ -9,12 +9,13 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::as_of::AsOf;
 use crate::model::ids::NamespaceName;
-use crate::tier::{FULL, Held, Remote};
+use crate::platform::mmap::{FULL, lacks_room};
+use crate::tier::{Held, Remote};
 
 /// Segments of fewer bytes are always here whole: that costs less than to read them in parts.
 pub const PART_BYTES_MIN: u64 = 256 << 10;
-/// How often a query begins anew because there was no room for what it wanted.
-const ATTEMPTS: u32 = 8;
+/// How often a query begins anew because there was no room for what it wanted, before it reads past the disk.
+const ATTEMPTS: u32 = 2;
 /// How often more files are begun anew, since those before gave room for them.
 const PASSES: u32 = 8;
 /// Holders of an object that only one namespace and the bucket's state of it need.
@@ -133,32 +134,36 @@ impl Engine {
     }
 
     /// Runs a query on a snapshot of a namespace, as it is or was; anew, on a fresh one, when there was no room for what it had to
-    /// read. Blocking.
+    /// read. What room cannot be made for is held in memory then. Blocking.
     pub fn on_view<T>(
         &self,
         name: &NamespaceName,
         as_of: Option<&AsOf>,
         mut query: impl FnMut(&View) -> Result<T>,
     ) -> Result<T> {
-        let first = query(&*self.view_at(name, as_of)?);
-        let Err(mut error) = first else {
-            self.refresh();
-            return first;
-        };
-        if error.code() != FULL {
-            return Err(error);
-        }
-        // One at a time: each may need most of the room.
-        let _turn = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..ATTEMPTS {
-            let mut anew = || self.relieve().and_then(|()| query(&*self.view_at(name, as_of)?));
-            match anew() {
-                Err(full) if full.code() == FULL => error = full,
-                done => return done,
+        let mut found = query(&*self.view_at(name, as_of)?);
+        if found.as_ref().is_err_and(lacks_room) {
+            // One at a time: each may need most of the room, and memory.
+            let _turn = self.narrow.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_full = |found: &Result<T>| found.as_ref().is_err_and(|error| error.code() == FULL);
+            for _ in 0..ATTEMPTS {
+                if !is_full(&found) {
+                    break;
+                }
+                self.relieve()?;
+                found = query(&*self.view_at(name, as_of)?);
+                if is_full(&found) {
+                    // Queries that run on old files end, and give their room back.
+                    self.context.tier.cache().wait_for_room();
+                }
             }
-            // Queries that run on old files end, and give their room back.
-            self.context.tier.cache().wait_for_room();
+            if found.as_ref().is_err_and(lacks_room) {
+                found = query(&self.view_at(name, as_of)?.past());
+            }
         }
-        Err(error)
+        if found.is_ok() {
+            self.refresh();
+        }
+        found
     }
 }

@@ -29,8 +29,9 @@ use crate::meta::{Facts, Meta};
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
+use crate::platform::mmap::FULL;
 use crate::platform::random::Random;
-use crate::tier::{FULL, Tier};
+use crate::tier::Tier;
 
 impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
@@ -87,6 +88,7 @@ impl Engine {
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),
             flushing: Semaphore::new(1),
+            filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
             stopping: AtomicBool::new(false),
         };

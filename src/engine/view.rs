@@ -14,8 +14,8 @@ use crate::model::document::Document;
 use crate::model::ids::DocId;
 use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
-use crate::segment::Segment;
 use crate::segment::text::terms::DocTerms;
+use crate::segment::{MemoryLeft, Segment};
 
 /// Rows of one chunk of the tail: what a write copies at most when a snapshot still holds the chunk.
 const CHUNK_ROWS: usize = 256;
@@ -75,6 +75,16 @@ impl TailRow {
 }
 
 impl View {
+    /// The same, for one reading that holds in memory what of its segments has no room on the disk.
+    pub fn past(&self) -> View {
+        let left = MemoryLeft::default();
+        let past = |SegmentView { segment, dead }: &SegmentView| {
+            let segment = if segment.is_full() { segment.clone() } else { Arc::new(segment.past(&left)) };
+            SegmentView { segment, dead: dead.clone() }
+        };
+        View { segments: self.segments.iter().map(past).collect(), ..self.clone() }
+    }
+
     /// How many documents there are.
     pub fn documents(&self) -> u64 {
         self.segments.iter().map(SegmentView::live).sum::<u64>() + self.tail.len()

@@ -10,6 +10,8 @@
 //! A row has as many positions of a term as the text section says its frequency is: ascending, as differences. Since these do
 //! not depend on other rows, a merge of segments copies them, and a reader passes over rows without decoding them.
 
+use std::ops::Range;
+
 use super::bytes::Reader;
 use super::dictionary::{GROUP, GROUP_ENTRY_BYTES, Term};
 use super::text::BLOCK;
@@ -139,12 +141,26 @@ pub struct Parts<'a> {
     name: &'a str,
 }
 
+/// Where the positions end, from the section's last [`TRAILER_BYTES`].
+pub fn positions_end(trailer: &[u8], name: &str) -> Result<usize> {
+    let end = Reader::new(trailer, name).u64()?;
+    usize::try_from(end).map_err(|_| Error::corrupt(format!("{name}: positions of {end} bytes")))
+}
+
 /// Splits a section into its parts.
 pub fn parts<'a>(bytes: &'a [u8], name: &'a str) -> Result<Parts<'a>> {
     let short = || Error::corrupt(format!("{name}: positions of {} bytes", bytes.len()));
-    let (rest, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>().ok_or_else(short)?;
+    let trailer = bytes.last_chunk::<TRAILER_BYTES>().ok_or_else(short)?;
+    let (positions, tables) = bytes.split_at(positions_end(trailer, name)?.min(bytes.len() - TRAILER_BYTES));
+    parts_of(positions, tables, name)
+}
+
+/// The parts of a section: its positions, and what comes behind.
+pub fn parts_of<'a>(positions: &'a [u8], tables: &'a [u8], name: &'a str) -> Result<Parts<'a>> {
+    let short = || Error::corrupt(format!("{name}: {} bytes behind positions", tables.len()));
+    let (rest, trailer) = tables.split_last_chunk::<TRAILER_BYTES>().ok_or_else(short)?;
     let mut fields = Reader::new(trailer, name);
-    let (positions, sizes, total_length) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let (bytes, sizes, total_length) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let (rows, terms) = (fields.u32()?, fields.u32()?);
     let reserved = [fields.u32()?, fields.u32()?, fields.u32()?];
     let version = fields.u32()?;
@@ -155,8 +171,10 @@ pub fn parts<'a>(bytes: &'a [u8], name: &'a str) -> Result<Parts<'a>> {
         return Err(Error::corrupt(format!("{name}: reserved bytes of the positions' trailer are not 0")));
     }
     let size = |n: u64| usize::try_from(n).map_err(|_| Error::corrupt(format!("{name}: a part of {n} bytes")));
+    if positions.len() != size(bytes)? {
+        return Err(Error::corrupt(format!("{name}: {} bytes of positions, expected {bytes}", positions.len())));
+    }
     let mut reader = Reader::new(rest, name);
-    let positions = reader.take(size(positions)?)?;
     let sizes = reader.take(size(sizes)?)?;
     let groups = reader.take((terms as usize).div_ceil(GROUP) * GROUP_ENTRY_BYTES)?;
     reader.finish()?;
@@ -170,8 +188,14 @@ pub fn parts<'a>(bytes: &'a [u8], name: &'a str) -> Result<Parts<'a>> {
 impl<'a> Parts<'a> {
     /// The positions of a term of the text section.
     pub fn of(&self, term: &Term) -> Result<TermPositions<'a>> {
+        let bytes = self.positions.get(self.place_of(term)?).unwrap_or_default();
+        TermPositions::of(bytes, term, self.name)
+    }
+
+    /// Where the positions of a term are in the section.
+    pub fn place_of(&self, term: &Term) -> Result<Range<usize>> {
         let ordinal = term.ordinal as usize;
-        let wrong = || Error::corrupt(format!("{}: the positions of term {ordinal} are not there", self.name));
+        let wrong = || not_there(term, self.name);
         let entry = self.groups.get(ordinal / GROUP * GROUP_ENTRY_BYTES..).ok_or_else(wrong)?;
         let mut entry = Reader::new(entry, self.name);
         let (sizes, mut begin) = (entry.u64()?, entry.u64()?);
@@ -182,11 +206,8 @@ impl<'a> Parts<'a> {
         }
         let size = usize::try_from(varint::read(&mut sizes, self.name)?).ok();
         let begin = usize::try_from(begin).ok();
-        let bytes = begin.zip(size).and_then(|(begin, size)| self.positions.get(begin..)?.get(..size));
-        let blocks = (term.df as usize).div_ceil(BLOCK).max(1);
-        let split = bytes.and_then(|bytes| bytes.split_at_checked((blocks - 1) * TABLE_ENTRY_BYTES));
-        let (table, data) = split.ok_or_else(wrong)?;
-        Ok(TermPositions { table: table.as_chunks().0, data, name: self.name })
+        let place = begin.zip(size).and_then(|(begin, size)| Some(begin..begin.checked_add(size)?));
+        place.filter(|place| place.end <= self.positions.len()).ok_or_else(wrong)
     }
 
     /// Checks that sizes and groups say where the positions of all terms are, one behind the other.
@@ -217,7 +238,19 @@ pub struct TermPositions<'a> {
     name: &'a str,
 }
 
+fn not_there(term: &Term, name: &str) -> Error {
+    Error::corrupt(format!("{name}: the positions of term {} are not there", term.ordinal))
+}
+
 impl<'a> TermPositions<'a> {
+    /// The positions of a term, from their own bytes.
+    pub fn of(bytes: &'a [u8], term: &Term, name: &'a str) -> Result<Self> {
+        let blocks = (term.df as usize).div_ceil(BLOCK).max(1);
+        let split = bytes.split_at_checked((blocks - 1) * TABLE_ENTRY_BYTES);
+        let (table, data) = split.ok_or_else(|| not_there(term, name))?;
+        Ok(TermPositions { table: table.as_chunks().0, data, name })
+    }
+
     /// The positions of a block's rows, one row behind the other.
     pub fn block(&self, block: usize) -> Result<&'a [u8]> {
         let end_of = |block: usize| self.table.get(block).map(|end| u64::from_le_bytes(*end));

@@ -76,9 +76,31 @@ pub struct Parts<'a> {
     pub dictionary: Dictionary<'a>,
 }
 
+/// Where the postings end, from the section's header.
+pub fn postings_end(header: &[u8], name: &str) -> Result<usize> {
+    let mut reader = Reader::new(header, name);
+    reader.take(16)?;
+    let end = usize::try_from(reader.u64()?).ok().and_then(|bytes| bytes.checked_add(HEADER_BYTES));
+    end.ok_or_else(|| Error::corrupt(format!("{name}: postings end beyond all bounds")))
+}
+
 /// Splits a section into its parts.
 pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>> {
-    let mut reader = Reader::new(bytes, name);
+    let (header, rest) = bytes.split_at_checked(HEADER_BYTES).unwrap_or((bytes, &[]));
+    let end = postings_end(header, name)?.saturating_sub(HEADER_BYTES);
+    let (postings, tables) = rest.split_at(end.min(rest.len()));
+    parts_of(header, postings, tables, rows, name)
+}
+
+/// The parts of a section: its header, its postings, and what comes behind.
+pub fn parts_of<'a>(
+    header: &[u8],
+    postings: &'a [u8],
+    tables: &'a [u8],
+    rows: u32,
+    name: &'a str,
+) -> Result<Parts<'a>> {
+    let mut reader = Reader::new(header, name);
     let version = reader.u32()?;
     if version != VERSION {
         return Err(Error::unsupported(format!("{name}: sparse version {version}, this release reads {VERSION}")));
@@ -87,12 +109,15 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
     if found != rows {
         return Err(Error::corrupt(format!("{name}: {found} rows, expected {rows}")));
     }
-    let (postings, terms) = (reader.u64()?, reader.u64()?);
+    let (bytes, terms) = (reader.u64()?, reader.u64()?);
     if reserved != 0 || reader.u64()? != 0 {
         return Err(Error::corrupt(format!("{name}: reserved bytes of the header are not 0")));
     }
     let size = |n: u64| usize::try_from(n).map_err(|_| Error::corrupt(format!("{name}: a part of {n} bytes")));
-    let postings = reader.take(size(postings)?)?;
+    if postings.len() != size(bytes)? {
+        return Err(Error::corrupt(format!("{name}: {} bytes of postings, expected {bytes}", postings.len())));
+    }
+    let mut reader = Reader::new(tables, name);
     let terms = reader.take(size(terms)?)?;
     let groups = reader.take(Dictionary::groups_bytes(dimensions))?;
     reader.finish()?;
@@ -119,13 +144,17 @@ pub struct WeightBlocks<'a> {
 
 impl<'a> WeightBlocks<'a> {
     pub fn new(parts: &Parts<'a>, term: &Term, name: &'a str) -> Result<Self> {
-        let bytes = postings_of(parts.postings, term, name)?;
+        Self::of(postings_of(parts.postings, term, name)?, term, parts.rows, name)
+    }
+
+    /// The postings of a dimension, from its own bytes, in a segment of `rows` rows.
+    pub fn of(bytes: &'a [u8], term: &Term, rows: u32, name: &'a str) -> Result<Self> {
         let postings = term.df as usize;
         let blocks = postings.div_ceil(BLOCK);
         let (table, data) = bytes
             .split_at_checked(blocks * TABLE_ENTRY_BYTES)
             .ok_or_else(|| Error::corrupt(format!("{name}: {} bytes for {blocks} blocks", bytes.len())))?;
-        Ok(WeightBlocks { table: table.as_chunks().0, data, postings, rows: parts.rows, name })
+        Ok(WeightBlocks { table: table.as_chunks().0, data, postings, rows, name })
     }
 
     /// How many blocks there are.
@@ -205,8 +234,7 @@ impl<'a> WeightBlocks<'a> {
 }
 
 /// Calls `each` with every row of a dimension and its weight, ascending.
-pub fn for_each(parts: &Parts<'_>, term: &Term, name: &str, mut each: impl FnMut(u32, f16)) -> Result<()> {
-    let blocks = WeightBlocks::new(parts, term, name)?;
+pub fn for_each(blocks: &WeightBlocks<'_>, mut each: impl FnMut(u32, f16)) -> Result<()> {
     let (mut rows, mut weights) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
     for block in 0..blocks.count() {
         rows.clear();

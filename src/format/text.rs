@@ -182,7 +182,21 @@ pub fn postings_end(header: &[u8], name: &str) -> Result<usize> {
 
 /// Splits a section into its parts.
 pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>> {
-    let mut reader = Reader::new(bytes, name);
+    let (header, rest) = bytes.split_at_checked(HEADER_BYTES).unwrap_or((bytes, &[]));
+    let end = postings_end(header, name)?.saturating_sub(HEADER_BYTES);
+    let (postings, tables) = rest.split_at(end.min(rest.len()));
+    parts_of(header, postings, tables, rows, name)
+}
+
+/// The parts of a section: its header, its postings, and what comes behind.
+pub fn parts_of<'a>(
+    header: &[u8],
+    postings: &'a [u8],
+    tables: &'a [u8],
+    rows: u32,
+    name: &'a str,
+) -> Result<Parts<'a>> {
+    let mut reader = Reader::new(header, name);
     let version = reader.u32()?;
     if version != VERSION {
         return Err(Error::unsupported(format!("{name}: text version {version}, this release reads {VERSION}")));
@@ -208,7 +222,11 @@ pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>>
         )));
     }
     let size = |n: u64| usize::try_from(n).map_err(|_| Error::corrupt(format!("{name}: a part of {n} bytes")));
-    let postings = reader.take(size(header.postings_bytes)?)?;
+    if postings.len() as u64 != header.postings_bytes {
+        let (found, expected) = (postings.len(), header.postings_bytes);
+        return Err(Error::corrupt(format!("{name}: {found} bytes of postings, expected {expected}")));
+    }
+    let mut reader = Reader::new(tables, name);
     let terms_bytes = reader.take(size(header.dictionary_bytes)?)?;
     let groups = reader.take(Dictionary::groups_bytes(terms))?;
     let dictionary = Dictionary { terms: terms_bytes, groups, name };
@@ -248,11 +266,15 @@ pub struct PostingsBytes<'a> {
 
 impl<'a> PostingsBytes<'a> {
     pub fn new(parts: &Parts<'a>, term: &Term, name: &'a str) -> Result<Self> {
+        Self::of(postings_of(parts.postings, term, name)?, term, parts.header.rows, name)
+    }
+
+    /// The postings of a term, from its own bytes, in a segment of `rows` rows.
+    pub fn of(bytes: &'a [u8], term: &Term, rows: u32, name: &'a str) -> Result<Self> {
         let malformed = || Error::corrupt(format!("{name}: postings at {} of {} bytes", term.offset, term.bytes));
-        let bytes = postings_of(parts.postings, term, name)?;
         let (blocks, rest_len) = (term.df as usize / BLOCK, term.df as usize % BLOCK);
         let (table, data) = bytes.split_at_checked(blocks * TABLE_ENTRY_BYTES).ok_or_else(malformed)?;
-        let (rows, packer) = (parts.header.rows, BitPacker4x::new());
+        let packer = BitPacker4x::new();
         let table = table.as_chunks().0;
         let mut postings = PostingsBytes { table, data, rest: 0, rest_len, next: 0, rows, name, packer };
         postings.rest = postings.end_before(blocks);

@@ -16,7 +16,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reads;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// The code of errors about bytes for which there is no room: what is open has to be begun anew first.
+pub const FULL: &str = "tier_full";
+/// The code of errors about bytes for which room cannot be made.
+pub const TOO_SMALL: &str = "tier_too_small";
+/// The code of errors about bytes for which the disk has no room.
+pub const DISK_FULL: &str = "disk_full";
+
+/// Whether bytes did not come because there is no room for them here: they can be read past the file.
+pub fn lacks_room(error: &Error) -> bool {
+    [FULL, TOO_SMALL, DISK_FULL].contains(&error.code())
+}
 
 /// Bytes that are being read: called, it waits for them, and gives those of each range.
 pub type Coming = Box<dyn FnOnce() -> Result<Vec<Bytes>> + Send>;
@@ -27,10 +39,12 @@ pub trait Fill: Send + Sync + fmt::Debug {
     fn missing(&self, ranges: &[Range<u64>]) -> u64;
     /// Begins to bring what of these ranges is not here; nobody waits.
     fn ask(&self, ranges: &[Range<u64>]);
-    /// Returns when all of these ranges are here. Blocks.
+    /// Returns when all of these ranges are here; an error by [`lacks_room`] when they do not fit. Blocks.
     fn fill(&self, ranges: &[Range<u64>]) -> Result<()>;
     /// Whether there is room for so many bytes that are wanted once, with room left for what every query needs.
     fn has_room(&self, bytes: u64) -> bool;
+    /// Whether so many bytes are more than room can be made for where there is none.
+    fn is_wide(&self, bytes: u64) -> bool;
     /// Begins to read ranges into memory, past the file.
     fn read(&self, ranges: Vec<Range<u64>>) -> Result<Coming>;
     /// Forgets a range whose bytes are wrong: the next time it is wanted it is brought again.

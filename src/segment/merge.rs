@@ -13,8 +13,8 @@ use super::attribute_builder::{self, AttributeBuilder};
 use super::builder::{
     VectorsWriter, columns_of, finish, fits_index, may_index, row_count, write_sizes, write_tombstones,
 };
+use super::documents::RowScan;
 use super::merge_postings::{TextMerge, merge_sparse, merge_text};
-use super::reader::RowScan;
 use super::renewal::Renewal;
 use super::vectors::carried::Carried;
 use super::vectors::clustering::{self, Extent};

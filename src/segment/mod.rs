@@ -4,6 +4,8 @@ mod attribute_builder;
 pub mod attributes;
 pub mod builder;
 mod dead_counts;
+pub mod documents;
+mod memory;
 pub mod merge;
 mod merge_postings;
 mod multivectors;
@@ -18,6 +20,7 @@ pub mod unique;
 pub mod vectors;
 mod verify;
 
+pub use memory::MemoryLeft;
 pub use reader::Segment;
 pub use sections::Ahead;
 

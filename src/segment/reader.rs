@@ -8,6 +8,8 @@ use uuid::Uuid;
 use super::attributes::AttributeReader;
 use super::builder::columns_of;
 use super::dead_counts::DeadCounts;
+use super::memory::MemoryLeft;
+use super::past::PAST_BYTES;
 use super::sections::{Ahead, Part, Sections};
 use super::sparse::SparseReader;
 use super::text::positions::PositionsReader;
@@ -17,16 +19,13 @@ use super::{POSITIONS_SECTION, SPARSE_SECTION, SegmentColumn, TEXT_SECTION};
 use crate::error::{Error, Kind, Result};
 use crate::format::attributes::{SECTION as ATTRIBUTE_SECTION, key_kind};
 use crate::format::ids::{self, Bloom, Ids};
-use crate::format::rows::{self, Block, BlockPlace, Record, RowsIndex, decode_record};
 use crate::format::segment::{
-    CHUNK_BYTES, Codec, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
+    CHUNK_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, Meta, decode_footer, decode_header, decode_meta,
 };
-use crate::format::values;
 use crate::format::versions::{self, Versions, decode_tombstones};
-use crate::model::document::{Document, PatchIntent, Tombstone};
+use crate::model::document::Tombstone;
 use crate::model::ids::{DocId, Hlc, IdType, Version};
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
-use crate::model::value::Value;
 use crate::platform::mmap::{Mapping, bring};
 
 /// Of a segment that is not all here so much of its end is brought first: footer and meta, as a rule. Meta is a little for each
@@ -41,10 +40,10 @@ pub struct Segment {
     segment_id: Uuid,
     footer: Footer,
     id_type: Option<IdType>,
-    columns: Vec<SegmentColumn>,
+    columns: Arc<Vec<SegmentColumn>>,
     /// What is kept of each column of vectors.
-    vectors: Vec<Kept>,
-    dead_counts: DeadCounts,
+    vectors: Arc<Vec<Kept>>,
+    dead_counts: Arc<DeadCounts>,
 }
 
 impl Segment {
@@ -68,6 +67,7 @@ impl Segment {
         let suffix = SUFFIX_BYTES + all / CHUNK_BYTES as u64 * SUFFIX_BYTES_PER_CHUNK;
         let is_known = map.filling().is_none_or(|fill| fill.missing(&[0..HEADER_BYTES as u64, footer.clone()]) == 0);
         let end = if is_known { footer } else { all.saturating_sub(suffix)..all };
+        map.filling().inspect(|fill| fill.keep(&[0..HEADER_BYTES as u64, end.clone()]));
         bring(&[(&map, vec![0..HEADER_BYTES as u64, end])])?;
         let segment_id = decode_header(&map, name)?;
         let footer = decode_footer(&map, name)?;
@@ -79,13 +79,21 @@ impl Segment {
         }
         let columns: Vec<SegmentColumn> =
             columns.into_iter().map(|column| SegmentColumn { uid: column.uid(), column }).collect();
-        let vectors = columns.iter().map(|_| Kept::default()).collect();
+        let vectors: Vec<Kept> = columns.iter().map(|_| Kept::default()).collect();
         let sections = Sections::new(map, name, sections)?;
         sections.bring_needed()?;
-        let dead_counts = DeadCounts::default();
-        let segment = Segment { sections, segment_id, footer, id_type, columns, vectors, dead_counts };
+        let (columns, vectors) = (Arc::new(columns), Arc::new(vectors));
+        let segment =
+            Segment { sections, segment_id, footer, id_type, columns, vectors, dead_counts: Arc::default() };
         segment.check_counts()?;
         Ok(segment)
+    }
+
+    /// The same segment, for one reading that holds in memory what has no room on the disk: no more than is `left`.
+    pub fn past(&self, left: &MemoryLeft) -> Segment {
+        let Segment { ref sections, segment_id, footer, id_type, .. } = *self;
+        let (columns, vectors, dead_counts) = (self.columns.clone(), self.vectors.clone(), self.dead_counts.clone());
+        Segment { sections: sections.past(left), segment_id, footer, id_type, columns, vectors, dead_counts }
     }
 
     /// Checks the numbers of rows and tombstones against what is there, since memory is taken by them.
@@ -112,6 +120,34 @@ impl Segment {
         let map = self.sections.map();
         map.bring(0..map.len() as u64)?;
         Ok(map)
+    }
+
+    /// The length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.sections.map().len() as u64
+    }
+
+    /// Gives the whole file piece by piece to `each`. What is not here and has no room is read past the disk. It stays readable while
+    /// this segment is held, whatever becomes of its name.
+    pub fn for_each_piece(&self, mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let map = self.sections.map();
+        let mut rest = 0..self.bytes();
+        while !rest.is_empty() {
+            let piece = rest.start..rest.end.min(rest.start + PAST_BYTES as u64);
+            let fill = map.filling().filter(|fill| {
+                let missing = fill.missing(std::slice::from_ref(&piece));
+                missing > 0 && !fill.has_room(missing)
+            });
+            match fill {
+                Some(fill) => fill.read(vec![piece.clone()])?()?.iter().try_for_each(|bytes| each(bytes))?,
+                None => {
+                    map.bring(piece.clone())?;
+                    each(map.part(piece.start as usize..piece.end as usize).unwrap_or_default())?;
+                }
+            }
+            rest.start = piece.end;
+        }
+        Ok(())
     }
 
     /// Brings all of the file here, so many bytes at a time, from its end on: what finds documents comes before documents.
@@ -265,46 +301,6 @@ impl Segment {
         decode_tombstones(bytes, kind, self.tombstone_count(), self.name())
     }
 
-    /// A row's document: all columns, or those of a sorted list. For many rows, [`Segment::scan`] is faster.
-    pub fn document(&self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
-        self.scan()?.document(row, columns)
-    }
-
-    /// Adds what documents of some rows consist of to what is brought: all columns, or those of a sorted list.
-    pub fn add_documents<'a>(
-        &'a self,
-        rows: impl IntoIterator<Item = u32> + Clone,
-        columns: Option<&[ColumnUid]>,
-        ahead: &mut Ahead<'a>,
-    ) -> Result<()> {
-        if self.is_full() {
-            return Ok(());
-        }
-        let (scan, blocks) = (self.scan()?, self.sections.required(rows::SECTION)?);
-        for row in rows.clone() {
-            ahead.add(&blocks, scan.index.block_of(row)?.bytes);
-        }
-        for SegmentColumn { uid, .. } in &self.columns {
-            if columns.is_none_or(|list| list.binary_search(uid).is_ok())
-                && let Some(vectors) = self.vectors(*uid)?
-            {
-                rows.clone().into_iter().for_each(|row| vectors.add_vector(row, ahead));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads documents in any order, and cheapest in row order: neighbours lie in one block, which is kept.
-    pub fn scan(&self) -> Result<RowScan<'_>> {
-        let part = self.sections.required(rows::SECTION)?;
-        if part.codec() != Codec::Lz4Blocks {
-            return Err(Error::corrupt(format!("{}: rows are not stored in blocks", self.name())));
-        }
-        let index = self.sections.required(rows::INDEX_SECTION)?.whole()?;
-        let index = RowsIndex::new(index, self.rows(), part.bytes() as u64, self.name())?;
-        Ok(RowScan { segment: self, index, block: Block::default() })
-    }
-
     /// The index of a column; `None` when the segment has none, for lack of the column, because it was not indexed when the
     /// segment was built, or because it was for patterns only and a text is too long.
     pub fn attribute(&self, uid: ColumnUid) -> Result<Option<AttributeReader<'_>>> {
@@ -329,23 +325,6 @@ impl Segment {
         let Some(place) = self.place(uid) else { return Ok(None) };
         let AttributeType::Multivector { dims } = self.columns[place].column.kind else { return Ok(None) };
         TokenReader::open(&self.sections, &self.vectors[place], uid, dims, self.rows()).map(Some)
-    }
-
-    /// A row's value of a column of vectors or multivectors.
-    fn vectors_of(&self, uid: ColumnUid, row: u32) -> Result<Option<Value>> {
-        if let Some(reader) = self.vectors(uid)? {
-            return Ok(reader.vector(row)?.map(Value::Vector));
-        }
-        Ok(self.tokens(uid)?.map(|reader| reader.value(row)).transpose()?.flatten().map(Value::Multivector))
-    }
-
-    /// The logical bytes of that value; 0 where there is none.
-    pub(in crate::segment) fn vector_bytes_of(&self, uid: ColumnUid, row: u32) -> Result<u64> {
-        if let Some(reader) = self.vectors(uid)? {
-            return Ok(reader.stored(row)?.map_or(0, |(bytes, _)| bytes.len() as u64));
-        }
-        let stored = self.tokens(uid)?.map(|reader| reader.stored(row)).transpose()?.flatten();
-        Ok(stored.map_or(0, |bytes| bytes.len() as u64))
     }
 
     /// The full-text index of a column; `None` when the segment has none, for lack of the column or because it was not
@@ -374,8 +353,11 @@ impl Segment {
     pub fn positions(&self, uid: ColumnUid) -> Result<Option<PositionsReader<'_>>> {
         let Some(column) = self.column(uid).filter(|column| column.keeps_positions()) else { return Ok(None) };
         let Some(text) = self.text(uid)? else { return Ok(None) };
-        let bytes = self.index_of(POSITIONS_SECTION, uid, &column.column.name)?;
-        PositionsReader::open(bytes, text, self.name()).map(Some)
+        let part = self.section_of(POSITIONS_SECTION, uid, &column.column.name)?;
+        match part.whole_if_room()? {
+            Some(all) => PositionsReader::open(all, text, self.name()).map(Some),
+            None => PositionsReader::open_part(part, text, self.name()).map(Some),
+        }
     }
 
     /// How many of the rows `dead` hold a term of a full-text column; `count` counts them where it is not known.
@@ -405,8 +387,11 @@ impl Segment {
         if column.kind != AttributeType::Sparse {
             return Ok(None);
         }
-        let bytes = self.index_of(SPARSE_SECTION, uid, &column.name)?;
-        SparseReader::open(bytes, self.rows(), self.name()).map(Some)
+        let part = self.section_of(SPARSE_SECTION, uid, &column.name)?;
+        match part.whole_if_room()? {
+            Some(all) => SparseReader::open(all, self.rows(), self.name()).map(Some),
+            None => SparseReader::open_part(part, self.rows(), self.name()).map(Some),
+        }
     }
 
     /// A column's section that must be there.
@@ -419,72 +404,5 @@ impl Segment {
             Some(part) => Ok(part),
             None => Err(Error::corrupt(format!("{}: has no section {what} for attribute {column:?}", self.name()))),
         }
-    }
-}
-
-/// Reads documents one by one, keeping the block that the last one was in.
-pub struct RowScan<'a> {
-    segment: &'a Segment,
-    index: RowsIndex<'a>,
-    block: Block,
-}
-
-impl<'a> RowScan<'a> {
-    /// A row's document, as [`Segment::document`] gives it.
-    pub fn document(&mut self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
-        let segment = self.segment;
-        let wanted = |uid| columns.is_none_or(|list| list.binary_search(&uid).is_ok());
-        let id = segment.id_of(row)?;
-        let version = segment.version_of(row)?;
-        let record = self.record(row)?;
-        let mut fields = Vec::with_capacity(record.fields.len() + 1);
-        for (place, bytes) in &record.fields {
-            let SegmentColumn { uid, column } = &segment.columns[usize::from(*place)];
-            if wanted(*uid) {
-                fields.push((*uid, values::decode(column.kind, bytes, segment.name())?));
-            }
-        }
-        let vectors = segment.columns.iter().filter(|column| column.column.kind.has_vectors() && wanted(column.uid));
-        for SegmentColumn { uid, .. } in vectors {
-            fields.extend(segment.vectors_of(*uid, row)?.map(|value| (*uid, value)));
-        }
-        fields.sort_unstable_by_key(|(uid, _)| *uid);
-        let patch = record.patch.map(|patch| PatchIntent {
-            base: patch.base,
-            changed: patch.changed.iter().map(|place| segment.columns[usize::from(*place)].uid).collect(),
-        });
-        Ok(Document { id, version, fields, patch })
-    }
-
-    /// A row's record; places are those of the segment's columns.
-    pub(in crate::segment) fn record(&mut self, row: u32) -> Result<Record<'_>> {
-        let segment = self.segment;
-        let name = segment.name();
-        let record = decode_record(self.record_bytes(row)?, segment.columns.len(), name)?;
-        for (place, _) in &record.fields {
-            if segment.columns[usize::from(*place)].column.kind.has_vectors() {
-                return Err(Error::corrupt(format!("{name}: row {row} has vectors among its fields")));
-            }
-        }
-        Ok(record)
-    }
-
-    /// A row's record as it is stored.
-    pub(in crate::segment) fn record_bytes(&mut self, row: u32) -> Result<&[u8]> {
-        if !self.block.rows().contains(&row) {
-            let place = self.index.block_of(row)?;
-            self.load(&place)?;
-        }
-        self.block.record(row, self.segment.name())
-    }
-
-    /// Whether the block of the last row read has nothing after its last record.
-    pub(in crate::segment) fn block_is_whole(&self) -> bool {
-        self.block.is_whole()
-    }
-
-    fn load(&mut self, place: &BlockPlace) -> Result<()> {
-        let stored = self.segment.sections.required(rows::SECTION)?.range(place.bytes.clone())?;
-        self.block.load(place, stored, self.segment.name())
     }
 }

@@ -1,26 +1,31 @@
 //! The sections of one open segment: found by name, checked once at the first touch of each chunk.
 //!
 //! Of a file that is here in part, what is touched is brought first. Who knows beforehand what it will touch asks for all of it at
-//! once, with [`Ahead`]: one wait instead of many.
+//! once, with [`Ahead`]: one wait instead of many. What has no room is held in memory by a reading that may; see `memory`.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::memory::{Memory, MemoryLeft};
+use super::past::Past;
 use super::{POSITIONS_SECTION, SPARSE_SECTION, TEXT_SECTION};
 use crate::error::{Error, Result};
 use crate::format::clusters::LISTS_SECTION;
 use crate::format::segment::{CHUNK_BYTES, Codec, SectionEntry, column_section};
 use crate::format::{attributes, rows, vectors};
 use crate::model::schema::ColumnUid;
-use crate::platform::mmap::{Coming, Fill, Mapping, bring};
+use crate::platform::mmap::{Coming, Fill, Mapping, TOO_SMALL, bring, lacks_room};
 use crate::platform::reads;
 
-/// All sections of one file.
+/// All sections of one file, as one reading sees them.
 pub(in crate::segment) struct Sections {
     map: Mapping,
-    name: String,
+    name: Arc<str>,
     /// In order of name.
-    sections: Vec<Section>,
+    sections: Arc<Vec<Section>>,
+    /// Where this reading may hold what has no room on the disk.
+    memory: Option<Memory>,
 }
 
 struct Section {
@@ -65,7 +70,13 @@ impl Sections {
         if let Some(two) = sections.windows(2).find(|two| two[0].entry.name == two[1].entry.name) {
             return Err(Error::corrupt(format!("{name}: section {} is there twice", two[0].entry.name)));
         }
-        Ok(Sections { map, name: name.to_owned(), sections })
+        Ok(Sections { map, name: name.into(), sections: Arc::new(sections), memory: None })
+    }
+
+    /// The same, for a reading that may hold in memory what has no room on the disk.
+    pub(in crate::segment) fn past(&self, left: &MemoryLeft) -> Self {
+        let memory = Some(Memory::new(left));
+        Sections { map: self.map.clone(), name: self.name.clone(), sections: self.sections.clone(), memory }
     }
 
     /// The file's name, for errors.
@@ -118,7 +129,7 @@ impl Sections {
     pub(in crate::segment) fn verify(&self, end: u64) -> Result<()> {
         self.map.bring(0..self.map.len() as u64)?;
         let mut places: Vec<(u64, u64)> = Vec::with_capacity(self.sections.len() + 1);
-        for section in &self.sections {
+        for section in self.sections.iter() {
             let entry = &section.entry;
             let part = Part { file: self, section };
             let found = crc32c::crc32c(part.raw(0..part.bytes())?);
@@ -161,24 +172,51 @@ impl<'a> Part<'a> {
         if self.section.whole.load(Ordering::Acquire) {
             return self.raw(all);
         }
-        let bytes = self.range(all)?;
-        self.section.whole.store(true, Ordering::Release);
+        let bytes = self.range(all.clone())?;
+        // What only this reading holds in memory is not here for others.
+        if all.is_empty() || self.are_checked(&all) {
+            self.section.whole.store(true, Ordering::Release);
+        }
         Ok(bytes)
     }
 
     /// Some bytes; the chunks they are in are checked.
     pub(in crate::segment) fn range(&self, range: Range<usize>) -> Result<&'a [u8]> {
+        self.range_in(range, self.file.memory.as_ref())
+    }
+
+    /// [`Self::range`] of what is not to be held in memory: an error by [`lacks_room`] where it has no room on the disk.
+    pub(in crate::segment) fn range_here(&self, range: Range<usize>) -> Result<&'a [u8]> {
+        self.range_in(range, None)
+    }
+
+    fn range_in(&self, range: Range<usize>, memory: Option<&'a Memory>) -> Result<&'a [u8]> {
         let bytes = self.raw(range.clone())?;
         if !range.is_empty() && self.file.map.filling().is_some() {
             reads::looked_at(range.len() as u64);
         }
         if !self.section.whole.load(Ordering::Acquire) && !range.is_empty() {
-            self.bring(&range)?;
+            match memory {
+                None => self.bring(&range)?,
+                Some(memory) => {
+                    if let Some(held) = self.bring_or_hold(&range, memory)? {
+                        return Ok(held);
+                    }
+                }
+            }
             for chunk in range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES {
                 self.check(chunk)?;
             }
         }
         Ok(bytes)
+    }
+
+    /// All bytes of a section, if they are here or have room; none where it is to be read in parts.
+    pub(in crate::segment) fn whole_if_room(&self) -> Result<Option<&'a [u8]>> {
+        match self.range_here(0..self.bytes()) {
+            Err(full) if lacks_room(&full) && (full.code() == TOO_SMALL || self.file.memory.is_some()) => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     pub(in crate::segment) fn codec(&self) -> Codec {
@@ -229,6 +267,30 @@ impl<'a> Part<'a> {
     fn place(&self, range: &Range<usize>) -> Range<u64> {
         let chunks = self.chunks_of(range);
         self.section.entry.offset + chunks.start as u64..self.section.entry.offset + chunks.end as u64
+    }
+
+    /// Brings the chunks of a range, or gives it from memory where it has no room on the disk.
+    fn bring_or_hold(&self, range: &Range<usize>, memory: &'a Memory) -> Result<Option<&'a [u8]>> {
+        if self.are_checked(range) {
+            return Ok(None);
+        }
+        let start = self.section.entry.offset;
+        let place = start + range.start as u64..start + range.end as u64;
+        if memory.get(&place).is_none() {
+            match self.bring(range) {
+                Err(full) if lacks_room(&full) => {
+                    Ahead { wanted: vec![(*self, self.chunks_of(range))] }.hold(memory)?;
+                }
+                brought => return brought.map(|()| None),
+            }
+        }
+        let lost = || Error::internal("a section that was read past the disk is not there");
+        memory.get(&place).map(Some).ok_or_else(lost)
+    }
+
+    /// Its name, for errors.
+    fn what(&self) -> String {
+        format!("section {} of {}", self.section.entry.name, self.file.name)
     }
 
     /// Brings the chunks of a range that are not known to be right.
@@ -307,7 +369,8 @@ impl<'a> Part<'a> {
 /// What will be touched of segments that are not all here, to be brought at once.
 #[derive(Default)]
 pub struct Ahead<'a> {
-    wanted: Vec<(&'a Mapping, Vec<Range<u64>>)>,
+    /// Chunks, by section.
+    wanted: Vec<(Part<'a>, Range<usize>)>,
 }
 
 impl<'a> Ahead<'a> {
@@ -317,20 +380,75 @@ impl<'a> Ahead<'a> {
 
     /// Adds some bytes of a section, unless the file is all here.
     pub(in crate::segment) fn add(&mut self, part: &Part<'a>, range: Range<usize>) {
-        let map = &part.file.map;
         // What was found right is here, and known to be used.
-        if range.is_empty() || map.filling().is_none() || range.end > part.bytes() || part.are_checked(&range) {
+        let is_file_here = part.file.map.filling().is_none();
+        if range.is_empty() || is_file_here || range.end > part.bytes() || part.are_checked(&range) {
             return;
         }
-        let place = part.place(&range);
+        let chunks = part.chunks_of(&range);
         match self.wanted.last_mut() {
-            Some((last, ranges)) if std::ptr::eq(*last, map) => ranges.push(place),
-            _ => self.wanted.push((map, vec![place])),
+            Some((last, range)) if last.is_same(part) && range.start <= chunks.start && chunks.start <= range.end => {
+                range.end = range.end.max(chunks.end);
+            }
+            _ => self.wanted.push((*part, chunks)),
         }
     }
 
-    /// Waits until everything that was added is here.
+    /// Adds what another has.
+    pub fn append(&mut self, other: Ahead<'a>) {
+        self.wanted.extend(other.wanted);
+    }
+
+    /// The ranges of each file, in the order they were added.
+    fn files(&self) -> Vec<(&'a Mapping, Vec<Range<u64>>)> {
+        let mut files: Vec<(&Mapping, Vec<Range<u64>>)> = Vec::new();
+        for (part, range) in &self.wanted {
+            let (map, place) = (&part.file.map, part.place(range));
+            match files.last_mut() {
+                Some((last, ranges)) if std::ptr::eq(*last, map) => ranges.push(place),
+                _ => files.push((map, vec![place])),
+            }
+        }
+        files
+    }
+
+    /// Whether it is more than the disk has room for, and more than room can be made for: then it is better read past the disk.
+    pub fn is_wide(&self) -> bool {
+        let files = self.files();
+        let filled = || files.iter().filter_map(|(map, ranges)| Some((map.filling()?, ranges)));
+        let missing = filled().map(|(fill, ranges)| fill.missing(ranges)).sum();
+        missing > 0 && filled().next().is_some_and(|(fill, _)| fill.is_wide(missing) && !fill.has_room(missing))
+    }
+
+    /// Waits until everything that was added is here, or in memory where it has no room and the reading may hold it.
     pub fn bring(self) -> Result<()> {
-        if self.wanted.is_empty() { Ok(()) } else { bring(&self.wanted) }
+        let Some((part, _)) = self.wanted.first() else { return Ok(()) };
+        match (bring(&self.files()), &part.file.memory) {
+            (Err(full), Some(_)) if lacks_room(&full) => {
+                let mut files: Vec<(&Memory, Ahead)> = Vec::new();
+                for (part, range) in self.wanted.into_iter().filter(|(part, range)| part.is_missing(range)) {
+                    let Some(memory) = &part.file.memory else { continue };
+                    if memory.get(&part.place(&range)).is_some() {
+                        continue;
+                    }
+                    match files.iter_mut().find(|(other, _)| std::ptr::eq(*other, memory)) {
+                        Some((_, ahead)) => ahead.wanted.push((part, range)),
+                        None => files.push((memory, Ahead { wanted: vec![(part, range)] })),
+                    }
+                }
+                files.into_iter().try_for_each(|(memory, ahead)| ahead.hold(memory))
+            }
+            (brought, _) => brought,
+        }
+    }
+
+    /// Reads everything that was added, which is of one file, into the memory of a reading.
+    fn hold(self, memory: &Memory) -> Result<()> {
+        let Some((part, _)) = self.wanted.first() else { return Ok(()) };
+        let what = part.what();
+        memory.take(self.wanted.iter().map(|(_, range)| range.len()).sum(), &what)?;
+        Past::read(self.wanted)?.into_pieces().into_iter().try_for_each(|(part, start, bytes)| {
+            memory.hold(part.section.entry.offset + start as u64, bytes, &what).map(drop)
+        })
     }
 }

@@ -1,14 +1,16 @@
 //! Writes and reads a sparse vector column's index. Weights are exact.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use half::f16;
 
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
 pub use crate::format::sparse::{BLOCK, BlockBounds, WeightBlocks};
-use crate::format::sparse::{Parts, SparseWriter, for_each, parts};
+use crate::format::sparse::{HEADER_BYTES, Parts, SparseWriter, for_each, parts, parts_of, postings_end};
 use crate::model::value::SparseVector;
+use crate::segment::sections::{Ahead, Part};
 
 /// Gathers the vectors of rows, in ascending order of rows.
 #[derive(Default)]
@@ -54,13 +56,38 @@ impl SparseBuilder {
 #[derive(Clone, Copy)]
 pub struct SparseReader<'a> {
     parts: Parts<'a>,
+    /// Where postings are that may not be here, of a segment that has no room for all of them.
+    section: Option<Part<'a>>,
     name: &'a str,
+}
+
+/// Where a dimension's postings are in the section.
+fn place_of(term: &Term) -> Range<usize> {
+    let start = HEADER_BYTES.saturating_add(term.offset as usize);
+    start..start.saturating_add(term.bytes as usize)
 }
 
 impl<'a> SparseReader<'a> {
     /// Reads the header only.
     pub fn open(section: &'a [u8], rows: u32, name: &'a str) -> Result<Self> {
-        Ok(SparseReader { parts: parts(section, rows, name)?, name })
+        Ok(SparseReader { parts: parts(section, rows, name)?, section: None, name })
+    }
+
+    /// Reads everything but the postings; those of a dimension are brought when they are read.
+    pub(in crate::segment) fn open_part(section: Part<'a>, rows: u32, name: &'a str) -> Result<Self> {
+        let all = section.bytes();
+        let begin = HEADER_BYTES.min(all);
+        let header = section.range(0..begin)?;
+        let end = postings_end(header, name)?.clamp(begin, all);
+        let (postings, tables) = (section.raw(begin..end)?, section.range(end..all)?);
+        Ok(SparseReader { parts: parts_of(header, postings, tables, rows, name)?, section: Some(section), name })
+    }
+
+    /// Adds a dimension's postings to what is brought.
+    pub fn add_blocks(&self, term: &Term, ahead: &mut Ahead<'a>) {
+        if let Some(section) = &self.section {
+            ahead.add(section, place_of(term));
+        }
     }
 
     /// A dimension's place; `None` when no row has it.
@@ -75,12 +102,15 @@ impl<'a> SparseReader<'a> {
 
     /// A dimension's blocks of [`BLOCK`] rows.
     pub fn blocks(&self, term: &Term) -> Result<WeightBlocks<'a>> {
-        WeightBlocks::new(&self.parts, term, self.name)
+        match &self.section {
+            Some(section) => WeightBlocks::of(section.range(place_of(term))?, term, self.parts.rows, self.name),
+            None => WeightBlocks::new(&self.parts, term, self.name),
+        }
     }
 
     /// Calls `each` with every row of a dimension and its weight, ascending.
     pub fn for_each(&self, term: &Term, each: impl FnMut(u32, f16)) -> Result<()> {
-        for_each(&self.parts, term, self.name, each)
+        for_each(&self.blocks(term)?, each)
     }
 
     /// Reads everything; the first thing that does not make sense is the error.

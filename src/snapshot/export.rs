@@ -75,8 +75,9 @@ pub fn export(moment: &Arc<Moment>, out: &mut dyn Write) -> Result<u64> {
     let columns = Columns::new(&view.schema);
     let mut written = 0;
     for part in &view.segments {
-        let mut scan = part.segment.scan()?;
-        for row in part.live_rows() {
+        let rows = part.live_rows();
+        let mut scan = part.segment.scan_of(&rows, None)?;
+        for row in rows {
             columns.write(&scan.document(row, None)?, &mut line)?;
             out.put(&mut line)?;
             written += 1;

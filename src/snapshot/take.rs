@@ -19,8 +19,8 @@ use crate::format::snapshot::{Base, Description, Member, ObjectKind, SnapshotKin
 use crate::format::snapshot_writer::SnapshotWriter;
 use crate::model::as_of::AsOf;
 use crate::model::ids::{Hlc, NamespaceName};
-use crate::segment::Summary;
 use crate::segment::merge::{Input, merge};
+use crate::segment::{MemoryLeft, Segment, Summary};
 
 /// How much of an object is written at once.
 const PIECE_BYTES: usize = 64 << 10;
@@ -138,8 +138,9 @@ fn merge_all(
             Some(bytes) => deletions::decode(bytes, segment.name())?.2,
         });
     }
-    let inputs: Vec<Input> =
-        segments.iter().zip(&dead).map(|(part, dead)| Input { segment: &part.segment, dead }).collect();
+    let left = MemoryLeft::default();
+    let past: Vec<Segment> = segments.iter().map(|part| part.segment.past(&left)).collect();
+    let inputs: Vec<Input> = past.iter().zip(&dead).map(|(segment, dead)| Input { segment, dead }).collect();
     merge(segment_id, &manifest.schema, &inputs, Hlc(u64::MAX), out)
 }
 
@@ -164,8 +165,7 @@ impl Snapshot {
                 }
                 (_, ObjectKind::Segment) => {
                     let part = known.ok_or_else(|| lost(member))?;
-                    let file = part.segment.file()?;
-                    writer.object(|out| copy(file, out))?;
+                    writer.object(|out| part.segment.for_each_piece(|piece| copy(piece, out)))?;
                 }
                 (_, ObjectKind::Deletions) => {
                     let bytes = known.and_then(|part| part.deletions.as_ref()).ok_or_else(|| lost(member))?;

@@ -14,14 +14,11 @@ use roaring::RoaringBitmap;
 use super::keys_below;
 use super::partial::Partial;
 use super::remote::Remote;
-use super::room::{DISK_RESERVE_BYTES, Room};
+use super::room::{Room, Wanted};
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{Disk, create_dirs, if_there};
-use crate::platform::mmap::Mapping;
-
-/// The code of errors about bytes for which there is no room: what is open has to be begun anew first.
-pub const FULL: &str = "tier_full";
+use crate::platform::mmap::{DISK_FULL, FULL, Mapping, TOO_SMALL};
 
 /// The suffix of the file that says which blocks of the file beside it are here.
 const MAP_SUFFIX: &str = ".here";
@@ -86,52 +83,54 @@ impl Shared {
     }
 
     /// How many bytes the disk lacks for so many more, those counted that are left alone.
-    fn lacking_on_disk(&self, bytes: u64) -> u64 {
+    fn lacking_on_disk(&self, bytes: u64, wanted: Wanted) -> u64 {
         let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-        bytes.saturating_add(DISK_RESERVE_BYTES).saturating_sub(free)
+        bytes.saturating_add(wanted.reserve()).saturating_sub(free)
     }
 
     /// Whether there is room for bytes that are wanted once. Objects that nobody has open go for it.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let lacks = || {
             let excess = self.room.taken().saturating_add(bytes).saturating_sub(self.room.for_once());
-            excess.max(self.lacking_on_disk(bytes))
+            excess.max(self.lacking_on_disk(bytes, Wanted::Now))
         };
         let lacking = lacks();
         lacking == 0 || self.evict(lacking) > 0 && lacks() == 0
     }
 
     /// Takes room for bytes of an object that are about to come. Objects that nobody has open go first.
-    pub(super) fn make_room(&self, bytes: u64, key: &str) -> Result<()> {
+    pub(super) fn make_room(&self, bytes: u64, key: &str, wanted: Wanted) -> Result<()> {
         let limit = self.room.limit();
-        let bound = self.room.for_reading();
-        if self.lacking_on_disk(bytes) > 0 {
+        let bound = self.room.bound(wanted);
+        if self.lacking_on_disk(bytes, wanted) > 0 {
             self.evict(bytes);
         }
-        if self.lacking_on_disk(bytes) > 0 {
+        if self.lacking_on_disk(bytes, wanted) > 0 {
             let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
             return Err(Error::unavailable(format!(
-                "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {DISK_RESERVE_BYTES} are left alone"
+                "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {} are left alone",
+                wanted.reserve()
             ))
-            .with_code("disk_full")
+            .with_code(DISK_FULL)
             .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"));
         }
         while !self.room.take_below(bytes, bound) {
-            if bytes > bound {
+            if bytes <= bound && self.evict(bytes) > 0 {
+                continue;
+            }
+            let taken = self.room.taken();
+            if bytes > bound || wanted == Wanted::Now && self.room.is_wide(bytes) {
                 return Err(Error::unavailable(format!(
-                    "{bytes} bytes of {key} are needed at once, and the tier holds at most {limit}"
+                    "{bytes} bytes of {key} are needed at once, and {taken} of the at most {limit} bytes here are taken"
                 ))
-                .with_code("tier_too_small")
+                .with_code(TOO_SMALL)
                 .with_hint("raise storage.tier_bytes_max, or ask for less at once"));
             }
-            if self.evict(bytes) == 0 {
-                return Err(Error::unavailable(format!(
-                    "no room for {bytes} bytes of {key}: {} of at most {limit} bytes are taken by what is open",
-                    self.room.taken()
-                ))
-                .with_code(FULL)
-                .with_hint("ask again; if it stays, raise storage.tier_bytes_max"));
-            }
+            return Err(Error::unavailable(format!(
+                "no room for {bytes} bytes of {key}: {taken} of at most {limit} bytes are taken by what is open"
+            ))
+            .with_code(FULL)
+            .with_hint("ask again; if it stays, raise storage.tier_bytes_max"));
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
-pub use self::cache::{Cache, FULL, Held};
+pub use self::cache::{Cache, Held};
 use self::remote::no_bucket;
 pub use self::remote::{GONE, Remote, gone};
 

@@ -17,6 +17,7 @@ use roaring::RoaringBitmap;
 
 use super::cache::Shared;
 use super::remote::{Remote, no_bucket};
+use super::room::Wanted;
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{RandomFile, if_there, publish};
@@ -211,14 +212,16 @@ impl Partial {
     fn begin(&self, wanted: &RoaringBitmap) -> Result<()> {
         let remote = self.remote()?;
         let Some(me) = self.me.upgrade() else { return Ok(()) };
-        let lacking = {
+        let (lacking, wanted_by) = {
             let state = self.state();
-            &(wanted - &state.here) - &state.coming
+            let lacking = &(wanted - &state.here) - &state.coming;
+            let is_kept = lacking.is_subset(&state.kept);
+            (lacking, if is_kept { Wanted::Always } else { Wanted::Now })
         };
         if lacking.is_empty() {
             return Ok(());
         }
-        self.shared.make_room(lacking.len() * BLOCK_BYTES, &self.key)?;
+        self.shared.make_room(lacking.len() * BLOCK_BYTES, &self.key, wanted_by)?;
         let fetch = {
             let mut state = self.state();
             // Somebody else may have begun meanwhile.
@@ -291,6 +294,10 @@ impl Fill for Partial {
 
     fn has_room(&self, bytes: u64) -> bool {
         self.shared.has_room(bytes)
+    }
+
+    fn is_wide(&self, bytes: u64) -> bool {
+        self.shared.room.is_wide(bytes)
     }
 
     fn read(&self, ranges: Vec<Range<u64>>) -> Result<Read> {

@@ -7,6 +7,28 @@ use std::time::Duration;
 /// What is left free of the file system for the operating system and for writes.
 pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
 
+/// What is left of that free by what every use of a namespace needs: it cannot be opened without, nor sent what is here only.
+const DISK_RESERVE_LEAST_BYTES: u64 = 16 << 20;
+
+/// What bytes are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// By whoever opens the object.
+    Always,
+    /// By what is asked just now.
+    Now,
+}
+
+impl Wanted {
+    /// What is left free of the file system.
+    pub fn reserve(self) -> u64 {
+        match self {
+            Wanted::Always => DISK_RESERVE_LEAST_BYTES,
+            Wanted::Now => DISK_RESERVE_BYTES,
+        }
+    }
+}
+
 /// In four parts of the bound: what may be taken by reading. The rest is for files that are begun anew.
 const READING_QUARTERS: u64 = 3;
 
@@ -34,9 +56,22 @@ impl Room {
         if self.limit == 0 { u64::MAX } else { self.limit / 4 * READING_QUARTERS }
     }
 
+    /// What may be taken by bytes that are wanted for this.
+    pub fn bound(&self, wanted: Wanted) -> u64 {
+        match wanted {
+            Wanted::Always if self.limit > 0 => self.limit,
+            _ => self.for_reading(),
+        }
+    }
+
     /// What may be taken by what is wanted once; the rest is for what every query needs.
     pub fn for_once(&self) -> u64 {
         if self.limit == 0 { u64::MAX } else { self.limit / 2 }
+    }
+
+    /// Whether so many bytes are more than the room that is made where there is none.
+    pub fn is_wide(&self, bytes: u64) -> bool {
+        bytes > self.for_reading() - self.for_once()
     }
 
     pub fn taken(&self) -> u64 {
@@ -71,6 +106,12 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::Room;
+
+    #[test]
+    fn room_is_made_for_a_quarter_at_once() {
+        assert!(!Room::new(100).is_wide(25) && Room::new(100).is_wide(26));
+        assert!(!Room::new(0).is_wide(0) && Room::new(0).is_wide(1), "nothing has to be made");
+    }
 
     #[test]
     fn no_more_is_taken_than_fits() {

@@ -36,4 +36,5 @@ mod tags;
 mod unlucky;
 mod unsent;
 mod upkeep;
+mod wide;
 mod wire;

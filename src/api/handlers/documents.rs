@@ -190,9 +190,10 @@ pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> R
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
     let name = name.clone();
     let plans = search::run(call.server, &name.clone(), move |server, allowance| {
-        let view = server.engine.view_at(&name, parsed.as_of.as_ref())?;
-        let explain = |query| engine::query::explain(&view, query, allowance);
-        parsed.request.queries.iter().map(explain).collect::<Result<Vec<_>>>()
+        server.engine.on_view(&name, parsed.as_of.as_ref(), |view| {
+            let explain = |query| engine::query::explain(view, query, allowance);
+            parsed.request.queries.iter().map(explain).collect::<Result<Vec<_>>>()
+        })
     })
     .await?;
     Ok(Answer::ok(&json!({"plan_text": plans.join("\n")})))

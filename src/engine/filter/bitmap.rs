@@ -119,22 +119,27 @@ pub fn rows_with_prefix(reader: &TextReader<'_>, prefix: &str) -> Result<Roaring
     })?;
     if terms.len() <= FEW_TERMS {
         let mut found = RoaringBitmap::new();
-        for term in &terms {
-            found |= reader.rows_with(term)?;
-        }
+        reader.for_each_of(&terms, |postings| {
+            found |= reader.rows_of(postings)?;
+            Ok(())
+        })?;
         return Ok(found);
     }
     // Many short lists: a bit per row is set faster than so many sets are joined.
     let mut words: Vec<u64> = Vec::new();
-    for term in &terms {
-        reader.for_each(term, |row, _| {
-            let word = row as usize / 64;
-            if word >= words.len() {
-                words.resize(word + 1, 0);
+    let (mut rows, mut tfs) = (Vec::new(), Vec::new());
+    reader.for_each_of(&terms, |mut postings| {
+        while postings.next_block(&mut rows, &mut tfs)? {
+            for row in &rows {
+                let word = *row as usize / 64;
+                if word >= words.len() {
+                    words.resize(word + 1, 0);
+                }
+                words[word] |= 1 << (row % 64);
             }
-            words[word] |= 1 << (row % 64);
-        })?;
-    }
+        }
+        Ok(())
+    })?;
     let mut found = RoaringBitmap::new();
     for (at, word) in (0u32..).zip(words).filter(|(_, word)| *word != 0) {
         let mut left = word;
@@ -347,7 +352,7 @@ impl Evaluation<'_> {
 
     fn by_documents(&mut self, filter: &Filter, uid: ColumnUid, within: &RoaringBitmap) -> Result<RoaringBitmap> {
         let mut found = RoaringBitmap::new();
-        let mut scan = self.segment.scan()?;
+        let mut scan = self.segment.scan_of(within, Some(&[uid]))?;
         for (count, row) in (0..).zip(within) {
             self.allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
             let document = scan.document(row, Some(&[uid]))?;

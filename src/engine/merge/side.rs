@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Nsid, Version};
-use crate::segment::reader::RowScan;
+use crate::segment::documents::RowScan;
 
 /// Where the live state of a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

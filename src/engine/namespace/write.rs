@@ -1,7 +1,7 @@
 //! The write path: decide, append to the log, wait for the barrier, become visible.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::open::{next_clock, whole};
@@ -20,6 +20,7 @@ use crate::model::filter::Filter;
 use crate::model::ids::{DocId, Hlc, IdType, Version};
 use crate::model::schema::Schema;
 use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
+use crate::platform::mmap::lacks_room;
 
 /// Values of one frame may count for this many logical bytes; a larger commit takes several frames.
 const FRAME_BYTES: u64 = 8 << 20;
@@ -430,7 +431,15 @@ impl Current for Now<'_> {
     }
 
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
-        bitmap::matching(&self.namespace.view(), filter, limit)
+        let view = self.namespace.view();
+        match bitmap::matching(&view, filter, limit) {
+            Err(full) if lacks_room(&full) => {
+                let turn = self.namespace.context.filtering.lock();
+                let _turn = turn.unwrap_or_else(PoisonError::into_inner);
+                bitmap::matching(&view.past(), filter, limit)
+            }
+            found => found,
+        }
     }
 }
 

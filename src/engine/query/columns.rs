@@ -93,7 +93,7 @@ pub(super) struct Gathered<'a> {
 impl<'a> Gathered<'a> {
     fn read(segment: &Segment, uid: ColumnUid, rows: &RoaringBitmap, allowance: &'a Allowance) -> Result<Self> {
         let mut taken = allowance.take(0)?;
-        let mut scan = segment.scan()?;
+        let mut scan = segment.scan_of(rows, Some(&[uid]))?;
         let mut pairs: Vec<(Value, u32)> = Vec::new();
         for (count, row) in (0..).zip(rows) {
             allowance.check_at(count, DOCUMENTS_PER_CHECK)?;

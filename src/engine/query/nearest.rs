@@ -136,12 +136,15 @@ fn compare(jobs: &[Job], near: &[NearByCodes], parts: &mut [Vec<(f32, u32)>], wo
     let rows: Vec<Vec<u32>> = (0..jobs.len())
         .map(|source| near.iter().filter(|near| near.source == source).map(|near| near.row).collect())
         .collect();
-    let mut ahead = Ahead::new();
+    let (mut ahead, mut documents) = (Ahead::new(), Ahead::new());
     for (job, rows) in jobs.iter().zip(&rows).filter(|(job, _)| !job.segment.segment.is_full()) {
         job.vectors.add(Some(&rows.iter().copied().collect()), &mut ahead);
         if let Some(columns) = &work.columns {
-            job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut ahead)?;
+            job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut documents)?;
         }
+    }
+    if !documents.is_wide() {
+        ahead.append(documents);
     }
     ahead.bring()?;
     for (job, rows) in jobs.iter().zip(rows) {

@@ -85,14 +85,17 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
     // In the order they are stored, so that each block is unpacked once.
     let mut order: Vec<usize> = (0..hits.len()).collect();
     order.sort_unstable_by_key(|at| (hits[*at].part, hits[*at].row));
-    if !uids.is_empty() || !compute.is_empty() {
-        bring(view, hits, &order, &uids)?;
-    }
+    let reads = !uids.is_empty() || !compute.is_empty();
+    let is_past = reads && bring(view, hits, &order, &uids)?;
     for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
         let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
-        let mut scan = match segment {
-            Some(segment) if !uids.is_empty() || !compute.is_empty() => Some(segment.segment.scan()?),
-            _ => None,
+        let mut scan = match segment.filter(|_| reads) {
+            Some(segment) if is_past => {
+                let rows = part.iter().map(|at| hits[*at].row).collect();
+                Some(segment.segment.scan_past(&rows, Some(&uids))?)
+            }
+            Some(segment) => Some(segment.segment.scan()?),
+            None => None,
         };
         for at in part {
             work.allowance.check()?;
@@ -121,8 +124,9 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// Brings what the rows of an answer consist of, of segments that are not all here.
-fn bring(view: &View, hits: &[Hit], order: &[usize], columns: &[ColumnUid]) -> Result<()> {
+/// Brings what the rows of an answer consist of, of segments that are not all here. Gives whether it is to be read past the disk
+/// instead, which has no room for so much.
+fn bring(view: &View, hits: &[Hit], order: &[usize], columns: &[ColumnUid]) -> Result<bool> {
     let mut ahead = Ahead::new();
     for part in order.chunk_by(|a, b| hits[*a].part == hits[*b].part) {
         let segment = part.first().and_then(|first| view.segments.get(hits[*first].part as usize));
@@ -130,5 +134,9 @@ fn bring(view: &View, hits: &[Hit], order: &[usize], columns: &[ColumnUid]) -> R
             segment.segment.add_documents(part.iter().map(|at| hits[*at].row), Some(columns), &mut ahead)?;
         }
     }
-    ahead.bring()
+    let is_wide = ahead.is_wide();
+    if !is_wide {
+        ahead.bring()?;
+    }
+    Ok(is_wide)
 }

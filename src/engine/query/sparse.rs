@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::model::document::Document;
 use crate::model::schema::{AttributeType, ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::segment::Segment;
 use crate::segment::sparse::{BLOCK, WeightBlocks};
+use crate::segment::{Ahead, Segment};
 
 /// A sparse clause bound to its column.
 pub(super) struct SparseScorer {
@@ -51,10 +51,16 @@ impl SparseScorer {
     pub(super) fn dimensions<'a>(&self, segment: &'a Segment) -> Result<Vec<(f64, WeightBlocks<'a>)>> {
         let mut found = Vec::with_capacity(self.weights.len());
         let Some(reader) = segment.sparse(self.column)? else { return Ok(found) };
+        let (mut dimensions, mut ahead) = (Vec::with_capacity(self.weights.len()), Ahead::new());
         for (term, weight) in &self.weights {
             if let Some(dimension) = reader.dimension(term)? {
-                found.push((*weight, reader.blocks(&dimension)?));
+                reader.add_blocks(&dimension, &mut ahead);
+                dimensions.push((*weight, dimension));
             }
+        }
+        ahead.bring()?;
+        for (weight, dimension) in dimensions {
+            found.push((weight, reader.blocks(&dimension)?));
         }
         Ok(found)
     }

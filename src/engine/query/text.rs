@@ -198,8 +198,9 @@ impl TextScorer {
         allowance.keep(4 * view.segment.rows() as usize)?;
         let mut found = Analysed::new(&self.terms, view.segment.rows());
         let mut analyzers = Analyzers::new();
-        let mut scan = view.segment.scan()?;
-        for (count, row) in (0..).zip(view.live_rows()) {
+        let rows = view.live_rows();
+        let mut scan = view.segment.scan_of(&rows, Some(&[self.uid]))?;
+        for (count, row) in (0..).zip(rows) {
             allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
             if let Some(value) = scan.document(row, Some(&[self.uid]))?.get(self.uid) {
                 found.add(self, row, &analyzers.terms(&self.options, value));

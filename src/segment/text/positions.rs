@@ -4,21 +4,37 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::reader::{Term, TextReader};
 use crate::error::{Error, Result};
-use crate::format::positions::{Parts, TermPositions, decode_row, parts, take_numbers};
+use crate::format::positions::{
+    Parts, TRAILER_BYTES, TermPositions, decode_row, parts, parts_of, positions_end, take_numbers,
+};
 use crate::format::text::PostingsBytes;
+use crate::segment::sections::Part;
 
 /// A full-text column's positions in a segment, beside its index.
 #[derive(Clone, Copy)]
 pub struct PositionsReader<'a> {
     text: TextReader<'a>,
     parts: Parts<'a>,
+    /// Where positions are that may not be here, of a segment that has no room for all of them.
+    section: Option<Part<'a>>,
     name: &'a str,
 }
 
 impl<'a> PositionsReader<'a> {
     /// Reads the trailer only.
     pub fn open(section: &'a [u8], text: TextReader<'a>, name: &'a str) -> Result<Self> {
-        let parts = parts(section, name)?;
+        Self::of_parts(parts(section, name)?, None, text, name)
+    }
+
+    /// Reads everything but the positions; those of a term are brought when they are read.
+    pub(in crate::segment) fn open_part(section: Part<'a>, text: TextReader<'a>, name: &'a str) -> Result<Self> {
+        let all = section.bytes();
+        let end = positions_end(section.range(all.saturating_sub(TRAILER_BYTES)..all)?, name)?.min(all);
+        let (positions, tables) = (section.raw(0..end)?, section.range(end..all)?);
+        Self::of_parts(parts_of(positions, tables, name)?, Some(section), text, name)
+    }
+
+    fn of_parts(parts: Parts<'a>, section: Option<Part<'a>>, text: TextReader<'a>, name: &'a str) -> Result<Self> {
         let (found, expected) =
             ((parts.rows, parts.terms, parts.total_length), (text.rows(), text.term_count(), text.total_length()));
         if found != expected {
@@ -26,7 +42,14 @@ impl<'a> PositionsReader<'a> {
                 "{name}: positions of (rows, terms, tokens) {found:?}, the text section has {expected:?}"
             )));
         }
-        Ok(PositionsReader { text, parts, name })
+        Ok(PositionsReader { text, parts, section, name })
+    }
+
+    fn positions_of(&self, term: &Term) -> Result<TermPositions<'a>> {
+        match &self.section {
+            Some(section) => TermPositions::of(section.range(self.parts.place_of(term)?)?, term, self.name),
+            None => self.parts.of(term),
+        }
     }
 
     /// The index beside which these positions are.
@@ -36,7 +59,7 @@ impl<'a> PositionsReader<'a> {
 
     /// Calls `each` with every row of a term, ascending, its frequency, and its positions as they are written.
     pub fn for_each(&self, term: &Term, mut each: impl FnMut(u32, u32, &'a [u8])) -> Result<()> {
-        let (mut postings, positions) = (self.text.postings(term)?, self.parts.of(term)?);
+        let (mut postings, positions) = (self.text.postings(term)?, self.positions_of(term)?);
         let (mut rows, mut tfs, mut block) = (Vec::new(), Vec::new(), 0);
         while postings.next_block(&mut rows, &mut tfs)? {
             let mut bytes = positions.block(block)?;
@@ -55,7 +78,7 @@ impl<'a> PositionsReader<'a> {
     pub fn places(&self, term: &Term) -> Result<Places<'a>> {
         Ok(Places {
             postings: self.text.postings(term)?,
-            positions: self.parts.of(term)?,
+            positions: self.positions_of(term)?,
             rows: Vec::new(),
             tfs: Vec::new(),
             next_block: 0,

@@ -9,8 +9,10 @@ use super::terms::DocTerms;
 use crate::error::{Error, Result};
 pub use crate::format::dictionary::{Term, Terms};
 use crate::format::positions::{PositionsWriter, encode_row, take_numbers};
-use crate::format::text::{HEADER_BYTES, Parts, PostingsBytes, TextWriter, parts, postings_end};
+use crate::format::text::{HEADER_BYTES, Parts, PostingsBytes, TextWriter, parts, parts_of, postings_end};
 use crate::format::vectors::decode_rows;
+use crate::platform::mmap::lacks_room;
+use crate::segment::past::{Batch, Past};
 use crate::segment::sections::{Ahead, Part};
 
 /// Gathers the terms of rows, in ascending order of rows.
@@ -135,9 +137,12 @@ impl<'a> TextReader<'a> {
     /// Reads everything but the postings, of a segment that is not all here; those of a term are brought when they are read.
     pub(in crate::segment) fn open_part(section: Part<'a>, rows: u32, name: &'a str) -> Result<Self> {
         let all = section.bytes();
-        let header = section.range(0..HEADER_BYTES.min(all))?;
-        section.range(postings_end(header, name)?.min(all)..all)?;
-        Ok(TextReader { parts: parts(section.raw(0..all)?, rows, name)?, section: Some(section), name })
+        let begin = HEADER_BYTES.min(all);
+        let header = section.range(0..begin)?;
+        let end = postings_end(header, name)?.clamp(begin, all);
+        // Postings are looked at as those of a term only, which are brought then.
+        let (postings, tables) = (section.raw(begin..end)?, section.range(end..all)?);
+        Ok(TextReader { parts: parts_of(header, postings, tables, rows, name)?, section: Some(section), name })
     }
 
     /// Adds everything but the postings to what is brought.
@@ -226,10 +231,40 @@ impl<'a> TextReader<'a> {
 
     /// A term's rows and frequencies, block by block.
     pub fn postings(&self, term: &Term) -> Result<PostingsBytes<'a>> {
-        if let Some(section) = &self.section {
-            section.range(place_of(term))?;
+        match &self.section {
+            Some(section) => PostingsBytes::of(section.range(place_of(term))?, term, self.rows(), self.name),
+            None => PostingsBytes::new(&self.parts, term, self.name),
         }
-        PostingsBytes::new(&self.parts, term, self.name)
+    }
+
+    /// Calls `each` with the rows and frequencies of terms, in the order of terms. Where the disk has no room for them they are read
+    /// past it, some of them at a time.
+    pub fn for_each_of(&self, terms: &[Term], mut each: impl FnMut(PostingsBytes<'_>) -> Result<()>) -> Result<()> {
+        let Some(section) = &self.section else {
+            return terms.iter().try_for_each(|term| each(self.postings(term)?));
+        };
+        let (mut past, mut at) = (Past::default(), 0);
+        while let Some(first) = terms.get(at) {
+            let mut batch = Batch::default();
+            let from = at;
+            at += 1;
+            match section.range_here(place_of(first)) {
+                Err(full) if lacks_room(&full) => {
+                    batch.add(section, place_of(first));
+                    while let Some(term) = terms.get(at).filter(|_| !batch.is_full()) {
+                        batch.add(section, place_of(term));
+                        at += 1;
+                    }
+                    past = batch.read()?;
+                }
+                here => drop(here?),
+            }
+            for term in &terms[from..at] {
+                let bytes = past.bytes_of(section, place_of(term))?;
+                each(PostingsBytes::of(bytes, term, self.rows(), self.name)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Calls `each` with every row of a term and its frequency, ascending.
@@ -263,7 +298,16 @@ impl<'a> TextReader<'a> {
 
     /// The rows that hold a term.
     pub fn rows_with(&self, term: &Term) -> Result<RoaringBitmap> {
-        let mut postings = self.postings(term)?;
+        let mut found = RoaringBitmap::new();
+        self.for_each_of(std::slice::from_ref(term), |postings| {
+            found = self.rows_of(postings)?;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The rows of postings.
+    pub fn rows_of(&self, mut postings: PostingsBytes<'_>) -> Result<RoaringBitmap> {
         let (mut rows, mut tfs, mut found) = (Vec::new(), Vec::new(), RoaringBitmap::new());
         while postings.next_block(&mut rows, &mut tfs)? {
             // A block at once: the set looks for its highest row before each call.

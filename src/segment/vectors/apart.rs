@@ -10,7 +10,7 @@ use super::{Measure, QueryVector};
 use crate::error::Result;
 use crate::format::segment::CHUNK_BYTES;
 use crate::platform::allowance::Allowance;
-use crate::segment::past::{Past, join};
+use crate::segment::past::{Batch, Past, join};
 use crate::segment::sections::Ahead;
 
 /// Vectors that the disk has no room for are held in memory, so many bytes of them at a time.
@@ -34,6 +34,13 @@ impl<'a> VectorReader<'a> {
     pub fn add_vector(&self, row: u32, ahead: &mut Ahead<'a>) {
         if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
             ahead.add(matrix, self.place_bytes(place));
+        }
+    }
+
+    /// Adds a row's vector to what is read past the disk.
+    pub(in crate::segment) fn add_past(&self, row: u32, batch: &mut Batch<'a>) {
+        if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
+            batch.add(matrix, self.place_bytes(place));
         }
     }
 

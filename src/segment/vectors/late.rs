@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::format::clusters::Table;
 use crate::model::schema::{Element, Metric};
 use crate::platform::allowance::Allowance;
+use crate::segment::past::Past;
 
 /// Pairs of a centroid and a query's token that are estimated; where there are more the search is exact.
 const PAIRS_MAX: usize = 4 << 20;
@@ -253,6 +254,7 @@ impl TokenReader<'_> {
         let (mut passed, mut last_estimate) = (0, u32::MAX);
         let mut question = (wanted.k * FIRST).max(FIRST_MIN);
         let mut is_enough = ranked.first.len() == ranked.all;
+        let (mut past, mut read) = (Past::default(), 0);
         for (at, (estimate, row)) in ranked.first.iter().enumerate() {
             if at == question {
                 let farthest = farthest(&mut known, wanted.k);
@@ -267,7 +269,13 @@ impl TokenReader<'_> {
             }
             // A document of many tokens takes long.
             allowance.check()?;
-            let Some(bytes) = self.stored(*row)? else { continue };
+            if at == read {
+                // As many as are compared before the next question.
+                let next = ranked.first[at..question.min(ranked.first.len())].iter().map(|(_, row)| *row);
+                let (some, count) = self.read_some(next)?;
+                (past, read) = (some, at + count);
+            }
+            let Some(bytes) = self.stored_past(*row, &mut past)? else { continue };
             let Some(distance) = interaction.distance(bytes) else { continue };
             compared.documents += 1;
             compared.tokens += self.tokens_of(*row)?.len() as u64;

@@ -18,6 +18,7 @@ use crate::format::vectors::{NORMS_SECTION, PRESENT_SECTION, SECTION, decode, de
 use crate::model::schema::{ColumnUid, Element};
 use crate::model::value::Vector;
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::segment::past::Past;
 use crate::segment::sections::{Part, Sections};
 
 /// Below one candidate in this many vectors each is looked up by itself; above, present rows are walked beside them.
@@ -133,6 +134,13 @@ impl<'a> VectorReader<'a> {
         self.bytes(row)?.map(|bytes| decode(bytes, self.dims, self.element, self.name)).transpose()
     }
 
+    /// [`Self::vector`], from `past` where that has it, or where it has no room.
+    pub(in crate::segment) fn vector_past(&self, row: u32, past: &mut Past<'a>) -> Result<Option<Vector>> {
+        let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) else { return Ok(None) };
+        let bytes = past.bytes_of(matrix, self.place_bytes(place))?;
+        decode(bytes, self.dims, self.element, self.name).map(Some)
+    }
+
     /// A vector's bytes, and the norm that is stored with it.
     pub(in crate::segment) fn stored(&self, row: u32) -> Result<Option<(&'a [u8], Option<f32>)>> {
         let Some(place) = self.place(row) else { return Ok(None) };
@@ -154,7 +162,12 @@ impl<'a> VectorReader<'a> {
     /// The bytes of the vectors of some rows, all of which have one.
     pub(super) fn bytes_of(&self, rows: Range<u32>) -> Result<&'a [u8]> {
         let Some(matrix) = &self.matrix else { return Ok(&[]) };
-        matrix.range(rows.start as usize * self.stride()..rows.end as usize * self.stride())
+        matrix.range(self.places_bytes(rows))
+    }
+
+    /// Where the vectors of places that follow each other are.
+    pub(super) fn places_bytes(&self, places: Range<u32>) -> Range<usize> {
+        places.start as usize * self.stride()..places.end as usize * self.stride()
     }
 
     /// The bytes of one vector.

@@ -16,7 +16,8 @@ use crate::format::vectors::{ENDS_SECTION, SECTION, decode_tokens};
 use crate::model::schema::{ColumnUid, Element, Metric};
 use crate::model::value::Multivector;
 use crate::platform::allowance::Allowance;
-use crate::segment::sections::{Part, Sections};
+use crate::segment::past::{Batch, Past};
+use crate::segment::sections::{Ahead, Part, Sections};
 
 /// A query's tokens, at least one.
 #[derive(Clone, Debug)]
@@ -192,16 +193,67 @@ impl<'a> TokenReader<'a> {
 
     /// The bytes of a row's value; `None` when it has none.
     pub(in crate::segment) fn stored(&self, row: u32) -> Result<Option<&'a [u8]>> {
-        if row >= self.rows || self.present.is_some_and(|present| !present.contains(row)) {
+        if !self.has_value(row) {
             return Ok(None);
         }
         self.tokens.bytes_of(self.tokens_of(row)?).map(Some)
     }
 
     pub fn value(&self, row: u32) -> Result<Option<Multivector>> {
-        let Some(bytes) = self.stored(row)? else { return Ok(None) };
+        self.value_past(row, &mut Past::default())
+    }
+
+    /// [`Self::value`], from `past` where that has it, or where it has no room.
+    pub(in crate::segment) fn value_past(&self, row: u32, past: &mut Past<'a>) -> Result<Option<Multivector>> {
+        let Some(bytes) = self.stored_past(row, past)? else { return Ok(None) };
         let dims = self.dims();
         Ok(Some(Multivector { dims, elements: decode_tokens(bytes, dims, self.name)? }))
+    }
+
+    /// [`Self::stored`], from `past` where that has it, or where it has no room.
+    pub(super) fn stored_past<'p>(&self, row: u32, past: &'p mut Past<'a>) -> Result<Option<&'p [u8]>> {
+        match &self.tokens.matrix {
+            Some(matrix) if self.has_value(row) => {
+                past.bytes_of(matrix, self.tokens.places_bytes(self.tokens_of(row)?)).map(Some)
+            }
+            _ => self.stored(row),
+        }
+    }
+
+    /// Adds a row's tokens to what is brought.
+    pub(in crate::segment) fn add(&self, row: u32, ahead: &mut Ahead<'a>) -> Result<()> {
+        if let Some(matrix) = self.tokens.matrix.as_ref().filter(|_| self.has_value(row)) {
+            ahead.add(matrix, self.tokens.places_bytes(self.tokens_of(row)?));
+        }
+        Ok(())
+    }
+
+    /// Adds a row's tokens to what is read past the disk.
+    pub(in crate::segment) fn add_past(&self, row: u32, batch: &mut Batch<'a>) -> Result<()> {
+        if let Some(matrix) = self.tokens.matrix.as_ref().filter(|_| self.has_value(row)) {
+            batch.add(matrix, self.tokens.places_bytes(self.tokens_of(row)?));
+        }
+        Ok(())
+    }
+
+    /// Brings the tokens of rows, the first of them at least, or reads them past the disk where that has no room. Gives of how many.
+    pub(super) fn read_some(&self, rows: impl ExactSizeIterator<Item = u32>) -> Result<(Past<'a>, usize)> {
+        if self.tokens.is_full() {
+            return Ok((Past::default(), rows.len()));
+        }
+        let (mut batch, mut count) = (Batch::default(), 0);
+        for row in rows {
+            self.add_past(row, &mut batch)?;
+            count += 1;
+            if batch.is_full() {
+                break;
+            }
+        }
+        Ok((batch.bring_or_read()?, count))
+    }
+
+    fn has_value(&self, row: u32) -> bool {
+        row < self.rows && self.present.is_none_or(|present| present.contains(row))
     }
 
     pub(super) fn check(&self, query: &QueryTokens) -> Result<()> {
@@ -234,20 +286,23 @@ impl<'a> TokenReader<'a> {
         self.check(query)?;
         let mut best = Top::new(k);
         let mut interaction = Interaction::new(query);
-        let mut offer = |row: u32| -> Result<()> {
-            if k == 0 || row >= self.rows || dead.contains(row) {
-                return Ok(());
-            }
-            // A document of many tokens takes long.
-            allowance.check()?;
-            if let Some(distance) = self.stored(row)?.and_then(|bytes| interaction.distance(bytes)) {
-                best.offer(distance, row);
-            }
-            Ok(())
+        let is_wanted = |row: &u32| k > 0 && *row < self.rows && !dead.contains(*row);
+        let rows: Vec<u32> = match rows {
+            Some(rows) => rows.iter().filter(is_wanted).collect(),
+            None => (0..self.rows).filter(is_wanted).collect(),
         };
-        match rows {
-            Some(rows) => rows.iter().try_for_each(&mut offer)?,
-            None => (0..self.rows).try_for_each(&mut offer)?,
+        let mut rest = rows.as_slice();
+        while !rest.is_empty() {
+            let (mut past, count) = self.read_some(rest.iter().copied())?;
+            for row in rest.split_off(..count).unwrap_or_default() {
+                // A document of many tokens takes long.
+                allowance.check()?;
+                if let Some(distance) =
+                    self.stored_past(*row, &mut past)?.and_then(|bytes| interaction.distance(bytes))
+                {
+                    best.offer(distance, *row);
+                }
+            }
         }
         Ok(best.into_sorted())
     }
