@@ -50,7 +50,7 @@ fn is_needed(section: &str) -> bool {
     .contains(&what)
 }
 
-/// Whether the begin of a section says where the rest of it is.
+/// Whether the begin of a section says where the rest of it is: who has it reads a range less.
 fn is_begun(section: &str) -> bool {
     section.split(':').next() == Some(TEXT_SECTION)
 }
@@ -108,20 +108,22 @@ impl Sections {
         self.find(&column_section(what, uid))
     }
 
-    /// Brings the sections that are needed whatever is asked of the segment, and the first chunk of those whose begin is; says so to
-    /// what keeps the file. Nothing to do for a file that is all here.
+    /// Brings the sections that are needed whatever is asked of the segment, which it says to what keeps the file, and where there is
+    /// room the first chunk of those that begin with a table. Nothing to do for a file that is all here.
     pub(in crate::segment) fn bring_needed(&self) -> Result<()> {
         let Some(fill) = self.map.filling() else { return Ok(()) };
-        let needed = |entry: &SectionEntry| {
-            let bytes = match is_needed(&entry.name) {
-                true => entry.bytes,
-                false if is_begun(&entry.name) => entry.bytes.min(CHUNK_BYTES as u64),
-                false => return None,
-            };
-            Some(entry.offset..entry.offset + bytes)
-        };
-        let ranges: Vec<Range<u64>> = self.sections.iter().filter_map(|section| needed(&section.entry)).collect();
+        let (mut ranges, mut begins) = (Vec::new(), Vec::new());
+        for SectionEntry { name, offset, bytes, .. } in self.sections.iter().map(|section| &section.entry) {
+            if is_needed(name) {
+                ranges.push(*offset..offset + bytes);
+            } else if is_begun(name) {
+                begins.push(*offset..offset + bytes.min(&(CHUNK_BYTES as u64)));
+            }
+        }
         fill.keep(&ranges);
+        if fill.has_room(fill.missing(&ranges) + fill.missing(&begins)) {
+            ranges.extend(begins);
+        }
         bring(&[(&self.map, ranges)])
     }
 
