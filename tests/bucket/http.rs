@@ -152,6 +152,31 @@ async fn a_bucket_that_is_not_there_is_noticed_by_requests_whose_answers_have_no
     assert!(error.message().contains("there is no such bucket"), "{error}");
 }
 
+/// What Azure answers to a deletion, of which it is asked in a batch: the batch was read, and this is what became of it.
+fn batched(status: u16) -> Vec<u8> {
+    let part =
+        format!("Content-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {status} because\r\n\r\n\r\n");
+    reply(202, "Content-Type: multipart/mixed; boundary=b\r\n", &format!("--b\r\n{part}--b--\r\n"))
+}
+
+#[tokio::test]
+async fn what_became_of_a_deletion_in_a_batch_is_told_as_if_there_were_no_batch() {
+    let statuses = [503, 202, 404, 403];
+    let (config, dir) = serve(move |number, asked| {
+        assert!(asked.method == "POST" && asked.path.contains("comp=batch"), "{} {}", asked.method, asked.path);
+        batched(statuses[usize::try_from(number).unwrap()])
+    })
+    .await;
+    let credentials = dir.path().join("azure");
+    std::fs::write(&credentials, "azure_storage_account_name = me\nazure_storage_account_key = c2VjcmV0\n").unwrap();
+    let config = BucketConfig { url: "az://data/root".into(), credentials_file: Some(credentials), ..config };
+    let bucket = bucket(&config);
+    bucket.delete("a", &PATIENCE).await.unwrap();
+    bucket.delete("a", &PATIENCE).await.unwrap();
+    let error = bucket.delete("a", &PATIENCE).await.unwrap_err();
+    assert!(error.code() == MISCONFIGURED && error.message().contains("not allowed"), "{error}");
+}
+
 #[tokio::test]
 async fn the_wait_that_a_store_asks_for_is_obeyed() {
     let (config, _dir) = serve(|number, _| match number {

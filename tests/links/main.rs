@@ -11,6 +11,7 @@ mod node;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/servers.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
 mod started;
 
 use std::collections::BTreeMap;
