@@ -24,17 +24,19 @@ const PATIENCE: Patience = Patience {
 };
 const SECRET: &str = "notToBeSeen123456";
 
-struct Asked {
-    method: String,
-    path: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is sent back, byte for byte; the connection ends after it. Nothing: it just ends.
 type Answer = Arc<dyn Fn(u64, &Asked) -> Vec<u8> + Send + Sync>;
 
-async fn serve(answer: impl Fn(u64, &Asked) -> Vec<u8> + Send + Sync + 'static) -> (BucketConfig, tempfile::TempDir) {
+pub(crate) async fn serve(
+    answer: impl Fn(u64, &Asked) -> Vec<u8> + Send + Sync + 'static,
+) -> (BucketConfig, tempfile::TempDir) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (answer, count): (Answer, _) = (Arc::new(answer), Arc::new(AtomicU64::new(0)));
@@ -87,7 +89,7 @@ async fn one(mut stream: TcpStream, number: u64, answer: &Answer) -> Option<()> 
     stream.shutdown().await.ok()
 }
 
-fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
         .into_bytes()
