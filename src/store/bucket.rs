@@ -145,9 +145,13 @@ impl Bucket {
                 Ok(Fetched { size, .. }) => return Err(shorter(size)),
                 Err(failure) => failure,
             };
-            // Memory and directories say of a range beyond the end nothing that could be told from a failed read.
-            if !self.inner.backend.over_http
-                && matches!(failure, Failure::Passing { .. })
+            // Memory and directories say of a range beyond the end nothing that could be told from a failed read; Azurite answers
+            // one that begins at the end with nothing.
+            let may_be_beyond = match &failure {
+                Failure::Passing { .. } => !self.inner.backend.over_http,
+                failure => matches!(failure, Failure::Unfit(_)),
+            };
+            if may_be_beyond
                 && let Ok(Some(size)) = self.size(key, patience).await
                 && size < range.end
             {
@@ -222,7 +226,7 @@ impl Bucket {
         match self.attempt(Request::Create, ANSWER_BYTES_MAX, end, attempt).await {
             Ok(()) => Ok(Created::Done),
             Err(Failure::Taken(_)) => Ok(Created::Exists),
-            Err(Failure::Passing { error, .. }) => Ok(Created::Unknown(error)),
+            Err(Failure::Passing { error, .. } | Failure::Unfit(error)) => Ok(Created::Unknown(error)),
             Err(Failure::Absent) => Ok(Created::Unknown(self.no_place())),
             Err(Failure::Lasting(error)) => Err(error),
         }
@@ -238,9 +242,10 @@ impl Bucket {
             .map_err(|error| error.context(format_args!("delete {key}")))
     }
 
-    fn no_place(&self) -> Error {
+    pub(super) fn no_place(&self) -> Error {
         Error::unavailable(format!("{}: the store says that there is no such place", self.name()))
             .with_code(UNREACHABLE)
+            .with_hint("check bucket.url and bucket.endpoint")
     }
 
     /// The store's path of a key.
@@ -350,6 +355,7 @@ impl Bucket {
             Failure::Passing { error, ending, retry_after, silent } => {
                 (turns.telling(error, silent), ending, retry_after)
             }
+            Failure::Unfit(error) => (error, Ending::Lost, None),
             // Only conditional puts ask whether a key is taken, and they do not come here. From any other request it means that
             // another one was at the same key just then.
             Failure::Taken(error) => (error, Ending::Overloaded, None),

@@ -139,7 +139,7 @@ impl HttpService for Service {
         })?;
         let (parts, body) = answer.into_parts();
         facts.status = Some(parts.status.as_u16());
-        facts.retry_after = self.read_headers(&parts.headers, &mut facts.region);
+        facts.retry_after = self.read_headers(&parts.headers, &mut facts);
         let bytes_max = seen.as_ref().map_or(OTHER_BYTES_MAX, |seen| seen.answer_bytes_max);
         let body = Arriving {
             body,
@@ -169,8 +169,8 @@ impl HttpService for Service {
 }
 
 impl Service {
-    /// Notes the clock and the region that the headers tell, and returns how long to wait.
-    fn read_headers(&self, headers: &HeaderMap, region: &mut String) -> Option<Duration> {
+    /// Notes the clock, the region and the error code that the headers tell, and returns how long to wait.
+    fn read_headers(&self, headers: &HeaderMap, facts: &mut Facts) -> Option<Duration> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let now_ms = self.link.clock.now_millis();
         if let Some(since) = text("date")
@@ -182,7 +182,11 @@ impl Service {
             self.link.traffic.set_skew_seconds(here.saturating_sub(there));
         }
         if let Some(named) = text("x-amz-bucket-region") {
-            *region = readable(named);
+            facts.region = readable(named);
+        }
+        // Answers to HEAD have no body that could say it.
+        if let Some(code) = text("x-ms-error-code") {
+            facts.code = readable(code);
         }
         retry_after(text("retry-after")?, now_ms)
     }

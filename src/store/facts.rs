@@ -115,7 +115,8 @@ fn element(body: &str, name: &str) -> Option<String> {
 
 /// A text from outside as it may stand in a log: one line, bounded.
 pub(super) fn readable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
+    let shown = |c: char| if c == '\n' { Some(' ') } else { (!c.is_control()).then_some(c) };
+    text.chars().filter_map(shown).take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn texts_from_outside_are_one_short_line() {
-        assert_eq!(readable("a\r\nb\x1b[0m"), "ab[0m");
+        assert_eq!(readable("a\r\nb\x1b[0m"), "a b[0m");
         assert_eq!(readable(&"x".repeat(10_000)).len(), TEXT_CHARS_MAX);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::facts::{Broken, Facts};
+use super::facts::{Broken, Facts, readable};
 use super::traffic::Ending;
 use crate::error::{Error, Kind};
 
@@ -24,6 +24,8 @@ pub(super) enum Failure {
     /// May pass by itself, and after this time at the earliest.
     /// Silent when only time ran out, which says less of what is wrong than an earlier failure.
     Passing { error: Error, ending: Ending, retry_after: Option<Duration>, silent: bool },
+    /// The store answered, but not with what was asked for; may pass.
+    Unfit(Error),
     /// Trying again unchanged fails again.
     Lasting(Error),
 }
@@ -33,6 +35,7 @@ impl Failure {
         match self {
             Failure::Absent | Failure::Taken(_) => Ending::Done,
             Failure::Passing { ending, .. } => *ending,
+            Failure::Unfit(_) => Ending::Lost,
             Failure::Lasting(_) => Ending::Refused,
         }
     }
@@ -41,7 +44,10 @@ impl Failure {
     pub(super) fn into_error(self, bucket: &str) -> Error {
         match self {
             Failure::Absent => Error::not_found(format!("{bucket}: there is no such object")),
-            Failure::Taken(error) | Failure::Lasting(error) | Failure::Passing { error, .. } => error,
+            Failure::Taken(error)
+            | Failure::Lasting(error)
+            | Failure::Unfit(error)
+            | Failure::Passing { error, .. } => error,
         }
     }
 }
@@ -70,14 +76,40 @@ pub(super) fn explain(bucket: &str, endpoint: &str, error: &object_store::Error,
     if let Some(status) = facts.status.filter(|status| !(200..300).contains(status)) {
         if !facts.host.is_empty() && !endpoint.is_empty() && facts.host != endpoint {
             let what = format!("credentials from {}: {}", facts.host, said(facts, status));
-            return with_hint(passing(bucket, what, Ending::Refused), CREDENTIALS_HINT);
+            return with_hint(passing(bucket, what, Ending::Refused), &credentials_hint(bucket));
         }
         return of_answer(bucket, facts, status);
+    }
+    if facts.status.is_some() {
+        if let Some(status) = status_within(error) {
+            let facts = Facts { status: Some(status), message: readable(&error.to_string()), ..Facts::default() };
+            return of_answer(bucket, &facts, status);
+        }
+        let unfit = of_connection(bucket, endpoint, facts, Broken::Answer, &readable(&error.to_string()));
+        return Failure::Unfit(unfit.into_error(bucket));
     }
     of_file_system(bucket, error)
 }
 
-const CREDENTIALS_HINT: &str = "set bucket.credentials_file, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, unless this machine's cloud gives them";
+/// The status of a deletion, which Azure is asked for in a batch of one: the batch's own says only that it was read. The crate has
+/// it in words.
+fn status_within(error: &object_store::Error) -> Option<u16> {
+    error.to_string().strip_suffix(')')?.rsplit_once("(code: ")?.1.parse().ok()
+}
+
+/// The variables that have a vendor's credentials.
+fn variables(bucket: &str) -> &'static str {
+    match bucket.split_once("://") {
+        Some(("gs", _)) => "GOOGLE_APPLICATION_CREDENTIALS",
+        Some(("az", _)) => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+        _ => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }
+}
+
+/// Where the credentials of the bucket of this name come from.
+pub(super) fn credentials_hint(bucket: &str) -> String {
+    format!("set bucket.credentials_file, or {}, unless this machine's cloud gives them", variables(bucket))
+}
 
 fn with_hint(failure: Failure, hint: &str) -> Failure {
     match failure {
@@ -115,8 +147,11 @@ fn of_connection(bucket: &str, endpoint: &str, facts: &Facts, broken: Broken, te
         Broken::Cut => (format!("connection to {host} ended early: {text}"), "check the link"),
         Broken::Answer => (format!("{host} does not answer as a bucket: {text}"), "check bucket.endpoint"),
     };
-    let hint = if endpoint.is_empty() || host.is_empty() || host == endpoint { hint } else { CREDENTIALS_HINT };
-    with_hint(passing(bucket, what, Ending::Lost), hint)
+    let failure = passing(bucket, what, Ending::Lost);
+    match endpoint.is_empty() || host.is_empty() || host == endpoint {
+        true => with_hint(failure, hint),
+        false => with_hint(failure, &credentials_hint(bucket)),
+    }
 }
 
 fn said(facts: &Facts, status: u16) -> String {
@@ -170,25 +205,34 @@ fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
             )
         };
     }
+    let is_unknown = status == 401
+        || matches!(
+            code,
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "AuthenticationFailed"
+        )
+        // Azurite's code for it is the one that others have for what is not allowed.
+        || facts.message.starts_with("Server failed to authenticate");
     match (status, code) {
-        (_, "NoSuchBucket" | "ContainerNotFound" | "InvalidBucketName") => {
-            lasting(format!("there is no such bucket: {said}"), "create the bucket, or correct bucket.url")
-        }
+        (
+            _,
+            "NoSuchBucket"
+            | "InvalidBucketName"
+            | "ContainerNotFound"
+            | "ContainerBeingDeleted"
+            | "InvalidResourceName",
+        ) => lasting(format!("there is no such bucket: {said}"), "create the bucket, or correct bucket.url"),
         (_, "RequestTimeTooSkewed" | "RequestExpired") => lasting(
             format!("this machine's clock is wrong: {said}"),
             "set the clock; requests are signed with the time",
         ),
-        (
-            _,
-            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken" | "AuthenticationFailed",
-        ) => lasting(
+        _ if is_unknown => lasting(
             format!("wrong or expired credentials: {said}"),
-            "check bucket.credentials_file or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            &format!("check bucket.credentials_file or {}, and this machine's clock", variables(bucket)),
         ),
-        (401 | 403, _) => lasting(
+        (403, _) => lasting(
             format!("not allowed: {said}"),
-            "the credentials need to read, write, delete and list below the prefix; without the right to list, S3 answers so for \
-             objects that are not there",
+            "the credentials need to read, write, delete and list below the prefix; without the right to list, S3 and Google answer so \
+             for objects that are not there",
         ),
         (404, _) => Failure::Absent,
         (416, _) => {
@@ -271,7 +315,7 @@ pub(super) fn given_up(error: Error, attempts: u32, whole: Duration) -> Error {
 mod tests {
     use std::time::Duration;
 
-    use super::{Failure, MISCONFIGURED, UNREACHABLE, explain};
+    use super::{Failure, MISCONFIGURED, UNREACHABLE, credentials_hint, explain};
     use crate::error::{Error, Kind};
     use crate::store::facts::{Broken, Facts};
 
@@ -300,7 +344,11 @@ mod tests {
             (400, "ExpiredToken", "wrong or expired credentials"),
             (403, "RequestTimeTooSkewed", "this machine's clock is wrong"),
             (403, "AccessDenied", "not allowed"),
-            (401, "", "not allowed"),
+            (401, "", "wrong or expired credentials"),
+            (403, "AuthenticationFailed", "wrong or expired credentials"),
+            (404, "ContainerNotFound", "there is no such bucket"),
+            (409, "ContainerBeingDeleted", "there is no such bucket"),
+            (400, "InvalidResourceName", "there is no such bucket"),
             (404, "NoSuchBucket", "there is no such bucket"),
             (400, "AuthorizationHeaderMalformed", "wrong region or endpoint"),
             (301, "PermanentRedirect", "wrong region or endpoint"),
@@ -312,6 +360,19 @@ mod tests {
             assert!(error.hint().is_some());
         }
         assert_eq!(lasting(answer(501, "NotImplemented")).kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn hints_name_what_the_vendor_takes_credentials_from() {
+        for (bucket, variable) in [
+            ("s3://b", "AWS_SECRET_ACCESS_KEY"),
+            ("gs://b", "GOOGLE_APPLICATION_CREDENTIALS"),
+            ("az://b/root", "AZURE_STORAGE_ACCOUNT_KEY"),
+        ] {
+            let facts = Facts { status: Some(401), ..Facts::default() };
+            assert!(lasting(explain(bucket, "", &ANY, &facts)).hint().unwrap().contains(variable));
+            assert!(credentials_hint(bucket).contains(variable));
+        }
     }
 
     #[test]

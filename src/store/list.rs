@@ -66,6 +66,10 @@ impl Bucket {
             match page {
                 Some(Some(page)) => return Ok(page),
                 Some(None) => self.inner.in_order.store(false, Ordering::Relaxed),
+                // A directory without the prefix has nothing below it; over HTTP only a bucket can be what is not there.
+                None if self.inner.backend.over_http => {
+                    return Err(self.no_place().context(format_args!("list {prefix:?}")));
+                }
                 None => return Ok(Page::default()),
             }
         }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
-use object_store::{BackoffConfig, ObjectStore, RetryConfig};
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 
 use super::config::{BucketConfig, Location, Vendor};
 use super::connector::{Connector, Link, host_of};
 use super::dial::trust;
-use super::failure::MISCONFIGURED;
+use super::failure::{MISCONFIGURED, credentials_hint};
 use super::pace::Pace;
 use super::traffic::Traffic;
 use crate::error::{Context, Error, Result};
@@ -89,8 +89,9 @@ fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, backoff: BackoffConfig::default(), retry_timeout: std::time::Duration::ZERO }
 }
 
-fn wrong(error: &object_store::Error) -> Error {
-    Error::invalid(format!("open the bucket: {error}")).with_code(MISCONFIGURED)
+/// What the crate finds wrong before anything is asked is nearly always in the credentials; it shows none of them.
+fn wrong(name: &str, error: &object_store::Error) -> Error {
+    Error::invalid(format!("open {name}: {error}")).with_code(MISCONFIGURED).with_hint(credentials_hint(name))
 }
 
 /// `host:port` of a URL.
@@ -130,29 +131,36 @@ fn s3(config: &BucketConfig, location: &Location, connector: Connector) -> Resul
         _ => base.to_owned(),
     };
     let store = builder.with_endpoint(&base).with_virtual_hosted_style_request(!by_path).build();
-    let store = Arc::new(store.map_err(|error| wrong(&error))?);
+    let name = named("s3", location);
+    let store = Arc::new(store.map_err(|error| wrong(&name, &error))?);
     let parts = Arc::clone(&store) as Arc<dyn MultipartStore>;
-    let backend = Backend::direct(store, Some(parts), &named("s3", location));
+    let backend = Backend::direct(store, Some(parts), &name);
     // The vendor promises the order; others are probed.
     Ok(Backend { endpoint: host(&base), lists_in_order: vendors_own, ..backend })
 }
 
 fn google(config: &BucketConfig, location: &Location, connector: Connector) -> Result<Backend> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
+    let mut builder = match &config.credentials_file {
+        // A service account in the environment would go before the file.
+        Some(path) => GoogleCloudStorageBuilder::new().with_application_credentials(path.to_string_lossy()),
+        None => GoogleCloudStorageBuilder::from_env(),
+    };
+    let endpoint = config.endpoint.clone().or_else(|| builder.get_config_value(&GoogleConfigKey::BaseUrl));
+    let vendors_own = endpoint.is_none();
+    let base = endpoint.unwrap_or_else(|| "https://storage.googleapis.com".into());
+    let base = base.trim_end_matches('/');
+    builder = builder
         .with_bucket_name(&location.bucket)
+        .with_base_url(base)
+        // Unless told otherwise the crate asks this vendor without TLS, too.
+        .with_config(GoogleConfigKey::Client(ClientConfigKey::AllowHttp), config.allow_http.to_string())
         .with_retry(no_retries())
         .with_http_connector(connector);
-    if let Some(path) = &config.credentials_file {
-        builder = builder.with_application_credentials(path.to_string_lossy());
-    }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_base_url(endpoint);
-    }
-    let store = Arc::new(builder.build().map_err(|error| wrong(&error))?);
+    let name = named("gs", location);
+    let store = Arc::new(builder.build().map_err(|error| wrong(&name, &error))?);
     let parts = Arc::clone(&store) as Arc<dyn MultipartStore>;
-    let backend = Backend::direct(store, Some(parts), &named("gs", location));
-    let endpoint = config.endpoint.as_deref().unwrap_or("https://storage.googleapis.com");
-    Ok(Backend { endpoint: host(endpoint), lists_in_order: config.endpoint.is_none(), ..backend })
+    let backend = Backend::direct(store, Some(parts), &name);
+    Ok(Backend { endpoint: host(base), lists_in_order: vendors_own, ..backend })
 }
 
 fn azure(config: &BucketConfig, location: &Location, connector: Connector) -> Result<Backend> {
@@ -167,15 +175,17 @@ fn azure(config: &BucketConfig, location: &Location, connector: Connector) -> Re
             builder = builder.with_config(key, value);
         }
     }
-    if let Some(endpoint) = &config.endpoint {
-        builder = builder.with_endpoint(endpoint.clone());
-    }
     let account = builder.get_config_value(&AzureConfigKey::AccountName).unwrap_or_default();
-    let store = Arc::new(builder.build().map_err(|error| wrong(&error))?);
+    let endpoint = config.endpoint.clone().or_else(|| builder.get_config_value(&AzureConfigKey::Endpoint));
+    let vendors_own = endpoint.is_none();
+    let base = endpoint.unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
+    let base = base.trim_end_matches('/');
+    let name = named("az", location);
+    let store = builder.with_endpoint(base.to_owned()).build();
+    let store = Arc::new(store.map_err(|error| wrong(&name, &error))?);
     let parts = Arc::clone(&store) as Arc<dyn MultipartStore>;
-    let backend = Backend::direct(store, Some(parts), &named("az", location));
-    let endpoint = config.endpoint.clone().unwrap_or_else(|| format!("https://{account}.blob.core.windows.net"));
-    Ok(Backend { endpoint: host(&endpoint), lists_in_order: config.endpoint.is_none(), ..backend })
+    let backend = Backend::direct(store, Some(parts), &name);
+    Ok(Backend { endpoint: host(base), lists_in_order: vendors_own, ..backend })
 }
 
 fn directory(location: &Location) -> Result<Backend> {

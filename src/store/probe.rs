@@ -109,5 +109,5 @@ fn unconditional(why: &str) -> Error {
         "the store ignores conditions ({why}): shared writing is refused, since nodes would overwrite each other's commits"
     ))
     .with_code(UNCONDITIONAL)
-    .with_hint("use a store that honours If-None-Match on PUT, such as S3, R2, MinIO, SeaweedFS, or a directory with hard links")
+    .with_hint("use a store that honours If-None-Match on PUT, such as S3, R2, MinIO, SeaweedFS, Google Cloud Storage, Azure Blob Storage, or a directory with hard links")
 }

@@ -24,17 +24,19 @@ const PATIENCE: Patience = Patience {
 };
 const SECRET: &str = "notToBeSeen123456";
 
-struct Asked {
-    method: String,
-    path: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What is sent back, byte for byte; the connection ends after it. Nothing: it just ends.
 type Answer = Arc<dyn Fn(u64, &Asked) -> Vec<u8> + Send + Sync>;
 
-async fn serve(answer: impl Fn(u64, &Asked) -> Vec<u8> + Send + Sync + 'static) -> (BucketConfig, tempfile::TempDir) {
+pub(crate) async fn serve(
+    answer: impl Fn(u64, &Asked) -> Vec<u8> + Send + Sync + 'static,
+) -> (BucketConfig, tempfile::TempDir) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (answer, count): (Answer, _) = (Arc::new(answer), Arc::new(AtomicU64::new(0)));
@@ -87,7 +89,7 @@ async fn one(mut stream: TcpStream, number: u64, answer: &Answer) -> Option<()> 
     stream.shutdown().await.ok()
 }
 
-fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
         .into_bytes()
@@ -150,6 +152,31 @@ async fn a_bucket_that_is_not_there_is_noticed_by_requests_whose_answers_have_no
     .await;
     let error = bucket(&config).size("a", &PATIENCE).await.unwrap_err();
     assert!(error.message().contains("there is no such bucket"), "{error}");
+}
+
+/// What Azure answers to a deletion, of which it is asked in a batch: the batch was read, and this is what became of it.
+fn batched(status: u16) -> Vec<u8> {
+    let part =
+        format!("Content-Type: application/http\r\nContent-ID: 0\r\n\r\nHTTP/1.1 {status} because\r\n\r\n\r\n");
+    reply(202, "Content-Type: multipart/mixed; boundary=b\r\n", &format!("--b\r\n{part}--b--\r\n"))
+}
+
+#[tokio::test]
+async fn what_became_of_a_deletion_in_a_batch_is_told_as_if_there_were_no_batch() {
+    let statuses = [503, 202, 404, 403];
+    let (config, dir) = serve(move |number, asked| {
+        assert!(asked.method == "POST" && asked.path.contains("comp=batch"), "{} {}", asked.method, asked.path);
+        batched(statuses[usize::try_from(number).unwrap()])
+    })
+    .await;
+    let credentials = dir.path().join("azure");
+    std::fs::write(&credentials, "azure_storage_account_name = me\nazure_storage_account_key = c2VjcmV0\n").unwrap();
+    let config = BucketConfig { url: "az://data/root".into(), credentials_file: Some(credentials), ..config };
+    let bucket = bucket(&config);
+    bucket.delete("a", &PATIENCE).await.unwrap();
+    bucket.delete("a", &PATIENCE).await.unwrap();
+    let error = bucket.delete("a", &PATIENCE).await.unwrap_err();
+    assert!(error.code() == MISCONFIGURED && error.message().contains("not allowed"), "{error}");
 }
 
 #[tokio::test]

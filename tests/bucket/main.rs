@@ -6,6 +6,7 @@ mod commits;
 mod conformance;
 #[path = "../support/faulty_store.rs"]
 mod faulty_store;
+mod google;
 mod http;
 mod reads;
 mod servers;

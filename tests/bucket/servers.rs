@@ -1,4 +1,4 @@
-//! The same demands on real servers, SeaweedFS and moto; see [`crate::started`].
+//! The same demands on real servers, SeaweedFS, moto and Azurite; see [`crate::started`].
 //!
 //! `SHOAL_S3` names the endpoint of a store that is running already, with the bucket `test` in it: the race on it is for stores
 //! that are known to fail it.
@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use shoal::store::{BucketConfig, Patience};
+use shoal::store::{Bucket, BucketConfig, MISCONFIGURED, Patience, probe};
 
 use crate::conformance::{conforms, races};
-use crate::open;
-use crate::started::{START_WITHIN, moto, ports, program, seaweedfs, start};
+use crate::started::{AZURE_ACCOUNT, START_WITHIN, azure_sas, azurite, moto, ports, program, seaweedfs, start};
+use crate::{clock, open, random};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn seaweedfs_conforms() {
@@ -24,6 +24,78 @@ async fn seaweedfs_conforms() {
 async fn moto_conforms() {
     if let Some((_server, bucket)) = moto().await {
         conforms(&bucket, 16).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azurite_conforms() {
+    if let Some((_server, bucket)) = azurite().await {
+        conforms(&bucket, 16).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_azurite_refuses_is_told_at_once_and_in_words() {
+    let Some((server, _)) = azurite().await else { return };
+    let patience = Patience::ASKED.within(Duration::from_secs(5));
+    let sound = server.config("refused");
+    let with = |name: &str, credentials: String| {
+        let file = server.dir.path().join(name);
+        std::fs::write(&file, format!("azure_storage_account_name = {AZURE_ACCOUNT}\n{credentials}\n")).unwrap();
+        BucketConfig { credentials_file: Some(file), ..sound.clone() }
+    };
+    let sas = |allowed: &str, until: &str| format!("azure_storage_sas_token = {}", azure_sas(allowed, until));
+    let at = |endpoint: &str| BucketConfig { endpoint: Some(endpoint.into()), ..sound.clone() };
+    let host = sound.endpoint.as_ref().unwrap().strip_suffix(&format!("/{AZURE_ACCOUNT}")).unwrap();
+    let credentials = "wrong or expired credentials: AuthorizationFailure";
+    for (config, told, hint) in [
+        (with("another", "azure_storage_account_key = c2VjcmV0".into()), credentials, "AZURE_STORAGE_ACCOUNT_KEY"),
+        (with("expired", sas("rwdlac", "2020-01-01T00:00:00Z")), credentials, "AZURE_STORAGE_ACCOUNT_KEY"),
+        (
+            with("reader", sas("rl", "2099-01-01T00:00:00Z")),
+            "not allowed: AuthorizationPermissionMismatch",
+            "need to read, write, delete and list",
+        ),
+        (
+            BucketConfig { url: "az://missing/refused".into(), ..sound.clone() },
+            "there is no such bucket: ContainerNotFound",
+            "create the bucket",
+        ),
+        (
+            BucketConfig { url: "az://no.container/refused".into(), ..sound.clone() },
+            "there is no such bucket: InvalidResourceName",
+            "correct bucket.url",
+        ),
+    ] {
+        let bucket = open(&config, 1);
+        let error = bucket.put("a", "x".into(), &patience).await.unwrap_err();
+        let begins = format!("put a: {}: {told}", bucket.name());
+        assert!(error.message().starts_with(&begins), "{error}");
+        assert_eq!(error.code(), MISCONFIGURED, "{error}");
+        assert!(error.hint().unwrap().contains(hint), "{error}: {:?}", error.hint());
+        let error = probe(&bucket, &patience).await.unwrap_err();
+        assert!(error.code() == MISCONFIGURED && error.message().contains(told), "{error}");
+        println!("RUN: {error}");
+    }
+    // Without the account in the endpoint's path the container is taken for it, which is not there; and no bucket is found empty.
+    let elsewhere = open(&at(host), 1);
+    let put = elsewhere.put("a", "x".into(), &patience).await.unwrap_err();
+    let list = elsewhere.list("", None, 1, &patience).await.unwrap_err();
+    for error in [put, list] {
+        assert!(error.message().contains("there is no such place"), "{error}");
+        assert!(error.hint().unwrap().contains("bucket.endpoint"));
+    }
+    open(&at(&format!("{host}/{AZURE_ACCOUNT}/")), 1).put("a", "x".into(), &patience).await.unwrap();
+    for (text, told) in [
+        ("azure_storage_account_key = notTheKey!\n", "Invalid Access Key"),
+        ("azure_storage_sas_token = notTheKey", "Missing component in SAS"),
+    ] {
+        let refused = Bucket::open(&with("broken", text.into()), clock(), random(1));
+        let Err(error) = refused else { panic!("{text:?} was taken") };
+        assert!(error.code() == MISCONFIGURED && error.message().contains(told), "{error}");
+        assert!(
+            !error.message().contains("notTheKey") && error.hint().unwrap().contains("AZURE_STORAGE_ACCOUNT_KEY")
+        );
     }
 }
 

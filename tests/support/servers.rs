@@ -1,7 +1,7 @@
-//! Object stores that tests start on free ports of 127.0.0.1: SeaweedFS and moto.
+//! Object stores that tests start on free ports of 127.0.0.1: SeaweedFS, moto, and Azurite, which speaks as Azure does.
 //!
-//! They are found by `SHOAL_WEED` and `SHOAL_MOTO`, or on PATH as `weed` and `moto_server`; where there are none, tests say so and
-//! pass.
+//! They are found by `SHOAL_WEED`, `SHOAL_MOTO` and `SHOAL_AZURITE`, or on PATH as `weed`, `moto_server` and `azurite-blob`; where there
+//! are none, tests say so and pass.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use shoal::platform::clock::SystemClock;
 use shoal::platform::random::SeededRandom;
@@ -19,11 +21,45 @@ pub const START_WITHIN: Duration = Duration::from_secs(60);
 const S3_JSON: &str = r#"{"identities":[{"name":"ci","credentials":[{"accessKey":"testak","secretKey":"testsk123456"}],
     "actions":["Admin","Read","Write","List","Tagging"]}]}"#;
 
+/// How a server is spoken to.
+pub struct Speech {
+    bucket: &'static str,
+    /// What the endpoint has behind its port.
+    path: &'static str,
+    credentials: String,
+}
+
+fn s3() -> Speech {
+    let credentials = "aws_access_key_id = testak\naws_secret_access_key = testsk123456\n".to_owned();
+    Speech { bucket: "s3://test", path: "", credentials }
+}
+
+/// The account that Azurite has from the start, and its key, which are everybody's.
+pub const AZURE_ACCOUNT: &str = "devstoreaccount1";
+const AZURE_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+fn azure() -> Speech {
+    let credentials =
+        format!("azure_storage_account_name = {AZURE_ACCOUNT}\nazure_storage_account_key = {AZURE_KEY}\n");
+    Speech { bucket: "az://test", path: "/devstoreaccount1", credentials }
+}
+
+/// The query that allows who has it so much of Azurite's blobs, such as `rl` to read and to list, until then.
+pub fn azure_sas(allowed: &str, until: &str) -> String {
+    let version = "2019-12-12";
+    let text = format!("{AZURE_ACCOUNT}\n{allowed}\nb\nsco\n\n{until}\n\n\n{version}\n");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &BASE64_STANDARD.decode(AZURE_KEY).unwrap());
+    let signature = BASE64_STANDARD.encode(ring::hmac::sign(&key, text.as_bytes()));
+    let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    format!("sv={version}&ss=b&srt=sco&sp={allowed}&se={}&sig={signature}", until.replace(':', "%3A"))
+}
+
 /// A server that ends with the test.
 pub struct Server {
     pub child: Child,
     pub dir: tempfile::TempDir,
     port: u16,
+    speech: Speech,
     command: (PathBuf, Vec<String>),
 }
 
@@ -63,9 +99,10 @@ pub fn ports<const N: usize>() -> [u16; N] {
     std::array::from_fn(|at| held[at].0)
 }
 
+/// One that speaks as S3 does.
 pub fn start(program: &Path, arguments: &[String], dir: tempfile::TempDir, port: u16) -> Server {
     let child = spawn(program, arguments, dir.path());
-    Server { child, dir, port, command: (program.to_owned(), arguments.to_owned()) }
+    Server { child, dir, port, speech: s3(), command: (program.to_owned(), arguments.to_owned()) }
 }
 
 fn spawn(program: &Path, arguments: &[String], dir: &Path) -> Child {
@@ -94,13 +131,32 @@ impl Server {
 
     pub fn config(&self, root: &str) -> BucketConfig {
         let credentials = self.dir.path().join("credentials");
-        std::fs::write(&credentials, "aws_access_key_id = testak\naws_secret_access_key = testsk123456\n").unwrap();
+        std::fs::write(&credentials, &self.speech.credentials).unwrap();
         BucketConfig {
-            url: format!("s3://test/{root}"),
-            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            url: format!("{}/{root}", self.speech.bucket),
+            endpoint: Some(format!("http://127.0.0.1:{}{}", self.port, self.speech.path)),
             allow_http: true,
             credentials_file: Some(credentials),
             ..BucketConfig::default()
+        }
+    }
+
+    /// Makes the bucket of a server that begins without, by one request; waits until it listens.
+    async fn make_bucket(&mut self, target: &str) {
+        let port = self.port;
+        let begun = Instant::now();
+        while begun.elapsed() < START_WITHIN && self.child.try_wait().unwrap().is_none() {
+            if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+                let request = format!(
+                    "PUT {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                );
+                stream.write_all(request.as_bytes()).unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).unwrap();
+                assert!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -165,21 +221,21 @@ pub async fn moto() -> Option<(Server, Bucket)> {
     let [port] = ports();
     let arguments = ["-H".into(), "127.0.0.1".into(), "-p".into(), port.to_string()];
     let mut server = start(&moto, &arguments, tempfile::tempdir().unwrap(), port);
-    let begun = Instant::now();
-    while begun.elapsed() < START_WITHIN && server.child.try_wait().unwrap().is_none() {
-        // It begins without buckets.
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
-            let request = format!(
-                "PUT /test HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            );
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    server.make_bucket("/test").await;
+    let bucket = open(&server.config("a/root"));
+    server.is_up(&bucket).await.then_some((server, bucket))
+}
+
+/// Azurite; what it has is lost when it is killed.
+pub async fn azurite() -> Option<(Server, Bucket)> {
+    let azurite = program("SHOAL_AZURITE", "azurite-blob")?;
+    let [port] = ports();
+    let options = "--blobHost 127.0.0.1 --location . --silent --skipApiVersionCheck --disableTelemetry --blobPort";
+    let arguments: Vec<String> = options.split(' ').map(str::to_owned).chain([port.to_string()]).collect();
+    let mut server = start(&azurite, &arguments, tempfile::tempdir().unwrap(), port);
+    server.speech = azure();
+    let allowed = azure_sas("rwdlac", "2099-01-01T00:00:00Z");
+    server.make_bucket(&format!("/{AZURE_ACCOUNT}/test?restype=container&{allowed}")).await;
     let bucket = open(&server.config("a/root"));
     server.is_up(&bucket).await.then_some((server, bucket))
 }

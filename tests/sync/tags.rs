@@ -20,7 +20,7 @@ use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 const P: &Patience = &Patience::ASKED;
 
 /// What a node answers as of a tag.
-fn at(engine: &Engine, namespace: &str, tag: &str) -> Documents {
+pub fn at(engine: &Engine, namespace: &str, tag: &str) -> Documents {
     documents(&engine.view_at(&name(namespace), Some(&AsOf::Tag(tag.into()))).unwrap())
 }
 
@@ -28,12 +28,12 @@ fn tags(engine: &Engine, namespace: &str) -> Vec<String> {
     engine.tags(&name(namespace)).unwrap().into_iter().map(|tag| tag.name).collect()
 }
 
-async fn tag(engine: &Arc<Engine>, namespace: &str, tag: &str) {
+pub async fn tag(engine: &Arc<Engine>, namespace: &str, tag: &str) {
     engine.tag(&name(namespace), tag, None).await.unwrap();
 }
 
 /// What a node that never was there before answers as of a tag.
-async fn fresh(seed: u64, bucket: &Bucket, namespace: &str, tag: &str) -> Documents {
+pub async fn fresh(seed: u64, bucket: &Bucket, namespace: &str, tag: &str) -> Documents {
     let node = Node::new(seed);
     let engine = node.open();
     sync(&node, &engine, bucket).await.unwrap();
