@@ -283,3 +283,45 @@ async fn states_that_lost_on_either_side_are_kept_when_a_third_one_is_taken_in()
         assert_eq!(kept.len(), 6, "{kept:?}");
     }
 }
+
+/// The tags of `docs` that a node has.
+fn tags(engine: &Engine) -> Vec<String> {
+    engine.tags(&name("docs")).unwrap().into_iter().map(|tag| tag.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_whose_commit_was_overtaken_by_that_of_another_tag_is_announced_by_the_next() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    engines[0].tag(&name("docs"), "one", None).await.unwrap();
+    engines[1].tag(&name("docs"), "other", None).await.unwrap();
+    let (wire, other) = (place.wire(), place.link(&place.wire(), &nodes[1], &engines[1]));
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    wire.meanwhile_at("/manifests/", Box::pin(async move { run(&other).await.unwrap() }));
+    run(&link).await.unwrap();
+    // Each announced one change, and only one of them was the first.
+    sync(&nodes[1], &engines[1], &place.bucket(&nodes[1])).await.unwrap();
+    assert_eq!([tags(&engines[0]), tags(&engines[1])], [["one", "other"], ["one", "other"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_deleted_after_a_pass_cut_off_anywhere_is_gone_for_good() {
+    let mut was_left = 0;
+    for requests in 0..30 {
+        let place = Place::default();
+        let (nodes, [engine, other]) = two(&place).await;
+        engine.tag(&name("docs"), "gone", None).await.unwrap();
+        let (engine, is_cut) = put_and_lose_power(&place, &nodes[0], engine, (requests, true)).await;
+        let listed = place.bucket(&nodes[1]).list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
+        was_left += u32::from(is_cut && listed.iter().any(|listed| listed.key.contains("/tags/gone/")));
+        engine.untag(&name("docs"), "gone").await.unwrap();
+        // Another one's commit takes the place of that which was to announce it.
+        put(&other, "docs", [20], 3).await;
+        let both = [(&nodes[1], &other), (&nodes[0], &engine)];
+        meet(&both, &place.bucket(&nodes[0])).await;
+        other.tag(&name("docs"), "next", None).await.unwrap();
+        meet(&both, &place.bucket(&nodes[0])).await;
+        assert_eq!([tags(&engine), tags(&other)], [["next"], ["next"]], "cut off after {requests} requests");
+    }
+    assert!(was_left > 1, "{was_left}");
+}
