@@ -21,6 +21,7 @@ type State = (Uuid, u64);
 struct Change {
     nsid: Nsid,
     tag: String,
+    made_rev: u64,
     /// The highest revision that it was seen under: who sends it may have to make another one.
     rev: u64,
     /// `None`: it was deleted.
@@ -100,7 +101,7 @@ impl Tags {
         let of_it = |at: &usize| (self.changes[*at].nsid, self.changes[*at].tag.as_str()) == (nsid, tag);
         let after: BTreeSet<usize> = knows.iter().copied().filter(of_it).collect();
         knows.insert(self.changes.len());
-        self.changes.push(Change { nsid, tag: tag.to_owned(), rev: file.rev, state, after });
+        self.changes.push(Change { nsid, tag: tag.to_owned(), made_rev: file.rev, rev: file.rev, state, after });
     }
 
     /// Holds what a node has of a namespace's tags to what was tagged.
@@ -108,11 +109,15 @@ impl Tags {
         let nsid = nsid_of(engine, name);
         for (tag, state) in set(engine, name) {
             let rev = engine.tag_file(nsid, &tag).unwrap().unwrap().rev;
-            let is_it = |change: &Change| (change.nsid, &change.tag, change.state) == (nsid, &tag, Some(state));
-            let made: Vec<usize> = (0..self.changes.len()).filter(|at| is_it(&self.changes[*at])).collect();
-            assert!(!made.is_empty(), "{what}: tag {tag} names {state:?}, which nobody tagged so");
-            made.iter().for_each(|at| self.changes[*at].rev = self.changes[*at].rev.max(rev));
-            knows.extend(made);
+            let is_it = |change: &Change| {
+                (change.nsid, &change.tag, change.state) == (nsid, &tag, Some(state)) && change.made_rev <= rev
+            };
+            // The same state may have been tagged, deleted and tagged once more.
+            let made = (0..self.changes.len()).filter(|at| is_it(&self.changes[*at]));
+            let made = made.max_by_key(|at| self.changes[*at].made_rev);
+            let made = made.unwrap_or_else(|| panic!("{what}: nobody tagged {state:?} as {tag}, revision {rev}"));
+            self.changes[made].rev = self.changes[made].rev.max(rev);
+            knows.insert(made);
             let found = at(engine, name, Some(&AsOf::Tag(tag.clone())));
             assert_eq!(found, self.named[&state], "{what}: documents as of tag {tag}");
         }

@@ -14,7 +14,8 @@ use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Selection, Sync, SyncOptions};
 
 use crate::fleet::{fresh, lost, meet, sync};
-use crate::node::{Node, all, branch, name, put};
+use crate::node::{DAY_MS, Node, all, branch, name, put};
+use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 use crate::wire::{Late, Wire};
 
 /// Nothing is waited for: faults are told at once.
@@ -324,4 +325,84 @@ async fn a_tag_deleted_after_a_pass_cut_off_anywhere_is_gone_for_good() {
         assert_eq!([tags(&engine), tags(&other)], [["next"], ["next"]], "cut off after {requests} requests");
     }
     assert!(was_left > 1, "{was_left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_made_for_a_chain_that_ended_is_not_put_into_the_one_that_began_after_it() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    put(&engines[0], "docs", [10], 2).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    let newest = async || {
+        let found = contents(&bucket).await;
+        found.chains.into_values().next().and_then(|chain| chain.into_values().next_back())
+    };
+    let before = newest().await.unwrap();
+    // All of the next state is there but its manifest.
+    put(&engines[0], "docs", [11], 3).await;
+    let wire = place.wire();
+    wire.delay("/manifests/", true);
+    run(&place.link(&wire, &nodes[0], &engines[0])).await.unwrap_err();
+    // The chain ends and is buried, begins anew, and ends where the other one was.
+    let mut condemned = Vec::new();
+    for is_first in [true, false] {
+        nodes[1].clock.advance(1_000);
+        engines[1].delete(&name("docs")).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        while newest().await.is_some_and(|newest| is_first || !newest.is_end()) {
+            nodes[1].clock.advance(DAY_MS);
+            condemned.extend(contents(&bucket).await.keys.into_iter().filter(|key| key.contains("/segments/")));
+            assert!(reclaim(&nodes[1], &engines[1], &bucket, u64::from(!is_first)).await.failed.is_none());
+        }
+        if is_first {
+            engines[1].undelete(&name("docs"), None).await.unwrap();
+            sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        }
+    }
+    assert_eq!(newest().await.unwrap().generation, before.generation);
+    engines[0].delete(&name("docs")).await.unwrap();
+    engines[0].undelete(&name("docs"), None).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    // By a collector that was slow.
+    for key in condemned {
+        bucket.delete(&key, &Patience::ASKED).await.unwrap();
+    }
+    contents(&bucket).await.assert_whole();
+    assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[0], "docs"));
+    assert_eq!(all(&engines[0], "docs").len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_state_that_lost_what_it_holds_and_comes_late_is_whole_and_the_nodes_own() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    engines[0].checkpoint(&name("docs")).await.unwrap();
+    // Too young for anybody to give up what it holds.
+    nodes[0].clock.advance(DAY_MS);
+    branch(&engines[0], "docs", "try").await;
+    let wire = place.wire();
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    wire.delay("/manifests/", true);
+    assert_eq!(run(&link).await.unwrap_err().code(), "commit_unknown");
+    wire.delay("/manifests/", false);
+    assert_eq!(contents(&bucket).await.holds.len(), 1);
+    // No state of the parent's that is kept names what the branch needs.
+    put(&engines[1], "docs", 0..5, 3).await;
+    engines[1].compact(&name("docs")).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    nodes[1].clock.advance(1_000);
+    assert!(reclaim(&nodes[1], &engines[1], &bucket, 100).await.failed.is_none());
+    let late = wire.clone();
+    wire.meanwhile_at("/manifests/", Box::pin(async move { late.arrive().await }));
+    run(&link).await.unwrap();
+    let notices: Vec<_> = link.status().namespaces.into_values().filter_map(|known| known.notice).collect();
+    assert!(notices.is_empty(), "{notices:?}");
+    delete_late(&bucket).await;
+    contents(&bucket).await.assert_whole();
+    let tried = all(&engines[0], "try");
+    assert_eq!((tried.len(), fresh(8, &bucket, "try").await), (5, tried.clone()));
+    reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
+    assert_eq!(fresh(9, &bucket, "try").await, tried);
 }
