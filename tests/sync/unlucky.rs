@@ -13,8 +13,9 @@ use shoal::platform::memory_disk::Fault;
 use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Selection, Sync, SyncOptions};
 
+use crate::clones::assert_nothing_lost;
 use crate::fleet::{fresh, lost, meet, sync};
-use crate::node::{DAY_MS, Node, all, branch, name, put};
+use crate::node::{DAY_MS, Node, all, branch, name, put, write};
 use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 use crate::wire::{Late, Wire};
 
@@ -405,4 +406,26 @@ async fn a_first_state_that_lost_what_it_holds_and_comes_late_is_whole_and_the_n
     assert_eq!((tried.len(), fresh(8, &bucket, "try").await), (5, tried.clone()));
     reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
     assert_eq!(fresh(9, &bucket, "try").await, tried);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_reclaimed_before_it_was_heard_of_costs_a_new_origin_and_no_document() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let (bucket, wire) = (place.bucket(&nodes[0]), place.wire());
+    put(&engines[0], "docs", [4, 10], 2).await;
+    write(&engines[0], "docs", json!({"deletes": [0]})).await;
+    wire.delay("/manifests/", true);
+    assert_eq!(run(&place.link(&wire, &nodes[0], &engines[0])).await.unwrap_err().code(), "commit_unknown");
+    wire.arrive().await;
+    // Others go on from it, until nothing tells of it any more.
+    for n in 0..3 {
+        put(&engines[1], "docs", [20 + n], 3).await;
+        engines[1].compact(&name("docs")).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    }
+    reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
+    write(&engines[0], "docs", json!({"deletes": [1]})).await;
+    put(&engines[0], "docs", [11], 4).await;
+    assert_nothing_lost(&nodes, &engines, &bucket, 5 - 2 + 2 + 3).await;
 }
