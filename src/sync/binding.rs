@@ -90,6 +90,17 @@ pub fn written_elsewhere(name: &NamespaceName) -> Error {
         .with_hint("delete the new one here; the next sync brings the old one back, and the new one can be undeleted by its incarnation")
 }
 
+/// The code of a pass that was led to an incarnation by a name that had lost it by then.
+pub const NAME_MOVED: &str = "name_moved";
+
+pub fn moved(name: &NamespaceName) -> Error {
+    Error::conflict(format!(
+        "{name} was deleted since the names in the bucket were listed, and nothing is left of it"
+    ))
+    .with_code(NAME_MOVED)
+    .with_hint("the next sync looks again")
+}
+
 pub fn overtaken(name: &NamespaceName) -> Error {
     Error::conflict(format!("another node bound {name} at the same time")).with_hint("the next sync looks again")
 }

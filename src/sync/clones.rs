@@ -2,6 +2,11 @@
 //!
 //! A commit of this node's own origin in the bucket that this node did not make shows it. What the two last had in common is
 //! still known, and what was written here since becomes the new origin's; then the other's commits are as anybody's.
+//!
+//! It is a guess on the safe side: what this node wrote may also come back by a branch that was merged elsewhere before its parent was
+//! sent, or be in a commit that was never heard of and is reclaimed. That cannot be told from a clone by what a state has seen: it
+//! says the newest clock of an origin, and a clone may have written anything below it. Who took that for its own would miss what
+//! the clone wrote; who takes its own for a clone's writes it once more under another origin.
 
 use super::Sync;
 use crate::error::Result;
@@ -26,7 +31,8 @@ impl Sync {
         let count = self.engine.take_new_origin(name, sent).await?;
         let notice = format!(
             "the bucket has commits of {name} by this node that this node did not make: its disk was cloned, or restored from a \
-             copy; it has a new origin now, and {count} changes that were here only are that one's"
+             copy, or a branch was merged elsewhere before this was sent; it has a new origin now, and {count} changes that were \
+             here only are that one's"
         );
         tracing::warn!(%name, notice);
         Ok(Some(notice))

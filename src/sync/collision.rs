@@ -148,6 +148,19 @@ impl Sync {
         Ok(None)
     }
 
+    /// An error where an incarnation of which nothing is left was deleted after the names were listed: what is here of it would be sent
+    /// for nobody.
+    pub(super) async fn check_name(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        let patience = &self.options.patience;
+        let Some(rev) = names::newest(&self.bucket, name, patience).await? else { return Ok(()) };
+        let bound = names::read(&self.bucket, name, rev, patience).await?;
+        let has_it = bound.is_none_or(|bound| bound.target == Some(nsid));
+        match !has_it && self.was_deleted(name, nsid, rev).await?.is_some() {
+            true => Err(binding::moved(name)),
+            false => Ok(()),
+        }
+    }
+
     /// A copy of what is here under a name of its own, and what it has of it: one that an interrupted pass made, or a new one.
     async fn keep_beside(&self, name: &NamespaceName, what: &str) -> Result<(NamespaceName, VersionVector)> {
         for attempt in 1..=NAMES_MAX {

@@ -22,6 +22,7 @@ impl Sync {
     pub(super) async fn follow(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
         let Some(found) = self.newest_after(&name.project, nsid, common.as_ref()).await? else {
+            self.check_name(name, nsid).await?;
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
         let mut done = Done { generation: Some(found.manifest.generation), ..Done::default() };

@@ -222,7 +222,14 @@ impl Sync {
                 self.count()?;
                 let (own, rev) = (self.engine.nsid_of(&name), in_bucket.get(&name).copied());
                 let began = self.clock.now_millis();
-                let done = self.bring_together(attached, &name, own, rev).await;
+                let mut done = self.bring_together(attached, &name, own, rev).await;
+                if done.as_ref().is_err_and(|error| error.code() == binding::NAME_MOVED) {
+                    attached.names = None;
+                    done = match names::newest(&self.bucket, &name, &self.options.patience).await {
+                        Ok(rev) => self.bring_together(attached, &name, own, rev).await,
+                        Err(error) => Err(error),
+                    };
+                }
                 pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
                 let error = self.note(&name, began, done).err();
                 unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };

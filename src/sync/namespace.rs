@@ -73,6 +73,7 @@ impl Sync {
     /// Makes this node's own copy of a namespace that only the bucket has.
     pub(super) async fn fetch(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let Some(found) = self.newest(&name.project, nsid, None).await? else {
+            self.check_name(name, nsid).await?;
             return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
         };
         self.settle_own(name, nsid, &found.manifest).await?;
@@ -136,6 +137,9 @@ impl Sync {
             }
             // Everything of it was reclaimed, or is going to be: it was deleted, and has its name again.
             let is_over = found.as_ref().map_or(common.is_some(), |found| found.manifest.is_end());
+            if is_over {
+                self.check_name(name, nsid).await?;
+            }
             if let Some(found) = &found
                 && !is_over
                 && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
@@ -223,9 +227,8 @@ impl Sync {
         let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
         let follows = match (newest, staged.parent) {
             (None, None) => staged.generation == 0,
-            (Some(newest), Some(parent)) => {
-                staged.generation == newest.manifest.generation + 1 && parent.commit_id == newest.manifest.commit_id
-            }
+            // A number says nothing: those of a chain that ended are free again.
+            (Some(newest), Some(parent)) => parent.commit_id == newest.manifest.commit_id,
             _ => false,
         };
         if !follows {

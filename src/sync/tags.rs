@@ -59,6 +59,11 @@ impl Sync {
         for (tag, revs) in listed.iter().take(TAGS_SHARED_MAX) {
             let Some(rev) = revs.last().copied() else { continue };
             let (own, was) = (here.get(tag).copied(), known.revisions.get(tag).copied());
+            if was != Some(rev) && own == Some(rev) {
+                // Sent by a pass that may not have come to the commit that says so: it is due until one has.
+                next.revisions.extend(was.map(|was| (tag.clone(), was)));
+                continue;
+            }
             if was != Some(rev) && own > Some(rev) {
                 done.tell(format!(
                     "tag '{tag}' was changed here and by another node, and what was done here later holds"
@@ -155,7 +160,6 @@ impl Sync {
             return Ok(sent);
         }
         let nsid = ours.nsid;
-        let known = tokio::task::block_in_place(|| self.engine.known_tags(nsid))?.revisions;
         if let Some(found) = found.filter(|_| !uploads.keys.is_empty()) {
             let condemned = self.condemned_since(uploads.up_to, &found.manifest).await;
             uploads.keys.retain(|key| !condemned.may_have(key));
@@ -163,7 +167,7 @@ impl Sync {
         uploads.up_to = found.map(|found| found.manifest.generation);
         let mut kept = Kept::new(ours, found.map(|found| &found.manifest).filter(|found| !found.is_end()));
         for (tag, rev) in due {
-            match self.send_tag(name, nsid, (&tag, rev, known.contains_key(&tag)), (&mut kept, uploads), done).await {
+            match self.send_tag(name, nsid, (&tag, rev), (&mut kept, uploads), done).await {
                 Ok(Some(rev)) => drop(sent.insert(tag, rev)),
                 Ok(None) => {}
                 Err(error) if is_of_one_tag(&error) => {
@@ -182,18 +186,13 @@ impl Sync {
         &self,
         name: &NamespaceName,
         nsid: Nsid,
-        (tag, rev, is_known): (&str, u64, bool),
+        (tag, rev): (&str, u64),
         (kept, uploads): (&mut Kept, &mut Uploads),
         done: &mut Done,
     ) -> Result<Option<u64>> {
         let (engine, patience) = (&self.engine, &self.options.patience);
         let file = tokio::task::block_in_place(|| engine.tag_file(nsid, tag))?;
         let Some(file) = file.filter(|file| file.rev == rev) else { return Ok(None) };
-        if file.manifest.is_none() && !is_known {
-            // It was deleted before anybody else knew of it.
-            tokio::task::block_in_place(|| engine.forget_tag(nsid, tag, rev))?;
-            return Ok(None);
-        }
         if let Some(manifest) = &file.manifest {
             self.look_back(&name.project, manifest, kept, uploads).await?;
         }

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
+use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
 use shoal::store::Bucket;
+use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, fresh, lost, meet, sync};
+use crate::fleet::{bucket, fresh, lost, meet, options, sync};
 use crate::node::{Documents, Node, all, branch, name, put, write};
 
 /// A node that synced ten documents, and what an exact copy of its disk is.
@@ -196,4 +199,46 @@ async fn a_branch_of_what_a_clone_wrote_merges_back() {
     assert_eq!((report.inserted, report.conflicts), (2, 0));
     meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
     assert_eq!(all(&engines[1], "docs").len(), 16);
+}
+
+/// A node that is told that its disk was cloned, which it was not, has lost nothing by it, and is told once.
+pub async fn assert_nothing_lost(nodes: &[Node; 2], engines: &[Arc<Engine>; 2], bucket: &Bucket, expected: usize) {
+    let before = engines[0].origin(&name("docs")).unwrap();
+    let known = sync(&nodes[0], &engines[0], bucket).await.unwrap().namespaces.remove(&name("docs")).unwrap();
+    assert!(known.notice.is_some_and(|notice| notice.contains("cloned")));
+    let after = engines[0].origin(&name("docs")).unwrap();
+    assert_ne!(before, after);
+    for round in 0..2 {
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], bucket).await;
+        let met = all(&engines[0], "docs");
+        assert_eq!((met.len(), &met), (expected + round, &all(&engines[1], "docs")));
+        assert_eq!(fresh(9, bucket, "docs").await, met);
+        for engine in engines {
+            assert_eq!(lost(engine, "docs"), []);
+            assert!(engine.check(3).unwrap().is_whole());
+        }
+        put(&engines[0], "docs", [100 + round as u64], 9).await;
+    }
+    assert_eq!(engines[0].origin(&name("docs")).unwrap(), after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_was_merged_elsewhere_before_its_parent_was_sent_costs_a_new_origin_and_no_document() {
+    let (bucket, nodes) = (bucket(9), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    put(&engines[0], "docs", 0..10, 1).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    put(&engines[0], "docs", 9..13, 2).await;
+    write(&engines[0], "docs", json!({"deletes": [0]})).await;
+    branch(&engines[0], "docs", "try").await;
+    put(&engines[0], "try", [30], 3).await;
+    let link = Sync::new(engines[0].clone(), bucket.clone(), options(Policy::Lww), nodes[0].clock.clone());
+    assert!(link.run_for(&Selection::default().only([name("try")].into())).await.failed.is_none());
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    let request = MergeRequest { policy: Policy::Lww, ..MergeRequest::default() };
+    engines[1].merge(&name("try"), &name("docs"), request).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    write(&engines[0], "docs", json!({"deletes": [1]})).await;
+    put(&engines[0], "docs", [40], 4).await;
+    assert_nothing_lost(&nodes, &engines, &bucket, 8 + 3 + 1 + 1).await;
 }

@@ -1,10 +1,14 @@
 //! Namespaces deleted, created again and brought back on some nodes: the others follow, and nothing that was written unseen goes.
 
+use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::NamespaceName;
+use shoal::model::name_patterns::NamePatterns;
 use shoal::store::Bucket;
+use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, meet, sync};
-use crate::node::{Node, all, name, put};
+use crate::fleet::{bucket, meet, options, sync};
+use crate::node::{DAY_MS, Node, all, name, put};
+use crate::upkeep::{contents, reclaim};
 
 fn names(engine: &shoal::engine::Engine) -> Vec<String> {
     engine.named().into_iter().map(|(name, _): (NamespaceName, _)| name.name.to_string()).collect()
@@ -110,4 +114,48 @@ async fn a_node_that_was_away_through_two_lives_of_a_name_does_not_bring_the_fir
     let found = names(&engines[0]);
     assert!(found.len() == 1 && found[0].starts_with("docs.recovered-"), "{found:?}");
     assert_eq!((all(&engines[0], &found[0]), names(&engines[1])), (unsent, found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_a_name_leads_to_what_was_buried_meanwhile_takes_it_for_deleted() {
+    for (has_it, follows, writes) in
+        [(true, false, true), (true, false, false), (false, false, false), (true, true, false), (false, true, false)]
+    {
+        let what = format!("has it: {has_it}, follows: {follows}, writes: {writes}");
+        let (bucket, nodes, engines) = two().await;
+        let mut node = Node::new(3);
+        let patterns: &[String] = if follows { &["*/*/docs".to_owned()] } else { &[] };
+        node.config.followed = NamePatterns::parse("follow", patterns).unwrap();
+        let engine = node.open();
+        let link = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        // The names are listed, and good for a while.
+        let selection = if has_it { Selection::default() } else { Selection::default().only([name("other")].into()) };
+        assert!(link.run_for(&selection).await.failed.is_none());
+        if writes {
+            put(&engine, "docs", 20..25, 2).await;
+        }
+        nodes[0].clock.advance(1_000);
+        engines[0].delete(&name("docs")).await.unwrap();
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        for _ in 0..3 {
+            nodes[0].clock.advance(DAY_MS);
+            assert!(reclaim(&nodes[0], &engines[0], &bucket, 0).await.failed.is_none());
+        }
+        assert!(contents(&bucket).await.chains.is_empty(), "{what}");
+        let pass = link.run_for(&Selection::default().unasked()).await;
+        assert!(pass.failed.is_none(), "{what}: {:?}", pass.failed);
+        // Who has nothing to send hears of it when the names are listed again.
+        node.clock.advance(10 * 60 * 1_000);
+        let pass = link.run_for(&Selection::default().unasked()).await;
+        assert!(pass.failed.is_none(), "{what}: {:?}", pass.failed);
+        let (found, there) = (names(&engine), contents(&bucket).await);
+        match writes {
+            true => assert!(found.len() == 1 && found[0].starts_with("docs.recovered-"), "{what}: {found:?}"),
+            false => assert!(found.is_empty(), "{what}: {found:?}"),
+        }
+        // Nothing was sent but under a name.
+        assert_eq!(there.chains.len(), found.len(), "{what}");
+        there.assert_whole();
+        assert_eq!(found.iter().map(|name| all(&engine, name).len()).sum::<usize>(), if writes { 25 } else { 0 });
+    }
 }

@@ -1,4 +1,4 @@
-//! Random histories of nodes that write, branch, merge and delete apart, lose requests and answers, lose power, stay away for
+//! Random histories of nodes that write, tag, branch, merge and delete apart, lose requests and answers, lose power, stay away for
 //! weeks, are lost whole, and meet: held at every step to what each state has seen, and in the end to everything that was
 //! acknowledged.
 //!
@@ -19,6 +19,7 @@ use shoal::engine::merge::decide::Policy;
 use shoal::engine::{Engine, EngineConfig};
 use shoal::error::{Error, Kind};
 use shoal::format::manifest::decode_manifest;
+use shoal::model::as_of::AsOf;
 use shoal::model::ids::{NamespaceName, Nsid, Version};
 use shoal::platform::clock::{Clock, ManualClock};
 use shoal::platform::memory_disk::Fault;
@@ -28,6 +29,7 @@ use shoal::sync::{Pass, Selection, Sync, SyncOptions};
 
 use crate::node::{DAY_MS, Node, branch, name, write};
 use crate::oracle::{Model, Seen, look};
+use crate::tag_oracle::{self, Rule, Tags};
 use crate::wire::{Late, Wire};
 
 const NODES: usize = 3;
@@ -57,6 +59,8 @@ struct Member {
     engine: Arc<Engine>,
     wire: Arc<Wire>,
     sync: Arc<Sync>,
+    /// The changes of tags that it has seen.
+    knows: BTreeSet<usize>,
 }
 
 /// What everybody shares.
@@ -77,6 +81,7 @@ struct Fleet {
     bucket: Bucket,
     members: Vec<Member>,
     model: Model,
+    tags: Tags,
     /// One request in so many fails; none when 0.
     one_in: u64,
     /// How many engines were opened, so that each draws its own numbers.
@@ -101,7 +106,7 @@ impl Member {
         let (engine, wire) = (node.open(), Wire::new(net.store.clone(), net.late.clone(), seed));
         let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
         let sync = Arc::new(Sync::new(engine.clone(), over(wire.clone(), seed), options, node.clock.clone()));
-        Member { node, engine, wire, sync }
+        Member { node, engine, wire, sync, knows: BTreeSet::new() }
     }
 
     /// One pass, for whoever waits for it.
@@ -130,6 +135,7 @@ impl Fleet {
             net,
             members: Vec::new(),
             model: Model::default(),
+            tags: Tags::default(),
             one_in: 3 + random.next_u64() % 30,
             random,
             lives: 0,
@@ -189,7 +195,10 @@ impl Fleet {
     /// Looks at a namespace, and holds it to what it has seen.
     async fn look(&mut self, at: usize, name: &NamespaceName) -> Seen {
         let seen = look(&self.members[at].engine, name).await;
-        self.model.check(&format!("{}: {} on node {at}", self.what, name.name), &seen);
+        let what = format!("{}: {} on node {at}", self.what, name.name);
+        self.model.check(&what, &seen);
+        let Member { engine, knows, .. } = &mut self.members[at];
+        self.tags.look(&what, engine, name, knows);
         seen
     }
 
@@ -258,7 +267,7 @@ impl Fleet {
         }
         drop((old.sync, old.engine));
         old.node.disk.power_cut(&*old.node.random);
-        let member = Member::open(old.node, &self.net, seed);
+        let member = Member { knows: old.knows, ..Member::open(old.node, &self.net, seed) };
         member.wire.fail(self.one_in);
         self.members.insert(at, member);
     }
@@ -287,6 +296,13 @@ impl Fleet {
         self.members[at].engine.delete(name).await.unwrap();
     }
 
+    /// Has a tag name a state, or deletes it; see [`Tags::change`].
+    async fn tag(&mut self, at: usize, of: &NamespaceName, tag: &str, as_of: Option<Option<AsOf>>) {
+        let Member { engine, knows, .. } = &mut self.members[at];
+        self.tags.change((engine, of, tag), as_of, knows).await;
+        self.look(at, of).await;
+    }
+
     /// Does what the errors say that only a person can decide.
     async fn decide(&mut self, at: usize, passed: &Passed) {
         for (name, done) in passed.iter().flat_map(|pass| &pass.namespaces) {
@@ -313,7 +329,7 @@ impl Fleet {
         let is_there = look(&self.members[at].engine, &of).await.documents.contains_key(&id);
         let n = self.model.fresh();
         let engine = self.members[at].engine.clone();
-        match self.pick(100) {
+        match self.pick(110) {
             0..26 => {
                 let ids: Vec<u64> = (0..1 + self.pick(3)).map(|_| self.pick(IDS)).collect();
                 self.begin(step, format!("node {at} puts {ids:?} into {of}"));
@@ -443,6 +459,22 @@ impl Fleet {
                 let passed = self.sync(at, Selection::default()).await;
                 self.decide(at, &passed).await;
             }
+            100..105 => {
+                let tag = tag_oracle::NAMES[self.pick(3) as usize];
+                self.begin(step, format!("node {at} tags {of} as {tag}"));
+                self.tag(at, &of, tag, Some(None)).await;
+            }
+            105..107 => {
+                let (tag, states) = (tag_oracle::NAMES[self.pick(3) as usize], engine.history(&of).unwrap());
+                let generation = states[self.pick(states.len() as u64) as usize].generation;
+                self.begin(step, format!("node {at} tags generation {generation} of {of} as {tag}"));
+                self.tag(at, &of, tag, Some(Some(AsOf::Generation(generation)))).await;
+            }
+            107..110 => {
+                let tag = tag_oracle::NAMES[self.pick(3) as usize];
+                self.begin(step, format!("node {at} deletes tag {tag} of {of}"));
+                self.tag(at, &of, tag, None).await;
+            }
             number => {
                 let is_asked = number % 2 == 0;
                 self.begin(step, format!("node {at} syncs, asked: {is_asked}"));
@@ -502,6 +534,12 @@ impl Fleet {
                 let expected = (crate::node::all(&self.members[0].engine, &name.name), seen.conflicts.clone());
                 assert_eq!(documents, expected, "{}: {name} on node {at}", self.what);
             }
+        }
+        let engines: Vec<&Engine> = self.members.iter().map(|member| &*member.engine).collect();
+        for (name, seen) in &found {
+            // Who deletes a namespace deletes its tags, of which others may not have heard.
+            let rule = if self.model.was_deleted(seen.nsid) { Rule::Any } else { Rule::Highest };
+            self.tags.check_all(&self.what, &engines, name, rule);
         }
         let keys = self.keys().await;
         let there: BTreeSet<&String> = keys.iter().collect();

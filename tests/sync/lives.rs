@@ -1,4 +1,4 @@
-//! Random lives of one namespace whose disks are cloned and put back, that is branched and reclaimed, while requests and answers are
+//! Random lives of one namespace whose disks are cloned and put back, that is tagged, branched and reclaimed, while requests and answers are
 //! lost and power is cut: against a model that knows which write was made knowing of which. `SHOAL_LIVES=n` runs n, `SHOAL_LIFE=s`
 //! one alone.
 
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use crate::faulty_store::{Fault, FaultyStore, Lie};
 use crate::fleet::lost;
 use crate::node::{Documents, Node, all, branch, name, put, write};
+use crate::tag_oracle::{self, Rule, Tags};
 use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
 
 const NODES: usize = 3;
@@ -67,6 +68,8 @@ struct Member {
     node: Node,
     engine: Arc<Engine>,
     knows: BTreeSet<usize>,
+    /// The changes of tags that it has seen.
+    knows_tags: BTreeSet<usize>,
 }
 
 struct Fleet {
@@ -80,6 +83,7 @@ struct Fleet {
     is_cut: Arc<Notify>,
     members: Vec<Member>,
     writes: Vec<Written>,
+    tags: Tags,
     /// What each commit in the bucket knows of.
     commits: BTreeMap<String, BTreeSet<usize>>,
     /// Branches that nobody deleted, which nobody writes to.
@@ -117,7 +121,7 @@ impl Fleet {
         });
         let members = (0..NODES as u64).map(|n| {
             let node = Node::new(seed * 100 + n);
-            Member { engine: node.open(), node, knows: BTreeSet::new() }
+            Member { engine: node.open(), node, knows: BTreeSet::new(), knows_tags: BTreeSet::new() }
         });
         let mut fleet = Fleet {
             bucket: over(store, seed),
@@ -127,6 +131,7 @@ impl Fleet {
             is_cut,
             members: members.collect(),
             writes: Vec::new(),
+            tags: Tags::default(),
             commits: BTreeMap::new(),
             branches: BTreeMap::new(),
             branched: 0,
@@ -168,12 +173,29 @@ impl Fleet {
         self.writes.push(Written { id, value, after, is_gone: false });
     }
 
+    /// Has a tag name the newest state, or deletes it.
+    async fn tag(&mut self, at: usize, tag: &str, is_set: bool) {
+        let Member { engine, knows_tags, .. } = &mut self.members[at];
+        if engine.nsid_of(&name("docs")).is_some() {
+            self.tags.change((engine, &name("docs"), tag), is_set.then_some(None), knows_tags).await;
+        }
+    }
+
+    fn look_at_tags(&mut self) {
+        for (at, Member { engine, knows_tags, .. }) in self.members.iter_mut().enumerate() {
+            if engine.nsid_of(&name("docs")).is_some() {
+                self.tags.look(&format!("node {at}"), engine, &name("docs"), knows_tags);
+            }
+        }
+    }
+
     /// A member more, on a copy of this one's disk.
     fn clone_disk(&mut self, at: usize, seed: u64) {
         let from = &self.members[at];
         let node = Node { disk: from.node.disk.duplicate(), ..Node::new(seed) };
         node.clock.advance(from.node.clock.now_millis().saturating_sub(node.clock.now_millis()));
-        self.members.push(Member { engine: node.open(), node, knows: from.knows.clone() });
+        let (knows, knows_tags) = (from.knows.clone(), from.knows_tags.clone());
+        self.members.push(Member { engine: node.open(), node, knows, knows_tags });
     }
 
     /// A member's disk is lost, and what was copied of it is put in its place.
@@ -303,7 +325,7 @@ impl Fleet {
     }
 
     /// Everybody meets without faults; then what everybody has is looked at.
-    async fn check(&mut self) {
+    async fn check(&mut self, rule: Rule) {
         self.is_faulty.store(false, Ordering::SeqCst);
         for _ in 0..2 {
             for at in 0..self.members.len() {
@@ -313,7 +335,7 @@ impl Fleet {
         delete_late(&self.bucket).await;
         reclaim_to_the_end(&self.members[0].node, &self.members[0].engine, &self.bucket).await;
         let node = Node::new(77);
-        self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new() });
+        self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new(), knows_tags: BTreeSet::new() });
         sync(&self.members[self.members.len() - 1], &self.bucket).await.unwrap();
         let found = all(&self.members[0].engine, "docs");
         let losers: BTreeSet<(DocId, Option<u64>)> = lost(&self.members[0].engine, "docs")
@@ -335,6 +357,9 @@ impl Fleet {
                 .collect();
             assert_eq!(branches, self.branches);
         }
+        self.look_at_tags();
+        let engines: Vec<&Engine> = self.members.iter().map(|member| &*member.engine).collect();
+        self.tags.check_all("in the end", &engines, &name("docs"), rule);
         let kept = || self.writes.iter().filter(|write| !write.is_gone);
         let replaced: BTreeSet<usize> = kept().flat_map(|write| write.after.iter().copied()).collect();
         for id in 0..IDS {
@@ -385,7 +410,7 @@ async fn history(seed: u64) {
             }
         }
         fleet.members[at].node.clock.advance(pick(5_000));
-        match pick(18) {
+        match pick(20) {
             0..5 => {
                 let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
                 fleet.put(at, &ids).await;
@@ -404,12 +429,15 @@ async fn history(seed: u64) {
             12 => fleet.reclaim(at, [0, 10_000][pick(2) as usize], -1).await,
             13 => fleet.reclaim(at, 0, pick(60) as i64).await,
             14 => delete_late(&fleet.bucket).await,
+            15 => fleet.tag(at, tag_oracle::NAMES[pick(3) as usize], true).await,
+            16 => fleet.tag(at, tag_oracle::NAMES[pick(3) as usize], pick(3) == 0).await,
             _ => {
                 fleet.sync(at).await;
             }
         }
+        fleet.look_at_tags();
     }
-    fleet.check().await;
+    fleet.check(if is_cloned { Rule::Any } else { Rule::HighestOfSet }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod reusing;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod tag_oracle;
 mod tags;
 mod unlucky;
 mod unsent;

@@ -12,7 +12,7 @@ use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::random::SeededRandom;
-use shoal::store::{Backend, Bucket};
+use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Reclaim, Selection, Sync};
 use tokio::sync::Notify;
 
@@ -122,6 +122,37 @@ async fn a_collector_may_stop_at_any_request_and_the_next_one_goes_on() {
         assert_eq!(fresh(3, &direct, "try").await, all(&engine, "try"));
         if is_through {
             assert!(at > 30, "{at} requests");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collector_released_before_it_stopped_is_not_kept_again_by_one_that_keeps_more() {
+    for at in 0.. {
+        let store = Arc::new(InMemory::new());
+        let direct = over(store.clone(), 1);
+        let node = Node::new(1);
+        let engine = node.open();
+        put(&engine, "docs", 0..50, 1).await;
+        sync(&node, &engine, &direct).await.unwrap();
+        churn(&node, &engine, &direct, 3).await;
+        let (link, cut) = silent_from(&store, at);
+        let is_through = tokio::select! {
+            done = reclaim(&node, &engine, &link, 0) => { assert!(done.failed.is_none()); true }
+            () = cut.notified() => false,
+        };
+        // Something to reclaim, whatever is kept.
+        let nsid = engine.named()[0].1;
+        let left = format!("default/default/namespaces/{nsid}/segments/{}/data.seg", uuid::Uuid::from_u128(7));
+        direct.put(&left, "x".into(), &Patience::ASKED).await.unwrap();
+        assert!(reclaim(&node, &engine, &direct, 100 * DAY_MS).await.failed.is_none());
+        let found = contents(&direct).await;
+        assert!(!found.keys.contains(&left));
+        // All that may still be asked for is there.
+        found.assert_whole();
+        if is_through {
+            assert!(at > 20, "{at} requests");
             return;
         }
     }

@@ -94,6 +94,11 @@ impl Model {
         self.deletions.push((seen.nsid, seen.vector));
     }
 
+    /// Whether anybody ever deleted this incarnation.
+    pub fn was_deleted(&self, nsid: Nsid) -> bool {
+        self.deletions.iter().any(|(deleted, _)| *deleted == nsid)
+    }
+
     fn known(&self, vector: &VersionVector) -> impl Iterator<Item = (usize, &Written)> {
         self.writes.iter().enumerate().filter(|(_, write)| vector.covers(write.version))
     }
@@ -135,9 +140,8 @@ impl Model {
 
     /// Holds what everybody has in the end to everything that was acknowledged.
     pub fn check_all(&self, what: &str, found: &BTreeMap<NamespaceName, Seen>) {
-        let was_deleted = |nsid: Nsid| self.deletions.iter().any(|(deleted, _)| *deleted == nsid);
         // One that was deleted somewhere comes back as others have it.
-        for (name, seen) in found.iter().filter(|(_, seen)| !was_deleted(seen.nsid)) {
+        for (name, seen) in found.iter().filter(|(_, seen)| !self.was_deleted(seen.nsid)) {
             let missing: Vec<_> = self.kept_in[&seen.nsid].difference(&seen.conflicts).collect();
             assert!(missing.is_empty(), "{what}: {name} does not keep {missing:?} any more, which lost");
         }
@@ -145,7 +149,7 @@ impl Model {
             let is_in = |seen: &Seen| seen.vector.covers(write.version);
             // What a deletion had not seen may be kept under another name, and so is what gave way where two were created apart.
             let gave_way = !found.values().any(|seen| seen.nsid == write.nsid);
-            let is_here = match was_deleted(write.nsid) || gave_way {
+            let is_here = match self.was_deleted(write.nsid) || gave_way {
                 true => found.values().any(is_in),
                 false => found.values().any(|seen| seen.nsid == write.nsid && is_in(seen)),
             };

@@ -13,8 +13,10 @@ use shoal::platform::memory_disk::Fault;
 use shoal::store::{Backend, Bucket, Patience};
 use shoal::sync::{Selection, Sync, SyncOptions};
 
+use crate::clones::assert_nothing_lost;
 use crate::fleet::{fresh, lost, meet, sync};
-use crate::node::{Node, all, branch, name, put};
+use crate::node::{DAY_MS, Node, all, branch, name, put, write};
+use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 use crate::wire::{Late, Wire};
 
 /// Nothing is waited for: faults are told at once.
@@ -282,4 +284,148 @@ async fn states_that_lost_on_either_side_are_kept_when_a_third_one_is_taken_in()
             lost(engine, "docs").iter().map(|state| state.fields.as_ref().unwrap()["n"].as_u64().unwrap()).collect();
         assert_eq!(kept.len(), 6, "{kept:?}");
     }
+}
+
+/// The tags of `docs` that a node has.
+fn tags(engine: &Engine) -> Vec<String> {
+    engine.tags(&name("docs")).unwrap().into_iter().map(|tag| tag.name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_whose_commit_was_overtaken_by_that_of_another_tag_is_announced_by_the_next() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    engines[0].tag(&name("docs"), "one", None).await.unwrap();
+    engines[1].tag(&name("docs"), "other", None).await.unwrap();
+    let (wire, other) = (place.wire(), place.link(&place.wire(), &nodes[1], &engines[1]));
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    wire.meanwhile_at("/manifests/", Box::pin(async move { run(&other).await.unwrap() }));
+    run(&link).await.unwrap();
+    // Each announced one change, and only one of them was the first.
+    sync(&nodes[1], &engines[1], &place.bucket(&nodes[1])).await.unwrap();
+    assert_eq!([tags(&engines[0]), tags(&engines[1])], [["one", "other"], ["one", "other"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_deleted_after_a_pass_cut_off_anywhere_is_gone_for_good() {
+    let mut was_left = 0;
+    for requests in 0..30 {
+        let place = Place::default();
+        let (nodes, [engine, other]) = two(&place).await;
+        engine.tag(&name("docs"), "gone", None).await.unwrap();
+        let (engine, is_cut) = put_and_lose_power(&place, &nodes[0], engine, (requests, true)).await;
+        let listed = place.bucket(&nodes[1]).list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
+        was_left += u32::from(is_cut && listed.iter().any(|listed| listed.key.contains("/tags/gone/")));
+        engine.untag(&name("docs"), "gone").await.unwrap();
+        // Another one's commit takes the place of that which was to announce it.
+        put(&other, "docs", [20], 3).await;
+        let both = [(&nodes[1], &other), (&nodes[0], &engine)];
+        meet(&both, &place.bucket(&nodes[0])).await;
+        other.tag(&name("docs"), "next", None).await.unwrap();
+        meet(&both, &place.bucket(&nodes[0])).await;
+        assert_eq!([tags(&engine), tags(&other)], [["next"], ["next"]], "cut off after {requests} requests");
+    }
+    assert!(was_left > 1, "{was_left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_made_for_a_chain_that_ended_is_not_put_into_the_one_that_began_after_it() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    put(&engines[0], "docs", [10], 2).await;
+    meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+    let newest = async || {
+        let found = contents(&bucket).await;
+        found.chains.into_values().next().and_then(|chain| chain.into_values().next_back())
+    };
+    let before = newest().await.unwrap();
+    // All of the next state is there but its manifest.
+    put(&engines[0], "docs", [11], 3).await;
+    let wire = place.wire();
+    wire.delay("/manifests/", true);
+    run(&place.link(&wire, &nodes[0], &engines[0])).await.unwrap_err();
+    // The chain ends and is buried, begins anew, and ends where the other one was.
+    let mut condemned = Vec::new();
+    for is_first in [true, false] {
+        nodes[1].clock.advance(1_000);
+        engines[1].delete(&name("docs")).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        while newest().await.is_some_and(|newest| is_first || !newest.is_end()) {
+            nodes[1].clock.advance(DAY_MS);
+            condemned.extend(contents(&bucket).await.keys.into_iter().filter(|key| key.contains("/segments/")));
+            assert!(reclaim(&nodes[1], &engines[1], &bucket, u64::from(!is_first)).await.failed.is_none());
+        }
+        if is_first {
+            engines[1].undelete(&name("docs"), None).await.unwrap();
+            sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        }
+    }
+    assert_eq!(newest().await.unwrap().generation, before.generation);
+    engines[0].delete(&name("docs")).await.unwrap();
+    engines[0].undelete(&name("docs"), None).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    // By a collector that was slow.
+    for key in condemned {
+        bucket.delete(&key, &Patience::ASKED).await.unwrap();
+    }
+    contents(&bucket).await.assert_whole();
+    assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[0], "docs"));
+    assert_eq!(all(&engines[0], "docs").len(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_state_that_lost_what_it_holds_and_comes_late_is_whole_and_the_nodes_own() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let bucket = place.bucket(&nodes[0]);
+    engines[0].checkpoint(&name("docs")).await.unwrap();
+    // Too young for anybody to give up what it holds.
+    nodes[0].clock.advance(DAY_MS);
+    branch(&engines[0], "docs", "try").await;
+    let wire = place.wire();
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    wire.delay("/manifests/", true);
+    assert_eq!(run(&link).await.unwrap_err().code(), "commit_unknown");
+    wire.delay("/manifests/", false);
+    assert_eq!(contents(&bucket).await.holds.len(), 1);
+    // No state of the parent's that is kept names what the branch needs.
+    put(&engines[1], "docs", 0..5, 3).await;
+    engines[1].compact(&name("docs")).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    nodes[1].clock.advance(1_000);
+    assert!(reclaim(&nodes[1], &engines[1], &bucket, 100).await.failed.is_none());
+    let late = wire.clone();
+    wire.meanwhile_at("/manifests/", Box::pin(async move { late.arrive().await }));
+    run(&link).await.unwrap();
+    let notices: Vec<_> = link.status().namespaces.into_values().filter_map(|known| known.notice).collect();
+    assert!(notices.is_empty(), "{notices:?}");
+    delete_late(&bucket).await;
+    contents(&bucket).await.assert_whole();
+    let tried = all(&engines[0], "try");
+    assert_eq!((tried.len(), fresh(8, &bucket, "try").await), (5, tried.clone()));
+    reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
+    assert_eq!(fresh(9, &bucket, "try").await, tried);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_was_reclaimed_before_it_was_heard_of_costs_a_new_origin_and_no_document() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let (bucket, wire) = (place.bucket(&nodes[0]), place.wire());
+    put(&engines[0], "docs", [4, 10], 2).await;
+    write(&engines[0], "docs", json!({"deletes": [0]})).await;
+    wire.delay("/manifests/", true);
+    assert_eq!(run(&place.link(&wire, &nodes[0], &engines[0])).await.unwrap_err().code(), "commit_unknown");
+    wire.arrive().await;
+    // Others go on from it, until nothing tells of it any more.
+    for n in 0..3 {
+        put(&engines[1], "docs", [20 + n], 3).await;
+        engines[1].compact(&name("docs")).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    }
+    reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
+    write(&engines[0], "docs", json!({"deletes": [1]})).await;
+    put(&engines[0], "docs", [11], 4).await;
+    assert_nothing_lost(&nodes, &engines, &bucket, 5 - 2 + 2 + 3).await;
 }

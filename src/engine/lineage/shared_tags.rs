@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - Of a tag the highest revision holds, here as there. What is made here is above all that was known here then.
-//! - A revision of this node's is in the bucket when `tags.json` says so; where that is lost, all of them are compared anew.
+//! - A revision of this node's is in the bucket, and announced, when `tags.json` says so; where that is lost, all of them are
+//!   compared anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
