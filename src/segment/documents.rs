@@ -59,16 +59,12 @@ impl Segment {
         Ok(RowScan { segment: self, index, block: Block::default(), coming: None, past: Past::default() })
     }
 
-    /// Reads the documents of some rows, in row order: all columns, or those of a sorted list. Where they are more than the disk has
-    /// room for they are read past it, some of them at a time.
+    /// Reads the documents of some rows, in row order: all columns, or those of a sorted list. What of them is not here is brought some
+    /// at a time, or read past the disk where that has no room.
     pub fn scan_of(&self, rows: &RoaringBitmap, columns: Option<&[ColumnUid]>) -> Result<RowScan<'_>> {
-        let mut ahead = Ahead::new();
-        self.add_documents(rows, columns, &mut ahead)?;
-        if ahead.is_wide() { self.scan_past(rows, columns) } else { self.scan() }
-    }
-
-    /// [`Segment::scan_of`] documents that the disk has no room for.
-    pub fn scan_past(&self, rows: &RoaringBitmap, columns: Option<&[ColumnUid]>) -> Result<RowScan<'_>> {
+        if self.is_full() {
+            return self.scan();
+        }
         let wanted = |uid: &ColumnUid| columns.is_none_or(|list| list.binary_search(uid).is_ok());
         let uids = self.columns().iter().map(|column| column.uid).filter(wanted).collect();
         let coming = Coming { rows: rows.clone().into_iter().peekable(), columns: uids };
@@ -103,7 +99,7 @@ pub struct RowScan<'a> {
     segment: &'a Segment,
     index: RowsIndex<'a>,
     block: Block,
-    /// What will be read past the disk, and what was last.
+    /// What will be read, and what was read last past the disk.
     coming: Option<Coming>,
     past: Past<'a>,
 }
@@ -171,7 +167,7 @@ impl<'a> RowScan<'a> {
         self.block.is_whole()
     }
 
-    /// Reads what the documents from a row on consist of past the disk, if that is how they are read and it was not yet.
+    /// Brings what the documents from a row on consist of, or reads it past the disk, if they are known and it was not done yet.
     fn read_ahead(&mut self, row: u32) -> Result<()> {
         let Some(coming) = &mut self.coming else { return Ok(()) };
         if coming.rows.peek().is_none_or(|next| *next > row) {
@@ -192,7 +188,7 @@ impl<'a> RowScan<'a> {
             vectors.iter().flatten().for_each(|vectors| vectors.add_past(next, &mut batch));
             tokens.iter().flatten().try_for_each(|tokens| tokens.add_past(next, &mut batch))?;
         }
-        self.past = batch.read()?;
+        self.past = batch.bring_or_read()?;
         Ok(())
     }
 

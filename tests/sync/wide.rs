@@ -305,7 +305,10 @@ async fn a_tenth_writes_branches_and_merges_as_all_of_it_does() {
     sync(&other, &all, &bucket).await.unwrap();
     for engine in [&all, &part] {
         let patch = json!({"filters": ["tags", "Contains", "tag 7"], "patch": {"n": 5}});
+        let before = part.held_in_parts().bytes_brought;
         write(engine, "docs", json!({"patch_by_filter": patch})).await;
+        let brought = part.held_in_parts().bytes_brought - before;
+        assert!(brought < 10 * bound, "{brought} bytes were read for documents that lie beside each other");
         let rows: Vec<Json> = (0..150).map(|id| json!({"id": id * 25, "kind": "patched"})).collect();
         write(engine, "docs", json!({"patch_rows": rows})).await;
         write(engine, "docs", json!({"delete_by_filter": ["text", "ContainsAllTokens", "w8 w0"]})).await;

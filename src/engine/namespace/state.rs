@@ -243,14 +243,42 @@ impl State {
 
     /// The live state of a document.
     pub fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
-        if let Some(row) = self.tail.get(id).or_else(|| self.frozen.as_ref().and_then(|f| f.table.get(id))) {
-            return Ok(Some(row.document.clone()));
+        if let Some(document) = self.unflushed(id) {
+            return Ok(Some(document));
         }
-        for part in self.parts.iter().rev() {
-            if let Some(row) = part.segment.row_of(id)?
-                && !part.dead.contains(row)
-            {
-                return Ok(Some(Arc::new(part.segment.document(row, None)?)));
+        let Some((part, row)) = self.place_of(id)? else { return Ok(None) };
+        self.parts[part].segment.document(row, None).map(|document| Some(Arc::new(document)))
+    }
+
+    /// The live states of several documents, in the order of `ids`.
+    pub fn documents(&self, ids: &[DocId]) -> Result<Vec<Option<Arc<Document>>>> {
+        let mut found: Vec<Option<Arc<Document>>> = ids.iter().map(|id| self.unflushed(id)).collect();
+        let mut places = Vec::new();
+        for (at, id) in ids.iter().enumerate().filter(|(at, _)| found[*at].is_none()) {
+            places.extend(self.place_of(id)?.map(|(part, row)| (part, row, at)));
+        }
+        places.sort_unstable();
+        for of_part in places.chunk_by(|a, b| a.0 == b.0) {
+            let rows = of_part.iter().map(|(_, row, _)| *row).collect();
+            let mut scan = self.parts[of_part[0].0].segment.scan_of(&rows, None)?;
+            for (_, row, at) in of_part {
+                found[*at] = Some(Arc::new(scan.document(*row, None)?));
+            }
+        }
+        Ok(found)
+    }
+
+    /// A document's state, if it is in no segment yet.
+    fn unflushed(&self, id: &DocId) -> Option<Arc<Document>> {
+        let row = self.tail.get(id).or_else(|| self.frozen.as_ref().and_then(|f| f.table.get(id)));
+        row.map(|row| row.document.clone())
+    }
+
+    /// The part that has a document live, and its row there.
+    fn place_of(&self, id: &DocId) -> Result<Option<(usize, u32)>> {
+        for (at, part) in self.parts.iter().enumerate().rev() {
+            if let Some(row) = part.segment.row_of(id)?.filter(|row| !part.dead.contains(*row)) {
+                return Ok(Some((at, row)));
             }
         }
         Ok(None)

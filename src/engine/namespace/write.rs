@@ -425,6 +425,14 @@ impl Current for Now<'_> {
         }
     }
 
+    fn documents(&self, ids: &[DocId]) -> Result<Vec<Option<Arc<Document>>>> {
+        let shared = self.namespace.shared();
+        let mut found = shared.state.documents(ids)?;
+        let overlaid = ids.iter().zip(&mut found).filter_map(|(id, found)| Some((found, shared.overlay.get(id)?)));
+        overlaid.for_each(|(found, (_, state))| found.clone_from(state));
+        Ok(found)
+    }
+
     fn has_documents(&self) -> bool {
         let shared = self.namespace.shared();
         shared.state.has_documents() || shared.overlay.values().any(|(_, state)| state.is_some())
@@ -432,14 +440,12 @@ impl Current for Now<'_> {
 
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
         let view = self.namespace.view();
-        match bitmap::matching(&view, filter, limit) {
-            Err(full) if lacks_room(&full) => {
-                let turn = self.namespace.context.filtering.lock();
-                let _turn = turn.unwrap_or_else(PoisonError::into_inner);
-                bitmap::matching(&view.past(), filter, limit)
-            }
-            found => found,
+        let found = bitmap::matching(&view, filter, limit);
+        if !found.as_ref().is_err_and(lacks_room) {
+            return found;
         }
+        let _turn = self.namespace.context.filtering.lock().unwrap_or_else(PoisonError::into_inner);
+        bitmap::matching(&view.past(), filter, limit)
     }
 }
 

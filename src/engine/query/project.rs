@@ -92,7 +92,7 @@ pub(super) fn rows(view: &View, hits: &[Hit], plan: &Plan, work: &mut Work) -> R
         let mut scan = match segment.filter(|_| reads) {
             Some(segment) if is_past => {
                 let rows = part.iter().map(|at| hits[*at].row).collect();
-                Some(segment.segment.scan_past(&rows, Some(&uids))?)
+                Some(segment.segment.scan_of(&rows, Some(&uids))?)
             }
             Some(segment) => Some(segment.segment.scan()?),
             None => None,

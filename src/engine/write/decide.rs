@@ -102,6 +102,9 @@ impl<'a> Condition<'a> {
     }
 }
 
+/// Documents that a patch by filter reads at a time.
+const DOCUMENTS_AT_ONCE: usize = 256;
+
 struct Write<'a> {
     schema: &'a Schema,
     current: &'a dyn Current,
@@ -128,12 +131,13 @@ impl Write<'_> {
 
     fn patch_by_filter(&mut self, by: &ByFilter, values: NewValues) -> Result<()> {
         let ids = self.matching("patch_by_filter", by, PATCH_BY_FILTER_MAX)?;
-        for id in ids {
+        for ids in ids.chunks(DOCUMENTS_AT_ONCE) {
             // Filters run on a snapshot: a document may be gone by now.
-            let Some(document) = self.current.document(&id)? else { continue };
-            self.queried(document.logical_bytes());
-            let change = self.patched(&document, values.clone());
-            self.put_by_filter(change);
+            for document in self.current.documents(ids)?.into_iter().flatten() {
+                self.queried(document.logical_bytes());
+                let change = self.patched(&document, values.clone());
+                self.put_by_filter(change);
+            }
         }
         Ok(())
     }
