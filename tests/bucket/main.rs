@@ -9,6 +9,7 @@ mod faulty_store;
 mod http;
 mod reads;
 mod servers;
+mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
