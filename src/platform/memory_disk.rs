@@ -34,6 +34,8 @@ struct State {
     unsynced: Vec<Change>,
     files: Vec<Content>,
     locked: Vec<PathBuf>,
+    /// What all files together may have.
+    capacity: Option<u64>,
     operations: u64,
     barriers: u64,
     fault: Option<Fault>,
@@ -105,6 +107,12 @@ impl MemoryDisk {
     /// How many of them were syncs of a file or a directory.
     pub fn barriers(&self) -> u64 {
         self.state().barriers
+    }
+
+    /// Lets all files together grow by so many bytes; writes beyond that fail. A file takes as much as its length.
+    pub fn leave_free(&self, bytes: Option<u64>) {
+        let mut state = self.state();
+        state.capacity = bytes.map(|bytes| state.used_bytes() + bytes);
     }
 
     pub fn set_fault(&self, fault: Option<Fault>) {
@@ -197,6 +205,18 @@ impl MemoryDisk {
 }
 
 impl State {
+    fn free_bytes(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_bytes()))
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let length = |node: &Node| match node {
+            Node::File(file) => self.files[*file].now.len() as u64,
+            Node::Dir => 0,
+        };
+        self.names.values().map(length).sum()
+    }
+
     /// What is in a directory, in the order of names.
     fn inside<'a>(&'a self, path: &'a Path) -> io::Result<impl Iterator<Item = (&'a PathBuf, &'a Node)>> {
         if !is_root(path) && self.names.get(path) != Some(&Node::Dir) {
@@ -387,8 +407,10 @@ impl Disk for MemoryDisk {
         Ok(Box::new(Lock { disk: self.clone(), path: path.to_owned(), life: state.life }))
     }
 
-    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        self.operation().map(|_| u64::MAX)
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let state = self.operation()?;
+        drop(state.inside(path)?);
+        Ok(state.free_bytes())
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
@@ -432,6 +454,13 @@ impl OpenFile {
         act(&mut state.files[self.file])
     }
 
+    fn check_room(&self, bytes: usize) -> io::Result<()> {
+        match bytes as u64 > self.disk.state().free_bytes() {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
+    }
+
     fn barrier(&self) -> io::Result<()> {
         self.disk.state().barriers += 1;
         self.with(|content| {
@@ -443,6 +472,7 @@ impl OpenFile {
 
 impl DiskFile for OpenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.check_room(bytes.len())?;
         self.with(|content| {
             content.change(content.now.len(), content.now.len() + bytes.len());
             content.now.extend_from_slice(bytes);
@@ -483,6 +513,8 @@ impl RandomFile for OpenFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let size = self.disk.state().files[self.file].now.len();
+        self.check_room((start + bytes.len()).saturating_sub(size))?;
         self.with(|content| {
             let end = start + bytes.len();
             content.resize(end.max(content.now.len()));

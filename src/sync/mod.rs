@@ -189,6 +189,14 @@ impl Sync {
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
         let counted = self.count().err();
         pass.failed = pass.failed.or(counted);
+        // What rests after a failure has what came of it for its next turn.
+        if pass.failed.is_none()
+            && selection.is_whole()
+            && self.status().namespaces.values().all(|known| known.error.is_none())
+            && let Err(error) = tokio::task::block_in_place(|| self.engine.has_received_all())
+        {
+            tracing::warn!(%error, "what came of objects that nobody wants any more stays");
+        }
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);
