@@ -160,9 +160,13 @@ impl Sync {
         if self.is_unasked.load(Ordering::SeqCst) { self.background } else { self.options.patience }
     }
 
-    /// What a person is told.
+    /// What a person is told; of a pass under way also why the bucket is being asked again.
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if status.error.is_none() && self.turn.try_lock().is_err() {
+            status.error = self.bucket.trouble().as_ref().map(status::told);
+        }
+        status
     }
 
     /// What a person is told of one namespace.

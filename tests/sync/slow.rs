@@ -151,6 +151,29 @@ async fn a_link_that_breaks_all_the_time_carries_everything_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_does_not_answer_any_more_is_told_while_a_pass_still_waits_for_it() {
+    let (place, _) = Place::with(1).await;
+    let node = Node::new(2);
+    let patience = Patience { whole: Duration::from_secs(600), attempt: Duration::from_millis(50), ..PATIENCE };
+    let options = SyncOptions { policy: Policy::Lww, patience };
+    // After the small objects.
+    let bucket = place.bucket(|at| (at > 15).then_some(Fault::Silence));
+    let link = Arc::new(Sync::new(node.open(), bucket, options, node.clock.clone()));
+    let pass = tokio::spawn({
+        let link = link.clone();
+        async move { link.run().await.map(|_| ()) }
+    });
+    while link.status().error.is_none() {
+        assert!(!pass.is_finished(), "{:?}", pass.await);
+        tokio::task::yield_now().await;
+    }
+    assert!(!pass.is_finished());
+    let status = link.status();
+    assert!(status.finished_ms.is_none() && status.error.unwrap().code == UNREACHABLE);
+    pass.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn conflicts_of_any_size_reach_every_node() {
     let place = Place::default();
     let nodes = [Node::new(1), Node::new(2)];
