@@ -5,6 +5,7 @@
 //! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/tags.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
+//! coming/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions,conflicts}/...
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,11 @@ impl Layout {
     /// Objects of the bucket that are here in part.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// What came of objects that are on their way from the bucket.
+    pub fn coming(&self) -> PathBuf {
+        self.root.join("coming")
     }
 
     pub fn format_file(&self) -> PathBuf {

@@ -26,7 +26,7 @@ use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::Mapping;
-use crate::tier::ObjectWriter;
+use crate::tier::Incoming;
 
 /// What becomes of a state that was taken in.
 #[derive(Debug)]
@@ -262,9 +262,14 @@ impl Engine {
         self.context.tier.has(key, bytes)
     }
 
-    /// Begins an object that comes from the bucket.
-    pub fn receive(&self, key: &str) -> Result<ObjectWriter<'_>> {
-        self.context.tier.create(key)
+    /// Begins an object that comes from the bucket, or goes on with what is here of it.
+    pub fn receive(&self, key: &str, bytes: u64) -> Result<Incoming<'_>> {
+        self.context.tier.receive(key, bytes)
+    }
+
+    /// Says that everything that was to come from the bucket is here: what came of other objects is let go of.
+    pub fn has_received_all(&self) -> Result<()> {
+        self.context.tier.forget_coming()
     }
 
     /// Keeps objects that come in for a state from being swept until the result is dropped.

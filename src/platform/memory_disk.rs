@@ -6,6 +6,8 @@
 //! - of names, what was synced with their directory; each creation, rename and removal since is there, or not, at
 //!   random. A rename happens whole or not at all, as on a journalling file system.
 
+mod open_file;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
@@ -15,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
 use super::mmap::{LiveBytes, Mapping};
 use super::random::Random;
+use open_file::OpenFile;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -34,6 +37,8 @@ struct State {
     unsynced: Vec<Change>,
     files: Vec<Content>,
     locked: Vec<PathBuf>,
+    /// What all files together may have.
+    capacity: Option<u64>,
     operations: u64,
     barriers: u64,
     fault: Option<Fault>,
@@ -105,6 +110,12 @@ impl MemoryDisk {
     /// How many of them were syncs of a file or a directory.
     pub fn barriers(&self) -> u64 {
         self.state().barriers
+    }
+
+    /// Lets all files together grow by so many bytes; writes beyond that fail. A file takes as much as its length.
+    pub fn leave_free(&self, bytes: Option<u64>) {
+        let mut state = self.state();
+        state.capacity = bytes.map(|bytes| state.used_bytes() + bytes);
     }
 
     pub fn set_fault(&self, fault: Option<Fault>) {
@@ -197,6 +208,18 @@ impl MemoryDisk {
 }
 
 impl State {
+    fn free_bytes(&self) -> u64 {
+        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_bytes()))
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let length = |node: &Node| match node {
+            Node::File(file) => self.files[*file].now.len() as u64,
+            Node::Dir => 0,
+        };
+        self.names.values().map(length).sum()
+    }
+
     /// What is in a directory, in the order of names.
     fn inside<'a>(&'a self, path: &'a Path) -> io::Result<impl Iterator<Item = (&'a PathBuf, &'a Node)>> {
         if !is_root(path) && self.names.get(path) != Some(&Node::Dir) {
@@ -387,8 +410,10 @@ impl Disk for MemoryDisk {
         Ok(Box::new(Lock { disk: self.clone(), path: path.to_owned(), life: state.life }))
     }
 
-    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
-        self.operation().map(|_| u64::MAX)
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let state = self.operation()?;
+        drop(state.inside(path)?);
+        Ok(state.free_bytes())
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
@@ -413,88 +438,6 @@ impl Drop for Lock {
         if state.life == self.life {
             state.locked.retain(|locked| *locked != self.path);
         }
-    }
-}
-
-#[derive(Debug)]
-struct OpenFile {
-    disk: MemoryDisk,
-    file: usize,
-    life: u64,
-}
-
-impl OpenFile {
-    fn with<T>(&self, act: impl FnOnce(&mut Content) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.disk.operation()?;
-        if state.life != self.life {
-            return Err(io::Error::other("opened before the power was cut"));
-        }
-        act(&mut state.files[self.file])
-    }
-
-    fn barrier(&self) -> io::Result<()> {
-        self.disk.state().barriers += 1;
-        self.with(|content| {
-            content.make_durable();
-            Ok(())
-        })
-    }
-}
-
-impl DiskFile for OpenFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.with(|content| {
-            content.change(content.now.len(), content.now.len() + bytes.len());
-            content.now.extend_from_slice(bytes);
-            Ok(())
-        })
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.barrier()
-    }
-
-    fn truncate(&mut self, len: u64) -> io::Result<()> {
-        RandomFile::set_len(self, len)
-    }
-}
-
-impl RandomFile for OpenFile {
-    fn size(&self) -> io::Result<u64> {
-        self.with(|content| Ok(content.now.len() as u64))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.with(|content| {
-            content.resize(len);
-            Ok(())
-        })
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        self.with(|content| {
-            let bytes = content.now.get(start..).and_then(|rest| rest.get(..out.len()));
-            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        self.with(|content| {
-            let end = start + bytes.len();
-            content.resize(end.max(content.now.len()));
-            content.change(start, end);
-            content.now[start..end].copy_from_slice(bytes);
-            content.live.upgrade().inspect(|live| live.write(start, bytes));
-            Ok(())
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.barrier()
     }
 }
 

@@ -2,22 +2,20 @@
 //!
 //! - Keys are below the URL's prefix; nothing outside of it is read or written.
 //! - [`Bucket::create`] asks once and its answer decides nothing by itself: see [`super::commit`].
-//! - No call waits longer than its patience, whatever the store does.
+//! - No call waits longer than its patience for a store that is silent, whatever it did before.
 
 use std::future::Future;
-use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use object_store::path::Path as StorePath;
-use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::config::BucketConfig;
-use super::facts::watch;
+use super::facts::{seen, watch};
 use super::failure::{Failure, UNREACHABLE, explain, given_up, passing, silence};
 use super::keys;
 use super::open::Backend;
@@ -28,8 +26,6 @@ use crate::error::{Error, Result};
 use crate::platform::clock::Clock;
 use crate::platform::random::Random;
 
-/// The largest object or range that is fetched at once, since it is held in memory. What is larger is fetched by ranges.
-pub const GET_BYTES_MAX: u64 = 64 << 20;
 /// The longest answer to anything but a get: a page of 1,000 keys of 1,024 bytes in XML, with room.
 pub(super) const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -56,6 +52,8 @@ pub(super) struct Inner {
     pub(super) in_order: AtomicBool,
     /// Whether the store has ever answered a request with success.
     met: AtomicBool,
+    /// Why the last attempt failed that is to be repeated, until one succeeds.
+    trouble: Mutex<Option<Error>>,
     places: Semaphore,
     /// Parts of uploads in memory, of all uploads together.
     pub(super) parts_held: Semaphore,
@@ -88,6 +86,7 @@ impl Bucket {
         let inner = Inner {
             in_order: AtomicBool::new(backend.lists_in_order),
             met: AtomicBool::new(false),
+            trouble: Mutex::default(),
             places: Semaphore::new(requests),
             parts_held: Semaphore::new(PARTS_HELD_MAX),
             backend,
@@ -113,56 +112,13 @@ impl Bucket {
         self.inner.traffic.skew_seconds()
     }
 
-    /// A whole object of at most [`GET_BYTES_MAX`]; none when it is not there.
-    pub async fn get(&self, key: &str, patience: &Patience) -> Result<Option<Bytes>> {
-        let path = self.path(key)?;
-        let mut turns = patience.begin();
-        let got = self
-            .call(&mut turns, Request::Get, GET_BYTES_MAX, 0, || self.fetch(&path, None))
-            .await
-            .and_then(|got| got.map(|got| got.whole(self.name())).transpose());
-        got.map_err(|error| error.context(format_args!("get {key}")))
+    /// Why requests under way do not get on: the last attempt failed so, and none has succeeded since.
+    pub fn trouble(&self) -> Option<Error> {
+        self.trouble_now().as_ref().map(Error::duplicate)
     }
 
-    /// Exactly the bytes of `range`, at most [`GET_BYTES_MAX`] and at least one; none when the object is not there. An object
-    /// that is shorter is Corrupt.
-    pub async fn get_range(&self, key: &str, range: Range<u64>, patience: &Patience) -> Result<Option<Bytes>> {
-        let path = self.path(key)?;
-        let bytes = range.end.saturating_sub(range.start);
-        if !(1..=GET_BYTES_MAX).contains(&bytes) {
-            return Err(Error::invalid(format!("get {key}: {bytes} bytes at once, expected 1 to {GET_BYTES_MAX}")));
-        }
-        let shorter = |size: u64| {
-            let name = self.name();
-            Error::corrupt(format!("get {key}: {name}: it has {size} bytes, expected at least {}", range.end))
-        };
-        let mut turns = patience.begin();
-        loop {
-            let end = turns.attempt_end(bytes);
-            let attempt = self.fetch(&path, Some(range.clone()));
-            let failure = match self.attempt(Request::Get, GET_BYTES_MAX, end, attempt).await {
-                Ok(Fetched { bytes: Some(got), .. }) if got.len() as u64 == bytes => return Ok(Some(got)),
-                Ok(Fetched { size, .. }) => return Err(shorter(size)),
-                Err(failure) => failure,
-            };
-            // Memory and directories say of a range beyond the end nothing that could be told from a failed read; Azurite answers
-            // one that begins at the end with nothing.
-            let may_be_beyond = match &failure {
-                Failure::Passing { .. } => !self.inner.backend.over_http,
-                failure => matches!(failure, Failure::Unfit(_)),
-            };
-            if may_be_beyond
-                && let Ok(Some(size)) = self.size(key, patience).await
-                && size < range.end
-            {
-                return Err(shorter(size));
-            }
-            match self.next(&mut turns, failure).await {
-                Ok(()) => {}
-                Err(Failure::Absent) => return Ok(None),
-                Err(failure) => return Err(failure.into_error(self.name()).context(format_args!("get {key}"))),
-            }
-        }
+    fn trouble_now(&self) -> MutexGuard<'_, Option<Error>> {
+        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many bytes an object has; none when it is not there.
@@ -170,7 +126,7 @@ impl Bucket {
         let path = self.path(key)?;
         let mut turns = patience.begin();
         let size = self
-            .call(&mut turns, Request::Head, ANSWER_BYTES_MAX, 0, || async {
+            .call(&mut turns, Request::Head, ANSWER_BYTES_MAX, || async {
                 let options = GetOptions { head: true, ..GetOptions::default() };
                 self.inner.backend.objects.get_opts(&path, options).await.map(|found| found.meta.size)
             })
@@ -186,7 +142,7 @@ impl Bucket {
     /// Puts an object under a name that nobody else uses; repeated until it is there. Afterwards it is durable.
     pub async fn put(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<()> {
         let path = self.path(key)?;
-        let mut turns = patience.begin();
+        let mut turns = patience.for_body(bytes.len() as u64).begin();
         self.put_until(&path, bytes, &mut turns).await.map_err(|error| error.context(format_args!("put {key}")))
     }
 
@@ -198,7 +154,7 @@ impl Bucket {
     pub(super) async fn put_until(&self, path: &StorePath, bytes: Bytes, turns: &mut Turns) -> Result<()> {
         let length = bytes.len() as u64;
         let done = self
-            .call(turns, Request::Put, ANSWER_BYTES_MAX, length, || async {
+            .call(turns, Request::Put, ANSWER_BYTES_MAX, || async {
                 self.standing().await?;
                 self.count_sent(length);
                 self.inner.backend.objects.put(path, PutPayload::from(bytes.clone())).await.map(|_| ())
@@ -211,11 +167,11 @@ impl Bucket {
     /// use; it speaks of this request only, not of earlier ones for the same key.
     pub async fn create(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<Created> {
         let path = self.path(key)?;
-        let end = patience.begin().attempt_end(bytes.len() as u64);
-        self.create_by(&path, bytes, end).await.map_err(|error| error.context(format_args!("create {key}")))
+        let mut turns = patience.for_body(bytes.len() as u64).begin();
+        self.create_by(&path, bytes, &mut turns).await.map_err(|error| error.context(format_args!("create {key}")))
     }
 
-    pub(super) async fn create_by(&self, path: &StorePath, bytes: Bytes, end: Instant) -> Result<Created> {
+    pub(super) async fn create_by(&self, path: &StorePath, bytes: Bytes, turns: &mut Turns) -> Result<Created> {
         let length = bytes.len() as u64;
         let attempt = async {
             self.standing().await?;
@@ -223,7 +179,7 @@ impl Bucket {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             self.inner.backend.objects.put_opts(path, PutPayload::from(bytes), options).await.map(|_| ())
         };
-        match self.attempt(Request::Create, ANSWER_BYTES_MAX, end, attempt).await {
+        match self.attempt(Request::Create, ANSWER_BYTES_MAX, turns, attempt).await {
             Ok(()) => Ok(Created::Done),
             Err(Failure::Taken(_)) => Ok(Created::Exists),
             Err(Failure::Passing { error, .. } | Failure::Unfit(error)) => Ok(Created::Unknown(error)),
@@ -236,7 +192,7 @@ impl Bucket {
     pub async fn delete(&self, key: &str, patience: &Patience) -> Result<()> {
         let path = self.path(key)?;
         let mut turns = patience.begin();
-        self.call(&mut turns, Request::Delete, ANSWER_BYTES_MAX, 0, || self.inner.backend.objects.delete(&path))
+        self.call(&mut turns, Request::Delete, ANSWER_BYTES_MAX, || self.inner.backend.objects.delete(&path))
             .await
             .map(|_| ())
             .map_err(|error| error.context(format_args!("delete {key}")))
@@ -268,6 +224,15 @@ impl Bucket {
     pub(super) fn count_sent(&self, bytes: u64) {
         if !self.inner.backend.over_http {
             self.inner.traffic.sent(bytes);
+            note_moved(bytes);
+        }
+    }
+
+    /// The same of bytes that came.
+    pub(super) fn count_received(&self, bytes: u64) {
+        if !self.inner.backend.over_http {
+            self.inner.traffic.received(bytes);
+            note_moved(bytes);
         }
     }
 
@@ -281,44 +246,17 @@ impl Bucket {
         }
     }
 
-    /// Fetches an object or a range of it.
-    pub(super) async fn fetch(&self, path: &StorePath, range: Option<Range<u64>>) -> object_store::Result<Fetched> {
-        let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        let found = self.inner.backend.objects.get_opts(path, options).await?;
-        let size = found.meta.size;
-        let length = found.range.end.saturating_sub(found.range.start);
-        if length > GET_BYTES_MAX {
-            return Ok(Fetched { bytes: None, size });
-        }
-        let mut stream = found.into_stream();
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = stream.next().await {
-            let piece = piece?;
-            if (bytes.len() + piece.len()) as u64 > length {
-                return Err(generic(format!("more than the {length} bytes came that were announced")));
-            }
-            bytes.extend_from_slice(&piece);
-        }
-        if !self.inner.backend.over_http {
-            self.inner.traffic.received(bytes.len() as u64);
-        }
-        match bytes.len() as u64 == length {
-            true => Ok(Fetched { bytes: Some(bytes.freeze()), size }),
-            false => Err(generic(format!("{} bytes came, expected {length}", bytes.len()))),
-        }
-    }
-
-    /// One attempt: within its time, with a place among the requests, counted, its failure explained.
+    /// One attempt: for as long as bytes move, with a place among the requests, counted, its failure explained.
     pub(super) async fn attempt<T>(
         &self,
         request: Request,
         answer_bytes_max: u64,
-        end: Instant,
+        turns: &mut Turns,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, Failure> {
         let inner = &*self.inner;
         let name = self.name();
-        let place = match timeout_at(end, inner.places.acquire()).await {
+        let place = match timeout(turns.quiet(), inner.places.acquire()).await {
             Ok(Ok(place)) => place,
             Ok(Err(_)) => return Err(Failure::Lasting(Error::internal(format!("{name}: the bucket is closed")))),
             // Nothing was asked, so nothing is counted.
@@ -326,13 +264,14 @@ impl Bucket {
                 return Err(silence(name, "no place among the requests in time", Ending::Overloaded));
             }
         };
-        let begun = Instant::now();
-        let (done, facts) = watch(answer_bytes_max, timeout_at(end, work)).await;
+        let quiet = turns.quiet();
+        let (done, facts, moved) = watch(answer_bytes_max, quiet, work).await;
         drop(place);
+        turns.moved(moved);
         let done = match done {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(explain(name, &inner.backend.endpoint, &error, &facts)),
-            Err(_) => Err(silence(name, format!("no answer within {:?}", begun.elapsed()), Ending::Lost)),
+            Some(Ok(done)) => Ok(done),
+            Some(Err(error)) => Err(explain(name, &inner.backend.endpoint, &error, &facts)),
+            None => Err(silence(name, format!("no answer within {quiet:?}"), Ending::Lost)),
         };
         // A directory that is gone has no objects; that is not to be taken for a bucket that has none.
         let done = match done {
@@ -344,6 +283,7 @@ impl Bucket {
         };
         if done.is_ok() {
             inner.met.store(true, Ordering::Relaxed);
+            *self.trouble_now() = None;
         }
         inner.traffic.count(request, done.as_ref().map_or_else(Failure::ending, |_| Ending::Done));
         done
@@ -364,6 +304,7 @@ impl Bucket {
         match turns.next_wait(&*self.inner.random, retry_after) {
             Some(wait) => {
                 tracing::debug!(%error, ?wait, "asking the bucket again");
+                *self.trouble_now() = Some(error);
                 tokio::time::sleep(wait).await;
                 Ok(())
             }
@@ -380,15 +321,13 @@ impl Bucket {
         turns: &mut Turns,
         request: Request,
         answer_bytes_max: u64,
-        bytes: u64,
         work: impl Fn() -> F,
     ) -> Result<Option<T>>
     where
         F: Future<Output = object_store::Result<T>>,
     {
         loop {
-            let end = turns.attempt_end(bytes);
-            let failure = match self.attempt(request, answer_bytes_max, end, work()).await {
+            let failure = match self.attempt(request, answer_bytes_max, turns, work()).await {
                 Ok(done) => return Ok(Some(done)),
                 Err(failure) => failure,
             };
@@ -401,23 +340,10 @@ impl Bucket {
     }
 }
 
-/// What came of an object.
-pub(super) struct Fetched {
-    /// None when it is more than [`GET_BYTES_MAX`].
-    bytes: Option<Bytes>,
-    /// Of the whole object.
-    size: u64,
-}
-
-impl Fetched {
-    /// All of an object.
-    pub(super) fn whole(self, bucket: &str) -> Result<Bytes> {
-        self.bytes.ok_or_else(|| {
-            Error::invalid(format!(
-                "{bucket}: it has {} bytes, of which at most {GET_BYTES_MAX} are fetched at once",
-                self.size
-            ))
-        })
+/// Tells the attempt under way, if this is one, that bytes moved.
+fn note_moved(bytes: u64) {
+    if let Some(seen) = seen() {
+        seen.moves.note(bytes, Instant::now());
     }
 }
 

@@ -12,10 +12,11 @@
 use bytes::Bytes;
 use object_store::path::Path as StorePath;
 
-use super::bucket::{Bucket, Created, GET_BYTES_MAX};
+use super::bucket::{Bucket, Created};
 use super::failure::{Failure, UNREACHABLE};
 use super::list::PAGE_KEYS_MAX;
 use super::patience::{Patience, Turns};
+use super::read::GET_BYTES_MAX;
 use super::traffic::{Ending, Request};
 use crate::error::{Error, Kind, Result};
 
@@ -57,11 +58,11 @@ pub async fn commit(
 ) -> Result<Outcome> {
     let key = key_of_generation(generation);
     let path = bucket.path(&key)?;
-    let mut turns = patience.begin();
+    let mut turns = patience.for_body(bytes.len() as u64).begin();
     // Whether any request so far may have been carried out.
     let mut asked = false;
     loop {
-        let created = bucket.create_by(&path, bytes.clone(), turns.attempt_end(bytes.len() as u64)).await;
+        let created = bucket.create_by(&path, bytes.clone(), &mut turns).await;
         let why = match created {
             Ok(Created::Done) => return Ok(Outcome::Won),
             Ok(Created::Exists) => Error::unavailable("the store says that the key is taken"),
@@ -247,9 +248,8 @@ fn parse_hint(bytes: &[u8]) -> Option<u64> {
 
 impl Bucket {
     /// One read within a commit's turns.
-    async fn read_once(&self, path: &StorePath, turns: &Turns) -> Result<Bytes, Failure> {
-        let end = turns.attempt_end(0);
-        let fetched = self.attempt(Request::Get, GET_BYTES_MAX, end, self.fetch(path, None)).await?;
+    async fn read_once(&self, path: &StorePath, turns: &mut Turns) -> Result<Bytes, Failure> {
+        let fetched = self.attempt(Request::Get, GET_BYTES_MAX, turns, self.fetch(path)).await?;
         fetched.whole(self.name()).map_err(Failure::Lasting)
     }
 }

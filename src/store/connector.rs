@@ -26,12 +26,13 @@ use tokio::time::{Instant, Sleep};
 use super::dial::{DialError, Dialer};
 use super::facts::{Broken, Facts, Seen, readable, seen};
 use super::pace::Pace;
+use super::patience::KERNEL_TIME_MAX;
 use super::traffic::Traffic;
 use crate::platform::clock::Clock;
 
-/// How long nothing may move before a request is given up. Above what a store may take to answer a large request, and what
-/// the kernel's send buffer takes at 10 KB/s.
-pub(super) const STALL: Duration = Duration::from_secs(60);
+/// How long nothing may move before a request is given up, whatever its patience. Above what a store may take to answer a large
+/// request, and what the kernel's send buffer takes on a slow link.
+const STALL: Duration = KERNEL_TIME_MAX;
 /// Bodies are handed on in pieces of at most this, so that pacing is smooth and progress is seen.
 const PIECE_BYTES: usize = 16 << 10;
 /// Idle connections are closed before the usual load balancer does (60 s), so that requests seldom meet a closed one.
@@ -120,6 +121,7 @@ impl HttpService for Service {
             wait: None,
             link: Arc::clone(&self.link),
             alive: Arc::clone(&alive),
+            seen: seen.clone(),
         };
         let answer = self.client.request(Request::from_parts(parts, body));
         let answer = tokio::select! {
@@ -259,6 +261,7 @@ struct Outgoing {
     wait: Option<Pin<Box<Sleep>>>,
     link: Arc<Link>,
     alive: Arc<Alive>,
+    seen: Option<Arc<Seen>>,
 }
 
 impl Body for Outgoing {
@@ -279,7 +282,11 @@ impl Body for Outgoing {
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
         this.link.traffic.sent(piece.len() as u64);
         let until = this.link.up.take(piece.len() as u64);
-        this.alive.moved(until.unwrap_or_else(Instant::now));
+        let from = until.unwrap_or_else(Instant::now);
+        this.alive.moved(from);
+        if let Some(seen) = &this.seen {
+            seen.moves.note(piece.len() as u64, from);
+        }
         this.wait = until.map(|until| Box::pin(tokio::time::sleep_until(until)));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
@@ -341,7 +348,11 @@ impl Body for Arriving {
         };
         this.left = left;
         let until = this.link.down.take(bytes);
-        this.stall.as_mut().reset(until.unwrap_or_else(Instant::now) + STALL);
+        let from = until.unwrap_or_else(Instant::now);
+        this.stall.as_mut().reset(from + STALL);
+        if let Some(seen) = &this.seen {
+            seen.moves.note(bytes, from);
+        }
         this.wait = until.map(|until| Box::pin(tokio::time::sleep_until(until)));
         Poll::Ready(Some(Ok(frame)))
     }

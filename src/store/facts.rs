@@ -1,11 +1,13 @@
 //! What one attempt saw of the bucket beyond what `object_store` reports: status, error code, region, how long to wait.
 //!
-//! The connector writes it, [`super::failure`] reads it. It travels as a task-local value, since the crate between them keeps
+//! Also when bytes moved, by which the attempt is known to be alive. The connector writes it, [`super::failure`] reads it. It travels as a task-local value, since the crate between them keeps
 //! neither the headers of a refusal nor its kind. Attempts run in one task: the crate spawns none for requests.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use super::patience::Moves;
 
 /// How a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,7 @@ pub(super) struct Facts {
 pub(super) struct Seen {
     /// The longest answer that the attempt expects.
     pub(super) answer_bytes_max: u64,
+    pub(super) moves: Moves,
     facts: Mutex<Facts>,
 }
 
@@ -54,11 +57,19 @@ tokio::task_local! {
     static SEEN: Arc<Seen>;
 }
 
-/// Runs an attempt; what it saw comes with its result.
-pub(super) async fn watch<T>(answer_bytes_max: u64, attempt: impl Future<Output = T>) -> (T, Facts) {
-    let seen = Arc::new(Seen { answer_bytes_max, facts: Mutex::default() });
-    let result = SEEN.scope(Arc::clone(&seen), attempt).await;
-    (result, seen.take())
+/// Runs an attempt until nothing has moved for so long; what it saw comes with its result, and how long bytes moved.
+pub(super) async fn watch<T>(
+    answer_bytes_max: u64,
+    quiet: Duration,
+    attempt: impl Future<Output = T>,
+) -> (Option<T>, Facts, Duration) {
+    let seen = Arc::new(Seen { answer_bytes_max, moves: Moves::begin(), facts: Mutex::default() });
+    let result = tokio::select! {
+        biased;
+        result = SEEN.scope(Arc::clone(&seen), attempt) => Some(result),
+        () = seen.moves.stopped(quiet) => None,
+    };
+    (result, seen.take(), seen.moves.time())
 }
 
 /// What the attempt under way leaves its facts in; none outside of one.

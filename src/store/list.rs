@@ -53,14 +53,12 @@ impl Bucket {
             keys::check(after)?;
         }
         let keys_max = keys_max.clamp(1, PAGE_KEYS_MAX);
-        let mut turns = patience.begin();
+        // Each of its answers is watched for standing still.
+        let mut turns = patience.for_long_attempts().begin();
         loop {
             let in_order = self.inner.in_order.load(Ordering::Relaxed);
-            // The attempt may take all the time there is: each of its answers is watched for standing still.
             let page = self
-                .call(&mut turns, Request::List, ANSWER_BYTES_MAX, u64::MAX, || {
-                    self.page(prefix, after, keys_max, in_order)
-                })
+                .call(&mut turns, Request::List, ANSWER_BYTES_MAX, || self.page(prefix, after, keys_max, in_order))
                 .await
                 .map_err(|error| error.context(format_args!("list {prefix:?}")))?;
             match page {

@@ -1,12 +1,12 @@
 //! The bucket: objects in a store that others share, over a network that may be away.
 //!
-//! [`bucket`] has the calls, [`commit`] the one protocol that decides between nodes. Below them: [`open`] and [`config`] lead to
+//! [`bucket`] has the calls, of which [`read`], [`upload`] and [`list`] have their own files, [`commit`] the one protocol that decides between nodes. Below them: [`open`] and [`config`] lead to
 //! a store, [`connector`], [`dial`] and [`pace`] carry requests, [`facts`] and [`failure`] say what went wrong, [`patience`]
 //! says how long to try, [`traffic`] counts. At attach: [`probe`] and [`identity`].
 //!
 //! - Answers to conditional writes are questions. Only the bytes under a key say who won it.
 //! - An object is put under a name that is used once, or it is a hint that nobody trusts.
-//! - Every call has a deadline; requests, parts in memory, pages, answers and rates have bounds.
+//! - Every call ends soon after the bucket falls silent; requests, parts in memory, pages, answers and rates have bounds.
 //! - No error has a secret in it.
 
 mod bucket;
@@ -23,10 +23,11 @@ mod open;
 mod pace;
 mod patience;
 mod probe;
+mod read;
 mod traffic;
 mod upload;
 
-pub use bucket::{Bucket, Created, GET_BYTES_MAX};
+pub use bucket::{Bucket, Created};
 pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, follows, newest, read_hint, write_hint};
 pub use config::{BucketConfig, Location, REQUESTS_CONCURRENT_MAX, Vendor};
 pub use failure::{MISCONFIGURED, UNREACHABLE};
@@ -35,5 +36,6 @@ pub use list::{Listed, PAGE_KEYS_MAX, Page};
 pub use open::Backend;
 pub use patience::Patience;
 pub use probe::{UNCONDITIONAL, probe};
+pub use read::GET_BYTES_MAX;
 pub use traffic::{ENDINGS, Ending, REQUESTS, Request, Traffic, TrafficSnapshot};
 pub use upload::{PART_BYTES, Source};

@@ -2,7 +2,11 @@
 //!
 //! The wait before attempt n is drawn evenly from 0 to `wait_first * 2^n`, at most `wait_max` ("full jitter": Brooker, 2015),
 //! so that nodes which lost the bucket together do not come back together. A bucket that says how long to wait is obeyed.
+//!
+//! What counts against a call is silence, not size: the time in which bytes moved is added to it. So a large object passes over
+//! a slow link, and a bucket that died in the middle of it is told as soon as one that was never there.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -10,18 +14,21 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::platform::random::Random;
 
-/// What the slowest link that is worth waiting for carries. An attempt gets, beside its fixed time, the time that its bytes
-/// take at this rate, so that a large object is not given up for its size.
+/// What the slowest link that is worth waiting for carries: who sends less often a byte than this is as good as silent.
 const BYTES_PER_SECOND_MIN: u64 = 1_024;
+/// How quickly a slow link takes what the kernel holds of a request: bytes count as moved once they are handed to it.
+const KERNEL_BYTES_PER_SECOND: u64 = 10 << 10;
+/// The longest that the kernel's send buffer is waited for.
+pub(super) const KERNEL_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest that a bucket's `Retry-After` is believed: beyond it a deadline would pass without one more attempt.
 pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
-/// How long a call may take.
+/// How long a call may take, beside the time in which bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
     /// The whole call, all attempts and waits together.
     pub whole: Duration,
-    /// One attempt, beside the time that its bytes take.
+    /// One attempt without a byte.
     pub attempt: Duration,
     /// Bound of the wait before the second attempt; it doubles with each.
     pub wait_first: Duration,
@@ -50,9 +57,16 @@ impl Patience {
         Patience { whole, ..self }
     }
 
-    /// The same with the time in addition that `bytes` take on the slowest link that is worth waiting for.
-    pub(super) fn for_bytes(self, bytes: u64) -> Self {
-        self.within(self.whole.saturating_add(Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)))
+    /// The same for requests with a body of `bytes`: once all of it is sent nothing moves while the kernel's buffer empties.
+    pub(super) fn for_body(self, bytes: u64) -> Self {
+        let time = Duration::from_secs(bytes / KERNEL_BYTES_PER_SECOND).min(KERNEL_TIME_MAX);
+        let (whole, attempt) = (self.whole.saturating_add(time), self.attempt.saturating_add(time));
+        Patience { whole, attempt, ..self }
+    }
+
+    /// The same where the store may need all of the time for one attempt.
+    pub(super) fn for_long_attempts(self) -> Self {
+        Patience { attempt: self.whole, ..self }
     }
 
     /// The call's clock, which starts now.
@@ -61,6 +75,49 @@ impl Patience {
         // A bound that no clock can express is no bound; a century is.
         let end = now.checked_add(self.whole).unwrap_or(now + Duration::from_secs(3_155_760_000));
         Turns { patience: *self, end, attempts: 0, told: None }
+    }
+}
+
+/// What moved in one attempt, and when.
+#[derive(Debug)]
+pub(super) struct Moves {
+    began: Instant,
+    /// How many bytes moved so far, and when nothing did any more.
+    moved: Mutex<(u64, Instant)>,
+}
+
+impl Moves {
+    pub(super) fn begin() -> Self {
+        let began = Instant::now();
+        Moves { began, moved: Mutex::new((0, began)) }
+    }
+
+    /// Bytes moved, and until then none need to.
+    pub(super) fn note(&self, bytes: u64, until: Instant) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        *moved = (moved.0.saturating_add(bytes), moved.1.max(until));
+    }
+
+    fn so_far(&self) -> (u64, Instant) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Comes back once nothing moved for so long, or less did than on the slowest link.
+    pub(super) async fn stopped(&self, quiet: Duration) {
+        loop {
+            let (bytes, last) = self.so_far();
+            let slowest = self.began + quiet + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN);
+            let end = (last + quiet).min(slowest);
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+
+    /// How long bytes moved.
+    pub(super) fn time(&self) -> Duration {
+        self.so_far().1.min(Instant::now()).saturating_duration_since(self.began)
     }
 }
 
@@ -75,11 +132,6 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// When the call ends.
-    pub(super) fn end(&self) -> Instant {
-        self.end
-    }
-
     pub(super) fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -95,10 +147,14 @@ impl Turns {
         error
     }
 
-    /// When an attempt that moves `bytes` ends, if it began now.
-    pub(super) fn attempt_end(&self, bytes: u64) -> Instant {
-        let time = self.patience.attempt.saturating_add(Duration::from_secs(bytes / BYTES_PER_SECOND_MIN));
-        Instant::now().checked_add(time).map_or(self.end, |end| end.min(self.end))
+    /// How long nothing may move in an attempt that begins now.
+    pub(super) fn quiet(&self) -> Duration {
+        self.patience.attempt.min(self.end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Adds to the call the time in which bytes moved in an attempt that failed.
+    pub(super) fn moved(&mut self, time: Duration) {
+        self.end = self.end.checked_add(time).unwrap_or(self.end);
     }
 
     /// Counts an attempt that failed, and says how long to wait before the next; none when the call would be over by then.
@@ -121,7 +177,9 @@ impl Turns {
 mod tests {
     use std::time::Duration;
 
-    use super::Patience;
+    use tokio::time::Instant;
+
+    use super::{Moves, Patience};
     use crate::error::Error;
     use crate::platform::random::SeededRandom;
 
@@ -160,11 +218,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_gets_time_for_its_bytes_but_not_more_than_the_call_has() {
-        let turns = Patience::BACKGROUND.begin();
-        let now = tokio::time::Instant::now();
-        assert_eq!(turns.attempt_end(0) - now, Duration::from_secs(30));
-        assert_eq!(turns.attempt_end(102_400) - now, Duration::from_secs(130));
-        assert_eq!(turns.attempt_end(u64::MAX), turns.end());
+    async fn an_attempt_ends_when_nothing_moved_for_its_time_or_what_the_call_has_left() {
+        let begun = Instant::now();
+        let mut turns = Patience::ASKED.begin();
+        Moves::begin().stopped(turns.quiet()).await;
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        Moves::begin().stopped(turns.quiet()).await;
+        assert_eq!(begun.elapsed().as_secs(), 15);
+        turns.moved(Duration::from_secs(3));
+        assert_eq!(turns.quiet(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_goes_on_while_bytes_move_but_not_for_a_byte_now_and_then() {
+        for (bytes, seconds) in [(100_000, 60), (1, 10)] {
+            let (begun, moves) = (Instant::now(), Moves::begin());
+            let moving = async {
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    moves.note(bytes, Instant::now());
+                }
+                std::future::pending().await
+            };
+            tokio::select! { () = moves.stopped(Duration::from_secs(10)) => {}, () = moving => {} }
+            assert_eq!(begun.elapsed().as_secs(), seconds, "{bytes} bytes every five seconds");
+        }
     }
 }

@@ -77,7 +77,7 @@ fn part_bytes(size: u64) -> u64 {
 
 impl Bucket {
     /// Puts an object of any size under a name that nobody else uses. Afterwards it is durable. The patience is that of each
-    /// part, with the time that its bytes take on a slow link: an upload goes on for as long as its parts arrive.
+    /// part: an upload goes on for as long as its parts arrive.
     pub async fn upload(&self, key: &str, source: Arc<dyn Source>, patience: &Patience) -> Result<()> {
         let path = self.path(key)?;
         let uploaded = match (&self.inner.backend.parts, source.size()) {
@@ -90,12 +90,12 @@ impl Bucket {
 
     async fn upload_whole(&self, path: &StorePath, source: Arc<dyn Source>, patience: &Patience) -> Result<()> {
         let size = source.size();
-        let (bytes, _held) = self.read(source, 0..size).await?;
-        self.put_until(path, bytes, &mut patience.for_bytes(size).begin()).await
+        let (bytes, _held) = self.read_part(source, 0..size).await?;
+        self.put_until(path, bytes, &mut patience.for_body(size).begin()).await
     }
 
     /// Reads a part off the runtime's threads. It counts as held until the second result is dropped.
-    async fn read(
+    async fn read_part(
         &self,
         source: Arc<dyn Source>,
         range: Range<u64>,
@@ -121,14 +121,13 @@ impl Bucket {
         patience: &Patience,
     ) -> Result<()> {
         let mut turns = patience.begin();
-        let begun =
-            self.call(&mut turns, Request::Part, ANSWER_BYTES_MAX, 0, || store.create_multipart(path)).await?;
+        let begun = self.call(&mut turns, Request::Part, ANSWER_BYTES_MAX, || store.create_multipart(path)).await?;
         let id = begun.ok_or_else(|| Error::unavailable(format!("{}: no upload can begin", self.name())))?;
         let result = self.send_parts(key, path, store, &id, source, patience).await;
         if result.is_err() {
-            let abort = patience.within(ABORT_WITHIN).begin();
-            let abort = self.attempt(Request::Part, ANSWER_BYTES_MAX, abort.end(), store.abort_multipart(path, &id));
-            if let Err(failure) = abort.await {
+            let mut turns = patience.within(ABORT_WITHIN).begin();
+            let abort = store.abort_multipart(path, &id);
+            if let Err(failure) = self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, abort).await {
                 let error = failure.into_error(self.name());
                 tracing::warn!(%error, key, "an upload was given up, and its parts stay until the bucket expires them");
             }
@@ -151,11 +150,11 @@ impl Bucket {
             let source = Arc::clone(&source);
             async move {
                 let from = index * step;
-                let (bytes, _held) = self.read(source, from..size.min(from + step)).await?;
+                let (bytes, _held) = self.read_part(source, from..size.min(from + step)).await?;
                 let length = bytes.len() as u64;
-                let mut turns = patience.for_bytes(length).begin();
+                let mut turns = patience.for_body(length).begin();
                 let sent = self
-                    .call(&mut turns, Request::Part, ANSWER_BYTES_MAX, length, || {
+                    .call(&mut turns, Request::Part, ANSWER_BYTES_MAX, || {
                         self.count_sent(length);
                         store.put_part(path, id, index as usize, PutPayload::from(bytes.clone()))
                     })
@@ -166,10 +165,11 @@ impl Bucket {
         .buffered(PARTS_AT_ONCE)
         .try_collect()
         .await?;
-        let mut turns = patience.begin();
+        // The store puts the parts together before it answers.
+        let mut turns = patience.for_long_attempts().begin();
         loop {
             let complete = store.complete_multipart(path, id, parts.clone());
-            let failure = match self.attempt(Request::Part, ANSWER_BYTES_MAX, turns.end(), complete).await {
+            let failure = match self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, complete).await {
                 Ok(_) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -188,11 +188,10 @@ impl Bucket {
     /// Stores whose parts cannot be repeated one by one: directories, where a write that fails seldom passes.
     async fn upload_through(&self, path: &StorePath, source: Arc<dyn Source>, patience: &Patience) -> Result<()> {
         let size = source.size();
-        let mut turns = patience.for_bytes(size).begin();
+        let mut turns = patience.for_body(size).begin();
         loop {
-            let end = turns.attempt_end(size);
             let attempt = self.write_through(path, Arc::clone(&source));
-            let failure = match self.attempt(Request::Put, ANSWER_BYTES_MAX, end, attempt).await {
+            let failure = match self.attempt(Request::Put, ANSWER_BYTES_MAX, &mut turns, attempt).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -209,7 +208,7 @@ impl Bucket {
             while from < size {
                 let to = size.min(from + PART_BYTES);
                 let (bytes, _held) = self
-                    .read(Arc::clone(&source), from..to)
+                    .read_part(Arc::clone(&source), from..to)
                     .await
                     .map_err(|error| super::bucket::generic(error.to_string()))?;
                 self.count_sent(bytes.len() as u64);

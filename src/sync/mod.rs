@@ -160,9 +160,13 @@ impl Sync {
         if self.is_unasked.load(Ordering::SeqCst) { self.background } else { self.options.patience }
     }
 
-    /// What a person is told.
+    /// What a person is told; of a pass under way also why the bucket is being asked again.
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if status.error.is_none() && self.turn.try_lock().is_err() {
+            status.error = self.bucket.trouble().as_ref().map(status::told);
+        }
+        status
     }
 
     /// What a person is told of one namespace.
@@ -189,6 +193,14 @@ impl Sync {
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
         let counted = self.count().err();
         pass.failed = pass.failed.or(counted);
+        // What rests after a failure has what came of it for its next turn.
+        if pass.failed.is_none()
+            && selection.is_whole()
+            && self.status().namespaces.values().all(|known| known.error.is_none())
+            && let Err(error) = tokio::task::block_in_place(|| self.engine.has_received_all())
+        {
+            tracing::warn!(%error, "what came of objects that nobody wants any more stays");
+        }
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);

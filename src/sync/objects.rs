@@ -1,24 +1,22 @@
 //! Carries objects between the tier and the bucket: a few at a time, what is there already left alone, every byte checked.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::engine::Engine;
 use crate::engine::layout::conflicts_token;
-use crate::error::{Context as _, Error, Result};
-use crate::format::conflicts::decode_conflicts;
+use crate::error::{Error, Result};
+use crate::format::conflicts::{BYTES_MAX as CONFLICTS_BYTES_MAX, decode_conflicts};
 use crate::meta::ObjectFact;
 use crate::store::{Bucket, Patience};
-use crate::tier::gone;
+use crate::tier::{Incoming, gone};
 
 /// Objects on their way at once, in one direction.
 const AT_ONCE: usize = 4;
-/// What is fetched at once of a large object, and held in memory.
-const PIECE_BYTES: u64 = 4 << 20;
 
 /// What went over the link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,7 +77,7 @@ async fn push_one(
     Ok(Some(bytes))
 }
 
-/// Fetches objects that are not here. The caller keeps them from being swept.
+/// Fetches objects that are not here, from where the last try broke off. The caller keeps them from being swept.
 pub async fn pull(
     engine: &Arc<Engine>,
     bucket: &Bucket,
@@ -95,40 +93,54 @@ pub async fn pull(
     Ok(carried)
 }
 
+/// Gives how many bytes came over the link.
 async fn pull_one(engine: &Arc<Engine>, bucket: &Bucket, object: ObjectFact, patience: &Patience) -> Result<u64> {
     let key = &object.key;
-    if conflicts_token(key).is_some() {
-        return pull_conflicts(engine, bucket, key, patience).await;
-    }
-    let mut writer = engine.receive(key)?;
-    let (mut at, mut crc32c) = (0, 0);
-    while at < object.bytes {
-        let end = object.bytes.min(at + PIECE_BYTES);
-        let piece = bucket.get_range(key, at..end, patience).await?.ok_or_else(|| gone(key))?;
-        if piece.len() as u64 != end - at {
-            return Err(differs(&object, format!("{} bytes from byte {at} on, expected {}", piece.len(), end - at)));
+    let bytes = match conflicts_token(key) {
+        Some(_) => size_of_conflicts(bucket, key, patience).await?,
+        None => object.bytes,
+    };
+    let mut incoming = tokio::task::block_in_place(|| engine.receive(key, bytes))?;
+    let mut came = 0;
+    loop {
+        let here = incoming.here();
+        let take = |piece: Bytes| {
+            came += piece.len() as u64;
+            tokio::task::block_in_place(|| incoming.take(&piece))
+        };
+        if !bucket.read(key, here..bytes, patience, take).await? {
+            return Err(gone(key));
         }
-        crc32c = crc32c::crc32c_append(crc32c, &piece);
-        tokio::task::block_in_place(|| writer.write_all(&piece)).context(|| format!("write object {key}"))?;
-        at = end;
+        let Err(error) = tokio::task::block_in_place(|| check(&object, &mut incoming)) else { break };
+        incoming.begin_anew()?;
+        // A crash may have left anything of an earlier try.
+        if here == 0 {
+            return Err(error);
+        }
     }
-    if crc32c != object.crc32c {
-        return Err(differs(&object, format!("checksum {crc32c:08x}, expected {:08x}", object.crc32c)));
-    }
-    tokio::task::block_in_place(|| writer.publish())?;
-    Ok(object.bytes)
+    tokio::task::block_in_place(|| incoming.publish())?;
+    Ok(came)
 }
 
-/// Small, and with a checksum of their own.
-async fn pull_conflicts(engine: &Arc<Engine>, bucket: &Bucket, key: &str, patience: &Patience) -> Result<u64> {
-    let bytes = bucket.get(key, patience).await?.ok_or_else(|| gone(key))?;
-    decode_conflicts(&bytes, key)?;
-    let mut writer = engine.receive(key)?;
-    tokio::task::block_in_place(|| {
-        writer.write_all(&bytes).context(|| format!("write object {key}"))?;
-        writer.publish()
-    })?;
-    Ok(bytes.len() as u64)
+/// Nobody wrote down how long they are.
+async fn size_of_conflicts(bucket: &Bucket, key: &str, patience: &Patience) -> Result<u64> {
+    match bucket.size(key, patience).await?.ok_or_else(|| gone(key))? {
+        bytes if bytes <= CONFLICTS_BYTES_MAX => Ok(bytes),
+        bytes => Err(Error::corrupt(format!(
+            "object {key} in the bucket: {bytes} bytes, expected at most {CONFLICTS_BYTES_MAX}"
+        ))),
+    }
+}
+
+/// Conflicts have a checksum of their own, of other objects the state gives it.
+fn check(object: &ObjectFact, incoming: &mut Incoming) -> Result<()> {
+    if conflicts_token(&object.key).is_some() {
+        return decode_conflicts(&incoming.map()?, &object.key).map(drop);
+    }
+    match (incoming.crc32c(), object.crc32c) {
+        (found, expected) if found == expected => Ok(()),
+        (found, expected) => Err(differs(object, format!("checksum {found:08x}, expected {expected:08x}"))),
+    }
 }
 
 fn differs(object: &ObjectFact, what: String) -> Error {

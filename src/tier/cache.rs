@@ -84,8 +84,13 @@ impl Shared {
 
     /// How many bytes the disk lacks for so many more, those counted that are left alone.
     fn lacking_on_disk(&self, bytes: u64, wanted: Wanted) -> u64 {
-        let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-        bytes.saturating_add(wanted.reserve()).saturating_sub(free)
+        bytes.saturating_add(wanted.reserve()).saturating_sub(self.free_on_disk())
+    }
+
+    fn free_on_disk(&self) -> u64 {
+        // The directory is made with the first object in it.
+        let free = self.disk.free_bytes(&self.root);
+        free.or_else(|_| self.disk.free_bytes(self.root.parent().unwrap_or(&self.root))).unwrap_or(u64::MAX)
     }
 
     /// Whether there is room for bytes that are wanted once. Objects that nobody has open go for it.
@@ -98,22 +103,29 @@ impl Shared {
         lacking == 0 || self.evict(lacking) > 0 && lacks() == 0
     }
 
+    /// Fails where bytes of an object that are about to come would take what the disk is to have free. Objects that nobody has open
+    /// go first.
+    fn keep_reserve(&self, bytes: u64, key: &str, wanted: Wanted) -> Result<()> {
+        if self.lacking_on_disk(bytes, wanted) > 0 {
+            self.evict(bytes);
+        }
+        if self.lacking_on_disk(bytes, wanted) == 0 {
+            return Ok(());
+        }
+        let free = self.free_on_disk();
+        Err(Error::unavailable(format!(
+            "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {} are left alone",
+            wanted.reserve()
+        ))
+        .with_code(DISK_FULL)
+        .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"))
+    }
+
     /// Takes room for bytes of an object that are about to come. Objects that nobody has open go first.
     pub(super) fn make_room(&self, bytes: u64, key: &str, wanted: Wanted) -> Result<()> {
         let limit = self.room.limit();
         let bound = self.room.bound(wanted);
-        if self.lacking_on_disk(bytes, wanted) > 0 {
-            self.evict(bytes);
-        }
-        if self.lacking_on_disk(bytes, wanted) > 0 {
-            let free = self.disk.free_bytes(&self.root).unwrap_or(u64::MAX);
-            return Err(Error::unavailable(format!(
-                "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {} are left alone",
-                wanted.reserve()
-            ))
-            .with_code(DISK_FULL)
-            .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"));
-        }
+        self.keep_reserve(bytes, key, wanted)?;
         while !self.room.take_below(bytes, bound) {
             if bytes <= bound && self.evict(bytes) > 0 {
                 continue;
@@ -338,6 +350,16 @@ impl Cache {
         self.shared.room.add(here.len() * BLOCK_BYTES);
         objects.insert(key.to_owned(), Partial::new(&self.shared, key, bytes, here)?);
         Ok(())
+    }
+
+    /// Whether the disk has so many bytes beside those that are left alone.
+    pub fn has_reserve(&self, bytes: u64) -> bool {
+        self.shared.lacking_on_disk(bytes, Wanted::Now) == 0
+    }
+
+    /// Makes the disk have them, for an object that is to be here whole; `disk_full` where it does not.
+    pub fn keep_reserve(&self, bytes: u64, key: &str) -> Result<()> {
+        self.shared.keep_reserve(bytes, key, Wanted::Now)
     }
 
     /// Lets go of objects that nobody has open until there is room for reading, or until none of them are left. Gives whether there

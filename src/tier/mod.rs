@@ -2,7 +2,8 @@
 //!
 //! - This file has the objects that are here whole;
 //! - `cache` has those of the bucket that are here in part, within a bound: `partial` is one of them, `remote` where its bytes
-//!   come from, `room` the bound.
+//!   come from, `room` the bound;
+//! - `coming` has those that are on their way here whole.
 //!
 //! Invariants:
 //! - An object appears under its key whole and durable, or not at all; it is never changed and its key never used again.
@@ -10,6 +11,7 @@
 //! - What is only here is here whole. Only what the bucket has may be here in part.
 
 mod cache;
+mod coming;
 mod partial;
 mod remote;
 mod room;
@@ -24,8 +26,11 @@ use crate::error::{Context, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
-pub use self::cache::{Cache, Held};
+use self::coming::Coming;
 use self::remote::no_bucket;
+
+pub use self::cache::{Cache, Held};
+pub use self::coming::Incoming;
 pub use self::remote::{GONE, Remote, gone};
 
 /// How much an object's writer gathers before it writes.
@@ -41,14 +46,15 @@ pub struct Tier {
     root: PathBuf,
     written: AtomicU64,
     cache: Cache,
+    coming: Coming,
 }
 
 impl Tier {
     /// Objects that are here whole lie below `root`, those that are here in part below `cache` and take at most `bytes_max`;
-    /// 0 for no bound.
-    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, cache: PathBuf, bytes_max: u64) -> Self {
-        let cache = Cache::new(disk.clone(), cache, bytes_max);
-        Tier { disk, root, written: AtomicU64::new(0), cache }
+    /// 0 for no bound. What is on its way lies below `coming`.
+    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, cache: PathBuf, coming: PathBuf, bytes_max: u64) -> Self {
+        let (cache, coming) = (Cache::new(disk.clone(), cache, bytes_max), Coming::new(disk.clone(), coming));
+        Tier { disk, root, written: AtomicU64::new(0), cache, coming }
     }
 
     /// The objects that are here in part.
@@ -379,7 +385,8 @@ mod tests {
 
     fn tier(disk: &MemoryDisk) -> Tier {
         create_dirs(disk, Path::new("/data")).unwrap();
-        Tier::new(Arc::new(disk.clone()), PathBuf::from("/data/store"), PathBuf::from("/data/cache"), 0)
+        let [store, cache, coming] = ["store", "cache", "coming"].map(|name| PathBuf::from("/data").join(name));
+        Tier::new(Arc::new(disk.clone()), store, cache, coming, 0)
     }
 
     #[test]

@@ -24,21 +24,21 @@ const PATIENCE: Patience = Patience {
 };
 const SECRET: &str = "notToBeSeen123456";
 
-pub(crate) struct Asked {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) headers: BTreeMap<String, String>,
-    pub(crate) body: Vec<u8>,
+pub struct Asked {
+    pub method: String,
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
 }
 
 /// What is sent back, byte for byte; the connection ends after it. Nothing: it just ends.
 type Answer = Arc<dyn Fn(u64, &Asked) -> Vec<u8> + Send + Sync>;
 
-pub(crate) async fn serve(
+pub async fn serve(
     answer: impl Fn(u64, &Asked) -> Vec<u8> + Send + Sync + 'static,
 ) -> (BucketConfig, tempfile::TempDir) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
     let (answer, count): (Answer, _) = (Arc::new(answer), Arc::new(AtomicU64::new(0)));
     tokio::spawn(async move {
         loop {
@@ -47,6 +47,12 @@ pub(crate) async fn serve(
             tokio::spawn(async move { one(stream, number, &answer).await });
         }
     });
+    serve_at(address)
+}
+
+/// A bucket's configuration that leads there.
+pub fn serve_at(address: std::net::SocketAddr) -> (BucketConfig, tempfile::TempDir) {
+    let endpoint = format!("http://{address}");
     let dir = tempfile::tempdir().unwrap();
     let credentials = dir.path().join("credentials");
     std::fs::write(&credentials, format!("aws_access_key_id = id\naws_secret_access_key = {SECRET}\n")).unwrap();
@@ -89,13 +95,13 @@ async fn one(mut stream: TcpStream, number: u64, answer: &Answer) -> Option<()> 
     stream.shutdown().await.ok()
 }
 
-pub(crate) fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
+pub fn reply(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n{body}")
         .into_bytes()
 }
 
-const OBJECT: &str = "ETag: \"1\"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+pub const OBJECT: &str = "ETag: \"1\"\r\nLast-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
 
 fn refusal(code: &str, more: &str) -> String {
     format!(

@@ -10,6 +10,7 @@ mod google;
 mod http;
 mod reads;
 mod servers;
+mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;

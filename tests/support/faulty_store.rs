@@ -44,6 +44,12 @@ pub enum Fault {
     Twice,
     /// Half of the body.
     Short,
+    /// The body comes at so many bytes a second.
+    Slowly(u64),
+    /// A longer body than this breaks off after so many bytes.
+    Breaks(u64),
+    /// Nothing is heard any more after so many bytes of a longer body.
+    Stops(u64),
     /// A listing without its last items.
     Stale(usize),
 }
@@ -112,7 +118,9 @@ impl<S> FaultyStore<S> {
                 let _ = work().await;
                 work().await
             }
-            Some(Fault::Short | Fault::Stale(_)) | None => work().await,
+            Some(Fault::Short | Fault::Stale(_) | Fault::Slowly(_) | Fault::Breaks(_) | Fault::Stops(_)) | None => {
+                work().await
+            }
         }
     }
 }
@@ -151,6 +159,39 @@ fn halved(found: GetResult) -> GetResult {
     GetResult { payload: GetResultPayload::Stream(bytes.boxed()), meta, range, attributes, extensions }
 }
 
+/// An answer with another body.
+fn with_body(found: GetResult, body: impl FnOnce(Pieces) -> Pieces) -> GetResult {
+    let (range, meta, attributes, extensions) =
+        (found.range.clone(), found.meta.clone(), found.attributes.clone(), found.extensions.clone());
+    let whole = stream::once(found.bytes()).map_ok(|bytes| {
+        let pieces: Vec<Result<Bytes>> = bytes.chunks(PIECE_BYTES).map(|piece| Ok(bytes.slice_ref(piece))).collect();
+        stream::iter(pieces)
+    });
+    let payload = GetResultPayload::Stream(body(whole.try_flatten().boxed()));
+    GetResult { payload, meta, range, attributes, extensions }
+}
+
+type Pieces = BoxStream<'static, Result<Bytes>>;
+
+/// What bodies are broken into.
+const PIECE_BYTES: usize = 4 << 10;
+
+fn paced(pieces: Pieces, pace: u64) -> Pieces {
+    let late = move |piece| async move {
+        tokio::time::sleep(Duration::from_secs_f64(PIECE_BYTES as f64 / pace as f64)).await;
+        piece
+    };
+    pieces.then(late).boxed()
+}
+
+/// So many bytes of a longer body, and what happens then.
+fn cut(found: GetResult, after: u64, then: Pieces) -> GetResult {
+    match found.range.end - found.range.start > after {
+        true => with_body(found, |pieces| pieces.take(after as usize / PIECE_BYTES).chain(then).boxed()),
+        false => found,
+    }
+}
+
 #[async_trait]
 impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -166,9 +207,18 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
-        let short = (self.plan)(self.step.load(Ordering::SeqCst)) == Some(Fault::Short);
+        let fault = (self.plan)(self.step.load(Ordering::SeqCst)).filter(|_| !options.head);
         let found = self.faulty(path, || self.inner.get_opts(path, options.clone())).await?;
-        Ok(if short && !options.head { halved(found) } else { found })
+        Ok(match fault {
+            Some(Fault::Short) => halved(found),
+            Some(Fault::Slowly(pace)) => with_body(found, |pieces| paced(pieces, pace)),
+            Some(Fault::Breaks(after)) => {
+                let error = Lie::Failed.error(path);
+                cut(found, after, stream::once(future::ready(Err(error))).boxed())
+            }
+            Some(Fault::Stops(after)) => cut(found, after, stream::pending().boxed()),
+            _ => found,
+        })
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

@@ -29,6 +29,7 @@ mod places;
 mod reclaiming;
 mod returning;
 mod reusing;
+mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
