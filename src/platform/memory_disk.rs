@@ -6,12 +6,15 @@
 //! - of names, what was synced with their directory; each creation, rename and removal since is there, or not, at
 //!   random. A rename happens whole or not at all, as on a journalling file system.
 
+mod file;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use self::file::OpenFile;
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
 use super::mmap::{LiveBytes, Mapping};
 use super::random::Random;
@@ -435,98 +438,6 @@ impl Drop for Lock {
         if state.life == self.life {
             state.locked.retain(|locked| *locked != self.path);
         }
-    }
-}
-
-#[derive(Debug)]
-struct OpenFile {
-    disk: MemoryDisk,
-    file: usize,
-    life: u64,
-}
-
-impl OpenFile {
-    fn with<T>(&self, act: impl FnOnce(&mut Content) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.disk.operation()?;
-        if state.life != self.life {
-            return Err(io::Error::other("opened before the power was cut"));
-        }
-        act(&mut state.files[self.file])
-    }
-
-    fn check_room(&self, bytes: usize) -> io::Result<()> {
-        match bytes as u64 > self.disk.state().free_bytes() {
-            true => Err(io::ErrorKind::StorageFull.into()),
-            false => Ok(()),
-        }
-    }
-
-    fn barrier(&self) -> io::Result<()> {
-        self.disk.state().barriers += 1;
-        self.with(|content| {
-            content.make_durable();
-            Ok(())
-        })
-    }
-}
-
-impl DiskFile for OpenFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.check_room(bytes.len())?;
-        self.with(|content| {
-            content.change(content.now.len(), content.now.len() + bytes.len());
-            content.now.extend_from_slice(bytes);
-            Ok(())
-        })
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.barrier()
-    }
-
-    fn truncate(&mut self, len: u64) -> io::Result<()> {
-        RandomFile::set_len(self, len)
-    }
-}
-
-impl RandomFile for OpenFile {
-    fn size(&self) -> io::Result<u64> {
-        self.with(|content| Ok(content.now.len() as u64))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.with(|content| {
-            content.resize(len);
-            Ok(())
-        })
-    }
-
-    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        self.with(|content| {
-            let bytes = content.now.get(start..).and_then(|rest| rest.get(..out.len()));
-            out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        })
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let size = self.disk.state().files[self.file].now.len();
-        self.check_room((start + bytes.len()).saturating_sub(size))?;
-        self.with(|content| {
-            let end = start + bytes.len();
-            content.resize(end.max(content.now.len()));
-            content.change(start, end);
-            content.now[start..end].copy_from_slice(bytes);
-            content.live.upgrade().inspect(|live| live.write(start, bytes));
-            Ok(())
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.barrier()
     }
 }
 

@@ -200,6 +200,8 @@ impl Incoming<'_> {
         let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         self.file.sync()?;
         create_dirs(disk, &parent(&path))?;
+        // A name that is not durable cannot be moved durably.
+        disk.sync_dir(&parent(&self.path))?;
         disk.rename(&self.path, &path)?;
         disk.sync_dir(&parent(&path))?;
         disk.sync_dir(&parent(&self.path))
