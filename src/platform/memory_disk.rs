@@ -6,7 +6,7 @@
 //! - of names, what was synced with their directory; each creation, rename and removal since is there, or not, at
 //!   random. A rename happens whole or not at all, as on a journalling file system.
 
-mod open_file;
+mod file;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,10 +14,10 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use self::file::OpenFile;
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
 use super::mmap::{LiveBytes, Mapping};
 use super::random::Random;
-use open_file::OpenFile;
 
 const SECTOR_BYTES: usize = 512;
 

@@ -199,9 +199,9 @@ impl Incoming<'_> {
         let path = self.tier.path(&self.claim.key);
         let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         self.file.sync()?;
-        // A name that is not durable cannot become another one durably.
-        disk.sync_dir(&parent(&self.path))?;
         create_dirs(disk, &parent(&path))?;
+        // A name that is not durable cannot be moved durably.
+        disk.sync_dir(&parent(&self.path))?;
         disk.rename(&self.path, &path)?;
         disk.sync_dir(&parent(&path))?;
         disk.sync_dir(&parent(&self.path))

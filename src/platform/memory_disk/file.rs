@@ -1,4 +1,4 @@
-//! A file of a disk in memory, while it is open: it fails once its disk lost power.
+//! A file of a disk in memory, open for appending or at offsets.
 
 use std::io;
 
