@@ -25,7 +25,7 @@ use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
-use crate::platform::mmap::Mapping;
+use crate::platform::mmap::{Mapping, lacks_room};
 use crate::tier::Incoming;
 
 /// What becomes of a state that was taken in.
@@ -290,8 +290,18 @@ impl Engine {
         theirs: Manifest,
         policy: Policy,
     ) -> Result<TakenIn> {
-        let name = name.clone();
-        self.to_the_end(move |engine| async move { engine.take_in_now(&name, theirs, policy).await }).await
+        let once = || {
+            let (name, theirs) = (name.clone(), theirs.clone());
+            self.to_the_end(move |engine| async move { engine.take_in_now(&name, theirs, policy).await })
+        };
+        match once().await {
+            // For a while what is here of two states is open side by side.
+            Err(error) if lacks_room(&error) => {
+                tokio::task::block_in_place(|| self.empty_parts())?;
+                once().await
+            }
+            done => done,
+        }
     }
 
     async fn take_in_now(&self, name: &NamespaceName, theirs: Manifest, policy: Policy) -> Result<TakenIn> {

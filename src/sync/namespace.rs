@@ -19,6 +19,9 @@ use crate::tier::GONE;
 /// How often one pass tries again after another node was quicker.
 const ATTEMPTS: usize = 16;
 
+/// A clock of another node that is ahead by more is told of.
+const AHEAD_MS: u64 = 5 * 60_000;
+
 /// For how long the newest manifest is taken for the newest while none follows it. The next one may have been reclaimed like this
 /// one since, which takes a day at least; a commit on it would be found not to follow anything.
 const KNOWN_MS: u64 = 3_600_000;
@@ -281,6 +284,14 @@ impl Sync {
         let engine = &self.engine;
         let notice = self.part_from_clone(name, common, &theirs.version_vector).await?;
         done.notice = notice.or(done.notice.take());
+        let ahead_ms = theirs.version_vector.newest().millis().saturating_sub(self.bucket_now());
+        if ahead_ms > AHEAD_MS {
+            let minutes = ahead_ms / 60_000;
+            done.tell(format!(
+                "{name} has writes by a clock that is {minutes} minutes ahead, and until then they prevail over later ones: \
+                 look at the clocks of the nodes that write it"
+            ));
+        }
         let _expected = engine.expect(theirs);
         done.fetched += self.fetch_objects(name, theirs).await?;
         match engine.take_in(name, theirs.clone(), self.options.policy).await? {

@@ -3,8 +3,9 @@
 use serde_json::json;
 use shoal::engine::merge::decide::Policy;
 use shoal::store::Patience;
+use shoal::sync::Sync;
 
-use crate::fleet::{bucket, fresh, lost, meet, sync, sync_by};
+use crate::fleet::{bucket, fresh, lost, meet, options, sync, sync_by};
 use crate::node::{DAY_MS, Node, all, branch, name, put, write};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,4 +288,21 @@ async fn a_bucket_that_was_replaced_is_noticed_and_one_that_was_emptied_is_fille
     let again = open();
     link(again.clone()).run().await.unwrap();
     assert_eq!(fresh(2, &again, "docs").await, all(&engine, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_of_another_node_that_is_far_ahead_is_told_of() {
+    let (bucket, nodes) = (bucket(1), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    let both = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    put(&engines[0], "docs", 0..5, 1).await;
+    meet(&both, &bucket).await;
+    for (ahead_ms, is_told) in [(4 * 60_000, false), (63 * 60_000, true)] {
+        nodes[0].clock.advance(ahead_ms);
+        put(&engines[0], "docs", [1], 2).await;
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        let link = Sync::new(engines[1].clone(), bucket.clone(), options(Policy::Lww), nodes[1].clock.clone());
+        let notice = link.run().await.unwrap().namespaces[&name("docs")].notice.clone();
+        assert_eq!(notice.is_some_and(|notice| notice.contains("67 minutes ahead")), is_told);
+    }
 }
