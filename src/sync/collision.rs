@@ -4,6 +4,7 @@
 //! version, under the policy. Where it cannot, what is here is kept beside, as `{name}.apart-{node}`. Either is one durable
 //! step here, and sending comes after it; a pass that is interrupted before finds what it found.
 
+use super::gone::begun_ms;
 use super::namespace::Done;
 use super::objects::Carried;
 use super::{Sync, binding, names};
@@ -16,8 +17,8 @@ use crate::model::version_vector::VersionVector;
 
 /// How often it is tried again because something was written meanwhile.
 const ATTEMPTS: usize = 16;
-/// How many older revisions of a name are looked at.
-const REVISIONS_MAX: u64 = 64;
+/// By how much clocks of nodes that named one incarnation may differ.
+const SKEW_MS: u64 = 24 * 3_600_000;
 /// How many names are tried for what is kept.
 const NAMES_MAX: u32 = 16;
 
@@ -130,19 +131,28 @@ impl Sync {
         tokio::task::block_in_place(|| self.engine.common(nsid))
     }
 
-    /// Whether the bucket once had this incarnation under the name, and does not any more; then what the deletion had seen of
-    /// it is what this node last had in common with the bucket. One that came back here was not deleted.
+    /// Whether the bucket once had this incarnation under the name, and does not any more, and what the deletion had seen of it
+    /// then. One that came back here was not deleted.
     pub(super) async fn was_deleted(&self, name: &NamespaceName, own: Nsid, rev: u64) -> Result<Option<Ended>> {
         let here = tokio::task::block_in_place(|| self.engine.binding(name))?;
         if here.and_then(|here| here.ended).is_some_and(|ended| ended.nsid == own) {
             return Ok(None);
         }
-        for rev in (rev.saturating_sub(REVISIONS_MAX)..rev).rev() {
+        let begun_ms = begun_ms(own).saturating_sub(SKEW_MS);
+        for rev in (0..rev).rev() {
             let Some(bound) = names::read(&self.bucket, name, rev, &self.options.patience).await? else { break };
+            if let Some(ended) = bound.ended.filter(|ended| ended.nsid == own) {
+                return Ok(Some(ended));
+            }
             if bound.target == Some(own) {
+                // Earlier releases did not say what a deletion had seen: that is what both had in common last.
                 let common = tokio::task::block_in_place(|| self.engine.common(own))?;
                 let seen = common.map(|common| common.version_vector).unwrap_or_default();
                 return Ok(Some(Ended { nsid: own, seen }));
+            }
+            // Clocks of revisions ascend: those before are of what is older.
+            if bound.hlc.millis() < begun_ms {
+                break;
             }
         }
         Ok(None)
