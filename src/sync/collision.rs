@@ -162,20 +162,22 @@ impl Sync {
     async fn keep_beside(&self, name: &NamespaceName, what: &str) -> Result<(NamespaceName, VersionVector)> {
         for attempt in 1..=NAMES_MAX {
             let kept = binding::beside(name, what, self.engine.node_id(), attempt)?;
-            match self.engine.copy(name, &kept).await {
-                Ok(_) => return Ok((kept.clone(), self.engine.seen(&kept).await?)),
-                Err(error) if error.code() != "exists" => {
-                    return Err(error.context(format_args!("keep what is here of {name} as {kept}")));
+            let is_kept = match self.engine.copy(name, &kept).await {
+                Ok(_) => true,
+                Err(error) if error.code() == "exists" => {
+                    let (seen, own) = (self.engine.seen(&kept).await?, self.engine.seen(name).await?);
+                    let is_whole = seen.covers_all(&own);
+                    // Of an interrupted pass, and nothing that is not here as well.
+                    let is_less = !is_whole && own.covers_all(&seen) && self.engine.delete_known(&kept, &own).await?;
+                    if is_less {
+                        self.engine.copy(name, &kept).await?;
+                    }
+                    is_whole || is_less
                 }
-                Err(_) => {}
-            }
-            let (seen, own) = (self.engine.seen(&kept).await?, self.engine.seen(name).await?);
-            if seen.covers_all(&own) {
-                return Ok((kept, seen));
-            }
-            // Of an interrupted pass, and nothing that is not here as well.
-            if own.covers_all(&seen) && self.engine.delete_known(&kept, &own).await? {
-                self.engine.copy(name, &kept).await?;
+                Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
+            };
+            if is_kept {
+                self.engine.complete_copy(name, &kept).await?;
                 return Ok((kept.clone(), self.engine.seen(&kept).await?));
             }
         }

@@ -5,7 +5,7 @@ use shoal::model::ids::NamespaceName;
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, meet, options, sync};
+use crate::fleet::{bucket, lost, meet, options, sync};
 use crate::node::{DAY_MS, Node, all, name, put};
 
 fn names(engine: &shoal::engine::Engine) -> Vec<String> {
@@ -79,6 +79,27 @@ async fn what_a_deletion_had_not_seen_is_kept_under_another_name() {
     let found = names(&engines[0]);
     assert!(found.len() == 1 && found[0].starts_with("docs.recovered-"), "{found:?}");
     assert_eq!((all(&engines[0], &found[0]), names(&engines[1])), (whole, found));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lost_and_nobody_decided_about_is_kept_with_what_a_deletion_had_not_seen() {
+    let (bucket, nodes, engines) = two().await;
+    for (engine, n) in engines.iter().zip([7, 8]) {
+        put(engine, "docs", [1], n).await;
+    }
+    let all_nodes = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    meet(&all_nodes, &bucket).await;
+    let lost_before: Vec<_> = lost(&engines[1], "docs").into_iter().map(|state| (state.id, state.fields)).collect();
+    nodes[0].clock.advance(1_000);
+    engines[0].delete(&name("docs")).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    put(&engines[1], "docs", [30], 2).await;
+    meet(&[all_nodes[1], all_nodes[0]], &bucket).await;
+    for engine in &engines {
+        let kept = names(engine);
+        let lost: Vec<_> = lost(engine, &kept[0]).into_iter().map(|state| (state.id, state.fields)).collect();
+        assert_eq!((kept.len(), lost.len(), &lost), (1, 1, &lost_before), "{kept:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
