@@ -19,6 +19,8 @@ use crate::model::version_vector::VersionVector;
 const ATTEMPTS: usize = 16;
 /// By how much clocks of nodes that named one incarnation may differ.
 const SKEW_MS: u64 = 24 * 3_600_000;
+/// What is said in the names of what is kept: it could not be made one with the bucket's, or a deletion had not seen it.
+const KEPT: [&str; 2] = ["apart", "recovered"];
 /// How many names are tried for what is kept.
 const NAMES_MAX: u32 = 16;
 
@@ -31,7 +33,7 @@ impl Sync {
         rev: u64,
     ) -> Result<Done> {
         if let Some(ended) = self.was_deleted(name, own, rev).await? {
-            return self.follow_deletion(name, &ended).await;
+            return self.make_way(name, &ended, Some(other)).await;
         }
         let Some(found) = self.newest(&name.project, other, None).await? else {
             return Err(Error::corrupt(format!(
@@ -91,6 +93,15 @@ impl Sync {
         let _expected = self.engine.expect(theirs);
         *fetched += self.fetch_objects(name, theirs).await?;
         self.engine.hand_over(name, theirs.clone(), how).await
+    }
+
+    /// Deletes what another node deleted, and fetches who has the name there since.
+    pub(super) async fn make_way(&self, name: &NamespaceName, ended: &Ended, next: Option<Nsid>) -> Result<Done> {
+        let mut done = self.follow_deletion(name, ended).await?;
+        if let Some(next) = next {
+            done.add(self.fetch(name, next).await?);
+        }
+        Ok(done)
     }
 
     /// Deletes what another node deleted. What it had not seen stays, under another name.
@@ -156,6 +167,14 @@ impl Sync {
             }
         }
         Ok(None)
+    }
+
+    /// The names under which something is kept here of what had this name.
+    pub(super) fn kept_of(&self, name: &NamespaceName) -> Result<Vec<NamespaceName>> {
+        let all = KEPT.iter().flat_map(|what| (1..=NAMES_MAX).map(move |attempt| (what, attempt)));
+        let named = all.map(|(what, attempt)| binding::beside(name, what, self.engine.node_id(), attempt));
+        let is_here = |kept: &NamespaceName| self.engine.nsid_of(kept).is_some();
+        named.filter(|kept| kept.as_ref().map_or(true, is_here)).collect()
     }
 
     /// A copy of what is here under a name of its own, and what it has of it: one that an interrupted pass made, or a new one.

@@ -5,7 +5,7 @@
 //! - `tags` carries tags, both ways;
 //! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
-//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `waited` what somebody waits for, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `id_ranges` claims integers to make ids of;
@@ -40,6 +40,7 @@ mod schedule;
 mod selection;
 pub mod status;
 mod tags;
+mod waited;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -220,11 +221,10 @@ impl Sync {
         for _ in 0..2 {
             for name in std::mem::take(&mut all) {
                 self.count()?;
-                let (own, rev) = (self.engine.nsid_of(&name), in_bucket.get(&name).copied());
-                let began = self.clock.now_millis();
-                let done = self.bring_together(attached, &name, own, rev).await;
-                pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
-                let error = self.note(&name, began, done).err();
+                if pass.namespaces.contains_key(&name) {
+                    continue;
+                }
+                let error = self.bring(attached, &name, &in_bucket, selection, pass).await.err();
                 unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
                 if error.is_some() {
                     // Perhaps the name means something else by now.
@@ -261,13 +261,8 @@ impl Sync {
     }
 
     /// One name, which is bound here, in the bucket, or in both.
-    async fn bring_together(
-        &self,
-        attached: &mut Attached,
-        name: &NamespaceName,
-        here: Option<Nsid>,
-        rev: Option<u64>,
-    ) -> Result<Done> {
+    async fn bring_together(&self, attached: &mut Attached, name: &NamespaceName, rev: Option<u64>) -> Result<Done> {
+        let here = self.engine.nsid_of(name);
         let bound = match rev {
             Some(rev) => self.bound(attached, name, rev).await?,
             None => None,
@@ -314,7 +309,7 @@ impl Sync {
                 }
                 false => Err(binding::written_elsewhere(name)),
             },
-            Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
+            Choice::Follow(ended) => self.make_way(name, &ended, bound.and_then(|bound| bound.target)).await,
             Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
         }
     }

@@ -34,4 +34,5 @@ mod tags;
 mod unlucky;
 mod unsent;
 mod upkeep;
+mod waiting;
 mod wire;
