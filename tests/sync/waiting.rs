@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::json;
 use shoal::engine::Engine;
 use shoal::error::Result;
-use shoal::sync::{Done, Selection, Sync};
+use shoal::sync::{Done, RETAINED_MAX, Reclaim, Selection, Sync};
 
-use crate::fleet::sync;
-use crate::node::{Documents, Node, all, name, put, write};
+use crate::fleet::{fresh, sync};
+use crate::node::{DAY_MS, Documents, Node, all, name, put, write};
 use crate::unlucky::{Place, two};
 
 /// One pass that somebody waits for, who named `docs`.
@@ -152,8 +152,48 @@ async fn what_is_read_from_the_bucket_is_of_the_life_that_has_the_name_there() {
     assert_eq!(engines[0].named(), []);
 }
 
+/// Commits more states than are retained, and reclaims what can be.
+async fn commit_and_reclaim(states: usize, place: &Place, node: &Node, engine: &Arc<Engine>, retention_ms: u64) {
+    let link = place.link(&place.wire(), node, engine);
+    for n in 0..states as u64 {
+        node.clock.advance(1_000);
+        put(engine, "docs", [100 + n % 7], n).await;
+        together(&link).await.unwrap();
+    }
+    let ask = Reclaim { retention_ms, ..Reclaim::default() };
+    assert!(link.reclaim(&Selection::default(), &ask).await.failed.is_none());
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_without_news_costs_three_requests() {
+async fn what_is_read_from_the_bucket_is_its_newest_state_though_the_one_after_the_known_was_reclaimed() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let link = place.link(&place.wire(), &nodes[0], &engines[0]);
+    together(&link).await.unwrap();
+    for _ in 0..3 {
+        for _ in 0..2 {
+            commit_and_reclaim(2, &place, &nodes[1], &engines[1], 0).await;
+        }
+        together(&link).await.unwrap();
+        assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
+    }
+    assert_eq!(fresh(9, &place.bucket(&nodes[0]), "docs").await, all(&engines[0], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_nobody_asked_for_finds_what_came_however_many_states_did() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let link = place.link(&place.wire(), &nodes[0], &engines[0]);
+    link.run().await.unwrap();
+    commit_and_reclaim(RETAINED_MAX + 40, &place, &nodes[1], &engines[1], DAY_MS).await;
+    nodes[0].clock.advance(300_000);
+    assert!(link.run_for(&Selection::default().unasked()).await.failed.is_none());
+    assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_without_news_costs_four_requests() {
     let place = Place::default();
     let (nodes, engines) = two(&place).await;
     let bucket = place.bucket(&nodes[0]);
@@ -164,7 +204,7 @@ async fn who_waits_without_news_costs_three_requests() {
     for _ in 0..3 {
         let before = requests();
         together(&link).await.unwrap();
-        // The name, the next state, and the name once more.
-        assert_eq!(requests() - before, 3);
+        // The name, the next state, the one that is known, and the name once more.
+        assert_eq!(requests() - before, 4);
     }
 }
