@@ -7,7 +7,7 @@
 use super::gone::begun_ms;
 use super::namespace::Done;
 use super::objects::Carried;
-use super::{Sync, binding, names};
+use super::{Attached, Sync, binding, names};
 use crate::engine::{HandedOver, Handover};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -93,6 +93,52 @@ impl Sync {
         let _expected = self.engine.expect(theirs);
         *fetched += self.fetch_objects(name, theirs).await?;
         self.engine.hand_over(name, theirs.clone(), how).await
+    }
+
+    /// Takes the name from an incarnation that was deleted here, and gives it to `here`. What others committed to it that the deletion
+    /// had not seen was not meant: then it has its name as before.
+    pub(super) async fn tell_deletion(
+        &self,
+        attached: &mut Attached,
+        name: &NamespaceName,
+        (nsid, ended): (Nsid, Ended),
+        (next, here): (names::Bound, Option<Nsid>),
+    ) -> Result<Done> {
+        let mut done = Done::default();
+        let mut is_meant = self.has_seen_all(name, nsid, &ended).await?;
+        if let (true, Some(here)) = (is_meant, here) {
+            done = self.exchange(name, here).await?;
+            // That takes as long as it takes.
+            is_meant = self.has_seen_all(name, nsid, &ended).await?;
+        }
+        let mut back = None;
+        if is_meant {
+            let told = self.bind(attached, name, next, here).await?;
+            // Who commits from now on finds the name gone; who committed before looked at the name before that, too.
+            if self.has_seen_all(name, nsid, &ended).await? {
+                return Ok(done);
+            }
+            back = Some(binding::next(None, Some(&told)));
+        }
+        if here.is_some() {
+            if let Some(back) = back {
+                self.bind(attached, name, back, Some(nsid)).await?;
+            }
+            return Err(binding::written_elsewhere(name));
+        }
+        tracing::warn!(%name, "deleted here, and written to by other nodes since: it is back");
+        let done = self.fetch(name, nsid).await?;
+        if let Some(back) = back {
+            self.bind(attached, name, back, Some(nsid)).await?;
+            self.engine.settle_return(name, nsid).await?;
+        }
+        Ok(done)
+    }
+
+    /// Whether a deletion knew of everything that the bucket has of the incarnation.
+    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
+        let newest = self.newest(&name.project, nsid, None).await?;
+        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
     }
 
     /// Deletes what another node deleted, and fetches who has the name there since.

@@ -50,7 +50,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
-use crate::format::names::Ended;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
@@ -293,22 +292,7 @@ impl Sync {
                 self.exchange(name, nsid).await?;
                 Ok(done)
             }
-            Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {
-                true => {
-                    let done = match here {
-                        Some(nsid) => self.exchange(name, nsid).await?,
-                        None => Done::default(),
-                    };
-                    self.bind(attached, name, next, here).await?;
-                    Ok(done)
-                }
-                // What others wrote meanwhile was not meant.
-                false if here.is_none() => {
-                    tracing::warn!(%name, "deleted here, and written to by other nodes since: it is back");
-                    self.fetch(name, nsid).await
-                }
-                false => Err(binding::written_elsewhere(name)),
-            },
+            Choice::Delete(nsid, ended) => self.tell_deletion(attached, name, (nsid, ended), (next, here)).await,
             Choice::Follow(ended) => self.make_way(name, &ended, bound.and_then(|bound| bound.target)).await,
             Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
         }
@@ -364,7 +348,7 @@ impl Sync {
         name: &NamespaceName,
         next: names::Bound,
         target: Option<Nsid>,
-    ) -> Result<()> {
+    ) -> Result<names::Bound> {
         // A namespace that came back after it was deleted is not deleted any more.
         let ended = next.ended.filter(|ended| Some(ended.nsid) != target);
         let seen = match target {
@@ -379,14 +363,8 @@ impl Sync {
         if let Some((names, _)) = &mut attached.names {
             names.insert(name.clone(), bound.rev);
         }
-        attached.bound.insert((name.clone(), bound.rev), bound);
-        Ok(())
-    }
-
-    /// Whether a deletion knew of everything that the bucket has of the incarnation.
-    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
-        let newest = self.newest(&name.project, nsid, None).await?;
-        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
+        attached.bound.insert((name.clone(), bound.rev), bound.clone());
+        Ok(bound)
     }
 
     /// `began`: when the bucket was asked.

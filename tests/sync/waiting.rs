@@ -208,3 +208,53 @@ async fn who_waits_without_news_costs_four_requests() {
         assert_eq!(requests() - before, 4);
     }
 }
+
+/// What another node does to `docs`, which is told that it is in the bucket, and is lost then.
+fn write_and_be_lost(place: &Place, node: &Node, engine: &Arc<Engine>) -> crate::wire::Meanwhile {
+    let (link, engine) = (place.link(&place.wire(), node, engine), engine.clone());
+    Box::pin(async move {
+        put(&engine, "docs", [10], 2).await;
+        together(&link).await.unwrap();
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_taken_back_when_somebody_wrote_right_before_it() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let wire = place.wire();
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    nodes[0].clock.advance(1_000);
+    engines[0].delete(&name("docs")).await.unwrap();
+    wire.meanwhile_at("/names/docs/", write_and_be_lost(&place, &nodes[1], &engines[1]));
+    link.run().await.unwrap();
+    assert_eq!(all(&engines[0], "docs").len(), 6);
+    assert_eq!(fresh(9, &place.bucket(&nodes[0]), "docs").await, all(&engines[0], "docs"));
+    // It can be deleted again, and is gone then.
+    delete(&nodes[0], &engines[0], &place).await;
+    assert_eq!(anywhere(&place).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_does_not_take_the_place_of_one_that_somebody_wrote_to_meanwhile() {
+    // While the new one is sent, and when all of it is there.
+    for part in ["/manifests/", "/names/docs/"] {
+        let place = Place::default();
+        let (nodes, engines) = two(&place).await;
+        let wire = place.wire();
+        let link = place.link(&wire, &nodes[0], &engines[0]);
+        nodes[0].clock.advance(1_000);
+        engines[0].delete(&name("docs")).await.unwrap();
+        put(&engines[0], "docs", [77], 3).await;
+        wire.meanwhile_at(part, write_and_be_lost(&place, &nodes[1], &engines[1]));
+        for _ in 0..2 {
+            assert_eq!(link.run().await.unwrap_err().code(), "deleted_and_written", "{part}");
+            assert_eq!(fresh(9, &place.bucket(&nodes[0]), "docs").await.len(), 6, "{part}");
+        }
+        // As it is said: the new one is deleted here, and had back beside the old one.
+        nodes[0].clock.advance(1_000);
+        engines[0].delete(&name("docs")).await.unwrap();
+        link.run().await.unwrap();
+        assert_eq!(all(&engines[0], "docs").len(), 6, "{part}");
+    }
+}
