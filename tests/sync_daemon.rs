@@ -257,6 +257,38 @@ fn a_write_can_wait_for_the_bucket_and_a_query_can_ask_it_first() {
 }
 
 #[test]
+fn what_was_waited_for_outlives_a_deletion_elsewhere_and_what_is_read_is_of_who_has_the_name() {
+    let (dir, bucket) = place();
+    let [one, other, third] =
+        ["one", "other", "third"].map(|node| Daemon::start(&dir.path().join(node), &bucket, &ON_REQUEST));
+    let docs = "/v2/namespaces/docs";
+    let rows = |id: u64| json!({"upsert_rows": [{"id": id, "n": id}]});
+    let query = json!({"rank_by": ["id", "asc"], "top_k": 10});
+    let ids = |node: &Daemon, path: &str| -> Vec<u64> {
+        let (status, head, body) = node.ask("POST", &format!("{path}/query"), &["prefer: read=bucket"], &query);
+        assert!(status == 200 && head.contains("preference-applied: read=bucket"), "{head} {body}");
+        body["rows"].as_array().unwrap().iter().map(|row| row["id"].as_u64().unwrap()).collect()
+    };
+    let write = |node: &Daemon, id: u64| {
+        let (status, head, body) = node.ask("POST", docs, &["prefer: wait=bucket"], &rows(id));
+        assert!(status == 200 && head.contains("preference-applied: wait=bucket"), "{head} {body}");
+    };
+    write(&one, 1);
+    assert_eq!((ids(&other, docs), ids(&third, docs)), (vec![1], vec![1]));
+    assert_eq!(other.ask("DELETE", docs, &[], &Value::Null).0, 200);
+    assert!(other.run(&["sync", "--wait"]).status.success());
+    write(&one, 2);
+    drop(one);
+    write(&other, 3);
+    assert_eq!(ids(&third, docs), [3]);
+    assert!(third.run(&["sync", "--wait"]).status.success());
+    let names: Vec<String> = third.status()["namespaces"].as_object().unwrap().keys().cloned().collect();
+    assert!(names.len() == 2 && names[1].starts_with("default/default/docs.recovered-"), "{names:?}");
+    let kept = names[1].rsplit('/').next().unwrap();
+    assert_eq!(ids(&third, &format!("/v2/namespaces/{kept}")), [1, 2]);
+}
+
+#[test]
 fn a_preference_that_cannot_be_followed_is_refused_before_anything_is_written() {
     let (dir, bucket) = place();
     let settings = [ON_REQUEST[0], ("SHOAL_SYNC__EXCLUDE", "*/*/docs")];

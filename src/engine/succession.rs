@@ -16,6 +16,7 @@ use super::merge::{MergeReport, MergeRequest, newest};
 use super::namespace::absorb::{Absorb, read_only};
 use super::namespace::{Moment, Namespace, not_found};
 use super::operations::LABELS_MAX;
+use super::transfer::HeldConflicts;
 use super::{Engine, Slot};
 use crate::engine::catalog::UNKNOWN_BINDING;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -173,16 +174,16 @@ impl Engine {
     /// Gives `after` what of a state is no document: unresolved conflicts, labels that it does not have, and the answers that
     /// are repeated to who sends a write again.
     async fn carry_facts(&self, last: &Moment, after: &Arc<Namespace>) -> Result<()> {
-        let count = last.manifest.conflicts.len() + after.published().conflicts.len();
-        if count > CONFLICTS_MAX {
-            return Err(super::namespace::absorb::full_of_conflicts(count));
-        }
+        let known = after.published().conflicts;
+        let key_of = |held: &HeldConflicts| conflicts_key(&after.name.project, after.nsid, held.token);
         let conflicts = tokio::task::block_in_place(|| {
-            let held = self.conflicts_of(&last.manifest)?;
-            let copy = |held: &super::transfer::HeldConflicts| {
-                let key = conflicts_key(&after.name.project, after.nsid, held.token);
-                self.context.tier.put(&key, &held.file).map(|_| key)
-            };
+            let mut held = self.conflicts_of(&last.manifest)?;
+            held.retain(|held| !known.contains(&key_of(held)));
+            let count = known.len() + held.len();
+            if count > CONFLICTS_MAX {
+                return Err(super::namespace::absorb::full_of_conflicts(count));
+            }
+            let copy = |held: &HeldConflicts| self.context.tier.put(&key_of(held), &held.file).map(|_| key_of(held));
             held.iter().map(copy).collect::<Result<Vec<String>>>()
         })?;
         let answers = last.manifest.idempotency.clone();
@@ -198,6 +199,29 @@ impl Engine {
                 }
             })
             .await
+    }
+
+    /// Copies a namespace that is about to give way, with its unresolved conflicts; goes on with a copy that is there already.
+    pub async fn keep(self: &Arc<Self>, name: &NamespaceName, kept: &NamespaceName) -> Result<()> {
+        if self.catalog.find(kept).is_none() {
+            self.copy(name, kept).await?;
+        }
+        let (from, to) = (self.namespace(name)?, self.namespace(kept)?);
+        self.to_the_end(|engine| async move {
+            let last = from.moment().await?;
+            engine.carry_facts(&last, &to).await
+        })
+        .await
+    }
+
+    /// Gives a copy of a namespace what does not come along with its documents: unresolved conflicts, above all. Once is enough.
+    pub async fn complete_copy(self: &Arc<Self>, from: &NamespaceName, copy: &NamespaceName) -> Result<()> {
+        let (from, copy) = (self.namespace(from)?, self.namespace(copy)?);
+        self.to_the_end(|engine| async move {
+            let _birth = engine.context.birth(copy.nsid);
+            engine.carry_facts(&from.moment().await?, &copy).await
+        })
+        .await
     }
 
     /// Whether a name means another incarnation by now.

@@ -8,7 +8,7 @@
 //! | one that came back | deleted, that one | exchange, then bind; once that is done it is as one that was never deleted |
 //! | deleted, or deleted and created again | the deleted one | bind, if the deletion had seen all of it |
 //! | an incarnation | deleted, that one | delete here, too; what the deletion had not seen is kept under another name |
-//! | an incarnation | another, after that one was deleted | the same, and the next pass fetches the other |
+//! | an incarnation | another, after that one was deleted | the same, and the other is fetched |
 //! | an incarnation | another | collision: both are made one, or kept under two names |
 
 use uuid::Uuid;

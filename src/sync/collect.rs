@@ -14,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::collect_tags::Tagged;
 use super::gone::nameless;
-use super::namespace::Found;
+use super::namespace::{Found, KNOWN_MS};
 use super::{Sync, keys};
 use crate::engine::layout::{number_of, prefix};
 use crate::engine::remote::keys_of;
@@ -29,6 +29,8 @@ pub const RECLAIM_REFUSED: &str = "reclaim_refused";
 
 /// The most past states of one namespace that are retained, each of which a run reads; the oldest go first.
 pub const RETAINED_MAX: usize = 256;
+/// Beside those that were replaced so lately that who knows them looks for the next one only; of these, too, a run reads each.
+const LATE_MAX: usize = 16_384;
 /// How often one run begins anew because others commit.
 const ATTEMPTS: usize = 8;
 /// Requests under way at once.
@@ -212,10 +214,12 @@ impl Sync {
         let now = self.bucket_now();
         let mut named = named(newest);
         let mut oldest = newest.clone();
-        for _ in 1..RETAINED_MAX {
+        for count in 1..LATE_MAX {
             // The one before was replaced when this one was committed. One that a fence follows, and nothing else, is no past state.
             let is_old = oldest.committed_ms <= now.saturating_sub(retention_ms) || retention_ms == 0;
-            if oldest.generation <= floor || is_old && !oldest.is_fence() {
+            let is_late = oldest.committed_ms > now.saturating_sub(KNOWN_MS);
+            let is_too_many = count >= RETAINED_MAX && !is_late;
+            if oldest.generation <= floor || is_too_many || is_old && !oldest.is_fence() {
                 break;
             }
             let Some(before) = self.read_generation(of.project(), of.nsid, oldest.generation - 1).await? else {

@@ -4,9 +4,10 @@
 //! version, under the policy. Where it cannot, what is here is kept beside, as `{name}.apart-{node}`. Either is one durable
 //! step here, and sending comes after it; a pass that is interrupted before finds what it found.
 
+use super::gone::begun_ms;
 use super::namespace::Done;
 use super::objects::Carried;
-use super::{Sync, binding, names};
+use super::{Attached, Sync, binding, names};
 use crate::engine::{HandedOver, Handover};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -16,8 +17,10 @@ use crate::model::version_vector::VersionVector;
 
 /// How often it is tried again because something was written meanwhile.
 const ATTEMPTS: usize = 16;
-/// How many older revisions of a name are looked at.
-const REVISIONS_MAX: u64 = 64;
+/// By how much clocks of nodes that named one incarnation may differ.
+const SKEW_MS: u64 = 24 * 3_600_000;
+/// What is said in the names of what is kept: it could not be made one with the bucket's, or a deletion had not seen it.
+const KEPT: [&str; 2] = ["apart", "recovered"];
 /// How many names are tried for what is kept.
 const NAMES_MAX: u32 = 16;
 
@@ -30,7 +33,7 @@ impl Sync {
         rev: u64,
     ) -> Result<Done> {
         if let Some(ended) = self.was_deleted(name, own, rev).await? {
-            return self.follow_deletion(name, &ended).await;
+            return self.make_way(name, &ended, Some(other)).await;
         }
         let Some(found) = self.newest(&name.project, other, None).await? else {
             return Err(Error::corrupt(format!(
@@ -92,6 +95,61 @@ impl Sync {
         self.engine.hand_over(name, theirs.clone(), how).await
     }
 
+    /// Takes the name from an incarnation that was deleted here, and gives it to `here`. What others committed to it that the deletion
+    /// had not seen was not meant: then it has its name as before.
+    pub(super) async fn tell_deletion(
+        &self,
+        attached: &mut Attached,
+        name: &NamespaceName,
+        (nsid, ended): (Nsid, Ended),
+        (next, here): (names::Bound, Option<Nsid>),
+    ) -> Result<Done> {
+        let mut done = Done::default();
+        let mut is_meant = self.has_seen_all(name, nsid, &ended).await?;
+        if let (true, Some(here)) = (is_meant, here) {
+            done = self.exchange(name, here).await?;
+            // That takes as long as it takes.
+            is_meant = self.has_seen_all(name, nsid, &ended).await?;
+        }
+        let mut back = None;
+        if is_meant {
+            let told = self.bind(attached, name, next, here).await?;
+            // Who commits from now on finds the name gone; who committed before looked at the name before that, too.
+            if self.has_seen_all(name, nsid, &ended).await? {
+                return Ok(done);
+            }
+            back = Some(binding::next(None, Some(&told)));
+        }
+        if here.is_some() {
+            if let Some(back) = back {
+                self.bind(attached, name, back, Some(nsid)).await?;
+            }
+            return Err(binding::written_elsewhere(name));
+        }
+        tracing::warn!(%name, "deleted here, and written to by other nodes since: it is back");
+        let done = self.fetch(name, nsid).await?;
+        if let Some(back) = back {
+            self.bind(attached, name, back, Some(nsid)).await?;
+            self.engine.settle_return(name, nsid).await?;
+        }
+        Ok(done)
+    }
+
+    /// Whether a deletion knew of everything that the bucket has of the incarnation.
+    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
+        let newest = self.newest(&name.project, nsid, None).await?;
+        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
+    }
+
+    /// Deletes what another node deleted, and fetches who has the name there since.
+    pub(super) async fn make_way(&self, name: &NamespaceName, ended: &Ended, next: Option<Nsid>) -> Result<Done> {
+        let mut done = self.follow_deletion(name, ended).await?;
+        if let Some(next) = next {
+            done.add(self.fetch(name, next).await?);
+        }
+        Ok(done)
+    }
+
     /// Deletes what another node deleted. What it had not seen stays, under another name.
     pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
         // A deletion by who writes by this node's origin has not seen what this node wrote.
@@ -130,19 +188,28 @@ impl Sync {
         tokio::task::block_in_place(|| self.engine.common(nsid))
     }
 
-    /// Whether the bucket once had this incarnation under the name, and does not any more; then what the deletion had seen of
-    /// it is what this node last had in common with the bucket. One that came back here was not deleted.
+    /// Whether the bucket once had this incarnation under the name, and does not any more, and what the deletion had seen of it
+    /// then. One that came back here was not deleted.
     pub(super) async fn was_deleted(&self, name: &NamespaceName, own: Nsid, rev: u64) -> Result<Option<Ended>> {
         let here = tokio::task::block_in_place(|| self.engine.binding(name))?;
         if here.and_then(|here| here.ended).is_some_and(|ended| ended.nsid == own) {
             return Ok(None);
         }
-        for rev in (rev.saturating_sub(REVISIONS_MAX)..rev).rev() {
+        let begun_ms = begun_ms(own).saturating_sub(SKEW_MS);
+        for rev in (0..rev).rev() {
             let Some(bound) = names::read(&self.bucket, name, rev, &self.options.patience).await? else { break };
+            if let Some(ended) = bound.ended.filter(|ended| ended.nsid == own) {
+                return Ok(Some(ended));
+            }
             if bound.target == Some(own) {
+                // Earlier releases did not say what a deletion had seen: that is what both had in common last.
                 let common = tokio::task::block_in_place(|| self.engine.common(own))?;
                 let seen = common.map(|common| common.version_vector).unwrap_or_default();
                 return Ok(Some(Ended { nsid: own, seen }));
+            }
+            // Clocks of revisions ascend: those before are of what is older.
+            if bound.hlc.millis() < begun_ms {
+                break;
             }
         }
         Ok(None)
@@ -161,24 +228,34 @@ impl Sync {
         }
     }
 
+    /// The names under which something is kept here of what had this name.
+    pub(super) fn kept_of(&self, name: &NamespaceName) -> Result<Vec<NamespaceName>> {
+        let all = KEPT.iter().flat_map(|what| (1..=NAMES_MAX).map(move |attempt| (what, attempt)));
+        let named = all.map(|(what, attempt)| binding::beside(name, what, self.engine.node_id(), attempt));
+        let is_here = |kept: &NamespaceName| self.engine.nsid_of(kept).is_some();
+        named.filter(|kept| kept.as_ref().map_or(true, is_here)).collect()
+    }
+
     /// A copy of what is here under a name of its own, and what it has of it: one that an interrupted pass made, or a new one.
     async fn keep_beside(&self, name: &NamespaceName, what: &str) -> Result<(NamespaceName, VersionVector)> {
         for attempt in 1..=NAMES_MAX {
             let kept = binding::beside(name, what, self.engine.node_id(), attempt)?;
-            match self.engine.copy(name, &kept).await {
-                Ok(_) => return Ok((kept.clone(), self.engine.seen(&kept).await?)),
-                Err(error) if error.code() != "exists" => {
-                    return Err(error.context(format_args!("keep what is here of {name} as {kept}")));
+            let is_kept = match self.engine.copy(name, &kept).await {
+                Ok(_) => true,
+                Err(error) if error.code() == "exists" => {
+                    let (seen, own) = (self.engine.seen(&kept).await?, self.engine.seen(name).await?);
+                    let is_whole = seen.covers_all(&own);
+                    // Of an interrupted pass, and nothing that is not here as well.
+                    let is_less = !is_whole && own.covers_all(&seen) && self.engine.delete_known(&kept, &own).await?;
+                    if is_less {
+                        self.engine.copy(name, &kept).await?;
+                    }
+                    is_whole || is_less
                 }
-                Err(_) => {}
-            }
-            let (seen, own) = (self.engine.seen(&kept).await?, self.engine.seen(name).await?);
-            if seen.covers_all(&own) {
-                return Ok((kept, seen));
-            }
-            // Of an interrupted pass, and nothing that is not here as well.
-            if own.covers_all(&seen) && self.engine.delete_known(&kept, &own).await? {
-                self.engine.copy(name, &kept).await?;
+                Err(error) => return Err(error.context(format_args!("keep what is here of {name} as {kept}"))),
+            };
+            if is_kept {
+                self.engine.complete_copy(name, &kept).await?;
                 return Ok((kept.clone(), self.engine.seen(&kept).await?));
             }
         }

@@ -149,7 +149,7 @@ impl Sync {
 }
 
 /// When an incarnation was begun: the first 48 bits of its UUIDv7.
-fn begun_ms(nsid: Nsid) -> u64 {
+pub(super) fn begun_ms(nsid: Nsid) -> u64 {
     (nsid.0.as_u128() >> 80) as u64
 }
 

@@ -5,7 +5,7 @@
 //! - `tags` carries tags, both ways;
 //! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
-//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
+//! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `waited` what somebody waits for, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `id_ranges` claims integers to make ids of;
@@ -40,6 +40,7 @@ mod schedule;
 mod selection;
 pub mod status;
 mod tags;
+mod waited;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +50,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
-use crate::format::names::Ended;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
@@ -232,18 +232,10 @@ impl Sync {
         for _ in 0..2 {
             for name in std::mem::take(&mut all) {
                 self.count()?;
-                let (own, rev) = (self.engine.nsid_of(&name), in_bucket.get(&name).copied());
-                let began = self.clock.now_millis();
-                let mut done = self.bring_together(attached, &name, own, rev).await;
-                if done.as_ref().is_err_and(|error| error.code() == binding::NAME_MOVED) {
-                    attached.names = None;
-                    done = match names::newest(&self.bucket, &name, &self.options.patience).await {
-                        Ok(rev) => self.bring_together(attached, &name, own, rev).await,
-                        Err(error) => Err(error),
-                    };
+                if pass.namespaces.contains_key(&name) {
+                    continue;
                 }
-                pass.namespaces.insert(name.clone(), done.as_ref().cloned().map_err(Error::duplicate));
-                let error = self.note(&name, began, done).err();
+                let error = self.bring(attached, &name, &in_bucket, selection, pass).await.err();
                 unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
                 if error.is_some() {
                     // Perhaps the name means something else by now.
@@ -280,13 +272,19 @@ impl Sync {
     }
 
     /// One name, which is bound here, in the bucket, or in both.
-    async fn bring_together(
-        &self,
-        attached: &mut Attached,
-        name: &NamespaceName,
-        here: Option<Nsid>,
-        rev: Option<u64>,
-    ) -> Result<Done> {
+    async fn bring_together(&self, attached: &mut Attached, name: &NamespaceName, rev: Option<u64>) -> Result<Done> {
+        let done = self.bring_as(attached, name, rev).await;
+        if !done.as_ref().is_err_and(|error| error.code() == binding::NAME_MOVED) {
+            return done;
+        }
+        attached.names = None;
+        let rev = names::newest(&self.bucket, name, &self.options.patience).await?;
+        self.bring_as(attached, name, rev).await
+    }
+
+    /// That, while the revision is the name's newest.
+    async fn bring_as(&self, attached: &mut Attached, name: &NamespaceName, rev: Option<u64>) -> Result<Done> {
+        let here = self.engine.nsid_of(name);
         let bound = match rev {
             Some(rev) => self.bound(attached, name, rev).await?,
             None => None,
@@ -317,23 +315,8 @@ impl Sync {
                 self.exchange(name, nsid).await?;
                 Ok(done)
             }
-            Choice::Delete(nsid, ended) => match self.has_seen_all(name, nsid, &ended).await? {
-                true => {
-                    let done = match here {
-                        Some(nsid) => self.exchange(name, nsid).await?,
-                        None => Done::default(),
-                    };
-                    self.bind(attached, name, next, here).await?;
-                    Ok(done)
-                }
-                // What others wrote meanwhile was not meant.
-                false if here.is_none() => {
-                    tracing::warn!(%name, "deleted here, and written to by other nodes since: it is back");
-                    self.fetch(name, nsid).await
-                }
-                false => Err(binding::written_elsewhere(name)),
-            },
-            Choice::Follow(ended) => self.follow_deletion(name, &ended).await,
+            Choice::Delete(nsid, ended) => self.tell_deletion(attached, name, (nsid, ended), (next, here)).await,
+            Choice::Follow(ended) => self.make_way(name, &ended, bound.and_then(|bound| bound.target)).await,
             Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
         }
     }
@@ -388,7 +371,7 @@ impl Sync {
         name: &NamespaceName,
         next: names::Bound,
         target: Option<Nsid>,
-    ) -> Result<()> {
+    ) -> Result<names::Bound> {
         // A namespace that came back after it was deleted is not deleted any more.
         let ended = next.ended.filter(|ended| Some(ended.nsid) != target);
         let seen = match target {
@@ -403,14 +386,8 @@ impl Sync {
         if let Some((names, _)) = &mut attached.names {
             names.insert(name.clone(), bound.rev);
         }
-        attached.bound.insert((name.clone(), bound.rev), bound);
-        Ok(())
-    }
-
-    /// Whether a deletion knew of everything that the bucket has of the incarnation.
-    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
-        let newest = self.newest(&name.project, nsid, None).await?;
-        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
+        attached.bound.insert((name.clone(), bound.rev), bound.clone());
+        Ok(bound)
     }
 
     /// `began`: when the bucket was asked.

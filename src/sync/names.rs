@@ -44,6 +44,20 @@ pub async fn newest(bucket: &Bucket, name: &NamespaceName, patience: &Patience) 
     Ok(listed.iter().filter_map(|listed| keys::binding_of(&listed.key)).map(|(_, rev)| rev).max())
 }
 
+/// The newest revision of one name, after one that is known. While that is the newest it costs one request.
+pub async fn newest_after(
+    bucket: &Bucket,
+    name: &NamespaceName,
+    known: Option<u64>,
+    patience: &Patience,
+) -> Result<Option<u64>> {
+    let next = known.map_or(0, |rev| rev + 1);
+    match bucket.size(&keys::binding(name, next), patience).await? {
+        None => Ok(known),
+        Some(_) => Ok(newest(bucket, name, patience).await?.max(Some(next))),
+    }
+}
+
 /// All revisions of every name, ascending, without what they say.
 pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<NamespaceName, Vec<u64>>> {
     let mut found: BTreeMap<NamespaceName, Vec<u64>> = BTreeMap::new();

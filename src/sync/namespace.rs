@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -22,9 +23,9 @@ const ATTEMPTS: usize = 16;
 /// A clock of another node that is ahead by more is told of.
 const AHEAD_MS: u64 = 5 * 60_000;
 
-/// For how long the newest manifest is taken for the newest while none follows it. The next one may have been reclaimed like this
-/// one since, which takes a day at least; a commit on it would be found not to follow anything.
-const KNOWN_MS: u64 = 3_600_000;
+/// For how long a pass that nobody asked for takes the newest manifest for the newest while none follows it. The next one may have
+/// been reclaimed like this one since, but hardly any that was committed so lately; a commit on it would be found not to follow anything.
+pub(super) const KNOWN_MS: u64 = 3_600_000;
 
 /// What one pass did for a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -360,7 +361,8 @@ impl Sync {
         Ok(is_taken_in)
     }
 
-    /// The newest manifest, which is not older than the one known. While that is the newest it costs one request.
+    /// The newest manifest, which is not older than the one known. While that is the newest it costs one request, and where somebody
+    /// waits another: manifests go in the order of their numbers, so none that comes after one that is there is gone.
     pub(super) async fn newest_after(
         &self,
         project: &Project,
@@ -376,10 +378,14 @@ impl Sync {
             return self.newest(project, nsid, Some(known.generation)).await;
         };
         let next = keys::manifest(project, nsid, known.generation + 1);
-        match self.bucket.size(&next, &self.options.patience).await? {
-            None => Ok(Some(Found { manifest: known.clone(), crc32c })),
-            Some(_) => self.newest(project, nsid, Some(known.generation + 1)).await,
+        if self.bucket.size(&next, &self.options.patience).await?.is_some() {
+            return self.newest(project, nsid, Some(known.generation + 1)).await;
         }
+        let own = keys::manifest(project, nsid, known.generation);
+        if !self.is_unasked.load(SeqCst) && self.bucket.size(&own, &self.options.patience).await?.is_none() {
+            return self.newest(project, nsid, None).await;
+        }
+        Ok(Some(Found { manifest: known.clone(), crc32c }))
     }
 
     pub(super) async fn newest(&self, project: &Project, nsid: Nsid, from: Option<u64>) -> Result<Option<Found>> {

@@ -64,6 +64,11 @@ impl Selection {
             && !self.resting.contains(name)
     }
 
+    /// Whether a name takes no part whatever it comes from.
+    pub fn excludes(&self, name: &NamespaceName) -> bool {
+        self.exclude.matches(name)
+    }
+
     /// Whether it is everything that this node takes part in.
     pub fn is_whole(&self) -> bool {
         self.only.is_none()

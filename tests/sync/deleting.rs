@@ -6,7 +6,7 @@ use shoal::model::name_patterns::NamePatterns;
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, meet, options, sync};
+use crate::fleet::{bucket, lost, meet, options, sync};
 use crate::node::{DAY_MS, Node, all, name, put};
 use crate::upkeep::{contents, reclaim};
 
@@ -84,6 +84,27 @@ async fn what_a_deletion_had_not_seen_is_kept_under_another_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lost_and_nobody_decided_about_is_kept_with_what_a_deletion_had_not_seen() {
+    let (bucket, nodes, engines) = two().await;
+    for (engine, n) in engines.iter().zip([7, 8]) {
+        put(engine, "docs", [1], n).await;
+    }
+    let all_nodes = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    meet(&all_nodes, &bucket).await;
+    let lost_before: Vec<_> = lost(&engines[1], "docs").into_iter().map(|state| (state.id, state.fields)).collect();
+    nodes[0].clock.advance(1_000);
+    engines[0].delete(&name("docs")).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    put(&engines[1], "docs", [30], 2).await;
+    meet(&[all_nodes[1], all_nodes[0]], &bucket).await;
+    for engine in &engines {
+        let kept = names(engine);
+        let lost: Vec<_> = lost(engine, &kept[0]).into_iter().map(|state| (state.id, state.fields)).collect();
+        assert_eq!((kept.len(), lost.len(), &lost), (1, 1, &lost_before), "{kept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_that_was_deleted_and_created_again_takes_the_old_ones_place_everywhere() {
     let (bucket, nodes, engines) = two().await;
     engines[0].delete(&name("docs")).await.unwrap();
@@ -158,4 +179,58 @@ async fn whoever_a_name_leads_to_what_was_buried_meanwhile_takes_it_for_deleted(
         there.assert_whole();
         assert_eq!(found.iter().map(|name| all(&engine, name).len()).sum::<usize>(), if writes { 25 } else { 0 });
     }
+}
+
+/// Ends the life of `docs`, and of `lives` more after it, the last of which goes on.
+async fn live_on(lives: u64, node: &Node, engine: &std::sync::Arc<shoal::engine::Engine>, bucket: &Bucket) {
+    for life in 0..lives {
+        node.clock.advance(60_000);
+        engine.delete(&name("docs")).await.unwrap();
+        sync(node, engine, bucket).await.unwrap();
+        node.clock.advance(60_000);
+        put(engine, "docs", [100 + life], life).await;
+        sync(node, engine, bucket).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_through_forty_lives_of_a_name_brings_nothing_of_the_first_one_back() {
+    let (bucket, nodes, engines) = two().await;
+    live_on(40, &nodes[0], &engines[0], &bucket).await;
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    assert_eq!(names(&engines[1]), ["docs"]);
+    assert_eq!((all(&engines[1], "docs").len(), all(&engines[1], "docs")), (1, all(&engines[0], "docs")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_to_a_life_that_was_over_is_kept_though_the_name_had_another_since() {
+    let (bucket, nodes, engines) = two().await;
+    let link = Sync::new(engines[1].clone(), bucket.clone(), options(Policy::Lww), nodes[1].clock.clone());
+    link.run().await.unwrap();
+    live_on(2, &nodes[0], &engines[0], &bucket).await;
+    put(&engines[1], "docs", 20..22, 2).await;
+    let whole = all(&engines[1], "docs");
+    // A pass that nobody asked for does not know of it yet.
+    assert!(link.run_for(&Selection::default().unasked()).await.failed.is_none());
+    link.run().await.unwrap();
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    for engine in &engines {
+        let found = names(engine);
+        assert!(found.len() == 2 && found[1].starts_with("docs.recovered-"), "{found:?}");
+        assert_eq!((all(engine, "docs").len(), all(engine, &found[1])), (1, whole.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_costs_no_more_to_be_bound_anew_however_many_lives_it_had() {
+    let (bucket, nodes, engines) = two().await;
+    let requests = || bucket.traffic().snapshot().requests.iter().map(|(_, _, count)| count).sum::<u64>();
+    let mut each = Vec::new();
+    for _ in 0..20 {
+        nodes[0].clock.advance(2 * DAY_MS);
+        let before = requests();
+        live_on(1, &nodes[0], &engines[0], &bucket).await;
+        each.push(requests() - before);
+    }
+    assert_eq!(each[2], each[19], "{each:?}");
 }

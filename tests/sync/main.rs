@@ -38,5 +38,6 @@ mod tags;
 mod unlucky;
 mod unsent;
 mod upkeep;
+mod waiting;
 mod wide;
 mod wire;

@@ -29,17 +29,17 @@ const PATIENCE: Patience = Patience {
 
 /// A store, and the ways to it.
 #[derive(Default)]
-struct Place {
+pub struct Place {
     store: Arc<InMemory>,
     late: Arc<Mutex<Vec<Late>>>,
 }
 
 impl Place {
-    fn wire(&self) -> Arc<Wire> {
+    pub fn wire(&self) -> Arc<Wire> {
         Wire::new(self.store.clone(), self.late.clone(), 1)
     }
 
-    fn bucket(&self, node: &Node) -> Bucket {
+    pub fn bucket(&self, node: &Node) -> Bucket {
         self.over(self.store.clone(), node)
     }
 
@@ -47,7 +47,7 @@ impl Place {
         Bucket::over(Backend::direct(store, None, "memory"), node.clock.clone(), node.random.clone())
     }
 
-    fn link(&self, wire: &Arc<Wire>, node: &Node, engine: &Arc<Engine>) -> Arc<Sync> {
+    pub fn link(&self, wire: &Arc<Wire>, node: &Node, engine: &Arc<Engine>) -> Arc<Sync> {
         let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
         Arc::new(Sync::new(engine.clone(), self.over(wire.clone(), node), options, node.clock.clone()))
     }
@@ -58,7 +58,7 @@ async fn run(link: &Sync) -> shoal::error::Result<()> {
 }
 
 /// Two nodes that have `docs` in common.
-async fn two(place: &Place) -> ([Node; 2], [Arc<Engine>; 2]) {
+pub async fn two(place: &Place) -> ([Node; 2], [Arc<Engine>; 2]) {
     let nodes = [Node::new(1), Node::new(2)];
     let engines = [nodes[0].open(), nodes[1].open()];
     put(&engines[0], "docs", 0..5, 1).await;
