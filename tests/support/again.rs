@@ -38,3 +38,10 @@ async fn everything_is_the_same_through_seaweedfs() {
         tokio::task::block_in_place(|| again(&server.config("again")));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_the_same_through_moto() {
+    if let Some((server, _)) = started::moto().await {
+        tokio::task::block_in_place(|| again(&server.config("again")));
+    }
+}

@@ -178,6 +178,7 @@ pub fn is_together(daemon: &Daemon) -> bool {
 }
 
 /// Passes begin only when somebody asks.
-pub const ON_REQUEST: [(&str, &str); 2] = [("SHOAL_SYNC__INTERVAL_SECONDS", "604800"), ("SHOAL_SYNC__METERED", "true")];
+pub const ON_REQUEST: [(&str, &str); 2] =
+    [("SHOAL_SYNC__INTERVAL_SECONDS", "604800"), ("SHOAL_SYNC__METERED", "true")];
 /// Passes begin all the time.
 pub const ALL_THE_TIME: [(&str, &str); 1] = [("SHOAL_SYNC__INTERVAL_SECONDS", "1")];

@@ -196,6 +196,25 @@ async fn a_query_that_needs_more_than_there_is_room_for_reads_past_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_several_want_at_once_is_read_once() {
+    let alone = meeting(|bytes| 4 * bytes).await;
+    ask(&alone.part, &by_vector(7)).unwrap();
+    let together = meeting(|bytes| 4 * bytes).await;
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let part = together.part.clone();
+            tokio::task::spawn_blocking(move || ids(&ask(&part, &by_vector(7)).unwrap()))
+        })
+        .collect();
+    let mut found = Vec::new();
+    for asking in asking {
+        found.push(asking.await.unwrap());
+    }
+    assert!(found.windows(2).all(|two| two[0] == two[1]));
+    assert_eq!(together.part.held_in_parts().bytes_brought, alone.part.held_in_parts().bytes_brought);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_queries_at_once_share_a_small_tier() {
     let Meeting { whole, part, bytes, .. } = meeting(|bytes| bytes / 5 * 4).await;
     let asked: Vec<_> = (0..8)
