@@ -42,7 +42,7 @@ mod unsent;
 pub mod view;
 pub mod write;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
@@ -56,7 +56,7 @@ use self::context::Context;
 use self::copies::CopyState;
 use self::namespace::{Moment, Namespace, not_found};
 use crate::error::{Error, Kind, Result};
-use crate::model::ids::NamespaceName;
+use crate::model::ids::{NamespaceName, Nsid};
 use crate::model::schema::Metric;
 use crate::model::write::SchemaUpdate;
 
@@ -70,6 +70,8 @@ pub struct Engine {
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last.
     past: Mutex<VecDeque<Arc<Moment>>>,
+    /// Revisions of tags that cannot be sent, since the start: what they need is damaged here.
+    tags_kept: Mutex<BTreeSet<(Nsid, String, u64)>>,
     /// Held by a query that reads again what there was no room for.
     narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.

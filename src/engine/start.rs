@@ -100,6 +100,7 @@ impl Engine {
             doors: Mutex::new(HashMap::new()),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
+            tags_kept: Mutex::default(),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

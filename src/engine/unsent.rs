@@ -24,7 +24,7 @@ pub struct Unsent {
     pub is_durable: bool,
     /// Whether there is nothing to send: a merge of segments is sent, too.
     pub is_nothing: bool,
-    /// Objects that the newest state names and the common one does not, with one for what is in no segment yet.
+    /// Objects that the newest state names and the common one does not, with one for what is in no segment yet, and tags.
     pub objects: u64,
     /// Their bytes; of what is in no segment yet, the memory that it takes, or its log.
     pub bytes: u64,
@@ -63,6 +63,24 @@ impl Engine {
     }
 
     async fn unsent_beside(&self, name: &NamespaceName, open_logs: &BTreeMap<Nsid, u64>) -> Result<Unsent> {
+        let unsent = self.unsent_documents(name, open_logs).await?;
+        tokio::task::block_in_place(|| self.with_tags(name, unsent))
+    }
+
+    /// With the tags that the bucket does not have; those of a namespace that is followed stay here.
+    fn with_tags(&self, name: &NamespaceName, mut unsent: Unsent) -> Result<Unsent> {
+        let Some(nsid) = self.catalog.find(name).filter(|_| !self.follows(name)) else { return Ok(unsent) };
+        for tag in self.tags_due(nsid)?.keys() {
+            let Some(file) = self.tag_file(nsid, tag)? else { continue };
+            unsent.objects += 1;
+            unsent.is_durable = false;
+            unsent.is_nothing = false;
+            unsent.since_ms = Some(unsent.since_ms.map_or(file.at_ms, |since| since.min(file.at_ms)));
+        }
+        Ok(unsent)
+    }
+
+    async fn unsent_documents(&self, name: &NamespaceName, open_logs: &BTreeMap<Nsid, u64>) -> Result<Unsent> {
         if let Some(found) = tokio::task::block_in_place(|| self.unsent_at_rest(name, open_logs))? {
             return Ok(found);
         }

@@ -100,8 +100,6 @@ pub struct Sync {
     status: Mutex<Status>,
     /// Of each incarnation the newest manifest in the bucket that this node has seen.
     seen: Mutex<BTreeMap<Nsid, Seen>>,
-    /// Revisions of tags that cannot be sent, as was told; the next process tries again.
-    kept_here: Mutex<BTreeSet<(Nsid, String, u64)>>,
 }
 
 /// What is known of the bucket, so that it need not be asked again.
@@ -133,7 +131,6 @@ impl Sync {
             turn,
             status: Mutex::new(status),
             seen,
-            kept_here: Mutex::default(),
         }
     }
 

@@ -125,27 +125,6 @@ impl Sync {
         }
     }
 
-    /// Revisions of this node's that the bucket has not. Asks nobody.
-    pub(super) fn tags_due(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
-        tokio::task::block_in_place(|| {
-            let mut due = self.engine.tag_revisions(nsid)?;
-            if due.is_empty() {
-                return Ok(due);
-            }
-            let known = self.engine.known_tags(nsid)?.revisions;
-            let mut room = TAGS_SHARED_MAX.saturating_sub(known.len());
-            let kept_here = self.kept_here.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            due.retain(|tag, rev| {
-                let is_news = known.get(tag).is_none_or(|known| *known < *rev);
-                let is_due = is_news && !kept_here.contains(&(nsid, tag.clone(), *rev));
-                let has_room = known.contains_key(tag) || room > 0;
-                room = room.saturating_sub(usize::from(is_due && !known.contains_key(tag)));
-                is_due && has_room
-            });
-            Ok(due)
-        })
-    }
-
     /// Sends tags, and what they need beyond `ours`, which is committed next. Gives the revisions that are there then.
     pub(super) async fn send_tags(
         &self,
@@ -172,8 +151,7 @@ impl Sync {
                 Ok(None) => {}
                 Err(error) if is_of_one_tag(&error) => {
                     done.tell(format!("tag '{tag}' stays on this node, it cannot be sent: {error}"));
-                    let mut kept_here = self.kept_here.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    kept_here.insert((nsid, tag, rev));
+                    self.engine.keep_tag_here(nsid, tag, rev);
                 }
                 Err(error) => return Err(error),
             }

@@ -82,3 +82,26 @@ async fn what_is_here_only_is_told_without_opening_a_namespace() {
     let sent = engine.unsent_of(clean(&engine)).await.unwrap();
     assert!(sent.values().all(|unsent| unsent.as_ref().unwrap().is_nothing), "{sent:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_is_here_only_counts_until_it_is_sent() {
+    let (bucket, node) = (bucket(3), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    let unsent = async |engine: &Engine| engine.unsent(&name("docs")).await.unwrap();
+    assert!(unsent(&engine).await.is_nothing);
+    node.clock.advance(60_000);
+    let at = engine.now_millis();
+    engine.tag(&name("docs"), "monday", None).await.unwrap();
+    let open = unsent(&engine).await;
+    assert_eq!((open.is_durable, open.is_nothing, open.objects, open.since_ms), (false, false, 1, Some(at)));
+    let engine = node.cut_power(engine);
+    assert_eq!(unsent(&engine).await, open, "nor is it forgotten");
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert!(unsent(&engine).await.is_nothing);
+    engine.untag(&name("docs"), "monday").await.unwrap();
+    assert!(!unsent(&engine).await.is_durable, "a deletion is news, too");
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert!(unsent(&engine).await.is_nothing);
+}

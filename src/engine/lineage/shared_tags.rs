@@ -19,7 +19,7 @@ use crate::engine::remote::keys_of;
 use crate::engine::view::SegmentView;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
-use crate::format::marks::{TagFile, TagsFile, VERSION, decode_tags, encode_tags};
+use crate::format::marks::{TAGS_SHARED_MAX, TagFile, TagsFile, VERSION, decode_tags, encode_tags};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::disk::{if_there, publish};
 use crate::segment::Summary;
@@ -36,6 +36,30 @@ impl Engine {
             found.extend(newest.map(|rev| (tag, rev)));
         }
         Ok(found)
+    }
+
+    /// Revisions of this node's tags that the bucket does not have, but for those that cannot be sent. Blocking.
+    pub fn tags_due(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
+        let mut due = self.tag_revisions(nsid)?;
+        if due.is_empty() {
+            return Ok(due);
+        }
+        let known = self.known_tags(nsid)?.revisions;
+        let mut room = TAGS_SHARED_MAX.saturating_sub(known.len());
+        let kept = self.tags_kept.lock().unwrap_or_else(PoisonError::into_inner);
+        due.retain(|tag, rev| {
+            let is_news = known.get(tag).is_none_or(|known| *known < *rev);
+            let is_due = is_news && !kept.contains(&(nsid, tag.clone(), *rev));
+            let has_room = known.contains_key(tag) || room > 0;
+            room = room.saturating_sub(usize::from(is_due && !known.contains_key(tag)));
+            is_due && has_room
+        });
+        Ok(due)
+    }
+
+    /// Says that a revision of a tag cannot be sent; it is tried again after the next start.
+    pub fn keep_tag_here(&self, nsid: Nsid, tag: String, rev: u64) {
+        self.tags_kept.lock().unwrap_or_else(PoisonError::into_inner).insert((nsid, tag, rev));
     }
 
     /// A tag's newest revision. Blocking.
