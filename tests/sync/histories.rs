@@ -306,7 +306,9 @@ impl Fleet {
     /// Does what the errors say that only a person can decide.
     async fn decide(&mut self, at: usize, passed: &Passed) {
         for (name, done) in passed.iter().flat_map(|pass| &pass.namespaces) {
-            if done.as_ref().is_err_and(|error| FOR_A_PERSON.contains(&error.code())) {
+            // What is kept of a name is told of the name, too, which may be gone here by then.
+            let is_here = self.members[at].engine.nsid_of(name).is_some();
+            if is_here && done.as_ref().is_err_and(|error| FOR_A_PERSON.contains(&error.code())) {
                 let kept = crate::node::name(&format!("kept{}", self.life()));
                 self.members[at].engine.copy(name, &kept).await.unwrap();
                 self.delete(at, name).await;
