@@ -130,8 +130,9 @@ impl Sync {
         let done = self.fetch(name, nsid).await?;
         if let Some(back) = back {
             self.bind(attached, name, back, Some(nsid)).await?;
-            self.engine.settle_return(name, nsid).await?;
         }
+        // Else a second deletion, by anybody, would be taken for this one, which did not hold.
+        self.engine.settle_return(name, nsid).await?;
         Ok(done)
     }
 

@@ -234,3 +234,16 @@ async fn a_name_costs_no_more_to_be_bound_anew_however_many_lives_it_had() {
     }
     assert_eq!(each[2], each[19], "{each:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_came_back_is_gone_when_others_delete_it_before_the_next_pass() {
+    let (bucket, nodes, engines) = two().await;
+    engines[1].delete(&name("docs")).await.unwrap();
+    put(&engines[0], "docs", 20..25, 2).await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    assert_eq!(all(&engines[1], "docs"), all(&engines[0], "docs"), "it had more than its deletion knew of");
+    live_on(1, &nodes[0], &engines[0], &bucket).await;
+    meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+    assert_eq!((all(&engines[1], "docs").len(), all(&engines[1], "docs")), (1, all(&engines[0], "docs")));
+}
