@@ -201,19 +201,6 @@ impl Engine {
             .await
     }
 
-    /// Copies a namespace that is about to give way, with its unresolved conflicts; goes on with a copy that is there already.
-    pub async fn keep(self: &Arc<Self>, name: &NamespaceName, kept: &NamespaceName) -> Result<()> {
-        if self.catalog.find(kept).is_none() {
-            self.copy(name, kept).await?;
-        }
-        let (from, to) = (self.namespace(name)?, self.namespace(kept)?);
-        self.to_the_end(|engine| async move {
-            let last = from.moment().await?;
-            engine.carry_facts(&last, &to).await
-        })
-        .await
-    }
-
     /// Gives a copy of a namespace what does not come along with its documents: unresolved conflicts, above all. Once is enough.
     pub async fn complete_copy(self: &Arc<Self>, from: &NamespaceName, copy: &NamespaceName) -> Result<()> {
         let (from, copy) = (self.namespace(from)?, self.namespace(copy)?);

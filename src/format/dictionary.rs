@@ -4,6 +4,8 @@
 //! number of rows, bytes of postings. `groups` holds, per group: its offset in `terms`, and its first postings' offset.
 //! Postings lie one behind the other in the dictionary's order.
 
+use std::ops::Range;
+
 use super::bytes::Reader;
 use super::varint;
 use crate::error::{Error, Result};
@@ -23,6 +25,34 @@ pub struct Term {
     pub bytes: u64,
     /// Which term of the dictionary it is, from 0 on.
     pub ordinal: u32,
+}
+
+impl Term {
+    /// Where its postings are in a section with a header of so many bytes before them.
+    pub fn place(&self, header_bytes: usize) -> Range<usize> {
+        let start = header_bytes.saturating_add(self.offset as usize);
+        start..start.saturating_add(self.bytes as usize)
+    }
+}
+
+/// Where the postings end in a section whose header has `header_bytes`, and says from byte `at` on how many bytes they are.
+pub(super) fn postings_end(header: &[u8], at: usize, header_bytes: usize, name: &str) -> Result<usize> {
+    let mut reader = Reader::new(header, name);
+    reader.take(at)?;
+    let end = usize::try_from(reader.u64()?).ok().and_then(|bytes| bytes.checked_add(header_bytes));
+    end.ok_or_else(|| Error::corrupt(format!("{name}: postings end beyond all bounds")))
+}
+
+/// A section's header, its postings, and what comes behind.
+pub(super) fn split(
+    bytes: &[u8],
+    header_bytes: usize,
+    end_of: impl FnOnce(&[u8]) -> Result<usize>,
+) -> Result<(&[u8], &[u8], &[u8])> {
+    let (header, rest) = bytes.split_at_checked(header_bytes).unwrap_or((bytes, &[]));
+    let end = end_of(header)?.saturating_sub(header_bytes);
+    let (postings, tables) = rest.split_at(end.min(rest.len()));
+    Ok((header, postings, tables))
 }
 
 /// Writes a dictionary, terms in ascending order.

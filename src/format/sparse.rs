@@ -11,7 +11,7 @@
 use half::f16;
 
 use super::bytes::Reader;
-use super::dictionary::{Dictionary, DictionaryWriter, Term, postings_of};
+use super::dictionary::{self, Dictionary, DictionaryWriter, Term, postings_of};
 use super::varint;
 use crate::error::{Error, Result};
 
@@ -78,17 +78,12 @@ pub struct Parts<'a> {
 
 /// Where the postings end, from the section's header.
 pub fn postings_end(header: &[u8], name: &str) -> Result<usize> {
-    let mut reader = Reader::new(header, name);
-    reader.take(16)?;
-    let end = usize::try_from(reader.u64()?).ok().and_then(|bytes| bytes.checked_add(HEADER_BYTES));
-    end.ok_or_else(|| Error::corrupt(format!("{name}: postings end beyond all bounds")))
+    dictionary::postings_end(header, 16, HEADER_BYTES, name)
 }
 
 /// Splits a section into its parts.
 pub fn parts<'a>(bytes: &'a [u8], rows: u32, name: &'a str) -> Result<Parts<'a>> {
-    let (header, rest) = bytes.split_at_checked(HEADER_BYTES).unwrap_or((bytes, &[]));
-    let end = postings_end(header, name)?.saturating_sub(HEADER_BYTES);
-    let (postings, tables) = rest.split_at(end.min(rest.len()));
+    let (header, postings, tables) = dictionary::split(bytes, HEADER_BYTES, |header| postings_end(header, name))?;
     parts_of(header, postings, tables, rows, name)
 }
 

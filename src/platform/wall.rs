@@ -21,6 +21,13 @@ pub struct StoreClock {
     pub said: u64,
 }
 
+impl StoreClock {
+    /// The store's time, in milliseconds, when this machine's clock shows `wall_ms`.
+    pub fn at(&self, wall_ms: u64) -> u64 {
+        wall_ms.saturating_add_signed(self.ahead_seconds.saturating_mul(1_000).saturating_neg())
+    }
+}
+
 /// Watches the wall clock.
 #[derive(Debug, Default)]
 pub struct Wall {
@@ -49,8 +56,7 @@ impl Wall {
         if self.doubted.is_some() {
             return None;
         }
-        let ahead_ms = store.map_or(0, |store| store.ahead_seconds.saturating_mul(1_000));
-        Some(wall_ms.saturating_add_signed(ahead_ms.saturating_neg()))
+        Some(store.map_or(wall_ms, |store| store.at(wall_ms)))
     }
 }
 

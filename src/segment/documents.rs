@@ -16,6 +16,11 @@ use crate::model::document::{Document, PatchIntent};
 use crate::model::schema::ColumnUid;
 use crate::model::value::Value;
 
+/// Whether a column is wanted: all are, or those of a sorted list.
+fn is_wanted(columns: Option<&[ColumnUid]>, uid: ColumnUid) -> bool {
+    columns.is_none_or(|list| list.binary_search(&uid).is_ok())
+}
+
 impl Segment {
     /// A row's document: all columns, or those of a sorted list. For many rows, [`Segment::scan`] is faster.
     pub fn document(&self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
@@ -36,8 +41,7 @@ impl Segment {
         for row in rows.clone() {
             ahead.add(&blocks, scan.index.block_of(row)?.bytes);
         }
-        let wanted = |uid: &ColumnUid| columns.is_none_or(|list| list.binary_search(uid).is_ok());
-        for SegmentColumn { uid, .. } in self.columns().iter().filter(|column| wanted(&column.uid)) {
+        for SegmentColumn { uid, .. } in self.columns().iter().filter(|column| is_wanted(columns, column.uid)) {
             if let Some(vectors) = self.vectors(*uid)? {
                 rows.clone().into_iter().for_each(|row| vectors.add_vector(row, ahead));
             }
@@ -65,8 +69,7 @@ impl Segment {
         if self.is_full() {
             return self.scan();
         }
-        let wanted = |uid: &ColumnUid| columns.is_none_or(|list| list.binary_search(uid).is_ok());
-        let uids = self.columns().iter().map(|column| column.uid).filter(wanted).collect();
+        let uids = self.columns().iter().map(|column| column.uid).filter(|uid| is_wanted(columns, *uid)).collect();
         let coming = Coming { rows: rows.clone().into_iter().peekable(), columns: uids };
         Ok(RowScan { coming: Some(coming), ..self.scan()? })
     }
@@ -116,7 +119,7 @@ impl<'a> RowScan<'a> {
     pub fn document(&mut self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
         self.read_ahead(row)?;
         let segment = self.segment;
-        let wanted = |uid| columns.is_none_or(|list| list.binary_search(&uid).is_ok());
+        let wanted = |uid| is_wanted(columns, uid);
         let id = segment.id_of(row)?;
         let version = segment.version_of(row)?;
         let mut fields = Vec::new();

@@ -290,6 +290,20 @@ impl<'a> Part<'a> {
         memory.get(&place).map(Some).ok_or_else(lost)
     }
 
+    /// A section's header, what is in its middle, and what comes behind that. The middle ends where the header says to `end_of`, and
+    /// is not brought.
+    pub(in crate::segment) fn around(
+        &self,
+        header_bytes: usize,
+        end_of: impl FnOnce(&[u8]) -> Result<usize>,
+    ) -> Result<(&'a [u8], &'a [u8], &'a [u8])> {
+        let all = self.bytes();
+        let begin = header_bytes.min(all);
+        let header = self.range(0..begin)?;
+        let end = end_of(header)?.clamp(begin, all);
+        Ok((header, self.raw(begin..end)?, self.range(end..all)?))
+    }
+
     /// Its name, for errors.
     fn what(&self) -> String {
         format!("section {} of {}", self.section.entry.name, self.file.name)

@@ -1,7 +1,6 @@
 //! Writes and reads a sparse vector column's index. Weights are exact.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use half::f16;
 
@@ -61,12 +60,6 @@ pub struct SparseReader<'a> {
     name: &'a str,
 }
 
-/// Where a dimension's postings are in the section.
-fn place_of(term: &Term) -> Range<usize> {
-    let start = HEADER_BYTES.saturating_add(term.offset as usize);
-    start..start.saturating_add(term.bytes as usize)
-}
-
 impl<'a> SparseReader<'a> {
     /// Reads the header only.
     pub fn open(section: &'a [u8], rows: u32, name: &'a str) -> Result<Self> {
@@ -75,18 +68,14 @@ impl<'a> SparseReader<'a> {
 
     /// Reads everything but the postings; those of a dimension are brought when they are read.
     pub(in crate::segment) fn open_part(section: Part<'a>, rows: u32, name: &'a str) -> Result<Self> {
-        let all = section.bytes();
-        let begin = HEADER_BYTES.min(all);
-        let header = section.range(0..begin)?;
-        let end = postings_end(header, name)?.clamp(begin, all);
-        let (postings, tables) = (section.raw(begin..end)?, section.range(end..all)?);
+        let (header, postings, tables) = section.around(HEADER_BYTES, |header| postings_end(header, name))?;
         Ok(SparseReader { parts: parts_of(header, postings, tables, rows, name)?, section: Some(section), name })
     }
 
     /// Adds a dimension's postings to what is brought.
     pub fn add_blocks(&self, term: &Term, ahead: &mut Ahead<'a>) {
         if let Some(section) = &self.section {
-            ahead.add(section, place_of(term));
+            ahead.add(section, term.place(HEADER_BYTES));
         }
     }
 
@@ -103,7 +92,9 @@ impl<'a> SparseReader<'a> {
     /// A dimension's blocks of [`BLOCK`] rows.
     pub fn blocks(&self, term: &Term) -> Result<WeightBlocks<'a>> {
         match &self.section {
-            Some(section) => WeightBlocks::of(section.range(place_of(term))?, term, self.parts.rows, self.name),
+            Some(section) => {
+                WeightBlocks::of(section.range(term.place(HEADER_BYTES))?, term, self.parts.rows, self.name)
+            }
             None => WeightBlocks::new(&self.parts, term, self.name),
         }
     }

@@ -146,11 +146,6 @@ impl Bucket {
         self.put_until(&path, bytes, &mut turns).await.map_err(|error| error.context(format_args!("put {key}")))
     }
 
-    /// Replaces an object that is only a hint. Afterwards readers see this one, or one written at the same time or later.
-    pub async fn replace(&self, key: &str, bytes: Bytes, patience: &Patience) -> Result<()> {
-        self.put(key, bytes, patience).await
-    }
-
     pub(super) async fn put_until(&self, path: &StorePath, bytes: Bytes, turns: &mut Turns) -> Result<()> {
         let length = bytes.len() as u64;
         let done = self

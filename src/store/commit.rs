@@ -229,7 +229,7 @@ fn generation_of(key_of_generation: KeyOf<'_>, key: &str) -> Option<u64> {
 
 /// Writes the hint that `generation` is the newest known. It may be overwritten by an older one, and may be lost.
 pub async fn write_hint(bucket: &Bucket, key: &str, generation: u64, patience: &Patience) -> Result<()> {
-    bucket.replace(key, Bytes::from(format!("{generation}\n")), patience).await
+    bucket.put(key, Bytes::from(format!("{generation}\n")), patience).await
 }
 
 /// The hint; none when there is none, or it makes no sense: it is never trusted, so it is never an error either.

@@ -90,6 +90,10 @@ pub fn written_elsewhere(name: &NamespaceName) -> Error {
         .with_hint("delete the new one here; the next sync brings the old one back, and the new one can be undeleted by its incarnation")
 }
 
+pub fn no_manifest(name: &NamespaceName, nsid: Nsid) -> Error {
+    Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket"))
+}
+
 /// The code of a pass that was led to an incarnation by a name that had lost it by then.
 pub const NAME_MOVED: &str = "name_moved";
 

@@ -204,8 +204,8 @@ impl Sync {
 
     /// The time in milliseconds by the bucket's clock, where it has one: an own clock that is ahead must not release what is new.
     pub(super) fn bucket_now(&self) -> u64 {
-        let skew_ms = self.bucket.skew_seconds().unwrap_or(0).saturating_mul(1_000);
-        self.clock.now_millis().saturating_add_signed(skew_ms.saturating_neg())
+        let now = self.clock.now_millis();
+        self.bucket.traffic().clock().map_or(now, |clock| clock.at(now))
     }
 
     /// The oldest generation that is retained, and all that is named from there to the newest.

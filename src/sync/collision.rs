@@ -36,9 +36,7 @@ impl Sync {
             return self.make_way(name, &ended, Some(other)).await;
         }
         let Some(found) = self.newest(&name.project, other, None).await? else {
-            return Err(Error::corrupt(format!(
-                "{name} is incarnation {other}, which has no manifest in the bucket"
-            )));
+            return Err(binding::no_manifest(name, other));
         };
         // What was never under this name in the bucket cannot have come there from here, but from a clone of this disk.
         self.part_from_clone(name, None, &found.manifest.version_vector).await?;

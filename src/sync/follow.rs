@@ -4,9 +4,9 @@
 //! more. What is only here is left alone.
 
 use super::Sync;
-use super::binding::Choice;
+use super::binding::{self, Choice};
 use super::namespace::Done;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::ids::{NamespaceName, Nsid};
 
 /// What becomes of a choice where nothing may be sent.
@@ -23,7 +23,7 @@ impl Sync {
         let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
         let Some(found) = self.newest_after(&name.project, nsid, common.as_ref()).await? else {
             self.check_name(name, nsid).await?;
-            return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
+            return Err(binding::no_manifest(name, nsid));
         };
         let mut done = Done { generation: Some(found.manifest.generation), ..Done::default() };
         if common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id) {

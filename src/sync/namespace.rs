@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::objects::{Carried, pull, push};
 use super::tags::Uploads;
-use super::{Sync, keys};
+use super::{Sync, binding, keys};
 use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
@@ -78,7 +78,7 @@ impl Sync {
     pub(super) async fn fetch(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let Some(found) = self.newest(&name.project, nsid, None).await? else {
             self.check_name(name, nsid).await?;
-            return Err(Error::corrupt(format!("{name} is incarnation {nsid}, which has no manifest in the bucket")));
+            return Err(binding::no_manifest(name, nsid));
         };
         self.settle_own(name, nsid, &found.manifest).await?;
         if self.engine.revive(name, &found.manifest).await? {

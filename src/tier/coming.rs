@@ -223,19 +223,13 @@ impl Drop for Incoming<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
-    use std::sync::Arc;
+    use std::path::Path;
 
-    use super::{KEPT_MAX, Tier};
-    use crate::platform::disk::{Disk, create_dirs};
+    use super::super::tests::tier;
+    use super::KEPT_MAX;
+    use crate::platform::disk::Disk;
     use crate::platform::memory_disk::MemoryDisk;
     use crate::platform::random::SeededRandom;
-
-    fn tier(disk: &MemoryDisk) -> Tier {
-        create_dirs(disk, Path::new("/data")).unwrap();
-        let [store, cache, coming] = ["store", "cache", "coming"].map(|name| PathBuf::from("/data").join(name));
-        Tier::new(Arc::new(disk.clone()), store, cache, coming, 0)
-    }
 
     #[test]
     fn what_came_of_an_object_is_gone_on_with_and_is_under_its_key_once_it_is_whole() {

@@ -383,7 +383,7 @@ mod tests {
     use crate::platform::memory_disk::MemoryDisk;
     use crate::platform::random::SeededRandom;
 
-    fn tier(disk: &MemoryDisk) -> Tier {
+    pub(super) fn tier(disk: &MemoryDisk) -> Tier {
         create_dirs(disk, Path::new("/data")).unwrap();
         let [store, cache, coming] = ["store", "cache", "coming"].map(|name| PathBuf::from("/data").join(name));
         Tier::new(Arc::new(disk.clone()), store, cache, coming, 0)

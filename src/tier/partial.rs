@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -303,19 +303,13 @@ impl Fill for Partial {
     fn read(&self, ranges: Vec<Range<u64>>) -> Result<Read> {
         self.touch();
         let remote = self.remote()?;
-        let (done, answer) = mpsc::sync_channel(1);
-        let (key, shared) = (self.key.clone(), self.shared.clone());
-        remote.runtime.clone().spawn(async move {
-            let read =
-                stream::iter(ranges).map(|range| remote.get(&key, range)).buffered(AT_ONCE).try_collect().await;
-            let bytes =
-                read.as_ref().map_or(0, |read: &Vec<Bytes>| read.iter().map(|bytes| bytes.len() as u64).sum());
-            shared.read_past(bytes);
-            // Nobody waits any more where the query ended.
-            let _ = done.send(read);
-        });
-        let stopped = || Error::unavailable("a read of the bucket stopped without an answer");
-        Ok(Box::new(move || tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?))
+        let (key, shared, from) = (self.key.clone(), self.shared.clone(), remote.clone());
+        Ok(remote.begin(async move {
+            let read = stream::iter(ranges).map(|range| from.get(&key, range)).buffered(AT_ONCE);
+            let read: Vec<Bytes> = read.try_collect().await?;
+            shared.read_past(read.iter().map(|bytes| bytes.len() as u64).sum());
+            Ok(read)
+        }))
     }
 
     fn forget(&self, range: Range<u64>) {

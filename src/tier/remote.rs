@@ -1,6 +1,7 @@
 //! The bucket, as the tier reads from it: ranges of objects that never change.
 
 use std::fmt;
+use std::future::Future;
 use std::ops::Range;
 use std::sync::mpsc;
 
@@ -49,13 +50,22 @@ impl Remote {
 
     /// [`Remote::get`], waited for by a thread that may wait.
     pub(super) fn wait_for(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let (done, answer) = mpsc::sync_channel(1);
         let (remote, key) = (self.clone(), key.to_owned());
+        self.begin(async move { remote.get(&key, range).await })()
+    }
+
+    /// Begins to read; what is given back waits for it, on a thread that may wait.
+    pub(super) fn begin<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Box<dyn FnOnce() -> Result<T> + Send> {
+        let (done, answer) = mpsc::sync_channel(1);
         self.runtime.spawn(async move {
-            let _ = done.send(remote.get(&key, range).await);
+            // Nobody waits any more where the query ended.
+            let _ = done.send(read.await);
         });
         let stopped = || Error::unavailable("a read of the bucket stopped without an answer");
-        tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?
+        Box::new(move || tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?)
     }
 }
 

@@ -59,7 +59,7 @@ async fn objects(bucket: &Bucket) {
     assert!(matches!(bucket.create("o/a", Bytes::from_static(b"x"), p).await.unwrap(), Created::Exists));
     assert_eq!(bucket.get("o/a", p).await.unwrap(), Some(bytes));
     assert!(matches!(bucket.create("o/b", Bytes::from_static(b"x"), p).await.unwrap(), Created::Done));
-    bucket.replace("o/b", Bytes::from_static(b"yy"), p).await.unwrap();
+    bucket.put("o/b", Bytes::from_static(b"yy"), p).await.unwrap();
     assert_eq!(bucket.get("o/b", p).await.unwrap(), Some(Bytes::from_static(b"yy")));
 
     bucket.delete("o/b", p).await.unwrap();
@@ -155,7 +155,7 @@ async fn commits(bucket: &Bucket) {
     write_hint(bucket, "c/CURRENT", 39, p).await.unwrap();
     write_hint(bucket, "c/CURRENT", 38, p).await.unwrap();
     assert_eq!(read_hint(bucket, "c/CURRENT", p).await.unwrap(), Some(38));
-    bucket.replace("c/CURRENT", Bytes::from_static(b"nonsense"), p).await.unwrap();
+    bucket.put("c/CURRENT", Bytes::from_static(b"nonsense"), p).await.unwrap();
     assert_eq!(read_hint(bucket, "c/CURRENT", p).await.unwrap(), None);
 }
 

@@ -239,7 +239,7 @@ async fn a_format_that_is_newer_or_damaged_is_refused_and_not_written_over() {
     let newer =
         [format!("{{\"crc32c\":\"{:08x}\",\"body\":", crc32c::crc32c(body)).as_bytes(), body, b"}\n"].concat();
     for (bytes, kind) in [(damaged, Kind::Corrupt), (newer, Kind::Unsupported), (Vec::new(), Kind::Corrupt)] {
-        bucket.replace(FORMAT_KEY, bytes.clone().into(), &PATIENCE).await.unwrap();
+        bucket.put(FORMAT_KEY, bytes.clone().into(), &PATIENCE).await.unwrap();
         let error = claim_identity(&bucket, Uuid::from_u128(2), &PATIENCE).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.message().starts_with("memory: _format.json"), "{error}");

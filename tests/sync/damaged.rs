@@ -46,7 +46,7 @@ fn newest<'a>(objects: &'a BTreeMap<String, Bytes>, nsid: &str, part: &str) -> &
 async fn refused(bucket: &Bucket, key: &str, bytes: Option<Bytes>) -> (Kind, String) {
     let sound = bucket.get(key, &PATIENCE).await.unwrap().unwrap();
     match &bytes {
-        Some(bytes) => bucket.replace(key, bytes.clone(), &PATIENCE).await.unwrap(),
+        Some(bytes) => bucket.put(key, bytes.clone(), &PATIENCE).await.unwrap(),
         None => bucket.delete(key, &PATIENCE).await.unwrap(),
     }
     let before = contents(bucket).await;
@@ -56,7 +56,7 @@ async fn refused(bucket: &Bucket, key: &str, bytes: Option<Bytes>) -> (Kind, Str
     assert_eq!(contents(bucket).await, before, "{key}: something was overwritten");
     assert_eq!(all(&engine, "other").len(), 5, "{key}: other namespaces go on");
     assert!(engine.check(3).unwrap().is_whole());
-    bucket.replace(key, sound, &PATIENCE).await.unwrap();
+    bucket.put(key, sound, &PATIENCE).await.unwrap();
     sync(&node, &engine, bucket).await.unwrap();
     assert_eq!(all(&engine, "docs").len(), 19, "{key}: put back, and not taken in");
     (error.kind(), format!("{error} {}", error.hint().unwrap_or_default()))
@@ -113,7 +113,7 @@ async fn a_manifest_of_a_newer_format_is_refused_as_such() {
     let newer = format!("{{\"crc32c\":\"{:08x}\",\"body\":{newer}}}\n", crc32c::crc32c(newer.as_bytes()));
     let node = Node::new(9);
     let engine = node.open();
-    bucket.replace(key, newer.into(), &PATIENCE).await.unwrap();
+    bucket.put(key, newer.into(), &PATIENCE).await.unwrap();
     let before = contents(&bucket).await;
     let error = sync(&node, &engine, &bucket).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported, "{error}");

@@ -133,12 +133,12 @@ async fn nothing_is_deleted_while_anything_is_unreadable() {
     let objects = |keys: Vec<String>| keys.into_iter().filter(|key| key.contains("/segments/")).collect::<Vec<_>>();
     let before = objects(keys(&bucket).await);
     let sound = bucket.get(&hold, P).await.unwrap().unwrap();
-    bucket.replace(&hold, "{".into(), P).await.unwrap();
+    bucket.put(&hold, "{".into(), P).await.unwrap();
     let run = reclaim(&nodes[0], &engines[0], &bucket, 0).await;
     let error = run.failed.unwrap();
     assert!(error.message().contains(&hold), "{error}");
     assert_eq!(objects(keys(&bucket).await), before);
-    bucket.replace(&hold, sound, P).await.unwrap();
+    bucket.put(&hold, sound, P).await.unwrap();
     reclaim_to_the_end(&nodes[0], &engines[0], &bucket).await;
 }
 

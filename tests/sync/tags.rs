@@ -295,7 +295,7 @@ async fn a_tag_that_somebody_damaged_is_told_and_keeps_nobody_from_the_documents
     sync(&nodes[0], &engines[0], &bucket).await.unwrap();
     let key = keys(&bucket).await.into_iter().find(|key| key.contains("/tags/bad/")).unwrap();
     let sound = bucket.get(&key, P).await.unwrap().unwrap();
-    bucket.replace(&key, "{".into(), P).await.unwrap();
+    bucket.put(&key, "{".into(), P).await.unwrap();
     let told = notice(&nodes[1], &engines[1], &bucket).await.unwrap();
     assert!(told.contains("'bad'") && told.contains(&key), "{told}");
     assert_eq!(tags(&engines[1], "docs"), ["good"]);
@@ -306,7 +306,7 @@ async fn a_tag_that_somebody_damaged_is_told_and_keeps_nobody_from_the_documents
     let before = objects(keys(&bucket).await);
     assert!(reclaim(&nodes[1], &engines[1], &bucket, 0).await.failed.unwrap().message().contains(&key));
     assert_eq!(objects(keys(&bucket).await), before);
-    bucket.replace(&key, sound, P).await.unwrap();
+    bucket.put(&key, sound, P).await.unwrap();
     reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
     tag(&engines[0], "docs", "next").await;
     meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
@@ -327,7 +327,7 @@ async fn a_damaged_change_leaves_a_tag_as_it_was_and_everybody_at_rest() {
     tag(&engines[0], "docs", "v1").await;
     sync(&nodes[0], &engines[0], &bucket).await.unwrap();
     let key = keys(&bucket).await.into_iter().rfind(|key| key.contains("/tags/v1/")).unwrap();
-    bucket.replace(&key, "{".into(), P).await.unwrap();
+    bucket.put(&key, "{".into(), P).await.unwrap();
     let told = notice(&third, &others[0], &bucket).await.unwrap();
     assert!(told.contains(&key), "{told}");
     meet(&[(&there, &others[1])], &bucket).await;

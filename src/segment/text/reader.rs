@@ -1,7 +1,6 @@
 //! Writes and reads a full-text column's index.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use roaring::RoaringBitmap;
 
@@ -113,12 +112,6 @@ pub fn spread(known: impl IntoIterator<Item = (u32, u32)>, rows: u32) -> (Vec<u3
     (lengths, present)
 }
 
-/// Where a term's postings are in the section.
-fn place_of(term: &Term) -> Range<usize> {
-    let start = HEADER_BYTES.saturating_add(term.offset as usize);
-    start..start.saturating_add(term.bytes as usize)
-}
-
 /// A full-text column's index in a segment.
 #[derive(Clone, Copy)]
 pub struct TextReader<'a> {
@@ -136,12 +129,7 @@ impl<'a> TextReader<'a> {
 
     /// Reads everything but the postings, of a segment that is not all here; those of a term are brought when they are read.
     pub(in crate::segment) fn open_part(section: Part<'a>, rows: u32, name: &'a str) -> Result<Self> {
-        let all = section.bytes();
-        let begin = HEADER_BYTES.min(all);
-        let header = section.range(0..begin)?;
-        let end = postings_end(header, name)?.clamp(begin, all);
-        // Postings are looked at as those of a term only, which are brought then.
-        let (postings, tables) = (section.raw(begin..end)?, section.range(end..all)?);
+        let (header, postings, tables) = section.around(HEADER_BYTES, |header| postings_end(header, name))?;
         Ok(TextReader { parts: parts_of(header, postings, tables, rows, name)?, section: Some(section), name })
     }
 
@@ -156,7 +144,7 @@ impl<'a> TextReader<'a> {
     /// Adds a term's postings to what is brought.
     pub fn add_postings(&self, term: &Term, ahead: &mut Ahead<'a>) {
         if let Some(section) = &self.section {
-            ahead.add(section, place_of(term));
+            ahead.add(section, term.place(HEADER_BYTES));
         }
     }
 
@@ -232,7 +220,9 @@ impl<'a> TextReader<'a> {
     /// A term's rows and frequencies, block by block.
     pub fn postings(&self, term: &Term) -> Result<PostingsBytes<'a>> {
         match &self.section {
-            Some(section) => PostingsBytes::of(section.range(place_of(term))?, term, self.rows(), self.name),
+            Some(section) => {
+                PostingsBytes::of(section.range(term.place(HEADER_BYTES))?, term, self.rows(), self.name)
+            }
             None => PostingsBytes::new(&self.parts, term, self.name),
         }
     }
@@ -248,11 +238,11 @@ impl<'a> TextReader<'a> {
             let mut batch = Batch::default();
             let from = at;
             at += 1;
-            match section.range_here(place_of(first)) {
+            match section.range_here(first.place(HEADER_BYTES)) {
                 Err(full) if lacks_room(&full) => {
-                    batch.add(section, place_of(first));
+                    batch.add(section, first.place(HEADER_BYTES));
                     while let Some(term) = terms.get(at).filter(|_| !batch.is_full()) {
-                        batch.add(section, place_of(term));
+                        batch.add(section, term.place(HEADER_BYTES));
                         at += 1;
                     }
                     past = batch.read()?;
@@ -260,7 +250,7 @@ impl<'a> TextReader<'a> {
                 here => drop(here?),
             }
             for term in &terms[from..at] {
-                let bytes = past.bytes_of(section, place_of(term))?;
+                let bytes = past.bytes_of(section, term.place(HEADER_BYTES))?;
                 each(PostingsBytes::of(bytes, term, self.rows(), self.name)?)?;
             }
         }

@@ -32,15 +32,15 @@ impl<'a> VectorReader<'a> {
 
     /// Adds a row's vector to what is brought.
     pub fn add_vector(&self, row: u32, ahead: &mut Ahead<'a>) {
-        if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
-            ahead.add(matrix, self.place_bytes(place));
+        if let Some((matrix, bytes)) = self.in_matrix(row) {
+            ahead.add(matrix, bytes);
         }
     }
 
     /// Adds a row's vector to what is read past the disk.
     pub(in crate::segment) fn add_past(&self, row: u32, batch: &mut Batch<'a>) {
-        if let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) {
-            batch.add(matrix, self.place_bytes(place));
+        if let Some((matrix, bytes)) = self.in_matrix(row) {
+            batch.add(matrix, bytes);
         }
     }
 

@@ -134,10 +134,15 @@ impl<'a> VectorReader<'a> {
         self.bytes(row)?.map(|bytes| decode(bytes, self.dims, self.element, self.name)).transpose()
     }
 
+    /// Where a row's vector is stored, of a segment that need not be all here.
+    pub(super) fn in_matrix(&self, row: u32) -> Option<(&Part<'a>, Range<usize>)> {
+        Some((self.matrix.as_ref()?, self.place_bytes(self.place(row)?)))
+    }
+
     /// [`Self::vector`], from `past` where that has it, or where it has no room.
     pub(in crate::segment) fn vector_past(&self, row: u32, past: &mut Past<'a>) -> Result<Option<Vector>> {
-        let (Some(place), Some(matrix)) = (self.place(row), &self.matrix) else { return Ok(None) };
-        let bytes = past.bytes_of(matrix, self.place_bytes(place))?;
+        let Some((matrix, bytes)) = self.in_matrix(row) else { return Ok(None) };
+        let bytes = past.bytes_of(matrix, bytes)?;
         decode(bytes, self.dims, self.element, self.name).map(Some)
     }
 

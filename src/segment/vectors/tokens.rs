@@ -210,28 +210,32 @@ impl<'a> TokenReader<'a> {
         Ok(Some(Multivector { dims, elements: decode_tokens(bytes, dims, self.name)? }))
     }
 
+    /// Where a row's tokens are stored, of a segment that need not be all here.
+    fn in_matrix(&self, row: u32) -> Result<Option<(&Part<'a>, Range<usize>)>> {
+        let Some(matrix) = self.tokens.matrix.as_ref().filter(|_| self.has_value(row)) else { return Ok(None) };
+        Ok(Some((matrix, self.tokens.places_bytes(self.tokens_of(row)?))))
+    }
+
     /// [`Self::stored`], from `past` where that has it, or where it has no room.
     pub(super) fn stored_past<'p>(&self, row: u32, past: &'p mut Past<'a>) -> Result<Option<&'p [u8]>> {
-        match &self.tokens.matrix {
-            Some(matrix) if self.has_value(row) => {
-                past.bytes_of(matrix, self.tokens.places_bytes(self.tokens_of(row)?)).map(Some)
-            }
-            _ => self.stored(row),
+        match self.in_matrix(row)? {
+            Some((matrix, bytes)) => past.bytes_of(matrix, bytes).map(Some),
+            None => self.stored(row),
         }
     }
 
     /// Adds a row's tokens to what is brought.
     pub(in crate::segment) fn add(&self, row: u32, ahead: &mut Ahead<'a>) -> Result<()> {
-        if let Some(matrix) = self.tokens.matrix.as_ref().filter(|_| self.has_value(row)) {
-            ahead.add(matrix, self.tokens.places_bytes(self.tokens_of(row)?));
+        if let Some((matrix, bytes)) = self.in_matrix(row)? {
+            ahead.add(matrix, bytes);
         }
         Ok(())
     }
 
     /// Adds a row's tokens to what is read past the disk.
     pub(in crate::segment) fn add_past(&self, row: u32, batch: &mut Batch<'a>) -> Result<()> {
-        if let Some(matrix) = self.tokens.matrix.as_ref().filter(|_| self.has_value(row)) {
-            batch.add(matrix, self.tokens.places_bytes(self.tokens_of(row)?));
+        if let Some((matrix, bytes)) = self.in_matrix(row)? {
+            batch.add(matrix, bytes);
         }
         Ok(())
     }
