@@ -33,7 +33,7 @@
 //!   merge compares what one side has seen with what the other has; nothing else decides what is new: see [`engine::merge`].
 //! - **Nodes meet by what they have seen.** A pass of [`sync`] may stop anywhere: which of two states is newer is decided by their
 //!   vectors, and what a commit in the bucket came to by reading it back; see [`store`]. An origin is one disk's: a clone takes
-//!   another as soon as the bucket shows that there are two.
+//!   others, in all its namespaces, as soon as the bucket shows that there are two.
 //! - **What is only here is here whole.** Of what the bucket has, a node may keep ranges; whoever touches others waits for them, or
 //!   reads them past the disk where that has no room: see [`tier`] and [`platform::mmap::Fill`].
 //! - **What the bucket loses nobody needs.** Nothing is deleted there that a retained manifest names or a hold, and nothing is committed

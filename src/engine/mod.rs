@@ -8,7 +8,7 @@
 //! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
-//! - `succession` gives names to what the bucket has;
+//! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -27,6 +27,7 @@ pub mod merge;
 pub mod namespace;
 mod node;
 mod operations;
+mod parting;
 pub mod parts;
 pub mod query;
 pub mod reclaim;

@@ -22,7 +22,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
-use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::{Mapping, lacks_room};
@@ -114,24 +114,6 @@ impl Engine {
     /// This node's origin in a namespace.
     pub fn origin(&self, name: &NamespaceName) -> Result<Origin> {
         Ok(self.namespace(name)?.origin())
-    }
-
-    /// Takes a new origin for a namespace, because another disk writes by this one's; everything that was written here after
-    /// `since` is under it from now on. Gives how many documents and deletions that is.
-    pub async fn take_new_origin(self: &Arc<Self>, name: &NamespaceName, since: Hlc) -> Result<u64> {
-        let namespace = self.namespace(name)?;
-        self.to_the_end(move |engine| async move {
-            // The other disk gives ids of the same blocks.
-            tokio::task::block_in_place(|| {
-                engine.context.edit_node(|node| {
-                    let had = node.id_blocks.take().is_some() || !node.id_ranges.is_empty();
-                    node.id_ranges.clear();
-                    had
-                })
-            })?;
-            namespace.take_new_origin(since).await
-        })
-        .await
     }
 
     /// What a namespace has seen: everything that was acknowledged.

@@ -70,13 +70,13 @@ pub fn merge_renewed(
     schema: &Schema,
     inputs: &[Input],
     horizon: Hlc,
-    renewal: Option<Renewal>,
+    renewal: Option<&Renewal>,
     out: &mut dyn Write,
 ) -> Result<Summary> {
     let columns = columns_of(schema);
     let mut plan = Plan::new(inputs, horizon)?;
-    plan.renewal = renewal;
-    if let Some(renewal) = &renewal {
+    plan.renewal = renewal.cloned();
+    if let Some(renewal) = renewal {
         renewal.of_tombstones(&mut plan.tombstones);
     }
     let rows = row_count(plan.rows.len())?;

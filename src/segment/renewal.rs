@@ -1,26 +1,38 @@
-//! What was written under one origin from some time on becomes another origin's, by the same clocks.
+//! What was written under some origins from some time on becomes other origins', by the same clocks.
+
+use std::collections::BTreeMap;
 
 use crate::format::rows::PatchPlaces;
 use crate::model::document::Tombstone;
 use crate::model::ids::{Hlc, Origin, Version};
 
-/// A change of origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Per origin from when on what it wrote is whose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Renewal {
-    pub from: Origin,
-    /// What is newer than this.
-    pub since: Hlc,
-    pub to: Origin,
+    changes: BTreeMap<Origin, (Hlc, Origin)>,
 }
 
 impl Renewal {
+    /// What `from` wrote later than `since` becomes `to`'s.
+    pub fn add(&mut self, from: Origin, since: Hlc, to: Origin) {
+        self.changes.insert(from, (since, to));
+    }
+
     /// Whether a version changes.
     pub fn is_of(&self, version: Version) -> bool {
-        version.origin == self.from && version.hlc > self.since
+        self.changes.get(&version.origin).is_some_and(|(since, _)| version.hlc > *since)
     }
 
     pub fn of(&self, version: Version) -> Version {
-        if self.is_of(version) { Version { origin: self.to, ..version } } else { version }
+        match self.changes.get(&version.origin) {
+            Some((since, to)) if version.hlc > *since => Version { origin: *to, ..version },
+            _ => version,
+        }
+    }
+
+    /// Up to when what an origin wrote stays its own, when that ends.
+    pub fn since(&self, origin: Origin) -> Option<Hlc> {
+        self.changes.get(&origin).map(|(since, _)| *since)
     }
 
     pub(super) fn of_tombstones(&self, tombstones: &mut [Tombstone]) {

@@ -11,12 +11,12 @@
 use super::Sync;
 use crate::error::Result;
 use crate::format::manifest::Manifest;
-use crate::model::ids::{Hlc, NamespaceName};
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::model::version_vector::VersionVector;
 
 impl Sync {
-    /// Takes a new origin where `theirs`, which is not of this node's making, has more of this node's own than `common` had. Says
-    /// what a person should know.
+    /// Parts where `theirs`, which is not of this node's making, has more of this node's own than `common` had. Says what a
+    /// person should know.
     pub(super) async fn part_from_clone(
         &self,
         name: &NamespaceName,
@@ -28,13 +28,38 @@ impl Sync {
         if theirs.seen(own) <= sent {
             return Ok(None);
         }
-        let count = self.engine.take_new_origin(name, sent).await?;
+        self.part(name).await.map(Some)
+    }
+
+    /// Parts where the bucket has a clone's writes to something of which `name` has what is not sent yet: sent by the same origin,
+    /// those would be taken for seen wherever `name` is merged.
+    pub(super) async fn part_from_lenders(&self, name: &NamespaceName, nsid: Nsid) -> Result<Option<String>> {
+        for nsid in tokio::task::block_in_place(|| self.engine.lenders(nsid))? {
+            let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
+            if let Some(found) = self.newest_after(&name.project, nsid, common.as_ref()).await?
+                && self.is_of_a_clone(name, nsid, &found.manifest).await?
+            {
+                return self.part(name).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a state in the bucket has more by this node's origin than this node sent.
+    pub(super) async fn is_of_a_clone(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
+        self.settle_own(name, nsid, newest).await?;
+        let written = tokio::task::block_in_place(|| self.engine.written(nsid))?;
+        Ok(written.is_some_and(|(origin, sent)| newest.version_vector.seen(origin) > sent))
+    }
+
+    async fn part(&self, name: &NamespaceName) -> Result<String> {
+        let count = self.engine.part(name).await?;
         let notice = format!(
             "the bucket has commits of {name} by this node that this node did not make: its disk was cloned, or restored from a \
-             copy, or a branch was merged elsewhere before this was sent; it has a new origin now, and {count} changes that were \
-             here only are that one's"
+             copy, or a branch was merged elsewhere before this was sent; it has new origins now, and {count} changes that were \
+             here only are theirs"
         );
         tracing::warn!(%name, notice);
-        Ok(Some(notice))
+        Ok(notice)
     }
 }

@@ -5,7 +5,7 @@
 //! step here, and sending comes after it; a pass that is interrupted before finds what it found.
 
 use super::gone::begun_ms;
-use super::namespace::Done;
+use super::namespace::{Done, Found};
 use super::objects::Carried;
 use super::{Attached, Sync, binding, names};
 use crate::engine::{HandedOver, Handover};
@@ -136,8 +136,10 @@ impl Sync {
 
     /// Whether a deletion knew of everything that the bucket has of the incarnation.
     async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
-        let newest = self.newest(&name.project, nsid, None).await?;
-        Ok(newest.is_none_or(|found| ended.seen.covers_all(&found.manifest.version_vector)))
+        let Some(Found { manifest: newest, .. }) = self.newest(&name.project, nsid, None).await? else {
+            return Ok(true);
+        };
+        Ok(ended.seen.covers_all(&newest.version_vector) && !self.is_of_a_clone(name, nsid, &newest).await?)
     }
 
     /// Deletes what another node deleted, and fetches who has the name there since.

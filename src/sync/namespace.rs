@@ -167,6 +167,7 @@ impl Sync {
                 self.heed_fences(name, nsid, common.as_ref(), None).await?;
                 tokio::task::block_in_place(|| engine.forget_sent_tags(nsid))?;
             }
+            done.add(Done { notice: self.part_from_lenders(name, nsid).await?, ..Done::default() });
             let due = tokio::task::block_in_place(|| engine.tags_due(nsid))?;
             let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));

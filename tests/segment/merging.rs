@@ -65,7 +65,8 @@ fn a_segment_with_a_new_origin_is_the_one_that_would_be_built_of_its_documents()
         let mut all: Vec<Version> = versions.collect();
         all.sort_unstable();
         let middle = all[all.len() / 2];
-        let renewal = Renewal { from: middle.origin, since: Hlc(middle.hlc.0 - 1), to: Origin(77) };
+        let mut renewal = Renewal::default();
+        renewal.add(middle.origin, Hlc(middle.hlc.0 - 1), Origin(77));
         let renewed = |entry: &Entry| match entry {
             Entry::Row { document, terms } => {
                 let patch = document.patch.clone().map(|patch| PatchIntent { base: renewal.of(patch.base), ..patch });
@@ -83,7 +84,7 @@ fn a_segment_with_a_new_origin_is_the_one_that_would_be_built_of_its_documents()
         let segment = open(built(&schema, &old).0);
         let mut bytes = Vec::new();
         let input = [Input { segment: &segment, dead: &RoaringBitmap::new() }];
-        merge_renewed(Uuid::from_u128(6), &schema, &input, Hlc(0), Some(renewal), &mut bytes).unwrap();
+        merge_renewed(Uuid::from_u128(6), &schema, &input, Hlc(0), Some(&renewal), &mut bytes).unwrap();
         let expected: Vec<Entry> = old.iter().map(renewed).collect();
         assert_eq!(bytes, built(&schema, &expected).0, "{kind} {count}");
     }

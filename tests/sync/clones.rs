@@ -242,3 +242,82 @@ async fn a_branch_that_was_merged_elsewhere_before_its_parent_was_sent_costs_a_n
     put(&engines[0], "docs", [40], 4).await;
     assert_nothing_lost(&nodes, &engines, &bucket, 8 + 3 + 1 + 1).await;
 }
+
+/// Clones of a node that has a branch of what it synced.
+async fn clones_with_a_branch(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+    let (bucket, node) = (bucket(seed), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    branch(&engine, "docs", "try").await;
+    put(&engine, "try", [50], 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let nodes = [Node { disk: node.disk.duplicate(), ..Node::new(2) }, node];
+    let engines = [nodes[0].open(), nodes[1].open()];
+    (bucket, nodes, engines)
+}
+
+/// Merges the branch.
+async fn merge(engine: &Arc<Engine>) {
+    let request = MergeRequest { policy: Policy::Lww, ..MergeRequest::default() };
+    engine.merge(&name("try"), &name("docs"), request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clones_wrote_into_one_branch_and_merged_reaches_both() {
+    for later in [0, 1] {
+        let (bucket, nodes, engines) = clones_with_a_branch(10).await;
+        nodes[later].clock.advance(60_000);
+        for (at, engine) in engines.iter().enumerate() {
+            put(engine, "try", [60 + at as u64], 2).await;
+            merge(engine).await;
+        }
+        meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+        for engine in &engines {
+            assert_eq!((all(engine, "docs").len(), all(engine, "try").len()), (13, 13), "{later}");
+            assert_eq!((lost(engine, "docs"), lost(engine, "try")), (vec![], vec![]));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clone_wrote_into_a_branch_is_merged_though_the_other_one_merged_it_first() {
+    for later in [0, 1] {
+        let (bucket, nodes, engines) = clones_with_a_branch(11).await;
+        nodes[later].clock.advance(60_000);
+        put(&engines[0], "try", [60], 2).await;
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        put(&engines[1], "try", [61], 2).await;
+        merge(&engines[1]).await;
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        merge(&engines[0]).await;
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        for engine in &engines {
+            assert_eq!((all(engine, "docs").len(), all(engine, "try").len()), (13, 13), "{later}");
+            assert_eq!((lost(engine, "docs"), lost(engine, "try")), (vec![], vec![]));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_clone_wrote_into_a_branch_is_not_gone_with_the_other_ones_branch() {
+    for later in [0, 1] {
+        let (bucket, nodes, engines) = clones_with_a_branch(12).await;
+        nodes[later].clock.advance(60_000);
+        put(&engines[0], "try", [60], 2).await;
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        put(&engines[1], "try", [61], 2).await;
+        merge(&engines[1]).await;
+        engines[1].delete(&name("try")).await.unwrap();
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        // The deletion had not seen it, and does not hold.
+        merge(&engines[0]).await;
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        for engine in &engines {
+            assert_eq!(all(engine, "docs").len(), 13, "{later}");
+            assert_eq!((lost(engine, "docs"), lost(engine, "try")), (vec![], vec![]));
+        }
+        assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[0], "docs"));
+    }
+}

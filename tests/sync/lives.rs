@@ -1,6 +1,6 @@
-//! Random lives of one namespace whose disks are cloned and put back, that is tagged, branched and reclaimed, while requests and answers are
-//! lost and power is cut: against a model that knows which write was made knowing of which. `SHOAL_LIVES=n` runs n, `SHOAL_LIFE=s`
-//! one alone.
+//! Random lives of a namespace, and of a branch of it that is written to and merged both ways, whose disks are cloned and put back, that are tagged,
+//! branched and reclaimed, while requests and answers are lost and power is cut: against a model that knows which write was made
+//! knowing of which. `SHOAL_LIVES=n` runs n, `SHOAL_LIFE=s` one alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
 use shoal::engine::merge::decide::Policy;
 use shoal::error::Result;
-use shoal::format::manifest::{Manifest, decode_manifest};
+use shoal::format::manifest::decode_manifest;
 use shoal::format::names::decode_binding;
 use shoal::model::ids::{DocId, Nsid};
 use shoal::platform::clock::{Clock, ManualClock};
@@ -29,6 +30,8 @@ use crate::tag_oracle::{self, Rule, Tags};
 use crate::upkeep::{contents, delete_late, reclaim_to_the_end};
 
 const NODES: usize = 3;
+/// The namespaces that are written to, the first of which is always there.
+const WRITTEN: [&str; 2] = ["docs", "side"];
 const IDS: u64 = 12;
 const STEPS: usize = 40;
 /// The most disks that are cloned in one history, and the share of histories in which any is.
@@ -36,6 +39,8 @@ const CLONES: usize = 2;
 const CLONED_IN: u64 = 3;
 /// The most branches of one history.
 const BRANCHES_MAX: usize = 4;
+/// What is known of either namespace: writes.
+type Knows = [BTreeSet<usize>; WRITTEN.len()];
 /// Faults are told at once, so there is nothing to wait for.
 const PATIENCE: Patience = Patience {
     whole: Duration::from_secs(5),
@@ -60,14 +65,12 @@ struct Written {
     value: Option<u64>,
     /// Earlier writes of the same document that the node knew of.
     after: BTreeSet<usize>,
-    /// It was on a disk only that is gone.
-    is_gone: bool,
 }
 
 struct Member {
     node: Node,
     engine: Arc<Engine>,
-    knows: BTreeSet<usize>,
+    knows: Knows,
     /// The changes of tags that it has seen.
     knows_tags: BTreeSet<usize>,
 }
@@ -121,7 +124,7 @@ impl Fleet {
         });
         let members = (0..NODES as u64).map(|n| {
             let node = Node::new(seed * 100 + n);
-            Member { engine: node.open(), node, knows: BTreeSet::new(), knows_tags: BTreeSet::new() }
+            Member { engine: node.open(), node, knows: Knows::default(), knows_tags: BTreeSet::new() }
         });
         let mut fleet = Fleet {
             bucket: over(store, seed),
@@ -136,11 +139,11 @@ impl Fleet {
             branches: BTreeMap::new(),
             branched: 0,
         };
-        fleet.put(0, &[0, 1, 2]).await;
+        fleet.put(0, 0, &[0, 1, 2]).await;
         if seed.is_multiple_of(3) {
             // Everybody creates the namespace for itself.
             for at in 1..NODES {
-                fleet.put(at, &[at as u64, at as u64 + 1]).await;
+                fleet.put(at, 0, &[at as u64, at as u64 + 1]).await;
             }
             return fleet;
         }
@@ -150,27 +153,51 @@ impl Fleet {
         fleet
     }
 
-    async fn put(&mut self, at: usize, ids: &[u64]) {
+    /// Makes the branch that is written to, and tells everybody.
+    async fn begin_side(&mut self) {
+        branch(&self.members[0].engine, WRITTEN[0], WRITTEN[1]).await;
+        let [docs, side] = &mut self.members[0].knows;
+        side.clone_from(docs);
+        for at in 0..NODES {
+            self.sync(at).await;
+        }
+    }
+
+    /// Whether a member has a namespace.
+    fn has(&self, at: usize, of: usize) -> bool {
+        self.members[at].engine.nsid_of(&name(WRITTEN[of])).is_some()
+    }
+
+    async fn put(&mut self, at: usize, of: usize, ids: &[u64]) {
         for id in ids {
             let value = self.writes.len() as u64;
-            put(&self.members[at].engine, "docs", [*id], value).await;
-            self.wrote(at, *id, Some(value));
+            put(&self.members[at].engine, WRITTEN[of], [*id], value).await;
+            self.wrote(at, of, *id, Some(value));
         }
     }
 
-    async fn delete(&mut self, at: usize, id: u64) {
-        if !all(&self.members[at].engine, "docs").contains_key(&DocId::Uint(id)) {
+    async fn delete(&mut self, at: usize, of: usize, id: u64) {
+        if !all(&self.members[at].engine, WRITTEN[of]).contains_key(&DocId::Uint(id)) {
             return;
         }
-        write(&self.members[at].engine, "docs", json!({"deletes": [id]})).await;
-        self.wrote(at, id, None);
+        write(&self.members[at].engine, WRITTEN[of], json!({"deletes": [id]})).await;
+        self.wrote(at, of, id, None);
     }
 
-    fn wrote(&mut self, at: usize, id: u64, value: Option<u64>) {
-        let knows = &mut self.members[at].knows;
+    fn wrote(&mut self, at: usize, of: usize, id: u64, value: Option<u64>) {
+        let knows = &mut self.members[at].knows[of];
         let after = knows.iter().copied().filter(|known| self.writes[*known].id == id).collect();
         knows.insert(self.writes.len());
-        self.writes.push(Written { id, value, after, is_gone: false });
+        self.writes.push(Written { id, value, after });
+    }
+
+    /// Merges one of the two into the other.
+    async fn merge(&mut self, at: usize, into: usize) {
+        let (from, Member { engine, knows, .. }) = (1 - into, &mut self.members[at]);
+        let request = MergeRequest { policy: Policy::Lww, ..MergeRequest::default() };
+        engine.merge(&name(WRITTEN[from]), &name(WRITTEN[into]), request).await.unwrap();
+        let merged = knows[from].clone();
+        knows[into].extend(merged);
     }
 
     /// Has a tag name the newest state, or deletes it.
@@ -199,16 +226,12 @@ impl Fleet {
     }
 
     /// A member's disk is lost, and what was copied of it is put in its place.
-    fn put_back(&mut self, at: usize, (disk, knows): &(MemoryDisk, BTreeSet<usize>), seed: u64) {
+    fn put_back(&mut self, at: usize, (disk, knows): &(MemoryDisk, Knows), seed: u64) {
         let clock = self.members[at].node.clock.clone();
         let node = Node { disk: disk.duplicate(), clock, ..Node::new(seed) };
-        let lost = std::mem::replace(&mut self.members[at].knows, knows.clone());
+        self.members[at].knows = knows.clone();
         self.members[at].engine = node.open();
         self.members[at].node = node;
-        for write in lost {
-            let is_known = self.members.iter().any(|member| member.knows.contains(&write));
-            self.writes[write].is_gone |= !is_known && !self.commits.values().any(|known| known.contains(&write));
-        }
     }
 
     /// The last of all keys with this in them.
@@ -217,18 +240,23 @@ impl Fleet {
         keys.into_iter().map(|listed| listed.key).filter(|key| key.contains(part)).max()
     }
 
-    /// The incarnation that the name means in the bucket.
-    async fn bound(&self) -> Option<Nsid> {
-        let key = self.last_key("/names/docs/").await?;
+    /// The incarnation that a name means in the bucket.
+    async fn bound(&self, of: usize) -> Option<Nsid> {
+        let key = self.last_key(&format!("/names/{}/", WRITTEN[of])).await?;
         let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
         decode_binding(&bytes, &key).unwrap().target
     }
 
-    async fn newest(&self) -> Option<Manifest> {
-        let nsid = self.bound().await?;
+    /// The newest commit of a namespace in the bucket.
+    async fn newest_of(&self, of: usize) -> Option<String> {
+        let nsid = self.bound(of).await?;
         let key = self.last_key(&format!("{nsid}/manifests/")).await?;
         let bytes = self.bucket.get(&key, &PATIENCE).await.unwrap().unwrap();
-        Some(decode_manifest(&bytes, &key).unwrap().0)
+        Some(decode_manifest(&bytes, &key).unwrap().0.commit_id.to_string())
+    }
+
+    async fn newest(&self) -> [Option<String>; WRITTEN.len()] {
+        [self.newest_of(0).await, self.newest_of(1).await]
     }
 
     async fn branch(&mut self, at: usize) {
@@ -273,9 +301,10 @@ impl Fleet {
         }
         self.requests_left.store(-1, Ordering::SeqCst);
         // A fence knows what the commit before it knew.
-        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
-        if let (Some(before), Some(after)) = (id(&before), id(&self.newest().await)) {
-            self.commits.insert(after, self.commits[&before].clone());
+        for (before, after) in before.into_iter().zip(self.newest().await) {
+            if let (Some(before), Some(after)) = (before, after) {
+                self.commits.insert(after, self.commits[&before].clone());
+            }
         }
         contents(&self.bucket).await.assert_whole();
     }
@@ -305,21 +334,22 @@ impl Fleet {
             *engine = node.cut_power(engine.clone());
         }
         let after = self.newest().await;
-        let id = |manifest: &Option<Manifest>| manifest.as_ref().map(|manifest| manifest.commit_id.to_string());
-        let bound = self.bound().await;
-        let engine = &self.members[at].engine;
-        let common = bound.filter(|nsid| engine.nsid_of(&name("docs")) == Some(*nsid));
-        let common = common.and_then(|nsid| id(&engine.common(nsid).unwrap()));
-        let knows = &mut self.members[at].knows;
-        // Who committed on a state has taken it in before.
-        let moved = id(&before) != id(&after);
-        if let Some(before) = id(&before)
-            && (moved || common.as_ref() == Some(&before))
-        {
-            knows.extend(&self.commits[&before]);
-        }
-        if let (true, Some(after)) = (moved, id(&after)) {
-            self.commits.insert(after, knows.clone());
+        for (of, (before, after)) in before.into_iter().zip(after).enumerate() {
+            let bound = self.bound(of).await;
+            let Member { engine, knows, .. } = &mut self.members[at];
+            let common = bound.filter(|nsid| engine.nsid_of(&name(WRITTEN[of])) == Some(*nsid));
+            let common = common.and_then(|nsid| engine.common(nsid).unwrap());
+            let common = common.map(|manifest| manifest.commit_id.to_string());
+            // Who committed on a state has taken it in before.
+            let moved = before != after;
+            if let Some(before) = before
+                && (moved || common.as_ref() == Some(&before))
+            {
+                knows[of].extend(&self.commits[&before]);
+            }
+            if let (true, Some(after)) = (moved, after) {
+                self.commits.insert(after, knows[of].clone());
+            }
         }
         done
     }
@@ -335,21 +365,19 @@ impl Fleet {
         delete_late(&self.bucket).await;
         reclaim_to_the_end(&self.members[0].node, &self.members[0].engine, &self.bucket).await;
         let node = Node::new(77);
-        self.members.push(Member { engine: node.open(), node, knows: BTreeSet::new(), knows_tags: BTreeSet::new() });
+        self.members.push(Member { engine: node.open(), node, knows: Knows::default(), knows_tags: BTreeSet::new() });
         sync(&self.members[self.members.len() - 1], &self.bucket).await.unwrap();
-        let found = all(&self.members[0].engine, "docs");
-        let losers: BTreeSet<(DocId, Option<u64>)> = lost(&self.members[0].engine, "docs")
-            .into_iter()
-            .map(|state| (state.id, state.fields.map(|fields| fields["n"].as_u64().unwrap())))
-            .collect();
         for member in &self.members {
-            assert_eq!(all(&member.engine, "docs"), found);
-            assert_eq!(lost(&member.engine, "docs").len(), lost(&self.members[0].engine, "docs").len());
+            for of in (0..WRITTEN.len()).filter(|of| self.has(0, *of)) {
+                let (one, other) = (&self.members[0].engine, &member.engine);
+                assert_eq!(all(other, WRITTEN[of]), all(one, WRITTEN[of]));
+                assert_eq!(lost(other, WRITTEN[of]).len(), lost(one, WRITTEN[of]).len());
+            }
             let report = member.engine.check(3).unwrap();
             assert!(report.is_whole(), "{report:?}");
             let named = member.engine.named().into_iter().map(|(name, _)| name.name.to_string());
             let branches: BTreeMap<String, Documents> = named
-                .filter(|name| name != "docs")
+                .filter(|name| !WRITTEN.contains(&name.as_str()))
                 .map(|name| {
                     let found = all(&member.engine, &name);
                     (name, found)
@@ -360,21 +388,32 @@ impl Fleet {
         self.look_at_tags();
         let engines: Vec<&Engine> = self.members.iter().map(|member| &*member.engine).collect();
         self.tags.check_all("in the end", &engines, &name("docs"), rule);
-        let kept = || self.writes.iter().filter(|write| !write.is_gone);
-        let replaced: BTreeSet<usize> = kept().flat_map(|write| write.after.iter().copied()).collect();
-        for id in 0..IDS {
-            let is_newest = |at: &usize| {
-                let write = &self.writes[*at];
-                write.id == id && !write.is_gone && !replaced.contains(at)
-            };
-            let newest: Vec<usize> = (0..self.writes.len()).filter(is_newest).collect();
-            let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
-            let is_one = newest.iter().any(|at| self.writes[*at].value == value);
-            assert!(is_one || newest.is_empty() && value.is_none(), "{id}: {value:?} is of none of {newest:?}");
-            for at in newest.into_iter().filter(|at| self.writes[*at].value != value) {
-                let state = (DocId::Uint(id), self.writes[at].value);
-                let is_kept = losers.contains(&state) || self.is_merged_deletion(at);
-                assert!(is_kept, "{id} has {value:?}, write {at} is gone without a word");
+        let here: Vec<usize> = (0..WRITTEN.len()).filter(|of| self.has(0, *of)).collect();
+        let engine = &self.members[0].engine;
+        let losers: BTreeSet<(DocId, Option<u64>)> = here
+            .iter()
+            .flat_map(|of| lost(engine, WRITTEN[*of]))
+            .map(|state| (state.id, state.fields.map(|fields| fields["n"].as_u64().unwrap())))
+            .collect();
+        for of in here {
+            let (found, arrived) = (all(engine, WRITTEN[of]), &self.members[0].knows[of]);
+            let replaced: BTreeSet<usize> =
+                arrived.iter().flat_map(|at| self.writes[*at].after.iter().copied()).collect();
+            for id in 0..IDS {
+                let newest: Vec<usize> =
+                    arrived.difference(&replaced).copied().filter(|at| self.writes[*at].id == id).collect();
+                let value = found.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
+                let is_one = newest.iter().any(|at| self.writes[*at].value == value);
+                let what = WRITTEN[of];
+                assert!(
+                    is_one || newest.is_empty() && value.is_none(),
+                    "{what} {id}: {value:?} is of none of {newest:?}"
+                );
+                for at in newest.into_iter().filter(|at| self.writes[*at].value != value) {
+                    let state = (DocId::Uint(id), self.writes[at].value);
+                    let is_kept = losers.contains(&state) || self.is_merged_deletion(at);
+                    assert!(is_kept, "{what} {id} has {value:?}, write {at} is gone without a word");
+                }
             }
         }
     }
@@ -394,8 +433,11 @@ async fn history(seed: u64) {
     let random = SeededRandom::new(seed);
     let pick = |n: u64| random.next_u64() % n;
     let mut fleet = Fleet::new(seed).await;
-    fleet.is_faulty.store(true, Ordering::SeqCst);
     let is_cloned = pick(CLONED_IN) == 0;
+    if !seed.is_multiple_of(3) && pick(2) == 0 {
+        fleet.begin_side().await;
+    }
+    fleet.is_faulty.store(true, Ordering::SeqCst);
     let mut backup = None;
     for step in 0..STEPS as u64 {
         let at = pick(fleet.members.len() as u64) as usize;
@@ -410,14 +452,18 @@ async fn history(seed: u64) {
             }
         }
         fleet.members[at].node.clock.advance(pick(5_000));
+        let of = if fleet.has(at, 1) { pick(2) as usize } else { 0 };
+        if fleet.has(at, 1) && pick(8) == 0 {
+            fleet.merge(at, of).await;
+        }
         match pick(20) {
             0..5 => {
                 let ids: Vec<u64> = (0..1 + pick(3)).map(|_| pick(IDS)).collect();
-                fleet.put(at, &ids).await;
+                fleet.put(at, of, &ids).await;
             }
-            5 => fleet.delete(at, pick(IDS)).await,
-            6 => fleet.members[at].engine.checkpoint(&name("docs")).await.unwrap(),
-            7 => fleet.members[at].engine.compact(&name("docs")).await.unwrap(),
+            5 => fleet.delete(at, of, pick(IDS)).await,
+            6 => fleet.members[at].engine.checkpoint(&name(WRITTEN[of])).await.unwrap(),
+            7 => fleet.members[at].engine.compact(&name(WRITTEN[of])).await.unwrap(),
             8 => {
                 let Member { node, engine, .. } = &mut fleet.members[at];
                 *engine = node.cut_power(engine.clone());

@@ -1,6 +1,6 @@
 //! Takes a new origin: another disk writes by this one's, so its clocks do not say any more what others have seen of it.
 //!
-//! What the bucket does not have becomes the new origin's, by the same clocks: of two changes of a document the newer one
+//! What the bucket does not have becomes new origins', by the same clocks: of two changes of a document the newer one
 //! still is. One commit names all of it; what holds for `absorb` while that is made holds here.
 
 use std::collections::BTreeMap;
@@ -13,17 +13,19 @@ use super::open::open_part;
 use super::state::Part;
 use super::{Decider, Namespace};
 use crate::engine::layout::{log_key, segment_key};
+use crate::engine::merge::bases;
 use crate::engine::namespace::head::reclaim;
+use crate::engine::parting::Parting;
 use crate::error::{Context as _, Error, Result};
-use crate::model::ids::{Hlc, Origin};
+use crate::model::ids::{Hlc, Origin, Version};
 use crate::model::version_vector::VersionVector;
 use crate::segment::merge::{Input, merge_renewed};
 use crate::segment::renewal::Renewal;
 
 impl Namespace {
-    /// Takes a new origin, under which everything is that was written by the old one after `since`. Gives the documents and
-    /// deletions that are.
-    pub(in crate::engine) async fn take_new_origin(self: &Arc<Self>, since: Hlc) -> Result<u64> {
+    /// Takes a new origin, and gives what is here and nowhere else to new ones, as `parting` says. Gives how many documents and
+    /// deletions that is.
+    pub(in crate::engine) async fn take_new_origin(self: &Arc<Self>, parting: &mut Parting) -> Result<u64> {
         // In the order of `absorb`, whose turns these are.
         let _compacting = self.turn(&self.compacting).await;
         let _flushing = self.turn(&self.flushing).await;
@@ -31,16 +33,20 @@ impl Namespace {
         self.make_ready(&mut decider).await?;
         self.drain(&mut decider).await?;
         self.flush_held(&mut decider).await?;
-        let to = Origin(self.context.random.next_u64());
-        let renewal = Renewal { from: decider.origin, since, to };
+        let common = tokio::task::block_in_place(|| {
+            bases::read(&self.context, &self.context.layout.base(self.nsid, self.nsid))
+        })?;
+        let vector = self.shared().state.vector();
+        let common = common.map(|common| common.version_vector);
+        let (renewal, to) = parting.of(decider.origin, &vector, common.as_ref(), &*self.context.random);
         let mut begun = Vec::new();
-        let built = tokio::task::block_in_place(|| self.renew_parts(renewal, &mut begun));
+        let built = tokio::task::block_in_place(|| self.renew_parts(&renewal, &mut begun));
         let (parts, count) = built.inspect_err(|_| {
             for key in &begun {
                 let _ = self.context.tier.remove(key);
             }
         })?;
-        let done = self.commit_renewal(&mut decider, renewal, parts).await;
+        let done = self.commit_renewal(&mut decider, (&renewal, to), parts).await;
         if done.is_err() {
             self.open_anew(&mut decider).await;
         }
@@ -48,7 +54,7 @@ impl Namespace {
     }
 
     /// The segments anew that have something of the old origin, by the ids of those; and how many rows and tombstones those are.
-    fn renew_parts(&self, renewal: Renewal, begun: &mut Vec<String>) -> Result<(BTreeMap<Uuid, Part>, u64)> {
+    fn renew_parts(&self, renewal: &Renewal, begun: &mut Vec<String>) -> Result<(BTreeMap<Uuid, Part>, u64)> {
         let parts: Vec<Part> = self.shared().state.parts.clone();
         let (context, mut renewed, mut count) = (&self.context, BTreeMap::new(), 0);
         for part in &parts {
@@ -76,7 +82,7 @@ impl Namespace {
     async fn commit_renewal(
         &self,
         decider: &mut Decider,
-        renewal: Renewal,
+        (renewal, to): (&Renewal, Origin),
         mut renewed: BTreeMap<Uuid, Part>,
     ) -> Result<()> {
         let mut head = self.head.lock().await;
@@ -90,14 +96,14 @@ impl Namespace {
                         *segment = part.reference.clone();
                     }
                 }
-                manifest.origin = renewal.to;
+                manifest.origin = to;
                 manifest.version_vector = vector.clone();
                 // The other disk goes on with this block.
                 manifest.ids_reserved = 0;
                 manifest.updated_ms = now;
             })?;
             let sealed = std::mem::take(&mut decider.sealed);
-            decider.origin = renewal.to;
+            decider.origin = to;
             decider.ids_reserved = 0;
             let mut shared = self.shared();
             let state = &mut shared.state;
@@ -106,8 +112,8 @@ impl Namespace {
                     *part = new;
                 }
             }
-            state.origin = renewal.to;
-            state.own = vector.seen(renewal.to);
+            state.origin = to;
+            state.own = vector.seen(to);
             state.vector = vector;
             state.ids_reserved = 0;
             self.publish_view(state);
@@ -127,20 +133,14 @@ impl Namespace {
     }
 }
 
-/// What has been seen, where the old origin's commits after some time are the new one's.
-fn renewed_vector(vector: &VersionVector, renewal: Renewal) -> VersionVector {
+/// What has been seen, where some origins' commits after some time are others'.
+fn renewed_vector(vector: &VersionVector, renewal: &Renewal) -> VersionVector {
     let mut renewed = VersionVector::default();
     for (origin, hlc) in vector.iter() {
-        if origin != renewal.from {
-            renewed.see(origin, hlc);
-            continue;
-        }
-        let common = hlc.min(renewal.since);
-        if common > Hlc::default() {
-            renewed.see(origin, common);
-        }
-        if hlc > renewal.since {
-            renewed.see(renewal.to, hlc);
+        renewed.see(renewal.of(Version { origin, hlc }).origin, hlc);
+        let stays = renewal.since(origin).unwrap_or_default().min(hlc);
+        if stays > Hlc::default() {
+            renewed.see(origin, stays);
         }
     }
     renewed

@@ -1,0 +1,139 @@
+//! A disk that was cloned, or restored from a copy, parts from the other: what it writes is under origins of its own from then on.
+//!
+//! Invariants:
+//! - All namespaces part at once. What was written in one also is in others, by branches and merges: a state that claims to
+//!   have seen an origin up to some clock would pass over what the other disk wrote below that.
+//! - One origin becomes the same other one everywhere, so copies of one write still are known to be that.
+//! - Where the other disk was noticed parts last: until then an interrupted parting is begun anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Engine;
+use super::namespace::head::Head;
+use crate::error::Result;
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Origin};
+use crate::model::version_vector::VersionVector;
+use crate::platform::random::Random;
+use crate::segment::renewal::Renewal;
+
+/// What namespaces that part have in common.
+#[derive(Debug, Default)]
+pub(in crate::engine) struct Parting {
+    /// The origins by which this node writes, and up to when the bucket has what it wrote where it did.
+    own: BTreeMap<Origin, Hlc>,
+    /// Everything that the bucket has of any namespace, as far as is known here.
+    sent: VersionVector,
+    /// What becomes of each.
+    new: BTreeMap<Origin, Origin>,
+}
+
+impl Parting {
+    /// What changes in a namespace that writes by `own`, has seen `vector`, and had `common` in common with the bucket; and its
+    /// new origin.
+    ///
+    /// What others wrote is theirs wherever the bucket has it. Of what this node wrote only that is certain to be no clone's which
+    /// this very namespace has in common with the bucket; one that never was there goes by those in which it was written.
+    pub fn of(
+        &mut self,
+        own: Origin,
+        vector: &VersionVector,
+        common: Option<&VersionVector>,
+        random: &dyn Random,
+    ) -> (Renewal, Origin) {
+        let mut renewal = Renewal::default();
+        let mut renewed = |origin| *self.new.entry(origin).or_insert_with(|| Origin(random.next_u64()));
+        for (origin, hlc) in vector.iter() {
+            let since = match (self.own.get(&origin), common) {
+                (Some(_), Some(common)) => common.seen(origin),
+                (Some(sent), None) => *sent,
+                (None, _) => self.sent.seen(origin),
+            };
+            if hlc > since {
+                renewal.add(origin, since, renewed(origin));
+            }
+        }
+        (renewal, renewed(own))
+    }
+}
+
+impl Engine {
+    /// Parts from another disk that writes by this one's origins, which showed in the namespace `noticed`. Everything that is here
+    /// only is under new origins from then on; gives how many documents and deletions of that namespace are.
+    pub async fn part(self: &Arc<Self>, noticed: &NamespaceName) -> Result<u64> {
+        let noticed = noticed.clone();
+        self.to_the_end(move |engine| async move { engine.part_now(&noticed).await }).await
+    }
+
+    async fn part_now(&self, noticed: &NamespaceName) -> Result<u64> {
+        // The other disk gives ids of the same blocks.
+        tokio::task::block_in_place(|| {
+            self.context.edit_node(|node| {
+                let had = node.id_blocks.take().is_some() || !node.id_ranges.is_empty();
+                node.id_ranges.clear();
+                had
+            })
+        })?;
+        let mut parting = Parting::default();
+        tokio::task::block_in_place(|| {
+            self.all_here().into_iter().try_for_each(|nsid| self.survey(&mut parting, nsid))
+        })?;
+        for (name, _) in self.named().iter().filter(|(name, _)| name != noticed) {
+            let parted = match self.namespace(name) {
+                Ok(namespace) => namespace.take_new_origin(&mut parting).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = parted {
+                // It keeps no other from parting, and does when it notices by itself.
+                tracing::warn!(%name, %error, "it does not part from the disk that was cloned, or restored from a copy");
+            }
+        }
+        self.namespace(noticed)?.take_new_origin(&mut parting).await
+    }
+
+    /// All incarnations that are here, deleted ones included.
+    fn all_here(&self) -> BTreeSet<Nsid> {
+        let deleted: Vec<Nsid> = self.context.kin().keys().copied().collect();
+        self.named().into_iter().map(|(_, nsid)| nsid).chain(deleted).collect()
+    }
+
+    fn survey(&self, parting: &mut Parting, nsid: Nsid) -> Result<()> {
+        if let Some((origin, sent)) = self.written(nsid)? {
+            parting.own.insert(origin, sent);
+        }
+        parting.sent.merge(&self.common(nsid)?.map(|common| common.version_vector).unwrap_or_default());
+        Ok(())
+    }
+
+    /// By which origin this node writes to an incarnation, deleted ones that are kept included, and up to when the bucket has what
+    /// it wrote. Reads small files.
+    pub fn written(&self, nsid: Nsid) -> Result<Option<(Origin, Hlc)>> {
+        let Some(head) = Head::load(&self.context, nsid)? else { return Ok(None) };
+        let origin = head.manifest.origin;
+        let sent = self.common(nsid)?.map_or(Hlc::default(), |common| common.version_vector.seen(origin));
+        Ok(Some((origin, sent)))
+    }
+
+    /// Other incarnations here of which this one has something, by a branch or a merge, that the bucket has nowhere. Such things
+    /// are in manifests, so nothing is opened. Reads small files.
+    pub fn lenders(&self, nsid: Nsid) -> Result<Vec<Nsid>> {
+        let Some(Head { manifest, .. }) = Head::load(&self.context, nsid)? else { return Ok(Vec::new()) };
+        let mut common = self.common(nsid)?.map(|common| common.version_vector).unwrap_or_default();
+        if let Some(lineage) = &manifest.lineage
+            && let Some(parents) = self.common(lineage.nsid)?
+        {
+            common.merge(&parents.version_vector);
+        }
+        let news = |(origin, hlc): &(Origin, Hlc)| *origin != manifest.origin && *hlc > common.seen(*origin);
+        let news: BTreeMap<Origin, Hlc> = manifest.version_vector.iter().filter(news).collect();
+        let mut lenders = Vec::new();
+        for nsid in if news.is_empty() { BTreeSet::new() } else { self.all_here() } {
+            if let Some((origin, sent)) = self.written(nsid)?
+                && news.get(&origin).is_some_and(|hlc| *hlc > sent)
+            {
+                lenders.push(nsid);
+            }
+        }
+        Ok(lenders)
+    }
+}
