@@ -142,8 +142,11 @@ impl Tags {
                 self.changes.iter().enumerate().filter(is_last).map(|(_, change)| change).collect();
             let told: Vec<_> = of.iter().map(|change| (change.rev, change.state, &change.after)).collect();
             let is = found.get(tag).copied();
-            let is_above =
-                |change: &&&Change, rev| change.rev > rev && (rule == Rule::Highest || change.state.is_some());
+            // One that a deletion beat which is forgotten does not come back by itself.
+            let is_beaten = |rev| last.iter().any(|change| change.state.is_none() && change.rev > rev);
+            let is_above = |change: &&&Change, rev| {
+                change.rev > rev && (rule == Rule::Highest || change.state.is_some() && !is_beaten(change.rev))
+            };
             let may_be = |held: &&Change| held.state == is && !last.iter().any(|change| is_above(&change, held.rev));
             let is_right = last.iter().any(may_be) || last.is_empty() && is.is_none();
             assert!(is_right, "{what}: tag {tag} of {name} names {is:?}, of these changes: {told:#?}");
