@@ -25,6 +25,7 @@ use shoal::format::record::{decode_batch, encode_batch};
 use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::traffic::{decode_traffic, encode_traffic};
+use shoal::format::uploads::{decode_upload, encode_upload};
 use shoal::format::{deletions, envelope, ranges};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::model::value::Multivector;
@@ -197,6 +198,9 @@ fn manifest(data: &[u8]) {
         }
         if let Some(found) = either(decode_tags(bytes, "fuzz")) {
             assert_eq!(again(decode_tags(&again(encode_tags(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_upload(bytes, "fuzz")) {
+            assert_eq!(again(decode_upload(&again(encode_upload(&found)), "again")), found);
         }
         if let Some(found) = either(decode_deleted(bytes, "fuzz")) {
             assert_eq!(again(decode_deleted(&again(encode_deleted(&found)), "again")), found);

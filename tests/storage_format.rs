@@ -39,6 +39,7 @@ use shoal::format::snapshot::{
 };
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::traffic::{self, TrafficFile, decode_traffic, encode_traffic};
+use shoal::format::uploads::{self, UploadFile, decode_upload, encode_upload};
 use shoal::model::ids::{CommitId, DocId, Hlc, IdType, Nsid, Origin, Version};
 use shoal::model::schema::{AttributeType, Column, ColumnUid, Element, FullText, Metric, Schema};
 use shoal::model::value::{Multivector, SparseVector, Value, Vector};
@@ -345,6 +346,12 @@ fn tags_file() -> TagsFile {
     TagsFile { format: marks::VERSION, changes: 9, revisions }
 }
 
+fn upload_file() -> UploadFile {
+    let parts = vec!["\"d41d8cd98f00b204\"".to_owned(), "2".to_owned()];
+    let upload = "VXBsb2FkSWQ".to_owned();
+    UploadFile { format: uploads::VERSION, bytes: 20 << 20, part_bytes: 8 << 20, upload, parts, idle_tries: 1 }
+}
+
 fn deleted_file() -> DeletedFile {
     DeletedFile {
         format: marks::VERSION,
@@ -623,6 +630,7 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
     check_fields("Tags file", &tags_file());
+    check_fields("Upload file", &upload_file());
     check_fields("Deleted file", &deleted_file());
     check_fields("Sweep file", &sweep_file());
     check_fields("Hold file", &hold_file());
@@ -669,6 +677,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_tag(&found, "golden").unwrap(), tag_file());
     let found = golden("v1", "tags.json", &encode_tags(&tags_file()).unwrap());
     assert_eq!(decode_tags(&found, "golden").unwrap(), tags_file());
+    let found = golden("v1", "upload.json", &encode_upload(&upload_file()).unwrap());
+    assert_eq!(decode_upload(&found, "golden").unwrap(), upload_file());
     let found = golden("v1", "deleted.json", &encode_deleted(&deleted_file()).unwrap());
     assert_eq!(decode_deleted(&found, "golden").unwrap(), deleted_file());
     let found = golden("v1", "conflicts.json", &encode_conflicts(&conflicts_file()).unwrap());

@@ -6,6 +6,7 @@
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
 //! coming/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions,conflicts}/...
+//! going/{org}/{project}/namespaces/{nsid}/{segments,deletions,conflicts}/...
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -51,9 +52,9 @@ impl Layout {
         self.root.join("cache")
     }
 
-    /// What came of objects that are on their way from the bucket.
-    pub fn coming(&self) -> PathBuf {
-        self.root.join("coming")
+    /// What came of objects that are on their way from the bucket, and what it has of those on their way there.
+    pub fn on_their_way(&self) -> [PathBuf; 2] {
+        ["coming", "going"].map(|name| self.root.join(name))
     }
 
     pub fn format_file(&self) -> PathBuf {

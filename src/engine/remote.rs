@@ -26,7 +26,7 @@ use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::{Mapping, lacks_room};
-use crate::tier::Incoming;
+use crate::tier::{Going, Incoming};
 
 /// What becomes of a state that was taken in.
 #[derive(Debug)]
@@ -247,6 +247,16 @@ impl Engine {
     /// Begins an object that comes from the bucket, or goes on with what is here of it.
     pub fn receive(&self, key: &str, bytes: u64) -> Result<Incoming<'_>> {
         self.context.tier.receive(key, bytes)
+    }
+
+    /// What is known of the upload of an object.
+    pub fn going(&self, key: &str) -> Going {
+        self.context.tier.going(key)
+    }
+
+    /// The objects whose upload broke off.
+    pub fn all_going(&self) -> Result<Vec<String>> {
+        self.context.tier.all_going()
     }
 
     /// Says that everything that was to come from the bucket is here: what came of other objects is let go of.

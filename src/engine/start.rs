@@ -71,7 +71,13 @@ impl Engine {
         };
         let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
         let context = Context {
-            tier: Tier::new(disk.clone(), layout.store(), layout.cache(), layout.coming(), config.tier_bytes_max),
+            tier: Tier::new(
+                disk.clone(),
+                layout.store(),
+                layout.cache(),
+                layout.on_their_way(),
+                config.tier_bytes_max,
+            ),
             config,
             disk,
             clock,

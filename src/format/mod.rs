@@ -26,6 +26,7 @@ pub mod snapshot_writer;
 pub mod sparse;
 pub mod text;
 pub mod traffic;
+pub mod uploads;
 pub mod values;
 pub mod varint;
 pub mod vectors;

@@ -38,4 +38,4 @@ pub use patience::Patience;
 pub use probe::{UNCONDITIONAL, probe};
 pub use read::GET_BYTES_MAX;
 pub use traffic::{ENDINGS, Ending, REQUESTS, Request, Traffic, TrafficSnapshot};
-pub use upload::{PART_BYTES, Source};
+pub use upload::{Ledger, PART_BYTES, Source};

@@ -4,7 +4,8 @@
 //! 2. Send the parts, a few at a time; read each when it is its turn.
 //! 3. Complete it; the object appears whole or not at all. When the answer is lost, look whether the object is there.
 //!
-//! An upload that fails is aborted; one whose caller is gone leaves its parts to the store's own rule for unfinished uploads.
+//! An upload that breaks off goes on with the next try where a [`Ledger`] remembers it. Else one that fails is aborted, and one
+//! whose caller is gone leaves its parts to the store's own rule for unfinished uploads.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,17 +21,18 @@ use super::bucket::{ANSWER_BYTES_MAX, Bucket};
 use super::failure::{Failure, passing};
 use super::patience::Patience;
 use super::traffic::{Ending, Request};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::format::uploads::{PARTS_MAX, UploadFile, VERSION};
 use crate::platform::mmap::Mapping;
 
 /// What is larger is sent in parts of this. S3 wants at least 5 MiB; a part lost on a slow link costs as much again.
 pub const PART_BYTES: u64 = 8 << 20;
-/// The most parts of one object that stores take.
-const PARTS_MAX: u64 = 10_000;
 /// Parts of one upload under way at once.
 const PARTS_AT_ONCE: usize = 2;
 /// Parts in memory at once, of all uploads together: 32 MiB, on nodes of 512 MB.
 pub(super) const PARTS_HELD_MAX: usize = 4;
+/// After so many tries in a row that sent nothing more, an upload begins anew: the store may not know it any more.
+const IDLE_TRIES_MAX: u32 = 8;
 /// How long aborting may take: it is a courtesy to the store.
 const ABORT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,21 @@ impl Source for Mapping {
     }
 }
 
+/// Where it is remembered what the bucket has of one object's upload. May block.
+pub trait Ledger: Send + Sync + 'static {
+    /// What is known; what cannot be read is not.
+    fn read(&self) -> Option<UploadFile>;
+    fn keep(&self, upload: &UploadFile) -> Result<()>;
+    fn forget(&self) -> Result<()>;
+}
+
+/// What became of a try.
+enum Sent {
+    Whole,
+    /// The store does not know the upload.
+    Unknown,
+}
+
 fn within(bytes: &[u8], range: &Range<u64>) -> Result<Range<usize>> {
     match (usize::try_from(range.start), usize::try_from(range.end)) {
         (Ok(start), Ok(end)) if start <= end && end <= bytes.len() => Ok(start..end),
@@ -77,12 +94,18 @@ fn part_bytes(size: u64) -> u64 {
 
 impl Bucket {
     /// Puts an object of any size under a name that nobody else uses. Afterwards it is durable. The patience is that of each
-    /// part: an upload goes on for as long as its parts arrive.
-    pub async fn upload(&self, key: &str, source: Arc<dyn Source>, patience: &Patience) -> Result<()> {
+    /// part: an upload goes on for as long as its parts arrive, and from where the ledger says that the last try broke off.
+    pub async fn upload(
+        &self,
+        key: &str,
+        source: Arc<dyn Source>,
+        ledger: Option<Arc<dyn Ledger>>,
+        patience: &Patience,
+    ) -> Result<()> {
         let path = self.path(key)?;
         let uploaded = match (&self.inner.backend.parts, source.size()) {
             (_, size) if size <= PART_BYTES => self.upload_whole(&path, source, patience).await,
-            (Some(parts), _) => self.upload_parts(key, &path, parts.as_ref(), source, patience).await,
+            (Some(parts), _) => self.upload_parts(key, &path, parts.as_ref(), source, ledger, patience).await,
             (None, _) => self.upload_through(&path, source, patience).await,
         };
         uploaded.map_err(|error| error.context(format_args!("upload {key}")))
@@ -118,21 +141,82 @@ impl Bucket {
         path: &StorePath,
         store: &dyn MultipartStore,
         source: Arc<dyn Source>,
+        ledger: Option<Arc<dyn Ledger>>,
         patience: &Patience,
     ) -> Result<()> {
+        let size = source.size();
+        let part_bytes = part_bytes(size);
+        let fits = |known: &UploadFile| (known.bytes, known.part_bytes) == (size, part_bytes);
+        let mut known = ask(&ledger, |ledger| Ok(ledger.read())).await.flatten().filter(fits);
+        loop {
+            let is_resumed = known.is_some();
+            let mut upload = match known.take() {
+                Some(known) => known,
+                None => self.begin_parts(path, store, (size, part_bytes), patience).await?,
+            };
+            let before = upload.parts.len();
+            let result =
+                self.send_parts(key, path, store, (&mut upload, &ledger), Arc::clone(&source), patience).await;
+            upload.idle_tries = if upload.parts.len() > before { 0 } else { upload.idle_tries + 1 };
+            let error = match result {
+                Ok(Sent::Whole) => {
+                    ask(&ledger, |ledger| ledger.forget()).await;
+                    return Ok(());
+                }
+                Ok(Sent::Unknown) => passing(self.name(), "the upload is gone", Ending::Lost).into_error(self.name()),
+                Err(error) => {
+                    let may_pass = error.kind() == Kind::Unavailable && upload.idle_tries < IDLE_TRIES_MAX;
+                    if may_pass && keep(&ledger, &upload).await {
+                        return Err(error);
+                    }
+                    self.abort(key, path, store, &upload.upload, patience).await;
+                    error
+                }
+            };
+            ask(&ledger, |ledger| ledger.forget()).await;
+            if !is_resumed {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn begin_parts(
+        &self,
+        path: &StorePath,
+        store: &dyn MultipartStore,
+        (bytes, part_bytes): (u64, u64),
+        patience: &Patience,
+    ) -> Result<UploadFile> {
         let mut turns = patience.begin();
         let begun = self.call(&mut turns, Request::Part, ANSWER_BYTES_MAX, || store.create_multipart(path)).await?;
-        let id = begun.ok_or_else(|| Error::unavailable(format!("{}: no upload can begin", self.name())))?;
-        let result = self.send_parts(key, path, store, &id, source, patience).await;
-        if result.is_err() {
-            let mut turns = patience.within(ABORT_WITHIN).begin();
-            let abort = store.abort_multipart(path, &id);
-            if let Err(failure) = self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, abort).await {
+        let upload = begun.ok_or_else(|| Error::unavailable(format!("{}: no upload can begin", self.name())))?;
+        Ok(UploadFile { format: VERSION, bytes, part_bytes, upload, parts: Vec::new(), idle_tries: 0 })
+    }
+
+    /// Has the store let go of an upload that nobody goes on with.
+    pub async fn give_up(&self, key: &str, upload: &UploadFile, patience: &Patience) -> Result<()> {
+        if let Some(store) = &self.inner.backend.parts {
+            self.abort(key, &self.path(key)?, store.as_ref(), &upload.upload, patience).await;
+        }
+        Ok(())
+    }
+
+    async fn abort(
+        &self,
+        key: &str,
+        path: &StorePath,
+        store: &dyn MultipartStore,
+        id: &MultipartId,
+        patience: &Patience,
+    ) {
+        let mut turns = patience.within(ABORT_WITHIN).begin();
+        match self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, store.abort_multipart(path, id)).await {
+            Ok(()) | Err(Failure::Absent) => {}
+            Err(failure) => {
                 let error = failure.into_error(self.name());
                 tracing::warn!(%error, key, "an upload was given up, and its parts stay until the bucket expires them");
             }
         }
-        result
     }
 
     async fn send_parts(
@@ -140,46 +224,49 @@ impl Bucket {
         key: &str,
         path: &StorePath,
         store: &dyn MultipartStore,
-        id: &MultipartId,
+        (upload, ledger): (&mut UploadFile, &Option<Arc<dyn Ledger>>),
         source: Arc<dyn Source>,
         patience: &Patience,
-    ) -> Result<()> {
-        let size = source.size();
-        let step = part_bytes(size);
-        let parts: Vec<PartId> = stream::iter((0..size.div_ceil(step)).map(|index| {
-            let source = Arc::clone(&source);
+    ) -> Result<Sent> {
+        let UploadFile { bytes: size, part_bytes: step, .. } = *upload;
+        let id = upload.upload.clone();
+        let mut sent = stream::iter((upload.parts.len() as u64..size.div_ceil(step)).map(|index| {
+            let (source, id) = (Arc::clone(&source), &id);
             async move {
                 let from = index * step;
                 let (bytes, _held) = self.read_part(source, from..size.min(from + step)).await?;
                 let length = bytes.len() as u64;
                 let mut turns = patience.for_body(length).begin();
-                let sent = self
-                    .call(&mut turns, Request::Part, ANSWER_BYTES_MAX, || {
-                        self.count_sent(length);
-                        store.put_part(path, id, index as usize, PutPayload::from(bytes.clone()))
-                    })
-                    .await?;
-                sent.ok_or_else(|| Error::unavailable(format!("{}: the upload is gone", self.name())))
+                self.call(&mut turns, Request::Part, ANSWER_BYTES_MAX, || {
+                    self.count_sent(length);
+                    store.put_part(path, id, index as usize, PutPayload::from(bytes.clone()))
+                })
+                .await
             }
         }))
-        .buffered(PARTS_AT_ONCE)
-        .try_collect()
-        .await?;
+        .buffered(PARTS_AT_ONCE);
+        while let Some(part) = sent.try_next().await? {
+            let Some(part) = part else { return Ok(Sent::Unknown) };
+            upload.parts.push(part.content_id);
+            keep(ledger, upload).await;
+        }
+        let part = |content_id: &String| PartId { content_id: content_id.clone() };
+        let parts: Vec<PartId> = upload.parts.iter().map(part).collect();
         // The store puts the parts together before it answers.
         let mut turns = patience.for_long_attempts().begin();
         loop {
-            let complete = store.complete_multipart(path, id, parts.clone());
+            let complete = store.complete_multipart(path, &id, parts.clone());
             let failure = match self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, complete).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(Sent::Whole),
                 Err(failure) => failure,
             };
             // An upload that is gone may have been completed by an attempt whose answer was lost.
             let gone = matches!(failure, Failure::Absent);
             if self.size(key, patience).await.is_ok_and(|found| found == Some(size)) {
-                return Ok(());
+                return Ok(Sent::Whole);
             }
             if gone {
-                return Err(passing(self.name(), "the upload is gone", Ending::Lost).into_error(self.name()));
+                return Ok(Sent::Unknown);
             }
             self.next(&mut turns, failure).await.map_err(|failure| failure.into_error(self.name()))?;
         }
@@ -224,6 +311,28 @@ impl Bucket {
         }
         written
     }
+}
+
+/// What the ledger says, off the runtime's threads; `None` without one, or where it fails: it is a help, and without it an upload
+/// begins anew when it breaks off.
+async fn ask<T: Send + 'static>(
+    ledger: &Option<Arc<dyn Ledger>>,
+    work: impl FnOnce(&dyn Ledger) -> Result<T> + Send + 'static,
+) -> Option<T> {
+    let ledger = Arc::clone(ledger.as_ref()?);
+    match tokio::task::spawn_blocking(move || work(&*ledger)).await.ok()? {
+        Ok(said) => Some(said),
+        Err(error) => {
+            tracing::debug!(%error, "what the bucket has of an upload is not remembered");
+            None
+        }
+    }
+}
+
+/// Whether it is remembered what the bucket has.
+async fn keep(ledger: &Option<Arc<dyn Ledger>>, upload: &UploadFile) -> bool {
+    let upload = upload.clone();
+    ask(ledger, move |ledger| ledger.keep(&upload)).await.is_some()
 }
 
 #[cfg(test)]

@@ -194,9 +194,9 @@ impl Sync {
         if pass.failed.is_none()
             && selection.is_whole()
             && self.status().namespaces.values().all(|known| known.error.is_none())
-            && let Err(error) = tokio::task::block_in_place(|| self.engine.has_received_all())
+            && let Err(error) = self.forget_the_way().await
         {
-            tracing::warn!(%error, "what came of objects that nobody wants any more stays");
+            tracing::warn!(%error, "what is left of objects on their way that nobody wants any more stays");
         }
         let now = self.clock.now_millis();
         self.edit(|status| {
@@ -212,6 +212,12 @@ impl Sync {
             }
         });
         pass
+    }
+
+    /// Everything that is wanted is here and there: what came or went of other objects is let go of.
+    async fn forget_the_way(&self) -> Result<()> {
+        tokio::task::block_in_place(|| self.engine.has_received_all())?;
+        objects::give_up(&self.engine, &self.bucket, &self.options.patience).await
     }
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {

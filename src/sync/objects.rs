@@ -12,7 +12,7 @@ use crate::engine::layout::conflicts_token;
 use crate::error::{Error, Result};
 use crate::format::conflicts::{BYTES_MAX as CONFLICTS_BYTES_MAX, decode_conflicts};
 use crate::meta::ObjectFact;
-use crate::store::{Bucket, Patience};
+use crate::store::{Bucket, Ledger, Patience};
 use crate::tier::{Incoming, gone};
 
 /// Objects on their way at once, in one direction.
@@ -73,8 +73,21 @@ async fn push_one(
     if there == Some(bytes) {
         return Ok(None);
     }
-    bucket.upload(&object.key, Arc::new(mapping), patience).await?;
+    let going = Arc::new(engine.going(&object.key));
+    bucket.upload(&object.key, Arc::new(mapping), Some(going), patience).await?;
     Ok(Some(bytes))
+}
+
+/// Has the bucket let go of uploads that broke off and that nobody goes on with: everything that is wanted there is there.
+pub async fn give_up(engine: &Arc<Engine>, bucket: &Bucket, patience: &Patience) -> Result<()> {
+    for key in tokio::task::block_in_place(|| engine.all_going())? {
+        let going = engine.going(&key);
+        if let Some(upload) = tokio::task::block_in_place(|| going.read()) {
+            bucket.give_up(&key, &upload, patience).await?;
+        }
+        tokio::task::block_in_place(|| going.forget())?;
+    }
+    Ok(())
 }
 
 /// Fetches objects that are not here, from where the last try broke off. The caller keeps them from being swept.

@@ -3,7 +3,7 @@
 //! - This file has the objects that are here whole;
 //! - `cache` has those of the bucket that are here in part, within a bound: `partial` is one of them, `remote` where its bytes
 //!   come from, `room` the bound;
-//! - `coming` has those that are on their way here whole.
+//! - `coming` has those that are on their way here whole, `going` what the bucket has of those on their way there.
 //!
 //! Invariants:
 //! - An object appears under its key whole and durable, or not at all; it is never changed and its key never used again.
@@ -12,6 +12,7 @@
 
 mod cache;
 mod coming;
+mod going;
 mod partial;
 mod remote;
 mod room;
@@ -31,6 +32,7 @@ use self::remote::no_bucket;
 
 pub use self::cache::{Cache, Held};
 pub use self::coming::Incoming;
+pub use self::going::Going;
 pub use self::remote::{GONE, Remote, gone};
 
 /// How much an object's writer gathers before it writes.
@@ -47,14 +49,21 @@ pub struct Tier {
     written: AtomicU64,
     cache: Cache,
     coming: Coming,
+    going: PathBuf,
 }
 
 impl Tier {
     /// Objects that are here whole lie below `root`, those that are here in part below `cache` and take at most `bytes_max`;
-    /// 0 for no bound. What is on its way lies below `coming`.
-    pub fn new(disk: Arc<dyn Disk>, root: PathBuf, cache: PathBuf, coming: PathBuf, bytes_max: u64) -> Self {
+    /// 0 for no bound. What is on its way lies below the last two, `coming` and `going`.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        root: PathBuf,
+        cache: PathBuf,
+        [coming, going]: [PathBuf; 2],
+        bytes_max: u64,
+    ) -> Self {
         let (cache, coming) = (Cache::new(disk.clone(), cache, bytes_max), Coming::new(disk.clone(), coming));
-        Tier { disk, root, written: AtomicU64::new(0), cache, coming }
+        Tier { disk, root, written: AtomicU64::new(0), cache, coming, going }
     }
 
     /// The objects that are here in part.
@@ -375,7 +384,7 @@ impl Drop for ObjectWriter<'_> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::sync::Arc;
 
     use super::Tier;
@@ -385,8 +394,9 @@ mod tests {
 
     pub(super) fn tier(disk: &MemoryDisk) -> Tier {
         create_dirs(disk, Path::new("/data")).unwrap();
-        let [store, cache, coming] = ["store", "cache", "coming"].map(|name| PathBuf::from("/data").join(name));
-        Tier::new(Arc::new(disk.clone()), store, cache, coming, 0)
+        let [store, cache, coming, going] =
+            ["store", "cache", "coming", "going"].map(|name| Path::new("/data").join(name));
+        Tier::new(Arc::new(disk.clone()), store, cache, [coming, going], 0)
     }
 
     #[test]

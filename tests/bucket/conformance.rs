@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use shoal::error::Kind;
 use shoal::store::{
-    Backend, Bucket, Created, Outcome, PART_BYTES, Patience, Request, claim_identity, commit, newest, probe,
+    Backend, Bucket, Created, Ledger, Outcome, PART_BYTES, Patience, Request, claim_identity, commit, newest, probe,
     read_hint, read_identity, write_hint,
 };
 use uuid::Uuid;
 
-use crate::{directory, open, over};
+use crate::{Remembered, directory, open, over};
 
 const PATIENCE: Patience = Patience::ASKED.within(std::time::Duration::from_secs(60));
 
@@ -21,6 +21,7 @@ pub(crate) async fn conforms(bucket: &Bucket, contenders: u64) {
     objects(bucket).await;
     listings(bucket).await;
     uploads(bucket).await;
+    uploads_that_break_off(bucket).await;
     identity(bucket).await;
     commits(bucket).await;
     races(bucket, contenders).await;
@@ -104,12 +105,38 @@ async fn uploads(bucket: &Bucket) {
     for size in [0, 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 12_345] {
         let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8 ^ (at >> 13) as u8).collect();
         let (bytes, key) = (Bytes::from(bytes), format!("u/{size}"));
-        bucket.upload(&key, Arc::new(bytes.clone()), &PATIENCE).await.unwrap();
+        bucket.upload(&key, Arc::new(bytes.clone()), None, &PATIENCE).await.unwrap();
         assert_eq!(bucket.get(&key, &PATIENCE).await.unwrap().map(|got| got == bytes), Some(true), "{size} bytes");
     }
     assert!(bucket.traffic().snapshot().bytes_up > 4 * PART_BYTES);
     let parts = bucket.traffic().snapshot().count(Request::Part, shoal::store::Ending::Done);
     assert!(parts == 0 || parts == 9, "{parts} requests for two uploads of two and three parts");
+}
+
+/// Who goes away in the middle of an upload, and comes back.
+async fn uploads_that_break_off(bucket: &Bucket) {
+    let bytes: Bytes = (0..4 * PART_BYTES).map(|at| (at % 241) as u8 ^ (at >> 11) as u8).collect();
+    let ledger = Arc::new(Remembered::default());
+    let up = || bucket.traffic().snapshot().bytes_up;
+    let upload = || bucket.upload("v", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE);
+    tokio::select! {
+        done = upload() => done.unwrap(),
+        () = ledger.grown.notified() => {}
+    }
+    if let Some(known) = ledger.read() {
+        let before = up();
+        upload().await.unwrap();
+        let rest = bytes.len() as u64 - known.parts.len() as u64 * PART_BYTES;
+        // Some of what was under way when it broke off is counted late.
+        assert!(up() - before < rest + PART_BYTES, "{} bytes, of {rest}", up() - before);
+    }
+    assert!(bucket.get("v", &PATIENCE).await.unwrap().unwrap() == bytes);
+    // One that nobody goes on with.
+    let ledger = Arc::new(Remembered::default());
+    tokio::select! {
+        done = bucket.upload("w", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE) => done.unwrap(),
+        () = ledger.grown.notified() => bucket.give_up("w", &ledger.read().unwrap(), &PATIENCE).await.unwrap(),
+    }
 }
 
 async fn identity(bucket: &Bucket) {

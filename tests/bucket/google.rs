@@ -301,7 +301,7 @@ async fn what_google_refuses_is_told_at_once_and_in_words() {
         let large = Bytes::from(vec![1; usize::try_from(PART_BYTES).unwrap() + 1]);
         for error in [
             bucket.put("a", "x".into(), &patience).await.unwrap_err(),
-            bucket.upload("a", std::sync::Arc::new(large), &patience).await.unwrap_err(),
+            bucket.upload("a", std::sync::Arc::new(large), None, &patience).await.unwrap_err(),
             probe(&bucket, &patience).await.unwrap_err(),
         ] {
             assert!(error.code() == MISCONFIGURED && error.message().contains(told), "{error}");

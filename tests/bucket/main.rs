@@ -15,11 +15,39 @@ mod slow;
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use shoal::error::Error;
+use shoal::format::uploads::UploadFile;
 use shoal::platform::clock::{Clock, SystemClock};
 use shoal::platform::random::{Random, SeededRandom};
-use shoal::store::{Backend, Bucket, BucketConfig};
+use shoal::store::{Backend, Bucket, BucketConfig, Ledger};
+use tokio::sync::Notify;
+
+/// What is remembered of one upload.
+#[derive(Default)]
+struct Remembered {
+    upload: Mutex<Option<UploadFile>>,
+    /// Told when the bucket has another part.
+    grown: Notify,
+}
+
+impl Ledger for Remembered {
+    fn read(&self) -> Option<UploadFile> {
+        self.upload.lock().unwrap().clone()
+    }
+
+    fn keep(&self, upload: &UploadFile) -> Result<(), Error> {
+        *self.upload.lock().unwrap() = Some(upload.clone());
+        self.grown.notify_one();
+        Ok(())
+    }
+
+    fn forget(&self) -> Result<(), Error> {
+        *self.upload.lock().unwrap() = None;
+        Ok(())
+    }
+}
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock)

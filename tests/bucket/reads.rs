@@ -12,13 +12,13 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 use shoal::error::Kind;
 use shoal::store::{
-    Backend, Bucket, Created, Ending, FORMAT_KEY, MISCONFIGURED, PART_BYTES, Patience, REQUESTS_CONCURRENT_MAX,
-    Request, UNCONDITIONAL, UNREACHABLE, claim_identity, probe,
+    Backend, Bucket, Created, Ending, FORMAT_KEY, Ledger, MISCONFIGURED, PART_BYTES, Patience,
+    REQUESTS_CONCURRENT_MAX, Request, UNCONDITIONAL, UNREACHABLE, claim_identity, probe,
 };
 use uuid::Uuid;
 
 use crate::faulty_store::{FAULTS, Fault, FaultyStore, Lie};
-use crate::{directory, open, over};
+use crate::{Remembered, directory, open, over};
 
 const PATIENCE: Patience = Patience::ASKED;
 
@@ -53,7 +53,7 @@ async fn one_fault_at_any_step_of_an_upload_is_made_up_for() {
         for step in 0..8 {
             let store = Arc::new(InMemory::new());
             let bucket = faulty(&store, move |at| (at == step).then_some(fault));
-            let uploaded = bucket.upload("a/b", Arc::new(bytes.clone()), &PATIENCE).await;
+            let uploaded = bucket.upload("a/b", Arc::new(bytes.clone()), None, &PATIENCE).await;
             uploaded.unwrap_or_else(|error| panic!("{fault:?} at {step}: {error}"));
             let held = store.get(&"a/b".into()).await.unwrap().bytes().await.unwrap();
             assert!(held == bytes, "{fault:?} at {step}");
@@ -65,9 +65,50 @@ async fn one_fault_at_any_step_of_an_upload_is_made_up_for() {
 async fn an_upload_that_is_given_up_is_aborted_and_leaves_no_object() {
     let store = Arc::new(InMemory::new());
     let bucket = faulty(&store, |at| (at > 1).then_some(Fault::Before(Lie::Failed)));
-    let error = bucket.upload("a", Arc::new(Bytes::from(vec![7; 9 << 20])), &PATIENCE).await.unwrap_err();
+    let error = bucket.upload("a", Arc::new(Bytes::from(vec![7; 9 << 20])), None, &PATIENCE).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (Kind::Unavailable, UNREACHABLE));
     assert!(store.get(&"a".into()).await.is_err());
+}
+
+/// A store that has a part or two of an upload of three and a bit, and then was away for longer than anybody waits.
+async fn broken_off(bytes: &Bytes) -> (Arc<InMemory>, Arc<Remembered>) {
+    let (store, ledger) = (Arc::new(InMemory::new()), Arc::new(Remembered::default()));
+    let bucket = faulty(&store, |at| (at > 2).then_some(Fault::Before(Lie::Failed)));
+    let error = bucket.upload("a", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Unavailable, UNREACHABLE));
+    (store, ledger)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_broke_off_goes_on_where_it_was() {
+    let bytes = Bytes::from((0..3 * PART_BYTES + 5).map(|at| (at / 7) as u8).collect::<Vec<u8>>());
+    let (store, ledger) = broken_off(&bytes).await;
+    let there = ledger.read().unwrap().parts.len() as u64;
+    assert!((1..3).contains(&there), "{there}");
+    let bucket = faulty(&store, |_| None);
+    bucket.upload("a", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE).await.unwrap();
+    assert_eq!(bucket.traffic().snapshot().bytes_up, bytes.len() as u64 - there * PART_BYTES);
+    assert!(store.get(&"a".into()).await.unwrap().bytes().await.unwrap() == bytes);
+    assert_eq!(ledger.read(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_store_does_not_know_any_more_begins_anew() {
+    let bytes = Bytes::from(vec![7; 3 * PART_BYTES as usize + 5]);
+    // It is told at a part, later, or never.
+    for (first, lies, tries) in [(0, 1, 1), (2, 1, 1), (0, u64::MAX, 9)] {
+        let (store, ledger) = broken_off(&bytes).await;
+        let lie = if tries == 1 { Lie::Absent } else { Lie::Failed };
+        let away = faulty(&store, move |at| (at >= first && at - first < lies).then_some(Fault::Before(lie)));
+        for _ in 1..tries {
+            away.upload("a", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE).await.unwrap_err();
+        }
+        let bucket = if tries == 1 { away } else { faulty(&store, |_| None) };
+        bucket.upload("a", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE).await.unwrap();
+        assert!(bucket.traffic().snapshot().bytes_up >= bytes.len() as u64, "{first} {lies} {tries}");
+        assert!(store.get(&"a".into()).await.unwrap().bytes().await.unwrap() == bytes);
+        assert_eq!(ledger.read(), None);
+    }
 }
 
 #[tokio::test(start_paused = true)]

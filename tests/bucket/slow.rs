@@ -91,7 +91,7 @@ async fn a_large_body_is_sent_over_a_paced_link_whatever_it_takes() {
     .await;
     let bucket = crate::open(&BucketConfig { bytes_per_second_up: PACE, ..config }, 5);
     let begun = Instant::now();
-    bucket.upload("a", Arc::new(content(OBJECT_BYTES)), &PATIENCE).await.unwrap();
+    bucket.upload("a", Arc::new(content(OBJECT_BYTES)), None, &PATIENCE).await.unwrap();
     assert!(begun.elapsed() > PATIENCE.whole * 10, "{:?}", begun.elapsed());
     assert_eq!(received.load(Ordering::SeqCst), OBJECT_BYTES as u64, "once, and all of it");
 }
@@ -137,7 +137,7 @@ async fn a_bucket_that_dies_in_the_middle_of_an_upload_is_told_soon() {
         let (config, _dir) = dying_after(100_000).await;
         let bucket = crate::open(&config, 5);
         let begun = Instant::now();
-        let error = bucket.upload("a", Arc::new(content(bytes)), &patience).await.unwrap_err();
+        let error = bucket.upload("a", Arc::new(content(bytes)), None, &patience).await.unwrap_err();
         assert_eq!(error.code(), UNREACHABLE, "{error}");
         assert!(begun.elapsed() <= Duration::from_secs(within), "{:?} of {patience:?}", begun.elapsed());
     }

@@ -26,6 +26,8 @@ pub enum Lie {
     Conflict,
     /// 412.
     Precondition,
+    /// 404.
+    Absent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +134,7 @@ impl Lie {
             Lie::Failed => object_store::Error::Generic { store: "faulty", source },
             Lie::Conflict => object_store::Error::AlreadyExists { path, source },
             Lie::Precondition => object_store::Error::Precondition { path, source },
+            Lie::Absent => object_store::Error::NotFound { path, source },
         }
     }
 }

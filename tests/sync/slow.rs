@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use serde_json::json;
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::platform::random::{Random, SeededRandom};
-use shoal::store::{Backend, Bucket, Patience, UNREACHABLE};
+use shoal::store::{Backend, Bucket, Ledger, PART_BYTES, Patience, UNREACHABLE};
 use shoal::sync::{Status, Sync, SyncOptions};
+use tokio::sync::Notify;
 
 use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::{lost, meet, sync};
@@ -46,6 +48,13 @@ impl Place {
         Bucket::over(Backend::direct(store, None, "faulty"), node.clock, node.random)
     }
 
+    /// Whose uploads in parts have faults.
+    fn with_parts(&self, plan: impl Fn(u64) -> Option<Fault> + Send + std::marker::Sync + 'static) -> Bucket {
+        let node = Node::new(5);
+        let parts = Arc::new(FaultyStore::new(self.0.clone(), plan));
+        Bucket::over(Backend::direct(self.0.clone(), Some(parts), "faulty"), node.clock, node.random)
+    }
+
     fn clear(&self) -> Bucket {
         self.bucket(|_| None)
     }
@@ -54,15 +63,20 @@ impl Place {
     async fn with(mebibytes: u64) -> (Place, Arc<Engine>) {
         let (place, node) = (Place::default(), Node::new(1));
         let engine = node.open();
-        for id in 0..mebibytes {
-            let schema = json!({"text": {"type": "string", "filterable": false}});
-            let rows = json!([{"id": id, "text": text(MIB * 4 / 3, id)}]);
-            write(&engine, "docs", json!({"upsert_rows": rows, "schema": schema})).await;
-        }
-        engine.compact(&name("docs")).await.unwrap();
+        fill(&engine, mebibytes).await;
         sync(&node, &engine, &place.clear()).await.unwrap();
         (place, engine)
     }
+}
+
+/// Writes so many bytes, in one object.
+async fn fill(engine: &Arc<Engine>, mebibytes: u64) {
+    for id in 0..mebibytes {
+        let schema = json!({"text": {"type": "string", "filterable": false}});
+        let rows = json!([{"id": id, "text": text(MIB * 4 / 3, id)}]);
+        write(engine, "docs", json!({"upsert_rows": rows, "schema": schema})).await;
+    }
+    engine.compact(&name("docs")).await.unwrap();
 }
 
 async fn asked(node: &Node, engine: &Arc<Engine>, bucket: &Bucket) -> shoal::error::Result<Status> {
@@ -112,6 +126,66 @@ async fn what_came_before_a_link_fell_silent_is_not_fetched_again_not_even_after
             assert!(down < bytes_down(&whole) - 2 * MIB + 20_000, "{down} bytes, of {}", bytes_down(&whole));
         }
     }
+}
+
+fn bytes_up(bucket: &Bucket) -> u64 {
+    bucket.traffic().snapshot().bytes_up
+}
+
+/// A node of which the bucket has parts of a large object, whose upload broke off, and the object's key.
+async fn broken_off(place: &Place) -> (Node, Arc<Engine>, String) {
+    let node = Node::new(1);
+    let engine = node.open();
+    fill(&engine, 20).await;
+    let is_cut = Arc::new(Notify::new());
+    let (cut, notify) = (is_cut.notified(), is_cut.clone());
+    // The upload begins, and two parts arrive.
+    let bucket = place.with_parts(move |at| {
+        (at > 2).then(|| {
+            notify.notify_waiters();
+            Fault::Silence
+        })
+    });
+    tokio::select! {
+        done = asked(&node, &engine, &bucket) => panic!("{done:?}"),
+        () = cut => {}
+    }
+    let mut going = engine.all_going().unwrap();
+    assert_eq!(going.len(), 1);
+    (node, engine, going.remove(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_went_before_a_link_broke_off_is_not_sent_again_not_even_after_a_power_cut() {
+    for is_cut in [false, true] {
+        let place = Place::default();
+        let (node, engine, key) = broken_off(&place).await;
+        let engine = if is_cut { node.cut_power(engine) } else { engine };
+        let begun = engine.going(&key).read().unwrap();
+        let there = begun.parts.len() as u64 * PART_BYTES;
+        assert!(there > 0);
+        let bucket = place.with_parts(|_| None);
+        asked(&node, &engine, &bucket).await.unwrap();
+        let up = bytes_up(&bucket);
+        assert!((begun.bytes..begun.bytes + MIB).contains(&(up + there)), "{up} bytes, and {there} before");
+        assert_eq!(engine.all_going().unwrap(), Vec::<String>::new());
+        let other = Node::new(2);
+        let elsewhere = other.open();
+        asked(&other, &elsewhere, &place.clear()).await.unwrap();
+        assert_eq!(all(&elsewhere, "docs"), all(&engine, "docs"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_wants_any_more_is_given_up() {
+    let place = Place::default();
+    let (node, engine, key) = broken_off(&place).await;
+    let upload = engine.going(&key).read().unwrap().upload;
+    engine.delete(&name("docs")).await.unwrap();
+    asked(&node, &engine, &place.with_parts(|_| None)).await.unwrap();
+    assert_eq!(engine.all_going().unwrap(), Vec::<String>::new());
+    let part = place.0.put_part(&key.as_str().into(), &upload, 2, "x".into()).await;
+    assert!(part.is_err(), "the bucket still has its parts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
