@@ -46,13 +46,22 @@ impl Bucket {
         keys_max: usize,
         patience: &Patience,
     ) -> Result<Page> {
+        self.list_some(prefix, after, keys_max.clamp(1, PAGE_KEYS_MAX), patience).await
+    }
+
+    async fn list_some(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        keys_max: usize,
+        patience: &Patience,
+    ) -> Result<Page> {
         if !prefix.is_empty() {
             keys::check(prefix)?;
         }
         if let Some(after) = after {
             keys::check(after)?;
         }
-        let keys_max = keys_max.clamp(1, PAGE_KEYS_MAX);
         // Each of its answers is watched for standing still.
         let mut turns = patience.for_long_attempts().begin();
         loop {
@@ -129,7 +138,10 @@ impl Bucket {
         let mut all: Vec<Listed> = Vec::new();
         loop {
             let last = all.last().map(|listed| listed.key.clone());
-            let page = self.list(prefix, last.as_deref().or(after), PAGE_KEYS_MAX, patience).await?;
+            // A store that is read whole for every page is read once: all of it is held anyway.
+            let in_order = self.inner.in_order.load(Ordering::Relaxed);
+            let count = if in_order { PAGE_KEYS_MAX } else { keys_max + 1 - all.len() };
+            let page = self.list_some(prefix, last.as_deref().or(after), count, patience).await?;
             all.extend(page.objects);
             if all.len() > keys_max {
                 return Err(Error::invalid(format!("list {prefix:?}: more than {keys_max} keys")));

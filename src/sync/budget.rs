@@ -69,7 +69,15 @@ impl Budget {
 
     /// An error while nothing may go over the link that nobody asked for.
     pub fn check(&self, now_ms: u64) -> Result<()> {
+        let seen = self.counted().seen;
+        self.check_with(seen, now_ms)
+    }
+
+    /// The same, by the link's counters as they are now.
+    pub fn check_with(&self, (up, down): (u64, u64), now_ms: u64) -> Result<()> {
         let (bytes_max, used) = self.bytes(now_ms);
+        let seen = self.counted().seen;
+        let used = used.saturating_add(up.saturating_sub(seen.0)).saturating_add(down.saturating_sub(seen.1));
         let Some(bytes_max) = bytes_max.filter(|bytes_max| used >= *bytes_max) else { return Ok(()) };
         let day = next_month(&month_of(now_ms));
         Err(Error::unavailable(format!(

@@ -50,6 +50,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
+use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
@@ -149,7 +150,26 @@ impl Sync {
         let Some(budget) = &self.budget else { return Ok(()) };
         let (traffic, now) = (self.bucket.traffic().snapshot(), self.clock.now_millis());
         tokio::task::block_in_place(|| budget.follow((traffic.bytes_up, traffic.bytes_down), now));
-        if self.is_unasked.load(Ordering::SeqCst) { budget.check(now) } else { Ok(()) }
+        self.may_carry()
+    }
+
+    /// An error when nothing more may go over the link that nobody asked for; looked at before every object.
+    fn may_carry(&self) -> Result<()> {
+        let Some(budget) = self.budget.as_ref().filter(|_| self.is_unasked.load(Ordering::SeqCst)) else {
+            return Ok(());
+        };
+        let traffic = self.bucket.traffic().snapshot();
+        budget.check_with((traffic.bytes_up, traffic.bytes_down), self.clock.now_millis())
+    }
+
+    /// Puts objects into the bucket that are not among `there`.
+    async fn push(&self, objects: Vec<ObjectFact>, there: &BTreeSet<String>) -> Result<Carried> {
+        objects::push(&self.engine, &self.bucket, objects, there, &|| self.may_carry(), &self.carrying()).await
+    }
+
+    /// Fetches objects that are not here.
+    async fn pull(&self, objects: Vec<ObjectFact>) -> Result<Carried> {
+        objects::pull(&self.engine, &self.bucket, objects, &|| self.may_carry(), &self.carrying()).await
     }
 
     /// How long carrying an object may take in this pass.

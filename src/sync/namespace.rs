@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::objects::{Carried, pull, push};
+use super::objects::Carried;
 use super::tags::Uploads;
 use super::{Sync, binding, keys};
 use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
@@ -99,7 +99,7 @@ impl Sync {
         let in_parts = state.segments.iter().filter(|segment| self.engine.is_in_parts(name, segment));
         let in_parts: BTreeSet<&str> = in_parts.map(|segment| segment.key.as_str()).collect();
         objects.retain(|object| !in_parts.contains(object.key.as_str()));
-        pull(&self.engine, &self.bucket, objects, &self.carrying()).await
+        self.pull(objects).await
     }
 
     /// Fetches what is to be here whole and is here in part, as the namespace was pinned since, or the bound taken away.
@@ -216,7 +216,7 @@ impl Sync {
         let mut there = before.map(|found| keys_of(&found.manifest)).unwrap_or_default();
         let of_others = |key: &String| owner_of(key) != Some(ours.nsid);
         there.extend(keys_of(ours).into_iter().filter(of_others));
-        done.sent += push(&self.engine, &self.bucket, objects_of(ours), &there, &self.carrying()).await?;
+        done.sent += self.push(objects_of(ours), &there).await?;
         Ok(())
     }
 

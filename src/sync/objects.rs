@@ -39,17 +39,25 @@ impl AddAssign for Carried {
     }
 }
 
+/// Says before every object whether it may go over the link.
+pub type MayCarry<'a> = &'a (dyn Fn() -> Result<()> + Sync);
+
 /// Puts objects into the bucket that are not among `there`; afterwards all of them are durable there.
 pub async fn push(
     engine: &Arc<Engine>,
     bucket: &Bucket,
     objects: Vec<ObjectFact>,
     there: &BTreeSet<String>,
+    may_carry: MayCarry<'_>,
     patience: &Patience,
 ) -> Result<Carried> {
     let missing = objects.into_iter().filter(|object| !there.contains(&object.key));
-    let sent =
-        stream::iter(missing).map(|object| push_one(engine, bucket, object, patience)).buffer_unordered(AT_ONCE);
+    let sent = stream::iter(missing)
+        .map(|object| async move {
+            may_carry()?;
+            push_one(engine, bucket, object, patience).await
+        })
+        .buffer_unordered(AT_ONCE);
     let mut carried = Carried::default();
     let sizes: Vec<Option<u64>> = sent.try_collect().await?;
     sizes.into_iter().flatten().for_each(|bytes| carried.add(bytes));
@@ -95,11 +103,16 @@ pub async fn pull(
     engine: &Arc<Engine>,
     bucket: &Bucket,
     objects: Vec<ObjectFact>,
+    may_carry: MayCarry<'_>,
     patience: &Patience,
 ) -> Result<Carried> {
     let missing = objects.into_iter().filter(|object| !engine.has_object(&object.key, object.bytes));
-    let fetched =
-        stream::iter(missing).map(|object| pull_one(engine, bucket, object, patience)).buffer_unordered(AT_ONCE);
+    let fetched = stream::iter(missing)
+        .map(|object| async move {
+            may_carry()?;
+            pull_one(engine, bucket, object, patience).await
+        })
+        .buffer_unordered(AT_ONCE);
     let mut carried = Carried::default();
     let sizes: Vec<u64> = fetched.try_collect().await?;
     sizes.into_iter().for_each(|bytes| carried.add(bytes));

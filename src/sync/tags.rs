@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::namespace::{Done, Found};
-use super::objects::push;
 use super::{Sync, keys};
 use crate::engine::lineage::shared;
 use crate::engine::remote::{keys_of, objects_of};
@@ -177,7 +176,7 @@ impl Sync {
         let all = kept.keys.union(&uploads.keys).cloned().collect();
         let Some(file) = engine.detach_tag(name, (tag, rev), &all).await? else { return Ok(None) };
         if let Some(manifest) = &file.manifest {
-            done.sent += push(engine, &self.bucket, objects_of(manifest), &kept.keys, &self.carrying()).await?;
+            done.sent += self.push(objects_of(manifest), &kept.keys).await?;
             uploads.keys.extend(keys_of(manifest).difference(&kept.keys).cloned());
         }
         let (file, key_of) = (shared(&file), |rev| keys::tag(&name.project, nsid, tag, rev));

@@ -62,6 +62,35 @@ async fn what_nobody_asked_for_stops_at_the_budget_until_the_month_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_asked_for_stops_at_the_budget_in_the_middle_of_a_namespace_and_goes_on_there() {
+    let (node, other, store) = (Node::new(1), Node::new(2), Arc::new(InMemory::new()));
+    let (engine, there) = (node.open(), other.open());
+    for part in 0..12 {
+        put(&engine, "a", part * 1_000..(part + 1) * 1_000, part).await;
+        engine.checkpoint(&crate::node::name("a")).await.unwrap();
+    }
+    link(&node, &engine, &store, 0).0.run().await.unwrap();
+    let all = engine.status(&crate::node::name("a")).unwrap()["bytes"].as_u64().unwrap();
+    let unasked = Selection::default().unasked();
+    let mut spent = 0;
+    for month in 0.. {
+        let (sync, budget) = link(&other, &there, &store, all / 4);
+        let failed = sync.run_for(&unasked).await.failed;
+        let used = budget.bytes(there.now_millis()).1;
+        // Those that were on their way when it was reached, and the small ones that come before any object.
+        assert!(used < all * 3 / 4, "month {month}: {used} of {all}");
+        spent += used;
+        match failed {
+            Some(error) => assert_eq!(error.code(), USED_UP, "{error}"),
+            None => break,
+        }
+        other.clock.advance(31 * DAY_MS);
+    }
+    assert_eq!(crate::node::all(&there, "a"), crate::node::all(&engine, "a"));
+    assert!(spent < all * 2, "{spent} of {all}: what came is not fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_is_damaged_begins_anew() {
     let (node, store) = (Node::new(1), Arc::new(InMemory::new()));
     let engine = node.open();
