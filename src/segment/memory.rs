@@ -27,23 +27,26 @@ impl Default for MemoryLeft {
     }
 }
 
+/// Some bytes, and where they begin in the file.
+type Piece = OnceLock<(u64, Bytes)>;
+
 /// Pieces of one file, each by its place there. They stay until all of it goes.
 pub(in crate::segment) struct Memory {
-    pieces: Vec<OnceLock<(u64, Bytes)>>,
+    /// Made with the first of them: hardly any reading has one.
+    pieces: OnceLock<Box<[Piece]>>,
     used: AtomicUsize,
     left: MemoryLeft,
 }
 
 impl Memory {
     pub(in crate::segment) fn new(left: &MemoryLeft) -> Self {
-        let pieces = (0..PIECES_MAX).map(|_| OnceLock::new()).collect();
-        Memory { pieces, used: AtomicUsize::new(0), left: left.clone() }
+        Memory { pieces: OnceLock::new(), used: AtomicUsize::new(0), left: left.clone() }
     }
 
     /// Some bytes of the file, if one piece has all of them.
     pub(in crate::segment) fn get(&self, range: &Range<u64>) -> Option<&[u8]> {
         let used = self.used.load(Ordering::Acquire).min(PIECES_MAX);
-        self.pieces[..used].iter().filter_map(OnceLock::get).find_map(|(start, bytes)| {
+        self.pieces.get()?[..used].iter().filter_map(OnceLock::get).find_map(|(start, bytes)| {
             let from = usize::try_from(range.start.checked_sub(*start)?).ok()?;
             bytes.get(from..from.checked_add(usize::try_from(range.end - range.start).ok()?)?)
         })
@@ -64,7 +67,8 @@ impl Memory {
 
     /// Holds bytes of the file from `start` on.
     pub(in crate::segment) fn hold(&self, start: u64, bytes: Bytes, what: &str) -> Result<&[u8]> {
-        let place = self.pieces.get(self.used.fetch_add(1, Ordering::AcqRel)).ok_or_else(|| {
+        let pieces = self.pieces.get_or_init(|| (0..PIECES_MAX).map(|_| OnceLock::new()).collect());
+        let place = pieces.get(self.used.fetch_add(1, Ordering::AcqRel)).ok_or_else(|| {
             Error::unavailable(format!(
                 "more than {PIECES_MAX} pieces of {what} are needed at once, and the tier has no room"
             ))

@@ -36,7 +36,7 @@ impl<'a> Clusters<'a> {
 
     /// Whether some of a cluster's list is not here.
     pub(super) fn is_missing(&self, cluster: u32) -> bool {
-        !self.lists.is_full() && self.lists.is_missing(&self.place(cluster))
+        self.lists.is_missing(&self.place(cluster))
     }
 
     /// Adds a cluster's list to what is brought.
