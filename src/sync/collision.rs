@@ -40,6 +40,7 @@ impl Sync {
         };
         // What was never under this name in the bucket cannot have come there from here, but from a clone of this disk.
         self.part_from_clone(name, None, &found.manifest.version_vector).await?;
+        let tags = self.tags_of(name, own)?;
         let mut fetched = Carried::default();
         let merge = Handover::Merge(self.options.policy);
         let why = if self.engine.follows(name) {
@@ -48,7 +49,7 @@ impl Sync {
             match self.hand_over(name, &found.manifest, merge, &mut fetched).await? {
                 HandedOver::Done(report) => {
                     let notice = format!(
-                        "two nodes created {name} apart: what was here was merged into the bucket's, with {} conflicts",
+                        "two nodes created {name} apart: what was here was merged into the bucket's, with {} conflicts{tags}",
                         report.conflicts
                     );
                     tracing::warn!(%name, notice);
@@ -73,11 +74,21 @@ impl Sync {
                 }
                 HandedOver::Apart(_) | HandedOver::Written => continue,
             };
-            let notice = format!("two nodes created {name} apart: what was here is kept as {kept} ({why})");
+            let notice = format!("two nodes created {name} apart: what was here is kept as {kept} ({why}){tags}");
             tracing::warn!(%name, notice);
             return Ok(Done { notice: Some(notice), ..done });
         }
         Err(restless(name))
+    }
+
+    /// What becomes of the tags of an incarnation that gives way, in words: they name states of that one, and of no other.
+    fn tags_of(&self, name: &NamespaceName, own: Nsid) -> Result<String> {
+        Ok(match tokio::task::block_in_place(|| self.engine.tags(name))?.len() {
+            0 => String::new(),
+            count => format!(
+                "; its tags ({count}) stay with incarnation {own}, which is among the deleted ones here and can be had back"
+            ),
+        })
     }
 
     /// Gives the name to the bucket's state. What an attempt fetched that came to nothing is not kept.
@@ -163,9 +174,10 @@ impl Sync {
             let (known, notice) = if ended.seen.covers_all(&self.engine.seen(name).await?) {
                 (ended.seen.clone(), None)
             } else {
+                let tags = self.tags_of(name, ended.nsid)?;
                 let (kept, covered) = self.keep_beside(name, "recovered").await?;
                 let notice = format!(
-                    "another node deleted {name}, and had not seen what was written here: that is kept as {kept}"
+                    "another node deleted {name}, and had not seen what was written here: that is kept as {kept}{tags}"
                 );
                 (covered, Some(notice))
             };

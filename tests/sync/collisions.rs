@@ -32,10 +32,14 @@ async fn two_namespaces_of_one_name_become_one_with_everything_of_both() {
     put(&engines[1], "docs", 5..15, 2).await;
     write(&engines[1], "docs", json!({"deletes": [14]})).await;
     engines[1].set_labels(&name("docs"), [("of".into(), "two".into())].into()).await.unwrap();
+    engines[1].tag(&name("docs"), "monday", None).await.unwrap();
+    let gave_way = engines[1].nsid_of(&name("docs")).unwrap();
     sync(&nodes[0], &engines[0], &bucket).await.unwrap();
     let status = sync(&nodes[1], &engines[1], &bucket).await.unwrap();
     let known = &status.namespaces[&name("docs")];
-    assert!(known.notice.as_ref().unwrap().contains("created default/default/docs apart"), "{known:?}");
+    let notice = known.notice.as_ref().unwrap();
+    assert!(notice.contains("created default/default/docs apart"), "{notice}");
+    assert!(notice.contains(&format!("its tags (1) stay with incarnation {gave_way}")), "{notice}");
     assert_eq!(known.conflicts, 5);
     meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
     let met = all(&engines[0], "docs");
