@@ -2,7 +2,7 @@
 //!
 //! One node writes all of debpkg into a bucket. Others that hold nothing of it yet ask with nothing, 20 ms and 100 ms added to every
 //! request: the first queries, by vector and by text, what they waited for and read; then queries whose data is here, beside those of the
-//! node that has everything; then random queries of a node that may hold a tenth, and answers of 1,000 rows (`-- tenth` for that alone).
+//! node that has everything; then random queries of a node that may hold a tenth, and answers of 1,000 rows (`-- tenth` for that alone, `-- warm` for what is here).
 //! The bucket is in memory, the nodes on the disk.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
@@ -43,6 +43,8 @@ const BATCH: usize = 1_000;
 const WARM: usize = 200;
 /// Answers of 1,000 rows each.
 const WIDE: usize = 50;
+/// Rows of one patch, all over the namespace.
+const PATCHED: usize = 200;
 
 fn open(dir: &Path, tier_bytes_max: u64) -> Arc<Engine> {
     let config = EngineConfig { tier_bytes_max, ..EngineConfig::new(dir.join("data")) };
@@ -149,7 +151,8 @@ fn main() {
         }
         println!("recall {:.4} of the first {WARM} queries", found as f64 / wanted as f64);
         let only_tenth = std::env::args().any(|arg| arg == "tenth");
-        for millis in [0, 20, 100].into_iter().filter(|_| !only_tenth) {
+        let only_warm = std::env::args().any(|arg| arg == "warm");
+        for millis in [0, 20, 100].into_iter().filter(|millis| !only_tenth && (!only_warm || *millis == 0)) {
             delay.store(millis, Ordering::Relaxed);
             for (kind, requests) in [("by vector", &by_vector), ("by text", &by_text)] {
                 let node = open(&at(&format!("{compacted}-{millis}-{kind}")), 4 * bytes);
@@ -177,10 +180,19 @@ fn main() {
                     "    49 more: {p50:.1} ms p50, {p99:.1} ms p99, {median} rounds p50, {most} at most; all 50 read {:.2} %",
                     share(read)
                 );
+                if kind == "by vector" {
+                    let ids = (0..PATCHED).map(|at| &documents[at * documents.len() / PATCHED]["id"]);
+                    let rows: Vec<Json> = ids.map(|id| json!({"id": id, "seen": 1})).collect();
+                    let before = node.held_in_parts().bytes_brought;
+                    let began = Instant::now();
+                    runtime.block_on(namespaces::write(&node, "main", json!({"patch_rows": rows})));
+                    let read = node.held_in_parts().bytes_brought - before;
+                    println!("    {PATCHED} rows patched in {:.0?}, {:.2} % read", began.elapsed(), share(read));
+                }
                 if millis == 0 {
                     requests[..WARM].iter().for_each(|request| drop(ask(&node, request)));
                     let (mut here, mut there) = (Vec::new(), Vec::new());
-                    for request in &requests[..WARM] {
+                    for request in (0..if only_warm { 20 } else { 1 }).flat_map(|_| &requests[..WARM]) {
                         here.push(ask(&node, request).1);
                         there.push(ask(&whole, request).1);
                     }
@@ -190,6 +202,9 @@ fn main() {
                     );
                 }
             }
+        }
+        if only_warm {
+            continue;
         }
         delay.store(0, Ordering::Relaxed);
         let bound = bytes / 10;

@@ -29,8 +29,8 @@ struct Model {
 }
 
 impl Current for Model {
-    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
-        Ok(self.documents.get(id).cloned())
+    fn documents(&self, ids: &[&DocId]) -> Result<Vec<Option<Arc<Document>>>> {
+        Ok(ids.iter().map(|id| self.documents.get(*id).cloned()).collect())
     }
 
     fn has_documents(&self) -> bool {

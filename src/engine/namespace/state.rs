@@ -38,6 +38,29 @@ pub struct Part {
     pub settled: Arc<RoaringBitmap>,
 }
 
+/// Documents that were looked up; to read those that are in segments may take a while, and needs no state.
+pub struct LookedUp {
+    found: Vec<Option<Arc<Document>>>,
+    in_segments: Vec<(Arc<Segment>, Places)>,
+}
+
+/// Rows of a segment, ascending, and which of the documents that were looked up each is.
+type Places = Vec<(u32, usize)>;
+
+impl LookedUp {
+    pub fn read(self) -> Result<Vec<Option<Arc<Document>>>> {
+        let mut found = self.found;
+        for (segment, places) in &self.in_segments {
+            let rows = places.iter().map(|(row, _)| *row).collect();
+            let mut scan = segment.scan_of(&rows, None)?;
+            for (row, at) in places {
+                found[*at] = Some(Arc::new(scan.document(*row, None)?));
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// Documents and tombstones that are not in a segment yet.
 #[derive(Default)]
 pub struct MemTable {
@@ -250,22 +273,19 @@ impl State {
         self.parts[part].segment.document(row, None).map(|document| Some(Arc::new(document)))
     }
 
-    /// The live states of several documents, in the order of `ids`.
-    pub fn documents(&self, ids: &[DocId]) -> Result<Vec<Option<Arc<Document>>>> {
-        let mut found: Vec<Option<Arc<Document>>> = ids.iter().map(|id| self.unflushed(id)).collect();
+    /// Where the live states of several documents are, in the order of `ids`.
+    pub fn look_up(&self, ids: &[&DocId]) -> Result<LookedUp> {
+        let found: Vec<Option<Arc<Document>>> = ids.iter().map(|id| self.unflushed(id)).collect();
         let mut places = Vec::new();
         for (at, id) in ids.iter().enumerate().filter(|(at, _)| found[*at].is_none()) {
             places.extend(self.place_of(id)?.map(|(part, row)| (part, row, at)));
         }
         places.sort_unstable();
-        for of_part in places.chunk_by(|a, b| a.0 == b.0) {
-            let rows = of_part.iter().map(|(_, row, _)| *row).collect();
-            let mut scan = self.parts[of_part[0].0].segment.scan_of(&rows, None)?;
-            for (_, row, at) in of_part {
-                found[*at] = Some(Arc::new(scan.document(*row, None)?));
-            }
-        }
-        Ok(found)
+        let in_segments = places.chunk_by(|a, b| a.0 == b.0).map(|of_part| {
+            let rows = of_part.iter().map(|(_, row, at)| (*row, *at)).collect();
+            (self.parts[of_part[0].0].segment.clone(), rows)
+        });
+        Ok(LookedUp { in_segments: in_segments.collect(), found })
     }
 
     /// A document's state, if it is in no segment yet.

@@ -417,20 +417,17 @@ struct Now<'a> {
 }
 
 impl Current for Now<'_> {
-    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
-        let shared = self.namespace.shared();
-        match shared.overlay.get(id) {
-            Some((_, state)) => Ok(state.clone()),
-            None => shared.state.document(id),
-        }
-    }
-
-    fn documents(&self, ids: &[DocId]) -> Result<Vec<Option<Arc<Document>>>> {
-        let shared = self.namespace.shared();
-        let mut found = shared.state.documents(ids)?;
-        let overlaid = ids.iter().zip(&mut found).filter_map(|(id, found)| Some((found, shared.overlay.get(id)?)));
-        overlaid.for_each(|(found, (_, state))| found.clone_from(state));
-        Ok(found)
+    fn documents(&self, ids: &[&DocId]) -> Result<Vec<Option<Arc<Document>>>> {
+        let (overlaid, others) = {
+            let shared = self.namespace.shared();
+            let overlaid: Vec<Option<Option<Arc<Document>>>> =
+                ids.iter().map(|id| shared.overlay.get(*id).map(|(_, state)| state.clone())).collect();
+            let others = ids.iter().zip(&overlaid).filter(|(_, state)| state.is_none());
+            let others = shared.state.look_up(&others.map(|(id, _)| *id).collect::<Vec<_>>())?;
+            (overlaid, others)
+        };
+        let mut others = others.read()?.into_iter();
+        Ok(overlaid.into_iter().map(|state| state.unwrap_or_else(|| others.next().flatten())).collect())
     }
 
     fn has_documents(&self) -> bool {

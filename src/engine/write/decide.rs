@@ -51,17 +51,21 @@ pub fn decide(
         write.patch_by_filter(&patch.by, values)?;
     }
     let condition = Condition::new(request.upsert_condition.as_ref(), &schema)?;
-    for row in prepared.upserts {
-        write.upsert(row, &condition)?;
-    }
+    write.each(
+        prepared.upserts,
+        condition.is_some(),
+        |row| &row.id,
+        |write, row, current| write.upsert(row, current, &condition),
+    )?;
     let condition = Condition::new(request.patch_condition.as_ref(), &schema)?;
-    for row in prepared.patches {
-        write.patch(row, &condition)?;
-    }
+    write.each(prepared.patches, true, |row| &row.id, |write, row, current| write.patch(row, current, &condition))?;
     let condition = Condition::new(request.delete_condition.as_ref(), &schema)?;
-    for id in prepared.deletes {
-        write.delete(id, &condition)?;
-    }
+    write.each(
+        prepared.deletes,
+        condition.is_some(),
+        |id| id,
+        |write, id, current| write.delete(id, current, &condition),
+    )?;
     let Write { changes, mut outcome, .. } = write;
     let schema_only = request.schema.is_some() && !asks_for_documents(request);
     outcome.schema_updated = request.schema.is_some() && (schema_changes || schema_only);
@@ -89,6 +93,10 @@ enum Condition<'a> {
 }
 
 impl<'a> Condition<'a> {
+    fn is_some(&self) -> bool {
+        !matches!(self, Condition::None)
+    }
+
     fn new(expr: Option<&'a Expr>, schema: &Schema) -> Result<Self> {
         Ok(match expr {
             None => Condition::None,
@@ -102,7 +110,7 @@ impl<'a> Condition<'a> {
     }
 }
 
-/// Documents that a patch by filter reads at a time.
+/// Documents that are read at a time.
 const DOCUMENTS_AT_ONCE: usize = 256;
 
 struct Write<'a> {
@@ -119,6 +127,29 @@ struct Write<'a> {
 }
 
 impl Write<'_> {
+    /// Takes rows one after another, with the documents that they meet as the steps before have left them: read some at a time, if
+    /// they are wanted.
+    fn each<T>(
+        &mut self,
+        rows: Vec<T>,
+        are_wanted: bool,
+        id_of: impl Fn(&T) -> &DocId,
+        mut take: impl FnMut(&mut Self, T, Option<Arc<Document>>) -> Result<()>,
+    ) -> Result<()> {
+        if !are_wanted {
+            return rows.into_iter().try_for_each(|row| take(self, row, None));
+        }
+        let mut rows = rows.into_iter();
+        loop {
+            let some: Vec<T> = rows.by_ref().take(DOCUMENTS_AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(());
+            }
+            let current = self.documents(&some.iter().map(&id_of).collect::<Vec<_>>())?;
+            some.into_iter().zip(current).try_for_each(|(row, current)| take(self, row, current))?;
+        }
+    }
+
     fn delete_by_filter(&mut self, by: &ByFilter) -> Result<()> {
         let ids = self.matching("delete_by_filter", by, DELETE_BY_FILTER_MAX)?;
         for id in ids {
@@ -133,7 +164,7 @@ impl Write<'_> {
         let ids = self.matching("patch_by_filter", by, PATCH_BY_FILTER_MAX)?;
         for ids in ids.chunks(DOCUMENTS_AT_ONCE) {
             // Filters run on a snapshot: a document may be gone by now.
-            for document in self.current.documents(ids)?.into_iter().flatten() {
+            for document in self.current.documents(&ids.iter().collect::<Vec<_>>())?.into_iter().flatten() {
                 self.queried(document.logical_bytes());
                 let change = self.patched(&document, values.clone());
                 self.put_by_filter(change);
@@ -164,11 +195,10 @@ impl Write<'_> {
         Ok(ids)
     }
 
-    fn upsert(&mut self, row: NewDocument, condition: &Condition<'_>) -> Result<()> {
+    fn upsert(&mut self, row: NewDocument, current: Option<Arc<Document>>, condition: &Condition<'_>) -> Result<()> {
         let NewDocument { id, fields, terms } = row;
         let document = Document { id, version: self.version, fields, patch: None };
-        if !matches!(condition, Condition::None)
-            && let Some(current) = self.document(&document.id)?
+        if let Some(current) = current
             && !self.holds(condition, &current, Some(&document))?
         {
             return Ok(());
@@ -182,9 +212,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn patch(&mut self, row: NewPatch, condition: &Condition<'_>) -> Result<()> {
+    fn patch(&mut self, row: NewPatch, current: Option<Arc<Document>>, condition: &Condition<'_>) -> Result<()> {
         let NewPatch { id, values } = row;
-        let Some(current) = self.document(&id)? else { return Ok(()) };
+        let Some(current) = current else { return Ok(()) };
         let holds = match condition {
             Condition::PerRow(_) => {
                 let set = values.changed.iter().filter_map(|(uid, value)| Some((*uid, value.clone()?)));
@@ -200,9 +230,9 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn delete(&mut self, id: DocId, condition: &Condition<'_>) -> Result<()> {
-        if !matches!(condition, Condition::None) {
-            let Some(current) = self.document(&id)? else { return Ok(()) };
+    fn delete(&mut self, id: DocId, current: Option<Arc<Document>>, condition: &Condition<'_>) -> Result<()> {
+        if condition.is_some() {
+            let Some(current) = current else { return Ok(()) };
             if !self.holds(condition, &current, None)? {
                 return Ok(());
             }
@@ -212,13 +242,17 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// The document as the steps before have left it.
-    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>> {
-        match self.by_filter.get(id).map(|at| &self.changes[*at]) {
-            Some(Change::Put { document, .. }) => Ok(Some(Arc::clone(document))),
-            Some(Change::Delete { .. }) => Ok(None),
-            None => self.current.document(id),
+    /// Documents as the steps before have left them.
+    fn documents(&self, ids: &[&DocId]) -> Result<Vec<Option<Arc<Document>>>> {
+        let mut found = self.current.documents(ids)?;
+        for (id, found) in ids.iter().zip(&mut found) {
+            match self.by_filter.get(*id).map(|at| &self.changes[*at]) {
+                Some(Change::Put { document, .. }) => *found = Some(Arc::clone(document)),
+                Some(Change::Delete { .. }) => *found = None,
+                None => {}
+            }
         }
+        Ok(found)
     }
 
     fn holds(&mut self, condition: &Condition<'_>, current: &Document, new: Option<&Document>) -> Result<bool> {

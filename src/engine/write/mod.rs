@@ -37,12 +37,8 @@ pub const DOCUMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// The state that a write is decided against.
 pub trait Current {
-    fn document(&self, id: &DocId) -> Result<Option<Arc<Document>>>;
-
-    /// Those of several ids, in their order: cheaper than one by one where documents are read from elsewhere.
-    fn documents(&self, ids: &[DocId]) -> Result<Vec<Option<Arc<Document>>>> {
-        ids.iter().map(|id| self.document(id)).collect()
-    }
+    /// The live states of documents, in the order of `ids`: read at once, as they may have to come from elsewhere.
+    fn documents(&self, ids: &[&DocId]) -> Result<Vec<Option<Arc<Document>>>>;
 
     fn has_documents(&self) -> bool;
 
