@@ -236,6 +236,7 @@ impl Engine {
             return Err(super::not_found(name));
         }
         let opened = tokio::task::block_in_place(|| {
+            Head::clear(&self.context, nsid);
             let head =
                 Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
                     Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))

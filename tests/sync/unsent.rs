@@ -105,3 +105,27 @@ async fn a_tag_that_is_here_only_counts_until_it_is_sent() {
     sync(&node, &engine, &bucket).await.unwrap();
     assert!(unsent(&engine).await.is_nothing);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn what_was_written_is_told_while_states_follow_each_other() {
+    let node = Node::new(4);
+    let engine = node.open();
+    put(&engine, "docs", 0..2, 1).await;
+    let nsid = engine.nsid_of(&name("docs")).unwrap();
+    let (asked, done) = (engine.clone(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let is_done = done.clone();
+    let asking = tokio::task::spawn_blocking(move || {
+        let mut times = 0;
+        while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
+            assert!(asked.written(nsid).unwrap().is_some());
+            times += 1;
+        }
+        times
+    });
+    for at in 0..300 {
+        put(&engine, "docs", [at % 7], at).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+    }
+    done.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(asking.await.unwrap() > 300);
+}

@@ -16,6 +16,9 @@ use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid};
 use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, if_there, publish, unpublish};
 
+/// How often a manifest may be replaced while it is read.
+const COMMITS_MEANWHILE_MAX: u32 = 16;
+
 /// The newest manifest of one incarnation on this node.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -24,46 +27,61 @@ pub struct Head {
 }
 
 impl Head {
-    /// Reads the newest manifest. `None` when there is none: the incarnation never came to be.
+    /// Reads the newest manifest; another thread may commit the next one meanwhile. `None` when there is none: the incarnation
+    /// never came to be.
     pub fn load(context: &Context, nsid: Nsid) -> Result<Option<Head>> {
         if let Some(head) = Self::cached(context, nsid)? {
             return Ok(Some(head));
         }
         let dir = context.layout.manifests(nsid);
-        let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
-        let entries = entries.unwrap_or_default();
-        let Some(generation) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
-            return Ok(None);
-        };
-        let path = dir.join(numbered(generation));
+        // A manifest is durable before the index has it, and stays until the next one is: so whatever the index says is older than
+        // what is listed after that.
         let cached = context.meta.manifest(nsid).unwrap_or_default();
         let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
-        // A manifest is durable before the index has it, and earlier ones are kept beside it.
-        if let Some((newest, _)) = &cached
-            && newest.generation > generation
-        {
-            return Err(Error::corrupt(format!(
-                "{}: the newest manifest is missing, {} is there, expected {}",
-                dir.display(),
-                numbered(generation),
-                numbered(newest.generation)
-            )));
+        let mut generation = 0;
+        for _ in 0..COMMITS_MEANWHILE_MAX {
+            let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
+            let entries = entries.unwrap_or_default();
+            let Some(newest) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
+                return Ok(None);
+            };
+            generation = newest;
+            if let Some((known, _)) = &cached
+                && known.generation > generation
+            {
+                return Err(Error::corrupt(format!(
+                    "{}: the newest manifest is missing, {} is there, expected {}",
+                    dir.display(),
+                    numbered(generation),
+                    numbered(known.generation)
+                )));
+            }
+            let path = dir.join(numbered(generation));
+            let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+            // It was replaced, and not retained.
+            let Some(bytes) = bytes else { continue };
+            let (manifest, crc32c) = decode_manifest(&bytes, &path.display().to_string())?;
+            if manifest.nsid != nsid || manifest.generation != generation {
+                return Err(Error::corrupt(format!(
+                    "{}: is generation {} of {}, expected generation {generation} of {nsid}",
+                    path.display(),
+                    manifest.generation,
+                    manifest.nsid
+                )));
+            }
+            return Ok(Some(Head { manifest, crc32c }));
         }
-        let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
-        let (manifest, crc32c) = decode_manifest(&bytes, &path.display().to_string())?;
-        if manifest.nsid != nsid || manifest.generation != generation {
-            return Err(Error::corrupt(format!(
-                "{}: is generation {} of {}, expected generation {generation} of {nsid}",
-                path.display(),
-                manifest.generation,
-                manifest.nsid
-            )));
-        }
-        // What a crash left of manifests that were never finished.
+        let name = numbered(generation);
+        Err(Error::busy(format!("{}: {name} was replaced before it was read", dir.display())).with_hint("try again"))
+    }
+
+    /// Removes what a crash left of manifests that were never finished. For who opens an incarnation, which nobody commits to yet.
+    pub fn clear(context: &Context, nsid: Nsid) {
+        let dir = context.layout.manifests(nsid);
+        let entries = context.disk.list(&dir).unwrap_or_default();
         for entry in entries.iter().filter(|entry| entry.name.ends_with(TEMPORARY_SUFFIX)) {
             let _ = context.disk.remove(&dir.join(&entry.name));
         }
-        Ok(Some(Head { manifest, crc32c }))
     }
 
     /// The newest manifest as the index remembers it, while that is what the files say: then opening costs the same however

@@ -73,6 +73,7 @@ impl Namespace {
             // A manifest whose commit failed may be there all the same; whether it is must not change any more.
             let dir = self.context.layout.manifests(self.nsid);
             self.context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+            Head::clear(&self.context, self.nsid);
             let found = Head::load(&self.context, self.nsid)?;
             *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
             load(&self.context, &self.name, &head, distrust.as_ref())
