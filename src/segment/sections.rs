@@ -197,7 +197,7 @@ impl<'a> Part<'a> {
         if !range.is_empty() && self.file.map.filling().is_some() {
             reads::looked_at(range.len() as u64);
         }
-        if !self.section.whole.load(Ordering::Acquire) && !range.is_empty() {
+        if !self.section.whole.load(Ordering::Acquire) && !range.is_empty() && !self.are_checked(&range) {
             match memory {
                 None => self.bring(&range)?,
                 Some(memory) => {
@@ -320,7 +320,13 @@ impl<'a> Part<'a> {
 
     /// Whether all chunks of a range, which is not empty, were found right: so they are here.
     fn are_checked(&self, range: &Range<usize>) -> bool {
-        (range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES).all(|chunk| self.is_checked(chunk))
+        let (first, last) = (range.start / CHUNK_BYTES, (range.end - 1) / CHUNK_BYTES);
+        (first / 64..=last / 64).all(|word| {
+            let from = if word == first / 64 { first % 64 } else { 0 };
+            let to = if word == last / 64 { last % 64 } else { 63 };
+            let wanted = (u64::MAX << from) & (u64::MAX >> (63 - to));
+            self.section.checked.get(word).is_some_and(|word| word.load(Ordering::Acquire) & wanted == wanted)
+        })
     }
 
     fn is_checked(&self, chunk: usize) -> bool {

@@ -136,19 +136,22 @@ fn compare(jobs: &[Job], near: &[NearByCodes], parts: &mut [Vec<(f32, u32)>], wo
     let rows: Vec<Vec<u32>> = (0..jobs.len())
         .map(|source| near.iter().filter(|near| near.source == source).map(|near| near.row).collect())
         .collect();
-    let (mut ahead, mut documents) = (Ahead::new(), Ahead::new());
-    for (job, rows) in jobs.iter().zip(&rows).filter(|(job, _)| !job.segment.segment.is_full()) {
-        job.vectors.add(Some(&rows.iter().copied().collect()), &mut ahead);
-        if let Some(columns) = &work.columns {
-            job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut documents)?;
+    let are_here: Vec<bool> = jobs.iter().zip(&rows).map(|(job, rows)| job.vectors.are_here(rows)).collect();
+    if are_here.contains(&false) {
+        let (mut ahead, mut documents) = (Ahead::new(), Ahead::new());
+        for (job, rows) in jobs.iter().zip(&rows).filter(|(job, _)| !job.segment.segment.is_full()) {
+            job.vectors.add(Some(&rows.iter().copied().collect()), &mut ahead);
+            if let Some(columns) = &work.columns {
+                job.segment.segment.add_documents(rows.iter().copied(), Some(columns), &mut documents)?;
+            }
         }
+        if !documents.is_wide() {
+            ahead.append(documents);
+        }
+        ahead.bring()?;
     }
-    if !documents.is_wide() {
-        ahead.append(documents);
-    }
-    ahead.bring()?;
-    for (job, rows) in jobs.iter().zip(rows) {
-        parts[job.part] = match job.segment.segment.is_full() {
+    for ((job, rows), is_here) in jobs.iter().zip(rows).zip(are_here) {
+        parts[job.part] = match is_here {
             true => job.vectors.nearest_of(job.query, &rows, job.k)?,
             false => {
                 let rows = rows.into_iter().collect();

@@ -44,6 +44,11 @@ impl<'a> VectorReader<'a> {
         }
     }
 
+    /// Whether the vectors of some rows are here, so that [`VectorReader::nearest_of`] waits for nothing.
+    pub fn are_here(&self, rows: &[u32]) -> bool {
+        rows.iter().all(|row| self.in_matrix(*row).is_none_or(|(matrix, bytes)| !matrix.is_missing(&bytes)))
+    }
+
     /// Adds the vectors of some rows, or all, to what is brought, if there is room for them: else they are compared past the disk.
     pub fn add(&self, rows: Option<&RoaringBitmap>, ahead: &mut Ahead<'a>) {
         if let Some(matrix) = self.matrix.filter(|matrix| !matrix.is_full()) {
