@@ -4,15 +4,18 @@
 //! - All namespaces part at once. What was written in one also is in others, by branches and merges: a state that claims to
 //!   have seen an origin up to some clock would pass over what the other disk wrote below that.
 //! - One origin becomes the same other one everywhere, so copies of one write still are known to be that.
-//! - Where the other disk was noticed parts last: until then an interrupted parting is begun anew.
+//! - Where the other disk was noticed parts last: until then an interrupted parting is begun anew, and so is one that some
+//!   namespace could not take part in.
+//! - What is damaged keeps nothing else from parting: it does when it notices by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Engine;
 use super::namespace::head::Head;
-use crate::error::Result;
-use crate::model::ids::{Hlc, NamespaceName, Nsid, Origin};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::names::parse_name;
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Origin, Project};
 use crate::model::version_vector::VersionVector;
 use crate::platform::random::Random;
 use crate::segment::renewal::Renewal;
@@ -76,16 +79,20 @@ impl Engine {
         })?;
         let mut parting = Parting::default();
         tokio::task::block_in_place(|| {
-            self.all_here().into_iter().try_for_each(|nsid| self.survey(&mut parting, nsid))
+            for nsid in self.all_here() {
+                unless_damaged(self.survey(&mut parting, nsid))?;
+            }
+            Ok::<_, Error>(())
         })?;
         for (name, _) in self.named().iter().filter(|(name, _)| name != noticed) {
             let parted = match self.namespace(name) {
                 Ok(namespace) => namespace.take_new_origin(&mut parting).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = parted {
-                // It keeps no other from parting, and does when it notices by itself.
-                tracing::warn!(%name, %error, "it does not part from the disk that was cloned, or restored from a copy");
+            match parted {
+                // Deleted meanwhile.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                parted => drop(unless_damaged(parted).context(|| format!("part {name} from a clone"))?),
             }
         }
         self.namespace(noticed)?.take_new_origin(&mut parting).await
@@ -114,13 +121,13 @@ impl Engine {
         Ok(Some((origin, sent)))
     }
 
-    /// Other incarnations here of which this one has something, by a branch or a merge, that the bucket has nowhere. Such things
-    /// are in manifests, so nothing is opened. Reads small files.
-    pub fn lenders(&self, nsid: Nsid) -> Result<Vec<Nsid>> {
+    /// Other incarnations here of which this one has something, by a branch or a merge, that the bucket has nowhere, and the
+    /// projects that they are in. Such things are in manifests, so nothing is opened. Reads small files.
+    pub fn lenders(&self, nsid: Nsid) -> Result<Vec<(Project, Nsid)>> {
         let Some(Head { manifest, .. }) = Head::load(&self.context, nsid)? else { return Ok(Vec::new()) };
         let mut common = self.common(nsid)?.map(|common| common.version_vector).unwrap_or_default();
         if let Some(lineage) = &manifest.lineage
-            && let Some(parents) = self.common(lineage.nsid)?
+            && let Some(parents) = unless_damaged(self.common(lineage.nsid))?.flatten()
         {
             common.merge(&parents.version_vector);
         }
@@ -128,12 +135,28 @@ impl Engine {
         let news: BTreeMap<Origin, Hlc> = manifest.version_vector.iter().filter(news).collect();
         let mut lenders = Vec::new();
         for nsid in if news.is_empty() { BTreeSet::new() } else { self.all_here() } {
-            if let Some((origin, sent)) = self.written(nsid)?
+            if let Some(Some((origin, sent))) = unless_damaged(self.written(nsid))?
                 && news.get(&origin).is_some_and(|hlc| *hlc > sent)
             {
-                lenders.push(nsid);
+                lenders.extend(self.project_of(nsid)?.map(|project| (project, nsid)));
             }
         }
         Ok(lenders)
+    }
+
+    fn project_of(&self, nsid: Nsid) -> Result<Option<Project>> {
+        let head = Head::load(&self.context, nsid)?;
+        Ok(head.and_then(|head| parse_name(&head.manifest.name)).map(|name| name.project))
+    }
+}
+
+/// What is damaged of one namespace is no concern of the others: it is told, and none.
+fn unless_damaged<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == Kind::Corrupt => {
+            tracing::warn!(%error, "damaged: it is passed over while others part from a disk that was cloned");
+            Ok(None)
+        }
+        read => read.map(Some),
     }
 }

@@ -11,7 +11,7 @@
 use super::Sync;
 use crate::error::Result;
 use crate::format::manifest::Manifest;
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::model::version_vector::VersionVector;
 
 impl Sync {
@@ -34,20 +34,22 @@ impl Sync {
     /// Parts where the bucket has a clone's writes to something of which `name` has what is not sent yet: sent by the same origin,
     /// those would be taken for seen wherever `name` is merged.
     pub(super) async fn part_from_lenders(&self, name: &NamespaceName, nsid: Nsid) -> Result<Option<String>> {
-        for nsid in tokio::task::block_in_place(|| self.engine.lenders(nsid))? {
+        for (project, nsid) in tokio::task::block_in_place(|| self.engine.lenders(nsid))? {
             let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
-            if let Some(found) = self.newest_after(&name.project, nsid, common.as_ref()).await?
-                && self.is_of_a_clone(name, nsid, &found.manifest).await?
+            if let Some(found) = self.newest_after(&project, nsid, common.as_ref()).await?
+                && self.is_of_a_clone(&project, nsid, &found.manifest).await?
             {
-                return self.part(name).await.map(Some);
+                // Where it showed parts last: as long as that did not, this is found again.
+                let lender = self.engine.named().into_iter().find(|(_, named)| *named == nsid);
+                return self.part(lender.as_ref().map_or(name, |(lender, _)| lender)).await.map(Some);
             }
         }
         Ok(None)
     }
 
     /// Whether a state in the bucket has more by this node's origin than this node sent.
-    pub(super) async fn is_of_a_clone(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
-        self.settle_own(name, nsid, newest).await?;
+    pub(super) async fn is_of_a_clone(&self, project: &Project, nsid: Nsid, newest: &Manifest) -> Result<bool> {
+        self.settle_own(project, nsid, newest).await?;
         let written = tokio::task::block_in_place(|| self.engine.written(nsid))?;
         Ok(written.is_some_and(|(origin, sent)| newest.version_vector.seen(origin) > sent))
     }

@@ -150,7 +150,7 @@ impl Sync {
         let Some(Found { manifest: newest, .. }) = self.newest(&name.project, nsid, None).await? else {
             return Ok(true);
         };
-        Ok(ended.seen.covers_all(&newest.version_vector) && !self.is_of_a_clone(name, nsid, &newest).await?)
+        Ok(ended.seen.covers_all(&newest.version_vector) && !self.is_of_a_clone(&name.project, nsid, &newest).await?)
     }
 
     /// Deletes what another node deleted, and fetches who has the name there since.
@@ -196,7 +196,7 @@ impl Sync {
         if tokio::task::block_in_place(|| self.engine.unsettled(nsid))?.is_some()
             && let Some(newest) = self.newest(&name.project, nsid, None).await?
         {
-            self.settle_own(name, nsid, &newest.manifest).await?;
+            self.settle_own(&name.project, nsid, &newest.manifest).await?;
         }
         tokio::task::block_in_place(|| self.engine.common(nsid))
     }

@@ -80,7 +80,7 @@ impl Sync {
             self.check_name(name, nsid).await?;
             return Err(binding::no_manifest(name, nsid));
         };
-        self.settle_own(name, nsid, &found.manifest).await?;
+        self.settle_own(&name.project, nsid, &found.manifest).await?;
         if self.engine.revive(name, &found.manifest).await? {
             return self.meet(name, nsid).await;
         }
@@ -135,7 +135,7 @@ impl Sync {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
             if let Some(found) = &found
-                && self.settle_own(name, nsid, &found.manifest).await?
+                && self.settle_own(&name.project, nsid, &found.manifest).await?
             {
                 continue;
             }
@@ -259,11 +259,11 @@ impl Sync {
 
     /// Finds out what became of a commit whose answer this node never heard, now that `newest` is there: others may have gone on
     /// from it. Whether it was there.
-    pub(super) async fn settle_own(&self, name: &NamespaceName, nsid: Nsid, newest: &Manifest) -> Result<bool> {
+    pub(super) async fn settle_own(&self, project: &Project, nsid: Nsid, newest: &Manifest) -> Result<bool> {
         let Some(staged) = tokio::task::block_in_place(|| self.engine.unsettled(nsid))? else { return Ok(false) };
         let is_there = match staged.generation.cmp(&newest.generation) {
             Ordering::Less => {
-                let there = self.read_generation(&name.project, nsid, staged.generation).await?;
+                let there = self.read_generation(project, nsid, staged.generation).await?;
                 there.is_some_and(|there| there.commit_id == staged.commit_id)
             }
             Ordering::Equal => newest.commit_id == staged.commit_id,

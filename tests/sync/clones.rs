@@ -7,6 +7,8 @@ use shoal::engine::Engine;
 use shoal::engine::merge::MergeRequest;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
+use shoal::platform::disk::publish;
+use shoal::platform::memory_disk::Fault;
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
@@ -320,4 +322,48 @@ async fn what_a_clone_wrote_into_a_branch_is_not_gone_with_the_other_ones_branch
         }
         assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[0], "docs"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parting_that_a_power_cut_interrupts_is_begun_anew() {
+    for after in (0..).step_by(5) {
+        let (bucket, nodes, engines) = clones_with_a_branch(13).await;
+        nodes[1].clock.advance(60_000);
+        put(&engines[0], "try", [60], 2).await;
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        put(&engines[1], "try", [61], 2).await;
+        merge(&engines[1]).await;
+        let at = nodes[1].disk.operations() + after;
+        nodes[1].disk.set_fault(Some(Fault { at, forever: true, kind: std::io::ErrorKind::Other }));
+        let is_over = sync(&nodes[1], &engines[1], &bucket).await.is_ok();
+        let [first, second] = engines;
+        let engines = [first, nodes[1].cut_power(second)];
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        merge(&engines[0]).await;
+        meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+        for engine in &engines {
+            assert_eq!((all(engine, "docs").len(), all(engine, "try").len()), (13, 13), "{after}");
+        }
+        if is_over {
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_part_though_another_namespace_is_damaged() {
+    let (bucket, nodes, engines) = clones_with_a_branch(14).await;
+    for (at, engine) in engines.iter().enumerate() {
+        put(engine, "docs", [70 + at as u64], 2).await;
+        put(engine, "other", [1], 1).await;
+    }
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let nsid = engines[1].nsid_of(&name("try")).unwrap();
+    let base = std::path::PathBuf::from(format!("/data/local/{nsid}/bases/{nsid}.json"));
+    publish(&nodes[1].disk, &base, b"nonsense").unwrap();
+    let failed = sync(&nodes[1], &engines[1], &bucket).await.unwrap_err();
+    assert!(failed.to_string().contains("default/try"), "{failed}");
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    assert_eq!(all(&engines[0], "docs").len(), 12);
+    assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
 }
