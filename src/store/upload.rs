@@ -169,7 +169,9 @@ impl Bucket {
                     if may_pass && keep(&ledger, &upload).await {
                         return Err(error);
                     }
-                    self.abort(key, path, store, &upload.upload, patience).await;
+                    if let Err(failure) = self.abort(path, store, &upload.upload, patience).await {
+                        self.tell_of_parts(key, failure);
+                    }
                     error
                 }
             };
@@ -193,30 +195,37 @@ impl Bucket {
         Ok(UploadFile { format: VERSION, bytes, part_bytes, upload, parts: Vec::new(), idle_tries: 0 })
     }
 
-    /// Has the store let go of an upload that nobody goes on with.
+    /// Has the store let go of an upload that nobody goes on with. After an error it may do so when it is asked again.
     pub async fn give_up(&self, key: &str, upload: &UploadFile, patience: &Patience) -> Result<()> {
-        if let Some(store) = &self.inner.backend.parts {
-            self.abort(key, &self.path(key)?, store.as_ref(), &upload.upload, patience).await;
+        let Some(store) = &self.inner.backend.parts else { return Ok(()) };
+        match self.abort(&self.path(key)?, store.as_ref(), &upload.upload, patience).await {
+            Ok(()) => Ok(()),
+            Err(failure @ Failure::Lasting(_)) => {
+                self.tell_of_parts(key, failure);
+                Ok(())
+            }
+            Err(failure) => Err(failure.into_error(self.name()).context(format_args!("give up the upload of {key}"))),
         }
-        Ok(())
     }
 
+    /// What the store does not know is given up.
     async fn abort(
         &self,
-        key: &str,
         path: &StorePath,
         store: &dyn MultipartStore,
         id: &MultipartId,
         patience: &Patience,
-    ) {
+    ) -> Result<(), Failure> {
         let mut turns = patience.within(ABORT_WITHIN).begin();
         match self.attempt(Request::Part, ANSWER_BYTES_MAX, &mut turns, store.abort_multipart(path, id)).await {
-            Ok(()) | Err(Failure::Absent) => {}
-            Err(failure) => {
-                let error = failure.into_error(self.name());
-                tracing::warn!(%error, key, "an upload was given up, and its parts stay until the bucket expires them");
-            }
+            Err(Failure::Absent) => Ok(()),
+            done => done,
         }
+    }
+
+    fn tell_of_parts(&self, key: &str, failure: Failure) {
+        let error = failure.into_error(self.name());
+        tracing::warn!(%error, key, "an upload was given up, and its parts stay until the bucket expires them");
     }
 
     async fn send_parts(

@@ -15,7 +15,7 @@ use shoal::store::{Backend, Bucket, Ledger, PART_BYTES, Patience, UNREACHABLE};
 use shoal::sync::{Status, Sync, SyncOptions};
 use tokio::sync::Notify;
 
-use crate::faulty_store::{Fault, FaultyStore};
+use crate::faulty_store::{Fault, FaultyStore, Lie};
 use crate::fleet::{lost, meet, sync};
 use crate::node::{Node, all, name, put, write};
 
@@ -182,6 +182,9 @@ async fn an_upload_that_nobody_wants_any_more_is_given_up() {
     let (node, engine, key) = broken_off(&place).await;
     let upload = engine.going(&key).read().unwrap().upload;
     engine.delete(&name("docs")).await.unwrap();
+    // A bucket that cannot be asked just then is asked by the next pass.
+    asked(&node, &engine, &place.with_parts(|_| Some(Fault::Before(Lie::Failed)))).await.unwrap();
+    assert_eq!(engine.all_going().unwrap(), [key.clone()]);
     asked(&node, &engine, &place.with_parts(|_| None)).await.unwrap();
     assert_eq!(engine.all_going().unwrap(), Vec::<String>::new());
     let part = place.0.put_part(&key.as_str().into(), &upload, 2, "x".into()).await;
