@@ -6,6 +6,7 @@
 //! - One origin becomes the same other one everywhere, so copies of one write still are known to be that.
 //! - Where the other disk was noticed parts last: until then an interrupted parting is begun anew, and so is one that some
 //!   namespace could not take part in.
+//! - What was branched off or merged meanwhile from what had not parted yet parts after it.
 //! - What is damaged keeps nothing else from parting: it does when it notices by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,9 @@ use crate::model::version_vector::VersionVector;
 use crate::platform::random::Random;
 use crate::segment::renewal::Renewal;
 
+/// How often it is looked at most for what was branched off or merged meanwhile.
+const ROUNDS_MAX: usize = 8;
+
 /// What namespaces that part have in common.
 #[derive(Debug, Default)]
 pub(in crate::engine) struct Parting {
@@ -33,7 +37,7 @@ pub(in crate::engine) struct Parting {
 
 impl Parting {
     /// What changes in a namespace that writes by `own`, has seen `vector`, and had `common` in common with the bucket; and its
-    /// new origin.
+    /// new origin. Nothing, and its own, where it has parted.
     ///
     /// What others wrote is theirs wherever the bucket has it. Of what this node wrote only that is certain to be no clone's which
     /// this very namespace has in common with the bucket; one that never was there goes by those in which it was written.
@@ -45,6 +49,7 @@ impl Parting {
         random: &dyn Random,
     ) -> (Renewal, Origin) {
         let mut renewal = Renewal::default();
+        let parted: BTreeSet<Origin> = self.new.values().copied().collect();
         let mut renewed = |origin| *self.new.entry(origin).or_insert_with(|| Origin(random.next_u64()));
         for (origin, hlc) in vector.iter() {
             let since = match (self.own.get(&origin), common) {
@@ -52,11 +57,11 @@ impl Parting {
                 (Some(sent), None) => *sent,
                 (None, _) => self.sent.seen(origin),
             };
-            if hlc > since {
+            if hlc > since && !parted.contains(&origin) {
                 renewal.add(origin, since, renewed(origin));
             }
         }
-        (renewal, renewed(own))
+        (renewal, if parted.contains(&own) { own } else { renewed(own) })
     }
 }
 
@@ -84,18 +89,34 @@ impl Engine {
             }
             Ok::<_, Error>(())
         })?;
+        for _ in 0..ROUNDS_MAX {
+            if !self.others_part(noticed, &mut parting).await? {
+                break;
+            }
+        }
+        let count = self.namespace(noticed)?.take_new_origin(&mut parting).await?;
+        self.others_part(noticed, &mut parting).await?;
+        Ok(count.unwrap_or(0))
+    }
+
+    /// All namespaces but one take new origins; gives whether any had not.
+    async fn others_part(&self, noticed: &NamespaceName, parting: &mut Parting) -> Result<bool> {
+        let mut is_news = false;
         for (name, _) in self.named().iter().filter(|(name, _)| name != noticed) {
             let parted = match self.namespace(name) {
-                Ok(namespace) => namespace.take_new_origin(&mut parting).await,
+                Ok(namespace) => namespace.take_new_origin(parting).await,
                 Err(error) => Err(error),
             };
             match parted {
                 // Deleted meanwhile.
                 Err(error) if error.kind() == Kind::NotFound => {}
-                parted => drop(unless_damaged(parted).context(|| format!("part {name} from a clone"))?),
+                parted => {
+                    let parted = unless_damaged(parted).context(|| format!("part {name} from a clone"))?;
+                    is_news |= parted.flatten().is_some();
+                }
             }
         }
-        self.namespace(noticed)?.take_new_origin(&mut parting).await
+        Ok(is_news)
     }
 
     /// All incarnations that are here, deleted ones included.

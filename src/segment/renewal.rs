@@ -18,6 +18,11 @@ impl Renewal {
         self.changes.insert(from, (since, to));
     }
 
+    /// Whether nothing changes.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
     /// Whether a version changes.
     pub fn is_of(&self, version: Version) -> bool {
         self.changes.get(&version.origin).is_some_and(|(since, _)| version.hlc > *since)

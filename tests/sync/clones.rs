@@ -367,3 +367,27 @@ async fn clones_part_though_another_namespace_is_damaged() {
     assert_eq!(all(&engines[0], "docs").len(), 12);
     assert_eq!(all(&engines[0], "docs"), all(&engines[1], "docs"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_branched_off_while_namespaces_part_parts_too() {
+    let (_bucket, _nodes, [_, engine]) = clones_with_a_branch(15).await;
+    put(&engine, "try", 100..3_000, 2).await;
+    let origin = engine.origin(&name("try")).unwrap();
+    let sent = engine.common(engine.nsid_of(&name("try")).unwrap()).unwrap().unwrap().version_vector.seen(origin);
+    let parting = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.part(&name("docs")).await.unwrap() }
+    });
+    for at in 0.. {
+        branch(&engine, "try", &format!("b{at}")).await;
+        if parting.is_finished() {
+            break;
+        }
+    }
+    parting.await.unwrap();
+    assert!(engine.named().len() > 3);
+    for (name, _) in engine.named() {
+        assert!(engine.seen(&name).await.unwrap().seen(origin) <= sent, "{name}");
+        assert_eq!(all(&engine, &name.name).len() > 1_000, name.name.to_string() != "docs", "{name}");
+    }
+}

@@ -24,8 +24,8 @@ use crate::segment::renewal::Renewal;
 
 impl Namespace {
     /// Takes a new origin, and gives what is here and nowhere else to new ones, as `parting` says. Gives how many documents and
-    /// deletions that is.
-    pub(in crate::engine) async fn take_new_origin(self: &Arc<Self>, parting: &mut Parting) -> Result<u64> {
+    /// deletions that is; `None` when it has done so before.
+    pub(in crate::engine) async fn take_new_origin(self: &Arc<Self>, parting: &mut Parting) -> Result<Option<u64>> {
         // In the order of `absorb`, whose turns these are.
         let _compacting = self.turn(&self.compacting).await;
         let _flushing = self.turn(&self.flushing).await;
@@ -39,6 +39,9 @@ impl Namespace {
         let vector = self.shared().state.vector();
         let common = common.map(|common| common.version_vector);
         let (renewal, to) = parting.of(decider.origin, &vector, common.as_ref(), &*self.context.random);
+        if renewal.is_empty() && to == decider.origin {
+            return Ok(None);
+        }
         let mut begun = Vec::new();
         let built = tokio::task::block_in_place(|| self.renew_parts(&renewal, &mut begun));
         let (parts, count) = built.inspect_err(|_| {
@@ -50,7 +53,7 @@ impl Namespace {
         if done.is_err() {
             self.open_anew(&mut decider).await;
         }
-        done.map(|()| count)
+        done.map(|()| Some(count))
     }
 
     /// The segments anew that have something of the old origin, by the ids of those; and how many rows and tombstones those are.
