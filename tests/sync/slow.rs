@@ -184,7 +184,7 @@ async fn an_upload_that_nobody_wants_any_more_is_given_up() {
     engine.delete(&name("docs")).await.unwrap();
     // A bucket that cannot be asked just then is asked by the next pass.
     asked(&node, &engine, &place.with_parts(|_| Some(Fault::Before(Lie::Failed)))).await.unwrap();
-    assert_eq!(engine.all_going().unwrap(), [key.clone()]);
+    assert_eq!(engine.all_going().unwrap(), std::slice::from_ref(&key));
     asked(&node, &engine, &place.with_parts(|_| None)).await.unwrap();
     assert_eq!(engine.all_going().unwrap(), Vec::<String>::new());
     let part = place.0.put_part(&key.as_str().into(), &upload, 2, "x".into()).await;
