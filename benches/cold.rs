@@ -46,8 +46,9 @@ const WIDE: usize = 50;
 /// Rows of one patch, all over the namespace.
 const PATCHED: usize = 200;
 
+/// Which merges segments only when it is asked to, so that all nodes have the same.
 fn open(dir: &Path, tier_bytes_max: u64) -> Arc<Engine> {
-    let config = EngineConfig { tier_bytes_max, ..EngineConfig::new(dir.join("data")) };
+    let config = EngineConfig { tier_bytes_max, compaction_fan_in: 1_000, ..EngineConfig::new(dir.join("data")) };
     let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom)).unwrap();
     engine.rebuild_index().unwrap();
     engine

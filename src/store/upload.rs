@@ -31,8 +31,9 @@ pub const PART_BYTES: u64 = 8 << 20;
 const PARTS_AT_ONCE: usize = 2;
 /// Parts in memory at once, of all uploads together: 32 MiB, on nodes of 512 MB.
 pub(super) const PARTS_HELD_MAX: usize = 4;
-/// After so many tries in a row that sent nothing more, an upload begins anew: the store may not know it any more.
-const IDLE_TRIES_MAX: u32 = 8;
+/// After so many tries in a row that sent nothing more, an upload begins anew: the store may not know it any more. Many, since a bad
+/// link may carry a part now and then only.
+const IDLE_TRIES_MAX: u32 = 64;
 /// How long aborting may take: it is a courtesy to the store.
 const ABORT_WITHIN: Duration = Duration::from_secs(10);
 
