@@ -20,7 +20,7 @@ use shoal::engine::{Engine, EngineConfig};
 use shoal::error::{Error, Kind};
 use shoal::format::manifest::decode_manifest;
 use shoal::model::as_of::AsOf;
-use shoal::model::ids::{NamespaceName, Nsid, Version};
+use shoal::model::ids::{NamespaceName, Nsid, Origin, Version};
 use shoal::platform::clock::{Clock, ManualClock};
 use shoal::platform::memory_disk::Fault;
 use shoal::platform::random::{Random, SeededRandom};
@@ -119,6 +119,12 @@ impl Member {
                 () = wire.cut() => None,
             }
         }
+    }
+
+    /// The origin that it writes each incarnation by.
+    fn origins(&self) -> BTreeMap<Nsid, Origin> {
+        let named = self.engine.named().into_iter();
+        named.filter_map(|(name, nsid)| Some((nsid, self.engine.origin(&name).ok()?))).collect()
     }
 
     fn names(&self) -> Vec<NamespaceName> {
@@ -231,7 +237,13 @@ impl Fleet {
 
     /// One pass; then whoever lost power is started again, and what everybody has is looked at.
     async fn sync(&mut self, at: usize, selection: Selection) -> Passed {
+        let before = self.members[at].origins();
         let passed = self.members[at].pass(selection).await;
+        for (nsid, origin) in self.members[at].origins() {
+            if let Some(before) = before.get(&nsid).filter(|before| **before != origin) {
+                self.model.parted(*before, origin);
+            }
+        }
         self.members[at].wire.forget_plans();
         if let (true, Some(Pass { failed: Some(error), .. })) = (self.is_told, &passed) {
             println!("    node {at}: {error}");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 use shoal::engine::Engine;
-use shoal::model::ids::{DocId, NamespaceName, Nsid, Version};
+use shoal::model::ids::{DocId, NamespaceName, Nsid, Origin, Version};
 use shoal::model::version_vector::VersionVector;
 
 use crate::fleet::lost;
@@ -24,7 +24,8 @@ struct Written {
     nsid: Nsid,
     id: u64,
     value: Value,
-    version: Version,
+    /// What it is known by: one version, and another one for every time that its node took a new origin.
+    versions: Vec<Version>,
     /// Earlier writes of the same document that it was made knowing of.
     after: BTreeSet<usize>,
 }
@@ -35,6 +36,12 @@ pub struct Seen {
     pub vector: VersionVector,
     pub documents: BTreeMap<u64, Value>,
     pub conflicts: BTreeSet<State>,
+}
+
+impl Written {
+    fn is_in(&self, vector: &VersionVector) -> bool {
+        self.versions.iter().any(|version| vector.covers(*version))
+    }
 }
 
 #[derive(Default)]
@@ -84,8 +91,17 @@ impl Model {
             let is = now.documents.get(&id).copied().flatten();
             if documents.get(&id).copied().flatten() != is {
                 let after = self.known(vector).filter(|(_, write)| write.id == id).map(|(at, _)| at).collect();
-                self.writes.push(Written { nsid: now.nsid, id, value: is, version, after });
+                self.writes.push(Written { nsid: now.nsid, id, value: is, versions: vec![version], after });
             }
+        }
+    }
+
+    /// Takes note of a node that took a new origin: what it wrote may be known by either from then on.
+    pub fn parted(&mut self, from: Origin, to: Origin) {
+        for write in &mut self.writes {
+            let known = write.versions.iter().find(|version| version.origin == from);
+            let renewed = known.map(|version| Version { origin: to, ..*version });
+            write.versions.extend(renewed);
         }
     }
 
@@ -100,7 +116,7 @@ impl Model {
     }
 
     fn known(&self, vector: &VersionVector) -> impl Iterator<Item = (usize, &Written)> {
-        self.writes.iter().enumerate().filter(|(_, write)| vector.covers(write.version))
+        self.writes.iter().enumerate().filter(|(_, write)| write.is_in(vector))
     }
 
     /// Holds a state to what it has seen.
@@ -146,7 +162,7 @@ impl Model {
             assert!(missing.is_empty(), "{what}: {name} does not keep {missing:?} any more, which lost");
         }
         for (at, write) in self.writes.iter().enumerate() {
-            let is_in = |seen: &Seen| seen.vector.covers(write.version);
+            let is_in = |seen: &Seen| write.is_in(&seen.vector);
             // What a deletion had not seen may be kept under another name, and so is what gave way where two were created apart.
             let gave_way = !found.values().any(|seen| seen.nsid == write.nsid);
             let is_here = match self.was_deleted(write.nsid) || gave_way {
@@ -154,7 +170,7 @@ impl Model {
                 false => found.values().any(|seen| seen.nsid == write.nsid && is_in(seen)),
             };
             // Who deleted a namespace that others bring back meant what was in it then.
-            let was_meant = self.deletions.iter().any(|(_, vector)| vector.covers(write.version));
+            let was_meant = self.deletions.iter().any(|(_, vector)| write.is_in(vector));
             assert!(
                 is_here || was_meant,
                 "{what}: write {at}, of document {} in {}, is gone, and nobody who deleted a namespace knew of it",
