@@ -4,8 +4,10 @@
 
 mod crashes;
 mod differences;
+mod gate;
 mod histories;
 mod losers;
+mod meanwhile;
 #[path = "../support/node.rs"]
 mod node;
 mod phrases;

@@ -1,7 +1,8 @@
 //! Takes documents of another namespace in, as one generation.
 //!
 //! Invariants:
-//! - Nothing is decided here, and no segment comes or goes, from the look at what there is to the commit.
+//! - Nothing is decided here, and no segment comes or goes, from the look at what there is to the commit. A compaction goes on
+//!   meanwhile, and waits with putting its segment in the place of others (`replacing`); see `compaction`.
 //! - Everything is in segments before the commit, so that no record is replayed on top of what was taken in.
 //! - The commit names the new segments, the dead rows that they replace, the schema, the vector and the losers at once: a
 //!   crash finds all of it or nothing.
@@ -155,9 +156,9 @@ impl Namespace {
         work: &mut impl Absorb,
         seen: Hlc,
     ) -> Result<Option<(u64, CommitId)>> {
-        // Segments must neither come nor go meanwhile; who waits for one of these holds nothing that is needed here.
-        let compacting = self.turn(&self.compacting).await;
+        // Segments must neither come nor go meanwhile. In this order: who waits for `replacing` holds nothing that is needed here.
         let flushing = self.turn(&self.flushing).await;
+        let replacing = self.replacing.lock().await;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         if decider.read_only {
@@ -176,8 +177,8 @@ impl Namespace {
             self.open_anew(&mut decider).await;
         }
         drop(decider);
+        drop(replacing);
         drop(flushing);
-        drop(compacting);
         self.start_compaction();
         done.map(Some)
     }

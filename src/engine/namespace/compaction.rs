@@ -247,6 +247,8 @@ impl Namespace {
         horizon: Hlc,
         yields: bool,
     ) -> Result<()> {
+        // Who takes documents in meanwhile is not to wait for a compaction: it has put them in place when this is here.
+        let _replacing = self.replacing.lock().await;
         // Who comes to share what is here waits for this.
         let mut head = self.head.lock().await;
         // What nobody is going to name goes at once.
@@ -260,6 +262,17 @@ impl Namespace {
         let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
         let present = |reference: &&SegmentRef| ids.contains(&reference.segment_id);
         if head.manifest.segments.iter().filter(present).count() != ids.len() {
+            return give_up(part);
+        }
+        // Another node's state may have rows that were dead here when this was begun: the merged segment lacks them.
+        let came_back = {
+            let shared = self.shared();
+            inputs.iter().any(|input| {
+                let now = settled_of(&shared.state.parts, input.reference.segment_id);
+                now.is_none_or(|now| !input.settled.is_subset(now))
+            })
+        };
+        if came_back {
             return give_up(part);
         }
         let standings = || self.standings(inputs.iter().map(|part| &part.reference));

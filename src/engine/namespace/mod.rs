@@ -61,6 +61,9 @@ pub struct Namespace {
     published: RwLock<Published>,
     flushing: AtomicBool,
     compacting: AtomicBool,
+    /// Held to put a merged segment in the place of its inputs, and by who needs the segments to stay as they are. Taken after
+    /// `flushing`, and before the decider and the head.
+    replacing: tokio::sync::Mutex<()>,
     /// The tail's memory, as the engine's total knows it.
     tail_bytes: AtomicU64,
     /// The tail lies in so many logs that the next write is to begin a flush.

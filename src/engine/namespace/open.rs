@@ -58,6 +58,7 @@ impl Namespace {
             head: tokio::sync::Mutex::new(head),
             flushing: AtomicBool::new(false),
             compacting: AtomicBool::new(false),
+            replacing: tokio::sync::Mutex::new(()),
             tail_bytes: AtomicU64::new(bytes),
             many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),

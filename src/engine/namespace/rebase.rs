@@ -66,8 +66,8 @@ impl Namespace {
         work: impl FnOnce(Arc<Moment>) -> W,
     ) -> Result<(Option<W>, Option<(u64, CommitId)>)> {
         // In the order of `absorb`, whose turns these are.
-        let compacting = self.turn(&self.compacting).await;
         let flushing = self.turn(&self.flushing).await;
+        let replacing = self.replacing.lock().await;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         self.drain(&mut decider).await?;
@@ -96,8 +96,8 @@ impl Namespace {
             self.open_anew(&mut decider).await;
         }
         drop(decider);
+        drop(replacing);
         drop(flushing);
-        drop(compacting);
         self.start_compaction();
         done.map(|commit| (Some(work), Some(commit)))
     }
