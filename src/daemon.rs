@@ -9,13 +9,14 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::api;
-use crate::api::auth::{Token, Tokens};
+use crate::api::auth::Tokens;
 use crate::api::limits::ServerConfig;
 use crate::config::{Config, LogFormat, of_configuration};
 use crate::engine::{Engine, EngineConfig};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::ops;
 use crate::ops::metrics::Metrics;
+use crate::ops::signals::Hangups;
 use crate::platform::clock::{Clock as _, SystemClock};
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
@@ -25,20 +26,29 @@ use crate::sync::Worker;
 /// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
 
+/// How a daemon gets to know that its settings changed.
+pub struct Reload {
+    pub asked: Hangups,
+    /// Reads all settings again, from where they came at the start.
+    pub read: Box<dyn Fn() -> Result<Config> + Send>,
+}
+
 /// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
 /// sealed, and the index is closed before it returns.
 pub async fn run(
     config: Config,
+    reload: Option<Reload>,
     stop: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
     let tokens = config.auth.tokens()?;
+    let tokens = (!tokens.is_empty()).then(|| Tokens::new(tokens));
     let engine = tokio::task::block_in_place(|| {
         Engine::open(engine_config(&config)?, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
     })?;
     let sync = open_bucket(&config, &engine)?;
     let listen = config.server.listen;
-    let listener = TcpListener::bind(listen).await.context(|| format!("listen on {listen}"))?;
+    let listener = TcpListener::bind(listen).await.map_err(|error| not_listening(listen, error))?;
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
     let rebuilding = tokio::spawn(keep_index(engine.clone(), sync.clone()));
     let syncing = sync.clone().map(|worker| tokio::spawn(worker.run()));
@@ -56,6 +66,7 @@ pub async fn run(
         asked_to_stop.inspect(|worker| worker.stop());
         tracing::info!("stopping: requests under way finish");
     };
+    let reloading = reload.map(|reload| tokio::spawn(follow_settings(reload, config.clone(), tokens.clone())));
     let served = api::server::serve(listener, server_config(&config, tokens, sync), engine.clone(), stopping).await;
     if let Some(syncing) = syncing
         && let Err(error) = syncing.await
@@ -65,11 +76,57 @@ pub async fn run(
     if let Some(reclaiming) = reclaiming {
         reclaiming.abort();
     }
+    if let Some(reloading) = reloading {
+        reloading.abort();
+    }
     watchdog.abort();
     rebuilding.abort();
     engine.shutdown().await.context(|| "stop")?;
     tracing::info!("stopped");
     served
+}
+
+/// Puts new tokens and log directives in force whenever it is asked to. Settings that are wrong change nothing.
+async fn follow_settings(mut reload: Reload, mut config: Config, tokens: Option<Tokens>) {
+    loop {
+        reload.asked.next().await;
+        match tokio::task::block_in_place(|| apply_settings(&(reload.read)()?, &config, tokens.as_ref())) {
+            Ok(next) => {
+                tracing::info!(level = %next.log.level, "settings are reloaded: the tokens and the log level");
+                config = next;
+            }
+            Err(error) => tracing::error!(%error, "settings are not reloaded, those in force stay"),
+        }
+    }
+}
+
+/// Gives the settings in force afterwards.
+fn apply_settings(new: &Config, old: &Config, tokens: Option<&Tokens>) -> Result<Config> {
+    let found = new.auth.tokens()?;
+    ops::log::change(&new.log.level)?;
+    let mut next = old.clone();
+    next.log.level = new.log.level.clone();
+    match tokens {
+        Some(tokens) if !found.is_empty() => {
+            tokens.replace(found);
+            next.auth = new.auth.clone();
+        }
+        // A daemon that asks for no token does not begin to, and one that does never stops asking.
+        _ => {}
+    }
+    if next != *new {
+        tracing::warn!("other settings changed, too: they take effect with the next start");
+    }
+    Ok(next)
+}
+
+fn not_listening(listen: SocketAddr, error: std::io::Error) -> Error {
+    let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+    let error = Error::from(error).context(format!("listen on {listen}"));
+    if is_taken {
+        return error.with_hint("stop the program that listens there, or choose another address with --listen");
+    }
+    error
 }
 
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
@@ -129,10 +186,10 @@ fn open_bucket(config: &Config, engine: &Arc<Engine>) -> Result<Option<Arc<Worke
     Ok(Some(Arc::new(worker)))
 }
 
-fn server_config(config: &Config, tokens: Vec<Token>, sync: Option<Arc<Worker>>) -> ServerConfig {
+fn server_config(config: &Config, tokens: Option<Tokens>, sync: Option<Arc<Worker>>) -> ServerConfig {
     let server = &config.server;
     ServerConfig {
-        tokens: (!tokens.is_empty()).then(|| Tokens::new(tokens)),
+        tokens,
         allowed_hosts: server.allowed_hosts.clone(),
         connections_max: server.connections_max,
         header_timeout_ms: server.header_timeout_ms,

@@ -187,13 +187,93 @@ fn an_import_that_met_a_bad_line_resumes_after_what_was_written() {
     };
     let output = import();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("line 4"), "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("the first 3 rows are written: line 4"), "{said}");
+    assert!(said.contains(&format!("shoal import things --file {} --resume", file.display())), "{said}");
     std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n").unwrap();
     let output = import();
     assert!(output.status.success(), "{}", stderr(&output));
     let last = requests.lock().unwrap().last().unwrap().2.clone();
     assert!(last.contains("{\"id\":3}"), "{last}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("were written before"));
+}
+
+#[test]
+fn an_import_that_broke_off_can_be_resumed_though_nobody_asked_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n[]\n").unwrap();
+    let (url, requests) = server(0);
+    let import = |more: &[&str]| {
+        let mut command = shoal();
+        command.args(["import", "things", "--batch-rows", "1", "--url", &url]).args(more).arg("--file").arg(&file);
+        command.output().unwrap()
+    };
+    let said = stderr(&import(&[]));
+    assert!(said.contains("the first 2 rows are written") && said.contains("--resume"), "{said}");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n").unwrap();
+    assert!(import(&["--resume"]).status.success());
+    assert_eq!(requests.lock().unwrap().len(), 3, "no row is sent twice");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no state file stays after success");
+    // Without the flag it begins at the first row, whatever lies there.
+    assert!(import(&[]).status.success());
+    assert_eq!(requests.lock().unwrap().len(), 6);
+    std::fs::write(&file, "[]\n").unwrap();
+    let mut child = shoal()
+        .args(["import", "things", "--url", &url])
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"[]\n").unwrap();
+    let said = stderr(&child.wait_with_output().unwrap());
+    assert!(said.contains("no row is known to be written") && said.contains("repeat the import"), "{said}");
+}
+
+#[test]
+fn a_wrong_address_is_wrong_usage() {
+    for url in ["localhost:7345", "https://127.0.0.1:1", "http://", "nonsense"] {
+        let output = shoal().args(["status", "--url", url]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{url}: {}", stderr(&output));
+        assert!(stderr(&output).contains("expected http://ADDRESS:PORT"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn damage_that_the_daemon_reports_exits_with_6() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap() > 2 {
+            line.clear();
+        }
+        let body = r#"{"error":"segment x: checksum is 1, expected 2","code":"corrupt"}"#;
+        let head = format!("HTTP/1.1 500 Internal Server Error\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    });
+    let output = shoal().args(["status", "docs", "--url", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+}
+
+#[test]
+fn a_log_level_that_is_none_exits_with_78() {
+    for arguments in [["serve", "--log-level", "verbose"], ["config", "--log-level", "info,loud"]] {
+        let output = shoal().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        assert!(stderr(&output).contains("expected off, error, warn"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn every_key_of_the_configuration_is_printed() {
+    let output = shoal().arg("config").output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for key in ["listen = ", "# tokens_file is not set", "# endpoint is not set", "# credentials_file is not set"] {
+        assert!(printed.contains(key), "{key}: {printed}");
+    }
 }
 
 #[test]

@@ -108,6 +108,77 @@ fn the_demo_shows_searches_worth_seeing() {
 }
 
 #[test]
+fn a_demo_that_cannot_start_says_why_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("demo");
+    let demo = |listen: &str| {
+        shoal().args(["demo", "--once", "--listen", listen, "--data-dir"]).arg(&data).output().unwrap()
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = demo(&taken.local_addr().unwrap().to_string());
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("listen on 127.0.0.1:") && said.contains("--listen"), "{said}");
+    let _daemon = Daemon::start(&data);
+    let output = demo("127.0.0.1:0");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("is in use by another process") && said.contains("--data-dir"), "{said}");
+}
+
+#[test]
+fn sighup_puts_new_tokens_and_another_log_level_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let (tokens, config) = (dir.path().join("tokens"), dir.path().join("shoal.toml"));
+    let (first, second) = ("a".repeat(32), "b".repeat(32));
+    std::fs::write(&tokens, &first).unwrap();
+    let settings = |level: &str| {
+        let text = format!("[auth]\ntokens_file = {tokens:?}\n[log]\nlevel = \"{level}\"\nformat = \"json\"\n");
+        std::fs::write(&config, text).unwrap();
+    };
+    settings("info");
+    let mut child = shoal()
+        .args(["serve", "--listen", "127.0.0.1:0", "--config"])
+        .arg(&config)
+        .arg("--data-dir")
+        .arg(dir.path().join("data"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut until = |wanted: &str| loop {
+        let line = lines.next().unwrap().unwrap();
+        let entry: Value = serde_json::from_str(&line).unwrap();
+        if entry["message"].as_str().unwrap_or_default().contains(wanted) {
+            return entry;
+        }
+    };
+    let address = until("shoal answers requests")["address"].as_str().unwrap().to_owned();
+    let daemon = Daemon { child, url: format!("http://{address}"), log: Vec::new() };
+    let asked = |token: &str| {
+        let file = dir.path().join("token");
+        std::fs::write(&file, token).unwrap();
+        daemon.run(&["status", "--token-file", file.to_str().unwrap()]).status.success()
+    };
+    let hang_up =
+        || assert!(Command::new("kill").args(["-HUP", &daemon.child.id().to_string()]).status().unwrap().success());
+    assert!(asked(&first) && !asked(&second));
+    std::fs::write(&tokens, &second).unwrap();
+    settings("debug");
+    hang_up();
+    assert_eq!(until("settings are reloaded")["level"], "debug");
+    assert!(asked(&second) && !asked(&first));
+    let line = until("request");
+    assert_eq!(line["path"], "/v1/status", "paths stand in JSON as they are");
+    // What is wrong changes nothing.
+    std::fs::write(&tokens, "short").unwrap();
+    hang_up();
+    assert!(until("settings are not reloaded")["error"].as_str().unwrap().contains("at least 32"), "says why");
+    assert!(asked(&second));
+    // The pipe must stay open for as long as the daemon logs.
+    drop(daemon);
+}
+
+#[test]
 fn rows_are_imported_searched_counted_and_found_again_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -1,5 +1,7 @@
 //! Who may do what: tokens stored hashed, compared in constant time, scoped by right and project.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use subtle::ConstantTimeEq;
 
 use crate::model::ids::Project;
@@ -21,9 +23,9 @@ pub struct Token {
     pub project: Option<Project>,
 }
 
-/// The tokens a daemon accepts.
+/// The tokens a daemon accepts; all clones are the same list.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(Vec<Token>);
+pub struct Tokens(Arc<RwLock<Vec<Token>>>);
 
 /// Why a request is refused before it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,12 @@ impl Token {
 
 impl Tokens {
     pub fn new(tokens: Vec<Token>) -> Self {
-        Tokens(tokens)
+        Tokens(Arc::new(RwLock::new(tokens)))
+    }
+
+    /// Accepts these from now on, and no others.
+    pub fn replace(&self, tokens: Vec<Token>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = tokens;
     }
 
     /// Checks an `Authorization` header against the right that a request needs; `project` is `None` for node-wide ones.
@@ -53,7 +60,7 @@ impl Tokens {
     }
 
     /// The token an `Authorization` header carries.
-    pub fn find(&self, header: Option<&str>) -> Result<&Token, Refusal> {
+    pub fn find(&self, header: Option<&str>) -> Result<Token, Refusal> {
         let (scheme, secret) = header.and_then(|text| text.split_once(' ')).ok_or(Refusal::Unauthenticated)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Refusal::Unauthenticated);
@@ -61,9 +68,9 @@ impl Tokens {
         let hash = blake3::hash(secret.trim().as_bytes());
         let mut found = None;
         // Every token is compared, so that the time taken does not say which one came near.
-        for token in &self.0 {
+        for token in self.0.read().unwrap_or_else(PoisonError::into_inner).iter() {
             if bool::from(token.hash.ct_eq(hash.as_bytes())) {
-                found = Some(token);
+                found = Some(token.clone());
             }
         }
         found.ok_or(Refusal::Unauthenticated)
@@ -85,5 +92,9 @@ mod tests {
         assert_eq!(tokens.check(Some("Bearer s3cret"), Scope::Read, None), Err(Refusal::Forbidden));
         assert_eq!(tokens.check(Some("Bearer wrong"), Scope::Read, Some(&mine)), Err(Refusal::Unauthenticated));
         assert_eq!(tokens.check(None, Scope::Read, Some(&mine)), Err(Refusal::Unauthenticated));
+        let same = tokens.clone();
+        same.replace(vec![Token::new("newer", Scope::Read, None)]);
+        assert_eq!(tokens.check(Some("Bearer s3cret"), Scope::Read, Some(&mine)), Err(Refusal::Unauthenticated));
+        assert_eq!(tokens.check(Some("Bearer newer"), Scope::Read, Some(&other)), Ok(()));
     }
 }

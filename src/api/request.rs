@@ -210,17 +210,17 @@ fn log(head: &Parts, id: &str, route: &str, status: u16, took: Duration, error: 
     let (method, path) = (&head.method, head.uri.path());
     match error {
         Some(error) if status >= 500 && status != 503 => {
-            tracing::error!(request_id = id, route, %method, ?path, status, millis, %error, "request failed");
+            tracing::error!(request_id = id, route, %method, path, status, millis, %error, "request failed");
         }
         Some(error) if matches!(status, 401 | 403 | 503) => {
-            tracing::warn!(request_id = id, route, %method, ?path, status, millis, %error, "request refused");
+            tracing::warn!(request_id = id, route, %method, path, status, millis, %error, "request refused");
         }
         Some(error) => {
-            tracing::debug!(request_id = id, route, %method, ?path, status, millis, %error, "request refused");
+            tracing::debug!(request_id = id, route, %method, path, status, millis, %error, "request refused");
         }
         None if took >= SLOW => {
-            tracing::info!(request_id = id, route, %method, ?path, status, millis, "slow request");
+            tracing::info!(request_id = id, route, %method, path, status, millis, "slow request");
         }
-        None => tracing::debug!(request_id = id, route, %method, ?path, status, millis, "request"),
+        None => tracing::debug!(request_id = id, route, %method, path, status, millis, "request"),
     }
 }

@@ -1,8 +1,9 @@
 //! The HTTP server: one engine behind one listener.
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -30,7 +31,12 @@ pub struct Server {
     /// Tells this run's requests from those of others, in logs that outlive it.
     run: u32,
     requests: AtomicU64,
+    /// Warnings that the log has.
+    warned: Mutex<BTreeSet<String>>,
 }
+
+/// So many different warnings about requests go into the log of one run; the answers have them all.
+const WARNINGS_LOGGED_MAX: usize = 100;
 
 impl Server {
     fn new(config: ServerConfig, engine: Arc<Engine>) -> Self {
@@ -43,9 +49,16 @@ impl Server {
             transfers: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             run,
             requests: AtomicU64::new(0),
+            warned: Mutex::default(),
             config,
             engine,
         }
+    }
+
+    /// Whether the log is to have a warning: the first of its text, while there were not too many.
+    pub fn is_first_warning(&self, text: &str) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        warned.len() < WARNINGS_LOGGED_MAX && warned.insert(text.to_owned())
     }
 
     /// A name for a request that came without one.

@@ -47,11 +47,12 @@ impl Demo {
         let config = config::load(None, [], flags)?;
         daemon::start_log(&config)?;
         super::serve::runtime()?.block_on(async move {
-            let mut signals = Stop::install()?;
+            let mut signals = Stop::install_with_hangup()?;
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
             let (ready, address) = tokio::sync::oneshot::channel();
-            let mut served = tokio::spawn(daemon::run(
+            let served = tokio::spawn(daemon::run(
                 config,
+                None,
                 async {
                     let _ = stopped.await;
                 },
@@ -59,9 +60,10 @@ impl Demo {
                     let _ = ready.send(address);
                 },
             ));
-            let address = tokio::select! {
-                address = address => address.map_err(|_| Error::internal("the daemon did not start"))?,
-                ended = &mut served => return ended.map_err(|e| Error::internal(format!("run the daemon: {e}")))?,
+            let Ok(address) = address.await else {
+                // The daemon ended before it answered requests, and says why.
+                served.await.map_err(|e| Error::internal(format!("run the daemon: {e}")))??;
+                return Err(Error::internal("the daemon ended before it answered requests, and said no reason"));
             };
             let shown = show(address).await;
             if shown.is_ok() && !self.once {

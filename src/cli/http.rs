@@ -29,7 +29,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(120);
 #[derive(Args, Clone)]
 pub struct Target {
     /// The daemon, with /ORG/PROJECT behind it for another project than the default one
-    #[arg(long, env = "SHOAL_URL", default_value = "http://127.0.0.1:7345", value_name = "URL")]
+    #[arg(long, env = "SHOAL_URL", default_value = "http://127.0.0.1:7345", value_name = "URL", value_parser = url)]
     pub url: String,
     /// File that holds the bearer token
     #[arg(long, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
@@ -41,6 +41,16 @@ pub fn namespace(name: &str) -> std::result::Result<String, String> {
     match Project::default_project().namespace(name) {
         Ok(_) => Ok(name.to_owned()),
         Err(error) => Err(reason(&error).to_owned()),
+    }
+}
+
+/// Checks a daemon's address, so that a wrong one is wrong usage rather than a failure.
+fn url(text: &str) -> std::result::Result<String, String> {
+    let expected = || "expected http://ADDRESS:PORT, with /ORG/PROJECT behind it for another project".to_owned();
+    let uri: Uri = text.parse().map_err(|_| expected())?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        _ => Err(expected()),
     }
 }
 
@@ -204,6 +214,8 @@ pub(super) fn refusal(status: StatusCode, body: &[u8]) -> Error {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let text = body.get("error").and_then(Value::as_str).unwrap_or("no explanation");
     let kind = match status.as_u16() {
+        // Both are 500; the exit code tells them apart.
+        500 if body.get("code").and_then(Value::as_str) == Some("corrupt") => Kind::Corrupt,
         404 => Kind::NotFound,
         409 | 412 => Kind::Conflict,
         408 | 429 => Kind::Busy,

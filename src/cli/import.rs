@@ -2,7 +2,8 @@
 //!
 //! - A batch's idempotency key is a hash of its bytes, so a repeated batch takes effect once.
 //! - The first batch goes alone: it creates the namespace and its schema.
-//! - With `--resume` a state file beside the input counts the rows known to be written without a gap.
+//! - A state file beside an input file counts the rows known to be written without a gap, until all are; `--resume` goes on
+//!   from there.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -99,15 +100,15 @@ impl Import {
         if is_export {
             return self.import_export(input).await;
         }
-        let mut state = match self.resume {
-            true => Some(State::open(&self.file, &self.target.url, &self.namespace)?),
-            false => None,
+        let mut state = match standard_input {
+            true => None,
+            false => Some(State::open(&self.file, &self.target.url, &self.namespace, self.resume)?),
         };
         let progress = progress::rows("written");
         let imported =
             write_rows(&mut input, &self.namespace, &self.target, &settings, state.as_mut(), &progress).await;
         progress.finish_and_clear();
-        let imported = imported?;
+        let imported = imported.map_err(|error| self.explain(error, state.as_ref()))?;
         if let Some(state) = state {
             state.remove()?;
         }
@@ -120,6 +121,23 @@ impl Import {
             n => format!(", {n} were written before"),
         };
         output::print(&format!("{} rows written to {}{skipped}\n", imported.rows, self.namespace))
+    }
+
+    /// The error of an import that broke off, with how to go on.
+    fn explain(&self, error: Error, state: Option<&State>) -> Error {
+        let file = self.file.display();
+        let how = match state {
+            Some(state) if state.is_kept => format!(
+                "once the cause is gone `shoal import {} --file {file} --resume` goes on behind the {} rows that {} counts as written",
+                self.namespace,
+                state.saved.rows,
+                state.path.display()
+            ),
+            _ => "once the cause is gone repeat the import: rows are written under their ids, so that is harmless"
+                .to_owned(),
+        };
+        let hint = error.hint().map_or_else(|| how.clone(), |hint| format!("{hint}; {how}"));
+        error.with_hint(hint)
     }
 
     /// Makes an equal namespace of what `shoal export` wrote. It appears when the last line was right.
@@ -149,7 +167,24 @@ pub(super) async fn write_rows(
     namespace: &str,
     target: &Target,
     settings: &Settings,
-    mut state: Option<&mut State>,
+    state: Option<&mut State>,
+    progress: &ProgressBar,
+) -> Result<Imported> {
+    let mut written = 0;
+    let sent = send_rows(input, namespace, target, settings, (state, &mut written), progress).await;
+    sent.map_err(|error| match written {
+        0 => error.context("no row is known to be written"),
+        rows => error.context(format!("the first {rows} rows are written")),
+    })
+}
+
+/// [`write_rows`]; tells `written` how many rows from the first on are written without a gap, also when it fails.
+async fn send_rows(
+    input: &mut dyn BufRead,
+    namespace: &str,
+    target: &Target,
+    settings: &Settings,
+    (mut state, written): (Option<&mut State>, &mut u64),
     progress: &ProgressBar,
 ) -> Result<Imported> {
     let path = format!("/v2/namespaces/{namespace}");
@@ -164,6 +199,7 @@ pub(super) async fn write_rows(
         state.check(lines.hash())?;
     }
     let mut done = Done::new(skipped, lines.hash());
+    *written = skipped;
     let mut clients = Vec::new();
     for _ in 0..IN_FLIGHT_MAX {
         clients.push(Client::new(target)?);
@@ -204,6 +240,7 @@ pub(super) async fn write_rows(
             rows += sent.count;
             progress.inc(sent.count);
             done.add(sent);
+            *written = done.written;
             if let Some(state) = state.as_deref_mut() {
                 state.save(done.written, done.hash)?;
             }
@@ -316,6 +353,10 @@ impl Done {
 pub(super) struct State {
     path: PathBuf,
     saved: Saved,
+    /// Whether it must be there: the caller asked for it. Otherwise an input beside which nothing can be written is imported without.
+    is_wanted: bool,
+    /// Whether what it says is in its file.
+    is_kept: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -328,13 +369,16 @@ struct Saved {
 }
 
 impl State {
-    /// The state beside `file`, at zero when there is none. Refuses one of another destination.
-    fn open(file: &Path, url: &str, namespace: &str) -> Result<Self> {
+    /// The state beside `file` where the import is to `resume`, and at zero when there is none. Refuses one of another destination.
+    fn open(file: &Path, url: &str, namespace: &str, resume: bool) -> Result<Self> {
         let mut name = file.as_os_str().to_owned();
         name.push(".shoal-import");
         let path = PathBuf::from(name);
         let fresh =
             Saved { url: url.into(), namespace: namespace.into(), rows: 0, rows_hash: blake3::hash(b"").to_string() };
+        if !resume {
+            return Ok(State { path, saved: fresh, is_wanted: false, is_kept: false });
+        }
         let saved = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => fresh,
             Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
@@ -353,7 +397,8 @@ impl State {
                 saved
             }
         };
-        Ok(State { path, saved })
+        let is_kept = saved.rows > 0;
+        Ok(State { path, saved, is_wanted: true, is_kept })
     }
 
     /// Refuses an input whose first rows are not the ones that were written.
@@ -378,14 +423,17 @@ impl State {
         self.saved.rows_hash = hash.to_string();
         let bytes = serde_json::to_vec(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
         let temporary = self.path.with_extension("shoal-import.tmp");
-        std::fs::write(&temporary, bytes)
-            .and_then(|()| std::fs::rename(&temporary, &self.path))
-            .context(|| format!("save {}", self.path.display()))
+        let saved = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &self.path));
+        self.is_kept = saved.is_ok();
+        match saved {
+            Err(error) if self.is_wanted => Err(Error::from(error).context(format!("save {}", self.path.display()))),
+            _ => Ok(()),
+        }
     }
 
     fn remove(self) -> Result<()> {
         match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if self.is_wanted && error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::from(error).context(format!("remove {}", self.path.display())))
             }
             _ => Ok(()),

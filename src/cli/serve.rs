@@ -3,9 +3,9 @@
 use clap::Args;
 
 use super::settings::Settings;
-use crate::daemon;
+use crate::daemon::{self, Reload};
 use crate::error::{Context, Error, Result};
-use crate::ops::signals::Stop;
+use crate::ops::signals::{Hangups, Stop};
 
 /// Blocking work of requests runs beside the two kinds of workers; more threads than this only cost memory.
 const BLOCKING_THREADS_MAX: usize = 32;
@@ -18,16 +18,18 @@ pub struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Result<()> {
-        let config = self.settings.load()?;
+        let settings = self.settings;
+        let config = settings.load()?;
         daemon::start_log(&config)?;
         runtime()?.block_on(async {
             let mut stop = Stop::install()?;
+            let reload = Reload { asked: Hangups::install()?, read: Box::new(move || settings.load()) };
             let stop = async move {
                 let signal = stop.requested().await;
                 tracing::info!(signal, "asked to stop");
             };
             // A task of its own: the daemon hands blocking work from worker threads, which this thread is not.
-            let ended = tokio::spawn(daemon::run(config, stop, |_| ())).await;
+            let ended = tokio::spawn(daemon::run(config, Some(reload), stop, |_| ())).await;
             ended.map_err(|error| Error::internal(format!("run the daemon: {error}")))?
         })
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{self, Config, LogFormat, Overrides};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Configuration: the file, then SHOAL_SECTION__KEY variables, then these flags
 #[derive(Args)]
@@ -36,15 +36,15 @@ pub struct Settings {
 
 impl Settings {
     /// The settings in force.
-    pub(super) fn load(self) -> Result<Config> {
+    pub(super) fn load(&self) -> Result<Config> {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         let flags = Overrides {
             listen: self.listen,
-            data_dir: self.data_dir,
-            tokens_file: self.tokens_file,
-            bucket: self.bucket,
-            log_level: self.log_level,
+            data_dir: self.data_dir.clone(),
+            tokens_file: self.tokens_file.clone(),
+            bucket: self.bucket.clone(),
+            log_level: self.log_level.clone(),
             log_format: self.log_format,
         };
         config::load(self.config.as_deref(), environment, flags)
@@ -53,7 +53,6 @@ impl Settings {
     /// Prints the settings in force as TOML that `--config` accepts. Tokens are never printed, only where they lie.
     pub(super) fn run(self) -> Result<()> {
         let config = self.load()?;
-        let text = toml::to_string(&config).map_err(|error| Error::internal(format!("print settings: {error}")))?;
-        super::output::print(&text)
+        super::output::print(&config::render(&config)?)
     }
 }

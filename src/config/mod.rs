@@ -1,6 +1,7 @@
 //! What the daemon is told: the settings, their defaults, and where they come from.
 
 mod load;
+mod render;
 mod sync;
 mod validate;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Overrides, load};
+pub use render::render;
 pub use sync::{SyncSettings, of_configuration};
 
 use crate::api::limits::ServerConfig;

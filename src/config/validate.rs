@@ -46,6 +46,7 @@ pub(super) fn check(config: &Config) -> Result<()> {
             storage.tier_bytes_max
         )));
     }
+    crate::ops::log::check(&config.log.level).map_err(|error| wrong(error.message()))?;
     config.worker().map(|_| ())
 }
 

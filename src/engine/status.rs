@@ -22,7 +22,8 @@ pub struct Metadata {
     pub read_only: bool,
     /// Since when it is pinned.
     pub pinned_ms: Option<u64>,
-    /// Memory and rows on their way into a segment; 0 and 0 when the index is up to date. A small tail is searched as it is.
+    /// Memory and rows that are in no segment; 0 and 0 when the index is up to date, as it is while the tail is small: see
+    /// [`super::namespace::UNINDEXED_ROWS_MAX`].
     pub unindexed_bytes: u64,
     pub unindexed_rows: u64,
 }
@@ -82,6 +83,7 @@ impl Engine {
             "logical_bytes": published.logical_bytes,
             "index": {
                 "status": if namespace.is_indexing() { "updating" } else { "up-to-date" },
+                "unindexed_rows": tail_rows,
                 "compacting": namespace.is_compacting(),
             },
             "tail": {"rows": tail_rows, "bytes": tail_bytes},

@@ -30,6 +30,8 @@ pub struct WriteRequest {
     pub idempotency: Option<Idempotency>,
     /// The decoded body's length, which bounds what this write may hold in memory.
     pub body_bytes: u64,
+    /// What is said of keys of the body that mean nothing.
+    pub ignored: Vec<String>,
 }
 
 /// One row of an upsert or patch. A missing `id` in an upsert is refused, unless ids are generated for it.

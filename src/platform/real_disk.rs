@@ -5,18 +5,22 @@ use std::io::{self, Write};
 #[cfg(target_os = "linux")]
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
 use super::mmap::Mapping;
+
+/// Documents are for the daemon's user only, whatever the umask of who starts it.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 #[derive(Debug, Default)]
 pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OpenOptions::new().append(true).create_new(true).open(path)?))
+        Ok(Box::new(OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(path)?))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -63,7 +67,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir(path)
+        fs::DirBuilder::new().mode(DIR_MODE).create(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -112,7 +116,9 @@ impl Disk for RealDisk {
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
-        Ok(Box::new(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?))
+        Ok(Box::new(
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?,
+        ))
     }
 }
 
@@ -194,6 +200,18 @@ mod tests {
 
     use super::RealDisk;
     use crate::platform::disk::Disk;
+
+    #[test]
+    fn what_is_made_is_for_its_user_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (below, file, index) = (dir.path().join("d"), dir.path().join("d/f"), dir.path().join("d/i"));
+        RealDisk.create_dir(&below).unwrap();
+        RealDisk.create(&file).unwrap();
+        RealDisk.random_access(&index).unwrap();
+        assert_eq!((mode(&below), mode(&file), mode(&index)), (0o700, 0o600, 0o600));
+    }
 
     #[test]
     fn a_directory_is_filled_by_anything_in_it() {

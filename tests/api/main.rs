@@ -17,3 +17,4 @@ mod phrases;
 mod ranking;
 mod sdk;
 mod tokens;
+mod warnings;

@@ -78,6 +78,7 @@ impl Daemon {
     pub fn wait_until_indexed(&self, namespace: &str) {
         let began = Instant::now();
         let mut client = self.client();
+        client.post(&format!("/v1/namespaces/{namespace}/checkpoint"), &serde_json::json!({}));
         loop {
             let metadata = client.get(&format!("/v2/namespaces/{namespace}/metadata"));
             if metadata["index"]["status"] == "up-to-date" {

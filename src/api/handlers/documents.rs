@@ -17,10 +17,11 @@ use crate::api::following;
 use crate::api::prefer::Prefer;
 use crate::api::request::if_match_refused;
 use crate::api::search;
-use crate::api::wire::answers::{QueryAnswer, recall_json};
+use crate::api::wire::answers::{QueryAnswer, RecallAnswer};
 use crate::api::wire::query::{QueryBody, parse_query, parse_recall};
 use crate::api::wire::response::{millis, time, write_json};
 use crate::api::wire::shape;
+use crate::api::wire::unknown::warning;
 use crate::api::wire::write::{WriteBody, parse_write_bytes};
 use crate::engine;
 use crate::error::{Error, Result};
@@ -56,6 +57,7 @@ async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Res
             return super::lineage::branch(call, name, &source, request).await;
         }
     };
+    let ignored = warning(&request.ignored);
     request.if_match = if_match(call.head)?;
     request.idempotency = idempotency(call.head, &bytes)?;
     request.body_bytes = bytes.len() as u64;
@@ -63,6 +65,7 @@ async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Res
     let outcome = call.server.engine.write(name, *request).await?;
     drop(share);
     let answer = Answer::ok(&write_json(&outcome, call.micros())).with_etag(&outcome.etag);
+    let answer = warned(call, name, answer, ignored);
     Ok(if outcome.replayed { answer.with("idempotency-replayed", "true") } else { answer })
 }
 
@@ -164,12 +167,21 @@ pub async fn query(call: Call<'_>, name: &NamespaceName, body: Received) -> Resu
         }
         found = find(call, name, &parsed).await;
     }
-    let answer = found?;
+    let answer = warned(call, name, found?, warning(&parsed.ignored));
     let answer = match staleness {
         Some(ms) => answer.with("shoal-staleness-ms", &ms.to_string()),
         None => answer,
     };
     Ok(if was_read { answer.with("preference-applied", "read=bucket") } else { answer })
+}
+
+/// Tells the caller of keys that were ignored, and the log once for each text.
+fn warned(call: Call<'_>, name: &NamespaceName, answer: Answer, warning: Option<String>) -> Answer {
+    let Some(warning) = warning else { return answer };
+    if call.server.is_first_warning(&warning) {
+        tracing::warn!(namespace = %name, warning, "a request has keys that mean nothing");
+    }
+    answer.with("shoal-warning", &warning)
 }
 
 /// Runs a query once.
@@ -188,7 +200,8 @@ async fn find(call: Call<'_>, name: &NamespaceName, parsed: &Arc<QueryBody>) -> 
 
 pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
     let parsed = parse(&body.bytes, |bytes| parse_query(shape::parse(bytes)?))?;
-    let name = name.clone();
+    let ignored = warning(&parsed.ignored);
+    let (asked, name) = (name, name.clone());
     let plans = search::run(call.server, &name.clone(), move |server, allowance| {
         server.engine.on_view(&name, parsed.as_of.as_ref(), |view| {
             let explain = |query| engine::query::explain(view, query, allowance);
@@ -196,7 +209,7 @@ pub async fn explain(call: Call<'_>, name: &NamespaceName, body: &Received) -> R
         })
     })
     .await?;
-    Ok(Answer::ok(&json!({"plan_text": plans.join("\n")})))
+    Ok(warned(call, asked, Answer::ok(&json!({"plan_text": plans.join("\n")})), ignored))
 }
 
 pub async fn recall(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
@@ -206,6 +219,5 @@ pub async fn recall(call: Call<'_>, name: &NamespaceName, body: &Received) -> Re
         server.engine.recall(&name, &request, allowance)
     })
     .await?;
-    let body = recall_json(&outcome).map_err(|error| Error::internal(format!("write the answer: {error}")))?;
-    Ok(Answer::ok(&body))
+    Answer::json(200, &RecallAnswer(&outcome))
 }

@@ -1,7 +1,7 @@
 //! Answers to queries, written straight from their rows: id first, then `$dist`, then the attributes.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::compute::ComputedAnswer;
 use super::query::VectorEncoding;
@@ -143,22 +143,36 @@ impl Serialize for OneValue<'_> {
 }
 
 /// The answer to `_debug/recall`.
-pub fn recall_json(outcome: &RecallOutcome) -> serde_json::Result<Json> {
-    let mut body = json!({
-        "avg_recall": outcome.avg_recall,
-        "avg_exhaustive_count": outcome.avg_exhaustive_count,
-        "avg_ann_count": outcome.avg_ann_count,
-    });
-    if let Some(truth) = &outcome.ground_truth {
-        let mut list = Vec::with_capacity(truth.len());
-        for (query, rows) in truth {
-            let vector = to_json(query, false);
-            let rows = serde_json::to_value(Rows { rows, base64: false })?;
-            list.push(json!({"query_vector": vector, "nearest_neighbors": rows}));
+pub struct RecallAnswer<'a>(pub &'a RecallOutcome);
+
+impl Serialize for RecallAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let outcome = self.0;
+        let mut out = serializer.serialize_map(None)?;
+        out.serialize_entry("avg_recall", &outcome.avg_recall)?;
+        out.serialize_entry("avg_exhaustive_count", &outcome.avg_exhaustive_count)?;
+        out.serialize_entry("avg_ann_count", &outcome.avg_ann_count)?;
+        if let Some(truth) = &outcome.ground_truth {
+            let truth: Vec<Truth> = truth.iter().map(|(query, rows)| Truth { query, rows }).collect();
+            out.serialize_entry("ground_truth", &truth)?;
         }
-        body["ground_truth"] = list.into();
+        out.end()
     }
-    Ok(body)
+}
+
+/// One query of a recall measurement, and its exact answer.
+struct Truth<'a> {
+    query: &'a Value,
+    rows: &'a [ResultRow],
+}
+
+impl Serialize for Truth<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = serializer.serialize_map(Some(2))?;
+        out.serialize_entry("query_vector", &OneValue { value: self.query, base64: false })?;
+        out.serialize_entry("nearest_neighbors", &Rows { rows: self.rows, base64: false })?;
+        out.end()
+    }
 }
 
 #[cfg(test)]

@@ -9,4 +9,5 @@ pub mod rank;
 pub mod response;
 pub mod rows;
 pub mod shape;
+pub mod unknown;
 pub mod write;

@@ -7,6 +7,7 @@ use super::compute::parse_compute;
 use super::filter::parse_filter;
 use super::rank::parse_rank;
 use super::shape::{boolean, map, number, sequence, string, strings, take, unexpected, unsigned, variant, wrong};
+use super::unknown::ignored;
 use super::write::METRICS;
 use crate::error::{Error, Result};
 use crate::model::as_of::AsOf;
@@ -38,7 +39,28 @@ pub struct QueryBody {
     pub as_of: Option<AsOf>,
     /// The caller takes an older state, and is told how old it may be.
     pub is_eventual: bool,
+    /// What is said of keys that mean nothing.
+    pub ignored: Vec<String>,
 }
+
+/// The keys of one query.
+const QUERY_KEYS: [&str; 13] = [
+    "rank_by",
+    "limit",
+    "top_k",
+    "offset",
+    "filters",
+    "include_attributes",
+    "exclude_attributes",
+    "compute_attributes",
+    "aggregate_by",
+    "group_by",
+    "distance_metric",
+    "recall",
+    "rerank_by",
+];
+/// The keys beside it, or beside several.
+const BODY_KEYS: [&str; 5] = ["queries", "consistency", "vector_encoding", "as_of", "rerank_by"];
 
 /// Reads a query or multi-query body.
 pub fn parse_query(json: Json) -> Result<QueryBody> {
@@ -60,18 +82,23 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
         }
         let query = parse_one("", &mut body)?;
         let request = QueryRequest { queries: vec![query], fusion: None };
-        return Ok(QueryBody { request, encoding, multi: false, as_of, is_eventual });
+        let ignored = ignored("", &body, &[&QUERY_KEYS[..], &BODY_KEYS[..]].concat());
+        return Ok(QueryBody { request, encoding, multi: false, as_of, is_eventual, ignored });
     };
     let queries = sequence("queries", queries)?;
     if queries.is_empty() || queries.len() > QUERIES_MAX {
         return Err(Error::invalid(format!("queries: expected 1 to {QUERIES_MAX} queries, got {}", queries.len())));
     }
+    let mut unknown = Vec::new();
     let queries = queries
         .into_iter()
         .enumerate()
         .map(|(at, json)| {
             let path = format!("queries[{at}]");
-            parse_one(&format!("{path}."), &mut map(&path, json, "struct Query")?)
+            let mut query = map(&path, json, "struct Query")?;
+            let parsed = parse_one(&format!("{path}."), &mut query)?;
+            unknown.extend(ignored(&format!("{path}."), &query, &QUERY_KEYS));
+            Ok(parsed)
         })
         .collect::<Result<Vec<_>>>()?;
     let fusion = parse_fusion(&mut body, queries.len())?;
@@ -89,7 +116,13 @@ pub fn parse_query(json: Json) -> Result<QueryBody> {
             return Err(Error::invalid(format!("{key} cannot be beside queries, put it into each query")));
         }
     }
-    Ok(QueryBody { request: QueryRequest { queries, fusion }, encoding, multi: true, as_of, is_eventual })
+    // Beside `queries` these say how many rows their fusion gives.
+    for key in ["limit", "offset"] {
+        body.remove(key);
+    }
+    unknown.extend(ignored("", &body, &BODY_KEYS));
+    let request = QueryRequest { queries, fusion };
+    Ok(QueryBody { request, encoding, multi: true, as_of, is_eventual, ignored: unknown })
 }
 
 /// Reads the body of `_debug/recall`.

@@ -4,6 +4,7 @@ use serde_json::Value as Json;
 
 use super::filter::parse_filter;
 use super::shape::{boolean, brief, map, number, refuse_unknown, take, wrong};
+use crate::engine::filter::bind::is_operator;
 use crate::error::{Error, Result};
 use crate::model::query::{Clause, Curve, Direction, Rank};
 
@@ -125,6 +126,14 @@ fn clause(path: &str, json: Json, depth: usize, clauses: &mut usize) -> Result<C
         [Json::String(attribute), Json::String(op), ..] if misspelt(op).is_some() => {
             let expected = misspelt(op).unwrap_or_default();
             Err(Error::invalid(format!("{path}: unknown operator {op} behind \"{attribute}\", expected {expected}")))
+        }
+        [Json::String(attribute), Json::String(op), _] | [Json::String(attribute), Json::String(op), _, _]
+            if !is_operator(op) =>
+        {
+            Err(Error::invalid(format!(
+                "{path}: unknown operator {op} behind \"{attribute}\", expected {}, or a filter's operator such as Eq",
+                OPERATORS.join(", ")
+            )))
         }
         [Json::String(_), _, _] | [Json::String(_), _, _, _] | [Json::String(_), Json::Array(_)] => {
             parse_filter(path, json).map(Clause::Filter)

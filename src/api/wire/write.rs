@@ -8,6 +8,7 @@ use super::as_of::{parse_as_of, parse_ttl};
 use super::filter::parse_filter;
 use super::rows::{self, Names, Parts, is_id};
 use super::shape::{self, boolean, map, sequence, string, take, variant, wrong};
+use super::unknown::ignored;
 use crate::engine::lineage::BranchRequest;
 use crate::error::{Error, Result};
 use crate::model::schema::Metric;
@@ -18,6 +19,28 @@ pub const METRICS: [(&str, Metric); 3] = [
     ("cosine_distance", Metric::CosineDistance),
     ("euclidean_squared", Metric::EuclideanSquared),
     ("dot_product", Metric::DotProduct),
+];
+
+/// The keys of a write's body.
+const WRITE_KEYS: [&str; 18] = [
+    "upsert_rows",
+    "upsert_columns",
+    "patch_rows",
+    "patch_columns",
+    "deletes",
+    "upsert_condition",
+    "patch_condition",
+    "delete_condition",
+    "delete_by_filter",
+    "delete_by_filter_allow_partial",
+    "patch_by_filter",
+    "patch_by_filter_allow_partial",
+    "return_affected_ids",
+    "disable_backpressure",
+    "create_namespace",
+    "distance_metric",
+    "schema",
+    "encryption",
 ];
 
 /// What a write body asks for: documents and schema, or a whole namespace from another.
@@ -88,6 +111,7 @@ fn from_parts(parts: Parts) -> Result<WriteBody> {
         take(&mut body, "distance_metric").map(|json| variant("distance_metric", &json, &METRICS)).transpose()?;
     request.schema = take(&mut body, "schema").map(|json| parse_schema("schema", json)).transpose()?;
     check_complete(&request)?;
+    request.ignored = ignored("", &body, &WRITE_KEYS);
     Ok(WriteBody::Write(Box::new(request)))
 }
 

@@ -184,7 +184,8 @@ fn ids(mut ids: Vec<DocId>) -> Filter {
     if ids.is_empty() { Filter::None } else { Filter::Id(IdTest::In(ids)) }
 }
 
-fn is_operator(op: &str) -> bool {
+/// Whether filters have an operator of this name.
+pub fn is_operator(op: &str) -> bool {
     OPERATORS.split(", ").any(|known| known == op)
 }
 

@@ -47,8 +47,8 @@ impl Engine {
     async fn flush_old(self: &Arc<Self>) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
         for namespace in self.open_namespaces() {
-            let is_due = now.saturating_sub(namespace.published().committed_ms) >= interval;
-            if is_due
+            let is_old = now.saturating_sub(namespace.published().committed_ms) >= interval;
+            if (is_old || namespace.is_quiet(now))
                 && namespace.unflushed().1 > 0
                 && let Err(error) = namespace.flush().await
             {

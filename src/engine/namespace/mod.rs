@@ -45,6 +45,12 @@ use crate::model::ids::{DocId, Hlc, NamespaceName, Nsid, Origin, Version};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 
+/// The index counts as up to date while no more rows than this are in no segment: comparing these one by one costs a query
+/// less than a millisecond.
+pub const UNINDEXED_ROWS_MAX: u64 = 1_000;
+/// A larger tail becomes a segment once no write came for so long, so that the index gets up to date without more writes.
+const QUIET_MS: u64 = 60_000;
+
 /// An open namespace.
 pub struct Namespace {
     context: Arc<Context>,
@@ -215,10 +221,19 @@ impl Namespace {
         (shared.state.unflushed_bytes(), shared.state.unflushed_rows())
     }
 
-    /// Whether a tail is on its way into a segment, or large enough to go.
+    /// Whether rows wait for an index: a tail is on its way into a segment, or has more rows than are searched one by one.
     pub fn is_indexing(&self) -> bool {
         let shared = self.shared();
-        shared.state.frozen.is_some() || shared.state.tail.bytes() >= self.context.config.flush_bytes
+        shared.state.frozen.is_some()
+            || shared.state.tail.bytes() >= self.context.config.flush_bytes
+            || shared.state.unflushed_rows() > UNINDEXED_ROWS_MAX
+    }
+
+    /// Whether a tail that is too large to be searched row by row has had no write for a while.
+    pub(super) fn is_quiet(&self, now_ms: u64) -> bool {
+        let shared = self.shared();
+        shared.state.unflushed_rows() > UNINDEXED_ROWS_MAX
+            && now_ms.saturating_sub(shared.state.hlc.millis()) >= QUIET_MS
     }
 
     /// Whether objects are being written that no manifest names yet.
