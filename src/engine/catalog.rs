@@ -87,6 +87,18 @@ impl Catalog {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Reads the binding of a name that was damaged again. Whether it is known what the name is bound to.
+    pub fn look_again(&self, disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<bool> {
+        let is_damaged = || self.damaged.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name);
+        if !is_damaged() {
+            return Ok(true);
+        }
+        let Some(bound) = stored(disk, &layout.bindings(name))? else { return Ok(false) };
+        self.lock().insert(name.clone(), bound);
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(true)
+    }
+
     /// `Corrupt` when it is unknown what the name is bound to.
     pub fn check_name(&self, name: &NamespaceName) -> Result<()> {
         match self.damaged.lock().unwrap_or_else(PoisonError::into_inner).get(name) {

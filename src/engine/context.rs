@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::node::Node;
@@ -92,6 +93,7 @@ pub struct Context {
     pub meta: Meta,
     pub node: Node,
     pub uuids: Uuids,
+    pub damages: Damages,
     /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
     /// after their name is bound.
     pub unborn: Mutex<BTreeSet<Nsid>>,
@@ -212,7 +214,12 @@ impl Context {
 
     /// Whether counts may decide that an object goes.
     pub fn may_reclaim(&self) -> bool {
-        self.meta.is_trusted() && self.counts_whole.load(Ordering::SeqCst)
+        self.meta.is_trusted() && self.are_counts_whole()
+    }
+
+    /// Whether everything that holds objects could be read when counts were last made.
+    pub fn are_counts_whole(&self) -> bool {
+        self.counts_whole.load(Ordering::SeqCst)
     }
 
     pub fn is_stopping(&self) -> bool {

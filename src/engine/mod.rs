@@ -9,6 +9,7 @@
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
+//! - `damage` lists the files that are damaged;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -16,6 +17,7 @@ pub mod catalog;
 pub mod check;
 pub mod context;
 mod copies;
+pub mod damage;
 pub mod filter;
 pub mod group_commit;
 mod id_ranges;

@@ -161,8 +161,9 @@ impl Engine {
                 found = query(&self.view_at(name, as_of)?.past());
             }
         }
-        if found.is_ok() {
-            self.refresh();
+        match &found {
+            Ok(_) => self.refresh(),
+            Err(error) => self.note_damage(name, error),
         }
         found
     }

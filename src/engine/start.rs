@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore};
 use super::catalog::Catalog;
 use super::check::restore;
 use super::context::{Context, EngineConfig};
+use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::lineage::holdings::{Holdings, read_deleted};
@@ -62,11 +63,7 @@ impl Engine {
                 } else {
                     tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
                 }
-                let (catalog, damaged) = Catalog::scan(&*disk, &layout, meta.names().unwrap_or_default())?;
-                for error in damaged {
-                    tracing::error!(%error, "a namespace's name is damaged, the others are served");
-                }
-                catalog
+                Catalog::scan(&*disk, &layout, meta.names().unwrap_or_default())?.0
             }
         };
         let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
@@ -86,6 +83,7 @@ impl Engine {
             meta,
             node: Node::new(node),
             uuids: Uuids::default(),
+            damages: Damages::default(),
             unborn: Mutex::new(BTreeSet::new()),
             counts_whole: AtomicBool::new(true),
             commits: RwLock::new(()),
@@ -98,6 +96,11 @@ impl Engine {
             compacting: Semaphore::new(1),
             stopping: AtomicBool::new(false),
         };
+        for (name, why) in catalog.damaged() {
+            let dir = context.layout.bindings(&name);
+            let file = dir.strip_prefix(&root).unwrap_or(&dir).display().to_string();
+            context.report_damage(&name.to_string(), &file, &Error::corrupt(why));
+        }
         context.tier.cache().reconcile()?;
         Ok(Arc::new(Engine {
             context: Arc::new(context),
@@ -213,7 +216,7 @@ impl Engine {
                 Err(error) if is_damage(&error) => {
                     is_whole = false;
                     let name = name.unwrap_or_else(|| nsid.to_string());
-                    tracing::error!(namespace = %name, %error, "quarantined, the others are served");
+                    context.report_unreadable(&name, nsid, &error);
                 }
                 Err(error) => return Err(error),
             }
@@ -252,12 +255,15 @@ impl Engine {
         let slot = match opened {
             Ok(namespace) => Slot::Open(namespace),
             Err(error) if is_damage(&error) => {
-                tracing::error!(namespace = %name, %error, "quarantined, the others are served");
+                self.context.report_unreadable(&name.to_string(), nsid, &error);
                 let hint = "the other namespaces are served; run `shoal check` and see what `shoal repair` offers";
                 let error = if error.hint().is_none() { error.with_hint(hint) } else { error };
                 Slot::Quarantined(Arc::new(error))
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.note_damage(name, &error);
+                return Err(error);
+            }
         };
         self.slots().insert(name.clone(), slot.clone());
         slot.namespace()

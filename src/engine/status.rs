@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value as Json, json};
 
+use super::damage::Damage;
 use super::{Engine, Slot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
 use crate::model::schema::Schema;
 
@@ -104,6 +105,7 @@ impl Engine {
             "updated_ms": published.updated_ms.max(hlc.millis()),
             "written_ms": hlc.millis().max(published.written_ms),
             "durability": "local",
+            "damaged": listed(&self.context.damages.of(&name.to_string())),
         }))
     }
 
@@ -128,6 +130,7 @@ impl Engine {
             "store": node.store.to_string(),
             "data_dir": root.display().to_string(),
             "namespaces": {"total": self.catalog.all().len(), "open": open, "quarantined": quarantined},
+            "damaged": listed(&self.context.damages.list()),
             "objects": {"total": objects, "bytes": bytes},
             "tier": {
                 "objects_in_part": held.objects,
@@ -143,8 +146,33 @@ impl Engine {
         })
     }
 
+    /// An error about stored bytes that a namespace met is listed with the file that it names.
+    pub fn note_damage(&self, name: &NamespaceName, error: &Error) {
+        if let Some(nsid) = self.catalog.find(name) {
+            self.context.report_error(&name.to_string(), nsid, error);
+        }
+    }
+
+    /// How many files are damaged.
+    pub fn damaged_files(&self) -> usize {
+        self.context.damages.len()
+    }
+
     /// Whether the disk answers, for the watchdog: touches what could hang.
     pub fn is_alive(&self) -> bool {
         self.context.disk.list(self.context.layout.root()).is_ok()
     }
+}
+
+fn listed(damages: &[Damage]) -> Json {
+    let one = |damage: &Damage| {
+        json!({
+            "file": damage.file,
+            "kind": damage.kind.as_str(),
+            "namespaces": damage.namespaces,
+            "error": damage.what,
+            "since_ms": damage.since_ms,
+        })
+    };
+    damages.iter().map(one).collect()
 }

@@ -25,11 +25,19 @@ struct BuildLabels {
     version: &'static str,
 }
 
+/// What a damaged file is; one of a closed set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FileLabels {
+    kind: &'static str,
+}
+
 /// What a node holds, asked for when a collector comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFigures {
     pub namespaces: u64,
     pub namespaces_quarantined: u64,
+    /// Of every kind of file how many are damaged.
+    pub damaged_files: Vec<(&'static str, u64)>,
     pub objects: u64,
     pub object_bytes: u64,
     pub tail_bytes: u64,
@@ -53,6 +61,7 @@ pub struct Metrics {
     searches_abandoned: Counter,
     namespaces: Gauge,
     quarantined: Gauge,
+    damaged_files: Family<FileLabels, Gauge>,
     objects: Gauge,
     object_bytes: Gauge,
     tail_bytes: Gauge,
@@ -106,6 +115,8 @@ impl Metrics {
         let build: Family<BuildLabels, Gauge> = Family::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
         registry.register("build", "The running version", build);
+        let damaged_files = Family::default();
+        registry.register("damaged_files", "Files that are known to be damaged, by kind", damaged_files.clone());
         let r = &mut registry;
         Metrics {
             request_body_bytes: counter(r, "http_request_body_bytes", "Bytes of request bodies, decoded"),
@@ -115,6 +126,7 @@ impl Metrics {
             searches_abandoned: counter(r, "searches_abandoned", "Searches ended because their client went away"),
             namespaces: gauge(r, "namespaces", "Namespaces on this node"),
             quarantined: gauge(r, "namespaces_quarantined", "Namespaces whose files are damaged"),
+            damaged_files,
             objects: gauge(r, "objects", "Objects in the data directory"),
             object_bytes: gauge(r, "object_bytes", "Bytes of these objects"),
             tail_bytes: gauge(r, "tail_bytes", "Memory of writes that are in no segment yet"),
@@ -159,6 +171,9 @@ impl Metrics {
         };
         set(&self.namespaces, figures.namespaces);
         set(&self.quarantined, figures.namespaces_quarantined);
+        for (kind, files) in &figures.damaged_files {
+            set(&self.damaged_files.get_or_create(&FileLabels { kind }), *files);
+        }
         set(&self.objects, figures.objects);
         set(&self.object_bytes, figures.object_bytes);
         set(&self.tail_bytes, figures.tail_bytes);

@@ -280,3 +280,39 @@ fn the_node_says_how_it_is() {
     }
     assert!(text.ends_with("# EOF\n"));
 }
+
+#[test]
+fn a_damaged_file_is_in_the_status_the_metrics_and_the_readiness() {
+    let daemon = Daemon::start();
+    daemon.write("docs", &json!({"upsert_rows": [{"id": 1, "text": "fish"}]}));
+    assert_eq!(daemon.post("/v1/namespaces/docs/checkpoint", &json!({})).status, 200);
+    let status = daemon.get("/v1/status").json();
+    assert_eq!(status["damaged"], json!([]));
+    let metric = |kind: &str, files: u32| format!("shoal_damaged_files{{kind=\"{kind}\"}} {files}\n");
+    assert!(daemon.get("/metrics").text().contains(&metric("segment", 0)));
+    let mut dirs = vec![std::path::Path::new(status["data_dir"].as_str().unwrap()).join("store")];
+    while let Some(dir) = dirs.pop() {
+        for path in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                dirs.push(path);
+            } else if path.ends_with("data.seg") {
+                // By a new file: the daemon has the old one mapped.
+                let bytes = std::fs::read(&path).unwrap();
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            }
+        }
+    }
+    let checked = daemon.post("/v1/check", &json!({"level": 3})).json();
+    assert_eq!(checked["problems"].as_array().unwrap().len(), 1, "{checked}");
+    for path in ["/v1/status", "/v1/namespaces/docs/status"] {
+        let damaged = &daemon.get(path).json()["damaged"];
+        assert_eq!(damaged[0]["kind"], "segment", "{path}: {damaged}");
+        assert_eq!(damaged[0]["namespaces"], json!(["default/default/docs"]));
+        assert!(damaged[0]["file"].as_str().unwrap().ends_with("data.seg"));
+    }
+    let metrics = daemon.get("/metrics").text();
+    assert!(metrics.contains(&metric("segment", 1)) && metrics.contains(&metric("manifest", 0)), "{metrics}");
+    let ready = daemon.get("/readyz");
+    assert_eq!((ready.status, &ready.json()["damaged"]), (200, &json!(1)));
+}

@@ -62,7 +62,7 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::Sync(project) => return sync::sync(call, &project, &body).await,
         Route::Namespace(name, operation) => (name, operation),
     };
-    match operation {
+    let done = match operation {
         Operation::Write => documents::write(call, &name, body).await,
         Operation::StartCopy => documents::start_copy(call, &name, &body),
         Operation::PollCopy(token) => documents::poll_copy(call, &name, &token),
@@ -96,7 +96,8 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Operation::Merging(what) => merge::carry_out(call, &name, what, &body).await,
         Operation::Sync => sync::sync_one(call, &name, &body).await,
         Operation::Transfer(transfer) => transfer::carry_out(call, &name, transfer, &body).await,
-    }
+    };
+    done.inspect_err(|error| call.server.engine.note_damage(&name, error))
 }
 
 /// A body as JSON; where none is needed an empty one is `{}`.

@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{Call, beside};
 use crate::api::answer::Answer;
 use crate::api::router::decode;
+use crate::engine::damage::DamagedKind;
 use crate::error::{Error, Result};
 use crate::model::ids::Project;
 use crate::ops::metrics::NodeFigures;
@@ -21,7 +22,8 @@ pub fn live() -> Answer {
 
 pub fn ready(call: Call<'_>) -> Result<Answer> {
     if call.server.engine.is_ready() {
-        return Ok(Answer::ok(&json!({"status": "ok"})));
+        // Whoever asks is sent requests: those to other namespaces than the damaged ones are answered.
+        return Ok(Answer::ok(&json!({"status": "ok", "damaged": call.server.engine.damaged_files()})));
     }
     Answer::json(503, &json!({"status": "stopping"}))
 }
@@ -39,12 +41,15 @@ pub async fn metrics(call: Call<'_>) -> Result<Answer> {
 
 fn figures(status: &Json) -> NodeFigures {
     let number = |pointer: &str| status.pointer(pointer).and_then(Json::as_u64);
+    let files = status.get("damaged").and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+    let damaged = |kind: &str| files.iter().filter(|file| file["kind"] == kind).count() as u64;
     NodeFigures {
         namespaces: number("/namespaces/total").unwrap_or(0),
         namespaces_quarantined: status
             .pointer("/namespaces/quarantined")
             .and_then(Json::as_array)
             .map_or(0, |list| list.len() as u64),
+        damaged_files: DamagedKind::ALL.map(|kind| (kind.as_str(), damaged(kind.as_str()))).into(),
         objects: number("/objects/total").unwrap_or(0),
         object_bytes: number("/objects/bytes").unwrap_or(0),
         tail_bytes: number("/tails_bytes").unwrap_or(0),

@@ -1,5 +1,6 @@
 //! Looks at everything at rest and says what is wrong.
 //!
+//! - `again` looks at files that are known to be damaged, and heals what is as it should be;
 //! - `chain` reads names, manifests, tags and marks; `objects` verifies what they name; `repair` says what it would do about
 //!   it and does it; `restore` puts back single files that something else at rest knows byte for byte.
 //!
@@ -10,6 +11,7 @@
 //! | 3 | every checksum and every structure; reads the whole store |
 //! | 4 | counts of references, rows and documents, made anew |
 
+mod again;
 mod chain;
 mod objects;
 mod repair;
@@ -150,6 +152,12 @@ impl Engine {
     /// Checks what belongs to a scope. Blocking; writes may go on: what seems wrong is looked at again while nothing is
     /// committed, and is wrong only when it still is.
     pub fn check_in(&self, level: u8, scope: &Scope) -> Result<Report> {
+        let report = self.look_twice(level, scope)?;
+        self.list_damage(&report, scope);
+        Ok(report)
+    }
+
+    fn look_twice(&self, level: u8, scope: &Scope) -> Result<Report> {
         let mut report = self.look(level, scope)?;
         if report.is_whole() {
             return Ok(report);

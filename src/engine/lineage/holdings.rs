@@ -41,20 +41,20 @@ impl Holdings {
             }
             match read_manifest(context, nsid, generation) {
                 Ok(manifest) => found.follow(&mut before, manifest),
-                Err(error) => tracing::error!(%error, "a past state cannot be asked for any more"),
+                Err(error) => found.miss(context, &error),
             }
         }
         found.follow(&mut before, found.head.manifest.clone());
         for tag in read_tags(context, nsid)? {
             match tag {
                 Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| found.hold(key)),
-                Err(error) => tracing::error!(%error, "a tag cannot be asked for any more"),
+                Err(error) => found.miss(context, &error),
             }
         }
-        for (source, base) in kept_by(context, nsid)? {
+        for (_, base) in kept_by(context, nsid)? {
             match base {
                 Ok(base) => keys(&base).into_iter().for_each(|key| found.hold(key)),
-                Err(error) => tracing::error!(%source, %error, "the base of a merge is not compared with any more"),
+                Err(error) => found.miss(context, &error),
             }
         }
         for key in own_logs(context, &found.head.manifest)? {
@@ -62,6 +62,12 @@ impl Holdings {
         }
         found.deleted = read_deleted(context, nsid)?;
         Ok(Some(found))
+    }
+
+    /// A past state, a tag or a base cannot be read: it cannot be asked for until it is back.
+    fn miss(&self, context: &Context, error: &Error) {
+        let manifest = &self.head.manifest;
+        context.report_unreadable(&manifest.name, manifest.nsid, error);
     }
 
     fn hold(&mut self, key: String) {

@@ -33,7 +33,10 @@ impl Engine {
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
         self.flush_old().await;
-        tokio::task::block_in_place(|| self.remember_parts());
+        tokio::task::block_in_place(|| {
+            self.remember_parts();
+            self.look_again();
+        });
         if !self.is_index_trusted() {
             return Ok(());
         }

@@ -129,7 +129,10 @@ impl Namespace {
                 Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => {
                     tracing::debug!(namespace = %namespace.name, %error, "merge is given up");
                 }
-                Err(error) => tracing::warn!(namespace = %namespace.name, %error, "merge failed, it is tried again"),
+                Err(error) => {
+                    namespace.context.report_error(&namespace.name.to_string(), namespace.nsid, &error);
+                    tracing::warn!(namespace = %namespace.name, %error, "merge failed, it is tried again");
+                }
             }
         });
     }
