@@ -18,7 +18,7 @@ pub struct Merge {
     /// The namespace that takes them
     #[arg(value_parser = namespace)]
     into: String,
-    /// What becomes of documents that both changed: fail, lww, fields, ours, theirs, keep-both
+    /// What becomes of documents that both changed: fail, lww, fields, fields-or-fail, ours, theirs, keep-both
     #[arg(long, default_value = "fail")]
     policy: String,
     /// Show what would happen
@@ -93,6 +93,12 @@ pub struct Diff {
     /// A past state of the new one
     #[arg(long, value_name = "STATE")]
     to_as_of: Option<String>,
+    /// Attributes to show; all when not given
+    #[arg(long, value_name = "ATTRIBUTE", value_delimiter = ',', conflicts_with = "hide")]
+    show: Vec<String>,
+    /// Attributes to leave out, such as vectors
+    #[arg(long, value_name = "ATTRIBUTE", value_delimiter = ',')]
+    hide: Vec<String>,
     #[command(flatten)]
     target: Target,
 }
@@ -106,6 +112,11 @@ impl Diff {
         }
         if let Some(state) = self.to_as_of {
             body["as_of"] = state.into();
+        }
+        if !self.show.is_empty() {
+            body["include_attributes"] = self.show.into();
+        } else if !self.hide.is_empty() {
+            body["exclude_attributes"] = self.hide.into();
         }
         let path = format!("/v1/namespaces/{}/diff", self.to);
         let mut out = std::io::stdout().lock();

@@ -44,6 +44,11 @@ impl VersionVector {
         other.clocks.iter().all(|(origin, hlc)| self.covers(Version { hlc: *hlc, origin: *origin }))
     }
 
+    /// Whether everything that both `a` and `b` have seen is covered here.
+    pub fn covers_common(&self, a: &VersionVector, b: &VersionVector) -> bool {
+        a.iter().all(|(origin, hlc)| self.seen(origin) >= hlc.min(b.seen(origin)))
+    }
+
     /// Whether the two have seen anything of the same writer.
     pub fn is_related(&self, other: &VersionVector) -> bool {
         self.clocks.keys().any(|origin| other.clocks.contains_key(origin))
@@ -90,6 +95,10 @@ mod tests {
         assert!(!covers(a, 6) && !covers(b, 8) && !covers(Origin(3), 0));
         assert!(vector.covers_all(&VersionVector::of(b, Hlc(7))));
         assert!(!VersionVector::of(b, Hlc(7)).covers_all(&vector));
+        let mut other = VersionVector::of(a, Hlc(9));
+        other.see(Origin(3), Hlc(1));
+        assert!(VersionVector::of(a, Hlc(5)).covers_common(&vector, &other));
+        assert!(!VersionVector::of(a, Hlc(4)).covers_common(&other, &vector));
         let json = serde_json::to_string(&vector).unwrap();
         assert_eq!(json, r#"{"0000000000000001":5,"0000000000000002":7}"#);
         assert_eq!(serde_json::from_str::<VersionVector>(&json).unwrap(), vector);

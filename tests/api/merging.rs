@@ -50,6 +50,73 @@ fn a_diff_is_a_line_for_each_document_that_differs() {
 }
 
 #[test]
+fn a_diff_shows_the_attributes_that_are_asked_for() {
+    let daemon = Daemon::start();
+    put(&daemon, "main", json!([{"id": 1, "n": 1, "text": "long", "old": 1}, {"id": 2, "n": 1}]));
+    daemon.post("/v2/namespaces/child", &json!({"branch_from_namespace": "main"}));
+    put(&daemon, "child", json!([{"id": 1, "n": 2, "text": "longer", "new": 2}]));
+    let diff = |projection: Value| {
+        let mut body = json!({"against": "main"});
+        body.as_object_mut().unwrap().extend(projection.as_object().unwrap().clone());
+        let reply = daemon.post("/v1/namespaces/child/diff", &body);
+        (reply.status, lines(&reply.body))
+    };
+    let line = |old: Value, new: Value| (200, vec![json!({"id": 1, "op": "update", "old": old, "new": new})]);
+    for (projection, old, new) in [
+        (json!({"include_attributes": ["n"]}), json!({"id": 1, "n": 1}), json!({"id": 1, "n": 2})),
+        (json!({"include_attributes": ["id", "new"]}), json!({"id": 1}), json!({"id": 1, "new": 2})),
+        (json!({"include_attributes": false}), json!({"id": 1}), json!({"id": 1})),
+        (json!({"exclude_attributes": ["text", "n"]}), json!({"id": 1, "old": 1}), json!({"id": 1, "new": 2})),
+        (
+            json!({"include_attributes": true}),
+            json!({"id": 1, "n": 1, "text": "long", "old": 1}),
+            json!({"id": 1, "n": 2, "text": "longer", "new": 2}),
+        ),
+    ] {
+        assert_eq!(diff(projection.clone()), line(old, new), "{projection}");
+    }
+    for projection in [
+        json!({"include_attributes": ["nothing"]}),
+        json!({"exclude_attributes": ["id"]}),
+        json!({"include_attributes": ["n"], "exclude_attributes": ["n"]}),
+    ] {
+        assert_eq!(diff(projection.clone()).0, 400, "{projection}");
+    }
+}
+
+#[test]
+fn attributes_changed_apart_are_joined_and_those_changed_on_both_sides_refused() {
+    let daemon = Daemon::start();
+    put(&daemon, "main", json!([{"id": 1, "a": 1, "b": 1}, {"id": 2, "a": 1, "b": 1}]));
+    daemon.post("/v2/namespaces/child", &json!({"branch_from_namespace": "main"}));
+    put(&daemon, "main", json!([{"id": 1, "a": 2, "b": 1}, {"id": 2, "a": 2, "b": 1}]));
+    put(&daemon, "child", json!([{"id": 1, "a": 1, "b": 3}, {"id": 2, "a": 3, "b": 3}]));
+    let merge = |dry_run: bool| {
+        let body = json!({"source": "child", "policy": "fields-or-fail", "dry_run": dry_run});
+        let reply = daemon.post("/v1/namespaces/main/merge", &body);
+        (reply.status, reply.json())
+    };
+    for dry_run in [true, false] {
+        let (status, body) = merge(dry_run);
+        assert_eq!(status, 412, "{body}");
+        let conflicts = &body["conflicts"];
+        assert_eq!([&conflicts["total"], &conflicts["disjoint"], &conflicts["clashing"]], [2, 1, 1]);
+        assert_eq!(conflicts["clashing_attributes"], json!({"a": 1}));
+        assert_eq!(conflicts["resolutions"], json!({"fields": 1, "none": 1}));
+        assert!(body["error"].as_str().unwrap().starts_with("1 documents were changed on both sides in the same"));
+    }
+    put(&daemon, "child", json!([{"id": 2, "a": 1, "b": 3}]));
+    let (status, body) = merge(false);
+    assert_eq!((status, &body["conflicts"]["disjoint"], &body["updated"]), (200, &json!(2), &json!(2)), "{body}");
+    let rows = daemon.post(
+        "/v2/namespaces/main/query",
+        &json!({"rank_by": ["id", "asc"], "limit": 9, "include_attributes": true}),
+    );
+    let expected = json!([{"id": 1, "a": 2, "b": 3}, {"id": 2, "a": 2, "b": 3}]);
+    assert_eq!(rows.json()["rows"], expected);
+}
+
+#[test]
 fn a_merge_is_refused_with_its_conflicts_or_done_as_the_policy_says() {
     let daemon = family();
     let refused = daemon.post("/v1/namespaces/main/merge", &json!({"source": "child"}));
@@ -57,6 +124,7 @@ fn a_merge_is_refused_with_its_conflicts_or_done_as_the_policy_says() {
     assert_eq!((refused.status, &body["code"], &body["retryable"]), (412, &json!("conflicts"), &json!(false)));
     let listed = json!([{
         "id": 1, "base": {"id": 1, "n": 1}, "ours": {"id": 1, "n": 2}, "theirs": {"id": 1, "n": 3}, "resolution": "none",
+        "clashing_attributes": ["n"],
     }]);
     assert_eq!(body["conflicts"]["listed"], listed);
     let dry =

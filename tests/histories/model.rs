@@ -85,13 +85,21 @@ pub enum Policy {
     Fail,
     Lww,
     Fields,
+    FieldsOrFail,
     Ours,
     Theirs,
     KeepBoth,
 }
 
-/// The states that the store says both sides of a merge began with, of the documents of which it knows.
-pub type Bases = BTreeMap<u64, Fields>;
+/// What a dry run says of a merge.
+#[derive(Clone, Debug, Default)]
+pub struct Bases {
+    /// The documents that the policy has to decide about.
+    pub conflicts: BTreeSet<u64>,
+    /// The states that both sides began with, of those of which the store knows.
+    pub of: BTreeMap<u64, Fields>,
+    pub is_refused: bool,
+}
 
 /// Joins two states attribute by attribute against the one that both began with.
 fn join(base: &Fields, theirs: &Fields, ours: &Fields, theirs_is_newer: bool) -> Fields {
@@ -156,12 +164,29 @@ impl Model {
             let theirs_is_newer = theirs.event > ours.event;
             let renewed = |fields: &Option<Fields>| Entry { event, fields: fields.clone() };
             let settled = match (policy, &theirs.fields, &ours.fields) {
-                // Both deleted it: the later deletion stays.
-                (_, None, None) if theirs_is_newer => theirs.clone(),
-                (_, None, None) => ours.clone(),
-                // Both made the same of it.
+                // Both made the same of it, or deleted it: the later one stays.
+                (_, s, t) if s == t && theirs_is_newer => theirs.clone(),
                 (_, s, t) if s == t => ours.clone(),
+                // The store knows what both began with, and that one of them has made nothing else of it.
+                (_, s, t) if !bases.conflicts.contains(id) => {
+                    let base = self.newest_common(*id, &source, &target);
+                    match (*s != base, *t != base) {
+                        (true, false) if theirs_is_newer => theirs.clone(),
+                        (true, false) => renewed(s),
+                        (false, true) if theirs_is_newer => renewed(t),
+                        (false, true) => ours.clone(),
+                        _ => panic!("{id} is no conflict: both began with {base:?}, {s:?} and {t:?} are there now"),
+                    }
+                }
                 (Policy::Fail, ..) => return false,
+                (Policy::FieldsOrFail, ..) if bases.is_refused => return false,
+                (Policy::FieldsOrFail, s, t) => {
+                    let base = self.newest_common(*id, &source, &target).unwrap_or_default();
+                    let (Some(s), Some(t)) = (s, t) else { panic!("{id} is {s:?} and {t:?}, and that is no clash") };
+                    let (one, other) = (join(&base, s, t, true), join(&base, s, t, false));
+                    assert!(one == other, "{id} is joined of {s:?} and {t:?}, which clash over {base:?}");
+                    renewed(&Some(one))
+                }
                 (Policy::Lww, ..) if theirs_is_newer => theirs.clone(),
                 (Policy::Lww, ..) => ours.clone(),
                 (Policy::Ours, ..) | (Policy::Fields | Policy::KeepBoth, None, _) => renewed(&ours.fields),
@@ -171,7 +196,7 @@ impl Model {
                     self.open.beside.push(beside.clone());
                     renewed(&Some(kept.clone()))
                 }
-                (Policy::Fields, Some(s), Some(t)) => match bases.get(id) {
+                (Policy::Fields, Some(s), Some(t)) => match bases.of.get(id) {
                     Some(base) => {
                         assert!(self.is_common(*id, base, &source, &target), "{id} never was {base:?} on both sides");
                         renewed(&Some(join(base, s, t, theirs_is_newer)))
@@ -193,6 +218,13 @@ impl Model {
             life.state = next;
         }
         true
+    }
+
+    /// The newest state of a document that both sides have seen.
+    fn newest_common(&self, id: u64, source: &State, target: &State) -> Option<Fields> {
+        let both = |event: &u64| source.seen.contains(event) && target.seen.contains(event);
+        let states = self.versions.range((id, 0)..=(id, u64::MAX)).rev();
+        states.filter(|((_, event), _)| both(event)).map(|(_, had)| had.clone()).next().flatten()
     }
 
     /// Whether both sides have seen a document in this state.

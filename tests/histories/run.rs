@@ -27,6 +27,8 @@ use crate::model::{Bases, Documents, Fields, Life, Model, Policy};
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 const TAGS: [&str; 3] = ["t", "u", "v"];
 const IDS: u64 = 16;
+/// So few that documents are often written again as they were.
+const VALUES: u64 = 4;
 const STEPS: u64 = 40;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -61,8 +63,8 @@ fn step(random: &SeededRandom) -> Step {
     let tag = || TAGS[pick(TAGS.len() as u64) as usize];
     let ids = |most: u64| (0..1 + pick(most)).map(|_| pick(IDS)).collect::<Vec<u64>>();
     match pick(100) {
-        0..18 => Step::Put(name(), ids(6), pick(100) as i64),
-        18..26 => Step::Patch(name(), pick(IDS), pick(100) as i64),
+        0..18 => Step::Put(name(), ids(6), pick(VALUES) as i64),
+        18..26 => Step::Patch(name(), pick(IDS), pick(VALUES) as i64),
         26..33 => Step::Delete(name(), ids(3)),
         33..41 => Step::Flush(name()),
         41..46 => Step::Compact(name()),
@@ -73,9 +75,16 @@ fn step(random: &SeededRandom) -> Step {
         63..67 => Step::Drop(name()),
         67..70 => Step::Undelete(name()),
         70..82 => {
-            let policies =
-                [Policy::Fail, Policy::Lww, Policy::Fields, Policy::Ours, Policy::Theirs, Policy::KeepBoth];
-            Step::Merge(name(), name(), policies[pick(6) as usize])
+            let policies = [
+                Policy::Fail,
+                Policy::Lww,
+                Policy::Fields,
+                Policy::FieldsOrFail,
+                Policy::Ours,
+                Policy::Theirs,
+                Policy::KeepBoth,
+            ];
+            Step::Merge(name(), name(), policies[pick(7) as usize])
         }
         82..85 => Step::Tag(name(), tag()),
         85..87 => Step::Untag(name(), tag()),
@@ -98,6 +107,7 @@ fn request(policy: Policy, dry_run: bool) -> MergeRequest {
         Policy::Fail => merge::decide::Policy::Fail,
         Policy::Lww => merge::decide::Policy::Lww,
         Policy::Fields => merge::decide::Policy::Fields,
+        Policy::FieldsOrFail => merge::decide::Policy::FieldsOrFail,
         Policy::Ours => merge::decide::Policy::Ours,
         Policy::Theirs => merge::decide::Policy::Theirs,
         Policy::KeepBoth => merge::decide::Policy::KeepBoth,
@@ -246,18 +256,22 @@ impl Run {
         }
     }
 
-    /// What a merge by attributes will be based on: a dry run says it.
+    /// What a merge will be based on: a dry run says it.
     async fn bases(&self, step: &Step, engine: &Arc<Engine>) -> Bases {
-        let Step::Merge(from, to, policy @ Policy::Fields) = step else { return Bases::new() };
+        let Step::Merge(from, to, policy) = step else { return Bases::default() };
         let Ok(report) = engine.merge(&name(from), &name(to), request(*policy, true)).await else {
-            return Bases::new();
+            return Bases::default();
         };
         let base = |conflict: &merge::report::Conflict| {
             let base = conflict.base.as_ref()?;
             let field = |known: &'static str| base.get(known)?.as_i64().map(|n| (known, n));
             Some((integer(&conflict.id), [field("n"), field("m")].into_iter().flatten().collect()))
         };
-        report.listed.iter().filter_map(base).collect()
+        Bases {
+            conflicts: report.listed.iter().map(|conflict| integer(&conflict.id)).collect(),
+            of: report.listed.iter().filter_map(base).collect(),
+            is_refused: report.refused,
+        }
     }
 
     /// Follows the counter of changes, and what a merge left to the store: a merge that only learns what the other side saw counts, and a patch of nothing that

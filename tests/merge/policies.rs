@@ -372,6 +372,159 @@ async fn what_cannot_be_merged_is_refused_and_nothing_changes() {
     assert_eq!(n(&engine, "main", 2), Some(json!(9)));
 }
 
+/// Base, then an edit on both sides: what becomes of a document depends on what was changed, not on what was written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_is_written_again_as_it_was_is_no_change() {
+    for policy in Policy::ALL {
+        for child_is_later in [false, true] {
+            let node = Node::new(22);
+            let engine = family(&node).await;
+            // The child imports all of it again; only 5 is new in it. The parent changed 1, deleted 2, and wrote 3 as it was.
+            let import = async || {
+                put(&engine, "child", (0..10).filter(|id| *id != 5), 1).await;
+                put(&engine, "child", [5], 7).await;
+            };
+            if !child_is_later {
+                import().await;
+                node.clock.advance(1);
+            }
+            put(&engine, "main", [1], 6).await;
+            delete(&engine, "main", 2).await;
+            put(&engine, "main", [3, 5], 1).await;
+            if child_is_later {
+                node.clock.advance(1);
+                import().await;
+            }
+            let what = format!("{policy}, the child is later: {child_is_later}");
+            let report = merged(&engine, "child", "main", policy).await;
+            assert_eq!(counts(&report), (0, 1, 0, 0), "{what}: {report:?}");
+            let found = [1, 2, 3, 5].map(|id| n(&engine, "main", id));
+            assert_eq!(found, [Some(json!(6)), None, Some(json!(1)), Some(json!(7))], "{what}");
+            // The other way the child takes what the parent did, and nothing is left to say.
+            merged(&engine, "main", "child", policy).await;
+            assert_eq!(differences(&engine, "main", "child").await, [], "{what}");
+            let again = merged(&engine, "child", "main", Policy::Fail).await;
+            assert_eq!((counts(&again), again.conflicts), ((0, 0, 0, 0), 0), "{what}");
+            assert!(engine.check(3).unwrap().is_whole(), "{what}: {:?}", engine.check(3).unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_that_was_undone_is_no_edit() {
+    let node = Node::new(23);
+    let engine = family(&node).await;
+    put(&engine, "main", [1, 2], 5).await;
+    put(&engine, "main", [60], 5).await;
+    delete(&engine, "main", 60).await;
+    node.clock.advance(1);
+    // There and back, deleted and written again, and an insert that was taken back on the other side.
+    put(&engine, "child", [1], 9).await;
+    put(&engine, "child", [1], 1).await;
+    delete(&engine, "child", 2).await;
+    put(&engine, "child", [2], 1).await;
+    put(&engine, "child", [60], 9).await;
+    let report = merged(&engine, "child", "main", Policy::Lww).await;
+    assert_eq!(counts(&report), (1, 0, 0, 0), "{report:?}");
+    assert_eq!([1, 2, 60].map(|id| n(&engine, "main", id)), [Some(json!(5)), Some(json!(5)), Some(json!(9))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_after_both_made_the_same_change_is_taken() {
+    for parent_is_later in [false, true] {
+        let node = Node::new(24);
+        let engine = family(&node).await;
+        let sides = if parent_is_later { ["child", "main"] } else { ["main", "child"] };
+        for side in sides {
+            put(&engine, side, [1], 2).await;
+            node.clock.advance(1);
+        }
+        merged(&engine, "child", "main", Policy::Fail).await;
+        put(&engine, "child", [1], 3).await;
+        let report = merge(&engine, "child", "main", Policy::Fail).await.unwrap();
+        assert_eq!((report.refused, counts(&report)), (false, (0, 1, 0, 0)), "{parent_is_later}: {report:?}");
+        assert_eq!(n(&engine, "main", 1), Some(json!(3)));
+    }
+}
+
+/// A row that is older than a tombstone beside it goes when segments are merged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_both_made_alike_outlives_a_deletion_that_one_of_them_had_seen() {
+    let node = Node::new(27);
+    let engine = family(&node).await;
+    branch(&engine, "main", "third").await;
+    put(&engine, "main", [1], 2).await;
+    node.clock.advance(1);
+    delete(&engine, "third", 1).await;
+    node.clock.advance(1);
+    merged(&engine, "third", "child", Policy::Fail).await;
+    put(&engine, "child", [1], 2).await;
+    let report = merged(&engine, "child", "main", Policy::Fail).await;
+    assert_eq!((counts(&report), report.skipped), ((0, 0, 0, 0), 1), "{report:?}");
+    merged(&engine, "main", "third", Policy::Fail).await;
+    for namespace in ["main", "child", "third"] {
+        assert_eq!(n(&engine, namespace, 1), Some(json!(2)), "{namespace}");
+        engine.compact(&name(namespace)).await.unwrap();
+        assert_eq!(n(&engine, namespace, 1), Some(json!(2)), "{namespace}, compacted");
+    }
+}
+
+/// What was decided with the help of a base prevails over who decided by versions alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_what_both_began_with_and_who_does_not_come_to_agree() {
+    let node = Node::new(25);
+    let engine = family(&node).await;
+    put(&engine, "main", [1], 5).await;
+    node.clock.advance(1);
+    put(&engine, "child", [1], 1).await;
+    // Copies know of no state that they had in common: the last write wins there.
+    engine.copy(&name("main"), &name("copy")).await.unwrap();
+    engine.copy(&name("child"), &name("children")).await.unwrap();
+    merged(&engine, "children", "copy", Policy::Lww).await;
+    merged(&engine, "child", "main", Policy::Lww).await;
+    assert_eq!((n(&engine, "main", 1), n(&engine, "copy", 1)), (Some(json!(5)), Some(json!(1))));
+    merged(&engine, "main", "copy", Policy::Fail).await;
+    merged(&engine, "copy", "main", Policy::Fail).await;
+    assert_eq!((n(&engine, "main", 1), n(&engine, "copy", 1)), (Some(json!(5)), Some(json!(5))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fields_or_fail_joins_what_is_disjoint_and_refuses_what_clashes() {
+    let node = Node::new(26);
+    let engine = node.open();
+    let rows: Vec<Json> = (1..6).map(|id| json!({"id": id, "a": 1, "b": 1})).collect();
+    write(&engine, "main", json!({ "upsert_rows": rows })).await;
+    branch(&engine, "main", "child").await;
+    patch(&engine, "main", json!({"id": 1, "a": 2})).await;
+    patch(&engine, "child", json!({"id": 1, "b": 3})).await;
+    patch(&engine, "main", json!({"id": 2, "a": 2})).await;
+    patch(&engine, "child", json!({"id": 2, "a": 3, "b": 3})).await;
+    delete(&engine, "main", 3).await;
+    patch(&engine, "child", json!({"id": 3, "b": 3})).await;
+    let before = all(&engine, "main");
+    for dry_run in [true, false] {
+        let request = MergeRequest { policy: Policy::FieldsOrFail, dry_run, ..MergeRequest::default() };
+        let report = engine.merge(&name("child"), &name("main"), request).await.unwrap();
+        assert!(report.refused && report.commit.is_none(), "{report:?}");
+        assert_eq!((report.conflicts, report.disjoint, report.clashing), (3, 1, 2));
+        assert_eq!(report.clashes, [("a".to_owned(), 1)].into());
+    }
+    assert_eq!(all(&engine, "main"), before);
+    patch(&engine, "main", json!({"id": 2, "a": 1})).await;
+    delete(&engine, "child", 3).await;
+    let report = merged(&engine, "child", "main", Policy::FieldsOrFail).await;
+    assert_eq!((report.conflicts, report.disjoint, report.clashing), (1, 1, 0), "{report:?}");
+    let found = all(&engine, "main");
+    let row = |id: u64| ["a", "b"].map(|name| found[&DocId::Uint(id)][name].as_u64().unwrap());
+    assert_eq!((row(1), row(2)), ([2, 3], [3, 3]));
+    // Without a state that both had, nobody knows what was taken away.
+    engine.copy(&name("main"), &name("copied")).await.unwrap();
+    write(&engine, "main", json!({"upsert_rows": [{"id": 1, "a": 2}]})).await;
+    write(&engine, "copied", json!({"upsert_rows": [{"id": 1, "a": 2, "b": 4}]})).await;
+    let report = merge(&engine, "copied", "main", Policy::FieldsOrFail).await.unwrap();
+    assert_eq!((report.refused, report.clashes), (true, [("b".to_owned(), 1)].into()));
+}
+
 /// A copy has no lineage that says what its relatives have seen; only deletions that were really forgotten count against it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_new_is_taken_by_a_copy_that_was_merged_into_one_segment_and_forgot_nothing() {

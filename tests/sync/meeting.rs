@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use shoal::engine::merge::decide::Policy;
+use shoal::model::ids::DocId;
 use shoal::store::Patience;
 use shoal::sync::Sync;
 
@@ -47,6 +48,44 @@ async fn a_sync_without_news_sends_and_commits_nothing() {
         meet(&[(&node, &engine), (&other, &there)], &bucket).await;
     }
     assert_eq!(bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), objects);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_that_one_node_imports_again_reverts_nothing_that_another_changed() {
+    for importer in 0..2 {
+        let (bucket, nodes) = (bucket(4), [Node::new(1), Node::new(2), Node::new(3)]);
+        let engines = [nodes[0].open(), nodes[1].open(), nodes[2].open()];
+        let pairs: Vec<_> = nodes.iter().zip(&engines).collect();
+        put(&engines[0], "docs", 0..20, 1).await;
+        meet(&pairs, &bucket).await;
+        let editor = 1 - importer;
+        put(&engines[editor], "docs", 0..5, 2).await;
+        write(&engines[editor], "docs", json!({"deletes": [5, 6]})).await;
+        // The third one imports it, too, and changes another document.
+        nodes[importer].clock.advance(5_000);
+        nodes[2].clock.advance(9_000);
+        put(&engines[importer], "docs", 0..20, 1).await;
+        put(&engines[2], "docs", 0..20, 1).await;
+        put(&engines[2], "docs", [7], 3).await;
+        meet(&pairs, &bucket).await;
+        meet(&pairs, &bucket).await;
+        let met = all(&engines[0], "docs");
+        let n = |id: u64| met.get(&DocId::Uint(id)).map(|row| row["n"].as_u64().unwrap());
+        let expected: Vec<Option<u64>> = (0..20)
+            .map(|id| match id {
+                0..5 => Some(2),
+                5 | 6 => None,
+                7 => Some(3),
+                _ => Some(1),
+            })
+            .collect();
+        assert_eq!((0..20).map(n).collect::<Vec<_>>(), expected, "node {importer} imports");
+        for engine in &engines {
+            assert_eq!(all(engine, "docs"), met);
+            assert_eq!(lost(engine, "docs"), []);
+        }
+        assert_eq!(fresh(9, &bucket, "docs").await, met);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -145,8 +145,13 @@ impl Model {
                     twin.id == id && twin.value.is_none() && is_apart
                 };
                 let is_merged = write.value.is_none() && known.iter().any(is_twin);
+                // What was changed back to what both had is no change.
+                let is_undone = of.iter().filter(|(_, other)| other.value == is).any(|(_, other)| {
+                    let common = write.after.intersection(&other.after).max();
+                    common.and_then(|at| self.writes[*at].value) == write.value
+                });
                 assert!(
-                    self.kept.contains(&(id, write.value)) || is_merged,
+                    self.kept.contains(&(id, write.value)) || is_merged || is_undone,
                     "{what}: document {id} is {is:?}, and write {at} of {:?} is gone without a word",
                     write.value
                 );

@@ -13,12 +13,14 @@ use crate::api::body::Received;
 use crate::api::door::check_scope;
 use crate::api::router::Merging;
 use crate::api::wire::as_of::parse_as_of;
+use crate::api::wire::query::parse_projection;
 use crate::api::wire::response::{id_json, millis, time, write_json};
 use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, wrong};
 use crate::engine::merge::decide::Policy;
 use crate::engine::merge::{LostState, MergeRequest};
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
+use crate::model::query::Projection;
 use crate::model::value_render::document_json;
 
 pub async fn carry_out(call: Call<'_>, name: &NamespaceName, what: Merging, body: &Received) -> Result<Answer> {
@@ -42,15 +44,21 @@ async fn diff(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
     let against = named(name, "against", &string("against", against)?)?;
     let mut state = |field: &str| take(&mut fields, field).map(|json| parse_as_of(field, json)).transpose();
     let (as_of, against_as_of) = (state("as_of")?, state("against_as_of")?);
-    refuse_unknown(&fields, "`against`, `as_of`, `against_as_of`")?;
+    let projection =
+        match ["include_attributes", "exclude_attributes"].iter().any(|field| fields.contains_key(*field)) {
+            true => parse_projection("", &mut fields)?,
+            false => Projection::All,
+        };
+    refuse_unknown(&fields, "`against`, `as_of`, `against_as_of`, `include_attributes`, `exclude_attributes`")?;
     check_scope(call.head, &call.server.config, Scope::Read, &against.project)?;
     let turn = call.server.gates.turn(name).await?;
     let diff = call.server.engine.diff((&against, against_as_of.as_ref()), (name, as_of.as_ref())).await?;
+    let (old_shown, new_shown) = diff.shown(&projection)?;
     Answer::lines(move |pipe| {
         let _turn = turn;
         diff.for_each(|entry| {
-            let old = entry.old.map(|document| document_json(&document, &diff.from.view.schema));
-            let new = entry.new.map(|document| document_json(&document, &diff.to.view.schema));
+            let old = entry.old.map(|document| document_json(&document, &old_shown));
+            let new = entry.new.map(|document| document_json(&document, &new_shown));
             let line = json!({"id": id_json(&entry.id), "op": entry.change.name(), "old": old, "new": new});
             writeln!(pipe, "{line}").map_err(Error::from)
         })
@@ -81,12 +89,18 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
         answer["status"] = "error".into();
         answer["code"] = "conflicts".into();
         answer["retryable"] = false.into();
+        let (count, how) = match report.policy {
+            Policy::FieldsOrFail => (report.clashing, "in the same attributes, or deleted on one"),
+            _ => (report.conflicts, "since they last had them in common"),
+        };
+        let policy = report.policy;
         answer["error"] = format!(
-            "{} documents were changed on both sides, and the policy is fail: nothing is merged",
-            report.conflicts
+            "{count} documents were changed on both sides {how}, and the policy is {policy}: nothing is merged"
         )
         .into();
-        answer["hint"] = "choose a policy: lww, fields, ours, theirs or keep-both; dry_run shows what it does".into();
+        answer["hint"] =
+            "choose a policy: lww, fields, fields-or-fail, ours, theirs or keep-both; dry_run shows what it does"
+                .into();
         return Answer::json(412, &answer);
     }
     answer["status"] = "OK".into();

@@ -241,7 +241,8 @@ fn parse_limit(path: &str, body: &mut Map<String, Json>) -> Result<(Option<u32>,
     Ok((limit, per))
 }
 
-fn parse_projection(path: &str, body: &mut Map<String, Json>) -> Result<Projection> {
+/// The attributes that are asked for; none where nothing says so.
+pub fn parse_projection(path: &str, body: &mut Map<String, Json>) -> Result<Projection> {
     let include = take(body, "include_attributes");
     let exclude = take(body, "exclude_attributes");
     match (include, exclude) {

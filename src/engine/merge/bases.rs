@@ -147,16 +147,30 @@ impl Engine {
     }
 }
 
+/// A state that both sides of a merge may have had in common.
+pub struct Base<'a> {
+    pub side: Side<'a>,
+    /// It has seen everything that both sides have: what they have in common of a document is what it has, and nothing newer.
+    pub is_newest: bool,
+}
+
+impl<'a> Base<'a> {
+    pub fn new(base: &'a Moment, theirs: &Moment, ours: &Moment) -> Self {
+        Base { side: Side::new(base), is_newest: base.vector.covers_common(&theirs.vector, &ours.vector) }
+    }
+}
+
 /// The newest common state of a document: of which base, and what it was there. `None` when nobody knows.
-pub fn newest_common(bases: &[Side], id: &DocId, theirs: &Moment, ours: &Moment) -> Result<Option<(usize, Found)>> {
+pub fn newest_common(bases: &[Base], id: &DocId, theirs: &Moment, ours: &Moment) -> Result<Option<(usize, Found)>> {
     let mut newest: Option<(usize, Found)> = None;
+    let rank = |at: usize, found: Found| (bases[at].is_newest, found.state.version());
     for (at, base) in bases.iter().enumerate() {
-        let found = base.find(id)?;
+        let found = base.side.find(id)?;
         let is_common = match found.state.version() {
             Some(version) => theirs.vector.covers(version) && ours.vector.covers(version),
-            None => is_common(base.moment, theirs, ours),
+            None => is_common(base.side.moment, theirs, ours),
         };
-        if is_common && newest.is_none_or(|(_, known)| known.state.version() < found.state.version()) {
+        if is_common && newest.is_none_or(|(known_at, known)| rank(known_at, known) < rank(at, found)) {
             newest = Some((at, found));
         }
     }

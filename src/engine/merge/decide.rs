@@ -3,7 +3,13 @@
 //! A version that a side's vector covers was seen there. So:
 //! - theirs is covered by ours: ours has it, or what replaced it, and nothing happens;
 //! - ours is covered by theirs, and theirs is not: theirs replaced it, and is taken;
-//! - neither is: both changed it apart, which is a conflict.
+//! - neither is: both wrote it apart, which is a conflict unless one of them has what both began with: an edit that was undone,
+//!   or a row that was written again as it was, is no edit ([`by_content`]).
+//!
+//! A state's version of a document is never lower than another of it that the state has seen: whoever has that other one takes it,
+//! and compaction drops rows below a tombstone. So of equal documents the one with the higher version stays. And what both began with
+//! is not known everywhere, while versions decide the same wherever two states meet: what was decided by content gets a new version
+//! unless it is what the higher version says, and whoever decided otherwise sees that there is news.
 //!
 //! Absent where the vector covers the other side's version means that it was deleted and its tombstone is gone.
 
@@ -47,6 +53,8 @@ pub enum Verdict {
     Remember(Version),
     /// Both changed it apart.
     Conflict,
+    /// Both wrote it apart, and [`by_content`] says what becomes of it.
+    ByContent(Resolution),
     /// Live on one side, not known on the other, which may have deleted it and forgotten that: [`Verdict::with`] says what it
     /// is by whether the other side once had it.
     Vanished,
@@ -104,6 +112,21 @@ impl Verdict {
     }
 }
 
+/// Settles what both sides wrote apart where at most one of them has other content than both began with: that one stays. `None`
+/// when both have.
+pub fn by_content(theirs: State, ours: State, theirs_changed: bool, ours_changed: bool) -> Option<Resolution> {
+    let theirs_is_higher = theirs.version() > ours.version();
+    match (theirs_changed, ours_changed) {
+        (true, true) => None,
+        (true, false) if theirs_is_higher => Some(Resolution::TakeTheirs),
+        (true, false) => Some(Resolution::RenewTheirs),
+        (false, false) if theirs_is_higher => Some(Resolution::TakeTheirs),
+        (false, false) => Some(Resolution::KeepOurs),
+        (false, true) if theirs_is_higher => Some(Resolution::RenewOurs),
+        (false, true) => Some(Resolution::KeepOurs),
+    }
+}
+
 /// What is done about conflicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -114,6 +137,8 @@ pub enum Policy {
     Lww,
     /// Attribute by attribute.
     Fields,
+    /// Attribute by attribute; nothing changes where both changed one, or one deleted what the other changed.
+    FieldsOrFail,
     Ours,
     Theirs,
     /// The lower version becomes a document of its own.
@@ -121,14 +146,22 @@ pub enum Policy {
 }
 
 impl Policy {
-    pub const ALL: [Policy; 6] =
-        [Policy::Fail, Policy::Lww, Policy::Fields, Policy::Ours, Policy::Theirs, Policy::KeepBoth];
+    pub const ALL: [Policy; 7] = [
+        Policy::Fail,
+        Policy::Lww,
+        Policy::Fields,
+        Policy::FieldsOrFail,
+        Policy::Ours,
+        Policy::Theirs,
+        Policy::KeepBoth,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Policy::Fail => "fail",
             Policy::Lww => "lww",
             Policy::Fields => "fields",
+            Policy::FieldsOrFail => "fields-or-fail",
             Policy::Ours => "ours",
             Policy::Theirs => "theirs",
             Policy::KeepBoth => "keep-both",
@@ -144,7 +177,7 @@ impl Policy {
 
     /// Whether it settles conflicts without knowing what both sides began with.
     pub fn needs_no_base(self) -> bool {
-        !matches!(self, Policy::Fail | Policy::Fields)
+        !matches!(self, Policy::Fail | Policy::Fields | Policy::FieldsOrFail)
     }
 }
 
@@ -173,20 +206,22 @@ pub enum Resolution {
     TheirsAndOurs,
 }
 
-/// How a policy ends a conflict. Where one side deleted the document, `fields` and `keep-both` keep the other's: there is
-/// nothing to join or to keep of a deletion.
-pub fn resolve(policy: Policy, theirs: State, ours: State) -> Option<Resolution> {
+/// How a policy ends a conflict; `None`: it refuses to. Where one side deleted the document, `fields` and `keep-both` keep the
+/// other's: there is nothing to join or to keep of a deletion. `is_clash`: both changed one attribute, or one deleted what the
+/// other changed.
+pub fn resolve(policy: Policy, theirs: State, ours: State, is_clash: bool) -> Option<Resolution> {
     // A deletion whose version is forgotten is older than whatever is known.
     let theirs_wins = theirs.version() > ours.version();
     Some(match policy {
         Policy::Fail => return None,
+        Policy::FieldsOrFail if is_clash => return None,
         Policy::Lww if theirs_wins => Resolution::TakeTheirs,
         Policy::Lww => Resolution::KeepOurs,
         Policy::Ours => Resolution::RenewOurs,
         Policy::Theirs => Resolution::RenewTheirs,
         Policy::Fields | Policy::KeepBoth if !theirs.is_live() => Resolution::RenewOurs,
         Policy::Fields | Policy::KeepBoth if !ours.is_live() => Resolution::RenewTheirs,
-        Policy::Fields => Resolution::Join,
+        Policy::Fields | Policy::FieldsOrFail => Resolution::Join,
         Policy::KeepBoth if theirs_wins => Resolution::TheirsAndOurs,
         Policy::KeepBoth => Resolution::OursAndTheirs,
     })
@@ -194,7 +229,7 @@ pub fn resolve(policy: Policy, theirs: State, ours: State) -> Option<Resolution>
 
 #[cfg(test)]
 mod tests {
-    use super::{Evidence, Policy, Resolution, Sides, State, Verdict, decide, resolve};
+    use super::{Evidence, Policy, Resolution, Sides, State, Verdict, by_content, decide, resolve};
     use crate::model::ids::{Hlc, Origin, Version};
     use crate::model::version_vector::VersionVector;
 
@@ -300,10 +335,36 @@ mod tests {
             (Policy::KeepBoth, [TheirsAndOurs, OursAndTheirs, RenewTheirs, RenewTheirs, RenewOurs, RenewOurs]),
         ];
         for (policy, expected) in table {
-            let found = conflicts.map(|(theirs, ours)| resolve(policy, theirs, ours));
-            assert_eq!(found, expected.map(Some), "{policy}");
+            for is_clash in [false, true] {
+                let found = conflicts.map(|(theirs, ours)| resolve(policy, theirs, ours, is_clash));
+                assert_eq!(found, expected.map(Some), "{policy}");
+            }
         }
-        assert!(conflicts.iter().all(|(theirs, ours)| resolve(Policy::Fail, *theirs, *ours).is_none()));
+        for is_clash in [false, true] {
+            assert!(conflicts.iter().all(|(s, t)| resolve(Policy::Fail, *s, *t, is_clash).is_none()));
+        }
+        assert!(conflicts.iter().all(|(s, t)| resolve(Policy::FieldsOrFail, *s, *t, true).is_none()));
+        assert_eq!(resolve(Policy::FieldsOrFail, conflicts[0].0, conflicts[0].1, false), Some(Join));
+    }
+
+    #[test]
+    fn what_is_decided_by_content_is_the_higher_version_or_a_new_one() {
+        use Resolution::{KeepOurs, RenewOurs, RenewTheirs, TakeTheirs};
+        let (low, high) = (version(THEIRS, 14), version(OURS, 15));
+        let states = |version| [State::Live(version), State::Deleted(version)];
+        for (one, other) in states(low).into_iter().flat_map(|one| states(high).map(|other| (one, other))) {
+            for (theirs, ours, taken, kept, same) in
+                [(one, other, RenewTheirs, KeepOurs, KeepOurs), (other, one, TakeTheirs, RenewOurs, TakeTheirs)]
+            {
+                assert_eq!(by_content(theirs, ours, true, false), Some(taken), "{theirs:?} {ours:?}");
+                assert_eq!(by_content(theirs, ours, false, true), Some(kept), "{theirs:?} {ours:?}");
+                assert_eq!(by_content(theirs, ours, false, false), Some(same));
+                assert_eq!(by_content(theirs, ours, true, true), None);
+            }
+        }
+        // A deletion whose version is forgotten is lower than whatever is known.
+        assert_eq!(by_content(State::Absent, State::Live(low), true, false), Some(RenewTheirs));
+        assert_eq!(by_content(State::Live(low), State::Absent, false, true), Some(RenewOurs));
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::changes::Changes;
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::as_of::AsOf;
 use crate::model::document::Document;
 use crate::model::ids::{DocId, NamespaceName};
+use crate::model::query::Projection;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 
@@ -57,6 +58,37 @@ impl Engine {
 }
 
 impl Diff {
+    /// The schemas of both states with the columns alone that are asked for, for who shows documents. Invalid when neither state
+    /// has one of them.
+    pub fn shown(&self, projection: &Projection) -> Result<(Schema, Schema)> {
+        let (old, new) = (&self.from.view.schema, &self.to.view.schema);
+        match projection {
+            Projection::Include(names) => {
+                let is_there = |name: &str| name == "id" || old.column(name).or(new.column(name)).is_some();
+                if let Some(name) = names.iter().find(|name| !is_there(name)) {
+                    let what =
+                        format!("attribute \"{name}\" is in neither schema, cannot be part of `include_attributes`");
+                    return Err(Error::invalid(what).with_attribute(name));
+                }
+            }
+            Projection::Exclude(names) if names.iter().any(|name| name == "id") => {
+                return Err(Error::invalid("💔 `id` cannot be part of `exclude_attributes`"));
+            }
+            Projection::Exclude(_) | Projection::All | Projection::None => {}
+        }
+        let with = |schema: &Schema| {
+            let mut shown = schema.clone();
+            shown.columns.retain(|column| match projection {
+                Projection::None => false,
+                Projection::All => true,
+                Projection::Include(names) => names.contains(&column.name),
+                Projection::Exclude(names) => !names.contains(&column.name),
+            });
+            shown
+        };
+        Ok((with(old), with(new)))
+    }
+
     /// Gives every document that differs to `each`, in the order of ids, until that fails. Documents of equal content do not
     /// differ, whatever their versions are. Blocking; holds one document of each side.
     pub fn for_each(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {

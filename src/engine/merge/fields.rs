@@ -14,8 +14,9 @@ use crate::model::value::Value;
 pub enum Ground<'a> {
     /// The document then; `None`: there was none.
     Base(Option<&'a Document>),
-    /// The attributes that each side says it changed; `None` when it does not say.
-    Changes { theirs: Option<&'a [ColumnUid]>, ours: Option<&'a [ColumnUid]> },
+    /// The attributes that each side says it changed; `None` when it does not say. `is_union`: where neither does, a value that
+    /// only one side has is one that it gave; else it may be one that the other took away.
+    Changes { theirs: Option<&'a [ColumnUid]>, ours: Option<&'a [ColumnUid]>, is_union: bool },
 }
 
 /// A state of the document, and the columns that its side shows.
@@ -96,13 +97,14 @@ fn pick(uid: ColumnUid, ground: Ground, theirs: Seen, ours: Seen) -> Pick {
             (s != before, t != before)
         }
         // What a patch left alone is as it was; then the other side changed it, since they differ.
-        Ground::Changes { theirs, ours } => {
+        Ground::Changes { theirs, ours, is_union } => {
             let left = |list: Option<&[ColumnUid]>| list.is_some_and(|list| !list.contains(&uid));
             match (left(theirs), left(ours)) {
                 (true, _) => (false, true),
                 (false, true) => (true, false),
                 // Nothing is known: who has a value gave it.
-                (false, false) => (s.is_some() || theirs.is_some(), t.is_some() || ours.is_some()),
+                (false, false) if is_union => (s.is_some() || theirs.is_some(), t.is_some() || ours.is_some()),
+                (false, false) => (true, true),
             }
         }
     };
@@ -180,11 +182,14 @@ mod tests {
     #[test]
     fn both_inserted_without_a_base_is_a_union() {
         let (theirs, ours) = (document(&[("a", 2)]), document(&[("b", 3)]));
-        let none = Ground::Changes { theirs: None, ours: None };
+        let none = Ground::Changes { theirs: None, ours: None, is_union: true };
         for ground in [Ground::Base(None), none] {
             let found = joined(ground, &theirs, &ours, true);
             assert_eq!(found, Joined { fields: document(&[("a", 2), ("b", 3)]).fields, clashes: Vec::new() });
         }
+        // Unless it is to be known that nobody took anything away.
+        let unsure = Ground::Changes { theirs: None, ours: None, is_union: false };
+        assert_eq!(names(&joined(unsure, &theirs, &ours, true).clashes), ["a", "b"]);
     }
 
     #[test]
@@ -195,7 +200,7 @@ mod tests {
         for (theirs_say, ours_say) in
             [(Some(&their_list[..]), Some(&our_list[..])), (Some(&their_list[..]), None), (None, Some(&our_list[..]))]
         {
-            let ground = Ground::Changes { theirs: theirs_say, ours: ours_say };
+            let ground = Ground::Changes { theirs: theirs_say, ours: ours_say, is_union: true };
             let found = joined(ground, &theirs, &ours, false);
             // A side that does not say may have changed what the other says it changed; the newer one is ours.
             let expected = match (theirs_say, ours_say) {

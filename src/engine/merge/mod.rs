@@ -5,11 +5,13 @@
 //!
 //! - `side` finds the state of a document on one side, `changes` the documents whose states may differ;
 //! - `decide` says what becomes of one document, and is pure; `fields` joins two states attribute by attribute;
-//! - `diff` gives differences; `promote` merges, by `work`, which walks over what differs with `walk`;
+//! - `diff` gives differences; `promote` merges, by `work`, which walks over what differs with `walk`: `survey` looks first, `build`
+//!   is what the commit will name;
 //! - `schemas` joins schemas, `bases` keeps what both once had in common, `losers` what a merge did not take;
 //! - `conflicts` lists what a merge did not take, and writes it again; `report` says what a merge did.
 
 pub mod bases;
+mod build;
 pub mod changes;
 pub mod conflicts;
 pub mod decide;
@@ -20,6 +22,7 @@ mod promote;
 pub mod report;
 pub mod schemas;
 pub mod side;
+mod survey;
 mod walk;
 mod work;
 

@@ -48,6 +48,7 @@ impl Engine {
         }
         super::schemas::join(&theirs.view.schema, &ours.view.schema)?;
         let mut work = self.work(&source, &target, theirs.clone(), request);
+        work.compares = true;
         if request.dry_run || ours.vector.covers_all(&theirs.vector) {
             tokio::task::block_in_place(|| work.survey(&ours))?;
             return Ok(work.report);
@@ -107,6 +108,7 @@ impl Engine {
             report: MergeReport::default(),
             bases: None,
             fresh: 0,
+            compares: false,
             taken: Vec::new(),
         }
     }

@@ -36,11 +36,16 @@ pub struct MergeReport {
     /// Documents that were looked at and stay as they are.
     pub skipped: u64,
     pub conflicts: u64,
+    /// Conflicts in which no attribute was changed by both, and the rest.
+    pub disjoint: u64,
+    pub clashing: u64,
+    /// In how many conflicts both changed an attribute, by its name.
+    pub clashes: BTreeMap<String, u64>,
     /// How many conflicts ended how.
     pub resolutions: BTreeMap<&'static str, u64>,
     /// The first conflicts, in the order of ids.
     pub listed: Vec<Conflict>,
-    /// The policy is `fail`, and there are conflicts: nothing changed.
+    /// There are conflicts that the policy decides nothing about: nothing changed.
     pub refused: bool,
     /// Attributes of the source that were dropped here, and stay so.
     pub left_out: Vec<String>,
@@ -56,6 +61,8 @@ pub struct Conflict {
     pub base: Option<Json>,
     pub ours: Option<Json>,
     pub theirs: Option<Json>,
+    /// Attributes that both changed.
+    pub clashes: Vec<String>,
     pub resolution: &'static str,
     /// The id under which the loser lives on.
     pub kept_as: Option<DocId>,
@@ -73,7 +80,14 @@ impl MergeReport {
             "updated": self.updated,
             "deleted": self.deleted,
             "skipped": self.skipped,
-            "conflicts": {"total": self.conflicts, "resolutions": self.resolutions, "listed": listed},
+            "conflicts": {
+                "total": self.conflicts,
+                "disjoint": self.disjoint,
+                "clashing": self.clashing,
+                "clashing_attributes": self.clashes,
+                "resolutions": self.resolutions,
+                "listed": listed,
+            },
             "committed": self.commit.is_some(),
         });
         if !self.left_out.is_empty() {
@@ -96,6 +110,9 @@ impl Conflict {
             "theirs": self.theirs,
             "resolution": self.resolution,
         });
+        if !self.clashes.is_empty() {
+            body["clashing_attributes"] = self.clashes.clone().into();
+        }
         if let Some(id) = &self.kept_as {
             body["kept_as"] = id_json(id);
         }

@@ -107,6 +107,14 @@ impl<'a> Side<'a> {
         }
     }
 
+    /// Whether a document at this place can be read without asking the bucket for it.
+    pub fn is_here(&self, place: Place) -> bool {
+        match place {
+            Place::Tail(_) => true,
+            Place::Segment(at, _) => self.moment.view.segments[at].segment.is_full(),
+        }
+    }
+
     /// The live document of an id.
     pub fn live(&mut self, found: Found) -> Result<Option<Arc<Document>>> {
         found.place.map(|place| self.document(place)).transpose()

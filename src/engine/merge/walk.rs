@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::bases::{evidence, newest_common};
+use super::bases::{Base, evidence, newest_common};
 use super::changes::{Candidate, Changes};
-use super::decide::{Sides, State, Verdict, decide};
+use super::decide::{Resolution, Sides, State, Verdict, by_content, decide};
 use super::diff::is_same;
 use super::side::{Found, Side};
 use crate::engine::namespace::Moment;
 use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::schema::Schema;
+use crate::model::value::Value;
 
 /// What becomes of one document.
 pub struct Step {
@@ -19,23 +20,32 @@ pub struct Step {
     /// The two states of a conflict.
     pub theirs: Option<Arc<Document>>,
     pub ours: Option<Arc<Document>>,
-    /// A conflict of equal content: both made the same change.
+    /// Both wrote it apart, and made the same of it: only the version may change.
     pub is_same: bool,
+    /// What both sides of a conflict began with: in which base, and where.
+    common: Option<(usize, Found)>,
 }
 
 /// What both began with.
 pub enum Common<'a> {
     Unknown,
-    /// `None`: there was no document.
-    Known(Option<Arc<Document>>, &'a Schema),
+    Known {
+        /// `None`: there was no document.
+        document: Option<Arc<Document>>,
+        schema: &'a Schema,
+        /// Neither side has seen anything newer that the other has seen, too.
+        is_newest: bool,
+    },
 }
 
 /// A walk.
 pub struct Walk<'a> {
     pub changes: Changes<'a>,
-    bases: Vec<Side<'a>>,
+    bases: Vec<Base<'a>>,
     theirs_forgot: bool,
     ours_forgot: bool,
+    /// Something of a base could not be read.
+    pub has_lost_base: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -45,7 +55,8 @@ impl<'a> Walk<'a> {
             theirs_forgot: changes.theirs.may_have_forgotten(&changes.ours),
             ours_forgot: changes.ours.may_have_forgotten(&changes.theirs),
             changes,
-            bases: bases.iter().map(|base| Side::new(base)).collect(),
+            bases: bases.iter().map(|base| Base::new(base, theirs, ours)).collect(),
+            has_lost_base: false,
         })
     }
 
@@ -86,7 +97,7 @@ impl<'a> Walk<'a> {
             let absent = if theirs_live { ours } else { theirs };
             verdict = verdict.with(evidence(common, patched_on, absent), theirs_live);
         }
-        let mut step = Step { candidate, verdict, theirs: None, ours: None, is_same: false };
+        let mut step = Step { candidate, verdict, theirs: None, ours: None, is_same: false, common: None };
         if verdict == Verdict::Conflict {
             step.theirs = self.changes.theirs.live(step.candidate.theirs)?;
             step.ours = self.changes.ours.live(step.candidate.ours)?;
@@ -95,23 +106,71 @@ impl<'a> Walk<'a> {
                 let (their_schema, our_schema) = (schema(&self.changes.theirs), schema(&self.changes.ours));
                 step.is_same = is_same((theirs, &their_schema), (ours, &our_schema));
             }
+            if step.is_same {
+                let (theirs, ours) = (step.candidate.theirs.state, step.candidate.ours.state);
+                step.verdict = by_content(theirs, ours, false, false).map_or(verdict, Verdict::ByContent);
+            } else {
+                let (theirs, ours) = (self.changes.theirs.moment, self.changes.ours.moment);
+                step.common = newest_common(&self.bases, &step.candidate.id, theirs, ours)?;
+                step.verdict = self.compared(&step)?.map_or(verdict, Verdict::ByContent);
+            }
         }
         Ok(Some(step))
     }
 
+    /// What becomes of a conflict of which one side has what both began with. Nothing is asked of a base that may not be the
+    /// newest state that both had, and nothing is brought from the bucket for it.
+    fn compared(&mut self, step: &Step) -> Result<Option<Resolution>> {
+        if !self.common_is_here(step) {
+            return Ok(None);
+        }
+        let Common::Known { document: base, schema, is_newest: true } = self.common(step)? else { return Ok(None) };
+        let base = base.as_deref().map(|base| (base, schema));
+        let changed = |side: Option<&Document>, schema: &Schema| is_changed(side.map(|side| (side, schema)), base);
+        let theirs_changed = changed(step.theirs.as_deref(), &self.changes.theirs.moment.view.schema);
+        let ours_changed = changed(step.ours.as_deref(), &self.changes.ours.moment.view.schema);
+        Ok(by_content(step.candidate.theirs.state, step.candidate.ours.state, theirs_changed, ours_changed))
+    }
+
+    /// Whether nothing has to be brought from the bucket to know what both sides of a conflict began with.
+    pub fn common_is_here(&self, step: &Step) -> bool {
+        step.common.is_none_or(|(at, found)| found.place.is_none_or(|place| self.bases[at].side.is_here(place)))
+    }
+
     /// What both sides of a conflict began with.
-    pub fn common(&mut self, candidate: &Candidate) -> Result<Common<'a>> {
-        let (theirs, ours) = (self.changes.theirs.moment, self.changes.ours.moment);
-        let Some((at, found)) = newest_common(&self.bases, &candidate.id, theirs, ours)? else {
-            return Ok(Common::Unknown);
-        };
+    pub fn common(&mut self, step: &Step) -> Result<Common<'a>> {
+        let Some((at, found)) = step.common else { return Ok(Common::Unknown) };
         let base = &mut self.bases[at];
-        let document = base.live(found)?;
-        Ok(Common::Known(document, &base.moment.view.schema))
+        let read = base.side.live(found);
+        self.has_lost_base |= read.is_err();
+        Ok(Common::Known { document: read?, schema: &base.side.moment.view.schema, is_newest: base.is_newest })
+    }
+
+    /// Whether a document that only theirs wrote has the content that it has here. What would have to be brought from the bucket
+    /// is not compared.
+    pub fn is_rewritten(&mut self, step: &Step) -> Result<bool> {
+        let (theirs, ours) = (&mut self.changes.theirs, &mut self.changes.ours);
+        let (Some(s), Some(t)) = (step.candidate.theirs.place, step.candidate.ours.place) else { return Ok(false) };
+        if !theirs.is_here(s) || !ours.is_here(t) {
+            return Ok(false);
+        }
+        let (new, old) = (theirs.document(s)?, ours.document(t)?);
+        Ok(is_same((&new, &theirs.moment.view.schema), (&old, &ours.moment.view.schema)))
     }
 
     /// The document of a state that is taken as it is.
     pub fn theirs(&mut self, found: Found) -> Result<Option<Arc<Document>>> {
         self.changes.theirs.live(found)
     }
+}
+
+/// Whether a side has made something else of what both began with. A column that only one of the two states shows counts where
+/// the side has a value in it: what it dropped it has not changed.
+fn is_changed(side: Option<(&Document, &Schema)>, base: Option<(&Document, &Schema)>) -> bool {
+    let (Some((side, shown)), Some((base, before))) = (side, base) else { return side.is_some() != base.is_some() };
+    shown.columns.iter().any(|column| {
+        let uid = column.uid();
+        let was: Option<&Value> = base.get(uid).filter(|_| before.column_by_uid(uid).is_some());
+        side.get(uid) != was
+    })
 }
