@@ -26,7 +26,7 @@ use shoal::format::snapshot::SnapshotReader;
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::format::traffic::{decode_traffic, encode_traffic};
 use shoal::format::uploads::{decode_upload, encode_upload};
-use shoal::format::{deletions, envelope, ranges};
+use shoal::format::{answers, deletions, envelope, ranges};
 use shoal::model::schema::{AttributeType, Metric};
 use shoal::model::value::Multivector;
 use shoal::platform::allowance::Allowance;
@@ -41,7 +41,8 @@ use shoal::segment::vectors::{QueryTokens, QueryVector, Wanted};
 pub type Body = fn(&[u8]);
 
 /// Every target by its name: that of its file in `fuzz_targets/` and of its directory in `regressions/`.
-pub const TARGETS: [(&str, Body); 19] = [
+pub const TARGETS: [(&str, Body); 20] = [
+    ("answers", answers),
     ("clusters", clusters),
     ("conflicts", conflicts),
     ("deletions", deletions),
@@ -272,6 +273,24 @@ fn deletions(data: &[u8]) {
         assert!(dead.max().is_none_or(|row| row < rows));
         let written = deletions::encode(&segment_id, rows, &dead);
         assert_eq!(again(deletions::decode(&written, "again")), (segment_id, rows, dead));
+    }
+}
+
+/// The file of answers with its checksum made right.
+pub fn sealed_answers(data: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = data.to_vec();
+    put_checksum(&mut bytes, 32, |bytes| {
+        Some(crc32c::crc32c_append(crc32c::crc32c(bytes.get(..32)?), bytes.get(36..)?))
+    })?;
+    Some(bytes)
+}
+
+fn answers(data: &[u8]) {
+    let sealed = sealed_answers(data);
+    for bytes in [Some(data), sealed.as_deref()].into_iter().flatten() {
+        let Some((nsid, found)) = either(answers::decode(bytes, "fuzz")) else { continue };
+        let written = again(answers::encode(nsid, &found));
+        assert_eq!(again(answers::decode(&written, "again")), (nsid, found));
     }
 }
 

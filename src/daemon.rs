@@ -166,6 +166,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
         flush_interval_ms: storage.flush_interval_minutes.saturating_mul(60_000),
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,
+        idempotency_keys_max: storage.idempotency_keys_max,
         compaction_bytes_per_second: storage.compaction_bytes_per_second,
         retention_ms: storage.retention_hours.saturating_mul(3_600_000),
         retention_disk_percent: storage.retention_disk_percent,

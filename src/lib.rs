@@ -38,6 +38,8 @@
 //!   reads them past the disk where that has no room: see [`tier`] and [`platform::mmap::Fill`].
 //! - **What the bucket loses nobody needs.** Nothing is deleted there that a retained manifest names or a hold, and nothing is committed
 //!   that may be deleted: see [`engine::reclaim`].
+//! - **A repeated write takes effect once.** The answer to a write with a key is in the log beside it, or in a file that is there
+//!   before the manifest that makes the log superfluous; no index decides about it.
 //! - **Objects never change.** Logs, segments, deletion bitmaps and manifests are written once, under names that are never
 //!   used again.
 //! - **Bytes from outside are hostile.** Whatever a file or a request holds, the answer is an error that says what was

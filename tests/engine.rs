@@ -5,6 +5,8 @@
 
 #[path = "support/again.rs"]
 mod again;
+#[path = "engine/keyed_writes.rs"]
+mod keyed_writes;
 #[path = "support/node.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod node;

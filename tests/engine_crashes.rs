@@ -19,6 +19,7 @@ use shoal::error::{Kind, Result};
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::model::value_render::to_json;
+use shoal::model::write::Idempotency;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
@@ -316,4 +317,109 @@ async fn no_acknowledged_write_is_lost_whatever_operation_fails_and_whenever_the
     }
     println!("{points} crash points");
     assert!(points > 200, "only {points} crash points");
+}
+
+/// One step of a history of writes with an `Idempotency-Key`.
+#[derive(Clone, Copy, Debug)]
+enum KeyedStep {
+    /// Adds a document whose id is the key's.
+    Add(u8),
+    /// A write that changes nothing.
+    Nothing(u8),
+    /// Removes all documents, so that a write which takes effect a second time shows.
+    Clear,
+    Checkpoint,
+    Label,
+    Restart,
+}
+
+const KEYED_HISTORY: [KeyedStep; 15] = [
+    KeyedStep::Add(1),
+    KeyedStep::Checkpoint,
+    KeyedStep::Nothing(2),
+    KeyedStep::Checkpoint,
+    KeyedStep::Add(3),
+    KeyedStep::Clear,
+    KeyedStep::Label,
+    KeyedStep::Checkpoint,
+    KeyedStep::Restart,
+    KeyedStep::Nothing(4),
+    KeyedStep::Checkpoint,
+    KeyedStep::Add(5),
+    KeyedStep::Clear,
+    KeyedStep::Nothing(6),
+    KeyedStep::Checkpoint,
+];
+
+async fn keyed(engine: &Arc<Engine>, key: u8, body: Json) -> Result<bool> {
+    let WriteBody::Write(mut request) = parse_write(body).unwrap() else { panic!("expected a write") };
+    request.idempotency = Some(Idempotency { key_hash: [key; 16], body_hash: [1; 16] });
+    engine.write(&name("docs"), *request).await.map(|outcome| outcome.replayed)
+}
+
+async fn run_keyed(node: &mut Node, step: KeyedStep) -> Result<bool> {
+    let engine = node.open()?;
+    let docs = name("docs");
+    let done = match step {
+        KeyedStep::Add(n) => return keyed(&engine, n, json!({"upsert_rows": [{"id": n, "text": "fish"}]})).await,
+        KeyedStep::Nothing(n) => return keyed(&engine, n, json!({"delete_by_filter": ["id", "Gt", 999]})).await,
+        KeyedStep::Clear => node.run(&Step::Delete("docs", (0..10).collect())).await,
+        KeyedStep::Checkpoint => engine.checkpoint(&docs).await,
+        KeyedStep::Label => engine.set_labels(&docs, [("a".to_owned(), "b".to_owned())].into()).await,
+        KeyedStep::Restart => node.run(&Step::Stop).await,
+    };
+    done.map(|()| false)
+}
+
+/// Runs the history of writes with a key with one failing operation; how many operations that were.
+async fn crash_keyed(at: u64, is_cut: bool) -> u64 {
+    let what = format!("operation {at}, power cut {is_cut}");
+    let mut node = Node::new(at, what.clone());
+    let kind = if at.is_multiple_of(2) { io::ErrorKind::Other } else { io::ErrorKind::StorageFull };
+    node.disk.set_fault(Some(Fault { at, forever: false, kind }));
+    // Writes whose key is to be known, and that took effect before all documents were removed.
+    let mut known = Vec::new();
+    for step in KEYED_HISTORY {
+        let before = node.disk.operations();
+        for _ in 0..2 {
+            let done = run_keyed(&mut node, step).await;
+            if let (Ok(_), KeyedStep::Add(n) | KeyedStep::Nothing(n)) = (&done, step) {
+                known.push((n, matches!(step, KeyedStep::Add(_))));
+            }
+            // Nothing is left half done: the same again is right, whatever became of it.
+            if done.is_ok() {
+                break;
+            }
+        }
+        if is_cut && (before..node.disk.operations()).contains(&at) {
+            node.cut_power();
+        }
+    }
+    node.disk.set_fault(None);
+    let operations = node.disk.operations();
+    assert_eq!(known.len(), 6, "{what}: a write failed twice");
+    for round in ["running", "flushed", "after a power cut"] {
+        for (n, is_add) in &known {
+            let step = if *is_add { KeyedStep::Add(*n) } else { KeyedStep::Nothing(*n) };
+            assert!(run_keyed(&mut node, step).await.unwrap(), "{what}, {round}: key {n} is not known");
+        }
+        assert!(node.look().unwrap()["docs"].is_empty(), "{what}, {round}: a write took effect twice");
+        if round == "running" {
+            run_keyed(&mut node, KeyedStep::Checkpoint).await.unwrap();
+        } else {
+            node.cut_power();
+        }
+    }
+    operations
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_with_a_key_takes_effect_once_whatever_operation_fails_and_whenever_the_power_goes() {
+    let operations = crash_keyed(u64::MAX, false).await;
+    assert!(operations > 100, "only {operations} operations");
+    for at in 0..operations {
+        for is_cut in [false, true] {
+            crash_keyed(at, is_cut).await;
+        }
+    }
 }

@@ -41,6 +41,7 @@ fn regressions(target: &str) -> Vec<(String, Vec<u8>)> {
 /// What is damaged to feed a target: its golden files, or bytes made here, and what was found before.
 fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let files: &[&str] = match target {
+        "answers" => &["answers.ans"],
         "conflicts" => &["conflicts.json"],
         "deletions" => &["deletions.del"],
         "envelope" => &["_format.json"],
@@ -190,6 +191,7 @@ fn checksums_do_not_keep_damage_from_the_decoders() {
     assert_eq!(targets::sealed_segment(&segment).unwrap(), golden("segment.seg"));
     assert_eq!(targets::sealed_log(&spoiled("log.wal", &[68, 76])).unwrap(), golden("log.wal"));
     assert_eq!(targets::sealed_deletions(&spoiled("deletions.del", &[32])).unwrap(), golden("deletions.del"));
+    assert_eq!(targets::sealed_answers(&spoiled("answers.ans", &[32])).unwrap(), golden("answers.ans"));
     assert_eq!(targets::sealed_ranges(&spoiled("object.here", &[20])).unwrap(), golden("object.here"));
     let snapshot = golden("snapshot.snp");
     let footer = snapshot.len() - 64;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use half::f16;
+use shoal::format::answers;
 use shoal::format::claims::{self, ClaimFile, decode_claim, encode_claim};
 use shoal::format::conflicts::{
     self, ConflictsFile, Field, Loser, MergeSource, Side, StoredId, decode_conflicts, encode_conflicts,
@@ -613,6 +614,51 @@ fn check_layout(rows: &[Vec<String>], bytes: &[u8], size: usize, expected: impl 
         assert_eq!(bytes[offset..end], expected(&row[3]), "{}", row[3]);
     }
     assert_eq!(end, size, "the table ends early");
+}
+
+/// Answers with and without what is optional in them.
+fn answers() -> Vec<answers::Answer> {
+    let entry = IdempotencyEntry {
+        key_hash: [1; 16],
+        body_hash: [2; 16],
+        upserted: 1,
+        patched: 200,
+        deleted: 0,
+        rows_remaining: true,
+        filter_matched: Some(300),
+        bytes_written: u64::MAX,
+    };
+    let second = IdempotencyEntry { key_hash: [3; 16], rows_remaining: false, filter_matched: None, ..entry.clone() };
+    vec![
+        answers::Answer { entry, at_ms: 0x7172_7374_7576_7778 },
+        answers::Answer { entry: second, at_ms: 1_763_700_000_000 },
+    ]
+}
+
+#[test]
+fn the_answers_file_is_laid_out_as_documented() {
+    let bytes = answers::encode(header().nsid, &answers()).unwrap();
+    let covered = [&bytes[..32], &bytes[36..]].concat();
+    check_layout(
+        &table("Answers file"),
+        &bytes[..answers::HEADER_BYTES],
+        answers::HEADER_BYTES,
+        |field| match field {
+            "magic" => b"SHOALANS".to_vec(),
+            "version" => vec![1, 0, 0, 0],
+            "nsid" => (0x11..=0x20).collect(),
+            "count" => vec![2, 0, 0, 0],
+            "checksum" => crc32c::crc32c(&covered).to_le_bytes().to_vec(),
+            other => panic!("storage-format.md has a field {other} that the file has not"),
+        },
+    );
+    let at = answers::HEADER_BYTES;
+    assert_eq!(bytes[at..at + 32], [[1; 16], [2; 16]].concat());
+    assert_eq!(bytes[at + 32..at + 41], [0x78, 0x77, 0x76, 0x75, 0x74, 0x73, 0x72, 0x71, 3]);
+    let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    assert_eq!(bytes[at + 41..at + 57], [&[1, 0xc8, 1, 0][..], &most, &[0xac, 2]].concat());
+    let bytes = golden("v1", "answers.ans", &bytes);
+    assert_eq!(answers::decode(&bytes, "golden").unwrap(), (header().nsid, answers()));
 }
 
 #[test]

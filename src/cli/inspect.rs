@@ -13,7 +13,7 @@ use crate::format::manifest::decode_manifest;
 use crate::format::names::decode_binding;
 use crate::format::node::{decode_format, decode_node};
 use crate::format::record::Record;
-use crate::format::{deletions, ranges};
+use crate::format::{answers, deletions, ranges};
 use crate::platform::disk::{Disk, if_there};
 use crate::platform::real_disk::RealDisk;
 use crate::segment::Segment;
@@ -23,7 +23,7 @@ const RECORDS_MAX: usize = 100;
 
 #[derive(Args)]
 pub struct Inspect {
-    /// A log (.wal), segment (.seg), deletion bitmap (.del), manifest, name binding, node.json or _format.json
+    /// A log (.wal), segment (.seg), deletion bitmap (.del), answers to repeat (.ans), manifest, name binding, node.json or _format.json
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -70,6 +70,18 @@ fn describe(path: &Path) -> Result<Json> {
                 "dead_rows": dead.len(),
             }))
         }
+        Some("ans") => {
+            let bytes = disk.read(path).context(|| format!("read {name}"))?;
+            let (nsid, found) = answers::decode(&bytes, &name)?;
+            let times = || found.iter().map(|answer| answer.at_ms);
+            Ok(json!({
+                "kind": "answers to repeat",
+                "nsid": nsid.to_string(),
+                "answers": found.len(),
+                "oldest_ms": times().min(),
+                "newest_ms": times().max(),
+            }))
+        }
         Some("here") => {
             let bytes = disk.read(path).context(|| format!("read {name}"))?;
             let (bytes, here) = ranges::decode(&bytes, &name)?;
@@ -77,7 +89,7 @@ fn describe(path: &Path) -> Result<Json> {
         }
         Some("json") => metadata(&disk.read(path).context(|| format!("read {name}"))?, &name),
         _ => Err(Error::invalid(format!(
-            "{name}: expected a .wal, .seg, .del, .here or .json file of a data directory"
+            "{name}: expected a .wal, .seg, .del, .ans, .here or .json file of a data directory"
         ))),
     }
 }

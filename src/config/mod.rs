@@ -77,6 +77,8 @@ pub struct Storage {
     pub tail_bytes_max: u64,
     /// The same for all namespaces together.
     pub tails_bytes_max: u64,
+    /// Of the writes to a namespace with an Idempotency-Key so many are remembered for 24 hours; further ones are refused.
+    pub idempotency_keys_max: u64,
     /// Bytes a second that merging segments may write; 0 for no bound.
     pub compaction_bytes_per_second: u64,
     /// How long states that were replaced, and deleted namespaces, can be had back; 0 keeps none.
@@ -150,6 +152,7 @@ impl Default for Storage {
             flush_interval_minutes: engine.flush_interval_ms / 60_000,
             tail_bytes_max: engine.tail_bytes_max,
             tails_bytes_max: engine.tails_bytes_max,
+            idempotency_keys_max: engine.idempotency_keys_max,
             compaction_bytes_per_second: engine.compaction_bytes_per_second,
             retention_hours: engine.retention_ms / 3_600_000,
             retention_disk_percent: engine.retention_disk_percent,

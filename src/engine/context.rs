@@ -45,6 +45,8 @@ pub struct EngineConfig {
     pub compaction_bytes_per_second: u64,
     /// How long the answer to a write with an `Idempotency-Key` is kept.
     pub idempotency_ms: u64,
+    /// Of one namespace at most so many are kept; further writes with a key are refused.
+    pub idempotency_keys_max: u64,
     /// How long tombstones are kept.
     pub tombstone_ms: u64,
     /// How long states that were replaced, and deleted namespaces, can be had back; 0 keeps none.
@@ -72,6 +74,7 @@ impl EngineConfig {
             compaction_dead_percent: 30,
             compaction_bytes_per_second: 0,
             idempotency_ms: 24 * 3_600 * 1_000,
+            idempotency_keys_max: 131_072,
             tombstone_ms: 30 * 24 * 3_600 * 1_000,
             retention_ms: 7 * 24 * 3_600 * 1_000,
             retention_disk_percent: 20,

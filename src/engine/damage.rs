@@ -32,6 +32,7 @@ pub enum DamagedKind {
     Tag,
     Base,
     Mark,
+    Answers,
     Log,
     Segment,
     Deletions,
@@ -40,12 +41,13 @@ pub enum DamagedKind {
 }
 
 impl DamagedKind {
-    pub const ALL: [DamagedKind; 10] = [
+    pub const ALL: [DamagedKind; 11] = [
         DamagedKind::Name,
         DamagedKind::Manifest,
         DamagedKind::Tag,
         DamagedKind::Base,
         DamagedKind::Mark,
+        DamagedKind::Answers,
         DamagedKind::Log,
         DamagedKind::Segment,
         DamagedKind::Deletions,
@@ -60,6 +62,7 @@ impl DamagedKind {
             DamagedKind::Tag => "tag",
             DamagedKind::Base => "base",
             DamagedKind::Mark => "mark",
+            DamagedKind::Answers => "answers",
             DamagedKind::Log => "log",
             DamagedKind::Segment => "segment",
             DamagedKind::Deletions => "deletions",
@@ -75,6 +78,7 @@ impl DamagedKind {
             () if file.contains("/tags/") => DamagedKind::Tag,
             () if file.contains("/bases/") => DamagedKind::Base,
             () if file.ends_with("/deleted.json") => DamagedKind::Mark,
+            () if file.contains("/answers/") => DamagedKind::Answers,
             () if file.starts_with("local/") => DamagedKind::Manifest,
             () if file.ends_with(".wal") => DamagedKind::Log,
             () if file.ends_with(".seg") => DamagedKind::Segment,
@@ -299,6 +303,7 @@ mod tests {
             ("local/x/tags/t/00000000000000000001.json", "tag"),
             ("local/x/bases/y.json", "base"),
             ("local/x/deleted.json", "mark"),
+            ("local/x/answers/00000000000000000001-00000000000000000002.ans", "answers"),
             ("log/x-1.wal", "log"),
             ("store/a/b/namespaces/x/segments/y/data.seg", "segment"),
             ("store/a/b/namespaces/x/deletions/y-1.del", "deletions"),

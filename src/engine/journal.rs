@@ -43,6 +43,8 @@ pub struct Journal {
     salt: u32,
     first_seq: u64,
     next_seq: u64,
+    /// The clock of the newest commit.
+    newest: Hlc,
     /// Of everything appended so far.
     crc32c: u32,
     group: Arc<GroupCommit>,
@@ -55,6 +57,8 @@ pub struct SealedLog {
     pub first_seq: u64,
     /// Behind the last record; `first_seq` when the log has none.
     pub next_seq: u64,
+    /// The clock of its newest commit; 0 when it has none.
+    pub newest: Hlc,
     pub bytes: u64,
     pub crc32c: u32,
 }
@@ -107,7 +111,8 @@ impl Journal {
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
         let crc32c = crc32c::crc32c(&bytes);
-        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, crc32c, group })
+        let newest = Hlc::default();
+        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, newest, crc32c, group })
     }
 
     /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
@@ -125,6 +130,7 @@ impl Journal {
         let ticket = self.group.append(&bytes)?;
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
         self.next_seq = next_seq;
+        self.newest = hlc;
         Ok((self.group.clone(), ticket))
     }
 
@@ -149,6 +155,7 @@ impl Journal {
             name: self.name.clone(),
             first_seq: self.first_seq,
             next_seq: self.next_seq,
+            newest: self.newest,
             bytes,
             crc32c: self.crc32c,
         };
@@ -223,6 +230,7 @@ pub fn recover(
             )));
         }
         recovered.next_seq = recovered.next_seq.max(end);
+        let newest = contents.frames.last().map_or(Hlc::default(), |frame| frame.hlc);
         recovered.frames.extend(contents.frames.into_iter().filter(|frame| {
             frame.batch.records.is_empty() || frame.first_seq + frame.batch.records.len() as u64 > replay_from
         }));
@@ -231,6 +239,7 @@ pub fn recover(
             name: log.name,
             first_seq: log.first_seq,
             next_seq: end,
+            newest,
             bytes: contents.valid_bytes,
         });
     }

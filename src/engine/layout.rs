@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! node.json  traffic.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
+//! local/{nsid}/answers/{generation:020}-{newest:020}.ans
 //! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/tags.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
 //! cache/{org}/{project}/namespaces/{nsid}/segments/...  and for each file there one with the suffix `.here`
@@ -100,6 +101,11 @@ impl Layout {
 
     pub fn base(&self, nsid: Nsid, source: Nsid) -> PathBuf {
         self.bases(nsid).join(format!("{source}.json"))
+    }
+
+    /// Answers to repeat of writes whose log records are in segments.
+    pub fn answers(&self, nsid: Nsid) -> PathBuf {
+        self.manifests(nsid).join("answers")
     }
 
     /// The mark of an incarnation that was deleted and can be had back.

@@ -20,6 +20,7 @@ use super::transfer::HeldConflicts;
 use super::{Engine, Slot};
 use crate::engine::catalog::UNKNOWN_BINDING;
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::format::answers::Answer;
 use crate::format::manifest::{CONFLICTS_MAX, Manifest};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::model::version_vector::VersionVector;
@@ -106,14 +107,14 @@ impl Engine {
             // Who writes waits from the next step on, and not for a merge of segments.
             after.come_to_rest().await;
         }
-        let still = own.stand_still().await?;
+        let mut still = own.stand_still().await?;
         let last = match how {
             Handover::Merge(policy) => match self.merge_into(own, after, *policy, &mut report).await {
                 Err(error) if error.kind() == Kind::Invalid => return Ok(HandedOver::Apart(error)),
                 merged => {
                     merged?;
                     let last = own.moment().await?;
-                    match self.carry_facts(&last, after).await {
+                    match self.carry_facts(&last, still.answers(own)?, after).await {
                         Err(error) if error.kind() == Kind::Invalid => return Ok(HandedOver::Apart(error)),
                         carried => carried?,
                     }
@@ -173,7 +174,7 @@ impl Engine {
 
     /// Gives `after` what of a state is no document: unresolved conflicts, labels that it does not have, and the answers that
     /// are repeated to who sends a write again.
-    async fn carry_facts(&self, last: &Moment, after: &Arc<Namespace>) -> Result<()> {
+    async fn carry_facts(&self, last: &Moment, answers: Vec<Answer>, after: &Arc<Namespace>) -> Result<()> {
         let known = after.published().conflicts;
         let key_of = |held: &HeldConflicts| conflicts_key(&after.name.project, after.nsid, held.token);
         let conflicts = tokio::task::block_in_place(|| {
@@ -186,12 +187,10 @@ impl Engine {
             let copy = |held: &HeldConflicts| self.context.tier.put(&key_of(held), &held.file).map(|_| key_of(held));
             held.iter().map(copy).collect::<Result<Vec<String>>>()
         })?;
-        let answers = last.manifest.idempotency.clone();
         let own_labels = last.manifest.labels.clone();
         after
-            .edit_head(|manifest| {
+            .edit_head_with_answers(answers, |manifest| {
                 manifest.conflicts.extend(conflicts);
-                manifest.idempotency = answers;
                 let mut labels: BTreeMap<String, String> = own_labels;
                 labels.extend(manifest.labels.clone());
                 if labels.len() <= LABELS_MAX {
@@ -206,7 +205,8 @@ impl Engine {
         let (from, copy) = (self.namespace(from)?, self.namespace(copy)?);
         self.to_the_end(|engine| async move {
             let _birth = engine.context.birth(copy.nsid);
-            engine.carry_facts(&from.moment().await?, &copy).await
+            let answers = from.answers().await?;
+            engine.carry_facts(&from.moment().await?, answers, &copy).await
         })
         .await
     }

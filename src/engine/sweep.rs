@@ -183,6 +183,7 @@ pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
     }
     let _ = context.disk.remove_dir(&tags);
     remove_files_of(context, &context.layout.bases(nsid)).context(step)?;
+    remove_files_of(context, &context.layout.answers(nsid)).context(step)?;
     for path in entries.iter().filter(|entry| !entry.is_dir).map(|entry| dir.join(&entry.name)) {
         if path != mark {
             context.disk.remove(&path).context(step)?;

@@ -1,5 +1,6 @@
 //! Bytes at rest: made and read here and nowhere else, little-endian, as `storage-format.md` says.
 
+pub mod answers;
 pub mod attributes;
 pub mod bytes;
 pub mod claims;

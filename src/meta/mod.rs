@@ -21,7 +21,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransacti
 
 use self::backend::{from_redb, open_database};
 use self::tables::{
-    ANSWERS, Answer, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
+    ANSWERS, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
 use crate::error::{Context, Error, Result};
 use crate::model::ids::Nsid;
@@ -56,8 +56,6 @@ pub struct Head {
     pub manifest: Vec<u8>,
     /// Every object that the manifest names.
     pub objects: Vec<ObjectFact>,
-    /// Key hash and answer of each repeated write that the manifest remembers.
-    pub answers: Vec<([u8; 16], Answer)>,
 }
 
 /// Everything the index is made from.
@@ -137,6 +135,7 @@ impl Meta {
         meta.write(Durability::Immediate, |transaction| {
             transaction.open_table(STATE)?.insert(tables::CLEAN, 0)?;
             transaction.open_table(COPIES)?;
+            transaction.delete_table(ANSWERS)?;
             make_tables(transaction)
         })?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);
@@ -190,7 +189,7 @@ impl Meta {
                     None => manifests.remove(nsid.0.as_bytes())?,
                 };
             }
-            write_head_rows(transaction, nsid, head)?;
+            head.map_or(Ok(()), |head| write_objects(transaction, head))?;
             release(transaction, released)
         })
     }
@@ -269,14 +268,6 @@ impl Meta {
         })
     }
 
-    /// The answer that a repeated write gets, when its first one is in a manifest.
-    pub fn answer(&self, nsid: Nsid, key_hash: &[u8; 16]) -> Result<Option<Answer>> {
-        self.read(|transaction| {
-            let table = transaction.open_table(ANSWERS)?;
-            Ok(table.get((nsid.0.as_bytes(), key_hash))?.and_then(|bytes| Answer::decode(bytes.value())))
-        })
-    }
-
     /// How many heads reference an object.
     pub fn references(&self, key: &str) -> Result<u64> {
         self.read(|transaction| Ok(transaction.open_table(REFERENCES)?.get(key)?.map_or(0, |count| count.value())))
@@ -332,7 +323,6 @@ impl Meta {
             transaction.delete_table(MANIFESTS)?;
             transaction.delete_table(OBJECTS)?;
             transaction.delete_table(PINS)?;
-            transaction.delete_table(ANSWERS)?;
             transaction.delete_table(HISTORY)?;
             transaction.delete_table(KIN)?;
             make_tables(transaction)?;
@@ -362,10 +352,7 @@ impl Meta {
                     kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
                 }
             }
-            for (nsid, head) in &facts.heads {
-                write_head_rows(transaction, *nsid, Some(head))?;
-            }
-            Ok(())
+            facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, head))
         })?;
         self.trusted.store(true, Ordering::SeqCst);
         Ok(())
@@ -439,7 +426,6 @@ fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     transaction.open_table(MANIFESTS)?;
     transaction.open_table(OBJECTS)?;
     transaction.open_table(PINS)?;
-    transaction.open_table(ANSWERS)?;
     transaction.open_table(HISTORY)?;
     transaction.open_table(KIN)?;
     Ok(())
@@ -462,15 +448,8 @@ fn release(transaction: &WriteTransaction, keys: &[String]) -> Result<Vec<String
     Ok(free)
 }
 
-/// The rows of one head beside its manifest: new objects, and answers in place of the ones before.
-fn write_head_rows(transaction: &WriteTransaction, nsid: Nsid, head: Option<&Head>) -> Result<(), redb::Error> {
-    let id = nsid.0.as_bytes();
-    let mut answers = transaction.open_table(ANSWERS)?;
-    answers.retain_in((id, &[0; 16])..=(id, &[0xff; 16]), |_, _| false)?;
-    let Some(head) = head else { return Ok(()) };
-    for (key_hash, answer) in &head.answers {
-        answers.insert((id, key_hash), answer.encode().as_slice())?;
-    }
+/// The objects that one head names.
+fn write_objects(transaction: &WriteTransaction, head: &Head) -> Result<(), redb::Error> {
     let mut objects = transaction.open_table(OBJECTS)?;
     for object in &head.objects {
         objects.insert(object.key.as_str(), (object.bytes, object.crc32c))?;
@@ -487,7 +466,7 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
-    use super::tables::{Answer, Bound};
+    use super::tables::Bound;
     use super::{Facts, Head, Meta, ObjectFact};
     use crate::model::ids::Nsid;
     use crate::platform::disk::{Disk, create_dirs};
@@ -517,7 +496,7 @@ mod tests {
         let keys = ["a".to_owned(), "b".to_owned()];
         meta.hold(&keys).unwrap();
         meta.hold(&keys[..1]).unwrap();
-        let head = Head { manifest: vec![1], objects: vec![object("a")], answers: Vec::new() };
+        let head = Head { manifest: vec![1], objects: vec![object("a")] };
         assert_eq!(meta.settle(NSID, Some(&head), &keys).unwrap(), ["b"]);
         assert_eq!(meta.references("a").unwrap(), 1);
         assert_eq!(meta.settle(NSID, None, &keys[..1]).unwrap(), ["a"]);
@@ -528,9 +507,7 @@ mod tests {
         let disk = disk();
         let (meta, why) = open(&disk);
         assert_eq!(why.as_deref(), Some("it is missing"));
-        let answer = Answer { body_hash: [2; 16], upserted: 1, ..Answer::default() };
-        let head =
-            Head { manifest: vec![7; 9], objects: vec![object("a")], answers: vec![([1; 16], answer.clone())] };
+        let head = Head { manifest: vec![7; 9], objects: vec![object("a")] };
         let bound = Bound { rev: 3, target: Some(NSID) };
         let facts = Facts {
             names: [("a/b/c".to_owned(), bound.clone())].into(),
@@ -546,7 +523,6 @@ mod tests {
         assert_eq!((why, meta.is_trusted()), (None, true));
         assert_eq!(meta.names().unwrap(), [("a/b/c".to_owned(), bound)].into());
         assert_eq!(meta.manifest(NSID).unwrap(), Some(vec![7; 9]));
-        assert_eq!(meta.answer(NSID, &[1; 16]).unwrap(), Some(answer));
         assert_eq!(meta.references("a").unwrap(), 1);
         drop(meta);
         let (meta, why) = open(&disk);
@@ -584,7 +560,7 @@ mod tests {
         let disk = disk();
         let (meta, _) = open(&disk);
         meta.rebuild(&Facts::default()).unwrap();
-        assert_eq!((meta.object_totals().unwrap(), meta.answer(NSID, &[1; 16]).unwrap()), ((0, 0), None));
+        assert_eq!(meta.object_totals().unwrap(), (0, 0));
         assert!(meta.names().unwrap().is_empty() && meta.manifest(NSID).unwrap().is_none());
         assert!(meta.history(NSID).unwrap().is_empty() && meta.all_kin().unwrap().is_empty());
         assert!(meta.all_references().unwrap().is_empty() && meta.is_trusted());

@@ -17,7 +17,7 @@ pub const MANIFESTS: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("m
 pub const OBJECTS: TableDefinition<&str, (u64, u32)> = TableDefinition::new("objects");
 /// `org/project/name` to the millisecond since which it is pinned.
 pub const PINS: TableDefinition<&str, u64> = TableDefinition::new("pins");
-/// Incarnation and hash of an `Idempotency-Key` to what its write did: [`Answer`].
+/// Of earlier releases, and removed: answers to repeat are in files of their own.
 pub const ANSWERS: TableDefinition<(&[u8; 16], &[u8; 16]), &[u8]> = TableDefinition::new("answers");
 /// Incarnation and generation to what is known of a manifest that a newer one replaced: [`Past`].
 pub const HISTORY: TableDefinition<(&[u8; 16], u64), &[u8]> = TableDefinition::new("history");
@@ -77,20 +77,6 @@ pub struct KinLineage {
     pub since: u64,
 }
 
-/// What a write with an `Idempotency-Key` did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub struct Answer {
-    pub body_hash: [u8; 16],
-    /// The clock of its commit.
-    pub at: u64,
-    pub upserted: u64,
-    pub patched: u64,
-    pub deleted: u64,
-    pub rows_remaining: bool,
-    pub filter_matched: Option<u64>,
-    pub bytes_written: u64,
-}
-
 impl Bound {
     pub(super) fn encode(&self) -> Vec<u8> {
         let target = self.target.map(|nsid| nsid.0.into_bytes());
@@ -101,16 +87,6 @@ impl Bound {
         let ((rev, target), _): ((u64, Option<[u8; 16]>), _) =
             bincode::decode_from_slice(bytes, bincode::config::standard()).ok()?;
         Some(Bound { rev, target: target.map(|bytes| Nsid(Uuid::from_bytes(bytes))) })
-    }
-}
-
-impl Answer {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        bincode::encode_to_vec(self, bincode::config::standard()).unwrap_or_default()
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(answer, _)| answer)
     }
 }
 

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
+use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
+use shoal::model::write::Idempotency;
 use shoal::store::Bucket;
 use shoal::sync::Sync;
 
@@ -119,6 +121,30 @@ async fn what_the_lost_side_had_beside_its_documents_comes_along() {
     put(&engines[1], "try", [9], 9).await;
     let report = engines[1].merge(&name("try"), &name("docs"), Default::default()).await.unwrap();
     assert_eq!((report.inserted, report.conflicts), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_the_side_that_gave_way_is_known_afterwards() {
+    let (bucket, nodes, engines) = two(6);
+    put(&engines[0], "docs", 0..3, 1).await;
+    let add = async |engine: &Arc<Engine>, key: u8| {
+        let body = json!({"upsert_rows": [{"id": key, "n": 1}]});
+        let WriteBody::Write(mut request) = parse_write(body).unwrap() else { panic!("expected a write") };
+        request.idempotency = Some(Idempotency { key_hash: [key; 16], body_hash: [1; 16] });
+        engine.write(&name("docs"), *request).await.unwrap().replayed
+    };
+    assert!(!add(&engines[1], 50).await);
+    engines[1].checkpoint(&name("docs")).await.unwrap();
+    assert!(!add(&engines[1], 51).await);
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    write(&engines[1], "docs", json!({"deletes": [50, 51]})).await;
+    assert!(add(&engines[1], 50).await && add(&engines[1], 51).await);
+    let engine = nodes[1].cut_power(engines[1].clone());
+    assert!(add(&engine, 50).await && add(&engine, 51).await);
+    assert_eq!(all(&engine, "docs").len(), 3);
+    // The other node never saw the request.
+    assert!(!add(&engines[0], 50).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

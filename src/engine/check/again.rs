@@ -74,6 +74,7 @@ impl Engine {
         match damage.kind {
             DamagedKind::Tag => Ok(read_tags(context, nsid)?.iter().all(Result::is_ok)),
             DamagedKind::Base => Ok(kept_by(context, nsid)?.iter().all(|(_, base)| base.is_ok())),
+            DamagedKind::Answers => Ok(self.damaged_answers(nsid)?.is_empty()),
             DamagedKind::Mark => Ok(self.catalog.is_bound(nsid) || read_deleted(context, nsid)?.is_some()),
             _ => {
                 let Some(head) = Head::load(context, nsid)? else { return Ok(false) };

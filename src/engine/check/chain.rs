@@ -7,8 +7,9 @@ use crate::engine::Engine;
 use crate::engine::layout::numbered;
 use crate::engine::lineage::holdings::{generations, read_deleted, read_tags};
 use crate::engine::merge::kept_by;
+use crate::engine::namespace::answers::{AnswersFile, answer_files};
 use crate::engine::namespace::head::objects;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest};
 use crate::meta::ObjectFact;
 use crate::model::ids::{NamespaceName, Nsid};
@@ -116,6 +117,25 @@ impl Engine {
             what.into_iter().for_each(|what| report.add(label, file.clone(), what, Remedy::Restore));
         }
         Ok(())
+    }
+}
+
+impl Engine {
+    /// Files of answers to repeated writes: nothing names them, so one that is missing is not known to be.
+    pub(super) fn check_answers(&self, report: &mut Report, label: &str, nsid: Nsid) -> Result<()> {
+        for (file, error) in self.damaged_answers(nsid)? {
+            let path = self.below_root(&file.path(&self.context, nsid));
+            let what = format!("{}; writes with an Idempotency-Key are refused", error.message());
+            report.add(label, path, what, Remedy::DropDamaged);
+        }
+        Ok(())
+    }
+
+    /// Those that cannot be read, and why.
+    pub(super) fn damaged_answers(&self, nsid: Nsid) -> Result<Vec<(AnswersFile, Error)>> {
+        let context = &self.context;
+        let files = answer_files(context, nsid, u64::MAX)?.into_iter().filter(|file| !file.is_over(context));
+        Ok(files.filter_map(|file| file.read(context, nsid).err().map(|error| (file, error))).collect())
     }
 }
 

@@ -208,6 +208,9 @@ impl Engine {
                 self.check_objects(&mut report, &label, &mut chain, level)?;
                 self.check_own_logs(&mut report, &label, &name, nsid, chain.head.as_ref(), level)?;
             }
+            if level >= 3 {
+                self.check_answers(&mut report, &label, nsid)?;
+            }
             named.extend(chain.objects.into_keys());
         }
         for problem in &mut report.problems {

@@ -20,7 +20,7 @@ use crate::format::manifest::{DeletionsRef, Manifest};
 use crate::format::names::parse_name;
 use crate::format::node::{FormatFile, VERSION, encode_format};
 use crate::model::ids::NamespaceName;
-use crate::platform::disk::publish;
+use crate::platform::disk::{publish, unpublish};
 
 /// What is to be repaired.
 #[derive(Clone, Debug, PartialEq)]
@@ -222,7 +222,16 @@ impl Engine {
             }
             given_up.push(self.give_up(name, &mut next, &fact.key, &error, dry_run)?);
         }
-        if !given_up.is_empty() && !dry_run {
+        let is_moved = !given_up.is_empty();
+        for (file, error) in self.damaged_answers(nsid)? {
+            let path = file.path(context, nsid);
+            if !dry_run {
+                unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
+            }
+            let (file, why) = (self.below_root(&path), error.message());
+            given_up.push(format!("give up {file} ({why}): repeated writes may take effect a second time"));
+        }
+        if is_moved && !dry_run {
             next.data_seq += 1;
             next.updated_ms = context.clock.now_millis();
             head.commit(context, |manifest| *manifest = next)?;

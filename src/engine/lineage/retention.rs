@@ -51,11 +51,15 @@ impl Engine {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
         for namespace in self.open_namespaces() {
             let is_old = now.saturating_sub(namespace.published().committed_ms) >= interval;
+            // Answers that are in no file yet count as bytes.
             if (is_old || namespace.is_quiet(now))
-                && namespace.unflushed().1 > 0
+                && namespace.unflushed().0 > 0
                 && let Err(error) = namespace.flush().await
             {
                 tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again");
+            }
+            if let Err(error) = tokio::task::block_in_place(|| namespace.tend_answers()) {
+                tracing::warn!(namespace = %namespace.name, %error, "old answers are not removed, it is tried again");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Turns the tail into a segment, and commits manifests for everything that is not a document write.
 //!
-//! Steps of a flush: wait until nothing is on its way; seal the log; freeze the tail; build and publish the segment; commit
-//! a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
+//! Steps of a flush: wait until nothing is on its way; seal the log; freeze the tail; build and publish the segment; write the
+//! answers to repeat to a file; commit a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
 use crate::error::{Error, Kind, Result};
 use crate::format::deletions;
-use crate::format::manifest::{ANSWERS_MAX, DeletionsRef, LogRef, Manifest, SegmentRef, StoredAnswer};
+use crate::format::manifest::{DeletionsRef, LogRef, Manifest, SegmentRef};
 use crate::model::ids::{Hlc, Origin, Project};
 use crate::model::schema::Schema;
 use crate::segment::Summary;
@@ -62,7 +62,6 @@ struct Job {
     hlc: Hlc,
     own: Hlc,
     ids_reserved: u64,
-    answers: Vec<StoredAnswer>,
 }
 
 impl Namespace {
@@ -126,7 +125,7 @@ impl Namespace {
             if self.shared().state.frozen.is_none() {
                 self.freeze(&mut decider)?;
             }
-            self.job(&decider)
+            self.job()
         };
         let Some(job) = job else { return Ok(()) };
         let namespace = self.clone();
@@ -156,7 +155,7 @@ impl Namespace {
                 shared.state.freeze(decider.next_seq);
                 self.publish_view(&shared.state);
             }
-            let Some(job) = self.job(decider) else { return Ok(()) };
+            let Some(job) = self.job() else { return Ok(()) };
             let part = tokio::task::block_in_place(|| self.build(&job))?;
             self.install_held(decider, job, part).await?;
             // A log without records stays until the one after it is flushed, so there may always be one.
@@ -199,25 +198,9 @@ impl Namespace {
         }
     }
 
-    fn job(&self, decider: &Decider) -> Option<Job> {
+    fn job(&self) -> Option<Job> {
         let shared = self.shared();
         let frozen = shared.state.frozen.as_ref()?;
-        let oldest = self.context.clock.now_millis().saturating_sub(self.context.config.idempotency_ms);
-        let due = |at: Hlc| at.millis() >= oldest && at <= frozen.hlc;
-        let answers = decider.answers.values().filter(|kept| due(kept.at)).map(|kept| {
-            let entry = &kept.entry;
-            StoredAnswer {
-                key_hash: hex(&entry.key_hash),
-                body_hash: hex(&entry.body_hash),
-                at: kept.at,
-                upserted: entry.upserted,
-                patched: entry.patched,
-                deleted: entry.deleted,
-                rows_remaining: entry.rows_remaining,
-                filter_matched: entry.filter_matched,
-                bytes_written: entry.bytes_written,
-            }
-        });
         Some(Job {
             entries: frozen.entries(),
             schema: frozen.schema.clone(),
@@ -226,7 +209,6 @@ impl Namespace {
             hlc: frozen.hlc,
             own: frozen.own,
             ids_reserved: frozen.ids_reserved,
-            answers: answers.collect(),
         })
     }
 
@@ -369,11 +351,21 @@ impl Namespace {
             }
             return Err(Error::unavailable("the log failed while the tail became a segment; the tail is kept"));
         }
-        let next = tokio::task::block_in_place(|| self.commit_flush(&head, &job, part))?;
+        let (next, staged) = tokio::task::block_in_place(|| {
+            let staged = self.stage_answers(decider, head.manifest.generation + 1, job.hlc)?;
+            match self.commit_flush(&head, &job, part) {
+                Ok(next) => Ok((next, staged)),
+                Err(error) => {
+                    self.withdraw_answers(staged);
+                    Err(error)
+                }
+            }
+        })?;
         *head = next;
         self.publish_head(&head);
-        decider.answers.retain(|_, kept| kept.at > job.hlc);
-        let superfluous: Vec<_> = decider.sealed.extract_if(.., |log| log.first_seq < job.replay_from).collect();
+        self.settle_answers(decider, staged, job.hlc);
+        let is_over = |log: &mut SealedLog| log.next_seq <= job.replay_from && log.newest <= job.hlc;
+        let superfluous: Vec<_> = decider.sealed.extract_if(.., is_over).collect();
         drop(head);
         tokio::task::block_in_place(|| {
             let keys: Vec<String> =
@@ -389,7 +381,6 @@ impl Namespace {
     fn commit_flush(&self, head: &Head, job: &Job, part: Option<Part>) -> Result<Head> {
         let deletions = self.save_deletions()?;
         let now = self.context.clock.now_millis();
-        let oldest = now.saturating_sub(self.context.config.idempotency_ms);
         let origin = self.origin();
         let next = head.commit(&self.context, |manifest| {
             set_deletions(manifest, &deletions);
@@ -402,11 +393,8 @@ impl Namespace {
             manifest.schema = (*job.schema).clone();
             manifest.ids_reserved = job.ids_reserved;
             manifest.version_vector.see(origin, job.own);
-            manifest.idempotency.retain(|answer| answer.at.millis() >= oldest);
-            manifest.idempotency.extend(job.answers.iter().cloned());
-            manifest.idempotency.sort_by_key(|answer| answer.at);
-            let excess = manifest.idempotency.len().saturating_sub(ANSWERS_MAX);
-            manifest.idempotency.drain(..excess);
+            // Earlier releases kept answers here; they are in a file now.
+            manifest.idempotency.clear();
             manifest.updated_ms = now;
             manifest.written_ms = job.hlc.millis();
         })?;
@@ -475,10 +463,6 @@ fn log_refs(manifest: &Manifest, project: &Project, origin: Origin, sealed: &[Se
         crc32c: log.crc32c,
     });
     inherited.chain(own).collect()
-}
-
-fn hex(bytes: &[u8; 16]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn stopping() -> Error {

@@ -10,8 +10,7 @@ use crate::engine::layout::{number_of, numbered};
 use crate::engine::lineage::drop_generations;
 use crate::engine::lineage::holdings::past;
 use crate::error::{Context as _, Error, Result};
-use crate::format::manifest::{Manifest, Parent, StoredAnswer, decode_manifest, encode_manifest};
-use crate::meta::tables::Answer;
+use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid};
 use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, if_there, publish, unpublish};
@@ -207,33 +206,5 @@ pub fn objects(manifest: &Manifest) -> Vec<ObjectFact> {
 
 /// What the index keeps of a manifest whose file has these bytes.
 pub fn facts(manifest: &Manifest, bytes: Vec<u8>) -> HeadFacts {
-    let answers = manifest.idempotency.iter().filter_map(|answer| Some((hash(&answer.key_hash)?, stored(answer)?)));
-    HeadFacts { manifest: bytes, objects: objects(manifest), answers: answers.collect() }
-}
-
-fn stored(answer: &StoredAnswer) -> Option<Answer> {
-    Some(Answer {
-        body_hash: hash(&answer.body_hash)?,
-        at: answer.at.0,
-        upserted: answer.upserted,
-        patched: answer.patched,
-        deleted: answer.deleted,
-        rows_remaining: answer.rows_remaining,
-        filter_matched: answer.filter_matched,
-        bytes_written: answer.bytes_written,
-    })
-}
-
-/// 32 hexadecimal digits as 16 bytes.
-fn hash(text: &str) -> Option<[u8; 16]> {
-    if text.len() != 32 {
-        return None;
-    }
-    u128::from_str_radix(text, 16).ok().map(|n| {
-        let mut bytes = [0; 16];
-        for (at, byte) in bytes.iter_mut().enumerate() {
-            *byte = (n >> (8 * (15 - at))) as u8;
-        }
-        bytes
-    })
+    HeadFacts { manifest: bytes, objects: objects(manifest) }
 }

@@ -1,7 +1,7 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
-//! - `write` decides and logs, `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
+//! - `write` decides and logs, `answers` says what writes with a key did, `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
 //!   need, too, as `standing` says;
 //! - `stillness` keeps all of it as it is for a moment;
 //! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one, which
@@ -9,6 +9,7 @@
 //! - `renewal` takes a new origin.
 
 pub mod absorb;
+pub mod answers;
 pub mod compaction;
 mod flush;
 pub mod head;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 pub(in crate::engine) use self::flush::{reference, write_deletions};
 pub use self::write::moved;
 
+use self::answers::Answers;
 use self::head::Head;
 use self::state::State;
 use super::context::Context;
@@ -39,7 +41,6 @@ use super::view::View;
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Lineage, Manifest};
-use crate::format::record::IdempotencyEntry;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, NamespaceName, Nsid, Origin, Version};
 use crate::model::schema::Schema;
@@ -127,20 +128,11 @@ struct Decider {
     read_only: bool,
     /// Numbers commits on their way.
     number: u64,
-    /// Answers of commits that no manifest holds yet.
-    answers: HashMap<[u8; 16], Kept>,
+    /// Answers of commits with an `Idempotency-Key`.
+    answers: Answers,
     /// The log failed: everything is opened anew before the next commit.
     distrust: Option<Distrust>,
     broken: bool,
-}
-
-/// The answer to a write with an `Idempotency-Key`.
-#[derive(Clone)]
-struct Kept {
-    entry: IdempotencyEntry,
-    at: Hlc,
-    /// `None` once it is durable.
-    waits_for: Option<(Arc<GroupCommit>, Ticket)>,
 }
 
 /// What writers and readers share; held for moments.
@@ -161,6 +153,8 @@ struct Pending {
     schema: Option<Arc<Schema>>,
     ids_reserved: Option<u64>,
     counts: bool,
+    /// Its answer is kept.
+    is_keyed: bool,
 }
 
 impl Namespace {
@@ -305,6 +299,7 @@ impl Namespace {
                 shared.overlay.remove(id);
             }
         }
+        shared.state.tail.answers += u64::from(commit.is_keyed);
         shared.state.apply_commit(&commit.changes, commit.version, commit.schema, commit.ids_reserved, commit.counts)
     }
 

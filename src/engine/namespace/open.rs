@@ -6,16 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use roaring::RoaringBitmap;
 
+use super::answers::Answers;
 use super::flush::are_many;
 use super::head::Head;
 use super::state::{Part, State};
-use super::{Decider, Kept, Moment, Namespace, Shared, published};
+use super::{Decider, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer, recover};
 use crate::engine::layout::{log_key, prefix};
 use crate::engine::write::{Change, apply_patch};
 use crate::error::{Context as _, Error, Result};
+use crate::format::answers::Answer;
 use crate::format::deletions;
 use crate::format::log::{Frame, decode_log};
 use crate::format::manifest::{LogRef, Manifest, SegmentRef};
@@ -33,7 +35,7 @@ struct Loaded {
     state: State,
     next_seq: u64,
     sealed: Vec<SealedLog>,
-    answers: HashMap<[u8; 16], Kept>,
+    answers: Answers,
 }
 
 impl Namespace {
@@ -196,7 +198,8 @@ fn replay_named(context: &Context, state: &mut State, analysis: &mut Analyzers, 
 fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
     let manifest = &head.manifest;
     let mut state = segments_of(context, manifest)?;
-    let mut answers = HashMap::new();
+    let mut answers = Answers::default();
+    state.tail.answers += answers.take_in(manifest) as u64;
     let mut analysis = Analyzers::new();
     let own = prefix(&name.project, manifest.nsid);
     for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
@@ -309,12 +312,13 @@ fn replay(
     analysis: &mut Analyzers,
     frame: Frame,
     origin: Origin,
-    answers: Option<&mut HashMap<[u8; 16], Kept>>,
+    answers: Option<&mut Answers>,
 ) -> Result<()> {
     let version = Version { hlc: frame.hlc, origin };
     let counts = !frame.more && (!frame.batch.records.is_empty() || frame.batch.schema.is_some());
     if let (Some(answers), Some(entry)) = (answers, frame.batch.idempotency) {
-        answers.insert(entry.key_hash, Kept { entry, at: frame.hlc, waits_for: None });
+        answers.insert(Answer { entry, at_ms: frame.hlc.millis() }, frame.hlc, None);
+        state.tail.answers += 1;
     }
     let schema = frame.batch.schema.map(Arc::new);
     if let Some(schema) = &schema {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
+use super::answers::ANSWER_BYTES;
 use crate::engine::view::{SegmentView, Tail, TailRow, View};
 use crate::engine::write::Change;
 use crate::error::Result;
@@ -61,13 +62,15 @@ impl LookedUp {
     }
 }
 
-/// Documents and tombstones that are not in a segment yet.
+/// Documents and tombstones that are not in a segment yet, and how many answers are in no file yet.
 #[derive(Default)]
 pub struct MemTable {
     rows: Tail,
     slots: HashMap<DocId, u64>,
     tombstones: BTreeMap<DocId, Version>,
     bytes: u64,
+    /// Commits whose answers are in no file yet.
+    pub answers: u64,
 }
 
 impl MemTable {
@@ -109,7 +112,7 @@ impl MemTable {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.tombstones.is_empty()
+        self.slots.is_empty() && self.tombstones.is_empty() && self.answers == 0
     }
 
     /// Rows and tombstones.
@@ -119,7 +122,7 @@ impl MemTable {
 
     /// Memory in bytes, about.
     pub fn bytes(&self) -> u64 {
-        self.bytes + self.tombstones.len() as u64 * ROW_OVERHEAD_BYTES
+        self.bytes + self.tombstones.len() as u64 * ROW_OVERHEAD_BYTES + self.answers * ANSWER_BYTES
     }
 
     /// Everything, and the `superseded`, in the order of ids, for a segment.

@@ -7,13 +7,21 @@ use tokio::sync::MutexGuard;
 use super::flush::Turn;
 use super::{Decider, Namespace};
 use crate::error::Result;
+use crate::format::answers::Answer;
 
 /// A namespace that nobody writes to, flushes or compacts until this is dropped.
 pub(in crate::engine) struct Still<'a> {
     // In this order: who waits for a turn holds no decider.
-    _decider: MutexGuard<'a, Decider>,
+    decider: MutexGuard<'a, Decider>,
     _flushing: Turn<'a>,
     _compacting: Turn<'a>,
+}
+
+impl Still<'_> {
+    /// Every answer of the namespace, which is this one's, that is repeated.
+    pub(in crate::engine) fn answers(&mut self, of: &Namespace) -> Result<Vec<Answer>> {
+        tokio::task::block_in_place(|| of.all_answers(&mut self.decider))
+    }
 }
 
 impl Namespace {
@@ -32,6 +40,6 @@ impl Namespace {
         self.make_ready(&mut decider).await?;
         self.drain(&mut decider).await?;
         self.flush_held(&mut decider).await?;
-        Ok(Still { _decider: decider, _flushing: flushing, _compacting: compacting })
+        Ok(Still { decider, _flushing: flushing, _compacting: compacting })
     }
 }

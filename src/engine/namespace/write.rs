@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::open::{next_clock, whole};
 use super::state::etag;
-use super::{Decider, Kept, Namespace, Pending};
+use super::{Decider, Namespace, Pending};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap;
 use crate::engine::group_commit::{GroupCommit, Ticket};
@@ -14,6 +14,7 @@ use crate::engine::ids::{COUNTER_BITS, left_of_block};
 use crate::engine::journal::{Journal, Writer};
 use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
 use crate::error::{Error, Kind, Result};
+use crate::format::answers::Answer;
 use crate::format::record::{Batch, IdempotencyEntry, Record};
 use crate::model::document::Document;
 use crate::model::filter::Filter;
@@ -51,11 +52,12 @@ impl Namespace {
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
             check_writable(&decider)?;
-            if let Some(key) = request.idempotency
-                && let Some(kept) = self.find_answer(&decider, &key)?
-            {
-                drop(decider);
-                return self.repeat(kept, &key).await;
+            if let Some(key) = request.idempotency {
+                if let Some(kept) = self.find_answer(&mut decider, &key)? {
+                    drop(decider);
+                    return self.repeat(kept, &key).await;
+                }
+                self.check_keys(&mut decider)?;
             }
             if !Arc::ptr_eq(&decider.schema, &base) {
                 // Another writer changed the schema meanwhile; types are decided anew against it.
@@ -202,55 +204,6 @@ impl Namespace {
         Ok(())
     }
 
-    fn find_answer(&self, decider: &Decider, key: &Idempotency) -> Result<Option<Kept>> {
-        let kept = match decider.answers.get(&key.key_hash) {
-            Some(kept) => kept.clone(),
-            None => match self.context.meta.answer(self.nsid, &key.key_hash)? {
-                None => return Ok(None),
-                Some(answer) => Kept {
-                    at: Hlc(answer.at),
-                    entry: IdempotencyEntry {
-                        key_hash: key.key_hash,
-                        body_hash: answer.body_hash,
-                        upserted: answer.upserted,
-                        patched: answer.patched,
-                        deleted: answer.deleted,
-                        rows_remaining: answer.rows_remaining,
-                        filter_matched: answer.filter_matched,
-                        bytes_written: answer.bytes_written,
-                    },
-                    waits_for: None,
-                },
-            },
-        };
-        let age = self.context.clock.now_millis().saturating_sub(kept.at.millis());
-        Ok((age <= self.context.config.idempotency_ms).then_some(kept))
-    }
-
-    /// The answer of the first write with this key, once that is durable.
-    async fn repeat(&self, kept: Kept, key: &Idempotency) -> Result<WriteOutcome> {
-        if kept.entry.body_hash != key.body_hash {
-            return Err(Error::invalid("this Idempotency-Key was used for a write with another body")
-                .with_code("idempotency_key_reused")
-                .with_hint("use a new key for every new write"));
-        }
-        if let Some((group, ticket)) = kept.waits_for {
-            self.finish(&group, ticket).await?;
-        }
-        let entry = kept.entry;
-        Ok(WriteOutcome {
-            upserted: entry.upserted,
-            patched: entry.patched,
-            deleted: entry.deleted,
-            rows_remaining: entry.rows_remaining,
-            filter_matched: entry.filter_matched,
-            bytes_written: entry.bytes_written,
-            etag: self.view().etag.clone(),
-            replayed: true,
-            ..WriteOutcome::default()
-        })
-    }
-
     /// Puts a decision into the log. Nothing is appended when nothing changes and no key has to be remembered.
     fn commit(
         &self,
@@ -303,9 +256,11 @@ impl Namespace {
         if let Some(reserved) = extras.ids_reserved {
             decider.ids_reserved = reserved;
         }
+        let is_keyed = extras.idempotency.is_some();
         if let Some(entry) = extras.idempotency {
-            let waits_for = Some((group.clone(), ticket));
-            decider.answers.insert(entry.key_hash, Kept { entry, at: hlc, waits_for });
+            // A clock that was once ahead must not keep answers until that time.
+            let at_ms = hlc.millis().min(self.context.clock.now_millis());
+            decider.answers.insert(Answer { entry, at_ms }, hlc, Some((group.clone(), ticket)));
         }
         let mut shared = self.shared();
         for change in &changes {
@@ -324,6 +279,7 @@ impl Namespace {
             schema: extras.schema,
             ids_reserved: extras.ids_reserved,
             counts,
+            is_keyed,
         });
         Ok((group, ticket))
     }

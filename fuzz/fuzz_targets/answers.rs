@@ -1,0 +1,8 @@
+//! Feeds the target `answers`.
+
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::run("answers", data));
