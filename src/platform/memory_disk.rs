@@ -7,6 +7,7 @@
 //!   random. A rename happens whole or not at all, as on a journalling file system.
 
 mod file;
+mod mishap;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use self::file::OpenFile;
+use self::mishap::{Act, Harm, On};
+pub use self::mishap::{Mishap, MishapKind};
 use super::disk::{Disk, DiskFile, Entry, RandomFile};
 use super::mmap::{LiveBytes, Mapping};
 use super::random::Random;
@@ -42,6 +45,10 @@ struct State {
     operations: u64,
     barriers: u64,
     fault: Option<Fault>,
+    mishap: Option<Mishap>,
+    /// What happened, of what was planned.
+    happened: Vec<String>,
+    unreadable: Option<PathBuf>,
     /// Raised by every power cut: files opened before are dead.
     life: u64,
 }
@@ -122,6 +129,21 @@ impl MemoryDisk {
         self.state().fault = fault;
     }
 
+    /// Lets one operation go wrong, once; nothing is planned any more with `None`.
+    pub fn set_mishap(&self, mishap: Option<Mishap>) {
+        self.state().mishap = mishap;
+    }
+
+    /// What is still to go wrong.
+    pub fn planned(&self) -> Option<Mishap> {
+        self.state().mishap.clone()
+    }
+
+    /// What went wrong since this was asked last, of what was planned.
+    pub fn take_happened(&self) -> Vec<String> {
+        std::mem::take(&mut self.state().happened)
+    }
+
     /// Another disk that holds the same.
     pub fn duplicate(&self) -> MemoryDisk {
         let state = self.state();
@@ -174,6 +196,7 @@ impl MemoryDisk {
         state.durable_names = names;
         state.locked.clear();
         state.fault = None;
+        state.mishap = None;
         state.life += 1;
     }
 
@@ -186,8 +209,8 @@ impl MemoryDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one operation, which fails when a fault says so.
-    fn operation(&self) -> io::Result<MutexGuard<'_, State>> {
+    /// Counts one operation, which fails when a fault says so, or does harm.
+    fn operation(&self, act: Act, on: On<'_>) -> io::Result<(MutexGuard<'_, State>, Harm)> {
         let mut state = self.state();
         if self.life.is_some_and(|life| life != state.life) {
             return Err(io::Error::other("the power was cut"));
@@ -198,7 +221,10 @@ impl MemoryDisk {
             Some(fault) if number == fault.at || (fault.forever && number > fault.at) => {
                 Err(io::Error::new(fault.kind, format!("injected at operation {number}")))
             }
-            _ => Ok(state),
+            _ => {
+                let harm = state.harm(act, on, number)?;
+                Ok((state, harm))
+            }
         }
     }
 
@@ -295,22 +321,25 @@ fn touches(change: &Change, dir: &Path) -> bool {
 
 impl Disk for MemoryDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(path))?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let file = state.create(path)?;
+        harm.told(())?;
         Ok(Box::new(self.open(&state, file)))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.operation()?;
+        let (state, _) = self.operation(Act::Look, On::Path(path))?;
         Ok(Box::new(self.open(&state, state.file(path)?)))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let state = self.operation()?;
-        Ok(state.files[state.file(path)?].now.clone())
+        let (state, harm) = self.operation(Act::Read, On::Path(path))?;
+        let mut bytes = state.files[state.file(path)?].now.clone();
+        harm.spoil(&mut bytes);
+        Ok(bytes)
     }
 
     fn map(&self, path: &Path) -> io::Result<Mapping> {
@@ -318,7 +347,7 @@ impl Disk for MemoryDisk {
     }
 
     fn map_live(&self, path: &Path) -> io::Result<Mapping> {
-        let mut state = self.operation()?;
+        let (mut state, _) = self.operation(Act::Look, On::Path(path))?;
         let file = state.file(path)?;
         let Content { live: known, now, .. } = &mut state.files[file];
         let live = known.upgrade().unwrap_or_else(|| Arc::new(LiveBytes::new(now)));
@@ -327,31 +356,32 @@ impl Disk for MemoryDisk {
     }
 
     fn size(&self, path: &Path) -> io::Result<u64> {
-        let state = self.operation()?;
+        let (state, _) = self.operation(Act::Look, On::Path(path))?;
         Ok(state.files[state.file(path)?].now.len() as u64)
     }
 
     fn is_filled(&self, path: &Path) -> bool {
-        self.operation().is_ok_and(|state| state.inside(path).is_ok_and(|mut inside| inside.next().is_some()))
+        let begun = self.operation(Act::Look, On::Path(path));
+        begun.is_ok_and(|(state, _)| state.inside(path).is_ok_and(|mut inside| inside.next().is_some()))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(from))?;
         let node = Node::File(state.file(from)?);
         state.check_parent(to)?;
         state.change(Change::Rename(from.to_owned(), to.to_owned(), node));
-        Ok(())
+        harm.told(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(path))?;
         state.file(path)?;
         state.change(Change::Remove(path.to_owned()));
-        Ok(())
+        harm.told(())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(path))?;
         if state.names.get(path) != Some(&Node::Dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -359,21 +389,21 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         state.change(Change::Remove(path.to_owned()));
-        Ok(())
+        harm.told(())
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(path))?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         state.check_parent(path)?;
         state.change(Change::Insert(path.to_owned(), Node::Dir));
-        Ok(())
+        harm.told(())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut state = self.operation()?;
+        let (mut state, harm) = self.operation(Act::Change, On::Path(path))?;
         state.barriers += 1;
         if !is_root(path) && state.names.get(path) != Some(&Node::Dir) {
             return Err(io::ErrorKind::NotFound.into());
@@ -384,11 +414,11 @@ impl Disk for MemoryDisk {
         for change in &synced {
             apply(&mut state.durable_names, change);
         }
-        Ok(())
+        harm.told(())
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let state = self.operation()?;
+        let (state, _) = self.operation(Act::Look, On::Path(path))?;
         Ok(state
             .inside(path)?
             .filter_map(|(name, node)| {
@@ -402,7 +432,7 @@ impl Disk for MemoryDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        let mut state = self.operation()?;
+        let (mut state, _) = self.operation(Act::Look, On::Path(path))?;
         if state.locked.iter().any(|locked| locked == path) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -411,13 +441,13 @@ impl Disk for MemoryDisk {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let state = self.operation()?;
+        let (state, _) = self.operation(Act::Look, On::Path(path))?;
         drop(state.inside(path)?);
         Ok(state.free_bytes())
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
-        let mut state = self.operation()?;
+        let (mut state, _) = self.operation(Act::Look, On::Path(path))?;
         let file = match state.file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => state.create(path)?,
             found => found?,

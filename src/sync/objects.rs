@@ -81,6 +81,7 @@ async fn push_one(
     if there == Some(bytes) {
         return Ok(None);
     }
+    tokio::task::block_in_place(|| check_here(&object, &mapping))?;
     let going = Arc::new(engine.going(&object.key));
     bucket.upload(&object.key, Arc::new(mapping), Some(going), patience).await?;
     Ok(Some(bytes))
@@ -166,6 +167,22 @@ fn check(object: &ObjectFact, incoming: &mut Incoming) -> Result<()> {
     match (incoming.crc32c(), object.crc32c) {
         (found, expected) if found == expected => Ok(()),
         (found, expected) => Err(differs(object, format!("checksum {found:08x}, expected {expected:08x}"))),
+    }
+}
+
+/// What is sent is what the state says: a page that is damaged here, or was read wrong, must not take the place of what others need.
+fn check_here(object: &ObjectFact, bytes: &[u8]) -> Result<()> {
+    if conflicts_token(&object.key).is_some() {
+        return decode_conflicts(bytes, &object.key).map(drop);
+    }
+    match (crc32c::crc32c(bytes), object.crc32c) {
+        (found, expected) if found == expected => Ok(()),
+        (found, expected) => {
+            Err(Error::corrupt(format!("object {} here: checksum {found:08x}, expected {expected:08x}", object.key))
+                .with_hint(
+                    "it is not sent; `shoal check` says what is damaged, and a later pass sends it once it is right",
+                ))
+        }
     }
 }
 

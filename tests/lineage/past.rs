@@ -1,9 +1,12 @@
 //! Past states answer as they were, for as long as retention or a tag keeps them.
 
+use std::io::ErrorKind;
+
 use serde_json::json;
 use shoal::engine::lineage::BranchRequest;
 use shoal::error::Kind;
 use shoal::model::as_of::AsOf;
+use shoal::platform::memory_disk::{Mishap, MishapKind};
 
 use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, branch, name, objects, put, write};
 
@@ -121,6 +124,30 @@ async fn a_tag_keeps_its_state_until_it_is_deleted() {
     put(&engine, "main", 0..2, 3).await;
     engine.tag(&name("main"), "v1", None).await.unwrap();
     assert_eq!(at(&engine, "main", AsOf::Tag("v1".into())).unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_that_could_not_be_written_keeps_nothing() {
+    for after in 0..6 {
+        let node = Node::new(1);
+        let engine = node.open();
+        put(&engine, "main", 0..10, 0).await;
+        let mishap =
+            Mishap { after, within: Some("/tags/v1/".to_owned()), kind: MishapKind::Fails(ErrorKind::StorageFull) };
+        node.disk.set_mishap(Some(mishap));
+        let tagged = engine.tag(&name("main"), "v1", None).await;
+        let happened = node.disk.take_happened();
+        node.disk.set_mishap(None);
+        assert_eq!(tagged.is_err(), engine.tags(&name("main")).unwrap().is_empty(), "{happened:?}");
+        engine.shutdown().await.unwrap();
+        drop(engine);
+        // After a clean stop counts are believed.
+        let engine = node.open();
+        engine.delete(&name("main")).await.unwrap();
+        node.clock.advance(30 * DAY_MS);
+        engine.tend().await.unwrap();
+        assert_eq!(objects(&node), Vec::<String>::new(), "{happened:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

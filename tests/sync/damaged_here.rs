@@ -8,6 +8,7 @@ use shoal::engine::Engine;
 use shoal::engine::check::{Remedy, RepairReport, RepairRequest, Scope};
 use shoal::engine::merge::decide::Policy;
 use shoal::platform::disk::{Disk, publish};
+use shoal::platform::memory_disk::{Mishap, MishapKind};
 use shoal::store::Bucket;
 use shoal::sync::Sync;
 
@@ -112,4 +113,28 @@ async fn a_file_that_is_wrong_in_the_bucket_too_replaces_nothing() {
             .any(|action| action.failed.as_ref().is_some_and(|why| why.contains("in the bucket: checksum")))
     );
     assert_eq!(nodes[0].disk.read(&segment).unwrap(), damaged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_wrong_is_not_sent_and_a_later_pass_sends_what_is_there() {
+    let mut refused = 0;
+    for after in 0..4 {
+        let (bucket, node) = (bucket(1), Node::new(1));
+        let engine = node.open();
+        put(&engine, "docs", 0..20, 1).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+        put(&engine, "docs", [3, 30], 2).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+        let mishap =
+            Mishap { after, within: Some("/store/default/".to_owned()), kind: MishapKind::ReadsWrong(9_000) };
+        node.disk.set_mishap(Some(mishap));
+        let first = sync(&node, &engine, &bucket).await;
+        node.disk.set_mishap(None);
+        if !node.disk.take_happened().is_empty() {
+            refused += u32::from(first.is_err());
+        }
+        sync(&node, &engine, &bucket).await.unwrap();
+        assert_eq!(crate::fleet::fresh(9, &bucket, "docs").await, all(&engine, "docs"), "{after}: {first:?}");
+    }
+    assert!(refused > 0, "nothing was read wrong");
 }

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::holdings::{read_tag, read_tags};
 use crate::engine::Engine;
 use crate::engine::layout::numbered;
-use crate::engine::namespace::head::{keys, reclaim};
+use crate::engine::namespace::head::{keys, reclaim, take_back};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::marks::{TagFile, VERSION, encode_tag};
@@ -94,8 +94,12 @@ impl Engine {
         let path = dir.join(numbered(file.rev));
         {
             let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
-            context.meta.hold(&keys_named(Some(file)))?;
-            publish(&*context.disk, &path, &encode_tag(file)?).context(|| format!("write {}", path.display()))?;
+            let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
+            context.meta.hold(&named)?;
+            if let Err(error) = publish(&*context.disk, &path, &bytes) {
+                take_back(context, &path, &named);
+                return Err(Error::from(error).context(format!("write {}", path.display())));
+            }
         }
         if let Some(last) = before.map(|before| before.rev).filter(|last| *last != file.rev) {
             // Best effort: the newest revision is what counts.

@@ -38,6 +38,7 @@ pub fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest
 fn read_or_warn(context: &Context, path: &std::path::Path) -> Option<Manifest> {
     read(context, path).unwrap_or_else(|error| {
         tracing::warn!(%error, "the base of a merge is not used");
+        too_high(context);
         None
     })
 }
@@ -66,7 +67,8 @@ pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()>
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let before = read_or_warn(context, &path);
     context.meta.hold(&keys(manifest))?;
-    publish(&*context.disk, &path, &bytes).context(|| format!("write {}", path.display()))?;
+    let published = publish(&*context.disk, &path, &bytes);
+    published.inspect_err(|_| too_high(context)).context(|| format!("write {}", path.display()))?;
     release(context, before);
     Ok(())
 }
@@ -94,9 +96,16 @@ fn remove(context: &Context, target: Nsid, path: &std::path::Path) {
     let removed = context.disk.remove(path).and_then(|()| context.disk.sync_dir(&context.layout.bases(target)));
     match removed {
         Ok(()) => release(context, Some(before)),
-        // Counted too high until the next recount.
-        Err(error) => tracing::warn!(%error, path = %path.display(), "the base of a merge is not removed"),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "the base of a merge is not removed");
+            too_high(context);
+        }
     }
+}
+
+/// What is counted too high would keep its objects for good, also after a clean stop.
+fn too_high(context: &Context) {
+    context.meta.distrust("the base of a merge may be counted too often");
 }
 
 fn release(context: &Context, manifest: Option<Manifest>) {

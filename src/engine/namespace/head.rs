@@ -157,14 +157,14 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     Ok(Head { manifest, crc32c })
 }
 
-/// Lets go of what a manifest was to name that could not be written. Where it may be in place all the same, all is counted
-/// anew: whoever reads it next needs its objects.
-fn take_back(context: &Context, path: &Path, added: &[String]) {
+/// Lets go of what a manifest or a tag was to name that could not be written. Where it may be in place all the same, all is
+/// counted anew: whoever reads it next needs its objects.
+pub fn take_back(context: &Context, path: &Path, added: &[String]) {
     let released = unpublish(&*context.disk, path).map_err(Error::from).and_then(|()| context.meta.release(added));
     match released {
         // A full disk needs the space back at once.
         Ok(free) => reclaim(context, &free),
-        Err(_) => context.meta.distrust("it is not known whether a manifest was written"),
+        Err(_) => context.meta.distrust("it is not known whether a manifest or a tag was written"),
     }
 }
 

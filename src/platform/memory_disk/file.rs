@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::mishap::{Act, Harm, On};
 use super::{Content, MemoryDisk};
 use crate::platform::disk::{DiskFile, RandomFile};
 
@@ -13,12 +14,12 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    fn with<T>(&self, act: impl FnOnce(&mut Content) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.disk.operation()?;
+    fn with<T>(&self, act: Act, work: impl FnOnce(&mut Content, Harm) -> io::Result<T>) -> io::Result<T> {
+        let (mut state, harm) = self.disk.operation(act, On::File(self.file))?;
         if state.life != self.life {
             return Err(io::Error::other("opened before the power was cut"));
         }
-        act(&mut state.files[self.file])
+        work(&mut state.files[self.file], harm)
     }
 
     fn check_room(&self, bytes: usize) -> io::Result<()> {
@@ -30,9 +31,9 @@ impl OpenFile {
 
     fn barrier(&self) -> io::Result<()> {
         self.disk.state().barriers += 1;
-        self.with(|content| {
+        self.with(Act::Change, |content, harm| {
             content.make_durable();
-            Ok(())
+            harm.told(())
         })
     }
 }
@@ -40,10 +41,11 @@ impl OpenFile {
 impl DiskFile for OpenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.check_room(bytes.len())?;
-        self.with(|content| {
+        self.with(Act::Write, |content, harm| {
+            let bytes = harm.kept(bytes);
             content.change(content.now.len(), content.now.len() + bytes.len());
             content.now.extend_from_slice(bytes);
-            Ok(())
+            harm.told(())
         })
     }
 
@@ -58,22 +60,23 @@ impl DiskFile for OpenFile {
 
 impl RandomFile for OpenFile {
     fn size(&self) -> io::Result<u64> {
-        self.with(|content| Ok(content.now.len() as u64))
+        self.with(Act::Look, |content, _| Ok(content.now.len() as u64))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.with(|content| {
+        self.with(Act::Change, |content, harm| {
             content.resize(len);
-            Ok(())
+            harm.told(())
         })
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        self.with(|content| {
+        self.with(Act::Read, |content, harm| {
             let bytes = content.now.get(start..).and_then(|rest| rest.get(..out.len()));
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            harm.spoil(out);
             Ok(())
         })
     }
@@ -82,13 +85,14 @@ impl RandomFile for OpenFile {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let size = self.disk.state().files[self.file].now.len();
         self.check_room((start + bytes.len()).saturating_sub(size))?;
-        self.with(|content| {
+        self.with(Act::Write, |content, harm| {
+            let bytes = harm.kept(bytes);
             let end = start + bytes.len();
             content.resize(end.max(content.now.len()));
             content.change(start, end);
             content.now[start..end].copy_from_slice(bytes);
             content.live.upgrade().inspect(|live| live.write(start, bytes));
-            Ok(())
+            harm.told(())
         })
     }
 
