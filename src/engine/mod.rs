@@ -70,6 +70,8 @@ pub struct Engine {
     open: Mutex<HashMap<NamespaceName, Slot>>,
     /// One name is created, deleted or opened at a time, per name.
     doors: Mutex<HashMap<NamespaceName, Arc<tokio::sync::Mutex<()>>>>,
+    /// One merge of a source (the second) into a target goes on at a time, per pair.
+    pairs: Mutex<HashMap<(Nsid, Nsid), Arc<tokio::sync::Mutex<()>>>>,
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last.
     past: Mutex<VecDeque<Arc<Moment>>>,
@@ -119,6 +121,13 @@ impl Engine {
         let mut open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
         open.sort_unstable_by_key(|namespace| namespace.nsid);
         open
+    }
+
+    /// Who holds it has the base of a source's merges into a target for itself.
+    fn pair(&self, target: Nsid, source: Nsid) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        pairs.retain(|_, pair| Arc::strong_count(pair) > 1);
+        pairs.entry((target, source)).or_default().clone()
     }
 
     /// The door of a name: who holds it creates, opens or deletes.

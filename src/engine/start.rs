@@ -107,6 +107,7 @@ impl Engine {
             catalog,
             open: Mutex::new(HashMap::new()),
             doors: Mutex::new(HashMap::new()),
+            pairs: Mutex::new(HashMap::new()),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
             tags_kept: Mutex::default(),

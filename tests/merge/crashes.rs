@@ -3,11 +3,12 @@
 use std::io;
 
 use serde_json::json;
+use shoal::engine::merge::MergeRequest;
 use shoal::engine::merge::decide::Policy;
 use shoal::error::Kind;
 use shoal::platform::memory_disk::Fault;
 
-use crate::node::{Documents, Node, all, branch, put, write};
+use crate::node::{Documents, Node, all, branch, name, put, write};
 use crate::policies::merge;
 
 /// A parent with a tail and a segment, a child with both, a conflict, a deletion.
@@ -80,4 +81,26 @@ async fn whatever_operation_fails_a_merge_is_whole_or_not_there() {
         assert!(report.is_whole(), "{what}: {report:?}");
     }
     assert!(merged > 0, "no fault came after the commit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_merges_of_one_pair_at_a_time_both_end_well() {
+    let node = Node::new(90);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    branch(&engine, "main", "b").await;
+    for round in 0..40 {
+        put(&engine, "b", round..round + 3, round).await;
+        let merges = (0..4).map(|_| {
+            let engine = engine.clone();
+            tokio::spawn(
+                async move { engine.merge(&name("b"), &name("main"), MergeRequest::default()).await.map(drop) },
+            )
+        });
+        for merge in merges.collect::<Vec<_>>() {
+            merge.await.unwrap().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        assert_eq!(all(&engine, "b"), all(&engine, "main"), "round {round}");
+    }
+    assert!(engine.check(4).unwrap().is_whole());
 }

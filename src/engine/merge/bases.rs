@@ -3,7 +3,7 @@
 //!
 //! `local/{target}/bases/{source}.json` is a sealed manifest like any other, and holds its objects. Before a merge the source's
 //! state is put beside it as `{source}.next.json`, while nothing of it can go; after the commit it takes the place. Whichever of
-//! the two a crash leaves, a state counts as common only where both sides' vectors cover it.
+//! the two a crash leaves, a state counts as common only where both sides' vectors cover it. One merge of a pair at a time does this.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -54,6 +54,9 @@ impl Engine {
             return Ok(work.report);
         }
         drop(ours);
+        // From the staging of a base to its settling: two of one pair would write one file, and take each other's away.
+        let pair = self.pair(target.nsid, source.nsid);
+        let _pair = pair.lock().await;
         let mut has_base = false;
         if request.as_of.is_none() {
             // The head is held until the state's objects are counted: nothing it names can go meanwhile.
