@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 
 use crate::api;
 use crate::api::auth::Tokens;
@@ -17,10 +16,9 @@ use crate::error::{Context, Error, Result};
 use crate::ops;
 use crate::ops::metrics::Metrics;
 use crate::ops::signals::Hangups;
-use crate::platform::clock::{Clock as _, SystemClock};
+use crate::platform::clock::SystemClock;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
-use crate::platform::wall::Wall;
 use crate::sync::Worker;
 
 /// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
@@ -132,7 +130,6 @@ fn not_listening(listen: SocketAddr, error: std::io::Error) -> Error {
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
 /// Lets go of what is kept for a time.
 async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
-    let mut wall = Wall::default();
     loop {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
@@ -145,7 +142,7 @@ async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
                 break;
             }
             let store = sync.as_ref().and_then(|worker| worker.store_clock());
-            let now = wall.believed(SystemClock.now_millis(), Instant::now(), store);
+            let now = tokio::task::block_in_place(|| engine.believed_time(store));
             if let Err(error) = engine.tend_at(now).await {
                 tracing::warn!(%error, "what is due is not let go of, it is tried again");
             }

@@ -14,13 +14,14 @@ use super::node::Node;
 use crate::error::Result;
 use crate::format::node::NodeFile;
 use crate::meta::Meta;
-use crate::meta::tables::{Bound, Kin};
+use crate::meta::tables::{Bound, Deadline, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::model::name_patterns::NamePatterns;
 use crate::model::query::Recall;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
+use crate::platform::wall::{StoreClock, Wall};
 use crate::tier::Tier;
 
 /// How an engine works; the defaults suit a node of 512 MB.
@@ -119,6 +120,8 @@ pub struct Context {
     pub filtering: Mutex<()>,
     /// One compaction at a time.
     pub compacting: Semaphore,
+    /// What the wall clock does.
+    pub wall: Mutex<Wall>,
     /// No new work is begun.
     pub stopping: AtomicBool,
 }
@@ -183,6 +186,36 @@ impl Context {
         if self.kin().contains_key(&nsid) {
             self.set_kin(nsid, Kin::default());
         }
+    }
+
+    /// What the wall clock shows, and the sum of its jumps. They are known to the next process, too.
+    pub fn look_at_wall(&self) -> (u64, i64) {
+        let (now, steady) = (self.clock.now_millis(), self.clock.steady_millis());
+        let mut wall = self.wall.lock().unwrap_or_else(PoisonError::into_inner);
+        let durably = wall.look(now, steady);
+        let kept = wall.remembered().map_or(Ok(()), |seen| self.meta.keep_clock(seen, durably));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "what the clock shows is not kept, a jump until the next start is not noticed");
+        }
+        (now, wall.jumps_ms())
+    }
+
+    /// The time by which something may be called old, if any is believed.
+    pub fn believed_time(&self, store: Option<StoreClock>) -> Option<u64> {
+        self.look_at_wall();
+        let (now, steady) = (self.clock.now_millis(), self.clock.steady_millis());
+        self.wall.lock().unwrap_or_else(PoisonError::into_inner).believed(now, steady, store)
+    }
+
+    /// When an incarnation ends that is to live so long from now on; what this node needs to count that is durable on return.
+    pub fn expire_in(&self, nsid: Nsid, ttl_ms: Option<u64>) -> Result<Option<u64>> {
+        let (now, jumps_ms) = self.look_at_wall();
+        let expires_ms = ttl_ms.map(|ttl| now.saturating_add(ttl));
+        // Where there is none, one that was set before does no harm: it is of another time.
+        if let Some(expires_ms) = expires_ms {
+            self.meta.set_deadline(nsid, Some(Deadline { expires_ms, jumps_ms }))?;
+        }
+        Ok(expires_ms)
     }
 
     /// Tombstones older than this may be dropped from an incarnation of the tree that began with `root`: its relatives need

@@ -106,7 +106,7 @@ impl Engine {
             schema = apply_schema_update(&schema, update, false)?;
         }
         let mut manifest = self.first_manifest(name, schema, request.labels);
-        manifest.expires_ms = request.ttl_ms.map(|ttl| manifest.created_ms.saturating_add(ttl));
+        manifest.expires_ms = tokio::task::block_in_place(|| self.context.expire_in(manifest.nsid, request.ttl_ms))?;
         let known = kin(&manifest, None);
         let (namespace, _) = self.give_birth(name, manifest, None).await?;
         self.context.set_kin(namespace.nsid, known);

@@ -32,6 +32,7 @@ use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::mmap::FULL;
 use crate::platform::random::Random;
+use crate::platform::wall::Wall;
 use crate::tier::Tier;
 
 impl Engine {
@@ -67,6 +68,7 @@ impl Engine {
             }
         };
         let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
+        let wall = Wall::resume(meta.clock().unwrap_or_default());
         let context = Context {
             tier: Tier::new(
                 disk.clone(),
@@ -94,8 +96,10 @@ impl Engine {
             flushing: Semaphore::new(1),
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
+            wall: Mutex::new(wall),
             stopping: AtomicBool::new(false),
         };
+        context.look_at_wall();
         for (name, why) in catalog.damaged() {
             let dir = context.layout.bindings(&name);
             let file = dir.strip_prefix(&root).unwrap_or(&dir).display().to_string();

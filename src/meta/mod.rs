@@ -7,6 +7,7 @@
 //!   count, counts are not trusted: nothing may be reclaimed until [`Meta::rebuild`] has recounted them from the manifests.
 
 mod backend;
+mod clock;
 mod past;
 mod seal;
 pub mod tables;
@@ -136,6 +137,7 @@ impl Meta {
             transaction.open_table(STATE)?.insert(tables::CLEAN, 0)?;
             transaction.open_table(COPIES)?;
             transaction.delete_table(ANSWERS)?;
+            transaction.open_table(tables::DEADLINES)?;
             make_tables(transaction)
         })?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);

@@ -25,13 +25,18 @@ pub const HISTORY: TableDefinition<(&[u8; 16], u64), &[u8]> = TableDefinition::n
 pub const KIN: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("kin");
 /// Small files that nothing else at rest could replace, byte for byte: [`NODE`].
 pub const COPIES: TableDefinition<&str, &[u8]> = TableDefinition::new("copies");
-/// Facts about the index itself.
+/// Incarnation to when it is deleted by itself, where this node set that: [`Deadline`]. Not made of any file.
+pub const DEADLINES: TableDefinition<&[u8; 16], (u64, i64)> = TableDefinition::new("deadlines");
+/// Facts about the index itself, and what the wall clock showed last.
 pub const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 
 /// In [`COPIES`]: `node.json`.
 pub const NODE: &str = "node.json";
 /// In [`STATE`]: 1 after a clean stop, 0 while open.
 pub const CLEAN: &str = "clean";
+/// In [`STATE`]: what the wall clock showed last, and the sum of its jumps, as 64 bits in two's complement.
+pub const WALL: &str = "wall";
+pub const JUMPS: &str = "jumps";
 
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +44,15 @@ pub struct Bound {
     pub rev: u64,
     /// `None`: deleted.
     pub target: Option<Nsid>,
+}
+
+/// When a namespace is deleted by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline {
+    /// As its manifest says.
+    pub expires_ms: u64,
+    /// What this node's wall clock had jumped by when that was set.
+    pub jumps_ms: i64,
 }
 
 /// A manifest that a newer one replaced, and that can still be asked for.

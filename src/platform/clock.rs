@@ -1,12 +1,22 @@
 //! Time enters here, so that tests own it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The beginning of 2020. A clock that shows less was never set: machines without a battery behind their clock begin in 1970, 2000 or
+/// when their firmware was made.
+pub const UNSET_BEFORE_MS: u64 = 1_577_836_800_000;
 
 /// Wall-clock time. It may jump in both directions; nothing may rely on it being monotonic.
 pub trait Clock: Send + Sync {
     /// Milliseconds since 1970-01-01 UTC.
     fn now_millis(&self) -> u64;
+
+    /// Milliseconds since some moment, which pass as time does whoever sets the clock, sleep of the machine included.
+    fn steady_millis(&self) -> u64 {
+        self.now_millis()
+    }
 }
 
 /// The machine's clock.
@@ -18,24 +28,54 @@ impl Clock for SystemClock {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
+
+    fn steady_millis(&self) -> u64 {
+        static START: OnceLock<Instant> = OnceLock::new();
+        // `Instant` stands still while a machine sleeps; what Linux calls its uptime does not.
+        uptime_millis().unwrap_or_else(|| {
+            let passed = START.get_or_init(Instant::now).elapsed();
+            u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+}
+
+/// The first number in `/proc/uptime`, seconds with two decimals; `None` where there is no such file.
+fn uptime_millis() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    Some(seconds.parse::<u64>().ok()? * 1_000 + hundredths.parse::<u64>().ok()? * 10)
 }
 
 /// A clock that stands still until it is set.
 #[derive(Default)]
-pub struct ManualClock(AtomicU64);
+pub struct ManualClock {
+    wall: AtomicU64,
+    steady: AtomicU64,
+}
 
 impl ManualClock {
     pub fn at(millis: u64) -> Self {
-        ManualClock(AtomicU64::new(millis))
+        ManualClock { wall: AtomicU64::new(millis), steady: AtomicU64::new(0) }
     }
 
+    /// Time passes.
     pub fn advance(&self, millis: u64) {
-        self.0.fetch_add(millis, Ordering::SeqCst);
+        self.steady.fetch_add(millis, Ordering::SeqCst);
+        self.wall.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    /// Somebody sets the clock, and no time passes.
+    pub fn set(&self, millis: u64) {
+        self.wall.store(millis, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now_millis(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
+        self.wall.load(Ordering::SeqCst)
+    }
+
+    fn steady_millis(&self) -> u64 {
+        self.steady.load(Ordering::SeqCst)
     }
 }

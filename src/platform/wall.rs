@@ -1,16 +1,23 @@
 //! Whether the wall clock may say how old something is, where what is old goes for good.
 //!
-//! Boxes start without a battery behind their clock, and clocks are set. Time that passed on the wall and not otherwise is doubted:
-//! until a store tells the time, or for a day.
+//! Boxes start without a battery behind their clock, and clocks are set. Time that passed on the wall and not otherwise is a jump, and
+//! the wall is doubted: until a store tells the time, or for a day. What a process before this one saw last is gone on from: a wall that
+//! went back since, or on by more than machines are off, jumped, too.
+//!
+//! The sum of all jumps is kept. What the wall shows less that sum moves only as time passes: what is to last so long from now on
+//! is measured by it, and need not doubt anything.
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 /// The wall may move away so far from time that passes before it is doubted.
-const JUMP: Duration = Duration::from_secs(3_600);
+pub const JUMP_MS: u64 = 3_600 * 1_000;
 /// So long after a jump the wall is believed again, whoever confirms it.
-const DOUBT: Duration = Duration::from_secs(24 * 3_600);
+const DOUBT_MS: u64 = 24 * 3_600 * 1_000;
+/// Between two processes the wall may go on by so much: a machine that was off for longer is taken for one whose clock was wrong.
+const OFF_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// So often what was seen is kept durably: a power cut costs as much of the time that passed.
+const KEPT_EVERY_MS: u64 = 3_600 * 1_000;
 
 /// What a store says of this machine's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,53 +35,103 @@ impl StoreClock {
     }
 }
 
+/// What outlasts a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// What the wall showed last.
+    pub wall_ms: u64,
+    /// The sum of all jumps.
+    pub jumps_ms: i64,
+}
+
 /// Watches the wall clock.
 #[derive(Debug, Default)]
 pub struct Wall {
-    last: Option<(u64, Instant)>,
-    /// When it jumped, and how often a store had told the time until then.
-    doubted: Option<(Instant, u64)>,
+    /// What it showed last and, in this process, when.
+    last: Option<(u64, Option<u64>)>,
+    jumps_ms: i64,
+    /// When it jumped, and how often a store had told the time until then, where that was asked.
+    doubted: Option<(u64, Option<u64>)>,
+    kept: Option<u64>,
 }
 
 impl Wall {
-    /// The time in milliseconds by which something may be called old, or none while the clock is doubted. Told what the wall shows
-    /// now and then, by its own measure of `now`.
-    pub fn believed(&mut self, wall_ms: u64, now: Instant, store: Option<StoreClock>) -> Option<u64> {
+    /// Goes on from what another process saw.
+    pub fn resume(remembered: Option<Remembered>) -> Self {
+        let last = remembered.map(|remembered| (remembered.wall_ms, None));
+        Wall { last, jumps_ms: remembered.map_or(0, |remembered| remembered.jumps_ms), ..Wall::default() }
+    }
+
+    /// Is told what the wall shows now and then, and how much time has passed since some moment. Whether that is to be kept durably:
+    /// where it jumped, and now and then.
+    pub fn look(&mut self, wall_ms: u64, steady_ms: u64) -> bool {
+        let is_due = self.kept.is_none_or(|kept| steady_ms.saturating_sub(kept) >= KEPT_EVERY_MS);
+        let is_kept = self.jumped(wall_ms, steady_ms) || is_due;
+        if is_kept {
+            self.kept = Some(steady_ms);
+        }
+        is_kept
+    }
+
+    fn jumped(&mut self, wall_ms: u64, steady_ms: u64) -> bool {
+        let expected = match self.last.replace((wall_ms, Some(steady_ms))) {
+            None => wall_ms,
+            Some((before_ms, Some(before))) => before_ms.saturating_add(steady_ms.saturating_sub(before)),
+            Some((before_ms, None)) if wall_ms > before_ms && wall_ms - before_ms <= OFF_MS_MAX => wall_ms,
+            Some((before_ms, None)) => before_ms,
+        };
+        let away = wall_ms.abs_diff(expected);
+        if away <= JUMP_MS {
+            return false;
+        }
+        let by = i64::try_from(away).unwrap_or(i64::MAX);
+        self.jumps_ms = self.jumps_ms.saturating_add(if wall_ms > expected { by } else { -by });
+        self.doubted = Some((steady_ms, None));
+        tracing::warn!(
+            minutes = Duration::from_millis(away).as_secs() / 60,
+            "the clock jumped; nothing goes for its age until the bucket tells the time, or for a day"
+        );
+        true
+    }
+
+    /// The time in milliseconds by which something may be called old, or none while the clock is doubted.
+    pub fn believed(&mut self, wall_ms: u64, steady_ms: u64, store: Option<StoreClock>) -> Option<u64> {
+        self.jumped(wall_ms, steady_ms);
         let said = store.map_or(0, |store| store.said);
-        if let Some((before_ms, before)) = self.last.replace((wall_ms, now)) {
-            let passed = u64::try_from(now.duration_since(before).as_millis()).unwrap_or(u64::MAX);
-            let away = wall_ms.abs_diff(before_ms.saturating_add(passed));
-            if u128::from(away) > JUMP.as_millis() {
-                tracing::warn!(
-                    minutes = away / 60_000,
-                    "the clock jumped; nothing goes for its age until the bucket tells the time, for a day, or until the next start"
-                );
-                self.doubted = Some((now, said));
+        if let Some((since, before)) = &mut self.doubted {
+            let before = *before.get_or_insert(said);
+            if said > before || steady_ms.saturating_sub(*since) >= DOUBT_MS {
+                self.doubted = None;
             }
         }
-        self.doubted = self.doubted.filter(|(since, before)| now.duration_since(*since) < DOUBT && said <= *before);
         if self.doubted.is_some() {
             return None;
         }
         Some(store.map_or(wall_ms, |store| store.at(wall_ms)))
     }
+
+    /// What the next process is to go on from; none before the first look.
+    pub fn remembered(&self) -> Option<Remembered> {
+        self.last.map(|(wall_ms, _)| Remembered { wall_ms, jumps_ms: self.jumps_ms })
+    }
+
+    /// The sum of all jumps up to the last look.
+    pub fn jumps_ms(&self) -> i64 {
+        self.jumps_ms
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::Instant;
-
-    use super::{StoreClock, Wall};
+    use super::{Remembered, StoreClock, Wall};
 
     const MINUTE: u64 = 60_000;
     const DAY: u64 = 24 * 60 * MINUTE;
 
     #[test]
     fn time_that_passes_is_believed_and_a_jump_for_a_day_is_not() {
-        let (mut wall, start) = (Wall::default(), Instant::now());
-        let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let mut wall = Wall::default();
+        let at = |minutes: u64| 7 + minutes * MINUTE;
         assert_eq!(wall.believed(30 * DAY, at(0), None), Some(30 * DAY));
         assert_eq!(wall.believed(30 * DAY + MINUTE, at(1), None), Some(30 * DAY + MINUTE));
         for minute in [2, 700, 1_441] {
@@ -82,16 +139,33 @@ mod tests {
         }
         let later = 90 * DAY + 1_442 * MINUTE;
         assert_eq!(wall.believed(later, at(1_442), None), Some(later));
+        assert_eq!(wall.jumps_ms(), (60 * DAY) as i64);
         assert_eq!(wall.believed(30 * DAY, at(1_443), None), None, "and back");
+        assert_eq!(wall.jumps_ms(), -(1_443 * MINUTE as i64));
     }
 
     #[test]
     fn a_store_that_tells_the_time_after_a_jump_ends_the_doubt_and_is_right() {
-        let (mut wall, start) = (Wall::default(), Instant::now());
+        let mut wall = Wall::default();
         let store = |ahead_seconds, said| Some(StoreClock { ahead_seconds, said });
-        assert_eq!(wall.believed(30 * DAY, start, store(60, 1)), Some(30 * DAY - MINUTE));
-        assert_eq!(wall.believed(90 * DAY, start, store(60, 1)), None, "it said so before the jump");
+        assert_eq!(wall.believed(30 * DAY, 0, store(60, 1)), Some(30 * DAY - MINUTE));
+        assert_eq!(wall.believed(90 * DAY, 0, store(60, 1)), None, "it said so before the jump");
         let ahead = 60 * 24 * 3_600;
-        assert_eq!(wall.believed(90 * DAY, start, store(ahead, 2)), Some(30 * DAY));
+        assert_eq!(wall.believed(90 * DAY, 0, store(ahead, 2)), Some(30 * DAY));
+    }
+
+    #[test]
+    fn a_jump_between_two_processes_is_doubted_and_counted_and_a_night_is_not() {
+        let resumed = |wall_ms| Wall::resume(Some(Remembered { wall_ms, jumps_ms: 5 }));
+        for (now, jump) in [(100, 0), (130, 0), (131, 31), (1_000, 900), (99, -1), (0, -100)] {
+            let mut wall = resumed(100 * DAY);
+            let believed = wall.believed(now * DAY, 3, None);
+            assert_eq!(believed, Some(now * DAY).filter(|_| jump == 0), "day {now}");
+            assert_eq!(wall.jumps_ms(), 5 + jump * DAY as i64, "day {now}");
+            let passed = DAY + MINUTE;
+            assert_eq!(wall.believed(now * DAY + passed, 3 + passed, None), Some(now * DAY + passed), "day {now}");
+            let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms() };
+            assert_eq!(wall.remembered(), Some(remembered));
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod branches;
+mod clocks;
 mod deleted;
 mod node;
 mod past;

@@ -88,11 +88,12 @@ impl Engine {
                 (past.clone(), Some(past))
             }
         };
-        let child = self.child(&manifest, from, to, request, is_branch);
+        let mut child = self.child(&manifest, from, to, is_branch);
         let (nsid, hlc) = (child.nsid, child.hlc);
         let context = &self.context;
         let _birth = context.birth(nsid);
         let bound = tokio::task::block_in_place(|| {
+            child.expires_ms = context.expire_in(nsid, request.ttl_ms)?;
             Head::create(context, child.clone())?;
             if let Some(past) = past
                 && !matches!(request.as_of, Some(AsOf::Tag(_)))
@@ -117,14 +118,7 @@ impl Engine {
         }
     }
 
-    fn child(
-        &self,
-        manifest: &Manifest,
-        from: &NamespaceName,
-        to: &NamespaceName,
-        request: &BranchRequest,
-        is_branch: bool,
-    ) -> Manifest {
+    fn child(&self, manifest: &Manifest, from: &NamespaceName, to: &NamespaceName, is_branch: bool) -> Manifest {
         let now = self.context.clock.now_millis();
         let parent = manifest.lineage.as_ref();
         let lineage = is_branch.then(|| Lineage {
@@ -145,7 +139,7 @@ impl Engine {
             next_seq: 0,
             replay_from: 0,
             lineage,
-            expires_ms: request.ttl_ms.map(|ttl| now.saturating_add(ttl)),
+            expires_ms: None,
             // Ids of its own: what the source hands out next must not meet what the branch does.
             ids_reserved: 0,
             idempotency: Vec::new(),
@@ -155,21 +149,6 @@ impl Engine {
             committed_ms: now,
             ..manifest.clone()
         }
-    }
-
-    /// Sets when a namespace is deleted by itself, so many milliseconds from now; `None`: never. Gives that time.
-    pub async fn set_ttl(self: &Arc<Self>, name: &NamespaceName, ttl_ms: Option<u64>) -> Result<Option<u64>> {
-        let namespace = self.namespace(name)?;
-        let expires_ms = ttl_ms.map(|ttl| self.context.clock.now_millis().saturating_add(ttl));
-        self.to_the_end(|engine| async move {
-            namespace.edit_head(|manifest| manifest.expires_ms = expires_ms).await?;
-            let mut known = engine.context.kin().get(&namespace.nsid).cloned().unwrap_or_default();
-            known.name = namespace.name.to_string();
-            known.expires_ms = expires_ms;
-            engine.context.set_kin(namespace.nsid, known);
-            Ok(expires_ms)
-        })
-        .await
     }
 
     /// The namespaces of a project in order of name, each with its parent.

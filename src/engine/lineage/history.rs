@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dates::was_there;
 use super::gone;
 use super::holdings::{Holdings, read_manifest, read_tags};
 use crate::engine::Engine;
@@ -96,7 +97,7 @@ impl Engine {
     pub async fn moment_at(&self, name: &NamespaceName, as_of: Option<&AsOf>) -> Result<Arc<Moment>> {
         let namespace = self.namespace(name)?;
         match as_of {
-            Some(as_of) if !is_now(&namespace, as_of) => {
+            Some(as_of) if !self.is_now(&namespace, as_of) => {
                 tokio::task::block_in_place(|| self.past_moment(&namespace, as_of))
             }
             _ => namespace.moment().await.map(Arc::new),
@@ -107,7 +108,7 @@ impl Engine {
     pub fn view_at(&self, name: &NamespaceName, as_of: Option<&AsOf>) -> Result<Arc<View>> {
         let namespace = self.namespace(name)?;
         match as_of {
-            Some(as_of) if !is_now(&namespace, as_of) => {
+            Some(as_of) if !self.is_now(&namespace, as_of) => {
                 self.past_moment(&namespace, as_of).map(|moment| moment.view.clone())
             }
             _ => Ok(namespace.view()),
@@ -159,9 +160,11 @@ impl Engine {
                     .ok_or_else(|| gone(format!("as_of: commit {commit} is not kept, or is of another namespace")))?
                     .0
             }
-            AsOf::Instant(at) if *at >= head.committed_ms => head.generation,
+            AsOf::Instant(at) if was_there(head.committed_ms, *at) || *at >= context.clock.now_millis() => {
+                head.generation
+            }
             AsOf::Instant(at) => {
-                let found = past()?.into_iter().rfind(|(_, past)| past.committed_ms <= *at);
+                let found = past()?.into_iter().rfind(|(_, past)| was_there(past.committed_ms, *at));
                 found.ok_or_else(|| gone("as_of: no state of that time is kept any more"))?.0
             }
         };
@@ -183,11 +186,12 @@ impl Engine {
         }
         Err(Error::not_found(format!("there is no tag '{tag}'")))
     }
-}
 
-/// Whether the newest state is the answer, writes that no manifest has included.
-fn is_now(namespace: &Namespace, as_of: &AsOf) -> bool {
-    let AsOf::Instant(at) = as_of else { return false };
-    let (_, hlc) = namespace.progress();
-    *at >= hlc.millis() && *at >= namespace.published().committed_ms
+    /// Whether the newest state is the answer, writes that no manifest has included. Nothing was written after now, whatever clocks showed.
+    fn is_now(&self, namespace: &Namespace, as_of: &AsOf) -> bool {
+        let AsOf::Instant(at) = as_of else { return false };
+        let (_, hlc) = namespace.progress();
+        let is_after = was_there(hlc.millis(), *at) && was_there(namespace.published().committed_ms, *at);
+        is_after || *at >= self.context.clock.now_millis()
+    }
 }

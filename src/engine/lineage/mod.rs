@@ -3,19 +3,22 @@
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
 //! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them;
-//! - `undelete` brings a deleted namespace back, `revert` a past state.
+//! - `undelete` brings a deleted namespace back, `revert` a past state;
+//! - `dates` says when states were made, whatever the clock showed, and `ttl` deletes namespaces whose time is up.
 //!
 //! An object is held once by every run of consecutive retained manifests of an incarnation that name it, once by every tag, and
 //! once by the writer of a log whose records are in no segment yet. A commit therefore counts only the objects it adds, and
 //! letting go of the oldest manifest releases only what the next one does not name.
 
 mod branch;
+pub mod dates;
 mod history;
 pub mod holdings;
 mod retention;
 mod revert;
 mod shared_tags;
 mod tags;
+mod ttl;
 mod undelete;
 
 pub use branch::{BranchRequest, TreeNode};

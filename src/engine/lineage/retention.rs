@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
+use super::dates::date_replacements;
 use super::holdings::{Holdings, generations, read_manifest, released_between};
 use crate::engine::Engine;
 use crate::engine::context::Context;
@@ -16,6 +17,8 @@ use crate::error::{Context as _, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
 use crate::model::ids::{Nsid, Project};
+use crate::platform::clock::UNSET_BEFORE_MS;
+use crate::platform::wall::{JUMP_MS, StoreClock};
 
 /// Stands for a whole deleted incarnation among generations.
 const WHOLE: u64 = u64::MAX;
@@ -29,10 +32,15 @@ impl Engine {
         self.tend_at(Some(self.context.clock.now_millis())).await
     }
 
+    /// The time for [`Engine::tend_at`]; `store`: what a store says of this machine's clock. None while that is doubted.
+    pub fn believed_time(&self, store: Option<StoreClock>) -> Option<u64> {
+        self.context.believed_time(store)
+    }
+
     /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
-        self.flush_old().await;
+        self.flush_old(now.is_some()).await;
         tokio::task::block_in_place(|| {
             self.remember_parts();
             self.look_again();
@@ -40,43 +48,30 @@ impl Engine {
         if !self.is_index_trusted() {
             return Ok(());
         }
-        if let Some(now) = now {
-            self.delete_expired(now).await;
-        }
+        self.delete_expired(now).await?;
         tokio::task::block_in_place(|| self.drop_past(now))
     }
 
-    /// Makes segments of tails that have waited for long.
-    async fn flush_old(self: &Arc<Self>) {
+    /// Makes segments of tails that have waited for long. Where a clock `is_believed` that shows less than states say, or states were
+    /// made before it was set, one more commit dates them.
+    async fn flush_old(self: &Arc<Self>, is_believed: bool) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
         for namespace in self.open_namespaces() {
-            let is_old = now.saturating_sub(namespace.published().committed_ms) >= interval;
+            let says = namespace.published().committed_ms;
+            let is_dated = (says >= UNSET_BEFORE_MS && says <= now.saturating_add(JUMP_MS)) || now < UNSET_BEFORE_MS;
+            let is_due = now.saturating_sub(namespace.waits_since(now)) >= interval || namespace.is_quiet(now);
             // Answers that are in no file yet count as bytes.
-            if (is_old || namespace.is_quiet(now))
-                && namespace.unflushed().0 > 0
-                && let Err(error) = namespace.flush().await
-            {
+            let done = match (namespace.unflushed().0 > 0, is_dated || !is_believed) {
+                (true, true) if !is_due => Ok(()),
+                (true, _) => namespace.flush().await,
+                (false, false) => namespace.edit_head(|_| {}).await,
+                (false, true) => Ok(()),
+            };
+            if let Err(error) = done {
                 tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again");
             }
             if let Err(error) = tokio::task::block_in_place(|| namespace.tend_answers()) {
                 tracing::warn!(namespace = %namespace.name, %error, "old answers are not removed, it is tried again");
-            }
-        }
-    }
-
-    async fn delete_expired(self: &Arc<Self>, now: u64) {
-        let due: Vec<(Nsid, String)> = self
-            .context
-            .kin()
-            .iter()
-            .filter(|(_, kin)| kin.deleted_ms.is_none() && kin.expires_ms.is_some_and(|at| at <= now))
-            .map(|(nsid, kin)| (*nsid, kin.name.clone()))
-            .collect();
-        for (nsid, name) in due {
-            let Some(name) = parse_name(&name).filter(|name| self.catalog.find(name) == Some(nsid)) else { continue };
-            match self.delete(&name).await {
-                Ok(()) => tracing::info!(namespace = %name, "deleted, its time was up"),
-                Err(error) => tracing::warn!(namespace = %name, %error, "not deleted although its time is up"),
             }
         }
     }
@@ -95,6 +90,7 @@ impl Engine {
     fn drop_past(&self, now: Option<u64>) -> Result<()> {
         let context = &self.context;
         let mut all = context.meta.whole_history()?;
+        date_replacements(&mut all, now.unwrap_or_else(|| context.clock.now_millis()));
         {
             let kin = context.kin();
             // The first state of a branch is what merges compare with.

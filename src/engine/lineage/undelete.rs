@@ -38,7 +38,8 @@ impl Engine {
         found
     }
 
-    /// Brings a deleted namespace back under its name; the one deleted last, or the incarnation that is asked for.
+    /// Brings a deleted namespace back under its name; the one deleted last, or the incarnation that is asked for. A time to live
+    /// ends with that.
     pub async fn undelete(self: &Arc<Self>, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
         let name = name.clone();
         self.to_the_end(|engine| async move { engine.undelete_now(&name, nsid).await }).await
@@ -59,6 +60,16 @@ impl Engine {
         };
         tokio::task::block_in_place(|| {
             let context = &self.context;
+            if let Some(head) = Head::load(context, deleted.nsid)?
+                && head.manifest.expires_ms.is_some()
+            {
+                // Who brings it back wants it: its time may be what it was deleted for, and would delete it again at once.
+                let now = context.clock.now_millis();
+                head.commit(context, |manifest| {
+                    manifest.expires_ms = None;
+                    manifest.updated_ms = now;
+                })?;
+            }
             // A sweep sees it deleted or named. Retention stays outside the door.
             let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
             let Some(head) = Head::load(context, deleted.nsid)? else {

@@ -396,7 +396,7 @@ impl Namespace {
             // Earlier releases kept answers here; they are in a file now.
             manifest.idempotency.clear();
             manifest.updated_ms = now;
-            manifest.written_ms = job.hlc.millis();
+            manifest.written_ms = job.hlc.millis().min(now);
         })?;
         let before = self.unflushed().0;
         let mut shared = self.shared();

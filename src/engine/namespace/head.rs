@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use crate::engine::context::Context;
 use crate::engine::layout::{number_of, numbered};
+use crate::engine::lineage::dates::committed;
 use crate::engine::lineage::drop_generations;
 use crate::engine::lineage::holdings::past;
 use crate::error::{Context as _, Error, Result};
@@ -114,7 +115,7 @@ impl Head {
         manifest.parent = Some(Parent { commit_id: self.manifest.commit_id, crc32c: self.crc32c });
         let now = context.clock.now_millis();
         manifest.commit_id = CommitId(context.random.uuid_v7(now));
-        manifest.committed_ms = now.max(self.manifest.committed_ms);
+        manifest.committed_ms = committed(now, self.manifest.committed_ms);
         let head = write(context, Some(self), manifest)?;
         if context.config.retention_ms == 0 && context.meta.is_trusted() {
             let (nsid, due) = (self.manifest.nsid, [self.manifest.generation].into());

@@ -76,6 +76,8 @@ pub struct Namespace {
     /// The tail lies in so many logs that the next write is to begin a flush.
     many_logs: AtomicBool,
     deleted: AtomicBool,
+    /// Since when what is in no segment waits for one.
+    waits_since_ms: AtomicU64,
     /// The oldest write that is here only, as it was last found.
     oldest_unsent: Mutex<Option<OldestUnsent>>,
 }
@@ -215,6 +217,11 @@ impl Namespace {
         (shared.state.unflushed_bytes(), shared.state.unflushed_rows())
     }
 
+    /// Since when what is in no segment waits for one, at `now` of the same clock; anew where that went back.
+    pub(in crate::engine) fn waits_since(&self, now: u64) -> u64 {
+        self.waits_since_ms.fetch_min(now, Ordering::Relaxed).min(now)
+    }
+
     /// Whether rows wait for an index: a tail is on its way into a segment, or has more rows than are searched one by one.
     pub fn is_indexing(&self) -> bool {
         let shared = self.shared();
@@ -309,6 +316,7 @@ impl Namespace {
     }
 
     fn publish_head(&self, head: &Head) {
+        self.waits_since_ms.store(head.manifest.committed_ms, Ordering::Relaxed);
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = published(head);
     }
 

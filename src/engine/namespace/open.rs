@@ -42,7 +42,7 @@ impl Namespace {
     /// Opens an incarnation whose newest manifest is `head`. `Corrupt` says which object is damaged.
     pub fn open(context: Arc<Context>, name: NamespaceName, head: Head) -> Result<Arc<Namespace>> {
         let loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
-        let nsid = head.manifest.nsid;
+        let (nsid, committed_ms) = (head.manifest.nsid, head.manifest.committed_ms);
         let view = Arc::new(loaded.state.view(&name.to_string(), context.config.recall));
         let bytes = loaded.state.unflushed_bytes();
         context.tail_changed(0, bytes);
@@ -64,6 +64,7 @@ impl Namespace {
             tail_bytes: AtomicU64::new(bytes),
             many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),
+            waits_since_ms: AtomicU64::new(committed_ms),
             oldest_unsent: Mutex::default(),
         }))
     }

@@ -1,0 +1,142 @@
+//! Namespaces that are deleted by themselves after some time.
+//!
+//! A manifest says when, by the wall clock of the node that set it. That node also keeps what its clock had jumped by until then
+//! ([`Wall::jumps_ms`]), and moves the time by what it jumped since: so it counts the time that passed, whatever the clock shows. Where
+//! another node set it the wall clock decides, while that is believed.
+//!
+//! [`Wall::jumps_ms`]: crate::platform::wall::Wall::jumps_ms
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::format::names::parse_name;
+use crate::meta::tables::Deadline;
+use crate::model::ids::{NamespaceName, Nsid};
+use crate::platform::clock::UNSET_BEFORE_MS;
+
+/// What becomes of a namespace with a time to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Stays,
+    IsDue,
+    /// It stays until then; what its manifest says is by a clock that jumped since.
+    Moves(u64),
+}
+
+/// Decides by what the wall shows, what it has jumped by, and the time that is believed. `set`: what this node kept when it set the
+/// time that the manifest says.
+fn verdict(expires_ms: u64, set: Option<Deadline>, (wall_ms, jumps_ms): (u64, i64), now: Option<u64>) -> Verdict {
+    match set.filter(|set| set.expires_ms == expires_ms) {
+        Some(set) => {
+            let moved = expires_ms.saturating_add_signed(jumps_ms.saturating_sub(set.jumps_ms));
+            match moved <= wall_ms {
+                true => Verdict::IsDue,
+                false if moved != expires_ms && now.is_some() => Verdict::Moves(moved),
+                false => Verdict::Stays,
+            }
+        }
+        // No clock that was set says so.
+        None if expires_ms < UNSET_BEFORE_MS && wall_ms >= UNSET_BEFORE_MS => Verdict::Stays,
+        None if now.is_some_and(|now| expires_ms <= now) => Verdict::IsDue,
+        None => Verdict::Stays,
+    }
+}
+
+impl Engine {
+    /// Sets when a namespace is deleted by itself, so many milliseconds from now; `None`: never. Gives that time.
+    pub async fn set_ttl(self: &Arc<Self>, name: &NamespaceName, ttl_ms: Option<u64>) -> Result<Option<u64>> {
+        let namespace = self.namespace(name)?;
+        self.to_the_end(|engine| async move {
+            let expires_ms = tokio::task::block_in_place(|| engine.context.expire_in(namespace.nsid, ttl_ms))?;
+            namespace.edit_head(|manifest| manifest.expires_ms = expires_ms).await?;
+            engine.follow_expiry(namespace.nsid, &namespace.name, expires_ms);
+            Ok(expires_ms)
+        })
+        .await
+    }
+
+    fn follow_expiry(&self, nsid: Nsid, name: &NamespaceName, expires_ms: Option<u64>) {
+        let mut known = self.context.kin().get(&nsid).cloned().unwrap_or_default();
+        known.name = name.to_string();
+        known.expires_ms = expires_ms;
+        self.context.set_kin(nsid, known);
+    }
+
+    /// Deletes namespaces whose time is up. `now`: the time that is believed.
+    pub(super) async fn delete_expired(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
+        let context = &self.context;
+        let all: Vec<(Nsid, String, u64)> = context
+            .kin()
+            .iter()
+            .filter(|(_, kin)| kin.deleted_ms.is_none())
+            .filter_map(|(nsid, kin)| Some((*nsid, kin.name.clone(), kin.expires_ms?)))
+            .collect();
+        let set: BTreeMap<Nsid, Deadline> = context.meta.deadlines()?.into_iter().collect();
+        let clock = context.look_at_wall();
+        for (nsid, name, expires_ms) in all {
+            let verdict = verdict(expires_ms, set.get(&nsid).copied(), clock, now);
+            let named = parse_name(&name).filter(|name| self.catalog.find(name) == Some(nsid));
+            let Some(name) = named.filter(|_| verdict != Verdict::Stays) else { continue };
+            let done = match verdict {
+                Verdict::Moves(to) => self.move_expiry(&name, nsid, to, clock.1).await,
+                _ => self.delete(&name).await.map(|()| tracing::info!(namespace = %name, "deleted, its time was up")),
+            };
+            if let Err(error) = done {
+                tracing::warn!(namespace = %name, %error, "its time to live could not be acted on, it is tried again");
+            }
+        }
+        let gone: Vec<Nsid> = set.into_keys().filter(|nsid| !context.kin().contains_key(nsid)).collect();
+        gone.into_iter().try_for_each(|nsid| context.meta.set_deadline(nsid, None))
+    }
+
+    /// Writes down when a namespace ends by the clock as it is now, for who reads that and for other nodes.
+    async fn move_expiry(&self, name: &NamespaceName, nsid: Nsid, to: u64, jumps_ms: i64) -> Result<()> {
+        let namespace = self.namespace(name)?;
+        if namespace.nsid != nsid {
+            return Ok(());
+        }
+        let deadline = Deadline { expires_ms: to, jumps_ms };
+        namespace.edit_head(|manifest| manifest.expires_ms = Some(to)).await?;
+        tokio::task::block_in_place(|| self.context.meta.set_deadline(nsid, Some(deadline)))?;
+        self.follow_expiry(nsid, name, Some(to));
+        tracing::info!(namespace = %name, "the clock jumped since its time to live was set, which is counted on");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Verdict, verdict};
+    use crate::meta::tables::Deadline;
+    use crate::platform::clock::UNSET_BEFORE_MS;
+
+    const T: u64 = UNSET_BEFORE_MS + 1_000_000;
+
+    #[test]
+    fn a_time_that_was_set_here_counts_what_passed_whatever_the_clock_shows() {
+        let set = Some(Deadline { expires_ms: 50, jumps_ms: 2 });
+        assert_eq!(verdict(50, set, (49, 2), Some(49)), Verdict::Stays);
+        assert_eq!(verdict(50, set, (50, 2), None), Verdict::IsDue);
+        // The clock was set since.
+        assert_eq!(verdict(50, set, (T + 49, 2 + T as i64), None), Verdict::Stays);
+        assert_eq!(verdict(50, set, (T + 49, 2 + T as i64), Some(T + 49)), Verdict::Moves(T + 50));
+        assert_eq!(verdict(50, set, (T + 50, 2 + T as i64), None), Verdict::IsDue);
+        assert_eq!(
+            verdict(T, Some(Deadline { expires_ms: T, jumps_ms: 0 }), (60, 50 - T as i64), None),
+            Verdict::IsDue
+        );
+    }
+
+    #[test]
+    fn a_time_that_another_node_set_counts_while_the_clock_is_believed_and_where_a_clock_was_set() {
+        let other = Some(Deadline { expires_ms: T - 1, jumps_ms: 0 });
+        for set in [None, other] {
+            assert_eq!(verdict(T, set, (T, 0), None), Verdict::Stays);
+            assert_eq!(verdict(T, set, (T, 0), Some(T - 1)), Verdict::Stays);
+            assert_eq!(verdict(T, set, (T, 0), Some(T)), Verdict::IsDue);
+            assert_eq!(verdict(50, set, (T, 0), Some(T)), Verdict::Stays);
+        }
+    }
+}
