@@ -69,9 +69,9 @@ pub struct Engine {
     catalog: Catalog,
     open: Mutex<HashMap<NamespaceName, Slot>>,
     /// One name is created, deleted or opened at a time, per name.
-    doors: Mutex<HashMap<NamespaceName, Arc<tokio::sync::Mutex<()>>>>,
+    doors: Mutex<HashMap<NamespaceName, Door>>,
     /// One merge of a source (the second) into a target goes on at a time, per pair.
-    pairs: Mutex<HashMap<(Nsid, Nsid), Arc<tokio::sync::Mutex<()>>>>,
+    pairs: Mutex<HashMap<(Nsid, Nsid), Door>>,
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last.
     past: Mutex<VecDeque<Arc<Moment>>>,
@@ -82,6 +82,9 @@ pub struct Engine {
     /// Held for as long as this process uses the directory.
     _lock: Box<dyn Send + Sync>,
 }
+
+/// Who holds it is alone with what it is of.
+type Door = Arc<tokio::sync::Mutex<()>>;
 
 /// What became of the opening of a namespace.
 #[derive(Clone)]
