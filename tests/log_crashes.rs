@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shoal::engine::journal::{Distrust, Journal, LogPaths, SealedLog, Writer, recover};
+use shoal::engine::open_logs::OpenLogs;
 use shoal::error::{Kind, Result};
 use shoal::format::record::{Batch, Record};
 use shoal::model::ids::{DocId, Hlc, Nsid, Origin};
@@ -24,7 +25,11 @@ use uuid::Uuid;
 const WRITER: Writer = Writer { nsid: Nsid(Uuid::from_u128(0x7e57)), origin: Origin(0xabc) };
 
 fn paths() -> LogPaths {
-    LogPaths { open: PathBuf::from("/data/log"), sealed: PathBuf::from("/data/store/wal") }
+    LogPaths {
+        open: PathBuf::from("/data/log"),
+        sealed: PathBuf::from("/data/store/wal"),
+        names: OpenLogs::default(),
+    }
 }
 
 /// One node's run over a disk: what it wrote, and how much of that was acknowledged.

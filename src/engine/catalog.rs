@@ -55,7 +55,8 @@ impl Catalog {
                         Ok(Some(bound)) if known.as_ref().is_none_or(|known| known.rev <= bound.rev) => {
                             names.insert(name, bound);
                         }
-                        Ok(None) if known.is_none() => {}
+                        // A crash left it empty.
+                        Ok(None) if known.is_none() => drop(disk.remove_dir(&dir)),
                         found => {
                             let newest = newest_rev(disk, &dir)?;
                             if let Some(known) = known.filter(|known| newest.is_none_or(|rev| known.rev >= rev)) {
@@ -128,7 +129,10 @@ impl Catalog {
         self.settle(disk, name)?;
         let dir = layout.bindings(name);
         let known = self.lock().get(name).cloned();
-        let (last, had) = (known.as_ref().map(|bound| bound.rev), known.and_then(|bound| bound.target));
+        // Files that could not be removed when the name was forgotten must not hide this revision.
+        let forgotten = if known.is_none() { newest_rev(disk, &dir)? } else { None };
+        let last = known.as_ref().map(|bound| bound.rev).or(forgotten);
+        let had = known.and_then(|bound| bound.target);
         let rev = last.map_or(0, |rev| rev + 1);
         let ended = match (ended, last) {
             (None, Some(_)) => {
@@ -157,6 +161,32 @@ impl Catalog {
             let _ = disk.remove(&dir.join(numbered(last)));
         }
         Ok(bound)
+    }
+
+    /// Whether a name is known, bound to nothing, and nobody doubts that.
+    pub fn is_unbound(&self, name: &NamespaceName) -> bool {
+        let is_unbound = self.lock().get(name).is_some_and(|bound| bound.target.is_none());
+        is_unbound && self.check_name(name).is_ok() && !self.doubts().contains_key(name)
+    }
+
+    /// Every name that is bound to nothing.
+    pub fn unbound(&self) -> Vec<NamespaceName> {
+        let names = self.lock();
+        names.iter().filter(|(_, bound)| bound.target.is_none()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Removes all that is known of a name that is bound to nothing, durably. The index has forgotten it already.
+    pub fn forget(&self, disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<()> {
+        let dir = layout.bindings(name);
+        let step = || format!("remove the bindings in {}", dir.display());
+        for file in if_there(disk.names(&dir)).context(step)?.unwrap_or_default() {
+            if_there(disk.remove(&dir.join(file))).context(step)?;
+        }
+        if_there(disk.sync_dir(&dir)).context(step)?;
+        self.lock().remove(name);
+        // Best effort: an empty directory binds nothing.
+        let _ = disk.remove_dir(&dir);
+        Ok(())
     }
 
     /// The newest binding of a name, as its file has it.
@@ -224,7 +254,8 @@ impl Catalog {
     }
 }
 
-fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
+/// Names of the directories in a directory, which may not be there.
+pub fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
     let entries = if_there(disk.list(path)).context(|| format!("list {}", path.display()))?.unwrap_or_default();
     Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
 }
@@ -243,8 +274,8 @@ fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<(u64, NameBinding)>> {
 }
 
 fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
-    let entries = if_there(disk.list(dir)).context(|| format!("list {}", dir.display()))?.unwrap_or_default();
-    Ok(entries.iter().filter_map(|entry| number_of(&entry.name)).max())
+    let names = if_there(disk.names(dir)).context(|| format!("list {}", dir.display()))?.unwrap_or_default();
+    Ok(names.iter().filter_map(|name| number_of(name)).max())
 }
 
 /// Writes a binding that is known already, in the place of a file that was lost.

@@ -6,15 +6,17 @@
 //! - Recovery seals what it finds: a torn tail is cut, the rest is synced and moved into the tier, and the next write
 //!   starts a new file. So no file that a crash or a failed sync touched is ever appended to again.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::group_commit::{GroupCommit, Ticket};
+use super::open_logs::{OpenLogs, open_name};
 use crate::error::{Context, Error, Result};
 use crate::format::log::{Frame, LogHeader, PreviousLog, decode_log, encode_frame, encode_header, peek_header};
 use crate::format::record::Batch;
 use crate::model::ids::{Hlc, Nsid, Origin};
-use crate::platform::disk::{Disk, Entry, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
+use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::random::Random;
 
 /// Where a namespace's logs are. All directories may be absent until the first write.
@@ -24,6 +26,8 @@ pub struct LogPaths {
     pub open: PathBuf,
     /// Sealed logs of this namespace: `{name}`.
     pub sealed: PathBuf,
+    /// Files in `open`.
+    pub names: OpenLogs,
 }
 
 /// Whose log this is.
@@ -107,6 +111,7 @@ impl Journal {
         for dir in [&paths.open, &paths.sealed] {
             create_dirs(&*disk, dir).context(|| format!("create {}", dir.display()))?;
         }
+        paths.names.begin(&open_name(writer.nsid, &name));
         publish(&*disk, &path, &bytes).context(|| format!("create log {}", path.display()))?;
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
@@ -264,10 +269,10 @@ struct Found {
 
 /// Names of the sealed logs that may have records from `replay_from` on.
 pub fn sealed_from(disk: &dyn Disk, paths: &LogPaths, replay_from: u64) -> Result<Vec<String>> {
-    let entries = if_there(disk.list(&paths.sealed)).context(|| format!("list {}", paths.sealed.display()))?;
+    let entries = if_there(disk.names(&paths.sealed)).context(|| format!("list {}", paths.sealed.display()))?;
     let entries = entries.unwrap_or_default();
-    let needed = |entry: &&Entry| first_seq_of(&entry.name).is_some_and(|first| first >= replay_from);
-    Ok(entries.iter().filter(needed).map(|entry| entry.name.clone()).collect())
+    let needed = |name: &String| first_seq_of(name).is_some_and(|first| first >= replay_from);
+    Ok(entries.into_iter().filter(needed).collect())
 }
 
 /// The number in a log's name, of its first record.
@@ -287,13 +292,17 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
     let prefix = open_name(writer.nsid, "");
     let mut found: Vec<Found> = Vec::new();
     for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
-        let entries = if_there(disk.list(dir)).context(|| format!("list {}", dir.display()))?;
-        for entry in &entries.unwrap_or_default() {
-            let name = if is_open { entry.name.strip_prefix(&prefix) } else { Some(entry.name.as_str()) };
+        let entries = match is_open {
+            true => paths.names.of(disk, dir, writer.nsid),
+            false => if_there(disk.names(dir)).map(Option::unwrap_or_default),
+        };
+        for entry in &entries.context(|| format!("list {}", dir.display()))? {
+            let name = if is_open { entry.strip_prefix(&prefix) } else { Some(entry.as_str()) };
             let Some(name) = name else { continue };
-            let path = dir.join(&entry.name);
+            let path = dir.join(entry);
             if name.ends_with(TEMPORARY_SUFFIX) {
-                disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+                if_there(disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
+                paths.names.end(entry);
                 continue;
             }
             if !is_open && is_over(name, replay_from) {
@@ -302,10 +311,18 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
             if is_open && (is_over(name, replay_from) || found.iter().any(|log| log.name == name)) {
                 // Its creation failed, so nothing was acknowledged in it; or it was sealed, and its old name came back with a
                 // power cut.
-                disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+                if_there(disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
+                paths.names.end(entry);
                 continue;
             }
-            let bytes = disk.read(&path).context(|| format!("read log {}", path.display()))?;
+            let bytes = match disk.read(&path) {
+                // Its creation failed, and it was never there.
+                Err(error) if is_open && error.kind() == io::ErrorKind::NotFound => {
+                    paths.names.end(entry);
+                    continue;
+                }
+                read => read.context(|| format!("read log {}", path.display()))?,
+            };
             let header = peek_header(&bytes, name)?;
             if header.nsid != writer.nsid {
                 return Err(Error::corrupt(format!(
@@ -352,10 +369,7 @@ fn move_to_tier(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, name: &str) -> Re
     let (from, to) = (paths.open.join(open_name(nsid, name)), paths.sealed.join(name));
     let step = || format!("seal log {}", from.display());
     disk.rename(&from, &to).context(step)?;
+    paths.names.end(&open_name(nsid, name));
     // The old name may come back with a power cut: recovery takes the new one then.
     disk.sync_dir(&paths.sealed).context(step)
-}
-
-fn open_name(nsid: Nsid, name: &str) -> String {
-    format!("{nsid}-{name}")
 }

@@ -15,17 +15,20 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::journal::LogPaths;
+use super::open_logs::OpenLogs;
 use crate::model::ids::{NamespaceName, Nsid, Project};
 
 /// Paths below one data directory.
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
+    /// Files in the directory of open logs.
+    pub open_logs: OpenLogs,
 }
 
 impl Layout {
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Layout { root: root.into() }
+        Layout { root: root.into(), open_logs: OpenLogs::default() }
     }
 
     pub fn root(&self) -> &Path {
@@ -113,8 +116,19 @@ impl Layout {
         self.manifests(nsid).join("deleted.json")
     }
 
+    /// Open logs of all namespaces.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    /// Everything of an incarnation's own in the tier.
+    pub fn objects(&self, project: &Project, nsid: Nsid) -> PathBuf {
+        self.store().join(prefix(project, nsid))
+    }
+
     pub fn logs(&self, project: &Project, nsid: Nsid) -> LogPaths {
-        LogPaths { open: self.root.join("log"), sealed: self.store().join(wal_prefix(project, nsid)) }
+        let sealed = self.store().join(wal_prefix(project, nsid));
+        LogPaths { open: self.log(), sealed, names: self.open_logs.clone() }
     }
 }
 

@@ -5,7 +5,7 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `group_commit` and `journal` are the log; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
+//! - `group_commit` and `journal` are the log, `open_logs` the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
@@ -28,6 +28,7 @@ pub mod lineage;
 pub mod merge;
 pub mod namespace;
 mod node;
+pub mod open_logs;
 mod operations;
 mod parting;
 pub mod parts;

@@ -8,7 +8,7 @@ use super::catalog::UNKNOWN_BINDING;
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
 use super::namespace::{Namespace, moved, not_found};
-use super::sweep::remove_manifests;
+use super::sweep::{remove_empty, remove_manifests};
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
 use super::{CreateRequest, Engine, Slot, query};
@@ -21,6 +21,7 @@ use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::model::write::{SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::allowance::Allowance;
+use crate::platform::disk::if_there;
 use crate::platform::mmap::{FULL, lacks_room};
 
 /// The longest label name or value, in bytes, and the most labels of one namespace.
@@ -239,17 +240,18 @@ impl Engine {
             return tracing::warn!(%error, "files of a namespace stay, a later sweep finds them");
         }
         let paths = context.layout.logs(project, nsid);
-        for entry in context.disk.list(&paths.open).unwrap_or_default() {
-            if entry.name.starts_with(&nsid.to_string()) {
-                let _ = context.disk.remove(&paths.open.join(&entry.name));
+        for name in paths.names.of(&*context.disk, &paths.open, nsid).unwrap_or_default() {
+            if if_there(context.disk.remove(&paths.open.join(&name))).is_ok() {
+                paths.names.end(&name);
             }
         }
-        for entry in context.disk.list(&paths.sealed).unwrap_or_default() {
-            let key = super::layout::log_key(project, nsid, &entry.name);
+        for name in context.disk.names(&paths.sealed).unwrap_or_default() {
+            let key = super::layout::log_key(project, nsid, &name);
             if context.meta.references(&key).is_ok_and(|count| count == 0) {
                 super::namespace::head::reclaim(context, &[key]);
             }
         }
+        remove_empty(context, project, nsid);
     }
 
     /// Answers one or several queries from one snapshot. Blocking.

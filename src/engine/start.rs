@@ -52,6 +52,7 @@ impl Engine {
         for dir in [layout.store(), layout.local(), layout.names(), root.join("log")] {
             create_dirs(&*disk, &dir).context(|| format!("create {}", dir.display()))?;
         }
+        layout.open_logs.fill(&*disk, &layout.log()).context(|| format!("list {}", layout.log().display()))?;
         let (meta, why) = Meta::open(disk.clone(), layout.meta_file())?;
         if let Err(error) = meta.keep_node(&encode_node(&node)?) {
             tracing::warn!(%error, "the index has no copy of node.json, it is made at the next start");
@@ -134,7 +135,11 @@ impl Engine {
                 tracing::error!(%error, "nothing is swept");
                 Ok(())
             }
-            swept => swept.map(drop),
+            swept => {
+                swept?;
+                self.forget_names();
+                Ok(())
+            }
         }
     }
 

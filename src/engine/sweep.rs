@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
+use super::catalog::directories;
 use super::context::Context;
 use super::journal::first_seq_of;
 use super::lineage::holdings::generations;
@@ -11,7 +12,7 @@ use super::namespace::head::{Head, reclaim};
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::names::parse_name;
-use crate::model::ids::Nsid;
+use crate::model::ids::{Nsid, Project};
 use crate::platform::disk::{if_there, unpublish};
 
 /// The code of a sweep that would have removed most of the store.
@@ -32,6 +33,8 @@ struct Leftovers {
     logs: Vec<PathBuf>,
     /// Incarnations that nobody can name, and how many of them have a manifest.
     incarnations: Vec<Nsid>,
+    /// Incarnations that have directories of objects, and whether they are gone: what is empty of these may go.
+    stored: Vec<(Project, Nsid, bool)>,
     with_manifest: usize,
     /// How many can be named.
     bound: usize,
@@ -67,6 +70,12 @@ impl Engine {
         for nsid in &left.incarnations {
             remove_manifests(context, *nsid)?;
         }
+        for (project, nsid, is_gone) in &left.stored {
+            match is_gone {
+                true => remove_empty(context, project, *nsid),
+                false => remove_empty_segments(context, project, *nsid),
+            }
+        }
         Ok((left.objects.len() as u64, left.bytes))
     }
 
@@ -76,8 +85,9 @@ impl Engine {
         // What is listed first and removed last cannot belong to who came later.
         let listed = context.tier.list("")?;
         let log_dir = context.layout.root().join("log");
-        let logs = context.disk.list(&log_dir).context(|| "list log")?;
-        let locals = context.disk.list(&context.layout.local()).context(|| "list local")?;
+        let logs = context.disk.names(&log_dir).context(|| "list log")?;
+        let locals = context.disk.names(&context.layout.local()).context(|| "list local")?;
+        let stored = incarnations_of(context)?;
         // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
         let live = self.at_work();
         let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
@@ -113,10 +123,9 @@ impl Engine {
         let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid);
         let of_nobody =
             |name: &str| name.get(..36).and_then(|text| text.parse().ok()).map(Nsid).as_ref().is_some_and(gone);
-        left.logs =
-            logs.iter().filter(|entry| of_nobody(&entry.name)).map(|entry| log_dir.join(&entry.name)).collect();
-        left.incarnations =
-            locals.iter().filter_map(|entry| entry.name.parse().ok().map(Nsid)).filter(gone).collect();
+        left.logs = logs.iter().filter(|name| of_nobody(name)).map(|name| log_dir.join(name)).collect();
+        left.incarnations = locals.iter().filter_map(|name| name.parse().ok().map(Nsid)).filter(gone).collect();
+        left.stored = stored.into_iter().map(|(project, nsid)| (project, nsid, gone(&nsid))).collect();
         for nsid in &left.incarnations {
             left.with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
         }
@@ -165,6 +174,48 @@ pub(super) fn parts(key: &str) -> Option<(Nsid, &str)> {
     parse_name(&format!("{org}/{project}/x"))?;
     let nsid = Nsid(nsid.parse().ok()?);
     (kind == "namespaces").then_some((nsid, rest))
+}
+
+/// The incarnations that have directories of objects.
+fn incarnations_of(context: &Context) -> Result<Vec<(Project, Nsid)>> {
+    let names = |path: &Path| directories(&*context.disk, path);
+    let store = context.layout.store();
+    let mut found = Vec::new();
+    for org in names(&store)? {
+        for project in names(&store.join(&org))? {
+            let Ok(parsed) = Project::new(&org, &project) else { continue };
+            let nsids = names(&store.join(&org).join(&project).join("namespaces"))?;
+            found.extend(nsids.iter().filter_map(|nsid| Some((parsed.clone(), Nsid(nsid.parse().ok()?)))));
+        }
+    }
+    Ok(found)
+}
+
+/// The project and the incarnation in an object's key.
+pub(super) fn owner(key: &str) -> Option<(Project, Nsid)> {
+    let (nsid, _) = parts(key)?;
+    let mut names = key.splitn(3, '/');
+    Some((Project::new(names.next()?, names.next()?).ok()?, nsid))
+}
+
+/// Removes directories of an incarnation's objects that have nothing in them. Those in which something is being made are not empty, or
+/// who makes it makes them again.
+pub(super) fn remove_empty(context: &Context, project: &Project, nsid: Nsid) {
+    let dir = context.layout.objects(project, nsid);
+    let disk = &*context.disk;
+    remove_empty_segments(context, project, nsid);
+    for kind in ["segments", "deletions", "conflicts", "wal"] {
+        let _ = disk.remove_dir(&dir.join(kind));
+    }
+    let _ = disk.remove_dir(&dir);
+}
+
+/// Directories of segments that were removed, which a power cut brought back.
+fn remove_empty_segments(context: &Context, project: &Project, nsid: Nsid) {
+    let segments = context.layout.objects(project, nsid).join("segments");
+    for segment in context.disk.names(&segments).unwrap_or_default() {
+        let _ = context.disk.remove_dir(&segments.join(segment));
+    }
 }
 
 /// Removes the chain of an incarnation, and the mark of its deletion, durably: what it named may go afterwards. Where that fails

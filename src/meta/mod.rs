@@ -209,6 +209,14 @@ impl Meta {
         })
     }
 
+    /// Forgets a name, durably.
+    pub fn unname(&self, name: &str) -> Result<()> {
+        self.write(Durability::Immediate, |transaction| {
+            transaction.open_table(NAMES)?.remove(name)?;
+            Ok(())
+        })
+    }
+
     /// Follows a pin that is durable in `node.json`; `None` removes it.
     pub fn pin(&self, name: &str, since_ms: Option<u64>) -> Result<()> {
         self.write(Durability::None, |transaction| {

@@ -30,6 +30,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The directory's entries, sorted by name.
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
+    /// Names of the directory's entries, sorted: without a look at each.
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        Ok(self.list(path)?.into_iter().map(|entry| entry.name).collect())
+    }
     /// Whether there is a directory with anything in it, without reading all of it.
     fn is_filled(&self, path: &Path) -> bool;
     /// Takes the exclusive lock of a directory; `WouldBlock` when another holds it. Held until dropped.

@@ -44,6 +44,7 @@ struct State {
     capacity: Option<u64>,
     operations: u64,
     barriers: u64,
+    entries_listed: u64,
     fault: Option<Fault>,
     mishap: Option<Mishap>,
     /// What happened, of what was planned.
@@ -117,6 +118,11 @@ impl MemoryDisk {
     /// How many of them were syncs of a file or a directory.
     pub fn barriers(&self) -> u64 {
         self.state().barriers
+    }
+
+    /// How many entries of directories were listed so far.
+    pub fn entries_listed(&self) -> u64 {
+        self.state().entries_listed
     }
 
     /// Lets all files together grow by so many bytes; writes beyond that fail. A file takes as much as its length.
@@ -418,8 +424,8 @@ impl Disk for MemoryDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
-        let (state, _) = self.operation(Act::Look, On::Path(path))?;
-        Ok(state
+        let (mut state, _) = self.operation(Act::Look, On::Path(path))?;
+        let found: Vec<Entry> = state
             .inside(path)?
             .filter_map(|(name, node)| {
                 let name = name.file_name()?.to_string_lossy().into_owned();
@@ -428,7 +434,9 @@ impl Disk for MemoryDisk {
                     Node::File(file) => Entry { name, is_dir: false, len: state.files[*file].now.len() as u64 },
                 })
             })
-            .collect())
+            .collect();
+        state.entries_listed += found.len() as u64;
+        Ok(found)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

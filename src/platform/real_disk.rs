@@ -78,6 +78,11 @@ impl Disk for RealDisk {
         let mut entries = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                // Its length would cost a look at it.
+                entries.push(Entry { name: entry.file_name().to_string_lossy().into_owned(), is_dir: true, len: 0 });
+                continue;
+            }
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 // Removed between the listing and the look at it.
@@ -93,6 +98,13 @@ impl Disk for RealDisk {
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let mut names = names.collect::<io::Result<Vec<String>>>()?;
+        names.sort_unstable();
+        Ok(names)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

@@ -199,10 +199,17 @@ impl Incoming<'_> {
         let path = self.tier.path(&self.claim.key);
         let parent = |path: &Path| path.parent().unwrap_or(Path::new("/")).to_owned();
         self.file.sync()?;
-        create_dirs(disk, &parent(&path))?;
         // A name that is not durable cannot be moved durably.
         disk.sync_dir(&parent(&self.path))?;
-        disk.rename(&self.path, &path)?;
+        let place = || {
+            create_dirs(disk, &parent(&path))?;
+            disk.rename(&self.path, &path)
+        };
+        match place() {
+            // Who removes empty directories came between the two.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => place()?,
+            placed => placed?,
+        }
         disk.sync_dir(&parent(&path))?;
         disk.sync_dir(&parent(&self.path))
     }

@@ -86,8 +86,16 @@ impl Tier {
         let path = self.path(key);
         let temporary = PathBuf::from(format!("{}{TEMPORARY_SUFFIX}", path.display()));
         let parent = path.parent().unwrap_or(&self.root);
-        create_dirs(&*self.disk, parent).context(|| format!("create {}", parent.display()))?;
-        let file = self.disk.create(&temporary).context(|| format!("create {}", temporary.display()))?;
+        let make = || {
+            create_dirs(&*self.disk, parent)?;
+            self.disk.create(&temporary)
+        };
+        let file = match make() {
+            // Who removes empty directories came between the two; with the file in it, it is not empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(),
+            made => made,
+        };
+        let file = file.context(|| format!("create {}", temporary.display()))?;
         Ok(ObjectWriter {
             tier: self,
             file,
@@ -189,7 +197,13 @@ impl Tier {
     /// Removes an object; one that is not there is removed already.
     pub fn remove(&self, key: &str) -> Result<()> {
         self.cache.remove(key)?;
-        if_there(self.disk.remove(&self.path(key))).context(|| format!("remove object {key}")).map(drop)
+        let path = self.path(key);
+        if_there(self.disk.remove(&path)).context(|| format!("remove object {key}"))?;
+        // A segment has a directory of its own, which goes with it where that is the last in it.
+        if let Some(dir) = path.parent().filter(|dir| dir.parent().is_some_and(|kind| kind.ends_with("segments"))) {
+            let _ = self.disk.remove_dir(dir);
+        }
+        Ok(())
     }
 
     /// Keys and lengths of everything below a prefix of whole components, unfinished objects included.

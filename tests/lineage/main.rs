@@ -5,6 +5,7 @@
 mod branches;
 mod clocks;
 mod deleted;
+mod many;
 mod node;
 mod past;
 #[path = "../support/node.rs"]

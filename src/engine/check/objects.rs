@@ -176,20 +176,24 @@ impl Engine {
         }
         let mut ranges: Vec<(u64, u64, String)> = Vec::new();
         for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
-            for entry in disk.list(dir).unwrap_or_default() {
-                let is_own = !is_open || entry.name.starts_with(&nsid.to_string());
-                let key = log_key(&name.project, nsid, &entry.name);
+            let entries = match is_open {
+                true => paths.names.of(&**disk, dir, nsid).unwrap_or_default(),
+                false => disk.names(dir).unwrap_or_default(),
+            };
+            for entry in entries {
+                let path = dir.join(&entry);
+                let Ok(len) = disk.size(&path) else { continue };
+                let key = log_key(&name.project, nsid, &entry);
                 let is_named = head.is_some_and(|head| head.logs.iter().any(|log| log.key == key));
-                if !is_own || !entry.name.ends_with(".wal") {
+                if !entry.ends_with(".wal") {
                     continue;
                 }
                 report.objects += u64::from(!is_named);
-                report.bytes += if is_named { 0 } else { entry.len };
+                report.bytes += if is_named { 0 } else { len };
                 if level < 3 {
                     continue;
                 }
-                let path = dir.join(&entry.name);
-                let read = disk.read(&path).map_err(Error::from).and_then(|bytes| decode_log(&bytes, &entry.name));
+                let read = disk.read(&path).map_err(Error::from).and_then(|bytes| decode_log(&bytes, &entry));
                 // A copy of the same incarnation that was here before may have left logs that others still read.
                 if let Ok(log) = &read
                     && head.is_none_or(|head| head.origin == log.header.origin)
@@ -213,7 +217,7 @@ impl Engine {
                     Ok(_) => continue,
                     Err(error) => error.message().to_owned(),
                 };
-                let over = first_seq_of(&entry.name).is_some_and(|first| first < replay_from);
+                let over = first_seq_of(&entry).is_some_and(|first| first < replay_from);
                 let remedy = if over { Remedy::Lost } else { Remedy::FromACopy };
                 report.add(label, self.below_root(&path), what, remedy);
             }

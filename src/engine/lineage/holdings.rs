@@ -207,8 +207,8 @@ pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
 }
 
 pub(super) fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
-    let entries = if_there(context.disk.list(dir)).context(|| format!("list {}", dir.display()))?;
-    Ok(entries.unwrap_or_default().into_iter().map(|entry| entry.name).collect())
+    let names = if_there(context.disk.names(dir)).context(|| format!("list {}", dir.display()))?;
+    Ok(names.unwrap_or_default())
 }
 
 #[cfg(test)]

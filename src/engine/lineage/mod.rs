@@ -3,7 +3,7 @@
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
 //! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them;
-//! - `undelete` brings a deleted namespace back, `revert` a past state;
+//! - `undelete` brings a deleted namespace back, `revert` a past state, `names` forgets names that nothing has;
 //! - `dates` says when states were made, whatever the clock showed, and `ttl` deletes namespaces whose time is up.
 //!
 //! An object is held once by every run of consecutive retained manifests of an incarnation that name it, once by every tag, and
@@ -14,6 +14,7 @@ mod branch;
 pub mod dates;
 mod history;
 pub mod holdings;
+mod names;
 mod retention;
 mod revert;
 mod shared_tags;

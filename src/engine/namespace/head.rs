@@ -10,10 +10,11 @@ use crate::engine::layout::{number_of, numbered};
 use crate::engine::lineage::dates::committed;
 use crate::engine::lineage::drop_generations;
 use crate::engine::lineage::holdings::past;
+use crate::engine::sweep::{owner, remove_empty};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::meta::{Head as HeadFacts, ObjectFact};
-use crate::model::ids::{CommitId, Nsid};
+use crate::model::ids::{CommitId, Nsid, Project};
 use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, if_there, publish, unpublish};
 
 /// How often a manifest may be replaced while it is read.
@@ -40,9 +41,9 @@ impl Head {
         let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
         let mut generation = 0;
         for _ in 0..COMMITS_MEANWHILE_MAX {
-            let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
+            let entries = if_there(context.disk.names(&dir)).context(|| format!("list {}", dir.display()))?;
             let entries = entries.unwrap_or_default();
-            let Some(newest) = entries.iter().filter_map(|entry| number_of(&entry.name)).max() else {
+            let Some(newest) = entries.iter().filter_map(|name| number_of(name)).max() else {
                 return Ok(None);
             };
             generation = newest;
@@ -78,9 +79,9 @@ impl Head {
     /// Removes what a crash left of manifests that were never finished. For who opens an incarnation, which nobody commits to yet.
     pub fn clear(context: &Context, nsid: Nsid) {
         let dir = context.layout.manifests(nsid);
-        let entries = context.disk.list(&dir).unwrap_or_default();
-        for entry in entries.iter().filter(|entry| entry.name.ends_with(TEMPORARY_SUFFIX)) {
-            let _ = context.disk.remove(&dir.join(&entry.name));
+        let entries = context.disk.names(&dir).unwrap_or_default();
+        for name in entries.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
+            let _ = context.disk.remove(&dir.join(name));
         }
     }
 
@@ -177,6 +178,13 @@ pub fn reclaim(context: &Context, free: &[String]) {
     for key in free {
         if let Err(error) = context.tier.remove(key) {
             tracing::warn!(%error, key, "object is not reclaimed, a later sweep tries again");
+        }
+    }
+    // What a branch needed of an incarnation that is gone may have been the last of it.
+    let owners: BTreeSet<(Project, Nsid)> = free.iter().filter_map(|key| owner(key)).collect();
+    for (project, nsid) in owners {
+        if !context.disk.is_filled(&context.layout.manifests(nsid)) {
+            remove_empty(context, &project, nsid);
         }
     }
 }

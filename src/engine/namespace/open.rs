@@ -212,7 +212,10 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
     let recovered = {
-        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        // Counted is what moves into the tier; where nothing will, nobody is waited for who counts all of it anew.
+        let open = paths.names.of(&*context.disk, &paths.open, manifest.nsid);
+        let moves = open.is_ok_and(|open| !open.is_empty());
+        let _commits = moves.then(|| context.commits.read().unwrap_or_else(PoisonError::into_inner));
         let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust);
         // Some of them may be in the tier already, and are not counted there.
         let recovered = recovered.inspect_err(|_| context.meta.distrust("logs could not be sealed"))?;
