@@ -19,6 +19,7 @@ use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{DocId, Nsid};
+use crate::model::version_vector::VersionVector;
 use crate::platform::disk::{create_dirs, if_there, publish};
 
 /// What the name of a state that is not merged yet ends in.
@@ -66,7 +67,8 @@ pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()>
     let (bytes, _) = encode_manifest(manifest)?;
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let before = read_or_warn(context, &path);
-    context.meta.hold(&keys(manifest))?;
+    // Lazily: a crash has all counted anew from the files, and until the commit is counted nothing waits for a barrier twice.
+    context.meta.keep(&keys(manifest))?;
     let published = publish(&*context.disk, &path, &bytes);
     published.inspect_err(|_| too_high(context)).context(|| format!("write {}", path.display()))?;
     release(context, before);
@@ -79,10 +81,24 @@ pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let before = read_or_warn(context, &path);
     context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()))?;
-    let dir = context.layout.bases(target);
-    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    // Of a first merge, what a power cut brings back under the other name is as good. It is not where a state is replaced that may go
+    // then, nor for the bucket's own state, by which objects that are there are let go of here.
+    if before.is_some() || source == target {
+        let dir = context.layout.bases(target);
+        context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    }
     release(context, before);
     Ok(())
+}
+
+/// Puts what a crash left beside the last base in its place, if `ours` has seen it: then it was merged, and is not to give way to
+/// the next one before that is.
+pub fn settle_left(context: &Context, target: Nsid, source: Nsid, ours: &VersionVector) -> Result<()> {
+    let left = read_or_warn(context, &next_path(context, target, source));
+    match left {
+        Some(left) if ours.covers_all(&left.version_vector) => settle(context, target, source),
+        _ => Ok(()),
+    }
 }
 
 /// Nothing was merged.

@@ -17,8 +17,9 @@ use crate::engine::namespace::absorb::Site;
 use crate::error::{Error, Result};
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Version};
-use crate::model::schema::Schema;
+use crate::model::schema::{ColumnUid, Schema};
 use crate::segment::builder::Entry;
+use crate::segment::text::terms::DocTerms;
 
 /// Documents that wait to be written count for at most so many logical bytes, before the last one.
 const CHUNK_BYTES: u64 = 8 << 20;
@@ -103,9 +104,26 @@ impl<'a> Build<'a> {
             return Ok(());
         }
         match walk.theirs(step.candidate.theirs)? {
-            Some(document) => self.add(self.row(&document, self.their_schema, None, None), site),
+            Some(document) => {
+                let mut row = self.row(&document, self.their_schema, None, None);
+                if let (Entry::Row { terms, .. }, Some(Place::Tail(place))) = (&mut row, step.candidate.theirs.place)
+                {
+                    *terms = self.terms_of(walk, place);
+                }
+                self.add(row, site)
+            }
             None => Err(Error::internal(format!("document {} is taken and not there", step.candidate.id))),
         }
+    }
+
+    /// The terms of a row of their tail, of columns that are analysed alike here: what is known need not be analysed again.
+    fn terms_of(&self, walk: &Walk, place: u32) -> Vec<(ColumnUid, DocTerms)> {
+        let full_text =
+            |schema: &Schema, uid: ColumnUid| schema.column_by_uid(uid).map(|column| column.full_text.clone());
+        let is_alike = |uid: ColumnUid| full_text(self.schema, uid) == full_text(self.their_schema, uid);
+        let row = walk.changes.theirs.moment.view.tail.at(place);
+        let terms = row.into_iter().flat_map(|row| &row.terms);
+        terms.filter(|(uid, _)| is_alike(*uid)).cloned().collect()
     }
 
     pub fn delete(&mut self, step: &Step, version: Option<Version>, ours: &Moment, site: &mut Site) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bases::{settle, stage, unrelated, withdraw};
+use super::bases::{settle, settle_left, stage, unrelated, withdraw};
 use super::losers::Losers;
 use super::report::{MergeReport, MergeRequest};
 use super::work::{Work, newest};
@@ -53,6 +53,7 @@ impl Engine {
             tokio::task::block_in_place(|| work.survey(&ours))?;
             return Ok(work.report);
         }
+        let seen_here = ours.vector.clone();
         drop(ours);
         // From the staging of a base to its settling: two of one pair would write one file, and take each other's away.
         let pair = self.pair(target.nsid, source.nsid);
@@ -62,7 +63,10 @@ impl Engine {
             // The head is held until the state's objects are counted: nothing it names can go meanwhile.
             let share = source.share().await?;
             work.theirs = Arc::new(source.moment_beside(&share));
-            tokio::task::block_in_place(|| stage(&self.context, target.nsid, &share.manifest))?;
+            tokio::task::block_in_place(|| {
+                settle_left(&self.context, target.nsid, source.nsid, &seen_here)?;
+                stage(&self.context, target.nsid, &share.manifest)
+            })?;
             has_base = true;
         }
         let seen = newest(&work.theirs);
