@@ -95,11 +95,15 @@ impl Engine {
         let bound = tokio::task::block_in_place(|| {
             child.expires_ms = context.expire_in(nsid, request.ttl_ms)?;
             Head::create(context, child.clone())?;
-            if let Some(past) = past
-                && !matches!(request.as_of, Some(AsOf::Tag(_)))
-            {
-                // Retention may have let go of it before its objects were counted.
-                read_manifest(context, past.nsid, past.generation)?;
+            // Retention, or another node's revision of the tag, may have let go of it before its objects were counted.
+            match (&past, &request.as_of) {
+                (Some(past), Some(tag @ AsOf::Tag(_))) => {
+                    if self.past_manifest(&source, tag)?.commit_id != past.commit_id {
+                        return Err(super::gone("as_of: the tag was changed meanwhile"));
+                    }
+                }
+                (Some(past), _) => drop(read_manifest(context, past.nsid, past.generation)?),
+                (None, _) => {}
             }
             drop(shared);
             self.catalog.bind(&*context.disk, &context.layout, to, Some(nsid), hlc, None)

@@ -93,7 +93,7 @@ impl Engine {
         if before.as_ref().is_some_and(|before| before.rev > file.rev) {
             return Ok(false);
         }
-        self.put_tag(nsid, file, before.as_ref())?;
+        self.put_tag(nsid, file, before.as_ref(), || Ok(()))?;
         Ok(true)
     }
 
@@ -118,7 +118,7 @@ impl Engine {
             match read_tag(&self.context, nsid, tag)? {
                 Some(known) if known.manifest.is_some() => {
                     let next = TagFile { rev: next_rev(0, Some(known.rev)), ..known.clone() };
-                    self.put_tag(nsid, &next, Some(&known))?;
+                    self.put_tag(nsid, &next, Some(&known), || Ok(()))?;
                 }
                 Some(deleted) => self.remove_tag(nsid, &deleted)?,
                 None => {}
@@ -167,7 +167,7 @@ impl Engine {
             return Ok(None);
         }
         let next = TagFile { rev: next_rev(0, Some(file.rev)), manifest: Some(copied), ..file };
-        self.put_tag(nsid, &next, known.as_ref())?;
+        self.put_tag(nsid, &next, known.as_ref(), || Ok(()))?;
         Ok(Some(next))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::holdings::{read_tag, read_tags};
+use super::holdings::{read_manifest, read_tag, read_tags};
 use crate::engine::Engine;
 use crate::engine::layout::numbered;
 use crate::engine::namespace::head::{keys, reclaim, take_back};
@@ -35,11 +35,12 @@ impl Engine {
         let namespace = self.namespace(name)?;
         let shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
+            // Held while a tag is read that this one is made of, too.
+            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
             let manifest = match as_of {
                 None => shared.manifest.clone(),
                 Some(as_of) => self.past_manifest(&namespace, as_of)?,
             };
-            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
             let tags = read_tags(&self.context, namespace.nsid)?;
             let known = tags.iter().flatten().find(|file| file.tag == tag);
             if known.is_some_and(|file| file.manifest.is_some()) {
@@ -56,8 +57,13 @@ impl Engine {
             // One that another node deleted is forgotten here, and has a number in the bucket all the same.
             let there = self.known_tags(namespace.nsid)?.revisions.get(tag).copied();
             let (rev, tag) = (next_rev(at_ms, known.map(|known| known.rev).max(there)), tag.to_owned());
+            let generation = manifest.generation;
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: Some(manifest) };
-            self.put_tag(namespace.nsid, &file, known)?;
+            self.put_tag(namespace.nsid, &file, known, || match as_of {
+                None | Some(AsOf::Tag(_)) => Ok(()),
+                // Retention may have let go of it before its objects were counted.
+                Some(_) => read_manifest(&self.context, namespace.nsid, generation).map(drop),
+            })?;
             describe(&file).ok_or_else(|| Error::internal("a tag without a state"))
         })
     }
@@ -75,7 +81,7 @@ impl Engine {
             let at_ms = self.context.clock.now_millis();
             let (rev, tag) = (next_rev(at_ms, Some(known.rev)), tag.to_owned());
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: None };
-            self.put_tag(namespace.nsid, &file, Some(&known))
+            self.put_tag(namespace.nsid, &file, Some(&known), || Ok(()))
         })
     }
 
@@ -86,8 +92,15 @@ impl Engine {
         Ok(files.iter().flatten().filter_map(describe).collect())
     }
 
-    /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`.
-    pub(super) fn put_tag(&self, nsid: Nsid, file: &TagFile, before: Option<&TagFile>) -> Result<()> {
+    /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`. `is_there` is asked
+    /// once they are counted: nothing that is there then can go any more.
+    pub(super) fn put_tag(
+        &self,
+        nsid: Nsid,
+        file: &TagFile,
+        before: Option<&TagFile>,
+        is_there: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let context = &self.context;
         let dir = context.layout.tags(nsid).join(&file.tag);
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
@@ -96,6 +109,10 @@ impl Engine {
             let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
             let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
             context.meta.hold(&named)?;
+            if let Err(gone) = is_there() {
+                self.release_tag(Some(file))?;
+                return Err(gone);
+            }
             if let Err(error) = publish(&*context.disk, &path, &bytes) {
                 take_back(context, &path, &named);
                 return Err(Error::from(error).context(format!("write {}", path.display())));

@@ -1,0 +1,112 @@
+//! The newest state as others may reference it: with its logs named, or without a log where everything is in segments.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::head::Head;
+use super::{Moment, Namespace, Progress};
+use crate::engine::journal::SealedLog;
+use crate::engine::layout::log_key;
+use crate::error::{Error, Result};
+use crate::format::manifest::{LogRef, Manifest};
+use crate::model::ids::{Origin, Project};
+
+/// A namespace's newest state as another incarnation may reference it.
+pub struct Share<'a> {
+    pub manifest: Manifest,
+    /// Nothing is committed, and so nothing let go of, while this is held.
+    _head: tokio::sync::MutexGuard<'a, Head>,
+}
+
+impl Namespace {
+    /// The whole newest state as a manifest, its logs sealed and named, so that another incarnation may reference the same
+    /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile.
+    pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<Share<'_>> {
+        // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
+        loop {
+            let mut decider = self.decider.lock().await;
+            self.make_ready(&mut decider).await?;
+            self.drain(&mut decider).await?;
+            let ended = self.context.room.notified();
+            if self.flushing.load(Ordering::SeqCst) {
+                drop(decider);
+                ended.await;
+                continue;
+            }
+            self.seal(&mut decider)?;
+            let head = self.head.lock().await;
+            let shared = self.shared();
+            let manifest = Manifest {
+                logs: log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed),
+                next_seq: decider.next_seq,
+                data_seq: shared.state.data_seq,
+                hlc: shared.state.hlc,
+                version_vector: shared.state.vector(),
+                schema: (*decider.schema).clone(),
+                ids_reserved: decider.ids_reserved,
+                ..head.manifest.clone()
+            };
+            drop(shared);
+            return Ok(Share { manifest, _head: head });
+        }
+    }
+
+    /// The state of the newest manifest, which names no log: what was written since is not in it. Its objects stay for as long
+    /// as the result is held, and nothing is committed here meanwhile. `Busy` unless everything up to `acknowledged` is in its
+    /// segments.
+    pub(in crate::engine) async fn committed(&self, acknowledged: Progress) -> Result<Share<'_>> {
+        let head = self.head.lock().await;
+        self.check_alive()?;
+        self.check_committed(&head.manifest, acknowledged)?;
+        let mut manifest = head.manifest.clone();
+        if !manifest.logs.is_empty() {
+            let shared = self.shared();
+            if !shared.state.tail.is_empty() || shared.state.frozen.is_some() {
+                return Err(Error::busy(format!("namespace {} has records that are in no segment yet", self.name)));
+            }
+            // Inherited logs without a document: all they may have changed is the schema.
+            manifest.logs.clear();
+            manifest.schema = (*shared.state.schema).clone();
+        }
+        Ok(Share { manifest, _head: head })
+    }
+
+    /// `Busy` unless a manifest has everything that was acknowledged up to a moment.
+    pub(in crate::engine) fn check_committed(&self, manifest: &Manifest, acknowledged: Progress) -> Result<()> {
+        let committed = (manifest.data_seq, manifest.hlc);
+        if committed.0 >= acknowledged.0 && committed.1 >= acknowledged.1 {
+            return Ok(());
+        }
+        Err(Error::busy(format!(
+            "namespace {}: generation {} has commits up to {} at {}, expected {} at {}; the others are in the log only",
+            self.name, manifest.generation, committed.0, committed.1.0, acknowledged.0, acknowledged.1.0
+        ))
+        .with_hint("nothing is lost; try again a little later"))
+    }
+
+    /// The newest state, which is not older than what was shared.
+    pub(in crate::engine) fn moment_beside(&self, share: &Share<'_>) -> Moment {
+        let shared = self.shared();
+        Moment {
+            nsid: self.nsid,
+            view: Arc::new(shared.state.view(&self.name.to_string(), self.context.config.recall)),
+            tombstones: shared.state.tombstones(),
+            vector: shared.state.vector(),
+            manifest: share.manifest.clone(),
+        }
+    }
+}
+
+/// The logs a manifest names already from others, and this writer's own.
+fn log_refs(manifest: &Manifest, project: &Project, origin: Origin, sealed: &[SealedLog]) -> Vec<LogRef> {
+    let inherited = manifest.logs.iter().filter(|log| log.origin != origin).cloned();
+    let own = sealed.iter().filter(|log| log.next_seq > log.first_seq).map(|log| LogRef {
+        key: log_key(project, manifest.nsid, &log.name),
+        origin,
+        first_seq: log.first_seq,
+        last_seq: log.next_seq - 1,
+        bytes: log.bytes,
+        crc32c: log.crc32c,
+    });
+    inherited.chain(own).collect()
+}
