@@ -20,6 +20,8 @@
 //!
 //! - **Acknowledged is durable.** [`engine::group_commit`] acknowledges a commit only after a barrier that began when its
 //!   bytes were in the log; [`engine::journal`] finds every such commit again after any crash.
+//! - **What is logged can be applied.** Segments are read when a write is decided, so a damaged one refuses it before it is in the log;
+//!   see [`engine::namespace`]. A flush that returns has everything that was acknowledged before it in the newest manifest.
 //! - **A crash can only leak.** Objects are durable before a manifest names them: [`platform::disk::publish`] puts whole
 //!   files in place, and logs are sealed by a rename.
 //! - **A namespace comes to be whole.** Its name is bound last, after its first write; see [`engine`].

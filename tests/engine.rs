@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "engine/after_faults.rs"]
+mod after_faults;
 #[path = "support/again.rs"]
 mod again;
+#[path = "engine/hook_disk.rs"]
+mod hook_disk;
 #[path = "engine/keyed_writes.rs"]
 mod keyed_writes;
 #[path = "support/node.rs"]

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use super::answer::Answer;
 use super::handlers::{Call, sync};
 use crate::error::{Error, Kind, Result};
-use crate::model::ids::NamespaceName;
-use crate::sync::TIMEOUT;
+use crate::model::ids::{NamespaceName, Nsid, Version};
+use crate::sync::{Awaited, TIMEOUT};
 
 /// What is left of a request's time for the answer that it was not enough, at most.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
@@ -61,11 +61,25 @@ impl Prefer {
 
     /// The answer to a write that is durable here, once it is in the bucket if that is preferred. Unavailable with code
     /// `bucket_timeout` when that does not happen in time.
-    pub async fn written(&self, call: Call<'_>, name: &NamespaceName, answer: Answer) -> Result<Answer> {
+    /// `commit`: the incarnation and the version, where there is one; else all that was acknowledged there counts.
+    pub async fn written(
+        &self,
+        call: Call<'_>,
+        name: &NamespaceName,
+        (answer, commit): (Answer, Option<(Nsid, Version)>),
+    ) -> Result<Answer> {
         if !self.write {
             return Ok(answer);
         }
-        match sync::worker(call)?.together(name, self.end).await {
+        let awaited = match commit {
+            Some((nsid, version)) => Ok(Awaited::commit(nsid, version)),
+            None => call.server.engine.acknowledged(name).map(|(nsid, seen)| Awaited::all(nsid, seen)),
+        };
+        let done = match awaited {
+            Ok(awaited) => sync::worker(call)?.in_bucket(name, awaited, self.end).await,
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(_) => Ok(answer.with("preference-applied", "wait=bucket")),
             Err(error) => {
                 let hint = "the write is durable on this node and is sent by a later pass; sending it again is safe";

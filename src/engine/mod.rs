@@ -108,7 +108,8 @@ pub struct CreateRequest {
 impl Engine {
     /// An open namespace. NotFound when the name is not bound; `Corrupt` while its files are damaged.
     fn namespace(&self, name: &NamespaceName) -> Result<Arc<Namespace>> {
-        if let Some(slot) = self.slots().get(name) {
+        if let Some(slot) = self.slots().get_mut(name) {
+            slot.follow();
             return slot.namespace();
         }
         self.catalog.check_name(name)?;
@@ -143,6 +144,16 @@ impl Engine {
 }
 
 impl Slot {
+    /// A namespace that was set apart since it was opened is as one that could not be.
+    fn follow(&mut self) {
+        if let Slot::Open(namespace) = self
+            && let Some(error) = namespace.apart().cloned()
+        {
+            namespace.give_up();
+            *self = Slot::Quarantined(error);
+        }
+    }
+
     fn namespace(&self) -> Result<Arc<Namespace>> {
         match self {
             Slot::Open(namespace) => Ok(namespace.clone()),

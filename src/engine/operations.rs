@@ -402,7 +402,7 @@ impl Engine {
     /// Turns the tail into a segment, so that the next opening replays nothing.
     pub async fn checkpoint(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
         let namespace = self.namespace(name)?;
-        self.to_the_end(|_| async move { namespace.flush().await }).await
+        self.to_the_end(|_| async move { namespace.flush().await.map(drop) }).await
     }
 
     /// Merges all segments of a namespace into one.

@@ -121,6 +121,12 @@ impl Engine {
         Ok(self.namespace(name)?.moment().await?.vector)
     }
 
+    /// Who a name means, and what was acknowledged there.
+    pub fn acknowledged(&self, name: &NamespaceName) -> Result<(Nsid, VersionVector)> {
+        let namespace = self.namespace(name)?;
+        Ok((namespace.nsid, namespace.acknowledged()))
+    }
+
     /// The newest state of a namespace that is in objects.
     pub async fn newest(&self, name: &NamespaceName) -> Result<Manifest> {
         Ok(self.namespace(name)?.newest_manifest().await)
@@ -197,9 +203,9 @@ impl Engine {
             return Ok(None);
         }
         let flushing = namespace.clone();
-        self.to_the_end(|_| async move { flushing.flush().await }).await?;
+        let acknowledged = self.to_the_end(|_| async move { flushing.flush().await }).await?;
         namespace.settle_small_merges().await?;
-        let share = namespace.committed().await?;
+        let share = namespace.committed(acknowledged).await?;
         if let Some((before, _)) = after
             && is_same(before, &share.manifest)
             && before.tags == tags
@@ -322,7 +328,7 @@ impl Engine {
         }
         tokio::task::block_in_place(|| self.settle_common(nsid))?;
         let Some(work) = work else { return Ok(TakenIn::Known) };
-        let known = kin(&namespace.committed().await?.manifest, None);
+        let known = kin(&namespace.newest_manifest().await, None);
         self.context.set_kin(nsid, known);
         Ok(TakenIn::Committed(MergeReport { commit, ..work.report }))
     }

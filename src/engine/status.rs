@@ -112,6 +112,7 @@ impl Engine {
     /// How the node is.
     pub fn node_status(&self) -> Json {
         let node = self.context.node.file();
+        self.slots().values_mut().for_each(Slot::follow);
         let quarantined: Vec<Json> = self
             .slots()
             .iter()

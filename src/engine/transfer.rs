@@ -60,8 +60,9 @@ impl Engine {
         let namespace = self.namespace(name)?;
         for _ in 0..SETTLE_ATTEMPTS {
             let flushing = namespace.clone();
-            self.to_the_end(|_| async move { flushing.flush().await }).await?;
+            let acknowledged = self.to_the_end(|_| async move { flushing.flush().await }).await?;
             let moment = namespace.moment().await?;
+            namespace.check_committed(&moment.manifest, acknowledged)?;
             let generation = moment.manifest.generation;
             match tokio::task::block_in_place(|| self.objects_of(moment)) {
                 Ok(Some(settled)) => return Ok(settled),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 
 use super::filter::Expr;
-use super::ids::DocId;
+use super::ids::{DocId, Nsid, Version};
 use super::schema::Metric;
 
 /// One write request: one atomic batch. Rows are as the request has them; the engine gives them types when it decides.
@@ -92,4 +92,6 @@ pub struct WriteOutcome {
     pub etag: String,
     /// This is the stored answer of an earlier request with the same `Idempotency-Key`.
     pub replayed: bool,
+    /// The incarnation that was written to and the version of this commit; `None` where nothing was committed.
+    pub commit: Option<(Nsid, Version)>,
 }

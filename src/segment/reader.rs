@@ -231,6 +231,15 @@ impl Segment {
         self.ids()?.find(id)
     }
 
+    /// Checks what finding a row by its id reads, so that it cannot be found damaged later.
+    pub fn check_ids(&self) -> Result<()> {
+        if self.rows() == 0 {
+            return Ok(());
+        }
+        self.bloom()?;
+        self.ids().map(drop)
+    }
+
     pub fn id_of(&self, row: u32) -> Result<DocId> {
         self.ids()?.get(row)
     }

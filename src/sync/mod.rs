@@ -69,6 +69,7 @@ pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{NamespaceStatus, Status};
+pub use self::waited::Awaited;
 pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
 pub use crate::tier::GONE as OBJECT_GONE;
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::json;
 use shoal::engine::Engine;
 use shoal::error::Result;
-use shoal::sync::{Done, RETAINED_MAX, Reclaim, Selection, Sync};
+use shoal::model::ids::{Nsid, Version};
+use shoal::platform::memory_disk::Fault;
+use shoal::sync::{Awaited, Done, RETAINED_MAX, Reclaim, Selection, Sync};
 
 use crate::fleet::{fresh, sync};
 use crate::node::{DAY_MS, Documents, Node, all, name, put, write};
@@ -257,4 +259,72 @@ async fn a_namespace_does_not_take_the_place_of_one_that_somebody_wrote_to_meanw
         link.run().await.unwrap();
         assert_eq!(all(&engines[0], "docs").len(), 6, "{part}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_after_a_flush_that_failed_is_in_the_bucket_once_it_was_waited_for() {
+    let mut failed = 0;
+    for at in 0.. {
+        let (place, node) = (Place::default(), Node::new(1));
+        let engine = node.open();
+        put(&engine, "docs", 0..5, 1).await;
+        let at = node.disk.operations() + at;
+        node.disk.set_fault(Some(Fault { at, forever: false, kind: std::io::ErrorKind::StorageFull }));
+        failed += u64::from(engine.checkpoint(&name("docs")).await.is_err());
+        let is_hit = node.disk.operations() > at;
+        node.disk.set_fault(None);
+        put(&engine, "docs", [10], 2).await;
+        together(&place.link(&place.wire(), &node, &engine)).await.unwrap();
+        // The node is lost right after it was told so.
+        drop(engine);
+        assert_eq!(fresh(9, &place.bucket(&node), "docs").await.len(), 6, "operation {at}");
+        if !is_hit {
+            break;
+        }
+    }
+    assert!(failed > 10, "only {failed} flushes failed");
+}
+
+/// Writes a document, and says what commit that was.
+async fn write_one(engine: &Arc<Engine>, id: u64) -> (Nsid, Version) {
+    let body = json!({"upsert_rows": [{"id": id, "n": 1}]});
+    let shoal::api::wire::write::WriteBody::Write(request) = shoal::api::wire::write::parse_write(body).unwrap()
+    else {
+        panic!("expected a write")
+    };
+    engine.write(&name("docs"), *request).await.unwrap().commit.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_said_to_be_in_the_bucket_only_once_a_manifest_there_covers_it() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let wire = place.wire();
+    let link = place.link(&wire, &nodes[0], &engines[0]);
+    let has = async |awaited: &Awaited| link.has_in_bucket(&name("docs"), &mut awaited.clone()).await.unwrap();
+    let all_of = || {
+        let (nsid, seen) = engines[0].acknowledged(&name("docs")).unwrap();
+        Awaited::all(nsid, seen)
+    };
+    link.run().await.unwrap();
+    assert!(has(&all_of()).await);
+    let (nsid, version) = write_one(&engines[0], 10).await;
+    let written = Awaited::commit(nsid, version);
+    assert!(!has(&written).await && !has(&all_of()).await);
+    // A segment is not in the bucket, either.
+    engines[0].checkpoint(&name("docs")).await.unwrap();
+    assert!(!has(&written).await);
+    together(&link).await.unwrap();
+    assert!(has(&written).await && has(&all_of()).await);
+    // What is kept under another name is, once that is there.
+    sync(&nodes[1], &engines[1], &place.bucket(&nodes[1])).await.unwrap();
+    delete(&nodes[1], &engines[1], &place).await;
+    let (nsid, version) = write_one(&engines[0], 11).await;
+    let written = Awaited::commit(nsid, version);
+    wire.delay("/names/docs.recovered", true);
+    together(&link).await.unwrap_err();
+    wire.delay("/names/docs.recovered", false);
+    together(&link).await.unwrap();
+    assert!(has(&written).await);
+    assert_ne!(engines[0].nsid_of(&name("docs")), Some(nsid));
 }

@@ -25,7 +25,7 @@ use crate::api::wire::unknown::warning;
 use crate::api::wire::write::{WriteBody, parse_write_bytes};
 use crate::engine;
 use crate::error::{Error, Result};
-use crate::model::ids::{NamespaceName, reason};
+use crate::model::ids::{NamespaceName, Nsid, Version, reason};
 use crate::model::write::Idempotency;
 use crate::sync::OBJECT_GONE;
 
@@ -38,11 +38,16 @@ const RESTART_WAIT: Duration = Duration::from_secs(10);
 
 pub async fn write(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
     let prefer = Prefer::of(call, name)?;
-    let answer = write_here(call, name, body).await?;
-    prefer.written(call, name, answer).await
+    let written = write_here(call, name, body).await?;
+    prefer.written(call, name, written).await
 }
 
-async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Result<Answer> {
+/// The answer, and what was committed, where that is one commit.
+async fn write_here(
+    call: Call<'_>,
+    name: &NamespaceName,
+    body: Received,
+) -> Result<(Answer, Option<(Nsid, Version)>)> {
     let Received { bytes, share } = body;
     let mut request = match parse(&bytes, parse_write_bytes)? {
         WriteBody::Write(request) => request,
@@ -50,11 +55,11 @@ async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Res
         WriteBody::Copy(source) => {
             let source = source_of(name, "copy_from_namespace", &source)?;
             let copied = call.server.engine.copy(&source, name).await?;
-            return Ok(Answer::ok(&copy_json(copied, Some(call.micros()))));
+            return Ok((Answer::ok(&copy_json(copied, Some(call.micros()))), None));
         }
         WriteBody::Branch(source, request) => {
             let source = source_of(name, "branch_from_namespace", &source)?;
-            return super::lineage::branch(call, name, &source, request).await;
+            return Ok((super::lineage::branch(call, name, &source, request).await?, None));
         }
     };
     let ignored = warning(&request.ignored);
@@ -66,7 +71,8 @@ async fn write_here(call: Call<'_>, name: &NamespaceName, body: Received) -> Res
     drop(share);
     let answer = Answer::ok(&write_json(&outcome, call.micros())).with_etag(&outcome.etag);
     let answer = warned(call, name, answer, ignored);
-    Ok(if outcome.replayed { answer.with("idempotency-replayed", "true") } else { answer })
+    let answer = if outcome.replayed { answer.with("idempotency-replayed", "true") } else { answer };
+    Ok((answer, outcome.commit))
 }
 
 /// The states that a write is conditional on, as the engine compares them: quoted tags, or `*` for any.

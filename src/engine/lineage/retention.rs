@@ -63,7 +63,7 @@ impl Engine {
             // Answers that are in no file yet count as bytes.
             let done = match (namespace.unflushed().0 > 0, is_dated || !is_believed) {
                 (true, true) if !is_due => Ok(()),
-                (true, _) => namespace.flush().await,
+                (true, _) => namespace.flush().await.map(drop),
                 (false, false) => namespace.edit_head(|_| {}).await,
                 (false, true) => Ok(()),
             };

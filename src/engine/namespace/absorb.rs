@@ -328,10 +328,10 @@ pub(in crate::engine) fn read_only(name: &NamespaceName) -> Error {
 impl Namespace {
     /// Lets go of one state that lost in a merge, or of all. Gives how many went.
     pub(in crate::engine) async fn drop_losers(self: &Arc<Self>, token: Option<Uuid>) -> Result<u64> {
-        self.check_alive()?;
         // What is written here is not named yet; a sweep leaves those alone who have a turn.
         let _turn = self.turn(&self.flushing).await;
         let mut head = self.head.lock().await;
+        self.check_alive()?;
         tokio::task::block_in_place(|| {
             let mut kept = Vec::with_capacity(head.manifest.conflicts.len());
             let mut dropped = 0;

@@ -40,6 +40,7 @@ impl Shared {
             }
             // The schema first: rows of this commit have their terms by it.
             state.follow_commit(commit.version, commit.schema, commit.ids_reserved, commit.counts);
+            state.tail.answers += u64::from(commit.is_keyed);
             state.put_all(&commit.changes, commit.version, &commit.places);
             applied += 1;
         }
@@ -94,7 +95,7 @@ impl Namespace {
         let hint = "the other namespaces are served; run `shoal check` and see what `shoal repair` offers: nothing of the log is lost";
         let error = Arc::new(if error.hint().is_none() { error.with_hint(hint) } else { error });
         if self.apart.set(error.clone()).is_ok() {
-            tracing::error!(namespace = %self.name, %error, "quarantined, the others are served");
+            self.context.report_unreadable(&self.name.to_string(), self.nsid, &error);
         }
         self.apart().unwrap_or(&error).duplicate()
     }
@@ -125,7 +126,7 @@ impl Unfinished {
     }
 
     /// The writer waited to the end.
-    pub(super) fn is_done(mut self) {
+    pub(super) fn end(mut self) {
         self.wait = None;
     }
 }
@@ -140,5 +141,82 @@ impl Drop for Unfinished {
                 let _ = namespace.finish(&group, ticket).await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::super::open::next_clock;
+    use super::super::write::Extras;
+    use crate::api::wire::write::{WriteBody, parse_write};
+    use crate::engine::write::Change;
+    use crate::engine::{Engine, EngineConfig};
+    use crate::error::Kind;
+    use crate::format::ids::SECTION;
+    use crate::format::segment::{decode_footer, decode_meta};
+    use crate::model::document::Document;
+    use crate::model::ids::{DocId, Project, Version};
+    use crate::platform::clock::ManualClock;
+    use crate::platform::memory_disk::MemoryDisk;
+    use crate::platform::mmap::Mapping;
+    use crate::platform::random::SeededRandom;
+    use crate::segment::Segment;
+
+    fn open(disk: &MemoryDisk) -> Arc<Engine> {
+        let (clock, random) = (Arc::new(ManualClock::at(1_700_000_000_000)), Arc::new(SeededRandom::new(1)));
+        let engine = Engine::open(EngineConfig::new("/data"), Arc::new(disk.mounted()), clock, random).unwrap();
+        engine.rebuild_index().unwrap();
+        engine
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_commit_that_cannot_be_applied_is_nobody_elses_and_sets_the_namespace_apart() {
+        let disk = MemoryDisk::default();
+        let engine = open(&disk);
+        let name = Project::default_project().namespace("docs").unwrap();
+        let rows: Vec<_> = (0..10).map(|id| json!({"id": id})).collect();
+        let WriteBody::Write(request) = parse_write(json!({"upsert_rows": rows})).unwrap() else { panic!("a write") };
+        engine.write(&name, *request).await.unwrap();
+        engine.checkpoint(&name).await.unwrap();
+        let namespace = engine.namespace(&name).unwrap();
+        let mut waits = Vec::new();
+        let mut decider = namespace.decider.lock().await;
+        for id in [100, 3, 200] {
+            let version = Version { hlc: next_clock(decider.hlc, 0), origin: decider.origin };
+            let document = Document { id: DocId::Uint(id), version, fields: Vec::new(), patch: None };
+            let change = Change::Put { document: Arc::new(document), terms: Vec::new(), patch: None };
+            waits.push(namespace.append(&mut decider, version.hlc, vec![change], Extras::default()).unwrap());
+        }
+        drop(decider);
+        {
+            // Segments are merged before these are applied, and what comes of it is damaged after it was checked.
+            let mut shared = namespace.shared();
+            let part = &mut shared.state.parts[0];
+            let mut bytes = engine.context.tier.read(&part.reference.key).unwrap();
+            let meta = decode_meta(&bytes, &decode_footer(&bytes, "merged").unwrap(), "merged").unwrap();
+            let ids = meta.sections.iter().find(|section| section.name == SECTION).unwrap().offset as usize;
+            bytes[ids] ^= 1;
+            part.segment = Arc::new(Segment::open(Mapping::of_bytes(bytes), "merged").unwrap());
+            part.reference.segment_id = Uuid::from_u128(1);
+        }
+        let mut told = Vec::new();
+        for (group, ticket) in waits.iter().rev() {
+            told.push(namespace.finish(group, *ticket).await.map_err(|error| error.kind()));
+        }
+        assert_eq!(told, [Err(Kind::Corrupt), Err(Kind::Corrupt), Ok(())]);
+        // Nothing is written on top of it, and it is named.
+        let (error, status) = (namespace.hold_writes().await.map(drop).unwrap_err(), engine.node_status());
+        assert!(error.message().contains("merged"), "{error}");
+        assert_eq!(status["namespaces"]["quarantined"][0]["name"], json!(name.to_string()));
+        assert_eq!(engine.view(&name).err().map(|error| error.kind()), Some(Kind::Corrupt));
+        drop((engine, namespace));
+        // All of it is in the log.
+        disk.power_cut(&SeededRandom::new(2));
+        assert_eq!(open(&disk).view(&name).unwrap().documents(), 12);
     }
 }

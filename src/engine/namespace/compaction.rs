@@ -19,7 +19,7 @@ use super::Namespace;
 use super::flush::{reference, write_deletions};
 use super::open::open_part;
 use super::standing::Standing;
-use super::state::Part;
+use super::state::{Part, State};
 use crate::engine::layout::segment_key;
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::SegmentRef;
@@ -239,7 +239,10 @@ impl Namespace {
             return Ok((None, summary.forgotten));
         }
         writer.publish()?;
-        Ok((Some(open_part(context, &reference(key, segment_id, level, &summary))?), summary.forgotten))
+        let part = open_part(context, &reference(key, segment_id, level, &summary))?;
+        // Rows are found in it once it is committed, where nothing may fail any more.
+        part.segment.check_ids()?;
+        Ok((Some(part), summary.forgotten))
     }
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
@@ -282,7 +285,7 @@ impl Namespace {
         if yields && tokio::task::block_in_place(standings).is_ok_and(|found| found.contains(&Standing::Shared)) {
             return give_up(part);
         }
-        let next = tokio::task::block_in_place(|| -> Result<_> {
+        tokio::task::block_in_place(|| -> Result<_> {
             let mut part = part;
             if let Some(part) = &mut part {
                 // A flush may have settled rows meanwhile.
@@ -305,27 +308,35 @@ impl Namespace {
                 manifest.horizon = manifest.horizon.max(horizon);
                 manifest.updated_ms = now;
             })?;
+            *head = next;
+            self.publish_head(&head);
             let mut shared = self.shared();
-            if let Some(part) = &mut part {
-                part.dead = Arc::new(since(&inputs, part, |id| dead_of(&shared.state.parts, id))?);
-                if let Some(frozen) = &mut shared.state.frozen {
-                    let dead = since(&inputs, part, |id| frozen.dead.get(&id).map(Arc::as_ref))?;
-                    frozen.dead.insert(part.reference.segment_id, Arc::new(dead));
-                }
-            }
-            let at = shared.state.parts.iter().position(|p| ids.contains(&p.reference.segment_id)).unwrap_or(0);
-            shared.state.parts.retain(|p| !ids.contains(&p.reference.segment_id));
-            if let Some(part) = part {
-                let at = at.min(shared.state.parts.len());
-                shared.state.parts.insert(at, part);
-            }
+            // The manifest is committed: where what is in memory cannot follow, nothing may go on from it.
+            put_in_place(&mut shared.state, &inputs, part).map_err(|error| {
+                self.set_apart(error.context(format!("namespace {}: follow a merge of segments", self.name)))
+            })?;
             self.publish_view(&shared.state);
-            Ok(next)
-        })?;
-        *head = next;
-        self.publish_head(&head);
-        Ok(())
+            Ok(())
+        })
     }
+}
+
+/// Puts a merged segment in the place of its inputs; rows that died meanwhile are dead in it. Nothing changes with an error.
+fn put_in_place(state: &mut State, inputs: &[Part], mut part: Option<Part>) -> Result<()> {
+    let is_input = |part: &Part| inputs.iter().any(|input| input.reference.segment_id == part.reference.segment_id);
+    if let Some(part) = &mut part {
+        part.dead = Arc::new(since(inputs, part, |id| dead_of(&state.parts, id))?);
+        if let Some(frozen) = &mut state.frozen {
+            let dead = since(inputs, part, |id| frozen.dead.get(&id).map(Arc::as_ref))?;
+            frozen.dead.insert(part.reference.segment_id, Arc::new(dead));
+        }
+    }
+    let at = state.parts.iter().position(is_input).unwrap_or(0);
+    state.parts.retain(|part| !is_input(part));
+    if let Some(part) = part {
+        state.parts.insert(at.min(state.parts.len()), part);
+    }
+    Ok(())
 }
 
 fn dead_of(parts: &[Part], id: Uuid) -> Option<&RoaringBitmap> {

@@ -12,14 +12,14 @@ use roaring::RoaringBitmap;
 use super::head::{Head, reclaim};
 use super::open::open_part;
 use super::state::Part;
-use super::{Decider, Moment, Namespace};
+use super::{Decider, Namespace, Progress};
 use crate::engine::context::Context;
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
 use crate::error::{Error, Kind, Result};
 use crate::format::deletions;
-use crate::format::manifest::{DeletionsRef, LogRef, Manifest, SegmentRef};
-use crate::model::ids::{Hlc, Origin, Project};
+use crate::format::manifest::{DeletionsRef, Manifest, SegmentRef};
+use crate::model::ids::{Hlc, Project};
 use crate::model::schema::Schema;
 use crate::segment::Summary;
 use crate::segment::builder::{Entry, build};
@@ -31,13 +31,6 @@ const SEALED_LOGS: usize = 16;
 /// to cost the same every time.
 pub(super) fn are_many(sealed: &[SealedLog]) -> bool {
     sealed.len() >= SEALED_LOGS
-}
-
-/// A namespace's newest state as another incarnation may reference it.
-pub struct Share<'a> {
-    pub manifest: Manifest,
-    /// Nothing is committed, and so nothing let go of, while this is held.
-    _head: tokio::sync::MutexGuard<'a, Head>,
 }
 
 /// A raised flag.
@@ -95,13 +88,16 @@ impl Namespace {
         });
     }
 
-    /// Makes a segment of everything in the tail; afterwards the next opening replays nothing.
-    pub async fn flush(self: &Arc<Self>) -> Result<()> {
+    /// Makes segments of everything in the tail. Ok means that the newest manifest has every write that was acknowledged before the
+    /// call, whatever became of earlier flushes; gives how far those came, for [`Namespace::committed`].
+    pub async fn flush(self: &Arc<Self>) -> Result<Progress> {
+        let acknowledged = self.progress();
         let turn = self.turn(&self.flushing).await;
         self.flush_now().await?;
         drop(turn);
+        self.check_committed(&self.head.lock().await.manifest, acknowledged)?;
         self.start_compaction();
-        Ok(())
+        Ok(acknowledged)
     }
 
     /// Waits until nobody else does what a flag stands for, and raises it until the result is dropped.
@@ -116,18 +112,31 @@ impl Namespace {
         }
     }
 
+    /// The caller has `flushing` for itself. What an earlier flush froze and could not install comes first, and what was written
+    /// since after that: each is at most a tail, and only one is built at a time.
     async fn flush_now(self: &Arc<Self>) -> Result<()> {
         let _turn = self.context.flushing.acquire().await.map_err(|_| stopping())?;
-        let job = {
-            let mut decider = self.decider.lock().await;
-            self.make_ready(&mut decider).await?;
-            self.drain(&mut decider).await?;
-            if self.shared().state.frozen.is_none() {
-                self.freeze(&mut decider)?;
+        loop {
+            let (job, is_last) = {
+                let mut decider = self.decider.lock().await;
+                self.make_ready(&mut decider).await?;
+                self.drain(&mut decider).await?;
+                let is_last = self.shared().state.frozen.is_none();
+                if is_last {
+                    self.freeze(&mut decider)?;
+                }
+                (self.job(), is_last)
+            };
+            let Some(job) = job else { return Ok(()) };
+            self.carry_out(job).await?;
+            if is_last {
+                return Ok(());
             }
-            self.job()
-        };
-        let Some(job) = job else { return Ok(()) };
+        }
+    }
+
+    /// Builds a segment of the frozen tail and installs it.
+    async fn carry_out(self: &Arc<Self>, job: Job) -> Result<()> {
         let namespace = self.clone();
         let built = tokio::task::spawn_blocking(move || {
             let part = namespace.build(&job)?;
@@ -227,8 +236,9 @@ impl Namespace {
 
     /// Commits an edit of the manifest that leaves documents as they are.
     pub async fn edit_head(&self, edit: impl FnOnce(&mut Manifest)) -> Result<()> {
-        self.check_alive()?;
         let mut head = self.head.lock().await;
+        // After the wait: who ends this life holds the head, and another may commit once it is let go of.
+        self.check_alive()?;
         let now = self.context.clock.now_millis();
         let next = tokio::task::block_in_place(|| {
             head.commit(&self.context, |manifest| {
@@ -247,68 +257,6 @@ impl Namespace {
         self.edit_head(|manifest| manifest.read_only = read_only).await?;
         decider.read_only = read_only;
         Ok(())
-    }
-
-    /// The whole newest state as a manifest, its logs sealed and named, so that another incarnation may reference the same
-    /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile.
-    pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<Share<'_>> {
-        // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
-        loop {
-            let mut decider = self.decider.lock().await;
-            self.make_ready(&mut decider).await?;
-            self.drain(&mut decider).await?;
-            let ended = self.context.room.notified();
-            if self.flushing.load(Ordering::SeqCst) {
-                drop(decider);
-                ended.await;
-                continue;
-            }
-            self.seal(&mut decider)?;
-            let head = self.head.lock().await;
-            let shared = self.shared();
-            let manifest = Manifest {
-                logs: log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed),
-                next_seq: decider.next_seq,
-                data_seq: shared.state.data_seq,
-                hlc: shared.state.hlc,
-                version_vector: shared.state.vector(),
-                schema: (*decider.schema).clone(),
-                ids_reserved: decider.ids_reserved,
-                ..head.manifest.clone()
-            };
-            drop(shared);
-            return Ok(Share { manifest, _head: head });
-        }
-    }
-
-    /// The state of the newest manifest, which names no log: what was written since is not in it. Its objects stay for as long
-    /// as the result is held, and nothing is committed here meanwhile. `Busy` while there are records that no segment has.
-    pub(in crate::engine) async fn committed(&self) -> Result<Share<'_>> {
-        self.check_alive()?;
-        let head = self.head.lock().await;
-        let mut manifest = head.manifest.clone();
-        if !manifest.logs.is_empty() {
-            let shared = self.shared();
-            if !shared.state.tail.is_empty() || shared.state.frozen.is_some() {
-                return Err(Error::busy(format!("namespace {} has records that are in no segment yet", self.name)));
-            }
-            // Inherited logs without a document: all they may have changed is the schema.
-            manifest.logs.clear();
-            manifest.schema = (*shared.state.schema).clone();
-        }
-        Ok(Share { manifest, _head: head })
-    }
-
-    /// The newest state, which is not older than what was shared.
-    pub(in crate::engine) fn moment_beside(&self, share: &Share<'_>) -> Moment {
-        let shared = self.shared();
-        Moment {
-            nsid: self.nsid,
-            view: Arc::new(shared.state.view(&self.name.to_string(), self.context.config.recall)),
-            tombstones: shared.state.tombstones(),
-            vector: shared.state.vector(),
-            manifest: share.manifest.clone(),
-        }
     }
 
     /// Writes a deletion bitmap for every segment that had more dead rows than its manifest says when the tail was frozen.
@@ -336,14 +284,16 @@ impl Namespace {
 
 impl Namespace {
     async fn install(self: &Arc<Self>, job: Job, part: Option<Part>) -> Result<()> {
-        self.check_alive()?;
         // The decider waits: a log may not be sealed between the manifest and what is forgotten after it.
         let mut decider = self.decider.lock().await;
         self.install_held(&mut decider, job, part).await
     }
 
     async fn install_held(&self, decider: &mut Decider, job: Job, part: Option<Part>) -> Result<()> {
+        // Commits on their way may replace rows of the frozen tail, which has no place for that once it is a segment.
+        self.drain(decider).await?;
         let mut head = self.head.lock().await;
+        self.check_alive()?;
         if self.shared().state.frozen.as_ref().is_none_or(|frozen| frozen.replay_from != job.replay_from) {
             // The log failed meanwhile, and what was frozen is in the tail again.
             if let Some(part) = part {
@@ -379,6 +329,11 @@ impl Namespace {
     }
 
     fn commit_flush(&self, head: &Head, job: &Job, part: Option<Part>) -> Result<Head> {
+        // Everything that can fail comes before the commit.
+        let superseded = self.superseded_in(part.as_ref()).inspect_err(|_| {
+            // Nobody is going to name it.
+            let _ = part.as_ref().map(|part| self.context.tier.remove(&part.reference.key));
+        })?;
         let deletions = self.save_deletions()?;
         let now = self.context.clock.now_millis();
         let origin = self.origin();
@@ -398,21 +353,26 @@ impl Namespace {
             manifest.updated_ms = now;
             manifest.written_ms = job.hlc.millis().min(now);
         })?;
-        let before = self.unflushed().0;
         let mut shared = self.shared();
+        let before = shared.state.unflushed_bytes();
         for part in &mut shared.state.parts {
             let id = part.reference.segment_id;
             if let Some(saved) = next.manifest.segments.iter().find(|reference| reference.segment_id == id) {
                 part.reference = saved.clone();
             }
         }
-        shared.state.thaw(part)?;
+        shared.state.thaw(part, &superseded);
         self.publish_view(&shared.state);
-        let after = shared.state.unflushed_bytes();
-        drop(shared);
-        self.tail_bytes.store(after, Ordering::Relaxed);
-        self.context.tail_changed(before, after);
+        self.follow_tail(&shared, before);
         Ok(next)
+    }
+
+    /// The rows of the new segment that were replaced while it was built.
+    fn superseded_in(&self, part: Option<&Part>) -> Result<RoaringBitmap> {
+        let shared = self.shared();
+        let (Some(part), Some(frozen)) = (part, &shared.state.frozen) else { return Ok(RoaringBitmap::new()) };
+        let rows = frozen.superseded.keys().map(|id| part.segment.row_of(id));
+        Ok(rows.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 
@@ -449,20 +409,6 @@ fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, Deletions
             segment.deletions = Some(object.clone());
         }
     }
-}
-
-/// The logs a manifest names already from others, and this writer's own.
-fn log_refs(manifest: &Manifest, project: &Project, origin: Origin, sealed: &[SealedLog]) -> Vec<LogRef> {
-    let inherited = manifest.logs.iter().filter(|log| log.origin != origin).cloned();
-    let own = sealed.iter().filter(|log| log.next_seq > log.first_seq).map(|log| LogRef {
-        key: log_key(project, manifest.nsid, &log.name),
-        origin,
-        first_seq: log.first_seq,
-        last_seq: log.next_seq - 1,
-        bytes: log.bytes,
-        crc32c: log.crc32c,
-    });
-    inherited.chain(own).collect()
 }
 
 fn stopping() -> Error {

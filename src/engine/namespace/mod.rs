@@ -1,8 +1,11 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
-//! - `write` decides and logs, `answers` says what writes with a key did, `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
+//! - `write` decides and logs, `answers` says what writes with a key did, `apply` lets the state follow what is durable, `places`
+//!   says where that meets segments;
+//! - `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
 //!   need, too, as `standing` says;
+//! - `share` gives the newest state to who references it;
 //! - `stillness` keeps all of it as it is for a moment;
 //! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one, which
 //!   keeps segments that `reuse` says;
@@ -10,14 +13,17 @@
 
 pub mod absorb;
 pub mod answers;
+mod apply;
 pub mod compaction;
 mod flush;
 pub mod head;
 mod open;
+mod places;
 pub mod rebase;
 mod renew;
 mod renewal;
 mod reuse;
+mod share;
 mod standing;
 mod state;
 mod stillness;
@@ -25,13 +31,14 @@ mod write;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 pub(in crate::engine) use self::flush::{reference, write_deletions};
 pub use self::write::moved;
 
 use self::answers::Answers;
 use self::head::Head;
+use self::places::Places;
 use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};
@@ -78,6 +85,8 @@ pub struct Namespace {
     deleted: AtomicBool,
     /// Since when what is in no segment waits for one.
     waits_since_ms: AtomicU64,
+    /// Why what is in memory does not follow what is durable any more. Nothing is written then.
+    apart: OnceLock<Arc<Error>>,
     /// The oldest write that is here only, as it was last found.
     oldest_unsent: Mutex<Option<OldestUnsent>>,
 }
@@ -116,6 +125,9 @@ pub struct Moment {
     pub manifest: Manifest,
 }
 
+/// How far a namespace has come: the counter of commits that changed documents or schema, and the clock of the newest commit.
+pub type Progress = (u64, Hlc);
+
 /// What the next commit is decided on: everything durable, and everything on its way.
 struct Decider {
     origin: Origin,
@@ -143,6 +155,8 @@ struct Shared {
     pending: VecDeque<Pending>,
     /// What commits on their way make of documents: the commit's number and the new state.
     overlay: HashMap<DocId, (u64, Option<Arc<Document>>)>,
+    /// The first of `pending` is durable, and could not be applied when that was tried last.
+    is_stuck: bool,
 }
 
 /// A commit that waits for its barrier.
@@ -151,6 +165,7 @@ struct Pending {
     group: Arc<GroupCommit>,
     ticket: Ticket,
     changes: Vec<Change>,
+    places: Places,
     version: Version,
     schema: Option<Arc<Schema>>,
     ids_reserved: Option<u64>,
@@ -245,7 +260,7 @@ impl Namespace {
     /// Makes everything durable and closes the log, for the end of the process.
     pub async fn stop(&self) -> Result<()> {
         let mut decider = self.decider.lock().await;
-        if self.deleted.load(Ordering::SeqCst) || decider.broken {
+        if self.deleted.load(Ordering::SeqCst) || decider.broken || self.apart().is_some() {
             return Ok(());
         }
         self.drain(&mut decider).await?;
@@ -272,42 +287,21 @@ impl Namespace {
     }
 
     /// The counter of commits and the clock of the newest durable one.
-    pub fn progress(&self) -> (u64, Hlc) {
+    pub fn progress(&self) -> Progress {
         let shared = self.shared();
         (shared.state.data_seq, shared.state.hlc)
     }
 
-    /// Applies every commit whose barrier is done, and shows the result to readers.
-    fn advance(&self) -> Result<()> {
-        let mut shared = self.shared();
-        let before = shared.state.unflushed_bytes();
-        let mut applied = false;
-        while let Some(front) = shared.pending.front()
-            && front.group.is_synced(front.ticket)
-        {
-            let Some(commit) = shared.pending.pop_front() else { break };
-            self.apply(&mut shared, commit)?;
-            applied = true;
-        }
-        if applied {
-            self.publish_view(&shared.state);
-        }
-        let after = shared.state.unflushed_bytes();
-        drop(shared);
-        self.tail_bytes.store(after, Ordering::Relaxed);
-        self.context.tail_changed(before, after);
-        Ok(())
+    /// What the newest durable state has seen.
+    pub(in crate::engine) fn acknowledged(&self) -> VersionVector {
+        self.shared().state.vector()
     }
 
-    fn apply(&self, shared: &mut Shared, commit: Pending) -> Result<()> {
-        for change in &commit.changes {
-            let id = change.id();
-            if shared.overlay.get(id).is_some_and(|(number, _)| *number == commit.number) {
-                shared.overlay.remove(id);
-            }
-        }
-        shared.state.tail.answers += u64::from(commit.is_keyed);
-        shared.state.apply_commit(&commit.changes, commit.version, commit.schema, commit.ids_reserved, commit.counts)
+    /// Counts the tail's memory, which was `before` bytes when the caller locked what is shared.
+    fn follow_tail(&self, shared: &Shared, before: u64) {
+        let after = shared.state.unflushed_bytes();
+        self.tail_bytes.store(after, Ordering::Relaxed);
+        self.context.tail_changed(before, after);
     }
 
     fn publish_view(&self, state: &State) {
@@ -332,7 +326,7 @@ impl Namespace {
         if self.deleted.load(Ordering::SeqCst) {
             return Err(not_found(&self.name));
         }
-        Ok(())
+        self.apart().map_or(Ok(()), |error| Err(error.duplicate()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Makes a namespace from its files: the newest manifest, its segments, and the logs that come after them.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use roaring::RoaringBitmap;
 
@@ -48,7 +48,7 @@ impl Namespace {
         context.tail_changed(0, bytes);
         let decider = decider(&loaded, &head);
         let many_logs = are_many(&decider.sealed);
-        let shared = Shared { state: loaded.state, pending: VecDeque::new(), overlay: HashMap::new() };
+        let shared = Shared::new(loaded.state);
         Ok(Arc::new(Namespace {
             context,
             name,
@@ -65,6 +65,7 @@ impl Namespace {
             many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),
             waits_since_ms: AtomicU64::new(committed_ms),
+            apart: OnceLock::new(),
             oldest_unsent: Mutex::default(),
         }))
     }
@@ -86,9 +87,10 @@ impl Namespace {
         self.publish_head(&head);
         *decider = self::decider(&loaded, &head);
         let mut shared = self.shared();
-        self.context.tail_changed(shared.state.unflushed_bytes(), loaded.state.unflushed_bytes());
-        *shared = Shared { state: loaded.state, pending: VecDeque::new(), overlay: HashMap::new() };
+        let before = shared.state.unflushed_bytes();
+        *shared = Shared::new(loaded.state);
         self.publish_view(&shared.state);
+        self.follow_tail(&shared, before);
         Ok(())
     }
 }
@@ -343,9 +345,10 @@ fn replay(
                 put(state, analysis, document)
             }
         };
-        state.apply(&change, version)?;
+        state.replay_change(&change, version)?;
     }
-    state.apply_commit(&[], version, schema, frame.batch.ids_reserved, counts)
+    state.follow_commit(version, schema, frame.batch.ids_reserved, counts);
+    Ok(())
 }
 
 fn put(state: &State, analysis: &mut Analyzers, document: Document) -> Change {

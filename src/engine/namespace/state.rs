@@ -13,6 +13,7 @@ use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::answers::ANSWER_BYTES;
+use super::places::Place;
 use crate::engine::view::{SegmentView, Tail, TailRow, View};
 use crate::engine::write::Change;
 use crate::error::Result;
@@ -188,35 +189,16 @@ pub struct State {
 }
 
 impl State {
-    /// Applies one durable change.
-    pub fn apply(&mut self, change: &Change, version: Version) -> Result<()> {
-        match change {
-            Change::Put { document, terms, .. } => {
-                self.bury(&document.id)?;
-                self.tail.put(TailRow { document: document.clone(), terms: terms.clone() });
-            }
-            Change::Delete { id } => {
-                self.bury(id)?;
-                self.tail.tombstones.insert(id.clone(), version);
-            }
-        }
-        Ok(())
-    }
-
-    /// Applies one durable commit. `counts`: it changed documents or schema.
-    pub fn apply_commit(
+    /// Follows a durable commit in all but its documents. `counts`: it changed documents or schema.
+    pub fn follow_commit(
         &mut self,
-        changes: &[Change],
         version: Version,
         schema: Option<Arc<Schema>>,
         ids_reserved: Option<u64>,
         counts: bool,
-    ) -> Result<()> {
+    ) {
         if let Some(schema) = schema {
             self.change_schema(schema);
-        }
-        for change in changes {
-            self.apply(change, version)?;
         }
         if let Some(reserved) = ids_reserved {
             // A later block may be below the one before.
@@ -227,7 +209,19 @@ impl State {
             self.own = self.own.max(version.hlc);
         }
         self.data_seq += u64::from(counts);
-        Ok(())
+    }
+
+    /// Puts a change in the place of the document's live state; `place` is where a segment has that.
+    pub(super) fn put(&mut self, change: &Change, version: Version, place: Option<Place>) {
+        self.bury(change.id(), place);
+        match change {
+            Change::Put { document, terms, .. } => {
+                self.tail.put(TailRow { document: document.clone(), terms: terms.clone() });
+            }
+            Change::Delete { id } => {
+                self.tail.tombstones.insert(id.clone(), version);
+            }
+        }
     }
 
     /// Takes a new schema. Terms that were analysed under other options of their column go: who needs them analyses anew.
@@ -246,25 +240,21 @@ impl State {
     }
 
     /// Removes the live state of a document, wherever it is.
-    fn bury(&mut self, id: &DocId) -> Result<()> {
+    fn bury(&mut self, id: &DocId, place: Option<Place>) {
         if self.tail.take(id).is_some() {
-            return Ok(());
+            return;
         }
         if let Some(frozen) = &mut self.frozen
             && let Some(row) = frozen.table.take(id)
         {
             frozen.superseded.insert(id.clone(), row);
-            return Ok(());
+            return;
         }
-        for part in self.parts.iter_mut().rev() {
-            if let Some(row) = part.segment.row_of(id)?
-                && !part.dead.contains(row)
-            {
-                Arc::make_mut(&mut part.dead).insert(row);
-                return Ok(());
-            }
+        if let Some((part, row)) = place
+            && let Some(part) = self.parts.get_mut(part).filter(|part| !part.dead.contains(row))
+        {
+            Arc::make_mut(&mut part.dead).insert(row);
         }
-        Ok(())
     }
 
     /// The live state of a document.
@@ -293,12 +283,19 @@ impl State {
 
     /// A document's state, if it is in no segment yet.
     fn unflushed(&self, id: &DocId) -> Option<Arc<Document>> {
-        let row = self.tail.get(id).or_else(|| self.frozen.as_ref().and_then(|f| f.table.get(id)));
-        row.map(|row| row.document.clone())
+        self.unflushed_row(id).map(|row| row.document.clone())
+    }
+
+    fn unflushed_row(&self, id: &DocId) -> Option<&Arc<TailRow>> {
+        self.tail.get(id).or_else(|| self.frozen.as_ref().and_then(|f| f.table.get(id)))
+    }
+
+    pub(super) fn is_unflushed(&self, id: &DocId) -> bool {
+        self.unflushed_row(id).is_some()
     }
 
     /// The part that has a document live, and its row there.
-    fn place_of(&self, id: &DocId) -> Result<Option<(usize, u32)>> {
+    pub(super) fn place_of(&self, id: &DocId) -> Result<Option<Place>> {
         for (at, part) in self.parts.iter().enumerate().rev() {
             if let Some(row) = part.segment.row_of(id)?.filter(|row| !part.dead.contains(*row)) {
                 return Ok(Some((at, row)));
@@ -373,25 +370,19 @@ impl State {
         });
     }
 
-    /// Puts a segment in the place of the frozen tail, whose manifest is committed; `None` when nothing of it was left to
-    /// store. What was dead when the tail stopped growing is settled.
-    pub fn thaw(&mut self, part: Option<Part>) -> Result<()> {
-        let Some(frozen) = self.frozen.take() else { return Ok(()) };
+    /// Puts a segment in the place of the frozen tail, whose manifest is committed, so nothing here may fail; `None` when nothing of
+    /// it was left to store. `superseded`: its rows that were replaced since. What was dead when the tail stopped growing is settled.
+    pub fn thaw(&mut self, part: Option<Part>, superseded: &RoaringBitmap) {
+        let Some(frozen) = self.frozen.take() else { return };
         for part in &mut self.parts {
             if let Some(dead) = frozen.dead.get(&part.reference.segment_id) {
                 part.settled = dead.clone();
             }
         }
         if let Some(mut part) = part {
-            let dead = Arc::make_mut(&mut part.dead);
-            for id in frozen.superseded.keys() {
-                if let Some(row) = part.segment.row_of(id)? {
-                    dead.insert(row);
-                }
-            }
+            *Arc::make_mut(&mut part.dead) |= superseded;
             self.parts.push(part);
         }
-        Ok(())
     }
 }
 

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::apply::{Unfinished, Wait};
 use super::open::{next_clock, whole};
 use super::state::etag;
 use super::{Decider, Namespace, Pending};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap;
-use crate::engine::group_commit::{GroupCommit, Ticket};
 use crate::engine::ids::{COUNTER_BITS, left_of_block};
 use crate::engine::journal::{Journal, Writer};
 use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
@@ -30,12 +30,9 @@ const INLINE_BYTES: u64 = 32 << 10;
 /// The most records of one frame.
 const FRAME_RECORDS: usize = 65_536;
 
-/// A commit's log, and its place in it.
-type Wait = (Arc<GroupCommit>, Ticket);
-
 /// What a commit puts into the log besides its documents.
 #[derive(Default)]
-struct Extras {
+pub(super) struct Extras {
     schema: Option<Arc<Schema>>,
     idempotency: Option<IdempotencyEntry>,
     ids_reserved: Option<u64>,
@@ -77,13 +74,14 @@ impl Namespace {
             let version = Version { hlc, origin: decider.origin };
             let now = Now { namespace: self };
             let decision = compute(request, || decide(prepared, request, &now, version))?;
-            let (ticket, outcome) = self.commit(&mut decider, hlc, decision, request.idempotency)?;
+            let (ticket, outcome) =
+                compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency))?;
             drop(decider);
             if let Some(wait) = ticket {
                 // A client that goes away must not leave a commit that nobody makes durable and visible.
-                let mut unfinished = Unfinished { namespace: self.clone(), wait: Some(wait.clone()) };
+                let unfinished = Unfinished::new(self, &wait);
                 let done = self.finish(&wait.0, wait.1).await;
-                unfinished.wait = None;
+                unfinished.end();
                 done?;
             }
             self.flush_when_due();
@@ -194,6 +192,9 @@ impl Namespace {
     pub(super) async fn make_ready(&self, decider: &mut Decider) -> Result<()> {
         self.check_alive()?;
         let failed = decider.journal.as_ref().is_some_and(Journal::is_failed);
+        if !failed {
+            self.check_applied()?;
+        }
         if failed || decider.broken {
             if let Some(journal) = decider.journal.take() {
                 decider.distrust = Some(journal.distrust());
@@ -229,11 +230,20 @@ impl Namespace {
         });
         let extras = Extras { schema: decision.schema, idempotency, ids_reserved: None };
         let ticket = self.append(decider, hlc, decision.changes, extras)?;
+        outcome.commit = Some((self.nsid, Version { hlc, origin: decider.origin }));
         outcome.etag = etag(decider.data_seq, decider.hlc, decider.origin);
         Ok((Some(ticket), outcome))
     }
 
-    fn append(&self, decider: &mut Decider, hlc: Hlc, changes: Vec<Change>, extras: Extras) -> Result<Wait> {
+    /// Nothing is in the log when this fails.
+    pub(super) fn append(
+        &self,
+        decider: &mut Decider,
+        hlc: Hlc,
+        changes: Vec<Change>,
+        extras: Extras,
+    ) -> Result<Wait> {
+        let places = self.shared().state.places_of(&changes)?;
         if decider.journal.is_none() {
             let writer = Writer { nsid: self.nsid, origin: decider.origin };
             let paths = self.context.layout.logs(&self.name.project, self.nsid);
@@ -275,6 +285,7 @@ impl Namespace {
             group: group.clone(),
             ticket,
             changes,
+            places,
             version: Version { hlc, origin: decider.origin },
             schema: extras.schema,
             ids_reserved: extras.ids_reserved,
@@ -282,21 +293,6 @@ impl Namespace {
             is_keyed,
         });
         Ok((group, ticket))
-    }
-
-    /// Waits for a commit's barrier and makes it visible.
-    pub(super) async fn finish(&self, group: &GroupCommit, ticket: Ticket) -> Result<()> {
-        group.wait(ticket).await?;
-        self.advance()
-    }
-
-    /// Waits until nothing is on its way. The decider is held, so nothing new comes.
-    pub(super) async fn drain(&self, _decider: &mut Decider) -> Result<()> {
-        let last = self.shared().pending.back().map(|commit| (commit.group.clone(), commit.ticket));
-        if let Some((group, ticket)) = last {
-            self.finish(&group, ticket).await?;
-        }
-        Ok(())
     }
 
     /// Back-pressure: a write waits while the tail has no room, and is refused when that takes too long.
@@ -346,25 +342,6 @@ fn check_writable(decider: &Decider) -> Result<()> {
 fn compute<T>(request: &WriteRequest, work: impl FnOnce() -> T) -> T {
     let filters = request.delete_by_filter.is_some() || request.patch_by_filter.is_some();
     if request.body_bytes <= INLINE_BYTES && !filters { work() } else { tokio::task::block_in_place(work) }
-}
-
-/// A commit on its way, whose writer may stop waiting for it.
-struct Unfinished {
-    namespace: Arc<Namespace>,
-    wait: Option<Wait>,
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some((group, ticket)) = self.wait.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let namespace = self.namespace.clone();
-            runtime.spawn(async move {
-                let _ = namespace.finish(&group, ticket).await;
-            });
-        }
-    }
 }
 
 /// What deciding sees: durable documents, and what commits on their way make of them.

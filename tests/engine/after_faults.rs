@@ -1,0 +1,265 @@
+//! A fault passes and the node goes on: what is promised afterwards is so, and nobody else pays for it.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::error::Kind;
+use shoal::format::ids;
+use shoal::format::segment::{decode_footer, decode_meta};
+use shoal::model::as_of::AsOf;
+use shoal::model::ids::DocId;
+use shoal::platform::disk::Disk;
+use shoal::platform::memory_disk::{Fault, MemoryDisk};
+use tokio::runtime::Handle;
+
+use crate::files;
+use crate::hook_disk::HookDisk;
+use crate::node::{DAY_MS, Documents, Node, documents, name, put};
+
+/// A node on a disk with a hook.
+fn hooked(node: &Node) -> (HookDisk, Arc<Engine>) {
+    let disk = HookDisk::new(node.disk.mounted());
+    let engine =
+        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
+    engine.rebuild_index().unwrap();
+    (disk, engine)
+}
+
+fn look(engine: &Engine) -> Documents {
+    documents(&engine.view(&name("docs")).unwrap())
+}
+
+fn tail_rows(engine: &Engine) -> u64 {
+    engine.status(&name("docs")).unwrap()["tail"]["rows"].as_u64().unwrap()
+}
+
+/// Changes a byte of the ids in a segment, or changes it back.
+fn damage_ids(disk: &MemoryDisk, path: &Path) {
+    let bytes = disk.read(path).unwrap();
+    let footer = decode_footer(&bytes, "segment").unwrap();
+    let meta = decode_meta(&bytes, &footer, "segment").unwrap();
+    let section = meta.sections.iter().find(|section| section.name == ids::SECTION).unwrap();
+    let byte = bytes[section.offset as usize];
+    disk.random_access(path).unwrap().write_at(section.offset, &[!byte]).unwrap();
+}
+
+fn segments(disk: &MemoryDisk) -> Vec<PathBuf> {
+    let all = files(disk, Path::new("/data")).into_iter().map(PathBuf::from);
+    all.filter(|path| path.extension().is_some() && path.to_string_lossy().contains("/segments/")).collect()
+}
+
+/// Every operation of a checkpoint fails once; a write comes before it and a hundred after it.
+async fn after_each_failed_checkpoint(check: impl AsyncFn(&Arc<Engine>, &str)) {
+    let mut failed = 0;
+    for at in 0.. {
+        let node = Node::new(at);
+        let engine = node.open();
+        put(&engine, "docs", [0], 1).await;
+        let at = node.disk.operations() + at;
+        let kind = if at.is_multiple_of(2) { ErrorKind::Other } else { ErrorKind::StorageFull };
+        node.disk.set_fault(Some(Fault { at, forever: false, kind }));
+        failed += u64::from(engine.checkpoint(&name("docs")).await.is_err());
+        let is_hit = node.disk.operations() > at;
+        node.disk.set_fault(None);
+        for id in 1..101 {
+            put(&engine, "docs", [id], 1).await;
+        }
+        check(&engine, &format!("operation {at}")).await;
+        assert_eq!(look(&node.cut_power(engine)).len(), 101, "operation {at}");
+        if !is_hit {
+            break;
+        }
+    }
+    assert!(failed > 10, "only {failed} checkpoints failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_after_one_that_failed_leaves_no_row_in_the_tail_wherever_that_fails() {
+    after_each_failed_checkpoint(async |engine, what| {
+        engine.checkpoint(&name("docs")).await.unwrap();
+        assert_eq!(tail_rows(engine), 0, "{what}");
+        let newest = engine.newest(&name("docs")).await.unwrap();
+        assert_eq!(newest.segments.iter().map(|segment| segment.rows).sum::<u32>(), 101, "{what}");
+        assert_eq!(look(engine).len(), 101, "{what}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_carried_elsewhere_after_a_checkpoint_has_every_write_wherever_that_fails() {
+    after_each_failed_checkpoint(async |engine, what| {
+        let settled = engine.settled(&name("docs")).await.unwrap();
+        assert_eq!(settled.segments.iter().map(|part| part.segment.rows()).sum::<u32>(), 101, "{what}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_segment_that_is_damaged_before_it_is_named_costs_no_row() {
+    let node = Node::new(1);
+    let (disk, engine) = hooked(&node);
+    put(&engine, "docs", 0..10, 1).await;
+    let (runtime, writer, below) = (Handle::current(), engine.clone(), node.disk.clone());
+    disk.before(move |operation, path| {
+        let is_segment = path.to_string_lossy().contains("/segments/");
+        if operation == "create" && path.extension().is_some() && is_segment {
+            // Replaces a row that is on its way into the segment.
+            runtime.block_on(put(&writer, "docs", [3], 2));
+        }
+        let is_mapped = operation == "map" && is_segment;
+        if is_mapped {
+            damage_ids(&below, path);
+        }
+        is_mapped
+    });
+    let failed = engine.checkpoint(&name("docs")).await.unwrap_err();
+    assert_eq!(failed.kind(), Kind::Corrupt, "{failed}");
+    let expected = look(&engine);
+    assert_eq!((expected.len(), &expected[&DocId::Uint(3)]["n"]), (10, &json!(2)));
+    assert_eq!(segments(&node.disk), Vec::<PathBuf>::new());
+    put(&engine, "docs", [20], 1).await;
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!((look(&engine).len(), tail_rows(&engine)), (11, 0));
+    assert_eq!(look(&node.cut_power(engine)).len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_over_a_damaged_segment_is_refused_before_it_is_in_the_log_and_no_other_write_is() {
+    let node = Node::new(2);
+    let engine = node.open();
+    put(&engine, "docs", 0..200, 1).await;
+    engine.checkpoint(&name("docs")).await.unwrap();
+    drop(node.cut_power(engine));
+    let path = segments(&node.disk).pop().unwrap();
+    damage_ids(&node.disk, &path);
+
+    let engine = node.open();
+    let writes = (100..500u64).map(|id| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let body = json!({"upsert_rows": [{"id": id, "n": 2}]});
+            (id, crate::write(&engine, "docs", body).await.map(drop))
+        })
+    });
+    let mut accepted = BTreeSet::new();
+    let mut refused = Vec::new();
+    for write in writes.collect::<Vec<_>>() {
+        match write.await.unwrap() {
+            (id, Ok(())) => drop(accepted.insert(id)),
+            (id, Err(error)) => {
+                assert_eq!(error.kind(), Kind::Corrupt, "{id}: {error}");
+                refused.push(id);
+            }
+        }
+    }
+    assert!((100..200).all(|id| !accepted.contains(&id)), "{accepted:?}");
+    // A few others cannot be told from them without the ids. Whoever is refused is for what it writes, not for others.
+    assert!(accepted.len() > 250, "only {} of 300 were accepted", accepted.len());
+    for id in &refused {
+        let again = crate::write(&engine, "docs", json!({"upsert_rows": [{"id": id, "n": 2}]})).await;
+        assert!(again.is_err(), "{id} was refused for another write");
+    }
+    assert_eq!(tail_rows(&engine), accepted.len() as u64);
+
+    // It opens all the same, and once the file is back all that was accepted is there and nothing else.
+    let engine = node.cut_power(engine);
+    assert_eq!(tail_rows(&engine), accepted.len() as u64);
+    drop(node.cut_power(engine));
+    damage_ids(&node.disk, &path);
+    let found = look(&node.open());
+    let twos = found.iter().filter(|(_, row)| row["n"] == json!(2)).map(|(id, _)| id.clone());
+    assert_eq!(twos.collect::<Vec<_>>(), accepted.iter().map(|id| DocId::Uint(*id)).collect::<Vec<_>>());
+    assert_eq!(found.len(), 200 + accepted.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_for_a_namespace_that_was_deleted_meanwhile_does_not_commit_to_its_next_life() {
+    let node = Node::new(3);
+    let (disk, engine) = hooked(&node);
+    put(&engine, "docs", 0..10, 1).await;
+    let (waits, is_held) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    disk.before(move |operation, path| {
+        let is_segment = operation == "create" && path.extension().is_some();
+        if is_segment && path.to_string_lossy().contains("/segments/") {
+            waits.send(()).unwrap();
+            goes_on.recv().unwrap();
+            return true;
+        }
+        false
+    });
+    let spawn = |what: &'static str| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            match what {
+                "checkpoint" => engine.checkpoint(&name("docs")).await,
+                _ => engine.acknowledge(&name("docs"), None).await.map(drop),
+            }
+        })
+    };
+    let checkpoint = spawn("checkpoint");
+    tokio::task::block_in_place(|| is_held.recv()).unwrap();
+    // It waits for the turn that the checkpoint has.
+    let acknowledged = spawn("acknowledge");
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    engine.delete(&name("docs")).await.unwrap();
+    engine.undelete(&name("docs"), None).await.unwrap();
+    let generation = engine.newest(&name("docs")).await.unwrap().generation;
+    go_on.send(()).unwrap();
+    let refused = acknowledged.await.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), Kind::NotFound, "{refused}");
+    assert_eq!(checkpoint.await.unwrap().unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(engine.newest(&name("docs")).await.unwrap().generation, generation);
+    assert_eq!(look(&node.cut_power(engine)).len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_past_state_that_goes_while_it_is_tagged_gets_no_tag() {
+    let node = Node::new(4);
+    let (disk, engine) = hooked(&node);
+    for n in 0..3 {
+        put(&engine, "docs", 0..10, n).await;
+        engine.compact(&name("docs")).await.unwrap();
+    }
+    let oldest = engine.history(&name("docs")).unwrap().last().unwrap().generation;
+    node.clock.advance(30 * DAY_MS);
+    let (runtime, tending) = (Handle::current(), engine.clone());
+    disk.before(move |_, path| {
+        let is_tags = path.to_string_lossy().contains("/tags");
+        if is_tags {
+            runtime.block_on(tending.tend()).unwrap();
+        }
+        is_tags
+    });
+    let gone = engine.tag(&name("docs"), "then", Some(&AsOf::Generation(oldest))).await.unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
+    assert_eq!(engine.tags(&name("docs")).unwrap(), []);
+    let engine = node.cut_power(engine);
+    assert_eq!(engine.check(3).unwrap().problems.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tails_take_is_counted_exactly_while_they_are_written_and_flushed() {
+    let mut node = Node::new(5);
+    node.config.flush_bytes = 4_000;
+    let engine = node.open();
+    let writers = (0..8u64).map(|writer| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            for n in 0..150 {
+                put(&engine, "docs", [writer * 1_000 + n % 20], n).await;
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!((tail_rows(&engine), &engine.node_status()["tails_bytes"]), (0, &json!(0)));
+}

@@ -1,0 +1,112 @@
+//! A memory disk on which something happens right before an operation.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use shoal::platform::disk::{Disk, DiskFile, Entry, RandomFile};
+use shoal::platform::memory_disk::MemoryDisk;
+use shoal::platform::mmap::Mapping;
+
+/// Is told the operation and its path, and says whether it is done for good.
+type Hook = Box<dyn FnMut(&str, &Path) -> bool + Send>;
+
+#[derive(Clone)]
+pub struct HookDisk {
+    pub disk: MemoryDisk,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl HookDisk {
+    pub fn new(disk: MemoryDisk) -> Self {
+        HookDisk { disk, hook: Arc::default() }
+    }
+
+    pub fn before(&self, hook: impl FnMut(&str, &Path) -> bool + Send + 'static) {
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    fn on(&self, operation: &str, path: &Path) -> &MemoryDisk {
+        // Away while it runs: it may use the disk, too.
+        let hook = self.hook.lock().unwrap().take();
+        if let Some(mut hook) = hook
+            && !hook(operation, path)
+        {
+            *self.hook.lock().unwrap() = Some(hook);
+        }
+        &self.disk
+    }
+}
+
+impl fmt::Debug for HookDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HookDisk")
+    }
+}
+
+impl Disk for HookDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.on("create", path).create(path)
+    }
+
+    fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.on("append", path).append(path)
+    }
+
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.on("read", path).read(path)
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Mapping> {
+        self.on("map", path).map(path)
+    }
+
+    fn map_live(&self, path: &Path) -> io::Result<Mapping> {
+        self.on("map", path).map_live(path)
+    }
+
+    fn size(&self, path: &Path) -> io::Result<u64> {
+        self.on("size", path).size(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.on("rename", to).rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.on("remove", path).remove(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.on("remove", path).remove_dir(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.on("create", path).create_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.on("sync", path).sync_dir(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.on("list", path).list(path)
+    }
+
+    fn is_filled(&self, path: &Path) -> bool {
+        self.on("list", path).is_filled(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.on("lock", path).lock(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.on("free", path).free_bytes(path)
+    }
+
+    fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        self.on("open", path).random_access(path)
+    }
+}
