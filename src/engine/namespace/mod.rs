@@ -260,7 +260,9 @@ impl Namespace {
     /// Makes everything durable and closes the log, for the end of the process.
     pub async fn stop(&self) -> Result<()> {
         let mut decider = self.decider.lock().await;
-        if self.deleted.load(Ordering::SeqCst) || decider.broken || self.apart().is_some() {
+        let has_failed = decider.broken || decider.journal.as_ref().is_some_and(Journal::is_failed);
+        if self.deleted.load(Ordering::SeqCst) || has_failed || self.apart().is_some() {
+            // What was acknowledged is durable, and who was not told so was told of the failure.
             return Ok(());
         }
         self.drain(&mut decider).await?;
