@@ -160,6 +160,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
     let storage = &config.storage;
     Ok(EngineConfig {
         flush_bytes: storage.flush_bytes,
+        log_bytes_max: storage.log_bytes_max,
         flush_interval_ms: storage.flush_interval_minutes.saturating_mul(60_000),
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,

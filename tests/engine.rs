@@ -26,6 +26,7 @@ use shoal::engine::{CreateRequest, Engine};
 use shoal::error::{Kind, Result};
 use shoal::model::ids::{DocId, Project};
 use shoal::model::query::{Answer, ResultRow};
+use shoal::model::value::Value;
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
@@ -504,4 +505,90 @@ async fn what_is_written_while_a_segment_is_made_becomes_one_without_another_wri
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.unwrap();
+}
+
+/// The logs of all namespaces below a directory, by path.
+fn logs_below(disk: &MemoryDisk, dir: &Path) -> Vec<(std::path::PathBuf, u64)> {
+    let entries = disk.list(dir).unwrap_or_default();
+    let found = entries.iter().flat_map(|entry| match entry.is_dir {
+        true => logs_below(disk, &dir.join(&entry.name)),
+        false => vec![(dir.join(&entry.name), entry.len)],
+    });
+    found.filter(|(path, _)| path.extension().is_some_and(|extension| extension == "wal")).collect()
+}
+
+/// A log's name, which is the end of its file's name.
+fn log_name(path: &Path) -> String {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name[name.len() - "00000000000000000000-0000000000000000.wal".len()..].to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overwriting_the_same_documents_for_ever_keeps_the_logs_within_their_bound() {
+    let mut node = Node::new(30);
+    node.config.log_bytes_max = 256 << 10;
+    node.config.retention_ms = 0;
+    let engine = node.open();
+    let text = "x".repeat(2_000);
+    let mut longest = 0;
+    for round in 0..400 {
+        let rows: Vec<Json> = (0..10).map(|id| json!({"id": id, "n": round, "text": text})).collect();
+        write(&engine, "docs", json!({"upsert_rows": rows})).await.unwrap();
+        // By name, as one that is being sealed may be seen under both of its paths.
+        let logs = logs_below(&node.disk, Path::new("/data")).into_iter();
+        let logs: BTreeMap<String, u64> = logs.map(|(path, len)| (log_name(&path), len)).collect();
+        longest = longest.max(logs.values().sum::<u64>());
+    }
+    // Twice the bound, and one commit.
+    assert!(longest <= 2 * (256 << 10) + (32 << 10), "{longest} bytes of logs");
+    let before = all(&engine, "docs");
+    let engine = node.cut_power(engine);
+    assert_eq!(all(&engine, "docs"), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_without_a_logical_size_are_cut_into_frames_that_decode() {
+    let node = Node::new(31);
+    let engine = node.open();
+    let rows: Vec<Json> = (0..50).map(|id| json!({"id": id, "tags": ["a"]})).collect();
+    write(&engine, "docs", json!({"upsert_rows": rows})).await.unwrap();
+    let patch = json!({"patch_by_filter": {"filters": ["id", "Gte", 0], "patch": {"tags": vec![""; 100_000]}}});
+    assert_eq!(write(&engine, "docs", patch).await.unwrap().patched, 50);
+    let mut frames = 0;
+    for (path, _) in logs_below(&node.disk, Path::new("/data")) {
+        let bytes = node.disk.read(&path).unwrap();
+        let mut at = 72;
+        while at < bytes.len() {
+            let payload = u32::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize;
+            assert!(payload <= 4 << 20, "a frame of {payload} bytes");
+            (at, frames) = (at + 40 + payload, frames + 1);
+        }
+    }
+    assert_eq!(frames, 3);
+    let engine = node.cut_power(engine);
+    let view = engine.view(&name("docs")).unwrap();
+    let document = view.document(&DocId::Uint(7)).unwrap().unwrap();
+    assert!(matches!(&document.fields[0].1, Value::Strings(tags) if tags.len() == 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_no_frame_holds_is_refused_before_anything_is_written() {
+    let node = Node::new(32);
+    let engine = node.open();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}]})).await.unwrap();
+    let before = (logs_below(&node.disk, Path::new("/data")), all(&engine, "docs"));
+    let mut row = serde_json::Map::from_iter([("id".to_owned(), json!(1))]);
+    for n in 0..8 {
+        row.insert(format!("text{n}"), json!("x".repeat(8 << 20)));
+    }
+    let schema: serde_json::Map<String, Json> =
+        (0..8).map(|n| (format!("text{n}"), json!({"type": "string", "filterable": false}))).collect();
+    let body = json!({"upsert_rows": [row], "schema": schema});
+    let error = write(&engine, "docs", body).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Invalid, "too_large"));
+    assert!(error.message().starts_with("document 1 takes 6710"), "{}", error.message());
+    assert_eq!((logs_below(&node.disk, Path::new("/data")), all(&engine, "docs")), before);
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 2, "n": 1}]})).await.unwrap();
+    let before = all(&engine, "docs");
+    assert_eq!(all(&node.cut_power(engine), "docs"), before);
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use shoal::engine::journal::{Distrust, Journal, LogPaths, SealedLog, Writer, recover};
 use shoal::engine::open_logs::OpenLogs;
 use shoal::error::{Kind, Result};
+use shoal::format::log::FrameReader;
 use shoal::format::record::{Batch, Record};
 use shoal::model::ids::{DocId, Hlc, Nsid, Origin};
 use shoal::model::schema::ColumnUid;
@@ -111,7 +112,12 @@ impl Run {
         let found = recover(&self.disk, &paths(), WRITER, 1, distrust)?;
         let mut commits: Vec<(Hlc, Vec<Batch>)> = Vec::new();
         let mut whole = true;
-        for frame in found.frames {
+        let mut frames = Vec::new();
+        found.replay(&self.disk, &paths(), &mut |frame| {
+            frames.push(frame.whole()?);
+            Ok(())
+        })?;
+        for frame in frames {
             if whole {
                 commits.push((frame.hlc, Vec::new()));
             }
@@ -268,7 +274,13 @@ fn what_a_failed_creation_left_is_in_nobodys_way_once_its_number_is_flushed() {
         run.journal = None;
         let recovered = recover(&*disk, &paths(), WRITER, flushed, None).unwrap();
         assert_eq!(recovered.next_seq, run.next_seq);
-        assert_eq!(recovered.frames.first().unwrap().first_seq, flushed);
+        let mut first = None;
+        let mut take = |frame: FrameReader<'_>| {
+            first = first.or(Some(frame.first_seq));
+            Ok(())
+        };
+        recovered.replay(&*disk, &paths(), &mut take).unwrap();
+        assert_eq!(first, Some(flushed));
         assert_eq!(disk.list(&paths().open).unwrap(), []);
     });
 }

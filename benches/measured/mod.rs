@@ -88,6 +88,10 @@ impl Disk for MeasuredDisk {
         RealDisk.read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        RealDisk.open(path)
+    }
+
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         RealDisk.map(path)
     }

@@ -71,6 +71,8 @@ pub struct Storage {
     pub data_dir: PathBuf,
     /// A namespace's newest writes become a segment when they take this much memory.
     pub flush_bytes: u64,
+    /// They become one when their logs are this long, too; writes wait at twice as much.
+    pub log_bytes_max: u64,
     /// They become one after this many minutes, too.
     pub flush_interval_minutes: u64,
     /// Writes to a namespace wait while its newest writes take more memory than this.
@@ -149,6 +151,7 @@ impl Default for Storage {
         Storage {
             data_dir,
             flush_bytes: engine.flush_bytes,
+            log_bytes_max: engine.log_bytes_max,
             flush_interval_minutes: engine.flush_interval_ms / 60_000,
             tail_bytes_max: engine.tail_bytes_max,
             tails_bytes_max: engine.tails_bytes_max,

@@ -10,6 +10,8 @@ const TOKEN_BYTES_MIN: usize = 32;
 
 /// Smaller segments than this cost more than they are worth.
 const FLUSH_BYTES_MIN: u64 = 64 << 10;
+/// Logs shorter than this would make a segment of every other write.
+const LOG_BYTES_MIN: u64 = 1 << 20;
 
 /// In less a query finds no room for what it reads.
 const TIER_BYTES_MIN: u64 = 16 << 20;
@@ -32,6 +34,12 @@ pub(super) fn check(config: &Config) -> Result<()> {
         return Err(wrong(format!(
             "storage.flush_bytes is {}, expected at least {FLUSH_BYTES_MIN}",
             storage.flush_bytes
+        )));
+    }
+    if storage.log_bytes_max < LOG_BYTES_MIN {
+        return Err(wrong(format!(
+            "storage.log_bytes_max is {}, expected at least {LOG_BYTES_MIN}",
+            storage.log_bytes_max
         )));
     }
     if storage.tail_bytes_max < storage.flush_bytes || storage.tails_bytes_max < storage.flush_bytes {

@@ -30,6 +30,9 @@ pub struct EngineConfig {
     pub data_dir: PathBuf,
     /// A tail of this many bytes in memory becomes a segment.
     pub flush_bytes: u64,
+    /// A tail whose logs are this long becomes a segment, too, so that overwriting does not make them grow. Writes wait while they
+    /// are twice as long.
+    pub log_bytes_max: u64,
     /// A tail that is older than this becomes a segment, too: a past state to ask for, and less to replay at the next start.
     pub flush_interval_ms: u64,
     /// Writes to a namespace wait, and then fail, while its tail is larger.
@@ -67,6 +70,7 @@ impl EngineConfig {
         EngineConfig {
             data_dir: data_dir.into(),
             flush_bytes: 16 << 20,
+            log_bytes_max: 64 << 20,
             flush_interval_ms: 3_600 * 1_000,
             tail_bytes_max: 32 << 20,
             tails_bytes_max: 48 << 20,

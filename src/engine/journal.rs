@@ -5,18 +5,24 @@
 //! - Sequence numbers run on without holes from one log to the next; a hole means that a file is missing.
 //! - Recovery seals what it finds: a torn tail is cut, the rest is synced and moved into the tier, and the next write
 //!   starts a new file. So no file that a crash or a failed sync touched is ever appended to again.
+//! - However long the logs are, recovery holds one frame of them in memory: it proves every log first, and gives the frames one
+//!   after another when all logs are in the tier.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::group_commit::{GroupCommit, Ticket};
 use super::open_logs::{OpenLogs, open_name};
 use crate::error::{Context, Error, Result};
-use crate::format::log::{Frame, LogHeader, PreviousLog, decode_log, encode_frame, encode_header, peek_header};
+use crate::format::log::{
+    Frame, FrameReader, HEADER_BYTES, LogHeader, PreviousLog, each_frame, encode_frame, encode_header, peek_header,
+    scan_log,
+};
+use crate::format::log_source::LogSource;
 use crate::format::record::Batch;
 use crate::model::ids::{Hlc, Nsid, Origin};
-use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
+use crate::platform::disk::{Disk, RandomFile, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
 use crate::platform::random::Random;
 
 /// Where a namespace's logs are. All directories may be absent until the first write.
@@ -51,6 +57,8 @@ pub struct Journal {
     newest: Hlc,
     /// Of everything appended so far.
     crc32c: u32,
+    /// The length of it.
+    bytes: u64,
     group: Arc<GroupCommit>,
 }
 
@@ -67,11 +75,12 @@ pub struct SealedLog {
     pub crc32c: u32,
 }
 
-/// What recovery found: every acknowledged commit from the sequence number asked for, in order.
+/// What recovery found: the logs with every acknowledged commit from the sequence number asked for, in order.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    pub frames: Vec<Frame>,
     pub logs: Vec<SealedLog>,
+    /// The sequence number asked for.
+    pub replay_from: u64,
     pub next_seq: u64,
     /// Bytes of commits that were never acknowledged, cut off.
     pub torn_bytes: u64,
@@ -116,8 +125,8 @@ impl Journal {
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
         let crc32c = crc32c::crc32c(&bytes);
-        let newest = Hlc::default();
-        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, newest, crc32c, group })
+        let (newest, bytes) = (Hlc::default(), bytes.len() as u64);
+        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, newest, crc32c, bytes, group })
     }
 
     /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
@@ -134,6 +143,7 @@ impl Journal {
         }
         let ticket = self.group.append(&bytes)?;
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
+        self.bytes += bytes.len() as u64;
         self.next_seq = next_seq;
         self.newest = hlc;
         Ok((self.group.clone(), ticket))
@@ -141,6 +151,11 @@ impl Journal {
 
     pub fn next_seq(&self) -> u64 {
         self.next_seq
+    }
+
+    /// The log's length with everything appended so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Whether a write or barrier failed; then everything is to be recovered from the files.
@@ -169,8 +184,8 @@ impl Journal {
     }
 }
 
-/// Reads this node's own logs back, from the record `replay_from` on. `Corrupt` names the file when an acknowledged commit
-/// is damaged or missing. Can be interrupted and repeated anywhere.
+/// Finds this node's own logs from the record `replay_from` on, and seals those that are open. `Corrupt` names the file when an
+/// acknowledged commit is damaged or missing. Can be interrupted and repeated anywhere.
 pub fn recover(
     disk: &dyn Disk,
     paths: &LogPaths,
@@ -191,7 +206,7 @@ pub fn recover(
         } else {
             // Logs without records that start at the same one: who names which is known by the length only, which every
             // one of them had for good before there was another.
-            let len = logs[at].bytes.len() as u64;
+            let len = logs[at].len;
             let own = ends.iter().filter(|end| end.first_seq == first_seq);
             let is_named =
                 logs[at].since.is_none() || at + 1 == logs.len() || own.clone().any(|end| end.bytes == len);
@@ -200,32 +215,27 @@ pub fn recover(
         let known = distrust.filter(|d| d.name == logs[at].name).map(|d| d.synced);
         if let Some(end) = named.or(known) {
             let log = &mut logs[at];
-            if end > log.bytes.len() as u64 {
-                return Err(Error::corrupt(format!("log {}: {} bytes, expected {end}", log.name, log.bytes.len())));
+            if end > log.len {
+                return Err(Error::corrupt(format!("log {}: {} bytes, expected {end}", log.name, log.len)));
             }
-            log.trusted = usize::try_from(end).unwrap_or(log.bytes.len());
+            log.trusted = end;
         }
     }
-    let mut recovered = Recovered { next_seq: replay_from, ..Recovered::default() };
+    let mut recovered = Recovered { next_seq: replay_from, replay_from, ..Recovered::default() };
     for log in logs {
-        let contents = decode_log(&log.bytes[..log.trusted], &log.name)?;
-        let records: u64 = contents.frames.iter().map(|frame| frame.batch.records.len() as u64).sum();
-        let end = log.first_seq + records;
-        let valid = usize::try_from(contents.valid_bytes).unwrap_or(log.trusted);
+        let scan = scan_log(&log.open(disk)?, &log.name)?;
+        let end = log.first_seq + scan.records;
         if log.is_open {
-            if valid < log.bytes.len() {
-                recovered.torn_bytes += (log.bytes.len() - valid) as u64;
-            }
-            settle(disk, paths, writer.nsid, &log, contents.valid_bytes)?;
+            recovered.torn_bytes += log.len.saturating_sub(scan.valid_bytes);
+            settle(disk, paths, writer.nsid, &log, scan.valid_bytes)?;
             recovered.moved.push(log.name.clone());
-        } else if valid < log.bytes.len() {
+        } else if scan.valid_bytes < log.len {
             return Err(Error::corrupt(format!(
-                "sealed log {}: damaged at byte {valid} of {}",
-                log.name,
-                log.bytes.len()
+                "sealed log {}: damaged at byte {} of {}",
+                log.name, scan.valid_bytes, log.len
             )));
         }
-        if end <= replay_from && records > 0 {
+        if end <= replay_from && scan.records > 0 {
             continue;
         }
         if log.first_seq > recovered.next_seq {
@@ -235,17 +245,13 @@ pub fn recover(
             )));
         }
         recovered.next_seq = recovered.next_seq.max(end);
-        let newest = contents.frames.last().map_or(Hlc::default(), |frame| frame.hlc);
-        recovered.frames.extend(contents.frames.into_iter().filter(|frame| {
-            frame.batch.records.is_empty() || frame.first_seq + frame.batch.records.len() as u64 > replay_from
-        }));
         recovered.logs.push(SealedLog {
-            crc32c: crc32c::crc32c(&log.bytes[..valid]),
+            crc32c: scan.crc32c,
             name: log.name,
             first_seq: log.first_seq,
             next_seq: end,
-            newest,
-            bytes: contents.valid_bytes,
+            newest: scan.newest,
+            bytes: scan.valid_bytes,
         });
     }
     if recovered.moved.is_empty() && !recovered.logs.is_empty() {
@@ -255,6 +261,42 @@ pub fn recover(
     Ok(recovered)
 }
 
+impl Recovered {
+    /// Gives every commit's frames in order to `take`: those without records, and those with a record from `replay_from` on.
+    pub fn replay(
+        &self,
+        disk: &dyn Disk,
+        paths: &LogPaths,
+        take: &mut dyn FnMut(FrameReader<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.logs.iter().try_for_each(|log| {
+            let known = (log.bytes, log.crc32c);
+            replay_log(disk, &paths.sealed.join(&log.name), &log.name, known, self.replay_from, take)
+        })
+    }
+}
+
+/// Gives the frames of a sealed log of known length and checksum in order to `take`: those without records, and those with a
+/// record from `from` on. `Corrupt` when it is not as it was sealed.
+pub fn replay_log(
+    disk: &dyn Disk,
+    path: &Path,
+    name: &str,
+    (bytes, crc32c): (u64, u32),
+    from: u64,
+    take: &mut dyn FnMut(FrameReader<'_>) -> Result<()>,
+) -> Result<()> {
+    let file = LogFile::open(disk, path)?;
+    let scan = scan_log(&file, name)?;
+    if (scan.valid_bytes, scan.crc32c) != (bytes, crc32c) || scan.torn {
+        return Err(Error::corrupt(format!(
+            "log {name}: {} bytes with checksum {:08x}, expected {bytes} with {crc32c:08x}",
+            file.len, scan.crc32c
+        )));
+    }
+    each_frame(&file, &scan, name, from, take)
+}
+
 struct Found {
     name: String,
     first_seq: u64,
@@ -262,9 +304,48 @@ struct Found {
     header: LogHeader,
     /// The clock of its first commit.
     since: Option<Hlc>,
-    bytes: Vec<u8>,
-    /// How many of `bytes` may hold acknowledged commits.
-    trusted: usize,
+    path: PathBuf,
+    /// The file's length.
+    len: u64,
+    /// How much of it may hold acknowledged commits.
+    trusted: u64,
+}
+
+impl Found {
+    /// What of it may hold acknowledged commits.
+    fn open(&self, disk: &dyn Disk) -> Result<LogFile> {
+        Ok(LogFile { len: self.trusted, ..LogFile::open(disk, &self.path)? })
+    }
+}
+
+/// A log in a file, up to a length.
+struct LogFile {
+    file: Box<dyn RandomFile>,
+    len: u64,
+    path: PathBuf,
+}
+
+impl LogFile {
+    fn open(disk: &dyn Disk, path: &Path) -> Result<Self> {
+        Self::of(disk.open(path), path)
+    }
+
+    fn of(opened: io::Result<Box<dyn RandomFile>>, path: &Path) -> Result<Self> {
+        let step = || format!("open log {}", path.display());
+        let file = opened.context(step)?;
+        let len = file.size().context(step)?;
+        Ok(LogFile { file, len, path: path.to_owned() })
+    }
+}
+
+impl LogSource for LogFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
+        self.file.read_at(at, out).context(|| format!("read log {} at byte {at}", self.path.display()))
+    }
 }
 
 /// Names of the sealed logs that may have records from `replay_from` on.
@@ -315,15 +396,18 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
                 paths.names.end(entry);
                 continue;
             }
-            let bytes = match disk.read(&path) {
+            let file = match disk.open(&path) {
                 // Its creation failed, and it was never there.
                 Err(error) if is_open && error.kind() == io::ErrorKind::NotFound => {
                     paths.names.end(entry);
                     continue;
                 }
-                read => read.context(|| format!("read log {}", path.display()))?,
+                opened => LogFile::of(opened, &path)?,
             };
-            let header = peek_header(&bytes, name)?;
+            let mut start = [0; HEADER_BYTES];
+            let start = &mut start[..usize::try_from(file.len).unwrap_or(HEADER_BYTES).min(HEADER_BYTES)];
+            file.read_at(0, start)?;
+            let header = peek_header(start, name)?;
             if header.nsid != writer.nsid {
                 return Err(Error::corrupt(format!(
                     "log {}: belongs to namespace {}, expected {}",
@@ -335,16 +419,24 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
             if header.origin != writer.origin {
                 continue;
             }
-            let (first_seq, trusted) = (header.first_seq, bytes.len());
-            let since = None;
-            found.push(Found { name: name.to_owned(), first_seq, is_open, header, since, bytes, trusted });
+            let (first_seq, len) = (header.first_seq, file.len);
+            found.push(Found {
+                name: name.to_owned(),
+                first_seq,
+                is_open,
+                header,
+                since: None,
+                path,
+                len,
+                trusted: len,
+            });
         }
     }
     // Logs without records start where the next one does; the clocks of their commits tell them apart.
     let starts: Vec<u64> = found.iter().map(|log| log.first_seq).collect();
     for log in &mut found {
         if starts.iter().filter(|first| **first == log.first_seq).count() > 1 {
-            log.since = decode_log(&log.bytes, &log.name).ok().and_then(|log| log.frames.first().map(|f| f.hlc));
+            log.since = scan_log(&log.open(disk)?, &log.name).ok().and_then(|scan| scan.since);
         }
     }
     found.sort_by_key(|log| (log.first_seq, log.since));
@@ -356,7 +448,7 @@ fn settle(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, log: &Found, valid: u64
     let path = paths.open.join(open_name(nsid, &log.name));
     let step = || format!("cut log {} at byte {valid}", path.display());
     let mut file = disk.append(&path).context(step)?;
-    if valid < log.bytes.len() as u64 {
+    if valid < log.len {
         file.truncate(valid).context(step)?;
     }
     file.sync().context(step)?;

@@ -6,11 +6,16 @@
 //! - `synced` in a frame is the length that was durable when the frame was written. A bad frame below a later valid
 //!   frame's `synced` was acknowledged and is corruption; any other bad frame is a torn tail, never acknowledged.
 //! - A commit of several frames counts only with its last one.
+//!
+//! A log is read in two passes, both through a small buffer: [`scan_log`] finds where it ends and proves every frame by its
+//! checksum, [`each_frame`] gives the frames of whole commits one after another. So reading takes the memory of one frame,
+//! however long the log is.
 
 use uuid::Uuid;
 
 use super::bytes::Reader;
-use super::record::{Batch, PAYLOAD_BYTES_MAX, decode_batch, encode_batch};
+use super::log_source::{Cursor, LogSource};
+use super::record::{Batch, BatchReader, PAYLOAD_BYTES_MAX, encode_batch};
 use crate::error::{Error, Result};
 use crate::model::ids::{Hlc, Nsid, Origin};
 
@@ -65,6 +70,42 @@ pub struct LogContents {
     pub torn: bool,
 }
 
+/// What [`scan_log`] found: where the log ends, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogScan {
+    pub header: LogHeader,
+    /// Frames and records of whole commits.
+    pub frames: u64,
+    pub records: u64,
+    /// The clock of the first commit.
+    pub since: Option<Hlc>,
+    /// The clock of the last; 0 where there is none.
+    pub newest: Hlc,
+    /// Where the last whole commit ends; a torn tail is cut here.
+    pub valid_bytes: u64,
+    /// Of the bytes up to there.
+    pub crc32c: u32,
+    /// Bytes follow `valid_bytes` that are no whole commit.
+    pub torn: bool,
+}
+
+/// One frame whose records are read one after another.
+pub struct FrameReader<'a> {
+    pub synced: u64,
+    pub first_seq: u64,
+    pub more: bool,
+    pub hlc: Hlc,
+    pub batch: BatchReader<'a>,
+}
+
+impl FrameReader<'_> {
+    /// Everything at once.
+    pub fn whole(self) -> Result<Frame> {
+        let FrameReader { synced, first_seq, more, hlc, batch } = self;
+        Ok(Frame { synced, first_seq, more, hlc, batch: batch.whole()? })
+    }
+}
+
 /// The bytes of a header.
 pub fn encode_header(header: &LogHeader) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES);
@@ -111,44 +152,106 @@ fn frame_checksum(salt: u32, frame: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c_append(seed, &frame[..4]), &frame[8..])
 }
 
-/// Reads a log. `Corrupt` when the header or an acknowledged frame is damaged; a torn tail is reported, not an error.
+/// Reads a log that is in memory, with all its frames.
 pub fn decode_log(bytes: &[u8], name: &str) -> Result<LogContents> {
-    let header = peek_header(bytes, name)?;
-    let mut contents = LogContents { header, frames: Vec::new(), valid_bytes: HEADER_BYTES as u64, torn: false };
-    let mut at = HEADER_BYTES;
-    let mut next_seq = contents.header.first_seq;
-    // How many of `frames` belong to whole commits.
-    let mut whole = 0;
-    while at < bytes.len() {
-        let Some(length) = frame_at(bytes, at, contents.header.salt) else { break };
-        let frame = decode_frame(&bytes[at..at + length], name, at)?;
+    let scan = scan_log(bytes, name)?;
+    let mut frames = Vec::new();
+    each_frame(bytes, &scan, name, 0, &mut |frame| {
+        frames.push(frame.whole()?);
+        Ok(())
+    })?;
+    Ok(LogContents { header: scan.header, frames, valid_bytes: scan.valid_bytes, torn: scan.torn })
+}
+
+/// Finds the end of a log. `Corrupt` when the header or an acknowledged frame is damaged; a torn tail is reported, not an
+/// error. Payloads are proved by their checksums and not decoded.
+pub fn scan_log(source: &(impl LogSource + ?Sized), name: &str) -> Result<LogScan> {
+    let mut log = Cursor::new(source);
+    let header = log.up_to(0, HEADER_BYTES)?;
+    let mut crc32c = crc32c::crc32c(header);
+    let header = peek_header(header, name)?;
+    let salt = header.salt;
+    let mut next_seq = header.first_seq;
+    let mut at = HEADER_BYTES as u64;
+    let mut scan = LogScan {
+        header,
+        frames: 0,
+        records: 0,
+        since: None,
+        newest: Hlc::default(),
+        valid_bytes: at,
+        crc32c,
+        torn: false,
+    };
+    // Of the commit that has begun: its frames and its clock.
+    let mut open: Option<(u64, Hlc)> = None;
+    while at < source.len() {
+        let Some(frame) = frame_at(&mut log, at, salt, &mut crc32c)? else { break };
+        let more = frame.more(name, at)?;
         if frame.first_seq != next_seq {
             return Err(Error::corrupt(format!(
                 "{name}: frame at byte {at} starts at sequence number {}, expected {next_seq}",
                 frame.first_seq
             )));
         }
-        next_seq += frame.batch.records.len() as u64;
-        at += length;
-        let more = frame.more;
-        contents.frames.push(frame);
-        if !more {
-            whole = contents.frames.len();
-            contents.valid_bytes = at as u64;
+        next_seq += u64::from(frame.count);
+        at += frame.length as u64;
+        let (frames, since) = open.take().unwrap_or((0, frame.hlc));
+        if more {
+            open = Some((frames + 1, since));
+        } else {
+            scan.frames += frames + 1;
+            scan.records = next_seq - scan.header.first_seq;
+            scan.since = scan.since.or(Some(since));
+            scan.newest = frame.hlc;
+            scan.valid_bytes = at;
+            scan.crc32c = crc32c;
         }
     }
-    contents.frames.truncate(whole);
-    contents.torn = contents.valid_bytes < bytes.len() as u64;
-    if contents.torn
-        && let Some((found, synced)) = later_frame(bytes, at, contents.header.salt)
-        && synced > contents.valid_bytes
+    scan.torn = scan.valid_bytes < source.len();
+    if scan.torn
+        && let Some((found, synced)) = later_frame(&mut log, at, salt)?
+        && synced > scan.valid_bytes
     {
         return Err(Error::corrupt(format!(
             "{name}: frame at byte {at} is damaged, and the frame at byte {found} says that {synced} bytes were durable"
         ))
         .with_hint("acknowledged writes are damaged: restore this file from a copy, or run `shoal repair`"));
     }
-    Ok(contents)
+    Ok(scan)
+}
+
+/// Gives the frames of whole commits in order to `take`: those without records, and those with a record from `from` on.
+pub fn each_frame(
+    source: &(impl LogSource + ?Sized),
+    scan: &LogScan,
+    name: &str,
+    from: u64,
+    take: &mut dyn FnMut(FrameReader<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut log = Cursor::new(source);
+    let mut at = HEADER_BYTES as u64;
+    while at < scan.valid_bytes {
+        let head = FrameHead::read(log.up_to(at, FRAME_HEADER_BYTES)?)?;
+        let next = at + head.length as u64;
+        if head.count > 0 && head.first_seq + u64::from(head.count) <= from {
+            at = next;
+            continue;
+        }
+        let bytes = log.up_to(at, head.length)?;
+        if bytes.len() != head.length || frame_checksum(scan.header.salt, bytes) != head.checksum {
+            return Err(Error::corrupt(format!("{name}: frame at byte {at} changed while it was read")));
+        }
+        let what = format!("{name}: frame at byte {at}");
+        let batch = BatchReader::new(&bytes[FRAME_HEADER_BYTES..], &what)?;
+        if batch.records() != u64::from(head.count) {
+            return Err(Error::corrupt(format!("{what}: {} records, expected {}", batch.records(), head.count)));
+        }
+        let more = head.more(name, at)?;
+        take(FrameReader { synced: head.synced, first_seq: head.first_seq, more, hlc: head.hlc, batch })?;
+        at = next;
+    }
+    Ok(())
 }
 
 /// The header alone. `Corrupt` when it is damaged, `Unsupported` when its version is unknown.
@@ -183,51 +286,91 @@ pub fn peek_header(bytes: &[u8], name: &str) -> Result<LogHeader> {
     Ok(LogHeader { salt, nsid, origin, first_seq, previous })
 }
 
-/// The length of the frame at `at`, when a whole one with a right checksum is there.
-fn frame_at(bytes: &[u8], at: usize, salt: u32) -> Option<usize> {
-    let rest = bytes.get(at..)?;
-    let mut reader = Reader::new(rest, "");
-    let payload = usize::try_from(reader.u32().ok()?).ok().filter(|n| *n <= PAYLOAD_BYTES_MAX)?;
-    let stored = reader.u32().ok()?;
-    let frame = rest.get(..FRAME_HEADER_BYTES + payload)?;
-    (frame_checksum(salt, frame) == stored).then_some(frame.len())
+/// What a frame says before its payload.
+struct FrameHead {
+    /// The whole frame's, in bytes.
+    length: usize,
+    checksum: u32,
+    synced: u64,
+    first_seq: u64,
+    count: u32,
+    flags: u32,
+    hlc: Hlc,
 }
 
-fn decode_frame(frame: &[u8], name: &str, at: usize) -> Result<Frame> {
-    let what = format!("{name}: frame at byte {at}");
-    let mut reader = Reader::new(frame, &what);
-    reader.take(8)?;
-    let (synced, first_seq, count, flags, hlc) =
-        (reader.u64()?, reader.u64()?, reader.u32()?, reader.u32()?, Hlc(reader.u64()?));
-    if flags & !FLAG_MORE != 0 {
-        return Err(Error::unsupported(format!("{what}: flags {flags:08x}, this release knows {FLAG_MORE:08x}")));
+impl FrameHead {
+    fn read(bytes: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(bytes, "frame");
+        Ok(FrameHead {
+            length: FRAME_HEADER_BYTES + usize::try_from(reader.u32()?).unwrap_or(usize::MAX),
+            checksum: reader.u32()?,
+            synced: reader.u64()?,
+            first_seq: reader.u64()?,
+            count: reader.u32()?,
+            flags: reader.u32()?,
+            hlc: Hlc(reader.u64()?),
+        })
     }
-    let batch = decode_batch(reader.take(reader.remaining())?, &what)?;
-    if batch.records.len() as u64 != u64::from(count) {
-        return Err(Error::corrupt(format!("{what}: {} records, expected {count}", batch.records.len())));
+
+    fn more(&self, name: &str, at: u64) -> Result<bool> {
+        if self.flags & !FLAG_MORE != 0 {
+            return Err(Error::unsupported(format!(
+                "{name}: frame at byte {at}: flags {:08x}, this release knows {FLAG_MORE:08x}",
+                self.flags
+            )));
+        }
+        Ok(self.flags & FLAG_MORE != 0)
     }
-    Ok(Frame { synced, first_seq, more: flags & FLAG_MORE != 0, hlc, batch })
+}
+
+/// The frame at `at`, when a whole one with a right checksum is there; `all` goes on over its bytes.
+fn frame_at<S: LogSource + ?Sized>(
+    log: &mut Cursor<'_, S>,
+    at: u64,
+    salt: u32,
+    all: &mut u32,
+) -> Result<Option<FrameHead>> {
+    let left = log.len() - at;
+    let bytes = log.up_to(at, FRAME_HEADER_BYTES)?;
+    let Ok(head) = FrameHead::read(bytes) else { return Ok(None) };
+    let payload = head.length - FRAME_HEADER_BYTES;
+    if payload > PAYLOAD_BYTES_MAX || head.length as u64 > left {
+        return Ok(None);
+    }
+    let mut computed = frame_checksum(salt, bytes);
+    let mut after = crc32c::crc32c_append(*all, bytes);
+    let mut done = FRAME_HEADER_BYTES;
+    while done < head.length {
+        let piece = log.up_to(at + done as u64, (head.length - done).min(Cursor::<S>::PIECE_BYTES))?;
+        computed = crc32c::crc32c_append(computed, piece);
+        after = crc32c::crc32c_append(after, piece);
+        done += piece.len();
+    }
+    if computed != head.checksum {
+        return Ok(None);
+    }
+    *all = after;
+    Ok(Some(head))
 }
 
 /// The last valid frame after the damage at `from`, wherever it starts, and what it says was durable. Frames have no
 /// alignment, so every byte is tried; this runs only on a damaged log, and a length over the rest fails at once.
-fn later_frame(bytes: &[u8], from: usize, salt: u32) -> Option<(usize, u64)> {
+fn later_frame<S: LogSource + ?Sized>(log: &mut Cursor<'_, S>, from: u64, salt: u32) -> Result<Option<(u64, u64)>> {
     let mut found = None;
     let mut at = from + 1;
-    while at + FRAME_HEADER_BYTES <= bytes.len() {
+    while at + FRAME_HEADER_BYTES as u64 <= log.len() {
         // The declared durable length can never be beyond the frame itself: a cheap test before the checksum.
-        let synced = Reader::new(&bytes[at + 8..], "").u64().ok()?;
-        if synced >= HEADER_BYTES as u64
-            && synced <= at as u64
-            && let Some(length) = frame_at(bytes, at, salt)
-        {
-            found = Some((at, synced));
-            at += length;
-        } else {
-            at += 1;
+        let synced = FrameHead::read(log.up_to(at, FRAME_HEADER_BYTES)?)?.synced;
+        let is_likely = synced >= HEADER_BYTES as u64 && synced <= at;
+        match if is_likely { frame_at(log, at, salt, &mut 0)? } else { None } {
+            Some(frame) => {
+                found = Some((at, synced));
+                at += frame.length as u64;
+            }
+            None => at += 1,
         }
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -1,23 +1,25 @@
 //! The payload of a log frame: one batch of records, bincode 2.0.1 with its standard configuration.
 //!
-//! The structs here are the layout; the model's types are turned into them and back, and every value is checked again
-//! on the way back, because a checksum says that bytes are what was written, not that they make sense.
+//! The structs of `record_bytes` are the layout; the model's types are turned into them and back, and every value is checked
+//! again on the way back, because a checksum says that bytes are what was written, not that they make sense.
+//!
+//! The payload's length is the only bound, so whatever is encoded decodes. A payload is read record by record: it takes the
+//! memory of one record.
 
-use bincode::{Decode, Encode};
-use half::f16;
-use uuid::Uuid;
+use bincode::{BorrowDecode, Decode, Encode};
 
-use super::vectors::decode_tokens;
+use super::record_bytes::{
+    HeadBytes, List, RecordBytes, count_bytes, encoded_bytes, id_from_bytes, id_to_bytes, value_from_bytes,
+    value_to_bytes,
+};
 use crate::error::{Error, Result};
 use crate::model::document::Document;
-use crate::model::ids::{DocId, Hlc, Origin, STRING_ID_BYTES_MAX, Version};
+use crate::model::ids::{DocId, Hlc, Origin, Version};
 use crate::model::schema::{ColumnUid, Schema};
-use crate::model::value::{Multivector, SparseVector, Value, Vector};
+use crate::model::value::Value;
 
 /// The longest payload of one frame, in bytes. A larger commit takes several frames.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
-/// What decoding one payload may allocate, in bytes.
-const DECODED_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX;
 
 /// What one frame carries: changes that become visible together.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,139 +63,176 @@ pub struct IdempotencyEntry {
     pub bytes_written: u64,
 }
 
-#[derive(Encode, Decode)]
-struct BatchBytes {
-    idempotency: Option<IdempotencyEntry>,
-    /// JSON, as in the manifest.
-    schema: Option<Vec<u8>>,
-    ids_reserved: Option<u64>,
-    /// Column identities; records name a column by its place here.
-    columns: Vec<u64>,
-    records: Vec<RecordBytes>,
-}
-
-#[derive(Encode, Decode)]
-enum RecordBytes {
-    Upsert(IdBytes, Vec<(u16, ValueBytes)>),
-    Patch(IdBytes, u64, u64, Vec<(u16, Option<ValueBytes>)>),
-    Delete(IdBytes),
-}
-
-#[derive(Encode, Decode)]
-enum IdBytes {
-    Uint(u64),
-    Uuid([u8; 16]),
-    String(String),
-}
-
-#[derive(Encode, Decode)]
-enum ValueBytes {
-    Bool(bool),
-    Int(i64),
-    Uint(u64),
-    Float(f64),
-    String(String),
-    Uuid([u8; 16]),
-    DateTime(i64),
-    Bytes(Vec<u8>),
-    Bools(Vec<bool>),
-    Ints(Vec<i64>),
-    Uints(Vec<u64>),
-    Floats(Vec<f64>),
-    Strings(Vec<String>),
-    Uuids(Vec<[u8; 16]>),
-    DateTimes(Vec<i64>),
-    /// Elements as raw little-endian bytes: a vector is most of a record, and is copied rather than walked.
-    VectorF32(Vec<u8>),
-    VectorF16(Vec<u8>),
-    VectorI8(Vec<u8>),
-    /// Terms in order, and each one's f16 weight as its bits.
-    Sparse(Vec<(String, u16)>),
-    /// Dimensions of each token, and the elements of all as raw little-endian bytes.
-    MultivectorF32(u32, Vec<u8>),
-}
-
 fn configuration() -> impl bincode::config::Config {
-    bincode::config::standard().with_limit::<DECODED_BYTES_MAX>()
+    bincode::config::standard()
 }
 
 /// The payload of one batch. Fails when it is over [`PAYLOAD_BYTES_MAX`].
 pub fn encode_batch(batch: &Batch) -> Result<Vec<u8>> {
-    let mut columns: Vec<u64> = Vec::new();
-    let mut records = Vec::with_capacity(batch.records.len());
+    let mut columns = Columns::default();
     for record in &batch.records {
-        records.push(match record {
-            Record::Upsert { id, fields } => {
-                let mut out = Vec::with_capacity(fields.len());
-                for (uid, value) in fields {
-                    out.push((place(&mut columns, *uid)?, value_to_bytes(value)));
-                }
-                RecordBytes::Upsert(id_to_bytes(id), out)
-            }
-            Record::Patch { id, base, changed } => {
-                let mut out = Vec::with_capacity(changed.len());
-                for (uid, value) in changed {
-                    out.push((place(&mut columns, *uid)?, value.as_ref().map(value_to_bytes)));
-                }
-                RecordBytes::Patch(id_to_bytes(id), base.hlc.0, base.origin.0, out)
-            }
-            Record::Delete { id } => RecordBytes::Delete(id_to_bytes(id)),
-        });
+        match record {
+            Record::Upsert { fields, .. } => fields.iter().try_for_each(|(uid, _)| columns.place(*uid).map(drop))?,
+            Record::Patch { changed, .. } => changed.iter().try_for_each(|(uid, _)| columns.place(*uid).map(drop))?,
+            Record::Delete { .. } => {}
+        }
     }
     let schema = match &batch.schema {
         Some(schema) => Some(serde_json::to_vec(schema).map_err(|e| Error::internal(format!("encode schema: {e}")))?),
         None => None,
     };
-    let bytes = BatchBytes {
+    let head = HeadBytes {
         idempotency: batch.idempotency.clone(),
-        schema,
+        schema: schema.as_deref(),
         ids_reserved: batch.ids_reserved,
-        columns,
-        records,
+        columns: List::of(&columns.uids),
     };
-    let payload = bincode::encode_to_vec(&bytes, configuration())
-        .map_err(|e| Error::internal(format!("encode log payload: {e}")))?;
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(Error::invalid(format!(
-            "this write takes {} bytes in the log, at most {PAYLOAD_BYTES_MAX} fit; send it in smaller batches",
-            payload.len()
-        ))
-        .with_code("too_large"));
+    let mut payload = Vec::new();
+    put(&mut payload, &head)?;
+    put(&mut payload, batch.records.len() as u64)?;
+    columns.last = 0;
+    for record in &batch.records {
+        match record {
+            Record::Upsert { id, fields } => {
+                let fields = fields.iter().map(|(uid, value)| Ok((columns.place(*uid)?, value_to_bytes(value))));
+                put(&mut payload, RecordBytes::Upsert(id_to_bytes(id), fields.collect::<Result<_>>()?))?;
+            }
+            Record::Patch { id, base, changed } => {
+                let changed =
+                    changed.iter().map(|(uid, value)| Ok((columns.place(*uid)?, value.as_ref().map(value_to_bytes))));
+                let changed = changed.collect::<Result<_>>()?;
+                put(&mut payload, RecordBytes::Patch(id_to_bytes(id), base.hlc.0, base.origin.0, changed))?;
+            }
+            Record::Delete { id } => put(&mut payload, RecordBytes::Delete(id_to_bytes(id)))?,
+        }
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(too_large(batch, record.id(), payload.len()));
+        }
     }
     Ok(payload)
 }
 
+fn put(payload: &mut Vec<u8>, bytes: impl Encode) -> Result<()> {
+    bincode::encode_into_std_write(bytes, payload, configuration())
+        .map(drop)
+        .map_err(|e| Error::internal(format!("encode log payload: {e}")))
+}
+
+fn too_large(batch: &Batch, id: &DocId, bytes: usize) -> Error {
+    let error = if batch.records.len() == 1 {
+        Error::invalid(format!("document {id} takes {bytes} bytes in the log, at most {PAYLOAD_BYTES_MAX} fit"))
+            .with_hint("split the document, or leave out what is not searched")
+    } else {
+        Error::invalid(format!("this write takes more than {PAYLOAD_BYTES_MAX} bytes in one frame of the log"))
+            .with_hint("send it in smaller batches")
+    };
+    error.with_code("too_large")
+}
+
+/// The columns that a batch names.
+#[derive(Default)]
+struct Columns {
+    uids: Vec<u64>,
+    /// Where the column was found that was asked for last: records mostly have the same ones in the same order.
+    last: usize,
+}
+
+impl Columns {
+    fn place(&mut self, uid: ColumnUid) -> Result<u16> {
+        let next = self.last + 1;
+        self.last = match self.uids.get(next) == Some(&uid.0) {
+            true => next,
+            false => self.uids.iter().position(|known| *known == uid.0).unwrap_or_else(|| {
+                self.uids.push(uid.0);
+                self.uids.len() - 1
+            }),
+        };
+        u16::try_from(self.last).map_err(|_| Error::internal("a batch names more than 65,536 columns"))
+    }
+}
+
 /// The batch in a payload. `what` names the frame in errors.
 pub fn decode_batch(payload: &[u8], what: &str) -> Result<Batch> {
-    if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(Error::corrupt(format!(
-            "{what}: payload of {} bytes, expected at most {PAYLOAD_BYTES_MAX}",
-            payload.len()
-        )));
+    BatchReader::new(payload, what)?.whole()
+}
+
+/// A batch that is read record by record: an iterator over its records. The last one is followed by nothing.
+pub struct BatchReader<'a> {
+    pub idempotency: Option<IdempotencyEntry>,
+    pub schema: Option<Schema>,
+    pub ids_reserved: Option<u64>,
+    columns: Vec<u64>,
+    /// How many records are to come.
+    left: u64,
+    payload: &'a [u8],
+    at: usize,
+    what: &'a str,
+}
+
+impl<'a> BatchReader<'a> {
+    /// Reads what comes before the records.
+    pub fn new(payload: &'a [u8], what: &'a str) -> Result<Self> {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(Error::corrupt(format!(
+                "{what}: payload of {} bytes, expected at most {PAYLOAD_BYTES_MAX}",
+                payload.len()
+            )));
+        }
+        let mut at = 0;
+        let head: HeadBytes = take(payload, &mut at, what)?;
+        let schema = match head.schema {
+            Some(json) => Some(
+                serde_json::from_slice(json)
+                    .map_err(|e| Error::corrupt(format!("{what}: schema does not parse: {e}")))?,
+            ),
+            None => None,
+        };
+        let left = take(payload, &mut at, what)?;
+        let mut reader = BatchReader {
+            idempotency: head.idempotency,
+            schema,
+            ids_reserved: head.ids_reserved,
+            columns: head.columns.0.into_owned(),
+            left,
+            payload,
+            at,
+            what,
+        };
+        reader.check_end()?;
+        Ok(reader)
     }
-    let (bytes, used): (BatchBytes, usize) = bincode::decode_from_slice(payload, configuration())
-        .map_err(|e| Error::corrupt(format!("{what}: payload does not decode: {e}")))?;
-    if used != payload.len() {
-        return Err(Error::corrupt(format!("{what}: payload ends at byte {used}, expected {}", payload.len())));
+
+    /// How many records are to come.
+    pub fn records(&self) -> u64 {
+        self.left
     }
-    let schema = match bytes.schema {
-        Some(json) => Some(
-            serde_json::from_slice(&json)
-                .map_err(|e| Error::corrupt(format!("{what}: schema does not parse: {e}")))?,
-        ),
-        None => None,
-    };
-    let column = |at: u16| {
-        bytes
-            .columns
-            .get(usize::from(at))
-            .map(|uid| ColumnUid(*uid))
-            .ok_or_else(|| Error::corrupt(format!("{what}: column {at} of a table of {}", bytes.columns.len())))
-    };
-    let mut records = Vec::with_capacity(bytes.records.len());
-    for record in bytes.records {
-        records.push(match record {
+
+    /// Everything at once.
+    pub fn whole(mut self) -> Result<Batch> {
+        let records = self.by_ref().collect::<Result<Vec<Record>>>()?;
+        Ok(Batch { idempotency: self.idempotency, schema: self.schema, ids_reserved: self.ids_reserved, records })
+    }
+
+    fn check_end(&mut self) -> Result<()> {
+        if self.left == 0 && self.at != self.payload.len() {
+            let (what, at, length) = (self.what, self.at, self.payload.len());
+            return Err(Error::corrupt(format!("{what}: payload ends at byte {at}, expected {length}")));
+        }
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<Record> {
+        let what = self.what;
+        let bytes: RecordBytes = take(self.payload, &mut self.at, what)?;
+        let column = |at: u16| {
+            self.columns
+                .get(usize::from(at))
+                .map(|uid| ColumnUid(*uid))
+                .ok_or_else(|| Error::corrupt(format!("{what}: column {at} of a table of {}", self.columns.len())))
+        };
+        let record = match bytes {
             RecordBytes::Upsert(id, fields) => {
+                let fields = fields.0.into_owned();
                 let mut out = Vec::with_capacity(fields.len());
                 for (at, value) in fields {
                     out.push((column(at)?, value_from_bytes(value, what)?));
@@ -202,6 +241,7 @@ pub fn decode_batch(payload: &[u8], what: &str) -> Result<Batch> {
                 Record::Upsert { id: id_from_bytes(id, what)?, fields: out }
             }
             RecordBytes::Patch(id, hlc, origin, fields) => {
+                let fields = fields.0.into_owned();
                 let mut changed = Vec::with_capacity(fields.len());
                 for (at, value) in fields {
                     let value = value.map(|value| value_from_bytes(value, what)).transpose()?;
@@ -212,9 +252,30 @@ pub fn decode_batch(payload: &[u8], what: &str) -> Result<Batch> {
                 Record::Patch { id: id_from_bytes(id, what)?, base, changed }
             }
             RecordBytes::Delete(id) => Record::Delete { id: id_from_bytes(id, what)? },
-        });
+        };
+        self.check_end()?;
+        Ok(record)
     }
-    Ok(Batch { idempotency: bytes.idempotency, schema, ids_reserved: bytes.ids_reserved, records })
+}
+
+impl Iterator for BatchReader<'_> {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Result<Record>> {
+        self.left = self.left.checked_sub(1)?;
+        let record = self.record();
+        if record.is_err() {
+            self.left = 0;
+        }
+        Some(record)
+    }
+}
+
+fn take<'a, T: BorrowDecode<'a, ()>>(payload: &'a [u8], at: &mut usize, what: &str) -> Result<T> {
+    let (bytes, used) = bincode::borrow_decode_from_slice(&payload[*at..], configuration())
+        .map_err(|e| Error::corrupt(format!("{what}: payload does not decode at byte {at}: {e}")))?;
+    *at += used;
+    Ok(bytes)
 }
 
 impl Record {
@@ -224,21 +285,32 @@ impl Record {
         }
     }
 
+    /// What it takes in a payload, at most, in bytes.
+    pub fn encoded_bytes(&self) -> usize {
+        // A field is its column, and whether there is a value; a patch also has its base.
+        let field = |value: Option<&Value>| 4 + value.map_or(0, encoded_bytes);
+        let id = match self.id() {
+            DocId::Uint(_) => 9,
+            DocId::Uuid(_) => 16,
+            DocId::String(s) => count_bytes(s.len()) + s.len(),
+        };
+        2 + id
+            + match self {
+                Record::Upsert { fields, .. } => {
+                    count_bytes(fields.len()) + fields.iter().map(|(_, value)| field(Some(value))).sum::<usize>()
+                }
+                Record::Patch { changed, .. } => {
+                    18 + count_bytes(changed.len())
+                        + changed.iter().map(|(_, value)| field(value.as_ref())).sum::<usize>()
+                }
+                Record::Delete { .. } => 0,
+            }
+    }
+
     /// The record that writes this whole document.
     pub fn upsert(document: &Document) -> Record {
         Record::Upsert { id: document.id.clone(), fields: document.fields.clone() }
     }
-}
-
-fn place(columns: &mut Vec<u64>, uid: ColumnUid) -> Result<u16> {
-    let at = match columns.iter().position(|known| *known == uid.0) {
-        Some(at) => at,
-        None => {
-            columns.push(uid.0);
-            columns.len() - 1
-        }
-    };
-    u16::try_from(at).map_err(|_| Error::internal("a batch names more than 65,536 columns"))
 }
 
 fn check_sorted(columns: impl Iterator<Item = ColumnUid>, what: &str) -> Result<()> {
@@ -252,121 +324,9 @@ fn check_sorted(columns: impl Iterator<Item = ColumnUid>, what: &str) -> Result<
     Ok(())
 }
 
-fn id_to_bytes(id: &DocId) -> IdBytes {
-    match id {
-        DocId::Uint(n) => IdBytes::Uint(*n),
-        DocId::Uuid(u) => IdBytes::Uuid(*u.as_bytes()),
-        DocId::String(s) => IdBytes::String(s.to_string()),
-    }
-}
-
-fn id_from_bytes(id: IdBytes, what: &str) -> Result<DocId> {
-    Ok(match id {
-        IdBytes::Uint(n) => DocId::Uint(n),
-        IdBytes::Uuid(bytes) => DocId::Uuid(Uuid::from_bytes(bytes)),
-        IdBytes::String(s) if s.len() <= STRING_ID_BYTES_MAX => DocId::String(s.into()),
-        IdBytes::String(s) => {
-            return Err(Error::corrupt(format!(
-                "{what}: string id of {} bytes, expected at most {STRING_ID_BYTES_MAX}",
-                s.len()
-            )));
-        }
-    })
-}
-
-fn value_to_bytes(value: &Value) -> ValueBytes {
-    match value {
-        Value::Bool(v) => ValueBytes::Bool(*v),
-        Value::Int(v) => ValueBytes::Int(*v),
-        Value::Uint(v) => ValueBytes::Uint(*v),
-        Value::Float(v) => ValueBytes::Float(*v),
-        Value::String(v) => ValueBytes::String(v.clone()),
-        Value::Uuid(v) => ValueBytes::Uuid(*v.as_bytes()),
-        Value::DateTime(v) => ValueBytes::DateTime(*v),
-        Value::Bytes(v) => ValueBytes::Bytes(v.clone()),
-        Value::Bools(v) => ValueBytes::Bools(v.clone()),
-        Value::Ints(v) => ValueBytes::Ints(v.clone()),
-        Value::Uints(v) => ValueBytes::Uints(v.clone()),
-        Value::Floats(v) => ValueBytes::Floats(v.clone()),
-        Value::Strings(v) => ValueBytes::Strings(v.clone()),
-        Value::Uuids(v) => ValueBytes::Uuids(v.iter().map(|u| *u.as_bytes()).collect()),
-        Value::DateTimes(v) => ValueBytes::DateTimes(v.clone()),
-        Value::Vector(Vector::F32(v)) => ValueBytes::VectorF32(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Value::Vector(Vector::F16(v)) => ValueBytes::VectorF16(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Value::Vector(Vector::I8(v)) => ValueBytes::VectorI8(v.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        Value::Sparse(v) => {
-            ValueBytes::Sparse(v.entries.iter().map(|(term, weight)| (term.clone(), weight.to_bits())).collect())
-        }
-        Value::Multivector(v) => ValueBytes::MultivectorF32(v.dims, bytemuck::cast_slice(&v.elements).to_vec()),
-    }
-}
-
-fn value_from_bytes(value: ValueBytes, what: &str) -> Result<Value> {
-    let not_finite = || Error::corrupt(format!("{what}: a number is not finite"));
-    let ragged = |n: usize| Error::corrupt(format!("{what}: a vector of {n} bytes is not whole elements"));
-    Ok(match value {
-        ValueBytes::Bool(v) => Value::Bool(v),
-        ValueBytes::Int(v) => Value::Int(v),
-        ValueBytes::Uint(v) => Value::Uint(v),
-        ValueBytes::Float(v) if v.is_finite() => Value::Float(v),
-        ValueBytes::Float(_) => return Err(not_finite()),
-        ValueBytes::String(v) => Value::String(v),
-        ValueBytes::Uuid(v) => Value::Uuid(Uuid::from_bytes(v)),
-        ValueBytes::DateTime(v) => Value::DateTime(v),
-        ValueBytes::Bytes(v) => Value::Bytes(v),
-        ValueBytes::Bools(v) => Value::Bools(v),
-        ValueBytes::Ints(v) => Value::Ints(v),
-        ValueBytes::Uints(v) => Value::Uints(v),
-        ValueBytes::Floats(v) if v.iter().all(|x| x.is_finite()) => Value::Floats(v),
-        ValueBytes::Floats(_) => return Err(not_finite()),
-        ValueBytes::Strings(v) => Value::Strings(v),
-        ValueBytes::Uuids(v) => Value::Uuids(v.into_iter().map(Uuid::from_bytes).collect()),
-        ValueBytes::DateTimes(v) => Value::DateTimes(v),
-        ValueBytes::VectorF32(v) => {
-            let (whole, rest) = v.as_chunks::<4>();
-            let out: Vec<f32> = whole.iter().map(|x| f32::from_le_bytes(*x)).collect();
-            if !rest.is_empty() {
-                return Err(ragged(v.len()));
-            }
-            if !out.iter().all(|x| x.is_finite()) {
-                return Err(not_finite());
-            }
-            Value::Vector(Vector::F32(out))
-        }
-        ValueBytes::VectorF16(v) => {
-            let (whole, rest) = v.as_chunks::<2>();
-            let out: Vec<f16> = whole.iter().map(|x| f16::from_le_bytes(*x)).collect();
-            if !rest.is_empty() {
-                return Err(ragged(v.len()));
-            }
-            if !out.iter().all(|x| x.is_finite()) {
-                return Err(not_finite());
-            }
-            Value::Vector(Vector::F16(out))
-        }
-        ValueBytes::VectorI8(v) => Value::Vector(Vector::I8(v.into_iter().map(u8::cast_signed).collect())),
-        ValueBytes::Sparse(v) => {
-            let entries: Vec<(String, f16)> = v.into_iter().map(|(t, bits)| (t, f16::from_bits(bits))).collect();
-            if !entries.iter().all(|(_, weight)| weight.is_finite()) {
-                return Err(not_finite());
-            }
-            if entries.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-                return Err(Error::corrupt(format!("{what}: terms of a sparse vector are not in ascending order")));
-            }
-            Value::Sparse(SparseVector { entries })
-        }
-        ValueBytes::MultivectorF32(0, _) => {
-            return Err(Error::corrupt(format!("{what}: a multivector has tokens of no dimensions")));
-        }
-        ValueBytes::MultivectorF32(dims, v) => {
-            Value::Multivector(Multivector { dims, elements: decode_tokens(&v, dims, what)? })
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Batch, IdempotencyEntry, Record, decode_batch, encode_batch};
+    use super::{Batch, BatchReader, IdempotencyEntry, PAYLOAD_BYTES_MAX, Record, decode_batch, encode_batch};
     use crate::model::ids::{DocId, Hlc, Origin, Version};
     use crate::model::schema::{AttributeType, Column, ColumnUid, Schema};
     use crate::model::value::{Multivector, SparseVector, Value, Vector};
@@ -448,6 +408,67 @@ mod tests {
                 damaged[at] ^= 1 << bit;
                 let _ = decode_batch(&damaged, "test");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_record_takes_is_never_more_than_was_reckoned() {
+        let ids = [DocId::Uint(u64::MAX), DocId::Uuid(Uuid::max()), DocId::String("x".repeat(64).into())];
+        let long = [
+            Value::Ints(vec![i64::MIN; 300]),
+            Value::Strings(vec![String::new(); 70_000]),
+            Value::Bytes(vec![7; 70_000]),
+            Value::Sparse(SparseVector { entries: vec![(String::new(), f16::MAX)] }),
+        ];
+        for (id, value) in
+            ids.iter().flat_map(|id| every_value().into_iter().chain(long.clone()).map(move |v| (id, v)))
+        {
+            let fields = vec![(ColumnUid(u64::MAX - 1), value.clone())];
+            let changed = vec![(ColumnUid(u64::MAX - 1), Some(value)), (ColumnUid(u64::MAX), None)];
+            let base = Version { hlc: Hlc(u64::MAX), origin: Origin(u64::MAX) };
+            let records = [
+                Record::Upsert { id: id.clone(), fields },
+                Record::Patch { id: id.clone(), base, changed },
+                Record::Delete { id: id.clone() },
+            ];
+            for record in records {
+                let reckoned = record.encoded_bytes();
+                let two = encode_batch(&Batch { records: vec![record.clone(); 2], ..Batch::default() }).unwrap();
+                let one = encode_batch(&Batch { records: vec![record], ..Batch::default() }).unwrap();
+                assert!(two.len() - one.len() <= reckoned, "{} bytes, {reckoned} reckoned", two.len() - one.len());
+            }
+        }
+    }
+
+    /// A decoder that counted 8 bytes for each of these strings refused payloads which the encoder had taken.
+    #[test]
+    fn a_payload_of_values_without_a_size_decodes_record_by_record() {
+        let fields = vec![(ColumnUid(7), Value::Strings(vec![String::new(); 20_000]))];
+        let record = Record::Upsert { id: DocId::Uint(1), fields };
+        let one = encode_batch(&Batch { records: vec![record.clone()], ..Batch::default() }).unwrap();
+        let two = encode_batch(&Batch { records: vec![record.clone(); 2], ..Batch::default() }).unwrap();
+        let (head, bytes) = two.split_at(2 * one.len() - two.len());
+        // The number of records, which is the last byte of the head.
+        let mut payload = [&head[..head.len() - 1], &[251], &1_700u16.to_le_bytes()].concat();
+        let each = two.len() - one.len();
+        (0..1_700).for_each(|_| payload.extend_from_slice(&bytes[..each]));
+        assert!(payload.len() < PAYLOAD_BYTES_MAX && 8 * 1_700 * 20_000 > 4 * PAYLOAD_BYTES_MAX);
+        let mut found = 0;
+        for decoded in BatchReader::new(&payload, "frame").unwrap() {
+            assert!(decoded.unwrap() == record);
+            found += 1;
+        }
+        assert_eq!(found, 1_700);
+    }
+
+    #[test]
+    fn a_claimed_length_is_held_against_the_bytes_that_are_left() {
+        let record = Record::Upsert { id: DocId::Uint(1), fields: vec![(ColumnUid(7), Value::Ints(vec![1]))] };
+        let good = encode_batch(&Batch { records: vec![record], ..Batch::default() }).unwrap();
+        let at = good.len() - 2;
+        for claim in [&[253, 255, 255, 255, 255, 255, 255, 255, 255][..], &[252, 255, 255, 255, 255], &[3]] {
+            let damaged = [&good[..at], claim, &good[at + 1..]].concat();
+            assert_eq!(decode_batch(&damaged, "frame").unwrap_err().kind(), crate::error::Kind::Corrupt);
         }
     }
 }

@@ -14,6 +14,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
     /// The whole file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// An existing file for reading at offsets; nothing is written to it.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;
     /// The whole file, mapped. Only for files that never change any more.
     fn map(&self, path: &Path) -> io::Result<Mapping>;
     /// The same of a file that has its full length and is filled while it is mapped: what is written to it at offsets is seen.

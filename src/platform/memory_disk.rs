@@ -348,6 +348,12 @@ impl Disk for MemoryDisk {
         Ok(bytes)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        let (state, _) = self.operation(Act::Look, On::Path(path))?;
+        let file = state.file(path)?;
+        Ok(Box::new(OpenFile { disk: self.clone(), file, life: state.life }))
+    }
+
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         Ok(Mapping::of_bytes(self.read(path)?))
     }

@@ -31,6 +31,10 @@ impl Disk for RealDisk {
         fs::read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         Mapping::of_file(&File::open(path)?)
     }

@@ -74,6 +74,10 @@ impl Disk for GateDisk {
         self.disk.read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        self.disk.open(path)
+    }
+
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         self.disk.map(path)
     }

@@ -58,10 +58,11 @@ struct Job {
 }
 
 impl Namespace {
-    /// Begins a flush in the background when the tail is large enough, or lies in many logs.
+    /// Begins a flush in the background when the tail is large enough, or lies in long logs or many.
     pub(super) fn flush_when_due(self: &Arc<Self>) {
         let is_large = self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes;
-        if is_large || self.many_logs.swap(false, Ordering::Relaxed) {
+        let is_long = self.log_bytes.load(Ordering::Relaxed) >= self.context.config.log_bytes_max;
+        if is_large || is_long || self.many_logs.swap(false, Ordering::Relaxed) {
             self.start_flush();
         }
     }
@@ -125,7 +126,7 @@ impl Namespace {
                 if is_last {
                     self.freeze(&mut decider)?;
                 }
-                (self.job(), is_last)
+                (self.job(&decider), is_last)
             };
             let Some(job) = job else { return Ok(()) };
             self.carry_out(job).await?;
@@ -164,7 +165,7 @@ impl Namespace {
                 shared.state.freeze(decider.next_seq);
                 self.publish_view(&shared.state);
             }
-            let Some(job) = self.job() else { return Ok(()) };
+            let Some(job) = self.job(decider) else { return Ok(()) };
             let part = tokio::task::block_in_place(|| self.build(&job))?;
             self.install_held(decider, job, part).await?;
             // A log without records stays until the one after it is flushed, so there may always be one.
@@ -207,7 +208,8 @@ impl Namespace {
         }
     }
 
-    fn job(&self) -> Option<Job> {
+    fn job(&self, decider: &Decider) -> Option<Job> {
+        self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         let shared = self.shared();
         let frozen = shared.state.frozen.as_ref()?;
         Some(Job {
@@ -316,6 +318,7 @@ impl Namespace {
         self.settle_answers(decider, staged, job.hlc);
         let is_over = |log: &mut SealedLog| log.next_seq <= job.replay_from && log.newest <= job.hlc;
         let superfluous: Vec<_> = decider.sealed.extract_if(.., is_over).collect();
+        self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         drop(head);
         tokio::task::block_in_place(|| {
             let keys: Vec<String> =

@@ -80,6 +80,8 @@ pub struct Namespace {
     replacing: tokio::sync::Mutex<()>,
     /// The tail's memory, as the engine's total knows it.
     tail_bytes: AtomicU64,
+    /// The length of the logs that a flush would end.
+    log_bytes: AtomicU64,
     /// The tail lies in so many logs that the next write is to begin a flush.
     many_logs: AtomicBool,
     deleted: AtomicBool,
@@ -147,6 +149,14 @@ struct Decider {
     /// The log failed: everything is opened anew before the next commit.
     distrust: Option<Distrust>,
     broken: bool,
+}
+
+impl Decider {
+    /// The length of the logs that a flush would end.
+    fn log_bytes(&self) -> u64 {
+        let sealed = self.sealed.iter().map(|log| log.bytes).sum::<u64>();
+        sealed + self.journal.as_ref().map_or(0, Journal::bytes)
+    }
 }
 
 /// What writers and readers share; held for moments.

@@ -1,7 +1,7 @@
 //! Makes a namespace from its files: the newest manifest, its segments, and the logs that come after them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use roaring::RoaringBitmap;
@@ -13,13 +13,13 @@ use super::state::{Part, State};
 use super::{Decider, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
-use crate::engine::journal::{Distrust, SealedLog, Writer, recover};
+use crate::engine::journal::{Distrust, SealedLog, Writer, recover, replay_log};
 use crate::engine::layout::{log_key, prefix};
 use crate::engine::write::{Change, apply_patch};
 use crate::error::{Context as _, Error, Result};
 use crate::format::answers::Answer;
 use crate::format::deletions;
-use crate::format::log::{Frame, decode_log};
+use crate::format::log::FrameReader;
 use crate::format::manifest::{LogRef, Manifest, SegmentRef};
 use crate::format::record::Record;
 use crate::model::document::Document;
@@ -47,7 +47,7 @@ impl Namespace {
         let bytes = loaded.state.unflushed_bytes();
         context.tail_changed(0, bytes);
         let decider = decider(&loaded, &head);
-        let many_logs = are_many(&decider.sealed);
+        let (many_logs, log_bytes) = (are_many(&decider.sealed), decider.log_bytes());
         let shared = Shared::new(loaded.state);
         Ok(Arc::new(Namespace {
             context,
@@ -62,6 +62,7 @@ impl Namespace {
             compacting: AtomicBool::new(false),
             replacing: tokio::sync::Mutex::new(()),
             tail_bytes: AtomicU64::new(bytes),
+            log_bytes: AtomicU64::new(log_bytes),
             many_logs: AtomicBool::new(many_logs),
             deleted: AtomicBool::new(false),
             waits_since_ms: AtomicU64::new(committed_ms),
@@ -86,6 +87,7 @@ impl Namespace {
         .context(|| format!("reopen namespace {}", self.name))?;
         self.publish_head(&head);
         *decider = self::decider(&loaded, &head);
+        self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         let mut shared = self.shared();
         let before = shared.state.unflushed_bytes();
         *shared = Shared::new(loaded.state);
@@ -181,21 +183,10 @@ fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
 
 /// Applies a log that a manifest names. Answers are left out: forks and past states have none.
 fn replay_named(context: &Context, state: &mut State, analysis: &mut Analyzers, log: &LogRef) -> Result<()> {
-    let bytes = context.tier.read(&log.key)?;
-    if bytes.len() as u64 != log.bytes || crc32c::crc32c(&bytes) != log.crc32c {
-        return Err(Error::corrupt(format!(
-            "log {}: {} bytes with checksum {:08x}, expected {} with {:08x}",
-            log.key,
-            bytes.len(),
-            crc32c::crc32c(&bytes),
-            log.bytes,
-            log.crc32c
-        )));
-    }
-    decode_log(&bytes, &log.key)?
-        .frames
-        .into_iter()
-        .try_for_each(|frame| replay(state, analysis, frame, log.origin, None))
+    let path = context.tier.path(&log.key);
+    replay_log(&*context.disk, &path, &log.key, (log.bytes, log.crc32c), 0, &mut |frame| {
+        replay(state, analysis, frame, log.origin, None)
+    })
 }
 
 fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
@@ -228,13 +219,13 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     if recovered.torn_bytes > 0 {
         tracing::info!(namespace = %name, bytes = recovered.torn_bytes, "cut commits that were never acknowledged");
     }
-    for frame in recovered.frames {
+    recovered.replay(&*context.disk, &paths, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
-        if frame.batch.records.is_empty() && frame.hlc <= manifest.hlc {
-            continue;
+        if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
+            return Ok(());
         }
-        replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))?;
-    }
+        replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))
+    })?;
     check_sequence(manifest, recovered.next_seq)?;
     Ok(Loaded { state, next_seq: recovered.next_seq, sealed: recovered.logs, answers })
 }
@@ -316,22 +307,23 @@ pub(super) fn open_part(context: &Context, reference: &SegmentRef) -> Result<Par
 fn replay(
     state: &mut State,
     analysis: &mut Analyzers,
-    frame: Frame,
+    mut frame: FrameReader<'_>,
     origin: Origin,
     answers: Option<&mut Answers>,
 ) -> Result<()> {
     let version = Version { hlc: frame.hlc, origin };
-    let counts = !frame.more && (!frame.batch.records.is_empty() || frame.batch.schema.is_some());
-    if let (Some(answers), Some(entry)) = (answers, frame.batch.idempotency) {
+    let counts = !frame.more && (frame.batch.records() > 0 || frame.batch.schema.is_some());
+    if let (Some(answers), Some(entry)) = (answers, frame.batch.idempotency.take()) {
         answers.insert(Answer { entry, at_ms: frame.hlc.millis() }, frame.hlc, None);
         state.tail.answers += 1;
     }
-    let schema = frame.batch.schema.map(Arc::new);
+    let schema = frame.batch.schema.take().map(Arc::new);
     if let Some(schema) = &schema {
         state.change_schema(schema.clone());
     }
-    for record in frame.batch.records {
-        let change = match record {
+    let ids_reserved = frame.batch.ids_reserved;
+    for record in frame.batch {
+        let change = match record? {
             Record::Delete { id } => Change::Delete { id },
             Record::Upsert { id, fields } => put(state, analysis, Document { id, version, fields, patch: None }),
             Record::Patch { id, base, changed } => {
@@ -347,7 +339,7 @@ fn replay(
         };
         state.replay_change(&change, version)?;
     }
-    state.follow_commit(version, schema, frame.batch.ids_reserved, counts);
+    state.follow_commit(version, schema, ids_reserved, counts);
     Ok(())
 }
 

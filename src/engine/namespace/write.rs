@@ -15,7 +15,7 @@ use crate::engine::journal::{Journal, Writer};
 use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
 use crate::error::{Error, Kind, Result};
 use crate::format::answers::Answer;
-use crate::format::record::{Batch, IdempotencyEntry, Record};
+use crate::format::record::{Batch, IdempotencyEntry};
 use crate::model::document::Document;
 use crate::model::filter::Filter;
 use crate::model::ids::{DocId, Hlc, IdType, Version};
@@ -23,8 +23,9 @@ use crate::model::schema::Schema;
 use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::mmap::lacks_room;
 
-/// Values of one frame may count for this many logical bytes; a larger commit takes several frames.
-const FRAME_BYTES: u64 = 8 << 20;
+/// The records of one frame take at most so many bytes of its payload, unless a single one takes more; a larger commit takes
+/// several frames. Recovery holds a frame in memory.
+const FRAME_BYTES: usize = 4 << 20;
 /// A request whose body is at most this long is decided by the thread that read it.
 const INLINE_BYTES: u64 = 32 << 10;
 /// The most records of one frame.
@@ -257,6 +258,7 @@ impl Namespace {
         let (changes, batches) = batches(changes, &extras);
         let (group, ticket) = journal.append(hlc, batches)?;
         decider.next_seq = journal.next_seq();
+        self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         decider.hlc = hlc;
         decider.data_seq += u64::from(counts);
         decider.number += 1;
@@ -301,7 +303,10 @@ impl Namespace {
         let full = || {
             let own = self.tail_bytes.load(Ordering::Relaxed);
             let all = self.context.tails_bytes.load(Ordering::Relaxed);
-            own > config.tail_bytes_max || all > config.tails_bytes_max
+            let log = self.log_bytes.load(Ordering::Relaxed);
+            own > config.tail_bytes_max
+                || all > config.tails_bytes_max
+                || log > config.log_bytes_max.saturating_mul(2)
         };
         if request.disable_backpressure || !full() {
             return Ok(());
@@ -319,12 +324,15 @@ impl Namespace {
         };
         tokio::time::timeout(patience, room).await.map_err(|_| {
             Error::busy(format!(
-                "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may",
+                "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may; its log has \
+                 {} bytes, at most {} may be in it",
                 self.tail_bytes.load(Ordering::Relaxed),
                 self.name,
                 self.context.tails_bytes.load(Ordering::Relaxed),
                 config.tail_bytes_max,
-                config.tails_bytes_max
+                config.tails_bytes_max,
+                self.log_bytes.load(Ordering::Relaxed),
+                config.log_bytes_max.saturating_mul(2)
             ))
             .with_hint("send the same write again later, or in smaller batches")
         })
@@ -390,9 +398,10 @@ fn batches(mut changes: Vec<Change>, extras: &Extras) -> (Vec<Change>, Vec<Batch
     let mut bytes = 0;
     for change in &mut changes {
         let record = change.take_record();
-        let size = record_bytes(&record);
+        let size = record.encoded_bytes();
         let full = batches.last().is_some_and(|batch| {
-            !batch.records.is_empty() && (bytes + size > FRAME_BYTES || batch.records.len() >= FRAME_RECORDS)
+            let is_empty = batch.records.is_empty() && batch.schema.is_none();
+            !is_empty && (bytes + size > FRAME_BYTES || batch.records.len() >= FRAME_RECORDS)
         });
         if full {
             batches.push(Batch::default());
@@ -404,16 +413,6 @@ fn batches(mut changes: Vec<Change>, extras: &Extras) -> (Vec<Change>, Vec<Batch
         }
     }
     (changes, batches)
-}
-
-fn record_bytes(record: &Record) -> u64 {
-    match record {
-        Record::Upsert { fields, .. } => fields.iter().map(|(_, value)| 16 + value.logical_bytes()).sum(),
-        Record::Patch { changed, .. } => {
-            changed.iter().map(|(_, value)| 16 + value.as_ref().map_or(0, |value| value.logical_bytes())).sum()
-        }
-        Record::Delete { .. } => 80,
-    }
 }
 
 /// `If-Match`: a list of entity tags, or `*`.
