@@ -12,7 +12,6 @@ mod hook_disk;
 #[path = "engine/keyed_writes.rs"]
 mod keyed_writes;
 #[path = "support/node.rs"]
-#[expect(dead_code, reason = "other tests need the rest")]
 mod node;
 
 use std::collections::BTreeMap;

@@ -58,6 +58,10 @@ impl Disk for HookDisk {
         self.on("read", path).read(path)
     }
 
+    fn open(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
+        self.on("read", path).open(path)
+    }
+
     fn map(&self, path: &Path) -> io::Result<Mapping> {
         self.on("map", path).map(path)
     }
