@@ -31,6 +31,9 @@ pub struct Reload {
     pub read: Box<dyn Fn() -> Result<Config> + Send>,
 }
 
+/// After a rebuild that failed it is tried again after twice as many pauses each time, and at most so many: about ten minutes.
+const REBUILD_PAUSES_MAX: u32 = 20;
+
 /// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
 /// sealed, and the index is closed before it returns.
 pub async fn run(
@@ -128,17 +131,24 @@ fn not_listening(listen: SocketAddr, error: std::io::Error) -> Error {
 }
 
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
-/// Lets go of what is kept for a time.
+/// Lets go of what is kept for a time, and makes segments of old tails, rebuilt or not.
 async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
+    let mut pauses = 0;
     loop {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
-        if let Ok(Err(error)) = done {
-            tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
-        }
+        pauses = match done {
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
+                (pauses * 2).clamp(1, REBUILD_PAUSES_MAX)
+            }
+            _ => 0,
+        };
+        let mut waited = 0;
         loop {
             tokio::time::sleep(INDEX_PAUSE).await;
-            if !engine.is_index_trusted() {
+            waited += 1;
+            if !engine.is_index_trusted() && waited >= pauses {
                 break;
             }
             let store = sync.as_ref().and_then(|worker| worker.store_clock());

@@ -11,11 +11,12 @@ use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::node::Node;
+use super::unreadable::AllUnreadable;
 use crate::error::Result;
 use crate::format::node::NodeFile;
 use crate::meta::Meta;
 use crate::meta::tables::{Bound, Deadline, Kin};
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::model::name_patterns::NamePatterns;
 use crate::model::query::Recall;
 use crate::platform::clock::Clock;
@@ -105,8 +106,10 @@ pub struct Context {
     /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
     /// after their name is bound.
     pub unborn: Mutex<BTreeSet<Nsid>>,
-    /// Whether everything that holds objects could be read when counts were last made.
-    pub counts_whole: AtomicBool,
+    /// Incarnations with files that could not be read when counts were last made.
+    pub unreadable: Mutex<AllUnreadable>,
+    /// Names whose binding could not be read then.
+    pub names_whole: AtomicBool,
     /// Read by who commits a manifest, written by who recounts all of them.
     pub commits: RwLock<()>,
     /// Held by who changes a tag.
@@ -222,10 +225,10 @@ impl Context {
         Ok(expires_ms)
     }
 
-    /// Tombstones older than this may be dropped from an incarnation of the tree that began with `root`: its relatives need
-    /// those made since the first of them was branched off.
-    pub fn horizon(&self, root: Nsid) -> Hlc {
-        if !self.meta.is_trusted() {
+    /// Tombstones older than this may be dropped from an incarnation in `project`, of the tree that began with `root`: its relatives
+    /// need those made since the first of them was branched off.
+    pub fn horizon(&self, project: &Project, root: Nsid) -> Hlc {
+        if !self.meta.is_trusted() || self.has_unknown_kin(project) {
             // Nobody knows all relatives yet.
             return Hlc(0);
         }
@@ -254,12 +257,12 @@ impl Context {
 
     /// Whether counts may decide that an object goes.
     pub fn may_reclaim(&self) -> bool {
-        self.meta.is_trusted() && self.are_counts_whole()
+        self.meta.is_trusted()
     }
 
     /// Whether everything that holds objects could be read when counts were last made.
     pub fn are_counts_whole(&self) -> bool {
-        self.counts_whole.load(Ordering::SeqCst)
+        self.names_whole.load(Ordering::SeqCst) && self.unreadable().is_empty()
     }
 
     pub fn is_stopping(&self) -> bool {

@@ -203,26 +203,35 @@ impl Context {
         }
     }
 
-    /// The same for an error that a namespace met, where it is about stored bytes; the file is the one that the error names.
-    pub fn report_error(&self, namespace: &str, nsid: Nsid, error: &Error) {
-        if error.kind() == Kind::Corrupt {
-            self.report_unreadable(namespace, nsid, error);
+    /// The same for an error that a request met, where it is about stored bytes and names a file of this node: what a request sent
+    /// or a bucket has may be damaged, too.
+    pub fn report_error(&self, namespace: &str, error: &Error) {
+        if error.kind() != Kind::Corrupt {
+            return;
+        }
+        let is_here = |key: &str| !self.meta.is_trusted() || self.meta.references(key).is_ok_and(|count| count > 0);
+        match self.file_of(error) {
+            Some(file) if file.strip_prefix("store/").is_none_or(is_here) => {
+                self.report_damage(namespace, &file, error)
+            }
+            _ => {}
         }
     }
 
-    /// The same for any error that came of reading a namespace's files.
+    /// The same for any error that came of reading a namespace's files; where it names none it is about its manifests.
     pub fn report_unreadable(&self, namespace: &str, nsid: Nsid, error: &Error) {
-        self.report_damage(namespace, &self.file_of(nsid, error), error);
+        let file = self.file_of(error).unwrap_or_else(|| format!("local/{nsid}"));
+        self.report_damage(namespace, &file, error);
     }
 
-    /// The file that an error names, below the data directory; the directory of the namespace's manifests where it names none.
-    fn file_of(&self, nsid: Nsid, error: &Error) -> String {
+    /// The file that an error names, below the data directory.
+    fn file_of(&self, error: &Error) -> Option<String> {
         if let Some(key) = object_in(error.message()) {
-            return format!("store/{key}");
+            return Some(format!("store/{key}"));
         }
         let root = format!("{}/", self.layout.root().display());
         let path = error.message().split_once(&root).map(|(_, rest)| rest.split([':', ' ']).next().unwrap_or(rest));
-        path.map_or_else(|| format!("local/{nsid}"), str::to_owned)
+        path.map(str::to_owned)
     }
 
     /// A file is as it should be, or needed by nobody any more. It is logged when it was listed.

@@ -9,7 +9,7 @@
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
-//! - `damage` lists the files that are damaged;
+//! - `damage` lists the files that are damaged, `unreadable` says what they may hold;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
@@ -42,6 +42,7 @@ mod sweep;
 pub mod tail_terms;
 mod traffic;
 pub mod transfer;
+pub mod unreadable;
 mod unsent;
 pub mod view;
 pub mod write;
@@ -74,8 +75,8 @@ pub struct Engine {
     /// One merge of a source (the second) into a target goes on at a time, per pair.
     pairs: Mutex<HashMap<(Nsid, Nsid), Door>>,
     copies: Mutex<BTreeMap<String, CopyState>>,
-    /// Past states that were asked for last.
-    past: Mutex<VecDeque<Arc<Moment>>>,
+    /// Past states that were asked for last, and the bytes of their tails in memory.
+    past: Mutex<VecDeque<(Arc<Moment>, u64)>>,
     /// Revisions of tags that cannot be sent, since the start: what they need is damaged here.
     tags_kept: Mutex<BTreeSet<(Nsid, String, u64)>>,
     /// Held by a query that reads again what there was no room for.

@@ -20,9 +20,11 @@ use super::namespace::Namespace;
 use super::namespace::head::{Head, facts};
 use super::node::Node;
 use super::sweep::SWEEP_REFUSED;
+use super::unreadable::AllUnreadable;
 use super::{Engine, Slot, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::encode_manifest;
+use crate::format::names::parse_name;
 use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
 };
@@ -88,7 +90,8 @@ impl Engine {
             uuids: Uuids::default(),
             damages: Damages::default(),
             unborn: Mutex::new(BTreeSet::new()),
-            counts_whole: AtomicBool::new(true),
+            unreadable: Mutex::default(),
+            names_whole: AtomicBool::new(true),
             commits: RwLock::new(()),
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
@@ -155,11 +158,14 @@ impl Engine {
         self.catalog.settle_all(&*context.disk)?;
         {
             let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
-            self.put_back_from_index()?;
-            let facts = self.gather()?;
+            self.put_back_from_index();
+            let (mut facts, unreadable) = self.gather()?;
+            self.count_unreadable(&mut facts, &unreadable)?;
             let heads = facts.heads.len();
-            *context.kin() = facts.kin.iter().cloned().collect();
             context.meta.rebuild(&facts)?;
+            *context.kin() = facts.kin.iter().cloned().collect();
+            context.set_unreadable(unreadable);
+            context.names_whole.store(self.catalog.damaged().is_empty(), Ordering::SeqCst);
             if heads > 0 {
                 tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
             }
@@ -168,48 +174,60 @@ impl Engine {
     }
 
     /// Puts back newest manifests and marks of deletion that only the index has: it is about to be made anew from the files.
-    fn put_back_from_index(&self) -> Result<()> {
+    fn put_back_from_index(&self) {
         let context = &self.context;
         for (nsid, kin) in context.meta.all_kin().unwrap_or_default() {
-            if !self.catalog.is_bound(nsid) && restore::mark(context, nsid, &kin)? {
-                tracing::warn!(%nsid, "the mark of a deleted namespace is put back from the index");
+            if !self.catalog.is_bound(nsid) {
+                match restore::mark(context, nsid, &kin) {
+                    Ok(true) => {
+                        tracing::warn!(%nsid, "the mark of a deleted namespace is put back from the index");
+                    }
+                    Ok(false) => {}
+                    Err(error) => context.report_unreadable(&kin.name, nsid, &error),
+                }
             }
         }
         for (name, nsid) in self.catalog.all() {
-            let is_lost = match Head::load(context, nsid) {
-                Ok(head) => head.is_none(),
-                Err(error) => is_damage(&error),
-            };
-            if is_lost && restore::manifest(context, nsid)? {
-                tracing::warn!(namespace = %name, "the newest manifest is put back from the index");
+            if matches!(Head::load(context, nsid), Ok(Some(_))) {
+                continue;
+            }
+            match restore::manifest(context, nsid) {
+                Ok(true) => tracing::warn!(namespace = %name, "the newest manifest is put back from the index"),
+                Ok(false) => {}
+                Err(error) => context.report_unreadable(&name.to_string(), nsid, &error),
             }
         }
-        Ok(())
     }
 
-    /// Everything the index is made from, read from the files. Damaged manifests keep their objects: see `sweep`.
-    pub(super) fn gather(&self) -> Result<Facts> {
+    /// Everything the index is made from, read from the files, and the incarnations of which not everything could be read: what
+    /// those may hold beside is not counted here. Nothing may be committed meanwhile.
+    pub(super) fn gather(&self) -> Result<(Facts, AllUnreadable)> {
         let context = &self.context;
         // Who is being born is listed until its name is bound, so it is in one of the two.
-        let mut incarnations: BTreeMap<Nsid, Option<String>> =
-            context.unborn().into_iter().map(|nsid| (nsid, Some("a namespace on its way".to_owned()))).collect();
-        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, Some(name.to_string()))));
-        // Deleted ones that can be had back have files and a mark.
+        let mut incarnations: BTreeMap<Nsid, Option<NamespaceName>> =
+            context.unborn().into_iter().map(|nsid| (nsid, None)).collect();
+        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, Some(name))));
+        // Deleted ones that can be had back have files and a mark. What a damaged name is bound to may be any that is left.
+        let is_any_named = !self.catalog.damaged().is_empty();
         for entry in context.disk.list(&context.layout.local()).context(|| "list local")? {
             if let Some(nsid) = entry.name.parse().ok().map(Nsid)
                 && let Entry::Vacant(unnamed) = incarnations.entry(nsid)
-                && !matches!(read_deleted(context, nsid), Ok(None))
+                && (is_any_named || !matches!(read_deleted(context, nsid), Ok(None)))
             {
                 unnamed.insert(None);
             }
         }
         let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
-        let mut is_whole = self.catalog.damaged().is_empty();
+        let mut unreadable = AllUnreadable::new();
         for (nsid, name) in incarnations {
             match Holdings::read(context, nsid) {
                 Ok(Some(mut held)) => {
                     if name.is_some() {
                         held.deleted = None;
+                    }
+                    if let Some(missed) = held.missed.take() {
+                        unreadable
+                            .insert(nsid, self.reach_of(nsid, parse_name(&held.head.manifest.name), Some(missed)));
                     }
                     let (bytes, _) = encode_manifest(&held.head.manifest)?;
                     let kin = held.kin();
@@ -222,20 +240,27 @@ impl Engine {
                     facts.history.extend(held.past.into_iter().map(|(generation, past)| (nsid, generation, past)));
                     facts.heads.push((nsid, self::facts(&held.head.manifest, bytes)));
                 }
-                Ok(None) => {}
-                Err(error) if is_damage(&error) => {
-                    is_whole = false;
-                    let name = name.unwrap_or_else(|| nsid.to_string());
-                    context.report_unreadable(&name, nsid, &error);
+                // A name is bound after the first manifest is durable: it is lost.
+                Ok(None) if name.is_some() => {
+                    let error = Error::corrupt(format!("incarnation {nsid} has no manifest"));
+                    context.report_unreadable(
+                        &name.iter().map(ToString::to_string).collect::<String>(),
+                        nsid,
+                        &error,
+                    );
+                    unreadable.insert(nsid, self.reach_of(nsid, name, None));
                 }
-                Err(error) => return Err(error),
+                Ok(None) => {}
+                Err(error) => {
+                    let label = name.as_ref().map_or_else(|| nsid.to_string(), ToString::to_string);
+                    context.report_unreadable(&label, nsid, &error);
+                    unreadable.insert(nsid, self.reach_of(nsid, name, None));
+                }
             }
         }
-        // What a damaged manifest holds is not counted, and may be others' objects, too.
-        context.counts_whole.store(is_whole, Ordering::SeqCst);
         let node = context.node.file();
         facts.pins = node.pins.iter().map(|pin| (pin.name.clone(), pin.since_ms)).collect();
-        Ok(facts)
+        Ok((facts, unreadable))
     }
 
     /// Opens a bound incarnation. What is damaged is set apart and said.
@@ -281,7 +306,9 @@ impl Engine {
 
     /// Marks the index as whole, for who only looked.
     pub fn close_index(&self) -> Result<()> {
-        self.context.meta.close(self.context.may_reclaim() && !self.catalog.is_in_doubt())
+        // What could not be read is looked for anew by the next start: it must not take it for what nobody needs.
+        let is_whole = self.context.may_reclaim() && self.context.are_counts_whole();
+        self.context.meta.close(is_whole && !self.catalog.is_in_doubt())
     }
 
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.

@@ -125,6 +125,7 @@ impl Engine {
         let (objects, bytes) = self.context.meta.object_totals().unwrap_or_default();
         let root = self.context.layout.root();
         let held = self.held_in_parts();
+        let (past_states, past_tails_bytes) = self.past_open();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "node": node.node.to_string(),
@@ -141,6 +142,7 @@ impl Engine {
                 "renewals": held.renewals,
             },
             "tails_bytes": self.context.tails_bytes.load(Ordering::Relaxed),
+            "past_open": {"states": past_states, "tails_bytes": past_tails_bytes},
             "index_trusted": self.context.meta.is_trusted(),
             "disk_free_bytes": self.context.disk.free_bytes(root).ok(),
             "ready": self.is_ready(),
@@ -149,9 +151,7 @@ impl Engine {
 
     /// An error about stored bytes that a namespace met is listed with the file that it names.
     pub fn note_damage(&self, name: &NamespaceName, error: &Error) {
-        if let Some(nsid) = self.catalog.find(name) {
-            self.context.report_error(&name.to_string(), nsid, error);
-        }
+        self.context.report_error(&name.to_string(), error);
     }
 
     /// How many files are damaged.

@@ -51,12 +51,12 @@ impl Engine {
     /// The same; `forced`: whatever share of the store it is; `dry_run`: nothing is removed.
     pub(super) fn sweep_up(&self, forced: bool, dry_run: bool) -> Result<(u64, u64)> {
         let context = &self.context;
-        if !context.may_reclaim() || !self.catalog.damaged().is_empty() || self.catalog.is_in_doubt() {
+        if !context.may_reclaim() || self.catalog.is_in_doubt() {
             return Ok((0, 0));
         }
         // No manifest is committed meanwhile.
         let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(left) = self.leftovers()? else { return Ok((0, 0)) };
+        let left = self.leftovers()?;
         if !forced {
             left.check_share()?;
         }
@@ -79,8 +79,8 @@ impl Engine {
         Ok((left.objects.len() as u64, left.bytes))
     }
 
-    /// `None` while that cannot be known.
-    fn leftovers(&self) -> Result<Option<Leftovers>> {
+    /// What of the store nobody needs, by the counts and the files that can be read.
+    fn leftovers(&self) -> Result<Leftovers> {
         let context = &self.context;
         // What is listed first and removed last cannot belong to who came later.
         let listed = context.tier.list("")?;
@@ -89,30 +89,36 @@ impl Engine {
         let locals = context.disk.names(&context.layout.local()).context(|| "list local")?;
         let stored = incarnations_of(context)?;
         // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
-        let live = self.at_work();
+        let mut live = self.at_work();
+        // What may be that of a damaged name, and whatever of a namespace is unreadable, stays.
+        live.extend(context.unreadable().into_iter().filter(|(_, of)| !of.has_head).map(|(nsid, _)| nsid));
         let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
         // What was deleted and can be had back keeps its files like what has a name.
         bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
-        let mut heads: HashMap<Nsid, Option<u64>> = HashMap::new();
+        bound.extend(context.unreadable().into_keys());
+        let damaged = self.catalog.damaged();
+        let of_damaged_name = |nsid: Nsid| !damaged.is_empty() && !bound.contains(&nsid);
+        let mut heads: HashMap<Nsid, u64> = HashMap::new();
         for nsid in &bound {
             match Head::load(context, *nsid) {
-                Ok(head) => {
-                    heads.insert(*nsid, head.map(|head| head.manifest.replay_from));
+                Ok(Some(head)) => drop(heads.insert(*nsid, head.manifest.replay_from)),
+                // Which of its logs it needs is unknown. What it names of others is counted.
+                Ok(None) => drop(live.insert(*nsid)),
+                Err(error) => {
+                    context.report_unreadable(&nsid.to_string(), *nsid, &error);
+                    live.insert(*nsid);
                 }
-                // What a damaged manifest names is unknown, and may belong to others: everything stays until it is
-                // repaired.
-                Err(_) => return Ok(None),
             }
         }
         let mut left = Leftovers { bound: bound.len(), ..Leftovers::default() };
         for (key, bytes) in listed {
             left.store_bytes += bytes;
             let Some((nsid, rest)) = parts(&key) else { continue };
-            if live.contains(&nsid) || context.meta.references(&key)? > 0 {
+            if live.contains(&nsid) || of_damaged_name(nsid) || context.meta.references(&key)? > 0 {
                 continue;
             }
             let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
-                (Some(Some(replay_from)), Some(log)) => first_seq_of(log).is_none_or(|first| first >= *replay_from),
+                (Some(replay_from), Some(log)) => first_seq_of(log).is_none_or(|first| first >= *replay_from),
                 _ => false,
             };
             if !needed {
@@ -120,7 +126,7 @@ impl Engine {
                 left.objects.push(key);
             }
         }
-        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid);
+        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid) && !of_damaged_name(*nsid);
         let of_nobody =
             |name: &str| name.get(..36).and_then(|text| text.parse().ok()).map(Nsid).as_ref().is_some_and(gone);
         left.logs = logs.iter().filter(|name| of_nobody(name)).map(|name| log_dir.join(name)).collect();
@@ -129,7 +135,7 @@ impl Engine {
         for nsid in &left.incarnations {
             left.with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
         }
-        Ok(Some(left))
+        Ok(left)
     }
 
     /// Incarnations that are writing objects right now, or have no name yet: their new objects are not referenced yet.

@@ -312,6 +312,13 @@ impl Meta {
         })
     }
 
+    /// Whether references were ever counted from the files into this index: then no count is below the truth, trusted or not.
+    pub fn was_counted(&self) -> Result<bool> {
+        self.read(|transaction| {
+            Ok(transaction.open_table(STATE)?.get(tables::COUNTED)?.is_some_and(|counted| counted.value() == 1))
+        })
+    }
+
     /// How many objects of how many bytes the catalogue has.
     pub fn object_totals(&self) -> Result<(u64, u64)> {
         self.read(|transaction| {
@@ -362,6 +369,7 @@ impl Meta {
                     kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
                 }
             }
+            transaction.open_table(STATE)?.insert(tables::COUNTED, 1)?;
             facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, head))
         })?;
         self.trusted.store(true, Ordering::SeqCst);

@@ -43,15 +43,15 @@ impl Meta {
         })
     }
 
-    /// Every manifest of the past: when it was replaced, whose it is, its generation, the bytes that it alone keeps.
-    pub fn whole_history(&self) -> Result<Vec<(u64, Nsid, u64, u64)>> {
+    /// Every manifest of the past: when it was replaced as its commit says it, whose it is, its generation, and what is known of it.
+    pub fn whole_history(&self) -> Result<Vec<(u64, Nsid, u64, Past)>> {
         self.read(|transaction| {
             let mut found = Vec::new();
             for row in transaction.open_table(HISTORY)?.iter()? {
                 let (key, past) = row?;
                 let (id, generation) = key.value();
                 let Some(past) = Past::decode(past.value()) else { continue };
-                found.push((past.replaced_ms, Nsid(Uuid::from_bytes(*id)), generation, past.bytes));
+                found.push((past.replaced_ms, Nsid(Uuid::from_bytes(*id)), generation, past));
             }
             Ok(found)
         })

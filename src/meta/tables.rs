@@ -37,6 +37,8 @@ pub const CLEAN: &str = "clean";
 /// In [`STATE`]: what the wall clock showed last, and the sum of its jumps, as 64 bits in two's complement.
 pub const WALL: &str = "wall";
 pub const JUMPS: &str = "jumps";
+/// In [`STATE`]: 1 once references were counted from the files: no count is below the truth since.
+pub const COUNTED: &str = "counted";
 
 /// What a name means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Past {
     pub documents: u64,
     /// Bytes of the objects that it names and the manifest after it does not.
     pub bytes: u64,
+    /// Of its file.
+    pub manifest_bytes: u64,
 }
 
 /// What is known of an incarnation beside its newest manifest.
@@ -110,7 +114,13 @@ impl Past {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(past, _)| past)
+        let decoded = bincode::decode_from_slice(bytes, bincode::config::standard());
+        // An index of before has no size of the file in it.
+        let decoded = decoded.or_else(|_| {
+            let bytes = [bytes, &[0]].concat();
+            bincode::decode_from_slice(&bytes, bincode::config::standard())
+        });
+        decoded.ok().map(|(past, _)| past)
     }
 }
 

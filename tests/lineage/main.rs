@@ -4,6 +4,7 @@
 
 mod branches;
 mod clocks;
+mod damaged;
 mod deleted;
 mod many;
 mod node;

@@ -3,9 +3,11 @@
 use std::io::ErrorKind;
 
 use serde_json::json;
+use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::lineage::BranchRequest;
 use shoal::error::Kind;
 use shoal::model::as_of::AsOf;
+use shoal::platform::disk::Disk as _;
 use shoal::platform::memory_disk::{Mishap, MishapKind};
 
 use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, branch, name, objects, put, write};
@@ -251,4 +253,169 @@ async fn a_merge_of_segments_whose_namespace_is_deleted_meanwhile_leaves_nothing
     deleted.unwrap();
     assert!(merged.is_ok() || merged.is_err_and(|error| error.kind() == Kind::NotFound));
     assert_eq!(objects(&node), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn past_states_that_are_kept_open_take_a_share_of_what_tails_may_take() {
+    let mut node = Node::new(9);
+    node.config.tails_bytes_max = 4 << 20;
+    node.config.tail_bytes_max = 4 << 20;
+    let engine = node.open();
+    let mut expected = Vec::new();
+    for tag in 0..8 {
+        put(&engine, "main", 0..600, tag).await;
+        engine.tag(&name("main"), &format!("t{tag}"), None).await.unwrap();
+        expected.push(all(&engine, "main"));
+        engine.checkpoint(&name("main")).await.unwrap();
+    }
+    let open = || {
+        let status = engine.node_status();
+        let figure = |key: &str| status["past_open"][key].as_u64().unwrap();
+        (figure("states"), figure("tails_bytes"))
+    };
+    let mut most = 0;
+    for (tag, expected) in expected.iter().enumerate() {
+        assert_eq!(at(&engine, "main", AsOf::Tag(format!("t{tag}"))).unwrap(), *expected);
+        let (states, bytes) = open();
+        assert!(states >= 1 && bytes <= (1 << 20) || states == 1, "{states} states take {bytes} bytes");
+        most = most.max(states);
+    }
+    assert!(most > 1 && open().0 < 8, "{most} {:?}", open());
+    // One that takes more by itself is kept for who asks again.
+    put(&engine, "main", 0..9_000, 9).await;
+    engine.tag(&name("main"), "large", None).await.unwrap();
+    engine.checkpoint(&name("main")).await.unwrap();
+    at(&engine, "main", AsOf::Tag("large".into())).unwrap();
+    assert!(open().0 == 1 && open().1 > 1 << 20, "{:?}", open());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_of_one_namespace_does_not_take_the_past_of_another() {
+    let mut node = Node::new(10);
+    node.disk.leave_free(Some(4 << 20));
+    node.config.retention_disk_percent = 2;
+    let engine = node.open();
+    let mut states = Vec::new();
+    for round in 0..11u64 {
+        put(&engine, "small", [round], round).await;
+        engine.checkpoint(&name("small")).await.unwrap();
+        node.clock.advance(HOUR_MS);
+        states.push((engine.history(&name("small")).unwrap()[0].generation, all(&engine, "small")));
+    }
+    for round in 0..20 {
+        put(&engine, "large", 0..1_000, round).await;
+        engine.compact(&name("large")).await.unwrap();
+        node.clock.advance(HOUR_MS);
+        engine.tend().await.unwrap();
+    }
+    for (generation, expected) in states {
+        assert_eq!(at(&engine, "small", AsOf::Generation(generation)).unwrap(), expected, "generation {generation}");
+    }
+    let large = engine.history(&name("large")).unwrap();
+    let kept: u64 = large.iter().map(|state| state.kept_bytes).sum();
+    assert!(large.last().unwrap().generation > 0 && kept < 100 << 10, "{kept} {large:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_of_labels_leave_one_state_and_as_of_answers_in_between() {
+    let node = Node::new(11);
+    let engine = node.open();
+    put(&engine, "main", 0..5, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    let first = all(&engine, "main");
+    node.clock.advance(HOUR_MS);
+    let between = shoal::platform::clock::Clock::now_millis(&*node.clock);
+    for n in 0..30 {
+        engine.set_labels(&name("main"), [("n".to_owned(), n.to_string())].into()).await.unwrap();
+        node.clock.advance(1_000);
+    }
+    put(&engine, "main", 5..9, 2).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    assert!(engine.history(&name("main")).unwrap().len() > 30);
+    engine.tend().await.unwrap();
+    let history = engine.history(&name("main")).unwrap();
+    // The empty namespace, the first documents, and the newest state.
+    assert!(history.len() <= 3, "{history:?}");
+    for at_ms in [between, between + 7_500, between + 29_500] {
+        assert_eq!(at(&engine, "main", AsOf::Instant(at_ms)).unwrap(), first, "{}", at_ms - between);
+    }
+    assert_eq!(engine.status(&name("main")).unwrap()["labels"]["n"], "29");
+    // It is due for its age only when what it says was replaced long ago.
+    node.clock.advance(7 * DAY_MS - HOUR_MS / 2);
+    engine.tend().await.unwrap();
+    assert_eq!(at(&engine, "main", AsOf::Instant(between + 29_500)).unwrap(), first);
+    assert!(engine.check(4).unwrap().is_whole());
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+    let engine = node.cut_power(engine);
+    assert_eq!(at(&engine, "main", AsOf::Instant(between + 29_500)).unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn manifests_of_past_states_count_and_a_status_does_not_read_them() {
+    let mut node = Node::new(12);
+    node.disk.leave_free(Some(8 << 20));
+    (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+    let engine = node.open();
+    let reads = |engine: &shoal::engine::Engine| {
+        let before = node.disk.operations();
+        let status = engine.status(&name("main")).unwrap();
+        (node.disk.operations() - before, status)
+    };
+    put(&engine, "main", 0..5, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    let (few, _) = reads(&engine);
+    for n in 0..60u64 {
+        put(&engine, "main", [n], n).await;
+        engine.checkpoint(&name("main")).await.unwrap();
+    }
+    let (many, status) = reads(&engine);
+    assert_eq!(few, many, "operations of a status with 2 and with 61 past states");
+    let of_manifests: u64 = {
+        let nsid = status["nsid"].as_str().unwrap();
+        let entries = node.disk.list(std::path::Path::new(&format!("/data/local/{nsid}"))).unwrap();
+        entries.iter().filter(|entry| entry.name.ends_with(".json")).map(|entry| entry.len).sum()
+    };
+    let kept = status["reclaimable_bytes"].as_u64().unwrap() + status["own_bytes"].as_u64().unwrap();
+    assert!(kept >= of_manifests, "{kept} of {of_manifests}");
+    // They are bounded by the share of the disk like everything of the past.
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    node.config.retention_disk_percent = 1;
+    let engine = node.open();
+    engine.tend().await.unwrap();
+    let left = engine.status(&name("main")).unwrap()["reclaimable_bytes"].as_u64().unwrap();
+    assert!(left <= (8 << 20) / 100, "{left}");
+    assert!(engine.history(&name("main")).unwrap().len() < 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_namespace_that_is_deleted_while_it_is_written_leaves_the_index_as_it_is() {
+    let node = Node::new(13);
+    let engine = node.open();
+    for round in 0..40u64 {
+        put(&engine, "main", 0..2, 0).await;
+        let writers: Vec<_> = (0..4u64)
+            .map(|writer| {
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    for n in 0..50u64 {
+                        let body =
+                            json!({"upsert_rows": [{"id": writer * 100 + n, "n": n}], "create_namespace": false});
+                        let WriteBody::Write(request) = parse_write(body).unwrap() else {
+                            panic!("expected a write")
+                        };
+                        if engine.write(&name("main"), *request).await.is_err() {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        engine.delete(&name("main")).await.unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert!(engine.is_index_trusted(), "round {round}");
+    }
 }

@@ -297,7 +297,7 @@ impl Engine {
 
     /// No count may be below what the files say. Nothing may be committed meanwhile.
     fn check_counts(&self, report: &mut Report) -> Result<()> {
-        let facts = self.gather()?;
+        let (facts, _) = self.gather()?;
         let stored = self.context.meta.all_references()?;
         for (key, count) in &facts.references {
             let found = stored.get(key).copied().unwrap_or(0);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::dates::was_there;
 use super::gone;
-use super::holdings::{Holdings, read_manifest, read_tags};
+use super::holdings::{beside_the_chain, read_manifest, read_tags};
 use crate::engine::Engine;
-use crate::engine::namespace::head::objects;
+use crate::engine::namespace::head::{Head, objects};
 use crate::engine::namespace::{Moment, Namespace};
 use crate::engine::view::View;
 use crate::error::{Error, Result};
@@ -17,6 +17,8 @@ use uuid::Uuid;
 
 /// Past states that are kept open for who asks again.
 const OPEN_MAX: usize = 8;
+/// The tails of all that are kept open take no more memory than this share of what all tails may take, but for the last one.
+const OPEN_TAILS_SHARE: u64 = 4;
 
 /// One state of a namespace that can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,18 +29,18 @@ pub struct PastState {
     pub data_seq: u64,
     /// In segments; those of logs that were not in a segment yet come on top.
     pub documents: u64,
-    /// Bytes that are kept for this state alone; 0 for the newest one.
+    /// Bytes that are kept for this state alone, its manifest included; 0 for the newest one.
     pub kept_bytes: u64,
 }
 
 /// Bytes of the objects that a namespace needs, by who else needs them, and how far back its past reaches.
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct Kept {
-    /// Of objects that the newest state has for itself.
+    /// Of objects that the newest state has for itself, and of its manifest.
     pub own_bytes: u64,
     /// Of objects that other namespaces have, too.
     pub shared_bytes: u64,
-    /// Of objects that only past states have.
+    /// Of objects that only past states have, and of their manifests.
     pub past_bytes: u64,
     pub states: u64,
     pub oldest_generation: u64,
@@ -65,7 +67,7 @@ impl Engine {
                 committed_ms: past.committed_ms,
                 data_seq: past.data_seq,
                 documents: past.documents,
-                kept_bytes: past.bytes,
+                kept_bytes: past.bytes + past.manifest_bytes,
             });
         }
         Ok(states)
@@ -80,12 +82,15 @@ impl Engine {
             states: past.len() as u64 + 1,
             oldest_generation: past.first().map_or(head.generation, |(generation, _)| *generation),
             oldest_ms: past.first().map_or(head.committed_ms, |(_, past)| past.committed_ms),
-            past_bytes: past.iter().map(|(_, past)| past.bytes).sum(),
+            past_bytes: past.iter().map(|(_, past)| past.bytes + past.manifest_bytes).sum(),
             ..Kept::default()
         };
-        if let Some(held) = Holdings::read(context, namespace.nsid)? {
-            for object in objects(&held.head.manifest) {
-                let own = held.keys.get(&object.key).copied().unwrap_or_default();
+        // Read are the newest state, tags and bases of merges: past states cost the same however many there are.
+        if let Some(head) = Head::load(context, namespace.nsid)? {
+            let beside = beside_the_chain(context, &head)?;
+            kept.own_bytes = head.bytes;
+            for object in objects(&head.manifest) {
+                let own = 1 + beside.get(&object.key).copied().unwrap_or_default();
                 let is_shared = context.meta.references(&object.key)? > own;
                 *(if is_shared { &mut kept.shared_bytes } else { &mut kept.own_bytes }) += object.bytes;
             }
@@ -117,7 +122,7 @@ impl Engine {
 
     fn past_moment(&self, namespace: &Namespace, as_of: &AsOf) -> Result<Arc<Moment>> {
         let manifest = self.past_manifest(namespace, as_of)?;
-        let is_it = |known: &Arc<Moment>| {
+        let is_it = |(known, _): &(Arc<Moment>, u64)| {
             let known = &known.manifest;
             (known.nsid, known.commit_id, known.data_seq) == (manifest.nsid, manifest.commit_id, manifest.data_seq)
         };
@@ -125,18 +130,27 @@ impl Engine {
         {
             let mut open = open();
             let found = open.iter().position(is_it).and_then(|at| open.remove(at));
-            if let Some(moment) = found {
-                open.push_back(moment.clone());
+            if let Some((moment, bytes)) = found {
+                open.push_back((moment.clone(), bytes));
                 return Ok(moment);
             }
         }
-        let moment = Arc::new(namespace.past(manifest)?);
+        let (moment, bytes) = namespace.past_and_tail(manifest)?;
+        let moment = Arc::new(moment);
         let mut open = open();
-        if open.len() >= OPEN_MAX {
-            open.pop_front();
+        open.push_back((moment.clone(), bytes));
+        let bytes_max = self.context.config.tails_bytes_max / OPEN_TAILS_SHARE;
+        let mut taken: u64 = open.iter().map(|(_, bytes)| bytes).sum();
+        while open.len() > OPEN_MAX || taken > bytes_max && open.len() > 1 {
+            taken -= open.pop_front().map_or(0, |(_, bytes)| bytes);
         }
-        open.push_back(moment.clone());
         Ok(moment)
+    }
+
+    /// How many past states are kept open for who asks again, and the memory that their tails take.
+    pub(in crate::engine) fn past_open(&self) -> (usize, u64) {
+        let open = self.past.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (open.len(), open.iter().map(|(_, bytes)| bytes).sum())
     }
 
     /// The manifest of a past state.

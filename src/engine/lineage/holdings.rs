@@ -26,48 +26,83 @@ pub struct Holdings {
     /// Its manifests of the past, oldest first.
     pub past: Vec<(u64, Past)>,
     pub deleted: Option<DeletedFile>,
+    /// Past states, tags or bases of merges could not be read; the sources of such bases.
+    pub missed: Option<Vec<Nsid>>,
 }
 
 impl Holdings {
-    /// Reads everything of an incarnation; `None` when it never came to be. Past manifests and tags that are damaged are said
-    /// and left out: nobody can ask for them.
+    /// Reads everything of an incarnation; `None` when it never came to be. Past manifests, tags and bases that cannot be read are
+    /// reported and left out: nobody can ask for them until they are back.
     pub fn read(context: &Context, nsid: Nsid) -> Result<Option<Holdings>> {
         let Some(head) = Head::load(context, nsid)? else { return Ok(None) };
-        let mut found = Holdings { head, keys: BTreeMap::new(), past: Vec::new(), deleted: None };
-        let mut before: Option<Manifest> = None;
+        let mut found = Holdings::of(head);
+        let head_ms = found.head.manifest.committed_ms;
+        let mut before: Option<(Manifest, u64)> = None;
+        let mut unread = Vec::new();
         for generation in generations(context, nsid)? {
             if generation >= found.head.manifest.generation {
                 break;
             }
-            match read_manifest(context, nsid, generation) {
-                Ok(manifest) => found.follow(&mut before, manifest),
-                Err(error) => found.miss(context, &error),
+            match read_stored(context, nsid, generation) {
+                Ok(stored) => found.follow(&mut before, stored),
+                Err(error) if error.code() == super::GONE => {}
+                Err(error) => {
+                    found.miss(context, None, &error);
+                    let past = unread_past(context, nsid, generation, before.as_ref().map(|(before, _)| before));
+                    unread.push((generation, past));
+                }
             }
         }
-        found.follow(&mut before, found.head.manifest.clone());
-        for tag in read_tags(context, nsid)? {
-            match tag {
-                Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| found.hold(key)),
-                Err(error) => found.miss(context, &error),
-            }
+        found.follow(&mut before, (found.head.manifest.clone(), found.head.bytes));
+        for (generation, mut past) in unread {
+            // Whatever came next replaced it at the latest.
+            let next = found.past.iter().find(|(later, _)| *later > generation);
+            past.replaced_ms = past.replaced_ms.min(next.map_or(head_ms, |(_, next)| next.committed_ms));
+            found.past.push((generation, past));
         }
-        for (_, base) in kept_by(context, nsid)? {
-            match base {
-                Ok(base) => keys(&base).into_iter().for_each(|key| found.hold(key)),
-                Err(error) => found.miss(context, &error),
-            }
+        found.past.sort_by_key(|(generation, _)| *generation);
+        found.add_beside(context)?;
+        match read_deleted(context, nsid) {
+            Ok(deleted) => found.deleted = deleted,
+            Err(error) => found.miss(context, None, &error),
         }
-        for key in own_logs(context, &found.head.manifest)? {
-            found.hold(key);
-        }
-        found.deleted = read_deleted(context, nsid)?;
         Ok(Some(found))
     }
 
-    /// A past state, a tag or a base cannot be read: it cannot be asked for until it is back.
-    fn miss(&self, context: &Context, error: &Error) {
+    fn of(head: Head) -> Self {
+        Holdings { head, keys: BTreeMap::new(), past: Vec::new(), deleted: None, missed: None }
+    }
+
+    /// A past state, a tag or a base, with its source, cannot be read: it cannot be asked for until it is back.
+    fn miss(&mut self, context: &Context, source: Option<Nsid>, error: &Error) {
+        // Retention has just let go of it.
+        if error.code() == super::GONE {
+            return;
+        }
+        self.missed.get_or_insert_default().extend(source);
         let manifest = &self.head.manifest;
         context.report_unreadable(&manifest.name, manifest.nsid, error);
+    }
+
+    /// Counts what an incarnation holds beside its chain of manifests, where that can be read: what tags and bases name, and its logs.
+    fn add_beside(&mut self, context: &Context) -> Result<()> {
+        let nsid = self.head.manifest.nsid;
+        for tag in read_tags(context, nsid)? {
+            match tag {
+                Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| self.hold(key)),
+                Err(error) => self.miss(context, None, &error),
+            }
+        }
+        for (source, base) in kept_by(context, nsid)? {
+            match base {
+                Ok(base) => keys(&base).into_iter().for_each(|key| self.hold(key)),
+                Err(error) => self.miss(context, Some(source), &error),
+            }
+        }
+        for key in own_logs(context, &self.head.manifest)? {
+            self.hold(key);
+        }
+        Ok(())
     }
 
     fn hold(&mut self, key: String) {
@@ -75,14 +110,15 @@ impl Holdings {
     }
 
     /// Takes the next manifest of the chain.
-    fn follow(&mut self, before: &mut Option<Manifest>, manifest: Manifest) {
-        let earlier: BTreeSet<String> = before.as_ref().map(key_set).unwrap_or_default();
+    fn follow(&mut self, before: &mut Option<(Manifest, u64)>, (manifest, bytes): (Manifest, u64)) {
+        let earlier: BTreeSet<String> = before.as_ref().map(|(before, _)| key_set(before)).unwrap_or_default();
         for key in key_set(&manifest).difference(&earlier) {
             self.hold(key.clone());
         }
-        if let Some(before) = before.replace(manifest.clone()) {
-            self.past.push((before.generation, past(&before, &manifest)));
+        if let Some((before, length)) = before.take() {
+            self.past.push((before.generation, past(&before, length, &manifest)));
         }
+        *before = Some((manifest, bytes));
     }
 
     /// Each object as often as it is held.
@@ -94,6 +130,13 @@ impl Holdings {
     pub fn kin(&self) -> Kin {
         kin(&self.head.manifest, self.deleted.as_ref())
     }
+}
+
+/// How often an incarnation holds each object beside its chain of manifests.
+pub(super) fn beside_the_chain(context: &Context, head: &Head) -> Result<BTreeMap<String, u64>> {
+    let mut found = Holdings::of(head.clone());
+    found.add_beside(context)?;
+    Ok(found.keys)
 }
 
 pub fn kin(manifest: &Manifest, deleted: Option<&DeletedFile>) -> Kin {
@@ -116,8 +159,8 @@ fn bytes_of(manifest: &Manifest) -> u64 {
     objects(manifest).iter().map(|object| object.bytes).sum()
 }
 
-/// What the index remembers of a manifest that `next` replaced.
-pub fn past(manifest: &Manifest, next: &Manifest) -> Past {
+/// What the index remembers of a manifest, of so many bytes, that `next` replaced.
+pub fn past(manifest: &Manifest, manifest_bytes: u64, next: &Manifest) -> Past {
     let kept = key_set(next);
     let live =
         manifest.segments.iter().map(|s| u64::from(s.rows) - s.deletions.as_ref().map_or(0, |d| u64::from(d.rows)));
@@ -128,7 +171,22 @@ pub fn past(manifest: &Manifest, next: &Manifest) -> Past {
         data_seq: manifest.data_seq,
         documents: live.sum(),
         bytes: objects(manifest).iter().filter(|object| !kept.contains(&object.key)).map(|object| object.bytes).sum(),
+        manifest_bytes,
     }
+}
+
+/// What is known of a past manifest that cannot be read: by the index, else that it may have been committed right after the one
+/// before it. So who asks for a time at which it may have been the newest is told that it is damaged, and is not given another state.
+fn unread_past(context: &Context, nsid: Nsid, generation: u64, before: Option<&Manifest>) -> Past {
+    let known = context.meta.history(nsid).unwrap_or_default();
+    let known = known.into_iter().find(|(known, _)| *known == generation).map(|(_, past)| past);
+    known.unwrap_or_else(|| Past {
+        committed_ms: before.map_or(0, |before| before.committed_ms),
+        replaced_ms: u64::MAX,
+        // Nobody says the same.
+        data_seq: u64::MAX - generation,
+        ..Past::default()
+    })
 }
 
 /// The objects that letting go of a manifest releases: it lies between `before`, when that is retained, and `after`.
@@ -153,6 +211,11 @@ pub fn generations(context: &Context, nsid: Nsid) -> Result<Vec<u64>> {
 
 /// A manifest of an incarnation's chain. `NotFound` with code `gone` when it is there no more.
 pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<Manifest> {
+    read_stored(context, nsid, generation).map(|(manifest, _)| manifest)
+}
+
+/// The same, with the length of its file.
+pub fn read_stored(context: &Context, nsid: Nsid, generation: u64) -> Result<(Manifest, u64)> {
     let path = context.layout.manifest(nsid, generation);
     let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
     let bytes = bytes.ok_or_else(|| super::gone(format!("generation {generation} is not kept any more")))?;
@@ -165,7 +228,7 @@ pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<M
             manifest.nsid
         )));
     }
-    Ok(manifest)
+    Ok((manifest, bytes.len() as u64))
 }
 
 /// The newest revision of every tag of an incarnation, deleted ones included.

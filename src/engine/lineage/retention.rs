@@ -1,14 +1,15 @@
 //! Lets go of what is kept for a time only: past states, deleted namespaces, branches that expire.
 //!
 //! A state may be asked for until it was replaced `retention_ms` ago, and while all past states together keep no more than a
-//! share of the disk; the oldest go first. The first state of a branch stays for as long as the branch does: merges compare
+//! share of the disk; `due` says which go. The first state of a branch stays for as long as the branch does: merges compare
 //! with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
 use super::dates::date_replacements;
-use super::holdings::{Holdings, generations, read_manifest, released_between};
+use super::due::{Kept, WHOLE, choose};
+use super::holdings::{Holdings, generations, past, read_stored, released_between};
 use crate::engine::Engine;
 use crate::engine::context::Context;
 use crate::engine::namespace::head::{Head, reclaim};
@@ -19,12 +20,6 @@ use crate::format::names::parse_name;
 use crate::model::ids::{Nsid, Project};
 use crate::platform::clock::UNSET_BEFORE_MS;
 use crate::platform::wall::{JUMP_MS, StoreClock};
-
-/// Stands for a whole deleted incarnation among generations.
-const WHOLE: u64 = u64::MAX;
-
-/// The most past states of one namespace.
-pub const GENERATIONS_MAX: usize = 1_024;
 
 impl Engine {
     /// Does everything that is due: tails flushed, and let go of what was kept for a time. For a task that runs now and then.
@@ -89,45 +84,52 @@ impl Engine {
         }
     }
 
-    /// Lets go of past states and deleted namespaces: the old ones, and the oldest while they take too much.
+    /// Lets go of past states and deleted namespaces that are due. What one namespace does not let go of is no concern of the others:
+    /// the first error is given when all had their turn.
     fn drop_past(&self, now: Option<u64>) -> Result<()> {
         let context = &self.context;
-        let mut all = context.meta.whole_history()?;
-        date_replacements(&mut all, now.unwrap_or_else(|| context.clock.now_millis()));
+        let mut all: BTreeMap<Nsid, Vec<Kept>> = BTreeMap::new();
+        let mut history = context.meta.whole_history()?;
+        date_replacements(&mut history, now.unwrap_or_else(|| context.clock.now_millis()));
         {
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
             let is_fork =
                 |nsid: &Nsid| kin.get(nsid).is_some_and(|kin| kin.lineage.is_some() && kin.deleted_ms.is_none());
-            all.retain(|(_, nsid, generation, _)| *generation != 0 || !is_fork(nsid));
-            all.extend(kin.iter().filter_map(|(nsid, kin)| Some((kin.deleted_ms?, *nsid, WHOLE, kin.bytes))));
-        }
-        all.sort_unstable();
-        let mut kept: u64 = all.iter().map(|(.., bytes)| bytes).sum();
-        let budget = self.retention_bytes_max();
-        let mut per_namespace: BTreeMap<Nsid, usize> = BTreeMap::new();
-        for (_, nsid, ..) in &all {
-            *per_namespace.entry(*nsid).or_default() += 1;
-        }
-        let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
-        for (replaced_ms, nsid, generation, bytes) in all {
-            let count = per_namespace.entry(nsid).or_default();
-            let is_old = now.is_some_and(|now| now.saturating_sub(replaced_ms) >= context.config.retention_ms);
-            if is_old || kept > budget || *count > GENERATIONS_MAX {
-                kept = kept.saturating_sub(bytes);
-                *count -= 1;
-                due.entry(nsid).or_default().insert(generation);
+            for (replaced_ms, nsid, generation, past) in history {
+                all.entry(nsid).or_default().push(Kept {
+                    generation,
+                    replaced_ms,
+                    data_seq: past.data_seq,
+                    object_bytes: past.bytes,
+                    manifest_bytes: past.manifest_bytes,
+                    is_fork: generation == 0 && is_fork(&nsid),
+                });
+            }
+            for (nsid, kin) in kin.iter() {
+                let whole = kin.deleted_ms.map(|deleted_ms| Kept {
+                    generation: WHOLE,
+                    replaced_ms: deleted_ms,
+                    object_bytes: kin.bytes,
+                    ..Kept::default()
+                });
+                if let Some(whole) = whole {
+                    all.entry(*nsid).or_default().push(whole);
+                }
             }
         }
-        for (nsid, generations) in due {
+        let old = now.and_then(|now| now.checked_sub(context.config.retention_ms));
+        let mut failed = None;
+        for (nsid, generations) in choose(&all, old, self.retention_bytes_max()) {
             if generations.contains(&WHOLE) {
                 self.discard_deleted(nsid);
                 continue;
             }
-            let dropped = drop_generations(context, nsid, &generations);
-            dropped.context(|| format!("let go of past states of {nsid}"))?;
+            if let Err(error) = drop_generations(context, nsid, &generations) {
+                failed.get_or_insert(error.context(format!("let go of past states of {nsid}")));
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// How many bytes past states may keep: a share of what the store has and could have.
@@ -158,6 +160,9 @@ impl Engine {
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
+        if context.unreadable().contains_key(&nsid) {
+            context.meta.distrust("a namespace with files that could not be read is gone");
+        }
         match free {
             Ok(free) => reclaim(context, &free),
             Err(error) => {
@@ -172,32 +177,63 @@ impl Engine {
 }
 
 /// Lets go of some past generations of one incarnation, oldest first. The manifests go durably before anything they held.
+///
+/// What a manifest that cannot be read held is unknown: nothing is released where one of them is next to what goes, so counts are
+/// too high then, until it is back or gone itself and all is counted anew.
 pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> Result<()> {
     let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
     let Some(head) = Head::load(context, nsid)? else { return Ok(()) };
-    let mut before: Option<Manifest> = None;
-    let mut current: Option<Manifest> = None;
-    let (mut gone, mut released) = (Vec::new(), Vec::new());
+    let newest = head.manifest.generation;
     let mut all = generations(context, nsid)?;
-    all.retain(|generation| *generation <= head.manifest.generation);
-    for (at, generation) in all.iter().enumerate() {
-        // Read are those that go, and their neighbours.
-        let beside = |at: Option<usize>| at.and_then(|at| all.get(at)).is_some_and(|near| due.contains(near));
-        let next = match due.contains(generation) || beside(at.checked_sub(1)) || beside(at.checked_add(1)) {
-            true => Some(read_manifest(context, nsid, *generation)?),
-            false => None,
-        };
-        if let Some(manifest) = current.take() {
-            let is_fork = manifest.generation == 0 && manifest.lineage.is_some();
-            match &next {
-                Some(next) if due.contains(&manifest.generation) && !is_fork => {
-                    released.extend(released_between(before.as_ref(), &manifest, next));
-                    gone.push(manifest.generation);
-                }
-                _ => before = Some(manifest),
-            }
+    all.retain(|generation| *generation <= newest);
+    all.sort_unstable();
+    let goes = |generation: u64| {
+        let is_fork = generation == 0 && head.manifest.lineage.is_some();
+        due.contains(&generation) && generation < newest && !is_fork
+    };
+    let read = |generation| match read_stored(context, nsid, generation) {
+        Ok(stored) => Some(stored),
+        Err(error) => {
+            context.report_unreadable(&head.manifest.name, nsid, &error);
+            None
         }
-        current = next;
+    };
+    let mut gone = Vec::new();
+    let (mut released, mut followed) = (Vec::new(), Vec::new());
+    let (mut is_unread_gone, mut is_unread_beside) = (false, false);
+    // The last one that stays and the next one, read where what goes is between them or beside.
+    let mut before: Option<(u64, Option<(Manifest, u64)>)> = None;
+    let mut ahead: Option<Option<(Manifest, u64)>> = None;
+    for (at, generation) in all.iter().copied().enumerate() {
+        let next = all.get(at + 1).copied();
+        let was_run = ahead.is_some();
+        if goes(generation)
+            && let Some(next) = next
+        {
+            let stored = ahead.take().unwrap_or_else(|| read(generation));
+            let after = read(next);
+            match (&before, &stored, &after) {
+                (None, Some((gone, _)), Some((after, _))) => released.extend(released_between(None, gone, after)),
+                (Some((_, Some((before, _)))), Some((gone, _)), Some((after, _))) => {
+                    released.extend(released_between(Some(before), gone, after));
+                }
+                _ => is_unread_beside = true,
+            }
+            is_unread_gone |= stored.is_none();
+            gone.push(generation);
+            ahead = Some(after);
+        } else if was_run || next.is_some_and(goes) {
+            let stored = ahead.take().unwrap_or_else(|| read(generation));
+            if was_run
+                && let Some((known, Some((before, bytes)))) = &before
+                && let Some((next, _)) = &stored
+            {
+                followed.push((*known, past(before, *bytes, next)));
+            }
+            before = Some((generation, stored));
+        } else {
+            before = None;
+        }
     }
     if gone.is_empty() {
         return Ok(());
@@ -210,5 +246,17 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
     context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
     let free = context.meta.forget(nsid, &gone, &released)?;
     reclaim(context, &free);
+    for (generation, past) in followed {
+        context.meta.remember(nsid, generation, &past)?;
+    }
+    for generation in gone.iter().filter(|_| is_unread_gone) {
+        let path = context.layout.manifest(nsid, *generation);
+        context.healed(&path.strip_prefix(context.layout.root()).unwrap_or(&path).display().to_string());
+    }
+    if is_unread_gone {
+        context.meta.distrust("a past state that could not be read is let go of");
+    } else if is_unread_beside {
+        context.note_unreadable(nsid, parse_name(&head.manifest.name).map(|name| name.project).as_ref());
+    }
     Ok(())
 }

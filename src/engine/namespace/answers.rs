@@ -240,7 +240,7 @@ impl Namespace {
     /// Reads a file; damage is listed.
     fn read_answers(&self, file: &AnswersFile) -> Result<Vec<Answer>> {
         let read = file.read(&self.context, self.nsid);
-        read.inspect_err(|error| self.context.report_error(&self.name.to_string(), self.nsid, error))
+        read.inspect_err(|error| self.context.report_error(&self.name.to_string(), error))
     }
 
     /// The files that count, oldest first.

@@ -130,7 +130,7 @@ impl Namespace {
                     tracing::debug!(namespace = %namespace.name, %error, "merge is given up");
                 }
                 Err(error) => {
-                    namespace.context.report_error(&namespace.name.to_string(), namespace.nsid, &error);
+                    namespace.context.report_error(&namespace.name.to_string(), &error);
                     tracing::warn!(namespace = %namespace.name, %error, "merge failed, it is tried again");
                 }
             }
@@ -230,7 +230,7 @@ impl Namespace {
         let now = context.clock.now_millis();
         let segment_id = context.random.uuid_v7(now);
         let key = segment_key(&self.name.project, self.nsid, segment_id);
-        let due = context.horizon(self.root());
+        let due = context.horizon(&self.name.project, self.root());
         let sources: Vec<Input> =
             inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
         let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;

@@ -25,6 +25,8 @@ const COMMITS_MEANWHILE_MAX: u32 = 16;
 pub struct Head {
     pub manifest: Manifest,
     pub crc32c: u32,
+    /// Of its file.
+    pub bytes: u64,
 }
 
 impl Head {
@@ -70,7 +72,7 @@ impl Head {
                     manifest.nsid
                 )));
             }
-            return Ok(Some(Head { manifest, crc32c }));
+            return Ok(Some(Head { manifest, crc32c, bytes: bytes.len() as u64 }));
         }
         let name = numbered(generation);
         Err(Error::busy(format!("{}: {name} was replaced before it was read", dir.display())).with_hint("try again"))
@@ -92,12 +94,13 @@ impl Head {
             return Ok(None);
         }
         let bytes = context.meta.manifest(nsid).unwrap_or_default();
+        let length = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         let Some((manifest, crc32c)) = bytes.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok()) else {
             return Ok(None);
         };
         let is_there = |generation| context.disk.size(&context.layout.manifest(nsid, generation)).is_ok();
         let is_newest = is_there(manifest.generation) && !is_there(manifest.generation + 1);
-        Ok((manifest.nsid == nsid && is_newest).then_some(Head { manifest, crc32c }))
+        Ok((manifest.nsid == nsid && is_newest).then_some(Head { manifest, crc32c, bytes: length }))
     }
 
     /// Writes the first manifest of an incarnation.
@@ -145,18 +148,19 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
         take_back(context, &path, &added);
         return Err(Error::from(error).context(format!("write manifest {}", path.display())));
     }
+    let length = bytes.len() as u64;
     let facts = facts(&manifest, bytes);
     let followed = context.meta.settle(manifest.nsid, Some(&facts), &[]).and_then(|_| match before {
         None => Ok(()),
         Some(before) => {
-            let past = past(&before.manifest, &manifest);
+            let past = past(&before.manifest, before.bytes, &manifest);
             context.meta.remember(manifest.nsid, before.manifest.generation, &past)
         }
     });
     if let Err(error) = followed {
         tracing::warn!(%error, "the index does not follow, it will be rebuilt");
     }
-    Ok(Head { manifest, crc32c })
+    Ok(Head { manifest, crc32c, bytes: length })
 }
 
 /// Lets go of what a manifest or a tag was to name that could not be written. Where it may be in place all the same, all is

@@ -284,8 +284,10 @@ impl Namespace {
     pub async fn retire(&self) {
         self.deleted.store(true, Ordering::SeqCst);
         let mut decider = self.decider.lock().await;
+        // A log is not sealed while a barrier is under way: that would leave open what is counted.
+        let drained = self.drain(&mut decider).await;
         let _head = self.head.lock().await;
-        if let Err(error) = self.seal(&mut decider) {
+        if let Err(error) = drained.and_then(|()| self.seal(&mut decider)) {
             // What was acknowledged is in the file; who brings the namespace back recovers it.
             tracing::debug!(namespace = %self.name, %error, "the log is not sealed");
         }

@@ -129,6 +129,11 @@ impl Namespace {
 
     /// The state that a manifest of this incarnation's past, or one that shares its objects, describes. Blocking.
     pub(in crate::engine) fn past(&self, manifest: Manifest) -> Result<Moment> {
+        self.past_and_tail(manifest).map(|(moment, _)| moment)
+    }
+
+    /// The same, and the bytes of its tail in memory.
+    pub(in crate::engine) fn past_and_tail(&self, manifest: Manifest) -> Result<(Moment, u64)> {
         let step = || format!("read {} as of generation {}", self.name, manifest.generation);
         let mut state = segments_of(&self.context, &manifest).context(step)?;
         let mut analysis = Analyzers::new();
@@ -136,13 +141,15 @@ impl Namespace {
             replay_named(&self.context, &mut state, &mut analysis, log).context(step)?;
         }
         state.data_seq = manifest.data_seq;
-        Ok(Moment {
+        let bytes = state.unflushed_bytes();
+        let moment = Moment {
             nsid: manifest.nsid,
             view: Arc::new(state.view(&self.name.to_string(), self.context.config.recall)),
             tombstones: state.tombstones(),
             vector: manifest.version_vector.clone(),
             manifest,
-        })
+        };
+        Ok((moment, bytes))
     }
 }
 

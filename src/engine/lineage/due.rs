@@ -1,0 +1,178 @@
+//! Decides which past states and deleted namespaces go, and why, from what the index knows of them.
+//!
+//! - For its age goes what was replaced longer ago than retention says, and what is beyond [`GENERATIONS_MAX`], the oldest first.
+//! - A state goes when the one before it says the same and is kept: edits of labels and the like leave one state, and who asks for a
+//!   time in between gets the same documents.
+//! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
+//!   budget. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
+//!   state's objects can only go with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::ids::Nsid;
+
+/// Stands for a whole deleted incarnation among generations.
+pub const WHOLE: u64 = u64::MAX;
+
+/// The most past states of one namespace.
+pub const GENERATIONS_MAX: usize = 1_024;
+
+/// A past state, or a whole deleted incarnation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub generation: u64,
+    pub replaced_ms: u64,
+    pub data_seq: u64,
+    /// Of the objects that it names and the state after it does not.
+    pub object_bytes: u64,
+    /// Of its manifest.
+    pub manifest_bytes: u64,
+    /// The first state of a branch, which merges compare with: it stays, and counts for nothing.
+    pub is_fork: bool,
+}
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        self.object_bytes.saturating_add(self.manifest_bytes)
+    }
+}
+
+/// What of each incarnation goes. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
+/// states of an incarnation are in the order of their generations.
+pub fn choose(all: &BTreeMap<Nsid, Vec<Kept>>, old: Option<u64>, budget: u64) -> BTreeMap<Nsid, BTreeSet<u64>> {
+    let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
+    // What stays of each, oldest first.
+    let mut stays: BTreeMap<Nsid, Vec<&Kept>> = BTreeMap::new();
+    for (nsid, states) in all {
+        let excess = states.iter().filter(|state| !state.is_fork).count().saturating_sub(GENERATIONS_MAX);
+        let mut of_age = 0;
+        // What the last state that stays says; `None` where the next one lacks objects of it, as after a merge of segments.
+        let mut said: Option<u64> = None;
+        for state in states {
+            let is_old = old.is_some_and(|old| state.replaced_ms <= old);
+            let says_the_same = said == Some(state.data_seq);
+            if !state.is_fork && (is_old || of_age < excess) {
+                of_age += 1;
+                due.entry(*nsid).or_default().insert(state.generation);
+                continue;
+            }
+            said = Some(state.data_seq).filter(|_| state.object_bytes == 0);
+            if !state.is_fork && state.generation != WHOLE && says_the_same {
+                due.entry(*nsid).or_default().insert(state.generation);
+            } else if !state.is_fork {
+                stays.entry(*nsid).or_default().push(state);
+            }
+        }
+    }
+    let mut takes: BTreeMap<Nsid, u64> =
+        stays.iter().map(|(nsid, states)| (*nsid, states.iter().map(|state| state.bytes()).sum())).collect();
+    let mut kept: u64 = takes.values().sum();
+    while kept > budget {
+        let most = takes.iter().max_by_key(|(nsid, bytes)| (**bytes, std::cmp::Reverse(**nsid)));
+        let Some((nsid, _)) = most.filter(|(_, bytes)| **bytes > 0).map(|(nsid, bytes)| (*nsid, *bytes)) else {
+            break;
+        };
+        let Some(states) = stays.get_mut(&nsid) else { break };
+        // Up to the oldest one that frees something.
+        let count = states.iter().take_while(|state| state.bytes() == 0).count() + 1;
+        let gone: Vec<&Kept> = states.drain(..count.min(states.len())).collect();
+        let freed: u64 = gone.iter().map(|state| state.bytes()).sum();
+        kept = kept.saturating_sub(freed);
+        takes.entry(nsid).and_modify(|bytes| *bytes = bytes.saturating_sub(freed));
+        due.entry(nsid).or_default().extend(gone.iter().map(|state| state.generation));
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use uuid::Uuid;
+
+    use super::{GENERATIONS_MAX, Kept, WHOLE, choose};
+    use crate::model::ids::Nsid;
+
+    fn nsid(n: u128) -> Nsid {
+        Nsid(Uuid::from_u128(n))
+    }
+
+    /// States by the bytes of their objects, each replaced at its number, with documents of its own.
+    fn states(bytes: &[u64]) -> Vec<Kept> {
+        let state = |(n, bytes): (usize, &u64)| Kept {
+            generation: n as u64,
+            replaced_ms: n as u64,
+            data_seq: n as u64,
+            object_bytes: *bytes,
+            ..Kept::default()
+        };
+        bytes.iter().enumerate().map(state).collect()
+    }
+
+    fn due(all: &[(u128, Vec<Kept>)], old: Option<u64>, budget: u64) -> BTreeMap<u128, Vec<u64>> {
+        let all = all.iter().map(|(n, states)| (nsid(*n), states.clone())).collect();
+        let due = choose(&all, old, budget).into_iter();
+        due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
+    }
+
+    #[test]
+    fn a_namespace_that_keeps_little_loses_nothing_for_one_that_keeps_much() {
+        let (large, small) = (states(&[100; 10]), states(&[0; 11]));
+        assert_eq!(due(&[(1, small.clone()), (2, large.clone())], None, 300), [(2, (0..7).collect())].into());
+        // Nothing is freed by them, whatever the budget.
+        assert_eq!(due(&[(1, small.clone()), (2, large)], None, 0), [(2, (0..10).collect())].into());
+        assert_eq!(due(&[(1, small)], None, 0), BTreeMap::new());
+    }
+
+    #[test]
+    fn of_two_that_keep_the_same_both_give() {
+        let due = due(&[(1, states(&[10; 10])), (2, states(&[10; 10]))], None, 100);
+        assert_eq!(due, [(1, (0..5).collect()), (2, (0..5).collect())].into());
+    }
+
+    #[test]
+    fn older_states_go_with_the_one_whose_objects_they_share_and_younger_ones_stay() {
+        assert_eq!(due(&[(1, states(&[0, 0, 50, 0, 0]))], None, 10), [(1, vec![0, 1, 2])].into());
+    }
+
+    #[test]
+    fn manifests_count() {
+        let mut states = states(&[0; 10]);
+        states.iter_mut().for_each(|state| state.manifest_bytes = 7);
+        assert_eq!(due(&[(1, states)], None, 40), [(1, vec![0, 1, 2, 3, 4])].into());
+    }
+
+    #[test]
+    fn what_is_old_goes_and_where_nobody_knows_the_time_only_what_is_too_many() {
+        assert_eq!(due(&[(1, states(&[0; 6]))], Some(3), 100), [(1, vec![0, 1, 2, 3])].into());
+        assert_eq!(due(&[(1, states(&[0; 6]))], None, 100), BTreeMap::new());
+        let many = states(&vec![0; GENERATIONS_MAX + 2]);
+        assert_eq!(due(&[(1, many)], None, 100), [(1, vec![0, 1])].into());
+    }
+
+    #[test]
+    fn of_states_that_say_the_same_the_first_stays() {
+        let mut states = states(&[0, 0, 0, 9, 0]);
+        for (state, data_seq) in states.iter_mut().zip([5, 5, 5, 5, 5]) {
+            state.data_seq = data_seq;
+        }
+        // The fifth lacks objects of the fourth.
+        assert_eq!(due(&[(1, states.clone())], None, 100), [(1, vec![1, 2, 3])].into());
+        states[0].object_bytes = 1;
+        assert_eq!(due(&[(1, states)], None, 100), [(1, vec![2, 3])].into());
+    }
+
+    #[test]
+    fn the_first_state_of_a_branch_stays_and_a_deleted_namespace_goes_as_a_whole() {
+        let mut branch = states(&[100, 1]);
+        branch[0].is_fork = true;
+        assert_eq!(due(&[(1, branch)], Some(9), 0), [(1, vec![1])].into());
+        let whole = Kept { generation: WHOLE, replaced_ms: 1, object_bytes: 70, ..Kept::default() };
+        let mut deleted = states(&[10, 10]);
+        deleted.push(whole);
+        let other = states(&[5, 5]);
+        let gone: BTreeSet<u64> = [0, 1, WHOLE].into();
+        let found = due(&[(1, deleted), (2, other)], None, 20);
+        assert_eq!(found, [(1, gone.into_iter().collect())].into());
+    }
+}
