@@ -23,7 +23,7 @@ const HOUR_MS: u64 = DAY_MS / 24;
 fn key(n: u64) -> Idempotency {
     let mut key_hash = [7; 16];
     // Spread as hashes are.
-    key_hash[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    key_hash[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     Idempotency { key_hash, body_hash: [1; 16] }
 }
 
