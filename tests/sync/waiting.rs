@@ -267,16 +267,19 @@ async fn what_was_written_after_a_flush_that_failed_is_in_the_bucket_once_it_was
     for at in 0.. {
         let (place, node) = (Place::default(), Node::new(1));
         let engine = node.open();
-        put(&engine, "docs", 0..5, 1).await;
+        let link = place.link(&place.wire(), &node, &engine);
+        put(&engine, "docs", 0..4, 1).await;
+        together(&link).await.unwrap();
+        put(&engine, "docs", [4], 1).await;
         let at = node.disk.operations() + at;
         node.disk.set_fault(Some(Fault { at, forever: false, kind: std::io::ErrorKind::StorageFull }));
         failed += u64::from(engine.checkpoint(&name("docs")).await.is_err());
         let is_hit = node.disk.operations() > at;
         node.disk.set_fault(None);
         put(&engine, "docs", [10], 2).await;
-        together(&place.link(&place.wire(), &node, &engine)).await.unwrap();
+        together(&link).await.unwrap();
         // The node is lost right after it was told so.
-        drop(engine);
+        drop((link, engine));
         assert_eq!(fresh(9, &place.bucket(&node), "docs").await.len(), 6, "operation {at}");
         if !is_hit {
             break;
