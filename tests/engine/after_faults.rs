@@ -44,7 +44,10 @@ fn damage_ids(disk: &MemoryDisk, path: &Path) {
     let meta = decode_meta(&bytes, &footer, "segment").unwrap();
     let section = meta.sections.iter().find(|section| section.name == ids::SECTION).unwrap();
     let byte = bytes[section.offset as usize];
-    disk.random_access(path).unwrap().write_at(section.offset, &[!byte]).unwrap();
+    let file = disk.random_access(path).unwrap();
+    file.write_at(section.offset, &[!byte]).unwrap();
+    // A power cut must not undo it.
+    file.sync().unwrap();
 }
 
 fn segments(disk: &MemoryDisk) -> Vec<PathBuf> {
