@@ -109,6 +109,21 @@ fn a_second_daemon_on_the_same_directory_says_so_and_exits() {
 }
 
 #[test]
+fn the_packaged_unit_starts_the_daemon_again_however_often_it_failed() {
+    let unit = std::fs::read_to_string(UNIT).unwrap();
+    let setting = |key: &str| {
+        let values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        values.collect::<Vec<_>>()
+    };
+    // 0 turns the limit of starts off; a wrong configuration is not tried again.
+    assert_eq!(setting("StartLimitIntervalSec"), ["0"]);
+    assert_eq!((setting("Restart"), setting("RestartPreventExitStatus")), (vec!["on-failure"], vec!["78"]));
+    assert_eq!(setting("StartLimitBurst"), Vec::<&str>::new());
+    let pause: u32 = setting("RestartSec")[0].parse().unwrap();
+    assert!((5..=60).contains(&pause), "{pause}");
+}
+
+#[test]
 fn the_packaged_unit_is_valid_and_scores_below_2() {
     if let Err(why) = run("systemd-analyze", &["--version"]) {
         return skipped("the unit's verification", &why);
