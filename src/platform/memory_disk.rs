@@ -43,6 +43,7 @@ struct State {
     /// What all files together may have.
     capacity: Option<u64>,
     operations: u64,
+    written_bytes: u64,
     barriers: u64,
     entries_listed: u64,
     fault: Option<Fault>,
@@ -113,6 +114,11 @@ impl MemoryDisk {
     /// How many operations were asked for so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// How many bytes were written into files so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.state().written_bytes
     }
 
     /// How many of them were syncs of a file or a directory.

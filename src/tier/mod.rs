@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
-use crate::platform::disk::{Disk, DiskFile, TEMPORARY_SUFFIX, create_dirs, if_there};
+use crate::platform::disk::{Disk, DiskFile, RandomFile, TEMPORARY_SUFFIX, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
 use self::coming::Coming;
@@ -194,6 +194,20 @@ impl Tier {
         self.disk.read(&self.path(key)).map_err(|error| missing(key, error))
     }
 
+    /// The length and CRC-32C of an object that is here whole, read piece by piece.
+    pub fn checksum(&self, key: &str) -> Result<(u64, u32)> {
+        let read = |file: Box<dyn RandomFile>| -> io::Result<(u64, u32)> {
+            let (bytes, mut crc32c, mut piece) = (file.size()?, 0, vec![0; BUFFER_BYTES]);
+            for at in (0..bytes).step_by(BUFFER_BYTES) {
+                let length = usize::try_from(bytes - at).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+                file.read_at(at, &mut piece[..length])?;
+                crc32c = crc32c::crc32c_append(crc32c, &piece[..length]);
+            }
+            Ok((bytes, crc32c))
+        };
+        self.disk.open(&self.path(key)).and_then(read).map_err(|error| missing(key, error))
+    }
+
     /// Removes an object; one that is not there is removed already.
     pub fn remove(&self, key: &str) -> Result<()> {
         self.cache.remove(key)?;
@@ -273,6 +287,11 @@ impl Pace {
 }
 
 impl ObjectWriter<'_> {
+    /// Bytes that were given to it so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Makes the object durable, but does not show it under its key yet: it can be looked at first.
     pub fn stage(mut self) -> Result<Staged> {
         let synced = self.flush().and_then(|()| self.file.sync());

@@ -74,15 +74,14 @@ impl Engine {
         if level < 3 {
             return Ok(());
         }
-        let bytes = self.context.tier.read(key)?;
-        let found = crc32c::crc32c(&bytes);
+        let (_, found) = self.context.tier.checksum(key)?;
         if found != fact.crc32c {
             return Err(Error::corrupt(format!("checksum is {found:08x}, expected {:08x}", fact.crc32c)));
         }
         if key.ends_with(".wal") {
-            decode_log(&bytes, key).map(drop)
+            decode_log(&self.context.tier.read(key)?, key).map(drop)
         } else if key.ends_with(".del") {
-            deletions::decode(&bytes, key).map(drop)
+            deletions::decode(&self.context.tier.read(key)?, key).map(drop)
         } else {
             Segment::open(self.context.tier.map(key, fact.bytes)?, key)?.verify()
         }

@@ -41,6 +41,7 @@ impl OpenFile {
 impl DiskFile for OpenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.check_room(bytes.len())?;
+        self.disk.state().written_bytes += bytes.len() as u64;
         self.with(Act::Write, |content, harm| {
             let bytes = harm.kept(bytes);
             content.change(content.now.len(), content.now.len() + bytes.len());
@@ -85,6 +86,7 @@ impl RandomFile for OpenFile {
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let size = self.disk.state().files[self.file].now.len();
         self.check_room((start + bytes.len()).saturating_sub(size))?;
+        self.disk.state().written_bytes += bytes.len() as u64;
         self.with(Act::Write, |content, harm| {
             let bytes = harm.kept(bytes);
             let end = start + bytes.len();
