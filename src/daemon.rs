@@ -23,6 +23,8 @@ use crate::sync::Worker;
 
 /// How often it is looked whether the index has to be rebuilt and what is kept for a time is due.
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked whether what failed is due again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a daemon gets to know that its settings changed.
 pub struct Reload {
@@ -52,6 +54,7 @@ pub async fn run(
     let listener = TcpListener::bind(listen).await.map_err(|error| not_listening(listen, error))?;
     let address = listener.local_addr().context(|| format!("listen on {listen}"))?;
     let rebuilding = tokio::spawn(keep_index(engine.clone(), sync.clone()));
+    let retrying = tokio::spawn(try_again(engine.clone()));
     let syncing = sync.clone().map(|worker| tokio::spawn(worker.run()));
     let reclaiming = sync.clone().map(|worker| tokio::spawn(worker.keep_clean()));
     tracing::info!(%address, data_dir = %config.storage.data_dir.display(), "shoal answers requests");
@@ -82,6 +85,7 @@ pub async fn run(
     }
     watchdog.abort();
     rebuilding.abort();
+    retrying.abort();
     engine.shutdown().await.context(|| "stop")?;
     tracing::info!("stopped");
     served
@@ -138,11 +142,11 @@ async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
         pauses = match done {
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the index is not rebuilt; nothing is reclaimed until it is");
-                (pauses * 2).clamp(1, REBUILD_PAUSES_MAX)
+            Ok(done) => {
+                engine.note_upkeep(&done);
+                if done.is_err() { (pauses * 2).clamp(1, REBUILD_PAUSES_MAX) } else { 0 }
             }
-            _ => 0,
+            Err(_) => 0,
         };
         let mut waited = 0;
         loop {
@@ -153,10 +157,17 @@ async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
             }
             let store = sync.as_ref().and_then(|worker| worker.store_clock());
             let now = tokio::task::block_in_place(|| engine.believed_time(store));
-            if let Err(error) = engine.tend_at(now).await {
-                tracing::warn!(%error, "what is due is not let go of, it is tried again");
-            }
+            let done = engine.tend_at(now).await;
+            engine.note_upkeep(&done);
         }
+    }
+}
+
+/// Tries again what failed in the background, when it is due.
+async fn try_again(engine: Arc<Engine>) {
+    loop {
+        tokio::time::sleep(RETRY_PAUSE).await;
+        engine.try_again().await;
     }
 }
 
@@ -172,6 +183,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
         flush_bytes: storage.flush_bytes,
         log_bytes_max: storage.log_bytes_max,
         flush_interval_ms: storage.flush_interval_minutes.saturating_mul(60_000),
+        open_namespaces_max: storage.open_namespaces_max,
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,
         idempotency_keys_max: storage.idempotency_keys_max,

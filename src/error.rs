@@ -4,6 +4,13 @@ use std::fmt;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The code of errors about bytes for which the disk has no room.
+pub const DISK_FULL: &str = "disk_full";
+/// The code of errors about a file system that takes no writes.
+pub const DISK_READ_ONLY: &str = "disk_read_only";
+/// The code of errors about memory, or maps of files, that the operating system does not give.
+pub const OUT_OF_MEMORY: &str = "out_of_memory";
+
 /// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -148,11 +155,17 @@ impl From<std::io::Error> for Error {
         use std::io::ErrorKind;
         match error.kind() {
             ErrorKind::NotFound => Error::not_found(error.to_string()),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 Error::unavailable(error.to_string())
-                    .with_code("storage_full")
+                    .with_code(DISK_FULL)
                     .with_hint("free space on the data directory's file system; writes resume by themselves")
             }
+            ErrorKind::ReadOnlyFilesystem => Error::unavailable(error.to_string())
+                .with_code(DISK_READ_ONLY)
+                .with_hint("mount the data directory's file system for writing; writes resume by themselves"),
+            ErrorKind::OutOfMemory => Error::unavailable(error.to_string())
+                .with_code(OUT_OF_MEMORY)
+                .with_hint("raise the limits on address space (RLIMIT_AS) and on maps (vm.max_map_count)"),
             _ => Error::internal(error.to_string()),
         }
     }

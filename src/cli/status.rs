@@ -37,13 +37,25 @@ impl Status {
             return output::print_json(&status);
         }
         let sync = status.as_object_mut().and_then(|status| status.remove("sync"));
+        let warnings = status.as_object_mut().and_then(|status| status.remove("warnings"));
         output::print_pairs(&status)?;
+        output::print(&warnings.as_ref().map_or_else(String::new, warning_lines))?;
         output::print(&sync.as_ref().map_or_else(String::new, sync_lines))?;
         if self.namespace.is_some() || !sync.is_some_and(|sync| sync["bucket"].is_string()) {
             return Ok(());
         }
         output::print(&behind(&client.json(Method::GET, "/v1/sync", Bytes::new(), None).await?))
     }
+}
+
+/// What operators are to know, and what to do about it.
+fn warning_lines(warnings: &Value) -> String {
+    let mut text = String::new();
+    for warning in warnings.as_array().into_iter().flatten() {
+        let said = |key: &str| plain(warning[key].as_str().unwrap_or_default());
+        text.push_str(&format!("\nwarning: {}: {}\n  hint: {}\n", said("code"), said("message"), said("hint")));
+    }
+    text
 }
 
 /// A line for every namespace that is not together with the bucket, or of which a person should know something.

@@ -75,6 +75,8 @@ pub struct Storage {
     pub log_bytes_max: u64,
     /// They become one after this many minutes, too.
     pub flush_interval_minutes: u64,
+    /// Namespaces that nobody uses are closed while more are open, and opened again when they are asked for.
+    pub open_namespaces_max: usize,
     /// Writes to a namespace wait while its newest writes take more memory than this.
     pub tail_bytes_max: u64,
     /// The same for all namespaces together.
@@ -153,6 +155,7 @@ impl Default for Storage {
             flush_bytes: engine.flush_bytes,
             log_bytes_max: engine.log_bytes_max,
             flush_interval_minutes: engine.flush_interval_ms / 60_000,
+            open_namespaces_max: engine.open_namespaces_max,
             tail_bytes_max: engine.tail_bytes_max,
             tails_bytes_max: engine.tails_bytes_max,
             idempotency_keys_max: engine.idempotency_keys_max,

@@ -48,6 +48,9 @@ pub(super) fn check(config: &Config) -> Result<()> {
             storage.tail_bytes_max, storage.tails_bytes_max, storage.flush_bytes
         )));
     }
+    if storage.open_namespaces_max == 0 {
+        return Err(wrong("storage.open_namespaces_max is 0, expected at least 1"));
+    }
     if (1..TIER_BYTES_MIN).contains(&storage.tier_bytes_max) {
         return Err(wrong(format!(
             "storage.tier_bytes_max is {}, expected at least {TIER_BYTES_MIN}, or 0 to keep everything here",

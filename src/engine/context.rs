@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
+use super::namespace::Namespace;
 use super::node::Node;
+use super::setbacks::Setbacks;
 use super::unreadable::AllUnreadable;
 use crate::error::Result;
 use crate::format::node::NodeFile;
@@ -25,6 +27,10 @@ use crate::platform::random::Random;
 use crate::platform::wall::{StoreClock, Wall};
 use crate::tier::Tier;
 
+/// A namespace that is open has a descriptor for its log and a map for each segment, 128 of them at most before all are merged:
+/// so many namespaces stay below 1,024 descriptors and the 65,530 maps of Linux' `vm.max_map_count`.
+const OPEN_NAMESPACES_MAX: usize = 500;
+
 /// How an engine works; the defaults suit a node of 512 MB.
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
@@ -36,6 +42,8 @@ pub struct EngineConfig {
     pub log_bytes_max: u64,
     /// A tail that is older than this becomes a segment, too: a past state to ask for, and less to replay at the next start.
     pub flush_interval_ms: u64,
+    /// Namespaces that nobody uses are closed while more are open.
+    pub open_namespaces_max: usize,
     /// Writes to a namespace wait, and then fail, while its tail is larger.
     pub tail_bytes_max: u64,
     /// The same for all tails together.
@@ -73,6 +81,7 @@ impl EngineConfig {
             flush_bytes: 16 << 20,
             log_bytes_max: 64 << 20,
             flush_interval_ms: 3_600 * 1_000,
+            open_namespaces_max: OPEN_NAMESPACES_MAX,
             tail_bytes_max: 32 << 20,
             tails_bytes_max: 48 << 20,
             backpressure_wait_ms: 10_000,
@@ -131,6 +140,12 @@ pub struct Context {
     pub wall: Mutex<Wall>,
     /// No new work is begun.
     pub stopping: AtomicBool,
+    /// What failed and is tried again.
+    pub setbacks: Setbacks,
+    /// Counts uses of namespaces, to tell which was used longest ago.
+    pub uses: AtomicU64,
+    /// Every namespace that somebody has open.
+    pub namespaces: Mutex<Vec<Weak<Namespace>>>,
 }
 
 impl Context {
@@ -145,6 +160,21 @@ impl Context {
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(bytes.saturating_sub(less)));
             self.room.notify_waiters();
         }
+    }
+
+    /// Lists a namespace among those that are open, for as long as somebody has it.
+    pub fn has_opened(&self, namespace: &Arc<Namespace>) {
+        let mut all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() == all.capacity() {
+            all.retain(|namespace| namespace.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(namespace));
+    }
+
+    /// Every namespace that somebody has open, those without a name included.
+    pub fn open_namespaces(&self) -> Vec<Arc<Namespace>> {
+        let all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Lists an incarnation as unborn until the guard is dropped.

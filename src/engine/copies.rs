@@ -145,10 +145,11 @@ fn copy_segment(
     let (rows, before) = (part.live(), progress.done.load(Ordering::Relaxed));
     let segment_id = newborn.new_id();
     let key = newborn.segment_key(segment_id);
-    let mut writer = newborn.create(&key)?;
-    let mut counted = Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.bytes() };
     let segment = part.segment.past(&MemoryLeft::default());
     let input = Input { segment: &segment, dead: &part.dead };
+    newborn.check_space(input.live_bytes())?;
+    let mut writer = newborn.create(&key)?;
+    let mut counted = Counted { out: &mut writer, progress, rows, before, bytes: 0, expected: part.segment.bytes() };
     let summary = merge(segment_id, &moment.view.schema, &[input], moment.manifest.horizon, &mut counted)?;
     progress.done.store(before + rows, Ordering::Relaxed);
     if summary.rows == 0 && summary.tombstones == 0 {

@@ -1,7 +1,7 @@
 //! Namespaces: writes made durable, crashes recovered from, queries answered.
 //!
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
-//! - `start` opens a data directory, `operations` is what callers ask for, `status` what they are told;
+//! - `start` opens a data directory, `closing` closes namespaces that nobody uses, `operations` is what callers ask for, `status` what they are told;
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
@@ -10,11 +10,13 @@
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
 //! - `damage` lists the files that are damaged, `unreadable` says what they may hold;
+//! - `setbacks` is what failed and is tried again, `unnamed` what goes where its manifest does not come to be;
 //! - `lineage` is where namespaces come from and what stays of them.
 
 pub mod analyzers;
 pub mod catalog;
 pub mod check;
+mod closing;
 pub mod context;
 mod copies;
 pub mod damage;
@@ -35,6 +37,7 @@ pub mod parts;
 pub mod query;
 pub mod reclaim;
 pub mod remote;
+pub mod setbacks;
 mod start;
 mod status;
 mod succession;
@@ -42,6 +45,7 @@ mod sweep;
 pub mod tail_terms;
 mod traffic;
 pub mod transfer;
+mod unnamed;
 pub mod unreadable;
 mod unsent;
 pub mod view;
@@ -111,11 +115,13 @@ impl Engine {
     fn namespace(&self, name: &NamespaceName) -> Result<Arc<Namespace>> {
         if let Some(slot) = self.slots().get_mut(name) {
             slot.follow();
-            return slot.namespace();
+            return slot.namespace().inspect(|namespace| namespace.touch());
         }
         self.catalog.check_name(name)?;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
-        self.open_namespace(name, nsid)
+        let opened = self.open_namespace(name, nsid).inspect(|namespace| namespace.touch());
+        self.close_idle();
+        opened
     }
 
     fn slots(&self) -> MutexGuard<'_, HashMap<NamespaceName, Slot>> {

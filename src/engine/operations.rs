@@ -188,7 +188,9 @@ impl Engine {
         });
         match bound {
             Ok(outcome) => {
+                namespace.touch();
                 self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
+                self.close_idle();
                 Ok((namespace, outcome))
             }
             Err(error) => {

@@ -19,6 +19,7 @@ use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
 use super::namespace::head::{Head, facts};
 use super::node::Node;
+use super::setbacks::Setbacks;
 use super::sweep::SWEEP_REFUSED;
 use super::unreadable::AllUnreadable;
 use super::{Engine, Slot, is_damage};
@@ -102,6 +103,9 @@ impl Engine {
             compacting: Semaphore::new(1),
             wall: Mutex::new(wall),
             stopping: AtomicBool::new(false),
+            setbacks: Setbacks::default(),
+            uses: AtomicU64::new(0),
+            namespaces: Mutex::default(),
         };
         context.look_at_wall();
         for (name, why) in catalog.damaged() {

@@ -121,7 +121,7 @@ impl Engine {
                 Slot::Open(_) => None,
             })
             .collect();
-        let open = self.slots().values().filter(|slot| matches!(slot, Slot::Open(_))).count();
+        let open = self.open_count();
         let (objects, bytes) = self.context.meta.object_totals().unwrap_or_default();
         let root = self.context.layout.root();
         let held = self.held_in_parts();
@@ -146,6 +146,7 @@ impl Engine {
             "index_trusted": self.context.meta.is_trusted(),
             "disk_free_bytes": self.context.disk.free_bytes(root).ok(),
             "ready": self.is_ready(),
+            "warnings": self.context.warnings(),
         })
     }
 

@@ -198,6 +198,11 @@ impl Newborn {
         self.engine.new_id()
     }
 
+    /// Fails where the disk has no room for so many bytes.
+    pub fn check_space(&self, bytes: u64) -> Result<()> {
+        self.engine.context.check_space(bytes, || format!("a segment of {}", self.name))
+    }
+
     /// Begins an object below this incarnation's prefix.
     pub fn create(&self, key: &str) -> Result<ObjectWriter<'_>> {
         self.engine.context.tier.create_paced(key, self.engine.context.config.compaction_bytes_per_second)

@@ -24,7 +24,7 @@ use self::backend::{from_redb, open_database};
 use self::tables::{
     ANSWERS, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Result};
 use crate::model::ids::Nsid;
 use crate::platform::disk::{Disk, if_there};
 
@@ -76,7 +76,7 @@ impl Meta {
     /// be rebuilt; `None` after a clean stop. On a full disk the file gives way, and the index is kept in memory if even that
     /// is not room enough: reads must be served, and everything in it can be had from the files.
     pub fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<(Meta, Option<String>)> {
-        let full = |error: &Error| error.code() == "storage_full";
+        let full = |error: &Error| [DISK_FULL, DISK_READ_ONLY].contains(&error.code());
         match Self::open_file(disk.clone(), &path) {
             Err(error) if full(&error) => {}
             opened => return opened,

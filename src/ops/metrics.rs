@@ -31,6 +31,12 @@ struct FileLabels {
     kind: &'static str,
 }
 
+/// What operators are to know of; codes are those of `engine::setbacks`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WarningLabels {
+    code: &'static str,
+}
+
 /// What a node holds, asked for when a collector comes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFigures {
@@ -69,6 +75,7 @@ pub struct Metrics {
     tier_bytes_read: Gauge,
     disk_free_bytes: Gauge,
     ready: Gauge,
+    warnings: Family<WarningLabels, Gauge>,
 }
 
 /// A request or search under way, for as long as this lives.
@@ -117,6 +124,8 @@ impl Metrics {
         registry.register("build", "The running version", build);
         let damaged_files = Family::default();
         registry.register("damaged_files", "Files that are known to be damaged, by kind", damaged_files.clone());
+        let warnings = Family::default();
+        registry.register("warnings", "1 while /v1/status warns of this", warnings.clone());
         let r = &mut registry;
         Metrics {
             request_body_bytes: counter(r, "http_request_body_bytes", "Bytes of request bodies, decoded"),
@@ -138,6 +147,7 @@ impl Metrics {
             requests,
             query_seconds,
             write_seconds,
+            warnings,
         }
     }
 
@@ -183,6 +193,13 @@ impl Metrics {
             set(&self.disk_free_bytes, free);
         }
         self.ready.set(i64::from(figures.ready));
+    }
+
+    /// Takes over which warnings there are, of all codes.
+    pub fn set_warnings(&self, all: impl Iterator<Item = (&'static str, bool)>) {
+        for (code, is_there) in all {
+            self.warnings.get_or_create(&WarningLabels { code }).set(i64::from(is_there));
+        }
     }
 
     /// Counts one answered request. `route` is the name of a handler, never part of a URL; the handlers `query` and

@@ -16,14 +16,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reads;
-use crate::error::{Error, Result};
+use crate::error::{DISK_FULL, Error, Result};
 
 /// The code of errors about bytes for which there is no room: what is open has to be begun anew first.
 pub const FULL: &str = "tier_full";
 /// The code of errors about bytes for which room cannot be made.
 pub const TOO_SMALL: &str = "tier_too_small";
-/// The code of errors about bytes for which the disk has no room.
-pub const DISK_FULL: &str = "disk_full";
 
 /// Whether bytes did not come because there is no room for them here: they can be read past the file.
 pub fn lacks_room(error: &Error) -> bool {

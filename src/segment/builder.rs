@@ -43,6 +43,14 @@ impl Entry {
             Entry::Tombstone(tombstone) => &tombstone.id,
         }
     }
+
+    /// What its values count for.
+    pub fn logical_bytes(&self) -> u64 {
+        match self {
+            Entry::Row { document, .. } => document.logical_bytes(),
+            Entry::Tombstone(tombstone) => tombstone.id.logical_bytes(),
+        }
+    }
 }
 
 /// Writes a segment of `entries` to `out`. Values of columns that `schema` does not have are left out.

@@ -35,6 +35,15 @@ pub struct Input<'a> {
     pub dead: &'a RoaringBitmap,
 }
 
+impl Input<'_> {
+    /// What its live rows take in the file, about.
+    pub fn live_bytes(&self) -> u64 {
+        let rows = u128::from(self.segment.rows().max(1));
+        let live = rows.saturating_sub(u128::from(self.dead.len()));
+        u64::try_from(u128::from(self.segment.bytes()) * live / rows).unwrap_or(u64::MAX)
+    }
+}
+
 /// Says that an input's row is not in the result.
 pub(in crate::segment) const GONE: u32 = u32::MAX;
 

@@ -15,10 +15,10 @@ use super::keys_below;
 use super::partial::Partial;
 use super::remote::Remote;
 use super::room::{Room, Wanted};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, DISK_FULL, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{Disk, create_dirs, if_there};
-use crate::platform::mmap::{DISK_FULL, FULL, Mapping, TOO_SMALL};
+use crate::platform::mmap::{FULL, Mapping, TOO_SMALL};
 
 /// The suffix of the file that says which blocks of the file beside it are here.
 const MAP_SUFFIX: &str = ".here";

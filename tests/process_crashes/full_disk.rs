@@ -67,7 +67,7 @@ fn serve_on_a_full_disk(mounted: &Path) {
     let (mut acknowledged, mut next) = (Vec::new(), 1);
     let (status, refusal) = fill(&mut client, &mut acknowledged, &mut next);
     assert_eq!(status, 503, "{refusal}");
-    assert_eq!(refusal["code"], "storage_full", "{refusal}");
+    assert_eq!(refusal["code"], "disk_full", "{refusal}");
     assert!(refusal["hint"].as_str().unwrap().contains("free space"), "{refusal}");
     assert_eq!(refusal["retryable"], json!(true), "{refusal}");
     expect_all(&mut client, &acknowledged, "when full");
@@ -77,12 +77,12 @@ fn serve_on_a_full_disk(mounted: &Path) {
         if status == 200 {
             acknowledged.push(next);
         } else {
-            assert_eq!((status, &answer["code"]), (503, &json!("storage_full")), "{answer}");
+            assert_eq!((status, &answer["code"]), (503, &json!("disk_full")), "{answer}");
         }
         next += 1;
     }
     let (status, answer) = client.post(&format!("{PATH}/checkpoint"), &Json::Null).unwrap();
-    assert!(status == 200 || (status, &answer["code"]) == (503, &json!("storage_full")), "{status} {answer}");
+    assert!(status == 200 || (status, &answer["code"]) == (503, &json!("disk_full")), "{status} {answer}");
     expect_all(&mut client, &acknowledged, "when still full");
     std::fs::remove_file(&ballast).unwrap();
     for _ in 0..20 {
@@ -142,7 +142,7 @@ async fn on_a_full_disk_in_the_process_reads_are_served_and_writes_resume_by_the
     disk.set_fault(Some(Fault { at: disk.operations(), forever: true, kind }));
     for id in 5..10 {
         let refusal = write(id).await.unwrap_err();
-        assert_eq!((refusal.kind(), refusal.code()), (Kind::Unavailable, "storage_full"), "{refusal}");
+        assert_eq!((refusal.kind(), refusal.code()), (Kind::Unavailable, "disk_full"), "{refusal}");
         assert!(refusal.hint().is_some(), "{refusal}");
         assert_eq!(count(), 5);
     }

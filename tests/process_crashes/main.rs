@@ -6,12 +6,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod closing;
 mod daemon;
+#[path = "../support/failing_disk.rs"]
+mod failing_disk;
 mod full_disk;
 mod history;
 mod injected;
 mod killed;
 mod machine;
 mod power_cut;
+mod room;
 mod service;
 mod start;

@@ -257,5 +257,5 @@ fn a_failing_output_fails_the_build() {
     let schema = schema();
     let entries = entries(&schema, 0, 300);
     let error = build(Uuid::nil(), &schema, &entries, &mut Full(5_000)).unwrap_err();
-    assert_eq!(error.code(), "storage_full");
+    assert_eq!(error.code(), "disk_full");
 }

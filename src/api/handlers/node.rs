@@ -8,6 +8,7 @@ use super::{Call, beside};
 use crate::api::answer::Answer;
 use crate::api::router::decode;
 use crate::engine::damage::DamagedKind;
+use crate::engine::setbacks::WARNINGS;
 use crate::error::{Error, Result};
 use crate::model::ids::Project;
 use crate::ops::metrics::NodeFigures;
@@ -21,9 +22,12 @@ pub fn live() -> Answer {
 }
 
 pub fn ready(call: Call<'_>) -> Result<Answer> {
+    // What cannot be written for now can be read: who takes the node away for a warning takes its answers, too.
     if call.server.engine.is_ready() {
-        // Whoever asks is sent requests: those to other namespaces than the damaged ones are answered.
-        return Ok(Answer::ok(&json!({"status": "ok", "damaged": call.server.engine.damaged_files()})));
+        // Those to other namespaces than the damaged ones are answered, too.
+        let engine = &call.server.engine;
+        let (damaged, warnings) = (engine.damaged_files(), engine.warning_codes());
+        return Ok(Answer::ok(&json!({"status": "ok", "damaged": damaged, "warnings": warnings})));
     }
     Answer::json(503, &json!({"status": "stopping"}))
 }
@@ -32,6 +36,9 @@ pub async fn metrics(call: Call<'_>) -> Result<Answer> {
     let status = beside(|| Ok(call.server.engine.node_status()))?;
     let metrics = &call.server.metrics;
     metrics.set_node(&figures(&status));
+    let warnings = status.get("warnings").and_then(Json::as_array).into_iter().flatten();
+    let codes: Vec<&str> = warnings.filter_map(|warning| warning.get("code")?.as_str()).collect();
+    metrics.set_warnings(WARNINGS.iter().map(|code| (*code, codes.contains(code))));
     let sync = match &call.server.config.sync {
         Some(worker) => Some(worker.figures().await?),
         None => None,

@@ -103,8 +103,8 @@ impl Engine {
             Some(fact) => fact,
             // A past state or a tag names it: it has checksums of its own.
             None => {
-                let bytes = context.tier.read(key)?;
-                ObjectFact { key: key.to_owned(), bytes: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) }
+                let (bytes, crc32c) = context.tier.checksum(key)?;
+                ObjectFact { key: key.to_owned(), bytes, crc32c }
             }
         };
         Ok(self.verify(&fact, 3).is_ok())

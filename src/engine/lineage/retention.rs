@@ -13,6 +13,7 @@ use super::holdings::{Holdings, generations, past, read_stored, released_between
 use crate::engine::Engine;
 use crate::engine::context::Context;
 use crate::engine::namespace::head::{Head, reclaim};
+use crate::engine::setbacks::Work;
 use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Manifest;
@@ -35,8 +36,10 @@ impl Engine {
     /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
+        self.try_again().await;
         self.flush_old(now.is_some()).await;
         tokio::task::block_in_place(|| {
+            self.close_idle();
             self.remember_parts();
             self.look_again();
         });
@@ -56,14 +59,21 @@ impl Engine {
             let is_dated = (says >= UNSET_BEFORE_MS && says <= now.saturating_add(JUMP_MS)) || now < UNSET_BEFORE_MS;
             let is_due = now.saturating_sub(namespace.waits_since(now)) >= interval || namespace.is_quiet(now);
             // Answers that are in no file yet count as bytes.
+            let may_flush = || self.context.why_not_yet(namespace.nsid, Work::Flush).is_none();
             let done = match (namespace.unflushed().0 > 0, is_dated || !is_believed) {
                 (true, true) if !is_due => Ok(()),
-                (true, _) => namespace.flush().await.map(drop),
+                (true, _) => {
+                    if may_flush() {
+                        // What became of it is remembered.
+                        let _ = namespace.flush().await;
+                    }
+                    Ok(())
+                }
                 (false, false) => namespace.edit_head(|_| {}).await,
                 (false, true) => Ok(()),
             };
             if let Err(error) = done {
-                tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again");
+                tracing::warn!(namespace = %namespace.name, %error, "no commit says the right time, it is tried again");
             }
             if let Err(error) = tokio::task::block_in_place(|| namespace.tend_answers()) {
                 tracing::warn!(namespace = %namespace.name, %error, "old answers are not removed, it is tried again");

@@ -20,6 +20,7 @@ use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::layout::{conflicts_key, segment_key};
 use crate::engine::merge::conflicts;
+use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{CONFLICTS_MAX, DeletionsRef, ORIGINS_MAX, SEGMENTS_MAX};
 use crate::model::ids::{CommitId, DocId, Hlc, NamespaceName, Version};
@@ -69,25 +70,20 @@ pub(in crate::engine) struct Site<'a> {
     conflicts: Vec<String>,
     /// Segments of the other side that may be named as they are.
     reusable: Reusable,
-    /// Keys of everything that was begun, to be taken back.
-    begun: Vec<String>,
+    /// Everything that was begun.
+    begun: Unnamed,
 }
 
 impl Site<'_> {
-    /// Removes everything that was begun.
-    fn take_back(&self) {
-        for key in &self.begun {
-            let _ = self.namespace.context.tier.remove(key);
-        }
-    }
-
-    /// The segments, and the keys of losers.
-    pub(super) fn into_objects(self) -> (Vec<Part>, Vec<String>) {
-        (self.parts, self.conflicts)
+    /// The segments, the keys of losers, and all new objects.
+    pub(super) fn into_objects(self) -> (Vec<Part>, Vec<String>, Unnamed) {
+        (self.parts, self.conflicts, self.begun)
     }
 
     /// Adds a segment of the inputs' rows that are not dead; their tombstones stay behind.
     pub fn copy_rows(&mut self, schema: &Schema, inputs: &[Input]) -> Result<()> {
+        let bytes = inputs.iter().map(Input::live_bytes).sum();
+        self.namespace.context.check_space(bytes, || format!("rows that are copied to {}", self.namespace.name))?;
         self.add(|segment_id, out| merge(segment_id, schema, inputs, Hlc(u64::MAX), out))
     }
 
@@ -100,7 +96,7 @@ impl Site<'_> {
         let Namespace { context, name, nsid, .. } = self.namespace;
         let segment_id = context.random.uuid_v7(context.clock.now_millis());
         let key = segment_key(&name.project, *nsid, segment_id);
-        self.begun.push(key.clone());
+        self.begun.add(&key);
         let mut writer = context.tier.create(&key)?;
         let summary = fill(segment_id, &mut writer)?;
         if (summary.rows, summary.tombstones) == (0, 0) {
@@ -125,7 +121,7 @@ impl Site<'_> {
         dead -= rows;
         if dead != *part.settled {
             let object = write_deletions(context, &name.project, *nsid, &part.reference, &dead)?;
-            self.begun.push(object.key.clone());
+            self.begun.add(&object.key);
             part.reference.deletions = Some(object);
         }
         (part.dead, part.settled) = (Arc::new(dead.clone()), Arc::new(dead));
@@ -137,7 +133,7 @@ impl Site<'_> {
     pub fn keep_losers(&mut self, bytes: &[u8]) -> Result<()> {
         let Namespace { context, name, nsid, .. } = self.namespace;
         let key = conflicts_key(&name.project, *nsid, context.random.next_u64());
-        self.begun.push(key.clone());
+        self.begun.add(&key);
         context.tier.put(&key, bytes)?;
         self.conflicts.push(key);
         Ok(())
@@ -199,14 +195,13 @@ impl Namespace {
         };
         let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
         let version = Version { hlc, origin: decider.origin };
-        let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Vec::new());
+        let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Unnamed::new(&self.context));
         let mut site = Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, reusable, begun };
         let built = tokio::task::block_in_place(|| {
             let built = work.carry_out(state, &mut site)?;
             check_room(state, &site, &built)?;
-            Ok(built)
-        });
-        let built = built.inspect_err(|_: &Error| site.take_back())?;
+            Ok::<_, Error>(built)
+        })?;
         Ok((site, built))
     }
 
@@ -224,7 +219,7 @@ impl Namespace {
         site: Site<'_>,
         built: Absorption,
     ) -> Result<(u64, CommitId)> {
-        let Site { version, parts: new, conflicts, ids_reserved, .. } = site;
+        let Site { version, parts: new, conflicts, ids_reserved, mut begun, .. } = site;
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
             let parts: Vec<Part> = self.shared().state.parts.clone();
@@ -234,6 +229,7 @@ impl Namespace {
                 let Some(rows) = built.dead.get(&id).filter(|rows| !rows.is_empty()) else { continue };
                 let dead = part.dead.as_ref() | rows;
                 let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
+                begun.add(&object.key);
                 replaced.insert(id, (object, Arc::new(dead)));
             }
             let now = self.context.clock.now_millis();
@@ -243,7 +239,7 @@ impl Namespace {
             let data_seq = decider.data_seq + u64::from(changes);
             // A later block may be below the one before.
             let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
-            let next = head.commit(&self.context, |manifest| {
+            let next = head.commit_new(&self.context, begun, |manifest| {
                 for segment in &mut manifest.segments {
                     if let Some((object, _)) = replaced.get(&segment.segment_id) {
                         segment.deletions = Some(object.clone());
@@ -333,6 +329,7 @@ impl Namespace {
         let mut head = self.head.lock().await;
         self.check_alive()?;
         tokio::task::block_in_place(|| {
+            let mut new = Unnamed::new(&self.context);
             let mut kept = Vec::with_capacity(head.manifest.conflicts.len());
             let mut dropped = 0;
             for key in &head.manifest.conflicts {
@@ -348,6 +345,7 @@ impl Namespace {
                 dropped += 1;
                 if let Some(bytes) = conflicts::bytes_of(&rest)? {
                     let key = conflicts_key(&self.name.project, self.nsid, self.context.random.next_u64());
+                    new.add(&key);
                     self.context.tier.put(&key, &bytes)?;
                     kept.push(key);
                 }
@@ -358,7 +356,7 @@ impl Namespace {
                 _ => {}
             }
             let now = self.context.clock.now_millis();
-            *head = head.commit(&self.context, |manifest| {
+            *head = head.commit_new(&self.context, new, |manifest| {
                 manifest.conflicts = kept;
                 manifest.updated_ms = now;
             })?;

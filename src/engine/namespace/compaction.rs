@@ -21,7 +21,9 @@ use super::open::open_part;
 use super::standing::Standing;
 use super::state::{Part, State};
 use crate::engine::layout::segment_key;
-use crate::error::{Error, Kind, Result};
+use crate::engine::setbacks::Work;
+use crate::engine::unnamed::Unnamed;
+use crate::error::{Error, Result};
 use crate::format::manifest::SegmentRef;
 use crate::model::ids::Hlc;
 use crate::model::schema::Schema;
@@ -99,13 +101,23 @@ fn rotten(candidates: &[&Candidate], dead_percent: u32) -> Option<Plan> {
     Some(Plan { inputs: vec![worst.id], level: worst.level, yields: true })
 }
 
+/// A merged segment, if anything is left, that no manifest names yet.
+struct Merged {
+    part: Option<Part>,
+    /// The clock of the newest tombstone that was dropped for its age.
+    horizon: Hlc,
+    new: Unnamed,
+}
+
 impl Namespace {
     /// Begins merging in the background when something is worth it and no merge is under way.
-    pub(super) fn start_compaction(self: &Arc<Self>) {
+    pub(in crate::engine) fn start_compaction(self: &Arc<Self>) {
         if self.context.is_stopping() || self.context.config.followed.matches(&self.name) {
             return;
         }
-        if self.compacting.swap(true, Ordering::SeqCst) {
+        if self.context.why_not_yet(self.nsid, Work::Compaction).is_some()
+            || self.compacting.swap(true, Ordering::SeqCst)
+        {
             return;
         }
         let namespace = self.clone();
@@ -124,16 +136,10 @@ impl Namespace {
             };
             namespace.compacting.store(false, Ordering::SeqCst);
             namespace.context.room.notify_waiters();
-            match done {
-                Ok(()) => {}
-                Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => {
-                    tracing::debug!(namespace = %namespace.name, %error, "merge is given up");
-                }
-                Err(error) => {
-                    namespace.context.report_error(&namespace.name.to_string(), &error);
-                    tracing::warn!(namespace = %namespace.name, %error, "merge failed, it is tried again");
-                }
+            if let Err(error) = &done {
+                namespace.context.report_error(&namespace.name.to_string(), error);
             }
+            namespace.note(Work::Compaction, &done);
         });
     }
 
@@ -217,58 +223,51 @@ impl Namespace {
         let namespace = self.clone();
         let (level, yields) = (plan.level, plan.yields);
         let built = tokio::task::spawn_blocking(move || {
-            namespace.build_merged(&inputs, &schema, level).map(|(part, horizon)| (inputs, part, horizon))
+            namespace.build_merged(&inputs, &schema, level).map(|built| (inputs, built))
         });
-        let (inputs, part, horizon) =
-            built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
-        self.replace(inputs, part, horizon, yields).await
+        let (inputs, built) = built.await.map_err(|error| Error::internal(format!("merge segments: {error}")))??;
+        self.replace(inputs, built, yields).await
     }
 
-    /// The merged segment, if anything is left, and the clock of the newest tombstone that was dropped for its age.
-    fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<(Option<Part>, Hlc)> {
-        let context = &self.context;
+    /// Merges segments into a new one. Nothing is written where the disk has no room for it.
+    fn build_merged(&self, inputs: &[Part], schema: &Schema, level: u8) -> Result<Merged> {
+        let (context, key_of_work) = (&self.context, (self.nsid, Work::Compaction));
+        let sources: Vec<Input> =
+            inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
+        let bytes = sources.iter().map(Input::live_bytes).sum();
+        context.check_space_for(key_of_work, bytes, || format!("merged segments of {}", self.name))?;
+        let mut new = Unnamed::new(context);
         let now = context.clock.now_millis();
         let segment_id = context.random.uuid_v7(now);
         let key = segment_key(&self.name.project, self.nsid, segment_id);
         let due = context.horizon(&self.name.project, self.root());
-        let sources: Vec<Input> =
-            inputs.iter().map(|part| Input { segment: &part.segment, dead: &part.settled }).collect();
         let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
-        let summary = merge(segment_id, schema, &sources, due, &mut writer)?;
+        let summary = merge(segment_id, schema, &sources, due, &mut writer)
+            .inspect_err(|_| context.takes(key_of_work, bytes.max(writer.bytes())))?;
+        let horizon = summary.forgotten;
         if summary.rows == 0 && summary.tombstones == 0 {
-            return Ok((None, summary.forgotten));
+            return Ok(Merged { part: None, horizon, new });
         }
+        new.add(&key);
         writer.publish()?;
         let part = open_part(context, &reference(key, segment_id, level, &summary))?;
         // Rows are found in it once it is committed, where nothing may fail any more.
         part.segment.check_ids()?;
-        Ok((Some(part), summary.forgotten))
+        Ok(Merged { part: Some(part), horizon, new })
     }
 
     /// Puts the merged segment in the place of its inputs. Rows that died meanwhile are dead in it, too.
-    async fn replace(
-        self: &Arc<Self>,
-        inputs: Vec<Part>,
-        part: Option<Part>,
-        horizon: Hlc,
-        yields: bool,
-    ) -> Result<()> {
+    async fn replace(self: &Arc<Self>, inputs: Vec<Part>, merged: Merged, yields: bool) -> Result<()> {
+        let Merged { part, horizon, mut new } = merged;
         // Who takes documents in meanwhile is not to wait for a compaction: it has put them in place when this is here.
         let _replacing = self.replacing.lock().await;
         // Who comes to share what is here waits for this.
         let mut head = self.head.lock().await;
-        // What nobody is going to name goes at once.
-        let give_up = |part: Option<Part>| {
-            part.into_iter().try_for_each(|part| self.context.tier.remove(&part.reference.key)).map(drop)
-        };
-        if let Err(error) = self.check_alive() {
-            give_up(part)?;
-            return Err(error);
-        }
+        self.check_alive()?;
         let ids: Vec<Uuid> = inputs.iter().map(|part| part.reference.segment_id).collect();
         let present = |reference: &&SegmentRef| ids.contains(&reference.segment_id);
         if head.manifest.segments.iter().filter(present).count() != ids.len() {
-            return give_up(part);
+            return Ok(());
         }
         // Another node's state may have rows that were dead here when this was begun: the merged segment lacks them.
         let came_back = {
@@ -279,11 +278,11 @@ impl Namespace {
             })
         };
         if came_back {
-            return give_up(part);
+            return Ok(());
         }
         let standings = || self.standings(inputs.iter().map(|part| &part.reference));
         if yields && tokio::task::block_in_place(standings).is_ok_and(|found| found.contains(&Standing::Shared)) {
-            return give_up(part);
+            return Ok(());
         }
         tokio::task::block_in_place(|| -> Result<_> {
             let mut part = part;
@@ -294,12 +293,13 @@ impl Namespace {
                 if !settled.is_empty() {
                     let project = &self.name.project;
                     let object = write_deletions(&self.context, project, self.nsid, &part.reference, &settled)?;
+                    new.add(&object.key);
                     part.reference.deletions = Some(object);
                 }
                 part.settled = Arc::new(settled);
             }
             let now = self.context.clock.now_millis();
-            let next = head.commit(&self.context, |manifest| {
+            let next = head.commit_new(&self.context, new, |manifest| {
                 let at = manifest.segments.iter().position(|s| ids.contains(&s.segment_id)).unwrap_or(0);
                 manifest.segments.retain(|s| !ids.contains(&s.segment_id));
                 if let Some(part) = &part {

@@ -16,7 +16,9 @@ use super::{Decider, Namespace, Progress};
 use crate::engine::context::Context;
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
-use crate::error::{Error, Kind, Result};
+use crate::engine::setbacks::Work;
+use crate::engine::unnamed::Unnamed;
+use crate::error::{Error, Result};
 use crate::format::deletions;
 use crate::format::manifest::{DeletionsRef, Manifest, SegmentRef};
 use crate::model::ids::{Hlc, Project};
@@ -46,6 +48,9 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A segment, where there is anything in it, and the new objects.
+type Built = (Option<Part>, Unnamed);
+
 /// What a flush has to carry out.
 struct Job {
     entries: Vec<Entry>,
@@ -58,37 +63,6 @@ struct Job {
 }
 
 impl Namespace {
-    /// Begins a flush in the background when the tail is large enough, or lies in long logs or many.
-    pub(super) fn flush_when_due(self: &Arc<Self>) {
-        let is_large = self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes;
-        let is_long = self.log_bytes.load(Ordering::Relaxed) >= self.context.config.log_bytes_max;
-        if is_large || is_long || self.many_logs.swap(false, Ordering::Relaxed) {
-            self.start_flush();
-        }
-    }
-
-    /// Begins a flush in the background unless one is under way.
-    pub fn start_flush(self: &Arc<Self>) {
-        if self.context.is_stopping() || self.flushing.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let namespace = self.clone();
-        tokio::spawn(async move {
-            let done = namespace.flush_now().await;
-            namespace.flushing.store(false, Ordering::SeqCst);
-            namespace.context.room.notify_waiters();
-            match done {
-                Ok(()) => {
-                    // What came meanwhile found a flush under way, and may be the last for long.
-                    namespace.flush_when_due();
-                    namespace.start_compaction();
-                }
-                Err(error) if error.kind() == Kind::NotFound => {}
-                Err(error) => tracing::warn!(namespace = %namespace.name, %error, "flush failed, it is tried again"),
-            }
-        });
-    }
-
     /// Makes segments of everything in the tail. Ok means that the newest manifest has every write that was acknowledged before the
     /// call, whatever became of earlier flushes; gives how far those came, for [`Namespace::committed`].
     pub async fn flush(self: &Arc<Self>) -> Result<Progress> {
@@ -115,7 +89,7 @@ impl Namespace {
 
     /// The caller has `flushing` for itself. What an earlier flush froze and could not install comes first, and what was written
     /// since after that: each is at most a tail, and only one is built at a time.
-    async fn flush_now(self: &Arc<Self>) -> Result<()> {
+    pub(super) async fn flush_once(self: &Arc<Self>) -> Result<()> {
         let _turn = self.context.flushing.acquire().await.map_err(|_| stopping())?;
         loop {
             let (job, is_last) = {
@@ -140,13 +114,13 @@ impl Namespace {
     async fn carry_out(self: &Arc<Self>, job: Job) -> Result<()> {
         let namespace = self.clone();
         let built = tokio::task::spawn_blocking(move || {
-            let part = namespace.build(&job)?;
+            let built = namespace.build(&job)?;
             // The rows are in the file now; the namespace lets go of them with the frozen tail.
-            Ok::<_, Error>((Job { entries: Vec::new(), ..job }, part))
+            Ok::<_, Error>((Job { entries: Vec::new(), ..job }, built))
         })
         .await;
-        let (job, part) = built.map_err(|error| Error::internal(format!("build a segment: {error}")))??;
-        self.install(job, part).await
+        let (job, built) = built.map_err(|error| Error::internal(format!("build a segment: {error}")))??;
+        self.install(job, built).await
     }
 
     /// Makes segments of everything while the caller holds the decider and has `flushing` for itself: afterwards no record is
@@ -166,8 +140,8 @@ impl Namespace {
                 self.publish_view(&shared.state);
             }
             let Some(job) = self.job(decider) else { return Ok(()) };
-            let part = tokio::task::block_in_place(|| self.build(&job))?;
-            self.install_held(decider, job, part).await?;
+            let built = tokio::task::block_in_place(|| self.build(&job))?;
+            self.install_held(decider, job, built).await?;
             // A log without records stays until the one after it is flushed, so there may always be one.
             if is_last {
                 return Ok(());
@@ -223,17 +197,23 @@ impl Namespace {
         })
     }
 
-    fn build(&self, job: &Job) -> Result<Option<Part>> {
+    /// The segment of a frozen tail, where there is anything in it. Nothing is written where the disk has no room for it.
+    fn build(&self, job: &Job) -> Result<Built> {
+        let (context, key_of_work) = (&self.context, (self.nsid, Work::Flush));
+        let mut new = Unnamed::new(context);
         if job.entries.is_empty() {
-            return Ok(None);
+            return Ok((None, new));
         }
-        let context = &self.context;
+        let bytes = job.entries.iter().map(Entry::logical_bytes).sum();
+        context.check_space_for(key_of_work, bytes, || format!("a segment of the tail of {}", self.name))?;
         let segment_id = context.random.uuid_v7(context.clock.now_millis());
         let key = segment_key(&self.name.project, self.nsid, segment_id);
+        new.add(&key);
         let mut writer = context.tier.create(&key)?;
-        let summary = build(segment_id, &job.schema, &job.entries, &mut writer)?;
+        let summary = build(segment_id, &job.schema, &job.entries, &mut writer)
+            .inspect_err(|_| context.takes(key_of_work, bytes.max(writer.bytes())))?;
         writer.publish()?;
-        open_part(context, &reference(key, segment_id, 0, &summary)).map(Some)
+        Ok((Some(open_part(context, &reference(key, segment_id, 0, &summary))?), new))
     }
 
     /// Commits an edit of the manifest that leaves documents as they are.
@@ -263,7 +243,7 @@ impl Namespace {
 
     /// Writes a deletion bitmap for every segment that had more dead rows than its manifest says when the tail was frozen.
     /// Rows that died later stay: the records that did it are replayed after a crash, and may be patches of them.
-    fn save_deletions(&self) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
+    fn save_deletions(&self, new: &mut Unnamed) -> Result<BTreeMap<uuid::Uuid, DeletionsRef>> {
         let changed: Vec<(SegmentRef, Arc<RoaringBitmap>)> = {
             let shared = self.shared();
             let frozen = shared.state.frozen.as_ref();
@@ -278,6 +258,7 @@ impl Namespace {
         let mut saved = BTreeMap::new();
         for (reference, dead) in changed {
             let object = write_deletions(&self.context, &self.name.project, self.nsid, &reference, &dead)?;
+            new.add(&object.key);
             saved.insert(reference.segment_id, object);
         }
         Ok(saved)
@@ -285,27 +266,24 @@ impl Namespace {
 }
 
 impl Namespace {
-    async fn install(self: &Arc<Self>, job: Job, part: Option<Part>) -> Result<()> {
+    async fn install(self: &Arc<Self>, job: Job, built: Built) -> Result<()> {
         // The decider waits: a log may not be sealed between the manifest and what is forgotten after it.
         let mut decider = self.decider.lock().await;
-        self.install_held(&mut decider, job, part).await
+        self.install_held(&mut decider, job, built).await
     }
 
-    async fn install_held(&self, decider: &mut Decider, job: Job, part: Option<Part>) -> Result<()> {
+    async fn install_held(&self, decider: &mut Decider, job: Job, built: Built) -> Result<()> {
         // Commits on their way may replace rows of the frozen tail, which has no place for that once it is a segment.
         self.drain(decider).await?;
         let mut head = self.head.lock().await;
         self.check_alive()?;
         if self.shared().state.frozen.as_ref().is_none_or(|frozen| frozen.replay_from != job.replay_from) {
             // The log failed meanwhile, and what was frozen is in the tail again.
-            if let Some(part) = part {
-                let _ = self.context.tier.remove(&part.reference.key);
-            }
             return Err(Error::unavailable("the log failed while the tail became a segment; the tail is kept"));
         }
         let (next, staged) = tokio::task::block_in_place(|| {
             let staged = self.stage_answers(decider, head.manifest.generation + 1, job.hlc)?;
-            match self.commit_flush(&head, &job, part) {
+            match self.commit_flush(&head, &job, built) {
                 Ok(next) => Ok((next, staged)),
                 Err(error) => {
                     self.withdraw_answers(staged);
@@ -331,16 +309,13 @@ impl Namespace {
         Ok(())
     }
 
-    fn commit_flush(&self, head: &Head, job: &Job, part: Option<Part>) -> Result<Head> {
+    fn commit_flush(&self, head: &Head, job: &Job, (part, mut new): Built) -> Result<Head> {
         // Everything that can fail comes before the commit.
-        let superseded = self.superseded_in(part.as_ref()).inspect_err(|_| {
-            // Nobody is going to name it.
-            let _ = part.as_ref().map(|part| self.context.tier.remove(&part.reference.key));
-        })?;
-        let deletions = self.save_deletions()?;
+        let superseded = self.superseded_in(part.as_ref())?;
+        let deletions = self.save_deletions(&mut new)?;
         let now = self.context.clock.now_millis();
         let origin = self.origin();
-        let next = head.commit(&self.context, |manifest| {
+        let next = head.commit_new(&self.context, new, |manifest| {
             set_deletions(manifest, &deletions);
             manifest.segments.extend(part.as_ref().map(|part| part.reference.clone()));
             manifest.logs.clear();

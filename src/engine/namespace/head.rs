@@ -11,6 +11,7 @@ use crate::engine::lineage::dates::committed;
 use crate::engine::lineage::drop_generations;
 use crate::engine::lineage::holdings::past;
 use crate::engine::sweep::{owner, remove_empty};
+use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::meta::{Head as HeadFacts, ObjectFact};
@@ -107,12 +108,30 @@ impl Head {
     pub fn create(context: &Context, manifest: Manifest) -> Result<Head> {
         let dir = context.layout.manifests(manifest.nsid);
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
-        write(context, None, manifest)
+        write(context, None, manifest).map_err(|failed| failed.error)
     }
 
     /// Commits the manifest that `edit` makes of this one. Its objects must be durable. This one is kept for as long as
     /// retention says.
     pub fn commit(&self, context: &Context, edit: impl FnOnce(&mut Manifest)) -> Result<Head> {
+        self.try_commit(context, edit).map_err(|failed| failed.error)
+    }
+
+    /// The same of a manifest that names new objects: they go where it is certain that it did not come to be.
+    pub fn commit_new(
+        &self,
+        context: &Context,
+        mut objects: Unnamed,
+        edit: impl FnOnce(&mut Manifest),
+    ) -> Result<Head> {
+        let done = self.try_commit(context, edit);
+        if done.as_ref().err().is_none_or(|failed| failed.is_unknown) {
+            objects.keep();
+        }
+        done.map_err(|failed| failed.error)
+    }
+
+    fn try_commit(&self, context: &Context, edit: impl FnOnce(&mut Manifest)) -> Result<Head, Failed> {
         let mut manifest = self.manifest.clone();
         edit(&mut manifest);
         manifest.generation = self.manifest.generation + 1;
@@ -131,7 +150,20 @@ impl Head {
     }
 }
 
-fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<Head> {
+/// Why a manifest was not committed.
+struct Failed {
+    error: Error,
+    /// It may be in place all the same.
+    is_unknown: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, is_unknown: false }
+    }
+}
+
+fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<Head, Failed> {
     let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
     let old: BTreeSet<String> = before.map(|head| keys(&head.manifest)).unwrap_or_default().into_iter().collect();
     let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
@@ -145,8 +177,9 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     }
     context.meta.hold(&added)?;
     if let Err(error) = publish(&*context.disk, &path, &bytes) {
-        take_back(context, &path, &added);
-        return Err(Error::from(error).context(format!("write manifest {}", path.display())));
+        let is_unknown = !take_back(context, &path, &added);
+        let error = Error::from(error).context(format!("write manifest {}", path.display()));
+        return Err(Failed { error, is_unknown });
     }
     let length = bytes.len() as u64;
     let facts = facts(&manifest, bytes);
@@ -164,14 +197,16 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
 }
 
 /// Lets go of what a manifest or a tag was to name that could not be written. Where it may be in place all the same, all is
-/// counted anew: whoever reads it next needs its objects.
-pub fn take_back(context: &Context, path: &Path, added: &[String]) {
-    let released = unpublish(&*context.disk, path).map_err(Error::from).and_then(|()| context.meta.release(added));
-    match released {
+/// counted anew: whoever reads it next needs its objects. Gives whether it is certain that it is not in place.
+pub fn take_back(context: &Context, path: &Path, added: &[String]) -> bool {
+    let gone = unpublish(&*context.disk, path);
+    let is_gone = gone.is_ok();
+    match gone.map_err(Error::from).and_then(|()| context.meta.release(added)) {
         // A full disk needs the space back at once.
         Ok(free) => reclaim(context, &free),
         Err(_) => context.meta.distrust("it is not known whether a manifest or a tag was written"),
     }
+    is_gone
 }
 
 /// Removes objects that nobody references, while counts are known to be right.

@@ -3,10 +3,10 @@
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
 //! - `write` decides and logs, `answers` says what writes with a key did, `apply` lets the state follow what is durable, `places`
 //!   says where that meets segments;
-//! - `flush` turns the tail into a segment, `compaction` merges segments, but for those that others
+//! - `flush` turns the tail into a segment, `room` says when, `compaction` merges segments, but for those that others
 //!   need, too, as `standing` says;
 //! - `share` gives the newest state to who references it;
-//! - `stillness` keeps all of it as it is for a moment;
+//! - `stillness` keeps all of it as it is for a moment, `idle` closes it;
 //! - `absorb` takes another namespace's documents in, `rebase` goes over to a state that another node made of this one, which
 //!   keeps segments that `reuse` says;
 //! - `renewal` takes a new origin.
@@ -17,12 +17,14 @@ mod apply;
 pub mod compaction;
 mod flush;
 pub mod head;
+mod idle;
 mod open;
 mod places;
 pub mod rebase;
 mod renew;
 mod renewal;
 mod reuse;
+mod room;
 mod share;
 mod standing;
 mod state;
@@ -43,6 +45,7 @@ use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};
 use super::journal::{Distrust, Journal, SealedLog};
+use super::setbacks::Work;
 use super::unsent::OldestUnsent;
 use super::view::View;
 use super::write::Change;
@@ -89,6 +92,8 @@ pub struct Namespace {
     waits_since_ms: AtomicU64,
     /// Why what is in memory does not follow what is durable any more. Nothing is written then.
     apart: OnceLock<Arc<Error>>,
+    /// When it was used last, among all uses.
+    last_used: AtomicU64,
     /// The oldest write that is here only, as it was last found.
     oldest_unsent: Mutex<Option<OldestUnsent>>,
 }
@@ -294,6 +299,9 @@ impl Namespace {
         let mut shared = self.shared();
         self.context.tail_changed(shared.state.unflushed_bytes(), 0);
         shared.pending.clear();
+        drop(shared);
+        self.context.set_right(self.nsid, Work::Flush);
+        self.context.set_right(self.nsid, Work::Compaction);
     }
 
     pub fn is_compacting(&self) -> bool {

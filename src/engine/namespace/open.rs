@@ -49,7 +49,7 @@ impl Namespace {
         let decider = decider(&loaded, &head);
         let (many_logs, log_bytes) = (are_many(&decider.sealed), decider.log_bytes());
         let shared = Shared::new(loaded.state);
-        Ok(Arc::new(Namespace {
+        let namespace = Arc::new(Namespace {
             context,
             name,
             nsid,
@@ -67,8 +67,11 @@ impl Namespace {
             deleted: AtomicBool::new(false),
             waits_since_ms: AtomicU64::new(committed_ms),
             apart: OnceLock::new(),
+            last_used: AtomicU64::new(0),
             oldest_unsent: Mutex::default(),
-        }))
+        });
+        namespace.context.has_opened(&namespace);
+        Ok(namespace)
     }
 
     /// Makes everything in memory anew from the files, after the log failed. Readers keep the last view until it is done.

@@ -13,6 +13,7 @@ use super::absorb::{Absorb, Absorption, Site};
 use super::flush::write_deletions;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
+use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::ids::CommitId;
@@ -120,14 +121,14 @@ impl Namespace {
         theirs: &Moment,
     ) -> Result<(u64, CommitId)> {
         let (version, ids_reserved) = (site.version, site.ids_reserved);
-        let (new, losers) = site.into_objects();
+        let (new, losers, mut begun) = site.into_objects();
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
             let mut parts = Vec::with_capacity(facts.theirs.segments.len() + new.len());
             for (reference, open) in facts.theirs.segments.iter().zip(&theirs.view.segments) {
                 let (segment, dead) = (open.segment.clone(), open.dead.clone());
                 let part = Part { reference: reference.clone(), segment, settled: dead.clone(), dead };
-                parts.push(self.with_dead(part, &built.dead)?);
+                parts.push(self.with_dead(part, &built.dead, &mut begun)?);
             }
             parts.extend(new);
             let now = self.context.clock.now_millis();
@@ -139,7 +140,7 @@ impl Namespace {
             let hlc = built.hlc.max(decider.hlc);
             let data_seq = decider.data_seq.max(facts.theirs.data_seq) + 1;
             let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
-            let next = head.commit(&self.context, |manifest| {
+            let next = head.commit_new(&self.context, begun, |manifest| {
                 let (labels, read_only, expires_ms) = (
                     facts.merged(manifest, |m| &m.labels),
                     facts.merged(manifest, |m| &m.read_only),
@@ -183,12 +184,18 @@ impl Namespace {
     }
 
     /// A part with more dead rows.
-    fn with_dead(&self, part: Part, dead: &BTreeMap<Uuid, roaring::RoaringBitmap>) -> Result<Part> {
+    fn with_dead(
+        &self,
+        part: Part,
+        dead: &BTreeMap<Uuid, roaring::RoaringBitmap>,
+        begun: &mut Unnamed,
+    ) -> Result<Part> {
         let Some(rows) = dead.get(&part.reference.segment_id).filter(|rows| !rows.is_empty()) else {
             return Ok(part);
         };
         let dead = Arc::new(part.dead.as_ref() | rows);
         let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
+        begun.add(&object.key);
         let reference = SegmentRef { deletions: Some(object), ..part.reference };
         Ok(Part { reference, segment: part.segment, settled: dead.clone(), dead })
     }

@@ -11,6 +11,7 @@ use super::compaction::Plan;
 use super::flush::write_deletions;
 use crate::engine::layout::conflicts_key;
 use crate::engine::merge::conflicts;
+use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Result};
 use crate::format::conflicts::encode_conflicts;
 
@@ -47,11 +48,13 @@ impl Namespace {
         self.check_alive()?;
         tokio::task::block_in_place(|| {
             let parts = self.shared().state.parts.clone();
+            let mut new = Unnamed::new(&self.context);
             let mut bitmaps = BTreeMap::new();
             for part in &parts {
                 if part.reference.deletions.as_ref().is_some_and(|object| keys.contains(&object.key)) {
                     let (context, project) = (&self.context, &self.name.project);
                     let object = write_deletions(context, project, self.nsid, &part.reference, &part.settled)?;
+                    new.add(&object.key);
                     bitmaps.insert(part.reference.segment_id, object);
                 }
             }
@@ -59,13 +62,14 @@ impl Namespace {
             for key in head.manifest.conflicts.iter().filter(|key| keys.contains(*key)) {
                 let bytes = encode_conflicts(&conflicts::read(&self.context, key)?)?;
                 let next = conflicts_key(&self.name.project, self.nsid, self.context.random.next_u64());
+                new.add(&next);
                 self.context.tier.put(&next, &bytes)?;
                 renamed.insert(key.clone(), next);
             }
             if bitmaps.is_empty() && renamed.is_empty() {
                 return Ok(());
             }
-            let next = head.commit(&self.context, |manifest| {
+            let next = head.commit_new(&self.context, new, |manifest| {
                 for segment in &mut manifest.segments {
                     if let Some(object) = bitmaps.get(&segment.segment_id) {
                         segment.deletions = Some(object.clone());

@@ -16,6 +16,7 @@ use crate::engine::layout::{log_key, segment_key};
 use crate::engine::merge::bases;
 use crate::engine::namespace::head::reclaim;
 use crate::engine::parting::Parting;
+use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::model::ids::{Hlc, Origin, Version};
 use crate::model::version_vector::VersionVector;
@@ -42,14 +43,9 @@ impl Namespace {
         if renewal.is_empty() && to == decider.origin {
             return Ok(None);
         }
-        let mut begun = Vec::new();
-        let built = tokio::task::block_in_place(|| self.renew_parts(&renewal, &mut begun));
-        let (parts, count) = built.inspect_err(|_| {
-            for key in &begun {
-                let _ = self.context.tier.remove(key);
-            }
-        })?;
-        let done = self.commit_renewal(&mut decider, (&renewal, to), parts).await;
+        let mut begun = Unnamed::new(&self.context);
+        let (parts, count) = tokio::task::block_in_place(|| self.renew_parts(&renewal, &mut begun))?;
+        let done = self.commit_renewal(&mut decider, (&renewal, to), parts, begun).await;
         if done.is_err() {
             self.open_anew(&mut decider).await;
         }
@@ -57,7 +53,7 @@ impl Namespace {
     }
 
     /// The segments anew that have something of the old origin, by the ids of those; and how many rows and tombstones those are.
-    fn renew_parts(&self, renewal: &Renewal, begun: &mut Vec<String>) -> Result<(BTreeMap<Uuid, Part>, u64)> {
+    fn renew_parts(&self, renewal: &Renewal, begun: &mut Unnamed) -> Result<(BTreeMap<Uuid, Part>, u64)> {
         let parts: Vec<Part> = self.shared().state.parts.clone();
         let (context, mut renewed, mut count) = (&self.context, BTreeMap::new(), 0);
         for part in &parts {
@@ -70,7 +66,7 @@ impl Namespace {
             count += affected;
             let segment_id = context.random.uuid_v7(context.clock.now_millis());
             let key = segment_key(&self.name.project, self.nsid, segment_id);
-            begun.push(key.clone());
+            begun.add(&key);
             let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
             let input = [Input { segment: &part.segment, dead: &part.dead }];
             let schema = self.shared().state.schema.clone();
@@ -87,13 +83,14 @@ impl Namespace {
         decider: &mut Decider,
         (renewal, to): (&Renewal, Origin),
         mut renewed: BTreeMap<Uuid, Part>,
+        begun: Unnamed,
     ) -> Result<()> {
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
             let state_vector = self.shared().state.vector();
             let vector = renewed_vector(&state_vector, renewal);
             let now = self.context.clock.now_millis();
-            let next = head.commit(&self.context, |manifest| {
+            let next = head.commit_new(&self.context, begun, |manifest| {
                 for segment in &mut manifest.segments {
                     if let Some(part) = renewed.get(&segment.segment_id) {
                         *segment = part.reference.clone();

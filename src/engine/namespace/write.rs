@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use super::apply::{Unfinished, Wait};
 use super::open::{next_clock, whole};
@@ -42,6 +41,7 @@ pub(super) struct Extras {
 impl Namespace {
     /// Carries out one write; it is durable and visible on return.
     pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
+        self.context.check_room_for_write(request.body_bytes)?;
         self.wait_for_room(request).await?;
         loop {
             let base = self.decided_schema().await;
@@ -75,15 +75,15 @@ impl Namespace {
             let version = Version { hlc, origin: decider.origin };
             let now = Now { namespace: self };
             let decision = compute(request, || decide(prepared, request, &now, version))?;
-            let (ticket, outcome) =
-                compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency))?;
+            let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
+            let (ticket, outcome) = self.note_write(request, committed)?;
             drop(decider);
             if let Some(wait) = ticket {
                 // A client that goes away must not leave a commit that nobody makes durable and visible.
                 let unfinished = Unfinished::new(self, &wait);
                 let done = self.finish(&wait.0, wait.1).await;
                 unfinished.end();
-                done?;
+                self.note_write(request, done)?;
             }
             self.flush_when_due();
             return Ok(outcome);
@@ -295,47 +295,6 @@ impl Namespace {
             is_keyed,
         });
         Ok((group, ticket))
-    }
-
-    /// Back-pressure: a write waits while the tail has no room, and is refused when that takes too long.
-    async fn wait_for_room(self: &Arc<Self>, request: &WriteRequest) -> Result<()> {
-        let config = &self.context.config;
-        let full = || {
-            let own = self.tail_bytes.load(Ordering::Relaxed);
-            let all = self.context.tails_bytes.load(Ordering::Relaxed);
-            let log = self.log_bytes.load(Ordering::Relaxed);
-            own > config.tail_bytes_max
-                || all > config.tails_bytes_max
-                || log > config.log_bytes_max.saturating_mul(2)
-        };
-        if request.disable_backpressure || !full() {
-            return Ok(());
-        }
-        let patience = Duration::from_millis(config.backpressure_wait_ms);
-        let room = async {
-            loop {
-                let changed = self.context.room.notified();
-                if !full() {
-                    return;
-                }
-                self.start_flush();
-                changed.await;
-            }
-        };
-        tokio::time::timeout(patience, room).await.map_err(|_| {
-            Error::busy(format!(
-                "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may; its log has \
-                 {} bytes, at most {} may be in it",
-                self.tail_bytes.load(Ordering::Relaxed),
-                self.name,
-                self.context.tails_bytes.load(Ordering::Relaxed),
-                config.tail_bytes_max,
-                config.tails_bytes_max,
-                self.log_bytes.load(Ordering::Relaxed),
-                config.log_bytes_max.saturating_mul(2)
-            ))
-            .with_hint("send the same write again later, or in smaller batches")
-        })
     }
 }
 

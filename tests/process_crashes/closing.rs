@@ -1,0 +1,123 @@
+//! Namespaces that nobody uses are closed while too many are open: nobody notices but the machine.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use shoal::engine::{CreateRequest, EngineConfig};
+use shoal::platform::disk::Disk as _;
+
+use super::room::{Node, config, name};
+
+const OPEN_MAX: usize = 4;
+
+fn few() -> Node {
+    Node::new(EngineConfig { open_namespaces_max: OPEN_MAX, ..config() })
+}
+
+/// Logs that are open: each is a descriptor.
+fn open_logs(node: &Node) -> usize {
+    node.disk.list(std::path::Path::new("/data/log")).unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_namespaces_are_open_than_the_bound_and_all_of_them_answer() {
+    let node = few();
+    for n in 0..40 {
+        let text = format!("docs-{n}");
+        node.write(&text, 1).await.unwrap();
+        node.engine.checkpoint(&name(&text)).await.unwrap();
+    }
+    for n in 0..40 {
+        node.engine.create(&name(&format!("empty-{n}")), CreateRequest::default()).await.unwrap();
+    }
+    assert!(node.engine.open_count() <= OPEN_MAX, "{} are open", node.engine.open_count());
+    for round in 0..3 {
+        for n in 0..40 {
+            assert_eq!(node.count(&format!("docs-{n}")), 1, "round {round}");
+            assert_eq!(node.count(&format!("empty-{n}")), 0, "round {round}");
+        }
+        assert!(node.engine.open_count() <= OPEN_MAX, "{} are open", node.engine.open_count());
+    }
+    // The one that is used all the time stays.
+    for n in 0..40 {
+        assert_eq!((node.count("docs-0"), node.count(&format!("docs-{n}"))), (1, 1));
+    }
+    assert!(node.engine.check(4).unwrap().is_whole());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_in_memory_only_is_flushed_before_its_namespace_is_closed() {
+    let node = few();
+    for n in 0..40 {
+        node.write(&format!("docs-{n}"), 1).await.unwrap();
+    }
+    // Flushes run beside; each upkeep closes some.
+    for n in 0..40 {
+        node.engine.checkpoint(&name(&format!("docs-{n}"))).await.unwrap();
+        node.engine.tend().await.unwrap();
+    }
+    assert!(node.engine.open_count() <= OPEN_MAX, "{} are open", node.engine.open_count());
+    assert!(open_logs(&node) <= OPEN_MAX, "{} logs are open", open_logs(&node));
+    for n in 0..40 {
+        assert_eq!(node.count(&format!("docs-{n}")), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_and_readers_never_meet_a_namespace_that_is_closed_under_them() {
+    const NAMES: u64 = 12;
+    const WRITES: u64 = 60;
+    let node = Arc::new(Node::new(EngineConfig { open_namespaces_max: 1, flush_bytes: 32 << 10, ..config() }));
+    for n in 0..NAMES {
+        node.engine.create(&name(&format!("docs-{n}")), CreateRequest::default()).await.unwrap();
+    }
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let node = node.clone();
+        writers.spawn(async move {
+            for id in 0..WRITES {
+                let text = format!("docs-{}", (writer * 5 + id) % NAMES);
+                node.write(&text, writer * WRITES + id).await.unwrap();
+                let found = tokio::task::block_in_place(|| node.count(&text));
+                assert!(found > 0, "{text} has what was acknowledged");
+                if id % 3 == 0 {
+                    node.engine.checkpoint(&name(&text)).await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+    let all: usize = (0..NAMES).map(|n| node.count(&format!("docs-{n}"))).sum();
+    assert_eq!(all as u64, 4 * WRITES);
+    let report = node.engine.check(4).unwrap();
+    assert!(report.is_whole(), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_whose_log_cannot_be_sealed_stays_open_until_it_can() {
+    let node = few();
+    for n in 0..10 {
+        let text = format!("docs-{n}");
+        node.write(&text, 1).await.unwrap();
+        node.engine.checkpoint(&name(&text)).await.unwrap();
+        // Ids are in the log, and in no segment.
+        node.engine.allocate_ids(&name(&text), 1).await.unwrap();
+        if n == OPEN_MAX - 1 {
+            node.disk.fail(Some(("rename", "/wal/", ErrorKind::Other)));
+            assert_eq!(node.engine.open_count(), OPEN_MAX);
+            assert_eq!(
+                node.engine.create(&name("more"), CreateRequest::default()).await.map_err(|e| e.to_string()),
+                Ok(())
+            );
+            assert!(node.engine.open_count() > OPEN_MAX, "nothing could be closed");
+            node.disk.fail(None);
+        }
+    }
+    for n in 0..10 {
+        assert_eq!(node.count(&format!("docs-{n}")), 1);
+        node.write(&format!("docs-{n}"), 2).await.unwrap();
+        assert_eq!(node.count(&format!("docs-{n}")), 2);
+    }
+}
