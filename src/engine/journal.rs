@@ -286,7 +286,11 @@ pub fn replay_log(
     from: u64,
     take: &mut dyn FnMut(FrameReader<'_>) -> Result<()>,
 ) -> Result<()> {
-    let file = LogFile::open(disk, path)?;
+    let opened = disk.open(path);
+    if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Err(Error::corrupt(format!("log {} is missing, expected {bytes} bytes", path.display())));
+    }
+    let file = LogFile::of(opened, path)?;
     let scan = scan_log(&file, name)?;
     if (scan.valid_bytes, scan.crc32c) != (bytes, crc32c) || scan.torn {
         return Err(Error::corrupt(format!(
