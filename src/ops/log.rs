@@ -55,7 +55,8 @@ fn filter(directives: &str) -> Result<EnvFilter> {
             None => (None, directive),
         };
         let is_module = directive.contains("::") || directive.contains('[');
-        if level.parse::<LevelFilter>().is_err() && (target.is_some() || !is_module) {
+        let is_level = !level.is_empty() && level.parse::<LevelFilter>().is_ok();
+        if !is_level && (target.is_some() || !is_module) {
             return Err(wrong(&format!("{level:?} is no level")));
         }
     }
