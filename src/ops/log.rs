@@ -60,7 +60,9 @@ fn filter(directives: &str) -> Result<EnvFilter> {
             return Err(wrong(&format!("{level:?} is no level")));
         }
     }
-    EnvFilter::try_new(directives).map_err(|error| wrong(&error.to_string()))
+    // The library takes no spaces.
+    let plain = directives.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+    EnvFilter::try_new(plain).map_err(|error| wrong(&error.to_string()))
 }
 
 #[cfg(test)]
