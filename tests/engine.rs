@@ -575,7 +575,14 @@ async fn a_document_that_no_frame_holds_is_refused_before_anything_is_written() 
     let node = Node::new(32);
     let engine = node.open();
     write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}]})).await.unwrap();
-    let before = (logs_below(&node.disk, Path::new("/data")), all(&engine, "docs"));
+    // Reading by way of a bucket ends the log, and a log without a frame is nothing.
+    let documents = all(&engine, "docs");
+    let frames = || {
+        let mut logs = logs_below(&node.disk, Path::new("/data"));
+        logs.retain(|(_, bytes)| *bytes > 72);
+        logs
+    };
+    let before = frames();
     let mut row = serde_json::Map::from_iter([("id".to_owned(), json!(1))]);
     for n in 0..8 {
         row.insert(format!("text{n}"), json!("x".repeat(8 << 20)));
@@ -586,7 +593,8 @@ async fn a_document_that_no_frame_holds_is_refused_before_anything_is_written() 
     let error = write(&engine, "docs", body).await.unwrap_err();
     assert_eq!((error.kind(), error.code()), (Kind::Invalid, "too_large"));
     assert!(error.message().starts_with("document 1 takes 6710"), "{}", error.message());
-    assert_eq!((logs_below(&node.disk, Path::new("/data")), all(&engine, "docs")), before);
+    assert_eq!(frames(), before);
+    assert_eq!(all(&engine, "docs"), documents);
     write(&engine, "docs", json!({"upsert_rows": [{"id": 2, "n": 1}]})).await.unwrap();
     let before = all(&engine, "docs");
     assert_eq!(all(&node.cut_power(engine), "docs"), before);
