@@ -1,8 +1,9 @@
 //! Decides which past states and deleted namespaces go, and why, from what the index knows of them.
 //!
 //! - For its age goes what was replaced longer ago than retention says, and what is beyond [`GENERATIONS_MAX`], the oldest first.
-//! - A state goes when the one before it says the same and is kept: edits of labels and the like leave one state, and who asks for a
-//!   time in between gets the same documents.
+//! - A state goes when the one before it says the same and is kept, and [`RECENT_STATES`] younger ones are there: edits of labels and
+//!   the like leave one state in the long run, and who asks for a time in between gets the same documents. Younger ones stay,
+//!   because somebody may have noted their generation or commit, as the base of an incremental snapshot.
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
 //!   budget. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
 //!   state's objects can only go with them.
@@ -16,6 +17,9 @@ pub const WHOLE: u64 = u64::MAX;
 
 /// The most past states of one namespace.
 pub const GENERATIONS_MAX: usize = 1_024;
+
+/// So many of the youngest past states of a namespace stay although the one before says the same.
+pub const RECENT_STATES: usize = 64;
 
 /// A past state, or a whole deleted incarnation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,9 +52,10 @@ pub fn choose(all: &BTreeMap<Nsid, Vec<Kept>>, old: Option<u64>, budget: u64) ->
         let mut of_age = 0;
         // What the last state that stays says; `None` where the next one lacks objects of it, as after a merge of segments.
         let mut said: Option<u64> = None;
-        for state in states {
+        for (at, state) in states.iter().enumerate() {
+            let is_recent = states.len() - at <= RECENT_STATES;
             let is_old = old.is_some_and(|old| state.replaced_ms <= old);
-            let says_the_same = said == Some(state.data_seq);
+            let says_the_same = said == Some(state.data_seq) && !is_recent;
             if !state.is_fork && (is_old || of_age < excess) {
                 of_age += 1;
                 due.entry(*nsid).or_default().insert(state.generation);
@@ -90,7 +95,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{GENERATIONS_MAX, Kept, WHOLE, choose};
+    use super::{GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
     use crate::model::ids::Nsid;
 
     fn nsid(n: u128) -> Nsid {
@@ -152,14 +157,17 @@ mod tests {
 
     #[test]
     fn of_states_that_say_the_same_the_first_stays() {
-        let mut states = states(&[0, 0, 0, 9, 0]);
-        for (state, data_seq) in states.iter_mut().zip([5, 5, 5, 5, 5]) {
-            state.data_seq = data_seq;
+        let mut bytes = vec![0, 0, 0, 9, 0];
+        bytes.extend([0; RECENT_STATES]);
+        let mut states = states(&bytes);
+        for state in &mut states {
+            state.data_seq = 5;
         }
-        // The fifth lacks objects of the fourth.
+        // The fifth lacks objects of the fourth; those behind it are recent.
         assert_eq!(due(&[(1, states.clone())], None, 100), [(1, vec![1, 2, 3])].into());
         states[0].object_bytes = 1;
-        assert_eq!(due(&[(1, states)], None, 100), [(1, vec![2, 3])].into());
+        assert_eq!(due(&[(1, states.clone())], None, 100), [(1, vec![2, 3])].into());
+        assert_eq!(due(&[(1, states.split_off(5))], None, 100), BTreeMap::new());
     }
 
     #[test]
