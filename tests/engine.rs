@@ -599,3 +599,43 @@ async fn a_document_that_no_frame_holds_is_refused_before_anything_is_written() 
     let before = all(&engine, "docs");
     assert_eq!(all(&node.cut_power(engine), "docs"), before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_patch_makes_a_document_that_no_segment_can_hold() {
+    let node = Node::new(33);
+    let engine = node.open();
+    let schema: serde_json::Map<String, Json> =
+        (0..11).map(|n| (format!("text{n}"), json!({"type": "string", "filterable": false}))).collect();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}], "schema": schema})).await.unwrap();
+    let text = "x".repeat(7 << 20);
+    for n in 0..9 {
+        let mut row = serde_json::Map::from_iter([("id".to_owned(), json!(1))]);
+        row.insert(format!("text{n}"), json!(text));
+        write(&engine, "docs", json!({"patch_rows": [row]})).await.unwrap();
+    }
+    let body = json!({"patch_rows": [{"id": 1, "text9": text}]});
+    let error = write(&engine, "docs", body).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Invalid, "too_large"));
+    engine.checkpoint(&name("docs")).await.unwrap();
+    let engine = node.cut_power(engine);
+    assert_eq!(engine.view(&name("docs")).unwrap().documents(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partial_delete_by_filter_says_that_rows_remain_and_a_whole_one_leaves_none() {
+    let node = Node::new(34);
+    let engine = node.open();
+    for part in 0..3u64 {
+        let ids: Vec<u64> = (part * 100_000..(part + 1) * 100_000).collect();
+        write(&engine, "docs", json!({"upsert_columns": {"id": ids}})).await.unwrap();
+    }
+    let by_filter = json!({"delete_by_filter": ["id", "Gte", 0], "delete_by_filter_allow_partial": true});
+    let first = write(&engine, "docs", by_filter.clone()).await.unwrap();
+    assert_eq!((first.deleted, first.rows_remaining), (250_000, true));
+    // The next write sees all of it, though so many changes are not remembered beside the state.
+    let again = write(&engine, "docs", json!({"delete_by_filter": ["id", "Gte", 0]})).await.unwrap();
+    assert_eq!((again.deleted, again.rows_remaining), (50_000, false));
+    assert!(!engine.view(&name("docs")).unwrap().has_documents());
+    let engine = node.cut_power(engine);
+    assert!(!engine.view(&name("docs")).unwrap().has_documents());
+}

@@ -130,14 +130,18 @@ impl Journal {
     }
 
     /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
-    pub fn append(&mut self, hlc: Hlc, batches: Vec<Batch>) -> Result<(Arc<GroupCommit>, Ticket)> {
+    pub fn append(
+        &mut self,
+        hlc: Hlc,
+        batches: impl IntoIterator<Item = Batch>,
+    ) -> Result<(Arc<GroupCommit>, Ticket)> {
         let mut bytes = Vec::new();
         let mut next_seq = self.next_seq;
-        let last = batches.len().saturating_sub(1);
         let synced = self.group.synced();
-        for (n, batch) in batches.into_iter().enumerate() {
+        let mut batches = batches.into_iter().peekable();
+        while let Some(batch) = batches.next() {
             let count = batch.records.len() as u64;
-            let frame = Frame { synced, first_seq: next_seq, more: n < last, hlc, batch };
+            let frame = Frame { synced, first_seq: next_seq, more: batches.peek().is_some(), hlc, batch };
             bytes.extend(encode_frame(self.salt, &frame)?);
             next_seq += count;
         }

@@ -12,6 +12,7 @@ use super::tail_terms::TailTerms;
 use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::ids::DocId;
+use crate::model::memory::{ARC_BYTES, allocated};
 use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::segment::text::terms::DocTerms;
@@ -170,6 +171,17 @@ impl Tail {
 
     pub fn is_empty(&self) -> bool {
         self.view.is_empty()
+    }
+
+    /// How many places there are, those of rows that went included.
+    pub fn places(&self) -> u64 {
+        u64::from(self.view.places())
+    }
+
+    /// What the places take, without their rows.
+    pub fn memory_bytes(&self) -> u64 {
+        let place = size_of::<Option<Arc<TailRow>>>() + size_of::<u32>();
+        self.view.chunks.len() as u64 * allocated(ARC_BYTES + size_of::<Chunk>() + CHUNK_ROWS * place)
     }
 
     /// The rows as they are now. Costs one reference per chunk.

@@ -8,9 +8,9 @@
 
 use bincode::{BorrowDecode, Decode, Encode};
 
+pub use super::record_bytes::encoded_bytes;
 use super::record_bytes::{
-    HeadBytes, List, RecordBytes, count_bytes, encoded_bytes, id_from_bytes, id_to_bytes, value_from_bytes,
-    value_to_bytes,
+    HeadBytes, List, RecordBytes, count_bytes, id_from_bytes, id_to_bytes, value_from_bytes, value_to_bytes,
 };
 use crate::error::{Error, Result};
 use crate::model::document::Document;

@@ -137,7 +137,7 @@ pub(super) fn count_bytes(count: usize) -> usize {
 }
 
 /// What a value takes in a payload, at most, in bytes.
-pub(super) fn encoded_bytes(value: &Value) -> usize {
+pub fn encoded_bytes(value: &Value) -> usize {
     let list = |count: usize, each: usize| count_bytes(count) + count * each;
     let text = |text: &str| list(text.len(), 1);
     1 + match value {

@@ -13,6 +13,8 @@ use crate::model::schema::Schema;
 
 /// Values of one object may count for this many logical bytes, before the last one.
 const OBJECT_BYTES: u64 = 1 << 20;
+/// What a value has around it in an object.
+const FIELD_BYTES: usize = 64;
 
 /// What the objects of one merge say of it.
 pub struct Losers {
@@ -43,9 +45,12 @@ impl Losers {
             let value = |column: &crate::model::schema::Column| {
                 Some(Field::of(&column.name, column.kind, document.get(column.uid())?))
             };
-            lost.schema.columns.iter().filter_map(value).collect()
+            lost.schema.columns.iter().filter_map(value).collect::<Vec<Field>>()
         });
-        self.bytes += lost.document.map_or(0, Document::logical_bytes);
+        // As the object has them: values may be many and have no logical size.
+        let attributes = lost.attributes.iter().map(|name| name.len() + 3).sum::<usize>();
+        let fields_bytes = fields.iter().flatten().map(|field| field.value.len() + field.name.len() + FIELD_BYTES);
+        self.bytes += (attributes + fields_bytes.sum::<usize>()) as u64;
         self.waiting.push(Loser {
             token,
             id: StoredId::of(id),

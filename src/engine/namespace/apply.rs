@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::state::of_map;
 use super::{Decider, Namespace, Shared, State};
 use crate::engine::group_commit::{GroupCommit, Ticket};
 use crate::engine::is_damage;
@@ -17,12 +18,17 @@ pub(super) type Wait = (Arc<GroupCommit>, Ticket);
 
 impl Shared {
     pub(super) fn new(state: State) -> Self {
-        Shared { state, pending: Default::default(), overlay: Default::default(), is_stuck: false }
+        Shared { state, pending: Default::default(), overlay: Default::default(), pending_bytes: 0, is_stuck: false }
+    }
+
+    /// Memory of everything that is not in a segment.
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.unflushed_bytes() + self.pending_bytes + of_map(&self.overlay)
     }
 
     /// Applies the commits whose barrier is done. Gives how many, and the error of the one that could not be applied.
     fn apply_synced(&mut self) -> (usize, Result<()>) {
-        let Shared { state, pending, overlay, is_stuck } = self;
+        let Shared { state, pending, overlay, pending_bytes, is_stuck } = self;
         let mut applied = 0;
         while let Some(commit) = pending.front_mut()
             && commit.group.is_synced(commit.ticket)
@@ -33,6 +39,7 @@ impl Shared {
                 return (applied, found);
             }
             let Some(commit) = pending.pop_front() else { break };
+            *pending_bytes = pending_bytes.saturating_sub(commit.bytes);
             for id in commit.changes.iter().map(|change| change.id()) {
                 if overlay.get(id).is_some_and(|(number, _)| *number == commit.number) {
                     overlay.remove(id);
@@ -43,6 +50,10 @@ impl Shared {
             state.tail.answers += u64::from(commit.is_keyed);
             state.put_all(&commit.changes, commit.version, &commit.places);
             applied += 1;
+        }
+        if overlay.is_empty() {
+            // Its table is counted for as long as it is there.
+            *overlay = Default::default();
         }
         (applied, Ok(()))
     }
@@ -78,7 +89,7 @@ impl Namespace {
         if let Some(error) = self.apart() {
             return Err(error.duplicate());
         }
-        let before = shared.state.unflushed_bytes();
+        let before = shared.bytes();
         let (applied, done) = shared.apply_synced();
         if applied > 0 {
             self.publish_view(&shared.state);
@@ -151,8 +162,8 @@ mod tests {
     use serde_json::json;
     use uuid::Uuid;
 
+    use super::super::frames::Extras;
     use super::super::open::next_clock;
-    use super::super::write::Extras;
     use crate::api::wire::write::{WriteBody, parse_write};
     use crate::engine::write::Change;
     use crate::engine::{Engine, EngineConfig};

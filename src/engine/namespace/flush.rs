@@ -332,7 +332,7 @@ impl Namespace {
             manifest.written_ms = job.hlc.millis().min(now);
         })?;
         let mut shared = self.shared();
-        let before = shared.state.unflushed_bytes();
+        let before = shared.bytes();
         for part in &mut shared.state.parts {
             let id = part.reference.segment_id;
             if let Some(saved) = next.manifest.segments.iter().find(|reference| reference.segment_id == id) {

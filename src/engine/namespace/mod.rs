@@ -1,8 +1,8 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
 //! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
-//! - `write` decides and logs, `answers` says what writes with a key did, `apply` lets the state follow what is durable, `places`
-//!   says where that meets segments;
+//! - `write` decides and logs, `frames` cuts commits, `answers` says what writes with a key did, `apply` lets the state follow
+//!   what is durable, `places` says where that meets segments;
 //! - `flush` turns the tail into a segment, `room` says when, `compaction` merges segments, but for those that others
 //!   need, too, as `standing` says;
 //! - `share` gives the newest state to who references it;
@@ -16,6 +16,7 @@ pub mod answers;
 mod apply;
 pub mod compaction;
 mod flush;
+mod frames;
 pub mod head;
 mod idle;
 mod open;
@@ -61,7 +62,6 @@ use crate::model::version_vector::VersionVector;
 pub const UNINDEXED_ROWS_MAX: u64 = 1_000;
 /// A larger tail becomes a segment once no write came for so long, so that the index gets up to date without more writes.
 const QUIET_MS: u64 = 60_000;
-
 /// An open namespace.
 pub struct Namespace {
     context: Arc<Context>,
@@ -151,6 +151,8 @@ struct Decider {
     number: u64,
     /// Answers of commits with an `Idempotency-Key`.
     answers: Answers,
+    /// A commit is on its way that is not in the overlay: it has to be done before anything else is decided.
+    is_blind: bool,
     /// The log failed: everything is opened anew before the next commit.
     distrust: Option<Distrust>,
     broken: bool,
@@ -170,6 +172,8 @@ struct Shared {
     pending: VecDeque<Pending>,
     /// What commits on their way make of documents: the commit's number and the new state.
     overlay: HashMap<DocId, (u64, Option<Arc<Document>>)>,
+    /// What the changes in `pending` take.
+    pending_bytes: u64,
     /// The first of `pending` is durable, and could not be applied when that was tried last.
     is_stuck: bool,
 }
@@ -181,6 +185,8 @@ struct Pending {
     ticket: Ticket,
     changes: Vec<Change>,
     places: Places,
+    /// What the changes take.
+    bytes: u64,
     version: Version,
     schema: Option<Arc<Schema>>,
     ids_reserved: Option<u64>,
@@ -244,7 +250,7 @@ impl Namespace {
     /// Memory and rows of everything that is not in a segment.
     pub fn unflushed(&self) -> (u64, u64) {
         let shared = self.shared();
-        (shared.state.unflushed_bytes(), shared.state.unflushed_rows())
+        (shared.bytes(), shared.state.unflushed_rows())
     }
 
     /// Since when what is in no segment waits for one, at `now` of the same clock; anew where that went back.
@@ -297,7 +303,7 @@ impl Namespace {
             tracing::debug!(namespace = %self.name, %error, "the log is not sealed");
         }
         let mut shared = self.shared();
-        self.context.tail_changed(shared.state.unflushed_bytes(), 0);
+        self.context.tail_changed(shared.bytes(), 0);
         shared.pending.clear();
         drop(shared);
         self.context.set_right(self.nsid, Work::Flush);
@@ -321,7 +327,7 @@ impl Namespace {
 
     /// Counts the tail's memory, which was `before` bytes when the caller locked what is shared.
     fn follow_tail(&self, shared: &Shared, before: u64) {
-        let after = shared.state.unflushed_bytes();
+        let after = shared.bytes();
         self.tail_bytes.store(after, Ordering::Relaxed);
         self.context.tail_changed(before, after);
     }

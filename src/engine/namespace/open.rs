@@ -92,7 +92,7 @@ impl Namespace {
         *decider = self::decider(&loaded, &head);
         self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         let mut shared = self.shared();
-        let before = shared.state.unflushed_bytes();
+        let before = shared.bytes();
         *shared = Shared::new(loaded.state);
         self.publish_view(&shared.state);
         self.follow_tail(&shared, before);
@@ -171,6 +171,7 @@ fn decider(loaded: &Loaded, head: &Head) -> Decider {
         answers: loaded.answers.clone(),
         distrust: None,
         broken: false,
+        is_blind: false,
     }
 }
 

@@ -20,14 +20,21 @@ use crate::error::Result;
 use crate::format::manifest::SegmentRef;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Origin, Version};
+use crate::model::memory::{ARC_BYTES, allocated, of_vec};
 use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::version_vector::VersionVector;
 use crate::segment::Segment;
 use crate::segment::builder::Entry;
+use crate::segment::text::terms::DocTerms;
 
-/// What one row costs in memory beside its values.
-const ROW_OVERHEAD_BYTES: u64 = 160;
+/// What an entry of an ordered map takes on average, beside key and value: its nodes have room for eleven, and are half full where
+/// keys come in order.
+const TREE_ENTRY_BYTES: u64 = 32;
+/// What a search remembers of a term of a row in the tail.
+const LISTED_TERM_BYTES: u64 = 5;
+/// Tails of so few places are not made smaller.
+const SPARSE_PLACES_MIN: u64 = 1_024;
 
 /// A segment that the namespace consists of.
 #[derive(Clone)]
@@ -69,6 +76,7 @@ pub struct MemTable {
     rows: Tail,
     slots: HashMap<DocId, u64>,
     tombstones: BTreeMap<DocId, Version>,
+    /// Of rows and of the tombstones' ids.
     bytes: u64,
     /// Commits whose answers are in no file yet.
     pub answers: u64,
@@ -76,7 +84,9 @@ pub struct MemTable {
 
 impl MemTable {
     fn put(&mut self, row: TailRow) {
-        self.tombstones.remove(&row.document.id);
+        if self.tombstones.remove(&row.document.id).is_some() {
+            self.bytes = self.bytes.saturating_sub(row.document.id.heap_bytes());
+        }
         self.bytes += bytes_of(&row);
         let id = row.document.id.clone();
         let slot = self.rows.push(Arc::new(row));
@@ -91,7 +101,30 @@ impl MemTable {
             self.bytes = self.bytes.saturating_sub(bytes_of(row));
         }
         self.rows.remove(slot);
+        self.close_gaps();
         row
+    }
+
+    fn bury(&mut self, id: &DocId, version: Version) {
+        if self.tombstones.insert(id.clone(), version).is_none() {
+            self.bytes += id.heap_bytes();
+        }
+    }
+
+    /// Puts the rows close together where most places are empty, so that a few old rows do not make every search walk over the
+    /// places of all that came after them. Costs a constant for every row that went since the last time. Snapshots keep theirs.
+    fn close_gaps(&mut self) {
+        let places = self.rows.places();
+        if places < SPARSE_PLACES_MIN || self.rows.len() * 4 > places {
+            return;
+        }
+        let sparse = std::mem::take(&mut self.rows);
+        for (_, row) in sparse.snapshot().iter() {
+            let slot = self.rows.push(row.clone());
+            if let Some(known) = self.slots.get_mut(&row.document.id) {
+                *known = slot;
+            }
+        }
     }
 
     fn forget_terms(&mut self, columns: &[ColumnUid]) {
@@ -123,7 +156,12 @@ impl MemTable {
 
     /// Memory in bytes, about.
     pub fn bytes(&self) -> u64 {
-        self.bytes + self.tombstones.len() as u64 * ROW_OVERHEAD_BYTES + self.answers * ANSWER_BYTES
+        let tombstone = size_of::<(DocId, Version)>() as u64 + TREE_ENTRY_BYTES;
+        self.bytes
+            + self.rows.memory_bytes()
+            + of_map(&self.slots)
+            + self.tombstones.len() as u64 * tombstone
+            + self.answers * ANSWER_BYTES
     }
 
     /// Everything, and the `superseded`, in the order of ids, for a segment.
@@ -143,8 +181,33 @@ impl MemTable {
 }
 
 fn bytes_of(row: &TailRow) -> u64 {
-    let terms: usize = row.terms.iter().map(|(_, terms)| terms.memory_bytes()).sum();
-    row.document.logical_bytes() + terms as u64 + ROW_OVERHEAD_BYTES
+    // The id is a key, too.
+    let shared = allocated(ARC_BYTES + size_of::<TailRow>()) + row.document.id.heap_bytes();
+    shared + row.document.memory_bytes() + of_terms(&row.terms)
+}
+
+fn of_terms(terms: &Vec<(ColumnUid, DocTerms)>) -> u64 {
+    let of_each = terms.iter().map(|(_, terms)| terms.heap_bytes() + LISTED_TERM_BYTES * terms.count() as u64);
+    of_vec(terms) + of_each.sum::<u64>()
+}
+
+/// What a hash map's table takes: a power of two of places, an eighth of them empty, with a byte for each.
+pub(super) fn of_map<K, V>(map: &HashMap<K, V>) -> u64 {
+    match map.capacity() {
+        0 => 0,
+        capacity => allocated((capacity * 8 / 7).next_power_of_two() * (size_of::<(K, V)>() + 1)),
+    }
+}
+
+/// What a change takes on its way into the tail, its record taken.
+pub(super) fn bytes_on_the_way(change: &Change) -> u64 {
+    let id = change.id().heap_bytes();
+    size_of::<Change>() as u64
+        + match change {
+            Change::Put { document, terms, .. } => document.memory_bytes() + of_terms(terms),
+            Change::Delete { .. } => id,
+        }
+        + id
 }
 
 /// A tail on its way into a segment, and what the namespace was when it stopped growing.
@@ -153,6 +216,8 @@ pub struct Frozen {
     /// Documents that were replaced or deleted since; dead rows of the segment that comes of this. They go into it all the
     /// same: after a crash the records that did it are replayed on top of them.
     pub superseded: HashMap<DocId, Arc<TailRow>>,
+    /// What those take.
+    superseded_bytes: u64,
     /// The dead rows of each segment when the tail stopped growing.
     pub dead: BTreeMap<Uuid, Arc<RoaringBitmap>>,
     pub replay_from: u64,
@@ -164,6 +229,10 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    fn bytes(&self) -> u64 {
+        self.table.bytes() + self.superseded_bytes + of_map(&self.superseded)
+    }
+
     /// Everything in the order of ids, for a segment; the same whenever it is asked for.
     pub fn entries(&self) -> Vec<Entry> {
         self.table.entries(&self.superseded)
@@ -219,7 +288,7 @@ impl State {
                 self.tail.put(TailRow { document: document.clone(), terms: terms.clone() });
             }
             Change::Delete { id } => {
-                self.tail.tombstones.insert(id.clone(), version);
+                self.tail.bury(id, version);
             }
         }
     }
@@ -247,6 +316,7 @@ impl State {
         if let Some(frozen) = &mut self.frozen
             && let Some(row) = frozen.table.take(id)
         {
+            frozen.superseded_bytes += bytes_of(&row);
             frozen.superseded.insert(id.clone(), row);
             return;
         }
@@ -312,7 +382,7 @@ impl State {
 
     /// Memory of everything that is not in a segment.
     pub fn unflushed_bytes(&self) -> u64 {
-        self.tail.bytes() + self.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes())
+        self.tail.bytes() + self.frozen.as_ref().map_or(0, Frozen::bytes)
     }
 
     pub fn unflushed_rows(&self) -> u64 {
@@ -360,6 +430,7 @@ impl State {
         self.frozen = Some(Frozen {
             table: std::mem::take(&mut self.tail),
             superseded: HashMap::new(),
+            superseded_bytes: 0,
             dead: self.parts.iter().map(|part| (part.reference.segment_id, part.dead.clone())).collect(),
             replay_from,
             data_seq: self.data_seq,

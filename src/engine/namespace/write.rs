@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::apply::{Unfinished, Wait};
+use super::frames::{Batches, Extras};
 use super::open::{next_clock, whole};
-use super::state::etag;
+use super::state::{bytes_on_the_way, etag};
 use super::{Decider, Namespace, Pending};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap;
@@ -14,7 +15,7 @@ use crate::engine::journal::{Journal, Writer};
 use crate::engine::write::{Change, Current, Decision, apply_schema_update, decide, prepare};
 use crate::error::{Error, Kind, Result};
 use crate::format::answers::Answer;
-use crate::format::record::{Batch, IdempotencyEntry};
+use crate::format::record::IdempotencyEntry;
 use crate::model::document::Document;
 use crate::model::filter::Filter;
 use crate::model::ids::{DocId, Hlc, IdType, Version};
@@ -22,21 +23,10 @@ use crate::model::schema::Schema;
 use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::mmap::lacks_room;
 
-/// The records of one frame take at most so many bytes of its payload, unless a single one takes more; a larger commit takes
-/// several frames. Recovery holds a frame in memory.
-const FRAME_BYTES: usize = 4 << 20;
 /// A request whose body is at most this long is decided by the thread that read it.
 const INLINE_BYTES: u64 = 32 << 10;
-/// The most records of one frame.
-const FRAME_RECORDS: usize = 65_536;
-
-/// What a commit puts into the log besides its documents.
-#[derive(Default)]
-pub(super) struct Extras {
-    schema: Option<Arc<Schema>>,
-    idempotency: Option<IdempotencyEntry>,
-    ids_reserved: Option<u64>,
-}
+/// What a commit of more changes makes of documents is not remembered beside them: the next write waits until it is done.
+const OVERLAID_MAX: usize = 100_000;
 
 impl Namespace {
     /// Carries out one write; it is durable and visible on return.
@@ -192,6 +182,8 @@ impl Namespace {
     /// Opens everything anew when the log failed before.
     pub(super) async fn make_ready(&self, decider: &mut Decider) -> Result<()> {
         self.check_alive()?;
+        let drained = if decider.is_blind { self.drain(decider).await } else { Ok(()) };
+        decider.is_blind = false;
         let failed = decider.journal.as_ref().is_some_and(Journal::is_failed);
         if !failed {
             self.check_applied()?;
@@ -201,9 +193,9 @@ impl Namespace {
                 decider.distrust = Some(journal.distrust());
             }
             decider.broken = true;
-            self.reopen(decider).await?;
+            return self.reopen(decider).await;
         }
-        Ok(())
+        drained
     }
 
     /// Puts a decision into the log. Nothing is appended when nothing changes and no key has to be remembered.
@@ -241,7 +233,7 @@ impl Namespace {
         &self,
         decider: &mut Decider,
         hlc: Hlc,
-        changes: Vec<Change>,
+        mut changes: Vec<Change>,
         extras: Extras,
     ) -> Result<Wait> {
         let places = self.shared().state.places_of(&changes)?;
@@ -255,8 +247,7 @@ impl Namespace {
         }
         let Some(journal) = &mut decider.journal else { return Err(Error::internal("the log is not open")) };
         let counts = !changes.is_empty() || extras.schema.is_some();
-        let (changes, batches) = batches(changes, &extras);
-        let (group, ticket) = journal.append(hlc, batches)?;
+        let (group, ticket) = journal.append(hlc, Batches::new(&mut changes, &extras))?;
         decider.next_seq = journal.next_seq();
         self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         decider.hlc = hlc;
@@ -275,19 +266,25 @@ impl Namespace {
             decider.answers.insert(Answer { entry, at_ms }, hlc, Some((group.clone(), ticket)));
         }
         let mut shared = self.shared();
-        for change in &changes {
+        let before = shared.bytes();
+        decider.is_blind |= changes.len() > OVERLAID_MAX;
+        for change in changes.iter().filter(|_| !decider.is_blind) {
             let state = match change {
                 Change::Put { document, .. } => Some(document.clone()),
                 Change::Delete { .. } => None,
             };
             shared.overlay.insert(change.id().clone(), (decider.number, state));
         }
+        let bytes = changes.iter().map(bytes_on_the_way).sum();
+        shared.pending_bytes += bytes;
+        self.follow_tail(&shared, before);
         shared.pending.push_back(Pending {
             number: decider.number,
             group: group.clone(),
             ticket,
             changes,
             places,
+            bytes,
             version: Version { hlc, origin: decider.origin },
             schema: extras.schema,
             ids_reserved: extras.ids_reserved,
@@ -344,34 +341,6 @@ impl Current for Now<'_> {
         let _turn = self.namespace.context.filtering.lock().unwrap_or_else(PoisonError::into_inner);
         bitmap::matching(&view.past(), filter, limit)
     }
-}
-
-/// Cuts a commit into frames; gives the changes back.
-fn batches(mut changes: Vec<Change>, extras: &Extras) -> (Vec<Change>, Vec<Batch>) {
-    let mut batches = vec![Batch {
-        idempotency: extras.idempotency.clone(),
-        schema: extras.schema.as_deref().cloned(),
-        ids_reserved: extras.ids_reserved,
-        records: Vec::new(),
-    }];
-    let mut bytes = 0;
-    for change in &mut changes {
-        let record = change.take_record();
-        let size = record.encoded_bytes();
-        let full = batches.last().is_some_and(|batch| {
-            let is_empty = batch.records.is_empty() && batch.schema.is_none();
-            !is_empty && (bytes + size > FRAME_BYTES || batch.records.len() >= FRAME_RECORDS)
-        });
-        if full {
-            batches.push(Batch::default());
-            bytes = 0;
-        }
-        bytes += size;
-        if let Some(batch) = batches.last_mut() {
-            batch.records.push(record);
-        }
-    }
-    (changes, batches)
 }
 
 /// `If-Match`: a list of entity tags, or `*`.

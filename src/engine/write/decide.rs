@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use super::prepare::{NewDocument, NewPatch, NewValues, Prepared, Terms};
 use super::schema_update::vector_comes_late;
-use super::{Change, Current, DELETE_BY_FILTER_MAX, Decision, PATCH_BY_FILTER_MAX, Patch, apply_patch};
+use super::{
+    Change, Current, DELETE_BY_FILTER_MAX, DELETE_PARTIAL_MAX, DOCUMENT_BYTES_MAX, Decision,
+    PATCH_BY_FILTER_BYTES_MAX, PATCH_BY_FILTER_MAX, Patch, apply_patch,
+};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::{bind_condition, bind_for_write, refers_to_new};
 use crate::engine::filter::matches::matches_with;
 use crate::error::{Error, Result};
+use crate::format::record::encoded_bytes;
 use crate::model::document::Document;
 use crate::model::filter::{Expr, Filter};
 use crate::model::ids::{DocId, Version};
@@ -41,6 +45,9 @@ pub fn decide(
         analyzers: prepared.analyzers,
         changes: Vec::with_capacity(prepared.upserts.len() + prepared.patches.len() + prepared.deletes.len()),
         by_filter: HashMap::new(),
+        has_more_steps: request.delete_by_filter.is_none()
+            || request.patch_by_filter.is_some()
+            || !(request.upserts.is_empty() && request.patches.is_empty() && request.deletes.is_empty()),
         wants_ids: request.return_affected_ids,
         outcome: WriteOutcome::default(),
     };
@@ -122,6 +129,8 @@ struct Write<'a> {
     changes: Vec<Change>,
     /// The changes that by-filter steps made. Rows name each document once, so only these can meet another change.
     by_filter: HashMap<DocId, usize>,
+    /// There is more than one step, so changes of by-filter steps may be met again.
+    has_more_steps: bool,
     wants_ids: bool,
     outcome: WriteOutcome,
 }
@@ -151,7 +160,9 @@ impl Write<'_> {
     }
 
     fn delete_by_filter(&mut self, by: &ByFilter) -> Result<()> {
-        let ids = self.matching("delete_by_filter", by, DELETE_BY_FILTER_MAX)?;
+        let limit = if by.allow_partial { DELETE_PARTIAL_MAX } else { DELETE_BY_FILTER_MAX };
+        let ids = self.matching("delete_by_filter", by, limit)?;
+        self.changes.reserve_exact(ids.len());
         for id in ids {
             self.queried(id.logical_bytes());
             self.note_deleted(&id);
@@ -162,12 +173,32 @@ impl Write<'_> {
 
     fn patch_by_filter(&mut self, by: &ByFilter, values: NewValues) -> Result<()> {
         let ids = self.matching("patch_by_filter", by, PATCH_BY_FILTER_MAX)?;
+        let mut bytes = 0;
+        let mut left = ids.len() as u64;
         for ids in ids.chunks(DOCUMENTS_AT_ONCE) {
             // Filters run on a snapshot: a document may be gone by now.
             for document in self.current.documents(&ids.iter().collect::<Vec<_>>())?.into_iter().flatten() {
                 self.queried(document.logical_bytes());
-                let change = self.patched(&document, values.clone());
+                let change = self.patched(&document, values.clone())?;
+                if let Change::Put { document, .. } = &change {
+                    bytes += document.memory_bytes();
+                }
                 self.put_by_filter(change);
+            }
+            left = left.saturating_sub(ids.len() as u64);
+            if bytes > PATCH_BY_FILTER_BYTES_MAX && left > 0 {
+                if !by.allow_partial {
+                    return Err(Error::invalid(format!(
+                        "patch_by_filter makes documents of more than {PATCH_BY_FILTER_BYTES_MAX} bytes in memory"
+                    ))
+                    .with_code("too_large")
+                    .with_hint(
+                        "set patch_by_filter_allow_partial, and repeat the request while rows_remaining is true",
+                    ));
+                }
+                self.outcome.rows_remaining = true;
+                self.outcome.filter_matched = self.outcome.filter_matched.map(|matched| matched.saturating_sub(left));
+                break;
             }
         }
         Ok(())
@@ -224,7 +255,7 @@ impl Write<'_> {
             _ => self.holds(condition, &current, None)?,
         };
         if holds {
-            let change = self.patched(&current, values);
+            let change = self.patched(&current, values)?;
             self.put(change);
         }
         Ok(())
@@ -270,9 +301,18 @@ impl Write<'_> {
     }
 
     /// The change that a patch of `current` is; counts it.
-    fn patched(&mut self, current: &Document, values: NewValues) -> Change {
+    fn patched(&mut self, current: &Document, values: NewValues) -> Result<Change> {
         let NewValues { changed, terms } = values;
         let document = apply_patch(current, &changed, self.version);
+        // No patch may make a document that a single write could not have made: no block of a segment would hold it.
+        let bytes = document.fields.iter().map(|(_, value)| encoded_bytes(value) as u64).sum::<u64>();
+        if bytes > DOCUMENT_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "patch of document {}: makes it {bytes} bytes large, expected at most {DOCUMENT_BYTES_MAX}",
+                document.id
+            ))
+            .with_code("too_large"));
+        }
         let terms = self.terms(&document, &changed, terms);
         self.outcome.patched += 1;
         let written: u64 = changed.iter().filter_map(|(_, value)| value.as_ref()).map(|v| v.logical_bytes()).sum();
@@ -280,7 +320,11 @@ impl Write<'_> {
         if self.wants_ids {
             self.outcome.patched_ids.push(document.id.clone());
         }
-        Change::Put { document: Arc::new(document), terms, patch: Some(Patch { base: current.version, changed }) }
+        Ok(Change::Put {
+            document: Arc::new(document),
+            terms,
+            patch: Some(Box::new(Patch { base: current.version, changed })),
+        })
     }
 
     /// The terms of a patched document: what the patch set is analysed already.
@@ -301,7 +345,9 @@ impl Write<'_> {
     }
 
     fn put_by_filter(&mut self, change: Change) {
-        self.by_filter.insert(change.id().clone(), self.changes.len());
+        if self.has_more_steps {
+            self.by_filter.insert(change.id().clone(), self.changes.len());
+        }
         self.changes.push(change);
     }
 

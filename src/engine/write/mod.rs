@@ -28,8 +28,12 @@ use crate::segment::text::terms::DocTerms;
 
 /// The most documents of one `delete_by_filter`.
 pub const DELETE_BY_FILTER_MAX: usize = 5_000_000;
+/// The most documents of one that may be partial: what is repeated anyway need not take so much memory at once.
+pub const DELETE_PARTIAL_MAX: usize = 250_000;
 /// The most documents of one `patch_by_filter`.
 pub const PATCH_BY_FILTER_MAX: usize = 50_000;
+/// The most memory of the documents that one `patch_by_filter` makes, in bytes, give or take some documents.
+pub const PATCH_BY_FILTER_BYTES_MAX: u64 = 256 << 20;
 /// The largest value, in logical bytes.
 pub const VALUE_BYTES_MAX: u64 = 8 << 20;
 /// The largest document, in logical bytes.
@@ -65,7 +69,7 @@ pub enum Change {
         /// The terms of every full-text column that the document has a value of.
         terms: Vec<(ColumnUid, DocTerms)>,
         /// How the document came about, when a patch made it; `None` for a whole document.
-        patch: Option<Patch>,
+        patch: Option<Box<Patch>>,
     },
     Delete {
         id: DocId,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::model::memory::allocated;
+
 /// Terms in bytewise order, each with as many entries of a list as there are of it: those of all terms follow each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TermTable {
@@ -169,8 +171,9 @@ impl DocTerms {
         }))
     }
 
-    pub fn memory_bytes(&self) -> usize {
-        self.terms.text_bytes() + 8 * self.terms.len() + 4 * self.positions.len() + 64
+    /// What the terms take beside the value itself.
+    pub fn heap_bytes(&self) -> u64 {
+        allocated(self.terms.text_bytes()) + allocated(8 * self.terms.len()) + allocated(4 * self.positions.len())
     }
 
     fn positions_at(&self, at: usize) -> &[u32] {
