@@ -130,7 +130,8 @@ impl Engine {
         }
         let old = now.and_then(|now| now.checked_sub(context.config.retention_ms));
         let mut failed = None;
-        for (nsid, generations) in choose(&all, old, self.retention_bytes_max()) {
+        let manifests = all.values().flatten().map(|state| state.manifest_bytes).sum();
+        for (nsid, generations) in choose(&all, old, self.retention_bytes_max(manifests)) {
             if generations.contains(&WHOLE) {
                 self.discard_deleted(nsid);
                 continue;
@@ -142,12 +143,13 @@ impl Engine {
         failed.map_or(Ok(()), Err)
     }
 
-    /// How many bytes past states may keep: a share of what the store has and could have.
-    pub(in crate::engine) fn retention_bytes_max(&self) -> u64 {
+    /// How many bytes past states may keep: a share of what the store has, `manifests` bytes of their own included, and could have.
+    fn retention_bytes_max(&self, manifests: u64) -> u64 {
         let context = &self.context;
         let (_, stored) = context.meta.object_totals().unwrap_or_default();
         let free = context.disk.free_bytes(context.layout.root()).unwrap_or_default();
-        (stored.saturating_add(free) / 100).saturating_mul(u64::from(context.config.retention_disk_percent))
+        (stored.saturating_add(manifests).saturating_add(free) / 100)
+            .saturating_mul(u64::from(context.config.retention_disk_percent))
     }
 
     /// Removes everything of an incarnation that has no name: what it held is released, what nobody holds is reclaimed.
