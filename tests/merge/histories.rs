@@ -112,7 +112,7 @@ impl Model {
                 continue;
             }
             let common = self.common(theirs, *id, bases);
-            if let Some(Common { is_newest: true, value, .. }) = common {
+            if let Some(Common { is_newest: true, value: value @ Some(_), .. }) = common {
                 match (*their_value != value, *our_value != value) {
                     (true, false) if theirs_is_higher => take(&mut merged),
                     (true, false) => renew(&mut merged, *their_value),

@@ -3,8 +3,9 @@
 //! A version that a side's vector covers was seen there. So:
 //! - theirs is covered by ours: ours has it, or what replaced it, and nothing happens;
 //! - ours is covered by theirs, and theirs is not: theirs replaced it, and is taken;
-//! - neither is: both wrote it apart, which is a conflict unless one of them has what both began with: an edit that was undone,
-//!   or a row that was written again as it was, is no edit ([`by_content`]).
+//! - neither is: both wrote it apart, which is a conflict unless one of them has the row that both began with: an edit that was
+//!   undone, or a row that was written again as it was, is no edit ([`by_content`]). Where both began with no row there is nothing
+//!   to compare with, and a deletion is never taken for an insertion that was undone.
 //!
 //! A state's version of a document is never lower than another of it that the state has seen: whoever has that other one takes it,
 //! and compaction drops rows below a tombstone. So of equal documents the one with the higher version stays. And what both began with

@@ -125,7 +125,9 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let Common::Known { document: base, schema, is_newest: true } = self.common(step)? else { return Ok(None) };
-        let base = base.as_deref().map(|base| (base, schema));
+        // Where nothing was in common both wrote: who deleted what it had seen of the other did something, and is heard.
+        let Some(base) = base.as_deref() else { return Ok(None) };
+        let base = Some((base, schema));
         let changed = |side: Option<&Document>, schema: &Schema| is_changed(side.map(|side| (side, schema)), base);
         let theirs_changed = changed(step.theirs.as_deref(), &self.changes.theirs.moment.view.schema);
         let ours_changed = changed(step.ours.as_deref(), &self.changes.ours.moment.view.schema);
