@@ -164,7 +164,6 @@ mod tests {
 
     use super::super::frames::Extras;
     use super::super::open::next_clock;
-    use crate::api::wire::write::{WriteBody, parse_write};
     use crate::engine::write::Change;
     use crate::engine::{Engine, EngineConfig};
     use crate::error::Kind;
@@ -172,6 +171,7 @@ mod tests {
     use crate::format::segment::{decode_footer, decode_meta};
     use crate::model::document::Document;
     use crate::model::ids::{DocId, Project, Version};
+    use crate::model::write::{Row, WriteRequest};
     use crate::platform::clock::ManualClock;
     use crate::platform::memory_disk::MemoryDisk;
     use crate::platform::mmap::Mapping;
@@ -190,9 +190,8 @@ mod tests {
         let disk = MemoryDisk::default();
         let engine = open(&disk);
         let name = Project::default_project().namespace("docs").unwrap();
-        let rows: Vec<_> = (0..10).map(|id| json!({"id": id})).collect();
-        let WriteBody::Write(request) = parse_write(json!({"upsert_rows": rows})).unwrap() else { panic!("a write") };
-        engine.write(&name, *request).await.unwrap();
+        let upserts = (0..10).map(|id| Row { id: json!(id), fields: Vec::new() }).collect();
+        engine.write(&name, WriteRequest { upserts, ..WriteRequest::default() }).await.unwrap();
         engine.checkpoint(&name).await.unwrap();
         let namespace = engine.namespace(&name).unwrap();
         let mut waits = Vec::new();
