@@ -118,7 +118,7 @@ impl Life {
         let is_bad_day = day % 5 == 4;
         for hour in 0..24 {
             let is_failing = is_bad_day && (6..10).contains(&hour);
-            self.wear.is_full.store(day % 2 == 0, Ordering::Relaxed);
+            self.wear.is_full.store(day.is_multiple_of(2), Ordering::Relaxed);
             self.wear.one_in.store(if is_failing { 6 } else { 0 }, Ordering::Relaxed);
             self.hour(day, hour, is_failing).await;
             self.wear.one_in.store(0, Ordering::Relaxed);
@@ -159,13 +159,13 @@ impl Life {
         }
         let engine = self.engine();
         let feed = name("feed");
-        if hour % 2 == 0 {
+        if hour.is_multiple_of(2) {
             // A keyed write that changes nothing.
             self.writes += 1;
             let body = json!({"patch_rows": [{"id": 1_000_000, "n": 1}]});
             tolerate("a write of nothing", write(&engine, "feed", body, Some(self.writes)).await);
         }
-        if hour % 3 == 0 {
+        if hour.is_multiple_of(3) {
             let labels = [("hour".to_owned(), format!("{day}/{hour}"))].into();
             tolerate("label", engine.set_labels(&feed, labels).await);
         }
@@ -186,8 +186,8 @@ impl Life {
                 tolerate("tag", engine.tag(&feed, &tag, None).await.map(drop));
             }
             14 => tolerate("expiring", expiring(&engine, day).await),
-            20 if day % 3 == 0 => tolerate("snapshot", snapshot(&engine).await),
-            22 if day % 6 == 0 => tolerate("compact", engine.compact(&feed).await),
+            20 if day.is_multiple_of(3) => tolerate("snapshot", snapshot(&engine).await),
+            22 if day.is_multiple_of(6) => tolerate("compact", engine.compact(&feed).await),
             _ => {}
         }
         for _ in 0..2 {

@@ -35,7 +35,7 @@ impl Wear {
             return Ok(());
         }
         let state = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |state| Some(next(state)));
-        if (state.unwrap_or_default() >> 33) % one_in != 0 {
+        if !(state.unwrap_or_default() >> 33).is_multiple_of(one_in) {
             return Ok(());
         }
         Err(if self.is_full.load(Ordering::Relaxed) {
