@@ -42,7 +42,13 @@ pub fn manifest(context: &Context, nsid: Nsid) -> Result<bool> {
 /// Writes the mark of a deleted incarnation back when its file is damaged or missing. Whether it did.
 pub fn mark(context: &Context, nsid: Nsid, kin: &Kin) -> Result<bool> {
     let Some(deleted_ms) = kin.deleted_ms else { return Ok(false) };
-    if matches!(read_deleted(context, nsid), Ok(Some(_))) || generations(context, nsid)?.is_empty() {
+    let there = generations(context, nsid)?;
+    if matches!(read_deleted(context, nsid), Ok(Some(_))) || there.is_empty() {
+        return Ok(false);
+    }
+    // The mark goes before the chain: where the newest manifest is gone, too, the incarnation was going for good, and what a power
+    // cut brought back of it must not be taken for a namespace to be had back.
+    if cached_head(context, nsid).is_some_and(|(known, _)| there.last() != Some(&known.generation)) {
         return Ok(false);
     }
     let hlc = Hlc::from_millis(deleted_ms);
