@@ -84,6 +84,63 @@ fn a_diff_shows_the_attributes_that_are_asked_for() {
     }
 }
 
+/// Seven attributes of 5 MiB on each side: 35 MiB are a document, 70 are none.
+#[test]
+fn what_would_be_too_large_for_a_document_is_not_joined() {
+    let daemon = Daemon::start();
+    let wide = |prefix: &str| {
+        let mut row = json!({"id": 1});
+        for at in 0..7 {
+            row[format!("{prefix}{at}")] = prefix.repeat(5 << 20).into();
+        }
+        row
+    };
+    let put = |name: &str, body: Value| {
+        let reply = daemon.post(&format!("/v2/namespaces/{name}"), &body);
+        assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    };
+    let schema = |prefix: &str| -> Value {
+        (0..7).map(|at| (format!("{prefix}{at}"), json!({"type": "string", "filterable": false}))).collect()
+    };
+    put("main", json!({"upsert_rows": [{"id": 1, "n": 1}, {"id": 2, "n": 1, "m": 1}]}));
+    put("child", json!({"branch_from_namespace": "main"}));
+    put("main", json!({"patch_rows": [wide("a"), {"id": 2, "n": 2}], "schema": schema("a")}));
+    put("child", json!({"patch_rows": [wide("b"), {"id": 2, "m": 2}], "schema": schema("b")}));
+    let merge = |policy: &str| {
+        let body = json!({"source": "child", "policy": policy});
+        let reply = daemon.post("/v1/namespaces/main/merge", &body);
+        (reply.status, reply.json())
+    };
+    let (status, body) = merge("fields-or-fail");
+    assert_eq!((status, &body["code"]), (412, &json!("conflicts")));
+    let too_large = &body["conflicts"]["too_large"];
+    assert_eq!([&too_large["total"], &too_large["first"], &too_large["bytes_max"]], [1, 1, 64 << 20], "{too_large}");
+    assert!(too_large["bytes"].as_u64().unwrap() > 70 << 20, "{too_large}");
+    assert_eq!(body["conflicts"]["resolutions"], json!({"fields": 1, "none": 1}));
+    let hint = body["hint"].as_str().unwrap();
+    assert!(hint.starts_with("document 1 would be of 734"), "{hint}");
+    assert!(
+        hint.contains("at most 67108864 may be in one: make it smaller on one side, or choose a policy"),
+        "{hint}"
+    );
+    // The rows are larger than a report may be.
+    assert_eq!(body["conflicts"]["listed"], json!([]));
+
+    let (status, body) = merge("fields");
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["conflicts"]["resolutions"], json!({"fields": 1, "theirs": 1}), "{body}");
+    assert_eq!(body["conflicts"]["too_large"]["total"], 1);
+    let shown =
+        json!({"rank_by": ["id", "asc"], "limit": 9, "exclude_attributes": ["b1", "b2", "b3", "b4", "b5", "b6"]});
+    let rows = daemon.post("/v2/namespaces/main/query", &shown).json();
+    assert_eq!(rows["rows"][0]["b0"].as_str().map(str::len), Some(5 << 20));
+    assert_eq!((&rows["rows"][0]["a0"], &rows["rows"][1]), (&Value::Null, &json!({"id": 2, "n": 2, "m": 2})));
+    // The other state is kept, whole.
+    let kept = lines(&daemon.get("/v1/namespaces/main/conflicts").body);
+    assert_eq!((kept.len(), &kept[0]["id"], &kept[0]["lost"]), (1, &json!(1), &json!("ours")));
+    assert_eq!(kept[0]["row"]["a6"].as_str().map(str::len), Some(5 << 20));
+}
+
 #[test]
 fn attributes_changed_apart_are_joined_and_those_changed_on_both_sides_refused() {
     let daemon = Daemon::start();

@@ -17,7 +17,8 @@ use crate::api::wire::query::parse_projection;
 use crate::api::wire::response::{id_json, millis, time, write_json};
 use crate::api::wire::shape::{boolean, map, refuse_unknown, string, take, wrong};
 use crate::engine::merge::decide::Policy;
-use crate::engine::merge::{LostState, MergeRequest};
+use crate::engine::merge::{LostState, MergeRequest, TooLarge};
+use crate::engine::write::DOCUMENT_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::model::ids::NamespaceName;
 use crate::model::query::Projection;
@@ -98,9 +99,17 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
             "{count} documents were changed on both sides {how}, and the policy is {policy}: nothing is merged"
         )
         .into();
-        answer["hint"] =
-            "choose a policy: lww, fields, fields-or-fail, ours, theirs or keep-both; dry_run shows what it does"
-                .into();
+        answer["hint"] = match &report.too_large {
+            Some(TooLarge { id, bytes, .. }) => format!(
+                "document {id} would be of {bytes} bytes with the attributes of both, at most {DOCUMENT_BYTES_MAX} may be in \
+                 one: make it smaller on one side, or choose a policy that keeps one state whole: lww, fields, ours, theirs \
+                 or keep-both"
+            ),
+            None => {
+                "choose a policy: lww, fields, fields-or-fail, ours, theirs or keep-both; dry_run shows what it does".into()
+            }
+        }
+        .into();
         return Answer::json(412, &answer);
     }
     answer["status"] = "OK".into();

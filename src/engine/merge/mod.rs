@@ -28,5 +28,5 @@ mod work;
 
 pub use bases::kept_by;
 pub use conflicts::LostState;
-pub use report::{Conflict, MergeReport, MergeRequest};
+pub use report::{Conflict, MergeReport, MergeRequest, TooLarge};
 pub(in crate::engine) use work::newest;

@@ -113,6 +113,7 @@ impl Engine {
             open_bases: Box::new(move || self.common_states(source, target)),
             losers,
             report: MergeReport::default(),
+            listed_bytes: 0,
             bases: None,
             fresh: 0,
             compares: false,

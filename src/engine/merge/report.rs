@@ -6,12 +6,15 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::decide::{Policy, Resolution};
+use crate::engine::write::DOCUMENT_BYTES_MAX;
 use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, DocId};
 use crate::model::value_render::id_json;
 
 /// The most conflicts that a report shows; all of them are counted.
 pub const LISTED_MAX: usize = 100;
+/// What their rows may count for, in logical bytes; from the first one that would be above it on none is shown.
+pub const LISTED_BYTES_MAX: u64 = 8 << 20;
 
 /// How a merge is made.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,8 @@ pub struct MergeReport {
     pub clashes: BTreeMap<String, u64>,
     /// How many conflicts ended how.
     pub resolutions: BTreeMap<&'static str, u64>,
+    /// Documents that were not joined attribute by attribute, since what would come out is larger than a document may be.
+    pub too_large: Option<TooLarge>,
     /// The first conflicts, in the order of ids.
     pub listed: Vec<Conflict>,
     /// There are conflicts that the policy decides nothing about: nothing changed.
@@ -51,6 +56,15 @@ pub struct MergeReport {
     pub left_out: Vec<String>,
     /// Generation and identity of the commit; `None` when nothing was to be committed.
     pub commit: Option<(u64, CommitId)>,
+}
+
+/// Documents that are too large to be joined: how many, and the first of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TooLarge {
+    pub count: u64,
+    pub id: DocId,
+    /// What it would take.
+    pub bytes: u64,
 }
 
 /// A document that both sides changed apart. A side that deleted it has no row.
@@ -90,6 +104,10 @@ impl MergeReport {
             },
             "committed": self.commit.is_some(),
         });
+        if let Some(TooLarge { count, id, bytes }) = &self.too_large {
+            body["conflicts"]["too_large"] =
+                json!({"total": count, "first": id_json(id), "bytes": bytes, "bytes_max": DOCUMENT_BYTES_MAX});
+        }
         if !self.left_out.is_empty() {
             body["left_out"] = self.left_out.clone().into();
         }

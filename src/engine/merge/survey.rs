@@ -4,15 +4,29 @@ use std::sync::Arc;
 
 use super::decide::{Policy, Resolution, Verdict, resolve};
 use super::fields::{Ground, Joined, Seen, join};
-use super::report::{Conflict, LISTED_MAX, MergeReport, word};
+use super::report::{Conflict, LISTED_BYTES_MAX, LISTED_MAX, MergeReport, TooLarge, word};
 use super::side::Place;
 use super::walk::{Common, Step, Walk};
 use super::work::Work;
 use crate::engine::namespace::Moment;
+use crate::engine::write::DOCUMENT_BYTES_MAX;
 use crate::error::Result;
+use crate::format::record::encoded_bytes;
 use crate::model::document::Document;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value_render::document_json;
+
+/// How a conflict ends under the policy that was asked for.
+pub(super) struct End {
+    /// Both states, attribute by attribute; `None` where one side has no document.
+    pub joined: Option<Joined>,
+    /// Both changed one attribute, or one deleted what the other changed, or no document could be what both are together.
+    is_clash: bool,
+    /// What the joined document would take, in bytes, where no document may take so much.
+    too_large: Option<u64>,
+    /// `None`: the policy refuses to end it.
+    pub resolution: Option<Resolution>,
+}
 
 impl Work<'_> {
     /// Goes over everything that differs, and counts what becomes of it.
@@ -20,6 +34,7 @@ impl Work<'_> {
         self.fresh = 0;
         self.taken = vec![0; self.theirs.view.segments.len()];
         self.report = self.empty_report();
+        self.listed_bytes = 0;
         while let Some(step) = walk.next_step()? {
             let is_same =
                 step.is_same || self.compares && step.verdict == Verdict::Take && walk.is_rewritten(&step)?;
@@ -65,11 +80,13 @@ impl Work<'_> {
     /// Counts a conflict, and lists it while there is room.
     fn note(&mut self, step: &Step, walk: &mut Walk, schema: &Schema) -> Result<()> {
         let (theirs_state, ours_state) = (step.candidate.theirs.state, step.candidate.ours.state);
-        let joined = self.joined(step, walk, schema)?;
-        let is_clash = joined.as_ref().is_none_or(|joined| !joined.clashes.is_empty());
+        let End { joined, is_clash, too_large, resolution } = self.end(step, walk, schema)?;
         let clashes: Vec<String> = joined.map(|joined| names(&joined.clashes, schema)).unwrap_or_default();
-        let resolution = resolve(self.request.policy, theirs_state, ours_state, is_clash);
         let report = &mut self.report;
+        if let Some(bytes) = too_large {
+            let first = || TooLarge { id: step.candidate.id.clone(), bytes, count: 0 };
+            report.too_large.get_or_insert_with(first).count += 1;
+        }
         report.conflicts += 1;
         *(if is_clash { &mut report.clashing } else { &mut report.disjoint }) += 1;
         for name in &clashes {
@@ -95,13 +112,19 @@ impl Work<'_> {
         }
         let is_kept = matches!(resolution, Some(Resolution::OursAndTheirs | Resolution::TheirsAndOurs));
         self.fresh += u64::from(is_kept);
-        if self.report.listed.len() >= LISTED_MAX {
+        if self.report.listed.len() >= LISTED_MAX || self.listed_bytes > LISTED_BYTES_MAX {
             return Ok(());
         }
-        let base = match walk.common(step)? {
-            Common::Unknown => None,
-            Common::Known { document, schema, .. } => document.map(|document| document_json(&document, schema)),
+        let (base, shown) = match walk.common(step)? {
+            Common::Known { document: Some(document), schema, .. } => (Some(document), Some(schema)),
+            Common::Known { document: None, .. } | Common::Unknown => (None, None),
         };
+        let rows = [&base, &step.ours, &step.theirs];
+        self.listed_bytes += rows.into_iter().flatten().map(|document| document.logical_bytes()).sum::<u64>();
+        if self.listed_bytes > LISTED_BYTES_MAX {
+            return Ok(());
+        }
+        let base = base.zip(shown).map(|(document, schema)| document_json(&document, schema));
         let row = |document: &Option<Arc<Document>>, schema: &Schema| {
             document.as_ref().map(|document| document_json(document, schema))
         };
@@ -118,9 +141,25 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// How a conflict ends. Two states that would be too large together are not joined: each is whole, and the newer one stays.
+    pub(super) fn end(&self, step: &Step, walk: &mut Walk, schema: &Schema) -> Result<End> {
+        let policy = self.request.policy;
+        let joined = self.joined(step, walk, schema)?;
+        let bytes = |joined: &Joined| joined.fields.iter().map(|(_, value)| encoded_bytes(value) as u64).sum::<u64>();
+        // No merge may make a document that a write could not have made: no block of a segment would hold it.
+        let too_large = match policy {
+            Policy::Fields | Policy::FieldsOrFail => joined.as_ref().map(bytes).filter(|n| *n > DOCUMENT_BYTES_MAX),
+            _ => None,
+        };
+        let is_clash = too_large.is_some() || joined.as_ref().is_none_or(|joined| !joined.clashes.is_empty());
+        let (theirs, ours) = (step.candidate.theirs.state, step.candidate.ours.state);
+        let by = if policy == Policy::Fields && too_large.is_some() { Policy::Lww } else { policy };
+        Ok(End { joined, is_clash, too_large, resolution: resolve(by, theirs, ours, is_clash) })
+    }
+
     /// Both states of a conflict joined attribute by attribute, as far as it is known what both began with; `None` where one side
     /// has no document.
-    pub(super) fn joined(&self, step: &Step, walk: &mut Walk, schema: &Schema) -> Result<Option<Joined>> {
+    fn joined(&self, step: &Step, walk: &mut Walk, schema: &Schema) -> Result<Option<Joined>> {
         let (Some(theirs), Some(ours)) = (&step.theirs, &step.ours) else { return Ok(None) };
         let is_union = self.request.policy == Policy::Fields;
         let joins = matches!(self.request.policy, Policy::Fields | Policy::FieldsOrFail);

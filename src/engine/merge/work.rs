@@ -8,11 +8,11 @@ use roaring::RoaringBitmap;
 use uuid::Uuid;
 
 use super::build::{Build, tombstone, visible};
-use super::decide::{Policy, Resolution, Verdict, resolve};
+use super::decide::{Resolution, Verdict};
 use super::losers::{Losers, Lost};
 use super::report::{MergeReport, MergeRequest};
 use super::side::root;
-use super::survey::names;
+use super::survey::{End, names};
 use super::walk::{Step, Walk};
 use crate::engine::namespace::Moment;
 use crate::engine::namespace::absorb::{Absorb, Absorption, Site, full_of_conflicts};
@@ -37,6 +37,8 @@ pub struct Work<'a> {
     pub open_bases: OpenBases<'a>,
     pub losers: Losers,
     pub report: MergeReport,
+    /// Logical bytes of the rows that the report shows, and of the first that it does not.
+    pub listed_bytes: u64,
     pub bases: Option<Vec<Arc<Moment>>>,
     pub fresh: u64,
     /// Documents that only theirs wrote count as changed only where they differ from ours; they are taken all the same.
@@ -173,12 +175,8 @@ impl Work<'_> {
         ids: &mut impl Iterator<Item = DocId>,
     ) -> Result<Left> {
         let (theirs_state, ours_state) = (step.candidate.theirs.state, step.candidate.ours.state);
-        let joined = match self.request.policy {
-            Policy::Fields | Policy::FieldsOrFail => self.joined(step, walk, build.schema)?,
-            _ => None,
-        };
-        let is_clash = joined.as_ref().is_none_or(|joined| !joined.clashes.is_empty());
-        let Some(resolution) = resolve(self.request.policy, theirs_state, ours_state, is_clash) else {
+        let End { joined, resolution, .. } = self.end(step, walk, build.schema)?;
+        let Some(resolution) = resolution else {
             return Err(Error::internal("a merge that refuses conflicts meets one"));
         };
         let id = &step.candidate.id;
