@@ -16,8 +16,8 @@ use super::group_commit::{GroupCommit, Ticket};
 use super::open_logs::{OpenLogs, open_name};
 use crate::error::{Context, Error, Result};
 use crate::format::log::{
-    Frame, FrameReader, HEADER_BYTES, LogHeader, PreviousLog, each_frame, encode_frame, encode_header, peek_header,
-    scan_log,
+    Frame, FrameReader, HEADER_BYTES, LogHeader, PreviousLog, each_frame, encode_frame, encode_header, first_clock,
+    peek_header, scan_log,
 };
 use crate::format::log_source::LogSource;
 use crate::format::record::Batch;
@@ -356,12 +356,31 @@ impl LogSource for LogFile {
     }
 }
 
-/// Names of the sealed logs that may have records from `replay_from` on.
-pub fn sealed_from(disk: &dyn Disk, paths: &LogPaths, replay_from: u64) -> Result<Vec<String>> {
+/// Names of the sealed logs that have what a manifest lacks that is up to `replay_from` and `until`.
+pub fn sealed_from(disk: &dyn Disk, paths: &LogPaths, replay_from: u64, until: Hlc) -> Result<Vec<String>> {
     let entries = if_there(disk.names(&paths.sealed)).context(|| format!("list {}", paths.sealed.display()))?;
-    let entries = entries.unwrap_or_default();
-    let needed = |name: &String| first_seq_of(name).is_some_and(|first| first >= replay_from);
-    Ok(entries.into_iter().filter(needed).collect())
+    let mut entries = entries.unwrap_or_default();
+    entries.retain(|name| first_seq_of(name).is_some() && is_needed(disk, &paths.sealed, name, replay_from, until));
+    Ok(entries)
+}
+
+/// Whether a sealed log may have what a manifest lacks that is up to `replay_from` and `until`. A log without records begins where
+/// the one after it does, so its number does not tell: the clock of its commits does. What cannot be read may be needed.
+pub fn is_needed(disk: &dyn Disk, sealed: &Path, name: &str, replay_from: u64, until: Hlc) -> bool {
+    match first_seq_of(name) {
+        Some(first) if first == replay_from => !is_answered(disk, &sealed.join(name), name, until).unwrap_or(false),
+        first => first.is_none_or(|first| first > replay_from),
+    }
+}
+
+/// Whether a whole log has no record, and no commit after `until`.
+fn is_answered(disk: &dyn Disk, path: &Path, name: &str, until: Hlc) -> Result<bool> {
+    let log = LogFile::open(disk, path)?;
+    if first_clock(&log)?.is_some_and(|since| since > until) {
+        return Ok(false);
+    }
+    let scan = scan_log(&log, name)?;
+    Ok(scan.records == 0 && scan.newest <= until && !scan.torn)
 }
 
 /// The number in a log's name, of its first record.

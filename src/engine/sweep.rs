@@ -6,13 +6,13 @@ use std::sync::PoisonError;
 
 use super::catalog::directories;
 use super::context::Context;
-use super::journal::first_seq_of;
+use super::journal::is_needed;
 use super::lineage::holdings::generations;
 use super::namespace::head::{Head, reclaim};
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::names::parse_name;
-use crate::model::ids::{Nsid, Project};
+use crate::model::ids::{Hlc, Nsid, Project};
 use crate::platform::disk::{if_there, unpublish};
 
 /// The code of a sweep that would have removed most of the store.
@@ -98,10 +98,10 @@ impl Engine {
         bound.extend(context.unreadable().into_keys());
         let damaged = self.catalog.damaged();
         let of_damaged_name = |nsid: Nsid| !damaged.is_empty() && !bound.contains(&nsid);
-        let mut heads: HashMap<Nsid, u64> = HashMap::new();
+        let mut heads: HashMap<Nsid, (u64, Hlc)> = HashMap::new();
         for nsid in &bound {
             match Head::load(context, *nsid) {
-                Ok(Some(head)) => drop(heads.insert(*nsid, head.manifest.replay_from)),
+                Ok(Some(head)) => drop(heads.insert(*nsid, (head.manifest.replay_from, head.manifest.hlc))),
                 // Which of its logs it needs is unknown. What it names of others is counted.
                 Ok(None) => drop(live.insert(*nsid)),
                 Err(error) => {
@@ -118,7 +118,11 @@ impl Engine {
                 continue;
             }
             let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
-                (Some(replay_from), Some(log)) => first_seq_of(log).is_none_or(|first| first >= *replay_from),
+                (Some((replay_from, until)), Some(log)) => {
+                    let path = context.tier.path(&key);
+                    let sealed = path.parent().unwrap_or(&path);
+                    is_needed(&*context.disk, sealed, log, *replay_from, *until)
+                }
                 _ => false,
             };
             if !needed {

@@ -221,6 +221,13 @@ pub fn scan_log(source: &(impl LogSource + ?Sized), name: &str) -> Result<LogSca
     Ok(scan)
 }
 
+/// What the first frame says of its clock, which nothing proves; `None` where there is no frame.
+pub fn first_clock(source: &(impl LogSource + ?Sized)) -> Result<Option<Hlc>> {
+    let mut log = Cursor::new(source);
+    let head = log.up_to(HEADER_BYTES as u64, FRAME_HEADER_BYTES)?;
+    if head.len() < FRAME_HEADER_BYTES { Ok(None) } else { Ok(Some(FrameHead::read(head)?.hlc)) }
+}
+
 /// Gives the frames of whole commits in order to `take`: those without records, and those with a record from `from` on.
 pub fn each_frame(
     source: &(impl LogSource + ?Sized),

@@ -261,11 +261,11 @@ pub fn read_deleted(context: &Context, nsid: Nsid) -> Result<Option<DeletedFile>
     bytes.map(|bytes| decode_deleted(&bytes, &path.display().to_string())).transpose()
 }
 
-/// Keys of the sealed logs that the writer holds itself: their records are in no segment that the manifest names.
+/// Keys of the sealed logs that the writer holds itself: what they have is not in the manifest.
 pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
     let Some(name) = parse_name(&manifest.name) else { return Ok(Vec::new()) };
     let paths = context.layout.logs(&name.project, manifest.nsid);
-    let names = sealed_from(&*context.disk, &paths, manifest.replay_from)?;
+    let names = sealed_from(&*context.disk, &paths, manifest.replay_from, manifest.hlc)?;
     Ok(names.into_iter().map(|log| log_key(&name.project, manifest.nsid, &log)).collect())
 }
 
