@@ -11,8 +11,19 @@ use super::namespace::Namespace;
 use super::{Engine, Slot};
 use crate::model::ids::NamespaceName;
 
-/// So many namespaces are closed at once at most: whoever opens one waits for it.
+/// So many namespaces are closed at once at most, or flushed for that: whoever opens one waits for it, and each flush writes a
+/// segment, however small.
 const CLOSED_AT_ONCE: usize = 8;
+
+/// What became of a namespace that is to be closed.
+enum Taken {
+    /// It is out of the map.
+    Out(Arc<Namespace>),
+    /// It is closed the next time.
+    Flushes,
+    /// It is used, or cannot be flushed now.
+    Stays,
+}
 
 impl Engine {
     /// Closes namespaces while more are open than the configuration says, those used longest ago first. Those that have something
@@ -35,21 +46,25 @@ impl Engine {
             return;
         }
         open.sort_unstable();
-        let mut closed = 0;
+        let mut begun = 0;
         for (_, name) in open {
-            closed += usize::from(self.close(&name));
-            if closed == excess {
+            begun += usize::from(self.close(&name));
+            if begun == excess {
                 break;
             }
         }
     }
 
-    /// Closes a namespace that nobody uses; whether it did.
+    /// Closes a namespace that nobody uses, or begins to flush it; whether it did either.
     fn close(&self, name: &NamespaceName) -> bool {
         let door = self.door(name);
         // Who is in the door uses it.
         let Ok(_door) = door.try_lock() else { return false };
-        let Some(namespace) = self.take_unused(name) else { return false };
+        let namespace = match self.take_unused(name) {
+            Taken::Out(namespace) => namespace,
+            Taken::Flushes => return true,
+            Taken::Stays => return false,
+        };
         if let Err(error) = namespace.close() {
             tracing::debug!(namespace = %name, %error, "it stays open");
             self.context.has_opened(&namespace);
@@ -60,24 +75,23 @@ impl Engine {
     }
 
     /// Takes a namespace that nobody else has out of the map. One that has something in memory only stays, and is flushed.
-    fn take_unused(&self, name: &NamespaceName) -> Option<Arc<Namespace>> {
+    fn take_unused(&self, name: &NamespaceName) -> Taken {
         let mut slots = self.slots();
         // Nobody comes to have it by this list, either.
         let mut listed = self.context.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Slot::Open(namespace)) = slots.get(name) else { return None };
+        let Some(Slot::Open(namespace)) = slots.get(name) else { return Taken::Stays };
         if Arc::strong_count(namespace) > 1 {
-            return None;
+            // Who flushes it has it.
+            return if namespace.is_flushing() { Taken::Flushes } else { Taken::Stays };
         }
         if !namespace.is_idle() {
-            if namespace.unflushed().0 > 0 && tokio::runtime::Handle::try_current().is_ok() {
-                namespace.start_flush();
-            }
-            return None;
+            let may_flush = namespace.unflushed().0 > 0 && tokio::runtime::Handle::try_current().is_ok();
+            return if may_flush && namespace.start_flush() { Taken::Flushes } else { Taken::Stays };
         }
         listed.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(namespace)));
         match slots.remove(name) {
-            Some(Slot::Open(namespace)) => Some(namespace),
-            _ => None,
+            Some(Slot::Open(namespace)) => Taken::Out(namespace),
+            _ => Taken::Stays,
         }
     }
 

@@ -63,6 +63,19 @@ async fn what_is_in_memory_only_is_flushed_before_its_namespace_is_closed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_one_namespace_over_the_bound_one_small_tail_is_flushed() {
+    let node = few();
+    for n in 0..OPEN_MAX {
+        node.write(&format!("docs-{n}"), 1).await.unwrap();
+    }
+    node.engine.create(&name("empty"), CreateRequest::default()).await.unwrap();
+    // Waits for the flush of the one used longest ago, which was begun before this.
+    node.engine.checkpoint(&name("docs-0")).await.unwrap();
+    let waiting = (0..OPEN_MAX).filter(|n| node.tail_bytes(&format!("docs-{n}")) > 0).count();
+    assert_eq!((node.segments().0, waiting), (1, OPEN_MAX - 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_and_readers_never_meet_a_namespace_that_is_closed_under_them() {
     const NAMES: u64 = 12;

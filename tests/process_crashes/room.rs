@@ -54,7 +54,7 @@ impl Node {
         rows.len()
     }
 
-    fn tail_bytes(&self, namespace: &str) -> u64 {
+    pub fn tail_bytes(&self, namespace: &str) -> u64 {
         self.engine.status(&name(namespace)).unwrap()["tail"]["bytes"].as_u64().unwrap()
     }
 
@@ -65,7 +65,7 @@ impl Node {
     }
 
     /// Files of segments, unfinished ones included, and their bytes.
-    fn segments(&self) -> (usize, u64) {
+    pub fn segments(&self) -> (usize, u64) {
         let (mut open, mut found) = (vec![Path::new("/data/store").to_owned()], (0, 0));
         while let Some(dir) = open.pop() {
             for entry in self.disk.list(&dir).unwrap() {
@@ -191,6 +191,8 @@ async fn a_segment_that_cannot_be_opened_is_removed_and_built_again_after_longer
     assert!((5..=12).contains(&node.disk.failed()), "{} tries in five minutes", node.disk.failed());
     assert_eq!((node.segments(), node.warnings()), ((0, 0), vec!["out_of_memory".to_owned()]));
     assert_eq!(node.count("docs"), written);
+    // Waits for one that the last write may have begun.
+    assert_eq!(node.engine.checkpoint(&name("docs")).await.unwrap_err().code(), "out_of_memory");
     node.disk.fail(None);
     node.clock.advance(60_000);
     node.engine.try_again().await;

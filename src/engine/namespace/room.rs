@@ -20,13 +20,13 @@ impl Namespace {
         }
     }
 
-    /// Begins a flush in the background unless one is under way, or failed a moment ago.
-    pub fn start_flush(self: &Arc<Self>) {
+    /// Begins a flush in the background unless one is under way, or failed a moment ago; whether it did.
+    pub fn start_flush(self: &Arc<Self>) -> bool {
         if self.context.is_stopping()
             || self.context.why_not_yet(self.nsid, Work::Flush).is_some()
             || self.flushing.swap(true, Ordering::SeqCst)
         {
-            return;
+            return false;
         }
         let namespace = self.clone();
         tokio::spawn(async move {
@@ -39,6 +39,12 @@ impl Namespace {
                 namespace.start_compaction();
             }
         });
+        true
+    }
+
+    /// Whether a flush is under way.
+    pub(in crate::engine) fn is_flushing(&self) -> bool {
+        self.flushing.load(Ordering::SeqCst)
     }
 
     /// Flushes, and remembers what became of it. The caller has `flushing` for itself.
