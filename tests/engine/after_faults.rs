@@ -1,9 +1,11 @@
 //! A fault passes and the node goes on: what is promised afterwards is so, and nobody else pays for it.
 
 use std::collections::BTreeSet;
+use std::future::Future as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 
 use serde_json::json;
 use shoal::engine::Engine;
@@ -195,27 +197,21 @@ async fn who_waited_for_a_namespace_that_was_deleted_meanwhile_does_not_commit_t
         }
         false
     });
-    let spawn = |what: &'static str| {
+    let checkpoint = tokio::spawn({
         let engine = engine.clone();
-        tokio::spawn(async move {
-            match what {
-                "checkpoint" => engine.checkpoint(&name("docs")).await,
-                _ => engine.acknowledge(&name("docs"), None).await.map(drop),
-            }
-        })
-    };
-    let checkpoint = spawn("checkpoint");
+        async move { engine.checkpoint(&name("docs")).await }
+    });
     tokio::task::block_in_place(|| is_held.recv()).unwrap();
-    // It waits for the turn that the checkpoint has.
-    let acknowledged = spawn("acknowledge");
-    for _ in 0..1_000 {
-        tokio::task::yield_now().await;
-    }
+    let waiting = engine.clone();
+    let mut acknowledged = Box::pin(async move { waiting.acknowledge(&name("docs"), None).await });
+    // It comes as far as to wait for the turn that the checkpoint has.
+    let waits = std::future::poll_fn(|cx| Poll::Ready(acknowledged.as_mut().poll(cx).is_pending())).await;
+    assert!(waits);
     engine.delete(&name("docs")).await.unwrap();
     engine.undelete(&name("docs"), None).await.unwrap();
     let generation = engine.newest(&name("docs")).await.unwrap().generation;
     go_on.send(()).unwrap();
-    let refused = acknowledged.await.unwrap().unwrap_err();
+    let refused = acknowledged.await.map(drop).unwrap_err();
     assert_eq!(refused.kind(), Kind::NotFound, "{refused}");
     assert_eq!(checkpoint.await.unwrap().unwrap_err().kind(), Kind::NotFound);
     assert_eq!(engine.newest(&name("docs")).await.unwrap().generation, generation);
