@@ -188,8 +188,8 @@ fn an_old_row_keeps_no_places_of_rows_that_are_gone() {
 
 #[test]
 fn deleting_by_filter_takes_little_memory_a_document() {
-    const DOCUMENTS: u64 = 100_000;
-    const BYTES_A_DOCUMENT: usize = 200;
+    const DOCUMENTS: u64 = 300_000;
+    const BYTES_A_DOCUMENT: usize = 100;
     /// The records of one frame, and the frame.
     const FRAME_BYTES: usize = 8 << 20;
     let _turn = turn();
@@ -201,6 +201,7 @@ fn deleting_by_filter_takes_little_memory_a_document() {
         engine.checkpoint(&docs()).await.unwrap();
         ALLOCATOR.set_limit(ALLOCATOR.allocated() + FRAME_BYTES + BYTES_A_DOCUMENT * DOCUMENTS as usize).unwrap();
         write(&engine, json!({"delete_by_filter": ["id", "Gte", 0]})).await;
+        engine.checkpoint(&docs()).await.unwrap();
         ALLOCATOR.set_limit(usize::MAX).unwrap();
         assert!(!engine.view(&docs()).unwrap().has_documents());
     });

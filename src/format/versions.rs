@@ -89,15 +89,12 @@ impl<'a> Versions<'a> {
     }
 }
 
-/// The section of tombstones; they are in strictly ascending order of id.
-pub fn encode_tombstones(tombstones: &[Tombstone]) -> Result<Vec<u8>> {
-    let mut out = Vec::with_capacity(tombstones.len() * 32);
-    for tombstone in tombstones {
-        encode_id(&tombstone.id, &mut out)?;
-        out.extend_from_slice(&tombstone.version.hlc.0.to_le_bytes());
-        out.extend_from_slice(&tombstone.version.origin.0.to_le_bytes());
-    }
-    Ok(out)
+/// One of the section of tombstones, where they are in strictly ascending order of id.
+pub fn encode_tombstone(tombstone: &Tombstone, out: &mut Vec<u8>) -> Result<()> {
+    encode_id(&tombstone.id, out)?;
+    out.extend_from_slice(&tombstone.version.hlc.0.to_le_bytes());
+    out.extend_from_slice(&tombstone.version.origin.0.to_le_bytes());
+    Ok(())
 }
 
 /// The tombstones of a segment of `count`.

@@ -64,20 +64,18 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
             Entry::Tombstone(_) => None,
         })
         .collect();
-    let tombstones: Vec<Tombstone> = entries
-        .iter()
-        .filter_map(|entry| match entry {
-            Entry::Row { .. } => None,
-            Entry::Tombstone(tombstone) => Some(tombstone.clone()),
-        })
-        .collect();
+    let tombstones = entries.iter().filter_map(|entry| match entry {
+        Entry::Row { .. } => None,
+        Entry::Tombstone(tombstone) => Some(tombstone),
+    });
+    let deleted = row_count(entries.len() - documents.len())?;
     let rows = row_count(documents.len())?;
     let mut out = SegmentWriter::new(&segment_id, out)?;
     let sizes = write_rows(&columns, &documents, &mut out)?;
     ids::write(&mut out, rows, documents.iter().map(|document| Ok(document.id.clone())))?;
     versions::write(&mut out, || documents.iter().map(|document| Ok(document.version)))?;
     let logical_bytes = write_sizes(&sizes, &mut out)?;
-    write_tombstones(&tombstones, &mut out)?;
+    write_tombstones(tombstones, &mut out)?;
     for column in &columns {
         match column.column.kind {
             AttributeType::Vector { .. } => write_vectors(column, schema.metric, &documents, &mut out)?,
@@ -105,7 +103,7 @@ pub fn build(segment_id: Uuid, schema: &Schema, entries: &[Entry], out: &mut dyn
             out.section(column_section(SPARSE_SECTION, column.uid), &builder.finish(rows)?)?;
         }
     }
-    finish(out, id_type, columns, rows, row_count(tombstones.len())?, logical_bytes)
+    finish(out, id_type, columns, rows, deleted, logical_bytes)
 }
 
 /// Whether a column's values are indexed, if all of them fit.
@@ -197,11 +195,22 @@ pub(in crate::segment) fn write_sizes(sizes: &[u32], out: &mut SegmentWriter) ->
     Ok(sizes.iter().map(|size| u64::from(*size)).sum())
 }
 
-pub(in crate::segment) fn write_tombstones(tombstones: &[Tombstone], out: &mut SegmentWriter) -> Result<()> {
-    if tombstones.is_empty() {
-        return Ok(());
+/// Writes the section of tombstones, as they come; none where there are none.
+pub(in crate::segment) fn write_tombstones<'t>(
+    tombstones: impl IntoIterator<Item = &'t Tombstone>,
+    out: &mut SegmentWriter,
+) -> Result<()> {
+    let mut bytes = Vec::new();
+    let mut tombstones = tombstones.into_iter().peekable();
+    if tombstones.peek().is_some() {
+        out.begin(versions::TOMBSTONES_SECTION, Codec::Plain)?;
     }
-    out.section(versions::TOMBSTONES_SECTION, &versions::encode_tombstones(tombstones)?)
+    for tombstone in tombstones {
+        bytes.clear();
+        versions::encode_tombstone(tombstone, &mut bytes)?;
+        out.write(&bytes)?;
+    }
+    Ok(())
 }
 
 fn write_vectors(

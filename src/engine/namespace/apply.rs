@@ -48,7 +48,7 @@ impl Shared {
             // The schema first: rows of this commit have their terms by it.
             state.follow_commit(commit.version, commit.schema, commit.ids_reserved, commit.counts);
             state.tail.answers += u64::from(commit.is_keyed);
-            state.put_all(&commit.changes, commit.version, &commit.places);
+            state.put_all(commit.changes, commit.version, &commit.places);
             applied += 1;
         }
         if overlay.is_empty() {

@@ -30,6 +30,7 @@ mod share;
 mod standing;
 mod state;
 mod stillness;
+mod tombstones;
 mod write;
 
 use std::collections::{HashMap, VecDeque};

@@ -333,6 +333,8 @@ fn replay(
         state.change_schema(schema.clone());
     }
     let ids_reserved = frame.batch.ids_reserved;
+    // A commit names a document once, so nothing in the frame asks for one that it has deleted.
+    let mut deleted = Vec::new();
     for record in frame.batch {
         let change = match record? {
             Record::Delete { id } => Change::Delete { id },
@@ -348,8 +350,9 @@ fn replay(
                 put(state, analysis, document)
             }
         };
-        state.replay_change(&change, version)?;
+        state.replay_change(change, &mut deleted)?;
     }
+    state.deleted(deleted, version);
     state.follow_commit(version, schema, ids_reserved, counts);
     Ok(())
 }

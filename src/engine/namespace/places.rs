@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::model::ids::{DocId, Version};
 
 /// Which of the segments, in their order, has a document live, and in which row.
-pub(super) type Place = (usize, u32);
+pub(super) type Place = (u32, u32);
 
 /// The places of the documents that one commit changes, in the order of its changes; `None` for those that no segment has live.
 pub(super) struct Places {
@@ -40,16 +40,18 @@ impl State {
     }
 
     /// Applies the changes of a durable commit. `places` are of the segments that are there.
-    pub(super) fn put_all(&mut self, changes: &[Change], version: Version, places: &Places) {
-        for (change, place) in changes.iter().zip(&places.of) {
-            self.put(change, version, *place);
+    pub(super) fn put_all(&mut self, changes: Vec<Change>, version: Version, places: &Places) {
+        let mut deleted = Vec::new();
+        for (change, place) in changes.into_iter().zip(&places.of) {
+            self.put(change, *place, &mut deleted);
         }
+        self.deleted(deleted, version);
     }
 
-    /// Applies one change that is read back from a log.
-    pub(super) fn replay_change(&mut self, change: &Change, version: Version) -> Result<()> {
+    /// Applies one change that is read back from a log, but for what was deleted, as [`State::put`] does.
+    pub(super) fn replay_change(&mut self, change: Change, deleted: &mut Vec<DocId>) -> Result<()> {
         let place = self.place_beside_tail(change.id())?;
-        self.put(change, version, place);
+        self.put(change, place, deleted);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::answers::ANSWER_BYTES;
 use super::places::Place;
+use super::tombstones::Tombstones;
 use crate::engine::view::{SegmentView, Tail, TailRow, View};
 use crate::engine::write::Change;
 use crate::error::Result;
@@ -28,9 +29,6 @@ use crate::segment::Segment;
 use crate::segment::builder::Entry;
 use crate::segment::text::terms::DocTerms;
 
-/// What an entry of an ordered map takes on average, beside key and value: its nodes have room for eleven, and are half full where
-/// keys come in order.
-const TREE_ENTRY_BYTES: u64 = 32;
 /// What a search remembers of a term of a row in the tail.
 const LISTED_TERM_BYTES: u64 = 5;
 /// Tails of so few places are not made smaller.
@@ -75,8 +73,8 @@ impl LookedUp {
 pub struct MemTable {
     rows: Tail,
     slots: HashMap<DocId, u64>,
-    tombstones: BTreeMap<DocId, Version>,
-    /// Of rows and of the tombstones' ids.
+    tombstones: Tombstones,
+    /// Of rows.
     bytes: u64,
     /// Commits whose answers are in no file yet.
     pub answers: u64,
@@ -84,9 +82,7 @@ pub struct MemTable {
 
 impl MemTable {
     fn put(&mut self, row: TailRow) {
-        if self.tombstones.remove(&row.document.id).is_some() {
-            self.bytes = self.bytes.saturating_sub(row.document.id.heap_bytes());
-        }
+        self.tombstones.remove(&row.document.id);
         self.bytes += bytes_of(&row);
         let id = row.document.id.clone();
         let slot = self.rows.push(Arc::new(row));
@@ -103,12 +99,6 @@ impl MemTable {
         self.rows.remove(slot);
         self.close_gaps();
         row
-    }
-
-    fn bury(&mut self, id: &DocId, version: Version) {
-        if self.tombstones.insert(id.clone(), version).is_none() {
-            self.bytes += id.heap_bytes();
-        }
     }
 
     /// Puts the rows close together where most places are empty, so that a few old rows do not make every search walk over the
@@ -156,27 +146,23 @@ impl MemTable {
 
     /// Memory in bytes, about.
     pub fn bytes(&self) -> u64 {
-        let tombstone = size_of::<(DocId, Version)>() as u64 + TREE_ENTRY_BYTES;
         self.bytes
             + self.rows.memory_bytes()
             + of_map(&self.slots)
-            + self.tombstones.len() as u64 * tombstone
+            + self.tombstones.bytes()
             + self.answers * ANSWER_BYTES
     }
 
     /// Everything, and the `superseded`, in the order of ids, for a segment.
     fn entries(&self, superseded: &HashMap<DocId, Arc<TailRow>>) -> Vec<Entry> {
-        let mut entries: Vec<(&DocId, Entry)> = Vec::with_capacity(self.len());
-        let live = self.slots.iter().filter_map(|(id, slot)| Some((id, self.rows.get(*slot)?)));
-        for (id, row) in live.chain(superseded) {
-            let entry = Entry::Row { document: row.document.clone(), terms: row.terms.clone() };
-            entries.push((id, entry));
+        let mut entries: Vec<Entry> = Vec::with_capacity(self.len() + superseded.len());
+        let live = self.slots.values().filter_map(|slot| self.rows.get(*slot));
+        for row in live.chain(superseded.values()) {
+            entries.push(Entry::Row { document: row.document.clone(), terms: row.terms.clone() });
         }
-        for (id, version) in &self.tombstones {
-            entries.push((id, Entry::Tombstone(Tombstone { id: id.clone(), version: *version })));
-        }
-        entries.sort_by_key(|(id, _)| *id);
-        entries.into_iter().map(|(_, entry)| entry).collect()
+        entries.extend(self.tombstones.iter().map(Entry::Tombstone));
+        entries.sort_unstable_by(|one, other| one.id().cmp(other.id()));
+        entries
     }
 }
 
@@ -280,17 +266,19 @@ impl State {
         self.data_seq += u64::from(counts);
     }
 
-    /// Puts a change in the place of the document's live state; `place` is where a segment has that.
-    pub(super) fn put(&mut self, change: &Change, version: Version, place: Option<Place>) {
+    /// Puts a change in the place of the document's live state; `place` is where a segment has that. What was deleted is named in
+    /// `deleted`, for [`State::deleted`] to take in when all of the commit is put.
+    pub(super) fn put(&mut self, change: Change, place: Option<Place>, deleted: &mut Vec<DocId>) {
         self.bury(change.id(), place);
         match change {
-            Change::Put { document, terms, .. } => {
-                self.tail.put(TailRow { document: document.clone(), terms: terms.clone() });
-            }
-            Change::Delete { id } => {
-                self.tail.bury(id, version);
-            }
+            Change::Put { document, terms, .. } => self.tail.put(TailRow { document, terms }),
+            Change::Delete { id } => deleted.push(id),
         }
+    }
+
+    /// Remembers what a commit deleted.
+    pub(super) fn deleted(&mut self, ids: Vec<DocId>, version: Version) {
+        self.tail.tombstones.insert_all(ids, version);
     }
 
     /// Takes a new schema. Terms that were analysed under other options of their column go: who needs them analyses anew.
@@ -321,7 +309,7 @@ impl State {
             return;
         }
         if let Some((part, row)) = place
-            && let Some(part) = self.parts.get_mut(part).filter(|part| !part.dead.contains(row))
+            && let Some(part) = self.parts.get_mut(part as usize).filter(|part| !part.dead.contains(row))
         {
             Arc::make_mut(&mut part.dead).insert(row);
         }
@@ -333,7 +321,7 @@ impl State {
             return Ok(Some(document));
         }
         let Some((part, row)) = self.place_of(id)? else { return Ok(None) };
-        self.parts[part].segment.document(row, None).map(|document| Some(Arc::new(document)))
+        self.parts[part as usize].segment.document(row, None).map(|document| Some(Arc::new(document)))
     }
 
     /// Where the live states of several documents are, in the order of `ids`.
@@ -346,7 +334,7 @@ impl State {
         places.sort_unstable();
         let in_segments = places.chunk_by(|a, b| a.0 == b.0).map(|of_part| {
             let rows = of_part.iter().map(|(_, row, at)| (*row, *at)).collect();
-            (self.parts[of_part[0].0].segment.clone(), rows)
+            (self.parts[of_part[0].0 as usize].segment.clone(), rows)
         });
         Ok(LookedUp { in_segments: in_segments.collect(), found })
     }
@@ -368,7 +356,7 @@ impl State {
     pub(super) fn place_of(&self, id: &DocId) -> Result<Option<Place>> {
         for (at, part) in self.parts.iter().enumerate().rev() {
             if let Some(row) = part.segment.row_of(id)?.filter(|row| !part.dead.contains(*row)) {
-                return Ok(Some((at, row)));
+                return Ok(Some((at as u32, row)));
             }
         }
         Ok(None)
@@ -419,10 +407,13 @@ impl State {
 
     /// Documents deleted by records that are in no segment yet, in the order of their ids.
     pub fn tombstones(&self) -> Vec<Tombstone> {
-        let frozen = self.frozen.iter().flat_map(|frozen| &frozen.table.tombstones);
-        let all = frozen.filter(|(id, _)| self.tail.get(id).is_none()).chain(&self.tail.tombstones);
-        let newest: BTreeMap<&DocId, &Version> = all.collect();
-        newest.into_iter().map(|(id, version)| Tombstone { id: id.clone(), version: *version }).collect()
+        let frozen = self.frozen.iter().flat_map(|frozen| frozen.table.tombstones.iter());
+        let frozen = frozen.filter(|one| self.tail.get(&one.id).is_none());
+        // The newer of two comes first.
+        let mut all: Vec<Tombstone> = self.tail.tombstones.iter().chain(frozen).collect();
+        all.sort_by(|one, other| one.id.cmp(&other.id));
+        all.dedup_by(|later, earlier| later.id == earlier.id);
+        all
     }
 
     /// Ends the tail and begins a new one. `replay_from` is the first record that will not be in the segment.
