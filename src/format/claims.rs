@@ -40,15 +40,21 @@ pub fn first_of(range: u32) -> u32 {
 }
 
 pub fn encode_claim(claim: &ClaimFile) -> Result<Vec<u8>> {
+    check(claim).map_err(|what| Error::internal(format!("encode a claim: {what}")))?;
     envelope::seal(claim).map(|(bytes, _)| bytes)
 }
 
 pub fn decode_claim(bytes: &[u8], file: &str) -> Result<ClaimFile> {
     let (claim, _) = envelope::open::<ClaimFile>(bytes, VERSION, file)?;
-    if claim.range > RANGE_MAX {
-        return Err(Error::corrupt(format!("{file}: range {}, expected at most {RANGE_MAX}", claim.range)));
-    }
+    check(&claim).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
     Ok(claim)
+}
+
+fn check(claim: &ClaimFile) -> std::result::Result<(), String> {
+    if claim.range > RANGE_MAX {
+        return Err(format!("range {}, expected at most {RANGE_MAX}", claim.range));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -71,7 +77,8 @@ mod tests {
     #[test]
     fn a_claim_comes_back_as_it_was_written_and_one_of_no_range_is_corrupt() {
         assert_eq!(decode_claim(&encode_claim(&claim(7)).unwrap(), "file").unwrap(), claim(7));
-        let bytes = encode_claim(&claim(RANGE_MAX + 1)).unwrap();
+        assert_eq!(encode_claim(&claim(RANGE_MAX + 1)).unwrap_err().kind(), Kind::Internal);
+        let (bytes, _) = crate::format::envelope::seal(&claim(RANGE_MAX + 1)).unwrap();
         assert_eq!(decode_claim(&bytes, "file").unwrap_err().kind(), Kind::Corrupt);
     }
 }

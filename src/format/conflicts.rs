@@ -17,7 +17,8 @@ use crate::model::value::Value;
 pub const VERSION: u32 = 1;
 /// The most losers of one object.
 pub const LOSERS_MAX: usize = 256;
-/// The longest object: it is ended after its first mebibyte of values, and one more document may have what one write may.
+/// The longest object: it is ended after its first mebibyte of values, and one more document may have what one write may. What an
+/// earlier release joined may be larger: then it cannot lose, and the merge that wants it to is refused.
 pub const BYTES_MAX: u64 = 96 << 20;
 
 /// Losers of one merge; a merge with many writes several of these.
@@ -125,11 +126,23 @@ impl Field {
 
 pub fn encode_conflicts(file: &ConflictsFile) -> Result<Vec<u8>> {
     check(file).map_err(|what| Error::internal(format!("encode conflicts: {what}")))?;
-    envelope::seal(file).map(|(bytes, _)| bytes)
+    let (bytes, _) = envelope::seal(file)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "the states that lose in this merge take {} bytes in one object, at most {BYTES_MAX} fit",
+            bytes.len()
+        ))
+        .with_code("too_large")
+        .with_hint("make the largest documents smaller on one side, or merge with a policy that keeps them"));
+    }
+    Ok(bytes)
 }
 
 /// The losers in `bytes`; all of their values can be read.
 pub fn decode_conflicts(bytes: &[u8], name: &str) -> Result<ConflictsFile> {
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(Error::corrupt(format!("{name}: {} bytes, expected at most {BYTES_MAX}", bytes.len())));
+    }
     let (file, _) = envelope::open::<ConflictsFile>(bytes, VERSION, name)?;
     check(&file).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok(file)

@@ -50,6 +50,8 @@ pub struct DeletedFile {
 }
 
 pub fn encode_tag(file: &TagFile) -> Result<Vec<u8>> {
+    let checked = file.manifest.as_ref().map_or(Ok(()), check);
+    checked.map_err(|what| Error::internal(format!("encode tag '{}': {what}", file.tag)))?;
     envelope::seal(file).map(|(bytes, _)| bytes)
 }
 

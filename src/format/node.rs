@@ -87,25 +87,32 @@ pub fn decode_format(bytes: &[u8], file: &str) -> Result<FormatFile> {
 }
 
 pub fn encode_node(node: &NodeFile) -> Result<Vec<u8>> {
+    check(node).map_err(|what| Error::internal(format!("encode node.json: {what}")))?;
     envelope::seal(node).map(|(bytes, _)| bytes)
 }
 
 pub fn decode_node(bytes: &[u8], file: &str) -> Result<NodeFile> {
     let (node, _) = envelope::open::<NodeFile>(bytes, NODE_VERSION, file)?;
+    check(&node).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
+    Ok(node)
+}
+
+/// What must hold, checked before it is written and after it is read.
+fn check(node: &NodeFile) -> std::result::Result<(), String> {
     if let Some(IdBlocks { first, taken }) = node.id_blocks
         && !((1..=BLOCKS).contains(&first) && taken <= BLOCKS)
     {
-        return Err(Error::corrupt(format!(
-            "{file}: {taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
-        )));
+        return Err(format!(
+            "{taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
+        ));
     }
     if node.id_ranges.len() > RANGES_MAX || node.id_ranges.iter().any(|own| own.range > RANGE_MAX) {
-        return Err(Error::corrupt(format!(
-            "{file}: {} ranges of ids, expected at most {RANGES_MAX}, each of 0 to {RANGE_MAX}",
+        return Err(format!(
+            "{} ranges of ids, expected at most {RANGES_MAX}, each of 0 to {RANGE_MAX}",
             node.id_ranges.len()
-        )));
+        ));
     }
-    Ok(node)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -115,6 +122,7 @@ mod tests {
         encode_format, encode_node,
     };
     use crate::error::Kind;
+    use crate::format::envelope;
     use uuid::Uuid;
 
     fn node(id_blocks: Option<IdBlocks>) -> NodeFile {
@@ -151,11 +159,15 @@ mod tests {
     #[test]
     fn a_sequence_that_cannot_be_is_corrupt() {
         for blocks in [(0, 0), (BLOCKS + 1, 0), (1, BLOCKS + 1)] {
-            let bytes = encode_node(&node(Some(IdBlocks { first: blocks.0, taken: blocks.1 }))).unwrap();
+            let wrong = node(Some(IdBlocks { first: blocks.0, taken: blocks.1 }));
+            assert_eq!(encode_node(&wrong).unwrap_err().kind(), Kind::Internal, "{blocks:?}");
+            let (bytes, _) = envelope::seal(&wrong).unwrap();
             assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt, "{blocks:?}");
         }
         let mut wrong = node(None);
         wrong.id_ranges[0].range = 1 << 20;
-        assert_eq!(decode_node(&encode_node(&wrong).unwrap(), "file").unwrap_err().kind(), Kind::Corrupt);
+        assert_eq!(encode_node(&wrong).unwrap_err().kind(), Kind::Internal);
+        let (bytes, _) = envelope::seal(&wrong).unwrap();
+        assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt);
     }
 }

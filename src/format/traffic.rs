@@ -19,15 +19,21 @@ pub struct TrafficFile {
 }
 
 pub fn encode_traffic(file: &TrafficFile) -> Result<Vec<u8>> {
+    check(file).map_err(|what| Error::internal(format!("encode traffic.json: {what}")))?;
     envelope::seal(file).map(|(bytes, _)| bytes)
 }
 
 pub fn decode_traffic(bytes: &[u8], file: &str) -> Result<TrafficFile> {
     let (traffic, _) = envelope::open::<TrafficFile>(bytes, VERSION, file)?;
-    if parse_month(&traffic.month).is_none() {
-        return Err(Error::corrupt(format!("{file}: month is {:?}, expected YYYY-MM", traffic.month)));
-    }
+    check(&traffic).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
     Ok(traffic)
+}
+
+fn check(file: &TrafficFile) -> std::result::Result<(), String> {
+    match parse_month(&file.month) {
+        Some(_) => Ok(()),
+        None => Err(format!("month is {:?}, expected YYYY-MM", file.month)),
+    }
 }
 
 /// Year and month, 1 to 12.
@@ -58,7 +64,8 @@ mod tests {
     #[test]
     fn what_is_no_month_is_corrupt() {
         for month in ["", "2026", "2026-13", "2026-00", "2026-1", "26-11", "2026-11-01", "+026-11"] {
-            let bytes = encode_traffic(&file(month)).unwrap();
+            assert_eq!(encode_traffic(&file(month)).unwrap_err().kind(), Kind::Internal, "{month}");
+            let (bytes, _) = crate::format::envelope::seal(&file(month)).unwrap();
             assert_eq!(decode_traffic(&bytes, "file").unwrap_err().kind(), Kind::Corrupt, "{month}");
         }
     }

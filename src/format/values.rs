@@ -42,6 +42,17 @@ pub fn encode(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
+/// How many bytes [`encode`] adds, of dense vectors and multivectors, too.
+pub fn encoded_bytes(value: &Value) -> u64 {
+    let length = |text: &String| u64::from((usize::BITS - (text.len() | 1).leading_zeros()).div_ceil(7));
+    let lengths: u64 = match value {
+        Value::Strings(texts) => texts.iter().map(length).sum(),
+        Value::Sparse(vector) => vector.entries.iter().map(|(term, _)| length(term)).sum(),
+        _ => 0,
+    };
+    value.logical_bytes() + lengths
+}
+
 /// Whether a value is one of this type.
 pub fn is_of(value: &Value, kind: AttributeType) -> bool {
     match (value, kind) {

@@ -8,7 +8,7 @@ use super::{Moment, Namespace, Progress};
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::log_key;
 use crate::error::{Error, Result};
-use crate::format::manifest::{LogRef, Manifest};
+use crate::format::manifest::{LOGS_MAX, LogRef, Manifest};
 use crate::model::ids::{Origin, Project};
 
 /// A namespace's newest state as another incarnation may reference it.
@@ -35,9 +35,16 @@ impl Namespace {
             }
             self.seal(&mut decider)?;
             let head = self.head.lock().await;
+            let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
+            if logs.len() > LOGS_MAX {
+                // A branch of a branch of a branch: each adds its own logs to those that it began with.
+                drop((head, decider));
+                self.flush().await?;
+                continue;
+            }
             let shared = self.shared();
             let manifest = Manifest {
-                logs: log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed),
+                logs,
                 next_seq: decider.next_seq,
                 data_seq: shared.state.data_seq,
                 hlc: shared.state.hlc,

@@ -11,6 +11,7 @@ use super::typing;
 use super::{DOCUMENT_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::engine::analyzers::Analyzers;
 use crate::error::{Error, Result};
+use crate::format::values::encoded_bytes;
 use crate::model::ids::DocId;
 use crate::model::schema::{AttributeType, Column, ColumnUid, FILTERABLE_BYTES_MAX, Schema};
 use crate::model::value::Value;
@@ -325,7 +326,8 @@ fn check_value(column: &Column, value: Value) -> Result<Value> {
 }
 
 fn check_size<'v>(what: impl std::fmt::Display, values: impl Iterator<Item = &'v Value>) -> Result<()> {
-    let bytes: u64 = values.map(Value::logical_bytes).sum();
+    // As a segment has them: values may be many and have no logical size, and a block of rows would not hold them.
+    let bytes: u64 = values.map(encoded_bytes).sum();
     if bytes > DOCUMENT_BYTES_MAX {
         return Err(Error::invalid(format!(
             "document {what} of {bytes} bytes is too large, expected at most {DOCUMENT_BYTES_MAX}"
