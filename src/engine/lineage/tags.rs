@@ -41,9 +41,10 @@ impl Engine {
                 None => shared.manifest.clone(),
                 Some(as_of) => self.past_manifest(&namespace, as_of)?,
             };
+            // One whose file is damaged is there all the same, and may be back any time.
+            let known = read_tag(&self.context, namespace.nsid, tag)?;
             let tags = read_tags(&self.context, namespace.nsid)?;
-            let known = tags.iter().flatten().find(|file| file.tag == tag);
-            if known.is_some_and(|file| file.manifest.is_some()) {
+            if known.as_ref().is_some_and(|file| file.manifest.is_some()) {
                 return Err(Error::invalid(format!("tag '{tag}' of {name} is there already"))
                     .with_code("exists")
                     .with_hint("delete it first, or choose another name"));
@@ -56,10 +57,10 @@ impl Engine {
             let at_ms = self.context.clock.now_millis();
             // One that another node deleted is forgotten here, and has a number in the bucket all the same.
             let there = self.known_tags(namespace.nsid)?.revisions.get(tag).copied();
-            let (rev, tag) = (next_rev(at_ms, known.map(|known| known.rev).max(there)), tag.to_owned());
+            let (rev, tag) = (next_rev(at_ms, known.as_ref().map(|known| known.rev).max(there)), tag.to_owned());
             let generation = manifest.generation;
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: Some(manifest) };
-            self.put_tag(namespace.nsid, &file, known, || match as_of {
+            self.put_tag(namespace.nsid, &file, known.as_ref(), || match as_of {
                 None | Some(AsOf::Tag(_)) => Ok(()),
                 // Retention may have let go of it before its objects were counted.
                 Some(_) => read_manifest(&self.context, namespace.nsid, generation).map(drop),
