@@ -17,6 +17,9 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// Rounds in which everything is overwritten and what is due is let go of; what is kept is the same from the middle on.
 const ROUNDS: usize = 8;
 
+/// Where manifests are, of which the newest one is the state itself.
+const HEAD: &str = "/manifests/";
+
 /// What became of a file.
 enum Damage {
     /// One bit is another.
@@ -101,9 +104,13 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
     let mut files = left(&run.node.disk, "/data");
     files.retain(|path| path.contains(&nsid) && !path.ends_with(".tmp"));
     // Of each kind one is as likely as another, however many of its kind there are.
-    let kinds = ["/local/", "/segments/", "/wal/", "/log/", "/tags/"];
-    let kind = kinds[draw.pick(5) as usize];
-    let of_kind: Vec<String> = files.iter().filter(|path| path.contains(kind)).cloned().collect();
+    let kinds = ["/local/", "/segments/", "/wal/", "/log/", "/tags/", HEAD];
+    let kind = kinds[draw.pick(6) as usize];
+    let mut of_kind: Vec<String> = files.iter().filter(|path| path.contains(kind)).cloned().collect();
+    if kind == HEAD {
+        // The newest one has the highest number; those before it are of the past, and cost only that.
+        of_kind = of_kind.into_iter().max().into_iter().collect();
+    }
     let files = if of_kind.is_empty() { files } else { of_kind };
     let path = PathBuf::from(&files[draw.pick(files.len() as u64) as usize]);
     if draw.pick(3) == 0 {

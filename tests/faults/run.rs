@@ -349,6 +349,22 @@ impl Run {
         }
     }
 
+    /// A write with a key whose answer a checkpoint takes from the log, another write, and the first one again.
+    async fn again(&mut self, to: &'static str, draw: &Draw<'_>) {
+        let first = self.edit(to, Draft::Put { seed: draw.pick(1_000_000), empties: 0 });
+        let key = self.new_key(to, &first);
+        if self.send(to, &first, Some(key)).await != Became::Done {
+            return;
+        }
+        self.flush(to).await;
+        // What the first one wrote is not what is there any more: were it carried out again, it would be seen.
+        self.event += 1;
+        let second = Edit { value: self.event as i64, what: first.what.clone() };
+        self.send(to, &second, None).await;
+        self.event += 1;
+        self.send(to, &first, Some(key)).await;
+    }
+
     /// Many writes with keys to one document, and a checkpoint; the first and another one again.
     async fn many_keys(&mut self, to: &'static str) {
         let first = self.edit(to, Draft::Put { seed: 0, empties: 0 });
@@ -464,6 +480,7 @@ impl Run {
                     self.send(to, &edit, Some(key)).await;
                 }
             }
+            Step::Again(to) => self.again(to, draw).await,
             Step::AtOnce(to, count) => self.at_once(to, *count).await,
             Step::ManyKeys(to) => self.many_keys(to).await,
             Step::Flush(at) => {

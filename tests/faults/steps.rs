@@ -26,6 +26,8 @@ pub enum Step {
     Write(&'static str, Draft, bool),
     /// One of the writes with a key that were sent, again.
     Retry(&'static str, u64),
+    /// A write with a key, a checkpoint, another write, and the first one again.
+    Again(&'static str),
     /// Writes at the same time.
     AtOnce(&'static str, u64),
     /// More writes with keys than a node once remembered, and a checkpoint.
@@ -69,6 +71,7 @@ impl Step {
         match self {
             Step::Write(of, ..)
             | Step::Retry(of, _)
+            | Step::Again(of)
             | Step::AtOnce(of, _)
             | Step::ManyKeys(of)
             | Step::Flush(of)
@@ -132,6 +135,7 @@ impl Draw<'_> {
 
     pub fn step(&self, has_bucket: bool) -> Step {
         let step = match self.pick(if has_bucket { 120 } else { 101 }) {
+            _ if self.pick(25) == 0 => Step::Again(self.name()),
             0..20 => Step::Write(self.name(), self.draft(), self.pick(2) == 0),
             20..28 => Step::Retry(self.name(), self.0.next_u64()),
             28..34 => Step::AtOnce(self.name(), 2 + self.pick(3)),
@@ -192,6 +196,8 @@ impl Draw<'_> {
         let after = self.pick((operations + 1) >> self.pick(4));
         let error = [io::ErrorKind::Other, io::ErrorKind::StorageFull][self.pick(2) as usize];
         let within = match self.pick(8) {
+            // What is asked again must not depend on the index.
+            _ if matches!(step, Step::Again(_)) && self.pick(2) == 0 => Some("meta.redb".to_owned()),
             0 | 1 => Some("meta.redb".to_owned()),
             2 => Some("/store/".to_owned()),
             3 => Some("/log/".to_owned()),

@@ -22,6 +22,11 @@ pub struct DeletedNamespace {
     pub deleted_ms: u64,
 }
 
+/// Reads, and once more where that fails: a disk may err once, and not the second time.
+fn read_again<T>(read: impl Fn() -> Result<T>) -> Result<T> {
+    read().or_else(|_| read())
+}
+
 impl Engine {
     /// Deleted namespaces of a project that can be had back, newest first.
     pub fn deleted(&self, project: &Project) -> Vec<DeletedNamespace> {
@@ -94,16 +99,20 @@ impl Engine {
         hlc: Hlc,
     ) -> Result<Option<DeletedFile>> {
         let context = &self.context;
-        let is_kept = context.config.retention_ms > 0;
-        let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
         let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
-        let head = Head::load(context, nsid);
-        // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted.
-        let ended = match (&head, self.common(nsid)) {
-            (Ok(Some(_)), Ok(Some(common))) => Some(Ended { nsid, seen: common.version_vector }),
-            _ => None,
+        let head = read_again(|| Head::load(context, nsid));
+        // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted. A deletion that
+        // they are not told of does not hold: the bucket's documents would come back with the next namespace of this name.
+        let seen = match (&head, read_again(|| self.common(nsid))) {
+            (Ok(None), _) | (Err(_), Err(_)) => None,
+            (_, Ok(common)) => common.map(|common| common.version_vector),
+            // The newest manifest covers what this node had in common with the bucket.
+            (Ok(Some(head)), Err(_)) => Some(head.manifest.version_vector.clone()),
         };
+        let ended = seen.map(|seen| Ended { nsid, seen });
+        let is_kept = context.config.retention_ms > 0;
+        let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
         // After everything that was known of it, whatever the clock says.
         let hlc = ended.as_ref().map_or(hlc, |ended: &Ended| hlc.max(ended.seen.newest()));
         let target = next.as_ref().map(|(nsid, _)| *nsid);
