@@ -17,9 +17,6 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 /// Rounds in which everything is overwritten and what is due is let go of; what is kept is the same from the middle on.
 const ROUNDS: usize = 8;
 
-/// Where manifests are, of which the newest one is the state itself.
-const HEAD: &str = "/manifests/";
-
 /// What became of a file.
 enum Damage {
     /// One bit is another.
@@ -104,13 +101,16 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
     let mut files = left(&run.node.disk, "/data");
     files.retain(|path| path.contains(&nsid) && !path.ends_with(".tmp"));
     // Of each kind one is as likely as another, however many of its kind there are.
-    let kinds = ["/local/", "/segments/", "/wal/", "/log/", "/tags/", HEAD];
-    let kind = kinds[draw.pick(6) as usize];
-    let mut of_kind: Vec<String> = files.iter().filter(|path| path.contains(kind)).cloned().collect();
-    if kind == HEAD {
-        // The newest one has the highest number; those before it are of the past, and cost only that.
-        of_kind = of_kind.into_iter().max().into_iter().collect();
-    }
+    let kinds = ["/local/", "/segments/", "/wal/", "/log/", "/tags/"];
+    let is_manifest = |path: &&String| {
+        let rest = path.strip_prefix(&format!("/data/local/{nsid}/"));
+        rest.and_then(|rest| rest.strip_suffix(".json")).is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let of_kind: Vec<String> = match kinds.get(draw.pick(6) as usize) {
+        Some(kind) => files.iter().filter(|path| path.contains(kind)).cloned().collect(),
+        // The newest one, which is the state itself: those before it are of the past, and cost only that.
+        None => files.iter().filter(is_manifest).max().cloned().into_iter().collect(),
+    };
     let files = if of_kind.is_empty() { files } else { of_kind };
     let path = PathBuf::from(&files[draw.pick(files.len() as u64) as usize]);
     if draw.pick(3) == 0 {

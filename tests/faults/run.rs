@@ -350,13 +350,25 @@ impl Run {
     }
 
     /// A write with a key whose answer a checkpoint takes from the log, another write, and the first one again.
-    async fn again(&mut self, to: &'static str, draw: &Draw<'_>) {
+    async fn again(&mut self, to: &'static str, draw: &Draw<'_>, is_cut: bool) {
+        let planned = self.node.disk.planned().filter(|_| is_cut);
+        if is_cut {
+            self.node.disk.set_mishap(None);
+        }
         let first = self.edit(to, Draft::Put { seed: draw.pick(1_000_000), empties: 0 });
         let key = self.new_key(to, &first);
         if self.send(to, &first, Some(key)).await != Became::Done {
             return;
         }
         self.flush(to).await;
+        if is_cut {
+            self.cut();
+            self.node.disk.set_mishap(planned);
+            self.start(false).await;
+            if self.engine.is_none() {
+                return;
+            }
+        }
         // What the first one wrote is not what is there any more: were it carried out again, it would be seen.
         self.event += 1;
         let second = Edit { value: self.event as i64, what: first.what.clone() };
@@ -480,7 +492,11 @@ impl Run {
                     self.send(to, &edit, Some(key)).await;
                 }
             }
-            Step::Again(to) => self.again(to, draw).await,
+            Step::Again(to) => self.again(to, draw, false).await,
+            Step::AgainAfterCut(to) => {
+                drop(engine);
+                self.again(to, draw, true).await;
+            }
             Step::AtOnce(to, count) => self.at_once(to, *count).await,
             Step::ManyKeys(to) => self.many_keys(to).await,
             Step::Flush(at) => {

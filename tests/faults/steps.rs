@@ -28,6 +28,8 @@ pub enum Step {
     Retry(&'static str, u64),
     /// A write with a key, a checkpoint, another write, and the first one again.
     Again(&'static str),
+    /// The same with a power cut before the other write; what goes wrong does when the node starts.
+    AgainAfterCut(&'static str),
     /// Writes at the same time.
     AtOnce(&'static str, u64),
     /// More writes with keys than a node once remembered, and a checkpoint.
@@ -72,6 +74,7 @@ impl Step {
             Step::Write(of, ..)
             | Step::Retry(of, _)
             | Step::Again(of)
+            | Step::AgainAfterCut(of)
             | Step::AtOnce(of, _)
             | Step::ManyKeys(of)
             | Step::Flush(of)
@@ -103,6 +106,9 @@ pub enum Ill {
     /// So many bytes are left on the disk while the step lasts.
     Full(u64),
 }
+
+/// Writes that opening the index of a small node after a power cut and making it anew take.
+const INDEX_WRITES: u64 = 16;
 
 pub struct Draw<'a>(pub &'a SeededRandom);
 
@@ -136,6 +142,7 @@ impl Draw<'_> {
     pub fn step(&self, has_bucket: bool) -> Step {
         let step = match self.pick(if has_bucket { 120 } else { 101 }) {
             _ if self.pick(25) == 0 => Step::Again(self.name()),
+            _ if self.pick(25) == 0 => Step::AgainAfterCut(self.name()),
             0..20 => Step::Write(self.name(), self.draft(), self.pick(2) == 0),
             20..28 => Step::Retry(self.name(), self.0.next_u64()),
             28..34 => Step::AtOnce(self.name(), 2 + self.pick(3)),
@@ -191,6 +198,11 @@ impl Draw<'_> {
                 Fault::Stale(1),
             ];
             return Ill::Bucket(first, last, faults[self.pick(faults.len() as u64) as usize]);
+        }
+        if matches!(step, Step::AgainAfterCut(_)) && self.pick(4) > 0 {
+            // The index is opened, and cannot be made anew: what it lost in the power cut it does not have then.
+            let kind = MishapKind::WritesHalf(io::ErrorKind::StorageFull);
+            return Ill::Disk(Mishap { after: self.pick(INDEX_WRITES), within: Some("meta.redb".to_owned()), kind });
         }
         // Small numbers as often as large ones: what is done last in a step is as important as what is done first.
         let after = self.pick((operations + 1) >> self.pick(4));
