@@ -55,7 +55,7 @@
 //! | --- | --- |
 //! | namespace | a named set of documents: `org/project/name` |
 //! | incarnation | one life of a namespace (`nsid`); deleting and creating again gives a new one |
-//! | origin | random 64 bits for one node's writable copy of one incarnation |
+//! | origin | random 64 bits for one node's writable copy of one incarnation, or of one after another; see [`engine`] |
 //! | version | `(hlc, origin)` of a document; between two states the higher wins |
 //! | record | one upsert, patch or delete, with its sequence number per origin |
 //! | log object | an immutable batch of records |

@@ -16,8 +16,8 @@ use super::group_commit::{GroupCommit, Ticket};
 use super::open_logs::{OpenLogs, open_name};
 use crate::error::{Context, Error, Result};
 use crate::format::log::{
-    Frame, FrameReader, HEADER_BYTES, LogHeader, PreviousLog, each_frame, encode_frame, encode_header, first_clock,
-    peek_header, scan_log,
+    Frame, FrameReader, HEADER_BYTES, LogHeader, LogScan, PreviousLog, each_frame, encode_frame, encode_header,
+    first_clock, peek_header, scan_log,
 };
 use crate::format::log_source::LogSource;
 use crate::format::record::Batch;
@@ -354,6 +354,11 @@ impl LogSource for LogFile {
     fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
         self.file.read_at(at, out).context(|| format!("read log {} at byte {at}", self.path.display()))
     }
+}
+
+/// What the log at `path` has.
+pub fn scan(disk: &dyn Disk, path: &Path) -> Result<LogScan> {
+    scan_log(&LogFile::open(disk, path)?, &path.display().to_string())
 }
 
 /// Names of the sealed logs that have what a manifest lacks that is up to `replay_from` and `until`.

@@ -8,7 +8,7 @@
 //! - `group_commit` and `journal` are the log, `open_logs` the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
-//! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned;
+//! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
 //! - `damage` lists the files that are damaged, `unreadable` says what they may hold;
 //! - `setbacks` is what failed and is tried again, `unnamed` what goes where its manifest does not come to be;
 //! - `lineage` is where namespaces come from and what stays of them.
@@ -32,6 +32,7 @@ pub mod namespace;
 mod node;
 pub mod open_logs;
 mod operations;
+mod origins;
 mod parting;
 pub mod parts;
 pub mod query;
@@ -64,6 +65,7 @@ use self::catalog::Catalog;
 use self::context::Context;
 use self::copies::CopyState;
 use self::namespace::{Moment, Namespace, not_found};
+use self::origins::Origins;
 use crate::error::{Error, Kind, Result};
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::model::schema::Metric;
@@ -78,6 +80,8 @@ pub struct Engine {
     doors: Mutex<HashMap<NamespaceName, Door>>,
     /// One merge of a source (the second) into a target goes on at a time, per pair.
     pairs: Mutex<HashMap<(Nsid, Nsid), Door>>,
+    /// Origins of incarnations that are gone, which branches may go on with.
+    origins: Origins,
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last, and the bytes of their tails in memory.
     past: Mutex<VecDeque<(Arc<Moment>, u64)>>,

@@ -127,7 +127,8 @@ impl Engine {
 
     fn survey(&self, parting: &mut Parting, nsid: Nsid) -> Result<()> {
         if let Some((origin, sent)) = self.written(nsid)? {
-            parting.own.insert(origin, sent);
+            // Of two incarnations that had one origin after another, what the bucket has of both.
+            parting.own.entry(origin).and_modify(|known| *known = sent.min(*known)).or_insert(sent);
         }
         parting.sent.merge(&self.common(nsid)?.map(|common| common.version_vector).unwrap_or_default());
         Ok(())

@@ -19,6 +19,7 @@ use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
 use super::namespace::head::{Head, facts};
 use super::node::Node;
+use super::origins::Origins;
 use super::setbacks::Setbacks;
 use super::sweep::SWEEP_REFUSED;
 use super::unreadable::AllUnreadable;
@@ -120,6 +121,7 @@ impl Engine {
             open: Mutex::new(HashMap::new()),
             doors: Mutex::new(HashMap::new()),
             pairs: Mutex::new(HashMap::new()),
+            origins: Origins::default(),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
             tags_kept: Mutex::default(),

@@ -1,4 +1,4 @@
-//! Random histories of writes, branches, merges, flushes and restarts against a plain model that knows, of every namespace,
+//! Random histories of writes, branches, merges, flushes, deletions and restarts against a plain model that knows, of every namespace,
 //! exactly which versions it has seen, and of every two what they had in common. Values are few, so that rows are often written again
 //! as they were, and changed back. `SHOAL_MERGE_SEEDS=n` runs n histories, `SHOAL_MERGE_SEED=s` that of one seed, and prints its steps.
 
@@ -161,18 +161,21 @@ fn found(engine: &Engine, namespace: &str) -> BTreeMap<u64, u64> {
 }
 
 async fn history(seed: u64, is_told: bool) {
-    let node = Node::new(seed);
+    let mut node = Node::new(seed);
+    // Who is deleted is gone at once, and its origin another's.
+    node.config.retention_ms = 0;
     let mut engine: Arc<Engine> = node.open();
     let mut models: Vec<(String, Model)> = vec![("main".into(), Model::default())];
     // Of every namespace the state that it began with, and of every merge the source's last state.
     let mut first: Vec<Option<Model>> = vec![None];
     let mut merged: BTreeMap<(usize, usize), Model> = BTreeMap::new();
+    let mut alive: Vec<usize> = vec![0];
     let mut version = 0;
     let pick = |n: u64| node.random.next_u64() % n;
     for step in 0..90 {
         node.clock.advance(1);
         version += 1;
-        let at = pick(models.len() as u64) as usize;
+        let at = alive[pick(alive.len() as u64) as usize];
         let what = format!("seed {seed}, step {step}");
         if is_told {
             println!("{what}");
@@ -180,7 +183,7 @@ async fn history(seed: u64, is_told: bool) {
                 println!("    {namespace} {:?} {:?}", model.vector, model.last);
             }
         }
-        match if step == 0 { 0 } else { pick(16) } {
+        match if step == 0 { 0 } else { pick(18) } {
             0..5 => {
                 let ids: BTreeSet<u64> = (0..1 + pick(5)).map(|_| pick(25)).collect();
                 let value = pick(4);
@@ -194,16 +197,23 @@ async fn history(seed: u64, is_told: bool) {
             }
             7 => engine.checkpoint(&name(&models[at].0)).await.unwrap(),
             8 => engine.compact(&name(&models[at].0)).await.unwrap(),
-            9 if models.len() < 5 => {
+            9 | 17 if alive.len() < 5 => {
+                alive.push(models.len());
                 let to = format!("b{step}");
                 branch(&engine, &models[at].0, &to).await;
                 let model = models[at].1.clone();
                 first.push(Some(model.clone()));
                 models.push((to, Model { origin: models.len(), ..model }));
             }
-            10 => engine = node.cut_power(engine),
-            _ if models.len() > 1 => {
-                let from = (at + 1 + pick(models.len() as u64 - 1) as usize) % models.len();
+            10 if pick(2) == 0 => engine = node.cut_power(engine),
+            16 if at > 0 => {
+                engine.delete(&name(&models[at].0)).await.unwrap();
+                alive.retain(|other| *other != at);
+                merged.retain(|(from, into), _| *from != at && *into != at);
+            }
+            _ if alive.len() > 1 => {
+                let others: Vec<usize> = alive.iter().copied().filter(|other| *other != at).collect();
+                let from = others[pick(others.len() as u64) as usize];
                 let policies =
                     [Policy::Fail, Policy::Lww, Policy::Fields, Policy::FieldsOrFail, Policy::Ours, Policy::Theirs];
                 let policy = policies[pick(6) as usize];
@@ -229,7 +239,7 @@ async fn history(seed: u64, is_told: bool) {
             }
             _ => {}
         }
-        for (namespace, model) in &models {
+        for (namespace, model) in alive.iter().map(|at| &models[*at]) {
             assert_eq!(found(&engine, namespace), model.documents(), "{what}: {namespace}");
         }
     }

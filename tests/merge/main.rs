@@ -11,5 +11,6 @@ mod losers;
 mod meanwhile;
 #[path = "../support/node.rs"]
 mod node;
+mod origins;
 mod phrases;
 mod policies;

@@ -88,7 +88,11 @@ impl Engine {
                 (past.clone(), Some(past))
             }
         };
-        let mut child = self.child(&manifest, from, to, is_branch);
+        let origin = match is_branch {
+            true => tokio::task::block_in_place(|| self.origin_after(&manifest))?,
+            false => Origin(self.context.random.next_u64()),
+        };
+        let mut child = self.child(&manifest, (from, to), origin, is_branch);
         let (nsid, hlc) = (child.nsid, child.hlc);
         let context = &self.context;
         let _birth = context.birth(nsid);
@@ -122,7 +126,13 @@ impl Engine {
         }
     }
 
-    fn child(&self, manifest: &Manifest, from: &NamespaceName, to: &NamespaceName, is_branch: bool) -> Manifest {
+    fn child(
+        &self,
+        manifest: &Manifest,
+        (from, to): (&NamespaceName, &NamespaceName),
+        origin: Origin,
+        is_branch: bool,
+    ) -> Manifest {
         let now = self.context.clock.now_millis();
         let parent = manifest.lineage.as_ref();
         let lineage = is_branch.then(|| Lineage {
@@ -139,7 +149,7 @@ impl Engine {
             generation: 0,
             parent: None,
             commit_id: CommitId(self.context.random.uuid_v7(now)),
-            origin: Origin(self.context.random.next_u64()),
+            origin,
             next_seq: 0,
             replay_from: 0,
             lineage,

@@ -87,7 +87,7 @@ impl Engine {
         let door = self.door(&name);
         // Who is in the door may be deleting it just now, or bringing it back: it is due the next time, too.
         if let Ok(_door) = door.try_lock() {
-            self.discard(&name.project, nsid);
+            self.end(&name.project, nsid);
             if let Err(error) = self.forget_name(&name) {
                 tracing::warn!(%name, %error, "a name that is bound to nothing is kept");
             }

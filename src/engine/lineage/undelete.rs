@@ -128,7 +128,7 @@ impl Engine {
     pub(in crate::engine) fn lay_aside(&self, project: &Project, nsid: Nsid, deleted: Option<DeletedFile>) {
         match (deleted, Head::load(&self.context, nsid)) {
             (Some(deleted), Ok(Some(head))) => self.context.set_kin(nsid, kin(&head.manifest, Some(&deleted))),
-            _ => self.discard(project, nsid),
+            _ => self.end(project, nsid),
         }
     }
 

@@ -130,8 +130,10 @@ impl<'a> Side<'a> {
             return false;
         }
         self.moment.vector.iter().any(|(origin, seen)| {
-            // A writer deletes nothing before it is there.
-            let is_younger = origin == manifest.origin && horizon <= Hlc::from_millis(manifest.created_ms);
+            // A writer deletes nothing before it is there. The origin of a branch may have been another's before.
+            let is_younger = manifest.lineage.is_none()
+                && origin == manifest.origin
+                && horizon <= Hlc::from_millis(manifest.created_ms);
             !is_younger && other.moment.vector.seen(origin) < seen.min(horizon)
         })
     }

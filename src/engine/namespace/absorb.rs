@@ -301,10 +301,14 @@ fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
     }
     if built.vector.len() >= ORIGINS_MAX {
         return Err(Error::invalid(format!(
-            "writers of {} copies have their commits in this namespace, at most {ORIGINS_MAX} may",
+            "{} would have commits of {} writers, at most {ORIGINS_MAX} may be in one namespace",
+            site.namespace.name,
             built.vector.len()
         ))
-        .with_hint("export the documents into a new namespace"));
+        .with_code("too_many_origins")
+        .with_hint(
+            "write its rows into a new namespace and branch from that: an export and its import keep what was seen of them all",
+        ));
     }
     Ok(())
 }
