@@ -3,10 +3,12 @@
 //! - This file has the objects that are here whole;
 //! - `cache` has those of the bucket that are here in part, within a bound: `partial` is one of them, `remote` where its bytes
 //!   come from, `room` the bound;
+//! - `placed` has new ones that are to be durable together;
 //! - `coming` has those that are on their way here whole, `going` what the bucket has of those on their way there.
 //!
 //! Invariants:
-//! - An object appears under its key whole and durable, or not at all; it is never changed and its key never used again.
+//! - An object appears under its key whole and durable, or not at all, or nobody names it; it is never changed and its key never
+//!   used again.
 //! - Objects leave by unlink, so whoever has one mapped keeps reading it.
 //! - What is only here is here whole. Only what the bucket has may be here in part.
 
@@ -14,6 +16,7 @@ mod cache;
 mod coming;
 mod going;
 mod partial;
+mod placed;
 mod remote;
 mod room;
 
@@ -33,6 +36,7 @@ use self::remote::no_bucket;
 pub use self::cache::{Cache, Held};
 pub use self::coming::Incoming;
 pub use self::going::Going;
+pub use self::placed::Placed;
 pub use self::remote::{GONE, Remote, gone};
 
 /// How much an object's writer gathers before it writes.
@@ -98,7 +102,7 @@ impl Tier {
         let file = file.context(|| format!("create {}", temporary.display()))?;
         Ok(ObjectWriter {
             tier: self,
-            file,
+            file: Some(file),
             path,
             temporary,
             buffer: Vec::with_capacity(BUFFER_BYTES),
@@ -258,7 +262,8 @@ fn missing(key: &str, error: io::Error) -> Error {
 /// An object on its way; dropped without [`ObjectWriter::publish`] it leaves nothing.
 pub struct ObjectWriter<'a> {
     tier: &'a Tier,
-    file: Box<dyn DiskFile>,
+    /// Until it is placed.
+    file: Option<Box<dyn DiskFile>>,
     path: PathBuf,
     temporary: PathBuf,
     buffer: Vec<u8>,
@@ -294,7 +299,7 @@ impl ObjectWriter<'_> {
 
     /// Makes the object durable, but does not show it under its key yet: it can be looked at first.
     pub fn stage(mut self) -> Result<Staged> {
-        let synced = self.flush().and_then(|()| self.file.sync());
+        let synced = self.flush().and_then(|()| self.file()?.sync());
         synced.context(|| format!("write object {}", self.path.display()))?;
         self.published = true;
         Ok(Staged {
@@ -316,9 +321,23 @@ impl ObjectWriter<'_> {
         Ok((self.bytes, self.crc32c))
     }
 
+    /// Shows the object under its key, not durably; gives its length and CRC-32C, and what makes it durable.
+    pub fn place(mut self) -> Result<(u64, u32, Placed)> {
+        let shown = self.flush().and_then(|()| self.tier.disk.rename(&self.temporary, &self.path));
+        self.shown = shown.is_ok();
+        let file = shown.and_then(|()| self.file.take().ok_or_else(placed_before));
+        let file = file.context(|| format!("write object {}", self.path.display()))?;
+        self.published = true;
+        Ok((self.bytes, self.crc32c, Placed { file, path: self.path.clone() }))
+    }
+
+    fn file(&mut self) -> io::Result<&mut dyn DiskFile> {
+        self.file.as_deref_mut().map_or_else(|| Err(placed_before()), |file| Ok(file as &mut dyn DiskFile))
+    }
+
     fn put_in_place(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.file.sync()?;
+        self.file()?.sync()?;
         self.tier.disk.rename(&self.temporary, &self.path)?;
         self.shown = true;
         self.tier.disk.sync_dir(self.path.parent().unwrap_or(Path::new("/")))
@@ -374,6 +393,10 @@ impl Drop for Staged {
     }
 }
 
+fn placed_before() -> io::Error {
+    io::Error::other("the object is under its key already")
+}
+
 impl Write for ObjectWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
@@ -383,7 +406,7 @@ impl Write for ObjectWriter<'_> {
             self.flush()?;
         }
         if bytes.len() >= BUFFER_BYTES {
-            self.file.write(bytes)?;
+            self.file()?.write(bytes)?;
         } else {
             self.buffer.extend_from_slice(bytes);
         }
@@ -392,7 +415,9 @@ impl Write for ObjectWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.buffer.is_empty() {
-            self.file.write(&self.buffer)?;
+            let buffer = std::mem::take(&mut self.buffer);
+            self.file()?.write(&buffer)?;
+            self.buffer = buffer;
             self.buffer.clear();
             if let Some(pace) = &self.pace {
                 pace.keep(self.bytes);

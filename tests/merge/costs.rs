@@ -1,7 +1,11 @@
 //! What a merge waits for.
 
+use std::sync::Arc;
+
+use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 
+use crate::gate::GateDisk;
 use crate::node::{Node, branch, name, put};
 use crate::policies::merge;
 
@@ -29,4 +33,22 @@ async fn a_merge_of_a_few_rows_waits_for_few_barriers() {
     }
     // The first merge into a namespace makes two directories.
     assert_eq!(found, [13, 11, 12]);
+}
+
+/// Of these the slowest is waited for, not one after another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_merge_puts_in_place_becomes_durable_together() {
+    let node = Node::new(42);
+    let disk = GateDisk::new(node.disk.mounted());
+    let engine: Arc<Engine> =
+        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
+    engine.rebuild_index().unwrap();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    branch(&engine, "main", "child").await;
+    put(&engine, "child", [3, 4], 2).await;
+    disk.expect(3);
+    let report = merge(&engine, "child", "main", Policy::Fail).await.unwrap();
+    assert_eq!(report.updated, 2);
+    assert!(disk.have_met(), "a segment, a bitmap and a base");
 }

@@ -1,9 +1,10 @@
-//! A disk on which the next file of a kind that is created waits until it is let through.
+//! A disk on which the next file of a kind that is created waits until it is let through, and on which barriers wait for each other.
 
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::meanwhile::FOREVER;
 use shoal::platform::disk::{Disk, DiskFile, Entry, RandomFile};
 use shoal::platform::memory_disk::MemoryDisk;
 use shoal::platform::mmap::Mapping;
@@ -23,11 +24,51 @@ enum Gate {
 pub struct GateDisk {
     disk: MemoryDisk,
     gate: Arc<(Mutex<Gate>, Condvar, Notify)>,
+    meeting: Arc<(Mutex<Meeting>, Condvar)>,
+}
+
+/// Barriers that are expected to wait at the same time.
+#[derive(Debug, Default)]
+struct Meeting {
+    expected: usize,
+    here: usize,
+    has_failed: bool,
 }
 
 impl GateDisk {
     pub fn new(disk: MemoryDisk) -> Self {
-        GateDisk { disk, gate: Arc::new((Mutex::new(Gate::Open), Condvar::new(), Notify::new())) }
+        GateDisk {
+            disk,
+            gate: Arc::new((Mutex::new(Gate::Open), Condvar::new(), Notify::new())),
+            meeting: Arc::default(),
+        }
+    }
+
+    /// From now on no name of a new segment, bitmap or base is durable before so many of them are asked to be.
+    pub fn expect(&self, together: usize) {
+        *self.meeting.0.lock().unwrap() = Meeting { expected: together, ..Meeting::default() };
+    }
+
+    /// Whether so many were.
+    pub fn have_met(&self) -> bool {
+        let meeting = self.meeting.0.lock().unwrap();
+        meeting.here >= meeting.expected && !meeting.has_failed
+    }
+
+    fn meet(&self, path: &Path) {
+        let path = path.to_string_lossy();
+        if !path.contains("/segments/") && !path.ends_with("/deletions") && !path.ends_with("/bases") {
+            return;
+        }
+        let (meeting, comes) = &*self.meeting;
+        let mut now = meeting.lock().unwrap();
+        now.here += 1;
+        comes.notify_all();
+        while now.here < now.expected && !now.has_failed {
+            let (found, waited) = comes.wait_timeout(now, FOREVER).unwrap();
+            now = found;
+            now.has_failed |= waited.timed_out();
+        }
     }
 
     /// The next segment that somebody begins waits.
@@ -107,6 +148,7 @@ impl Disk for GateDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.meet(path);
         self.disk.sync_dir(path)
     }
 

@@ -12,7 +12,7 @@ use crate::node::{Node, all, branch, name, put, write};
 use crate::policies::merge;
 
 /// After so long something waits that must not, and the test ends.
-const FOREVER: Duration = Duration::from_secs(120);
+pub const FOREVER: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merge_and_writes_are_done_while_a_compaction_is_held() {

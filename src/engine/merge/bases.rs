@@ -2,11 +2,12 @@
 //! branches.
 //!
 //! `local/{target}/bases/{source}.json` is a sealed manifest like any other, and holds its objects. Before a merge the source's
-//! state is put beside it as `{source}.next.json`, while nothing of it can go; after the commit it takes the place. Whichever of
+//! state is put beside it as `{source}.next.json`, counted while nothing of it can go; after the commit it takes the place. Whichever of
 //! the two a crash leaves, a state counts as common only where both sides' vectors cover it. One merge of a pair at a time does this.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, PoisonError};
 
 use super::decide::{Evidence, State};
@@ -58,8 +59,36 @@ pub fn kept_by(context: &Context, target: Nsid) -> Result<Vec<(Nsid, Result<Mani
     Ok(found)
 }
 
+/// A base that is being put in place while the merge goes on.
+pub struct Staging(std::thread::JoinHandle<Result<()>>);
+
+impl Staging {
+    /// Returns when it is in place.
+    pub fn wait(self) -> Result<()> {
+        self.0.join().unwrap_or_else(|_| Err(Error::internal("the base of a merge: its thread panicked")))
+    }
+}
+
+/// [`stage`] beside the merge, which waits for it before it commits. When this returns the state's objects are counted: they cannot
+/// go any more. `None` where no thread is to be had, and all of it is done.
+pub fn stage_beside(context: &Arc<Context>, target: Nsid, manifest: &Manifest) -> Result<Option<Staging>> {
+    let (counted, is_counted) = channel();
+    let (of, state) = (context.clone(), manifest.clone());
+    let work = move || stage_and_tell(&of, target, &state, || counted.send(()).unwrap_or_default());
+    let Ok(thread) = std::thread::Builder::new().name("base of a merge".to_owned()).spawn(work) else {
+        return stage(context, target, manifest).map(|()| None);
+    };
+    // Without an answer it failed, and says so when it is waited for.
+    let _ = is_counted.recv();
+    Ok(Some(Staging(thread)))
+}
+
 /// Puts the source's state in place for the merge that is to come. Its objects cannot go meanwhile.
 pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()> {
+    stage_and_tell(context, target, manifest, || ())
+}
+
+fn stage_and_tell(context: &Context, target: Nsid, manifest: &Manifest, counted: impl FnOnce()) -> Result<()> {
     let dir = context.layout.bases(target);
     create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
     let path = next_path(context, target, manifest.nsid);
@@ -69,6 +98,7 @@ pub fn stage(context: &Context, target: Nsid, manifest: &Manifest) -> Result<()>
     let before = read_or_warn(context, &path);
     // Lazily: a crash has all counted anew from the files, and until the commit is counted nothing waits for a barrier twice.
     context.meta.keep(&keys(manifest))?;
+    counted();
     let published = publish(&*context.disk, &path, &bytes);
     published.inspect_err(|_| too_high(context)).context(|| format!("write {}", path.display()))?;
     release(context, before);

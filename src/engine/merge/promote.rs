@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::bases::{settle, settle_left, stage, unrelated, withdraw};
+use super::bases::{Staging, settle, settle_left, stage_beside, unrelated, withdraw};
 use super::losers::Losers;
 use super::report::{MergeReport, MergeRequest};
 use super::work::{Work, newest};
@@ -65,13 +65,18 @@ impl Engine {
             work.theirs = Arc::new(source.moment_beside(&share));
             tokio::task::block_in_place(|| {
                 settle_left(&self.context, target.nsid, source.nsid, &seen_here)?;
-                stage(&self.context, target.nsid, &share.manifest)
+                work.staging = stage_beside(&self.context, target.nsid, &share.manifest)?;
+                Ok::<_, Error>(())
             })?;
             has_base = true;
         }
         let seen = newest(&work.theirs);
         let done = target.absorb(&mut work, seen).await;
         tokio::task::block_in_place(|| {
+            // Nothing was built: then what came of it does not matter.
+            if let Some(Err(error)) = work.staging.take().map(Staging::wait) {
+                tracing::debug!(%error, "the base of a merge that is not made is not in place");
+            }
             if has_base && !matches!(done, Ok(Some(_))) {
                 withdraw(&self.context, target.nsid, source.nsid);
             } else if has_base {
@@ -115,6 +120,7 @@ impl Engine {
             report: MergeReport::default(),
             listed_bytes: 0,
             bases: None,
+            staging: None,
             fresh: 0,
             compares: false,
             taken: Vec::new(),

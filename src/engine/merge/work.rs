@@ -7,6 +7,7 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
+use super::bases::Staging;
 use super::build::{Build, tombstone, visible};
 use super::decide::{Resolution, Verdict};
 use super::losers::{Losers, Lost};
@@ -40,6 +41,8 @@ pub struct Work<'a> {
     /// Logical bytes of the rows that the report shows, and of the first that it does not.
     pub listed_bytes: u64,
     pub bases: Option<Vec<Arc<Moment>>>,
+    /// What is to be in place before the commit.
+    pub staging: Option<Staging>,
     pub fresh: u64,
     /// Documents that only theirs wrote count as changed only where they differ from ours; they are taken all the same.
     pub compares: bool,
@@ -125,6 +128,9 @@ impl Absorb for Work<'_> {
             site.copy_rows(&shown, &[Input { segment, dead: &others }])?;
         }
         self.losers.write(site)?;
+        if let Some(staging) = self.staging.take() {
+            site.wait_for(staging);
+        }
         let mut vector = ours.vector.clone();
         vector.merge(&theirs.vector);
         let seen = ours.manifest.hlc.max(theirs.vector.newest());

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use roaring::RoaringBitmap;
 use uuid::Uuid;
 
-use super::flush::{reference, write_deletions};
+use super::flush::{place_deletions, reference};
 use super::open::open_part;
 use super::reuse::Reusable;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::layout::{conflicts_key, segment_key};
+use crate::engine::merge::bases::Staging;
 use crate::engine::merge::conflicts;
 use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
@@ -102,7 +103,7 @@ impl Site<'_> {
         if (summary.rows, summary.tombstones) == (0, 0) {
             return Ok(());
         }
-        writer.publish()?;
+        self.begun.place(writer.place()?.2);
         self.parts.push(open_part(context, &reference(key, segment_id, 0, &summary))?);
         Ok(())
     }
@@ -120,8 +121,7 @@ impl Site<'_> {
         dead.insert_range(0..segment.rows());
         dead -= rows;
         if dead != *part.settled {
-            let object = write_deletions(context, &name.project, *nsid, &part.reference, &dead)?;
-            self.begun.add(&object.key);
+            let object = place_deletions(context, (&name.project, *nsid), &part.reference, &dead, &mut self.begun)?;
             part.reference.deletions = Some(object);
         }
         (part.dead, part.settled) = (Arc::new(dead.clone()), Arc::new(dead));
@@ -137,6 +137,11 @@ impl Site<'_> {
         context.tier.put(&key, bytes)?;
         self.conflicts.push(key);
         Ok(())
+    }
+
+    /// Something else that is to be in place before the commit.
+    pub fn wait_for(&mut self, staging: Staging) {
+        self.begun.wait_for(staging);
     }
 
     pub fn random(&self) -> u64 {
@@ -228,8 +233,8 @@ impl Namespace {
                 let id = part.reference.segment_id;
                 let Some(rows) = built.dead.get(&id).filter(|rows| !rows.is_empty()) else { continue };
                 let dead = part.dead.as_ref() | rows;
-                let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
-                begun.add(&object.key);
+                let of = (&self.name.project, self.nsid);
+                let object = place_deletions(&self.context, of, &part.reference, &dead, &mut begun)?;
                 replaced.insert(id, (object, Arc::new(dead)));
             }
             let now = self.context.clock.now_millis();

@@ -4,6 +4,7 @@
 //! answers to repeat to a file; commit a manifest whose `replay_from` lies behind the frozen records; remove the logs it made superfluous.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -18,10 +19,10 @@ use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
 use crate::engine::setbacks::Work;
 use crate::engine::unnamed::Unnamed;
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::deletions;
 use crate::format::manifest::{DeletionsRef, Manifest, SegmentRef};
-use crate::model::ids::{Hlc, Project};
+use crate::model::ids::{Hlc, Nsid, Project};
 use crate::model::schema::Schema;
 use crate::segment::Summary;
 use crate::segment::builder::{Entry, build};
@@ -371,13 +372,31 @@ pub(in crate::engine) fn reference(key: String, segment_id: uuid::Uuid, level: u
 pub(in crate::engine) fn write_deletions(
     context: &Context,
     project: &Project,
-    nsid: crate::model::ids::Nsid,
+    nsid: Nsid,
     reference: &SegmentRef,
     dead: &RoaringBitmap,
 ) -> Result<DeletionsRef> {
     let bytes = deletions::encode(&reference.segment_id, reference.rows, dead);
     let key = deletions_key(project, nsid, reference.segment_id, context.random.next_u64());
     let (bytes, crc32c) = context.tier.put(&key, &bytes)?;
+    Ok(DeletionsRef { key, bytes, crc32c, rows: u32::try_from(dead.len()).unwrap_or(reference.rows) })
+}
+
+/// The same with the manifest that will name it to wait for: `begun` has it.
+pub(super) fn place_deletions(
+    context: &Context,
+    (project, nsid): (&Project, Nsid),
+    reference: &SegmentRef,
+    dead: &RoaringBitmap,
+    begun: &mut Unnamed,
+) -> Result<DeletionsRef> {
+    let key = deletions_key(project, nsid, reference.segment_id, context.random.next_u64());
+    begun.add(&key);
+    let mut writer = context.tier.create(&key)?;
+    let bytes = deletions::encode(&reference.segment_id, reference.rows, dead);
+    writer.write_all(&bytes).context(|| format!("write {key}"))?;
+    let (bytes, crc32c, object) = writer.place()?;
+    begun.place(object);
     Ok(DeletionsRef { key, bytes, crc32c, rows: u32::try_from(dead.len()).unwrap_or(reference.rows) })
 }
 

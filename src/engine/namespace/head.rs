@@ -117,13 +117,14 @@ impl Head {
         self.try_commit(context, edit).map_err(|failed| failed.error)
     }
 
-    /// The same of a manifest that names new objects: they go where it is certain that it did not come to be.
+    /// The same of a manifest that names new objects: they are durable before, and go where it is certain that it did not come to be.
     pub fn commit_new(
         &self,
         context: &Context,
         mut objects: Unnamed,
         edit: impl FnOnce(&mut Manifest),
     ) -> Result<Head> {
+        objects.settle()?;
         let done = self.try_commit(context, edit);
         if done.as_ref().err().is_none_or(|failed| failed.is_unknown) {
             objects.keep();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::absorb::{Absorb, Absorption, Site};
-use super::flush::write_deletions;
+use super::flush::place_deletions;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::unnamed::Unnamed;
@@ -194,8 +194,8 @@ impl Namespace {
             return Ok(part);
         };
         let dead = Arc::new(part.dead.as_ref() | rows);
-        let object = write_deletions(&self.context, &self.name.project, self.nsid, &part.reference, &dead)?;
-        begun.add(&object.key);
+        let of = (&self.name.project, self.nsid);
+        let object = place_deletions(&self.context, of, &part.reference, &dead, begun)?;
         let reference = SegmentRef { deletions: Some(object), ..part.reference };
         Ok(Part { reference, segment: part.segment, settled: dead.clone(), dead })
     }
