@@ -264,3 +264,25 @@ async fn what_tails_take_is_counted_exactly_while_they_are_written_and_flushed()
     engine.checkpoint(&name("docs")).await.unwrap();
     assert_eq!((tail_rows(&engine), &engine.node_status()["tails_bytes"]), (0, &json!(0)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_cannot_be_read_keeps_nobody_else_from_reclaiming() {
+    let node = Node::new(42);
+    let engine = node.open();
+    for to in ["docs", "other"] {
+        put(&engine, to, [1], 1).await;
+    }
+    let nsid = engine.status(&name("docs")).unwrap()["nsid"].as_str().unwrap().to_owned();
+    drop(engine);
+    let is_its = |file: &String| file.starts_with(&format!("/data/log/{nsid}"));
+    let log = files(&node.disk, Path::new("/data")).into_iter().find(is_its).unwrap();
+    node.disk.set_unreadable(Some(log.into()));
+    let engine = node.open();
+    assert!(engine.is_index_trusted());
+    assert!(engine.view(&name("docs")).is_err() && engine.view(&name("other")).is_ok());
+    // Nothing of it was moved, so what is counted is right all the same.
+    assert!(engine.is_index_trusted());
+    node.disk.set_unreadable(None);
+    let engine = node.cut_power(engine);
+    assert_eq!(documents(&engine.view(&name("docs")).unwrap()).len(), 1);
+}

@@ -382,3 +382,26 @@ async fn a_clock_that_was_ahead_keeps_answers_for_a_day_only() {
         node.clock.advance(DAY_MS + HOUR_MS);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_answers_alone_goes_though_nothing_could_be_removed_when_it_was_flushed() {
+    let node = Node::new(41);
+    let engine = node.open();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "n": 1}]})).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    nothing(&engine, 1).await.unwrap();
+    drop(engine);
+    node.disk.power_cut(&*node.random);
+    // Counts are not trusted after that, until they are made anew.
+    let disk: Arc<dyn Disk> = Arc::new(node.disk.mounted());
+    let engine = Engine::open(node.config.clone(), disk, node.clock.clone(), node.random.clone()).unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!(with_suffix(&node.disk, ".wal").len(), 1, "nothing is removed meanwhile");
+    engine.rebuild_index().unwrap();
+    engine.sweep().unwrap();
+    assert!(with_suffix(&node.disk, ".wal").is_empty(), "{:?}", with_suffix(&node.disk, ".wal"));
+    assert!(is_repeated(nothing(&engine, 1).await));
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 2, "n": 1}]})).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+}

@@ -218,11 +218,17 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     let recovered = {
         // Counted is what moves into the tier; where nothing will, nobody is waited for who counts all of it anew.
         let open = paths.names.of(&*context.disk, &paths.open, manifest.nsid);
-        let moves = open.is_ok_and(|open| !open.is_empty());
+        let moves = open.as_ref().is_ok_and(|open| !open.is_empty());
         let _commits = moves.then(|| context.commits.read().unwrap_or_else(PoisonError::into_inner));
         let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust);
-        // Some of them may be in the tier already, and are not counted there.
-        let recovered = recovered.inspect_err(|_| context.meta.distrust("logs could not be sealed"))?;
+        let recovered = recovered.inspect_err(|_| {
+            let there = context.disk.names(&paths.open).unwrap_or_default();
+            // Some of them may be in the tier already, and are not counted there. Where none is, as one cannot be read, what is counted
+            // is right: whoever asks for this namespace again and again does not keep the others from reclaiming.
+            if !open.is_ok_and(|open| open.iter().all(|log| there.contains(log))) {
+                context.meta.distrust("logs could not be sealed");
+            }
+        })?;
         let key = |log: &String| log_key(&name.project, manifest.nsid, log);
         context.keep(&recovered.moved.iter().map(key).collect::<Vec<String>>());
         recovered
