@@ -43,7 +43,7 @@ impl Tier {
         };
         std::thread::scope(|scope| {
             // Where no thread is to be had, those that there are do more.
-            let begin = |_| std::thread::Builder::new().spawn_scoped(scope, &wait).ok();
+            let begin = |_| std::thread::Builder::new().spawn_scoped(scope, wait).ok();
             let others: Vec<_> = (1..threads).map_while(begin).collect();
             let own = wait();
             let panicked = |_| Err(Error::internal("a thread that waited for a barrier panicked"));
