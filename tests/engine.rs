@@ -13,6 +13,8 @@ mod hook_disk;
 mod keyed_writes;
 #[path = "support/node.rs"]
 mod node;
+#[path = "engine/opening.rs"]
+mod opening;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,8 +10,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shoal::engine::journal::{Distrust, Journal, LogPaths, SealedLog, Writer, recover};
+use shoal::engine::journal::{Distrust, Journal, LogPaths, SealedLog, Writer};
 use shoal::engine::open_logs::OpenLogs;
+use shoal::engine::recovery::{look, settle};
 use shoal::error::{Kind, Result};
 use shoal::format::log::FrameReader;
 use shoal::format::record::{Batch, Record};
@@ -109,14 +110,15 @@ impl Run {
     }
 
     fn recover(&mut self, distrust: Option<&Distrust>) -> Result<()> {
-        let found = recover(&self.disk, &paths(), WRITER, 1, distrust)?;
+        let found = look(&self.disk, &paths(), WRITER, 1, distrust)?;
         let mut commits: Vec<(Hlc, Vec<Batch>)> = Vec::new();
         let mut whole = true;
         let mut frames = Vec::new();
-        found.replay(&self.disk, &paths(), &mut |frame| {
+        found.replay(&self.disk, &mut |frame| {
             frames.push(frame.whole()?);
             Ok(())
         })?;
+        settle(&self.disk, &paths(), WRITER.nsid, &found.unsettled)?;
         for frame in frames {
             if whole {
                 commits.push((frame.hlc, Vec::new()));
@@ -235,7 +237,7 @@ fn a_flipped_bit_in_an_acknowledged_commit_is_reported_and_never_served() {
             let mut damaged = good.clone();
             damaged[at] ^= 1;
             overwrite(&run.disk, &path, &damaged);
-            let error = recover(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
+            let error = look(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
             assert!(matches!(error.kind(), Kind::Corrupt | Kind::Unsupported), "byte {at}: {error}");
             assert!(error.message().contains(&entry.name), "{error}");
         }
@@ -254,7 +256,7 @@ fn a_missing_log_is_reported_by_the_records_that_are_gone() {
     }
     let names = run.disk.list(Path::new("/data/store/wal")).unwrap();
     run.disk.remove(&Path::new("/data/store/wal").join(&names[1].name)).unwrap();
-    let error = recover(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
+    let error = look(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.message().ends_with("the file before it is missing"), "{error}");
 }
@@ -272,15 +274,16 @@ fn what_a_failed_creation_left_is_in_nobodys_way_once_its_number_is_flushed() {
         run.last = Some(sealed);
         run.commit().await.unwrap();
         run.journal = None;
-        let recovered = recover(&*disk, &paths(), WRITER, flushed, None).unwrap();
+        let recovered = look(&*disk, &paths(), WRITER, flushed, None).unwrap();
         assert_eq!(recovered.next_seq, run.next_seq);
         let mut first = None;
         let mut take = |frame: FrameReader<'_>| {
             first = first.or(Some(frame.first_seq));
             Ok(())
         };
-        recovered.replay(&*disk, &paths(), &mut take).unwrap();
+        recovered.replay(&*disk, &mut take).unwrap();
         assert_eq!(first, Some(flushed));
+        settle(&*disk, &paths(), WRITER.nsid, &recovered.unsettled).unwrap();
         assert_eq!(disk.list(&paths().open).unwrap(), []);
     });
 }

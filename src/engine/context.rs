@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, Semaphore};
 
+use super::commits::Commits;
 use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
@@ -119,8 +120,8 @@ pub struct Context {
     pub unreadable: Mutex<AllUnreadable>,
     /// Names whose binding could not be read then.
     pub names_whole: AtomicBool,
-    /// Read by who commits a manifest, written by who recounts all of them.
-    pub commits: RwLock<()>,
+    /// Turns of who commits, and of who needs that nobody does.
+    pub commits: Commits,
     /// Held by who changes a tag.
     pub tags: Mutex<()>,
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is

@@ -1,11 +1,11 @@
 //! Namespaces: writes made durable, crashes recovered from, queries answered.
 //!
 //! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
-//! - `start` opens a data directory, `closing` closes namespaces that nobody uses, `operations` is what callers ask for, `status` what they are told;
+//! - `start` opens a data directory, `recount` makes the index anew, `commits` gives turns to who commits, `closing` closes namespaces that nobody uses, `operations` is what callers ask for, `status` what they are told;
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `group_commit` and `journal` are the log, `open_logs` the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
+//! - `group_commit` and `journal` are the log, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
@@ -17,6 +17,7 @@ pub mod analyzers;
 pub mod catalog;
 pub mod check;
 mod closing;
+pub mod commits;
 pub mod context;
 mod copies;
 pub mod damage;
@@ -37,6 +38,8 @@ mod parting;
 pub mod parts;
 pub mod query;
 pub mod reclaim;
+mod recount;
+pub mod recovery;
 pub mod remote;
 pub mod setbacks;
 mod start;

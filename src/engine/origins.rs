@@ -22,10 +22,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Engine;
-use super::journal::scan;
 use super::lineage::holdings::generations;
 use super::merge::bases;
 use super::namespace::head::Head;
+use super::recovery::scan;
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Manifest;
 use crate::model::ids::{Hlc, Nsid, Origin, Project};

@@ -5,7 +5,7 @@
 //! or from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -104,7 +104,7 @@ impl Engine {
                 known.target == Some(nsid) && known.ended.as_ref().is_some_and(|ended| ended.nsid == nsid)
             };
             let Some(known) = self.binding(name)?.filter(is_back) else { return Ok(()) };
-            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            let _commits = context.commits.of(nsid);
             let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), known.hlc, None)?;
             context.follow(name, &bound, None);
             Ok(())

@@ -1,36 +1,31 @@
 //! Opens a data directory: its lock, its identity, its index, and what a crash left over.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
-use super::check::restore;
+use super::commits::Commits;
 use super::context::{Context, EngineConfig};
 use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
-use super::lineage::holdings::{Holdings, read_deleted};
 use super::namespace::Namespace;
-use super::namespace::head::{Head, facts};
+use super::namespace::head::Head;
 use super::node::Node;
 use super::origins::Origins;
 use super::setbacks::Setbacks;
 use super::sweep::SWEEP_REFUSED;
-use super::unreadable::AllUnreadable;
 use super::{Engine, Slot, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::format::manifest::encode_manifest;
-use crate::format::names::parse_name;
 use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
 };
-use crate::meta::{Facts, Meta};
+use crate::meta::Meta;
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
@@ -94,7 +89,7 @@ impl Engine {
             unborn: Mutex::new(BTreeSet::new()),
             unreadable: Mutex::default(),
             names_whole: AtomicBool::new(true),
-            commits: RwLock::new(()),
+            commits: Commits::default(),
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
@@ -157,118 +152,6 @@ impl Engine {
         self.context.meta.is_trusted() && !self.catalog.is_in_doubt()
     }
 
-    /// Makes the index anew from the files. Blocking.
-    pub(super) fn recount(&self) -> Result<()> {
-        let context = &self.context;
-        // What a name may be bound to would not be counted.
-        self.catalog.settle_all(&*context.disk)?;
-        {
-            let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
-            self.put_back_from_index();
-            let (mut facts, unreadable) = self.gather()?;
-            self.count_unreadable(&mut facts, &unreadable)?;
-            let heads = facts.heads.len();
-            context.meta.rebuild(&facts)?;
-            *context.kin() = facts.kin.iter().cloned().collect();
-            context.set_unreadable(unreadable);
-            context.names_whole.store(self.catalog.damaged().is_empty(), Ordering::SeqCst);
-            if heads > 0 {
-                tracing::info!(names = facts.names.len(), namespaces = heads, "the index is rebuilt");
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts back newest manifests and marks of deletion that only the index has: it is about to be made anew from the files.
-    fn put_back_from_index(&self) {
-        let context = &self.context;
-        for (nsid, kin) in context.meta.all_kin().unwrap_or_default() {
-            if !self.catalog.is_bound(nsid) {
-                match restore::mark(context, nsid, &kin) {
-                    Ok(true) => {
-                        tracing::warn!(%nsid, "the mark of a deleted namespace is put back from the index");
-                    }
-                    Ok(false) => {}
-                    Err(error) => context.report_unreadable(&kin.name, nsid, &error),
-                }
-            }
-        }
-        for (name, nsid) in self.catalog.all() {
-            if matches!(Head::load(context, nsid), Ok(Some(_))) {
-                continue;
-            }
-            match restore::manifest(context, nsid) {
-                Ok(true) => tracing::warn!(namespace = %name, "the newest manifest is put back from the index"),
-                Ok(false) => {}
-                Err(error) => context.report_unreadable(&name.to_string(), nsid, &error),
-            }
-        }
-    }
-
-    /// Everything the index is made from, read from the files, and the incarnations of which not everything could be read: what
-    /// those may hold beside is not counted here. Nothing may be committed meanwhile.
-    pub(super) fn gather(&self) -> Result<(Facts, AllUnreadable)> {
-        let context = &self.context;
-        // Who is being born is listed until its name is bound, so it is in one of the two.
-        let mut incarnations: BTreeMap<Nsid, Option<NamespaceName>> =
-            context.unborn().into_iter().map(|nsid| (nsid, None)).collect();
-        incarnations.extend(self.catalog.all().into_iter().map(|(name, nsid)| (nsid, Some(name))));
-        // Deleted ones that can be had back have files and a mark. What a damaged name is bound to may be any that is left.
-        let is_any_named = !self.catalog.damaged().is_empty();
-        for entry in context.disk.list(&context.layout.local()).context(|| "list local")? {
-            if let Some(nsid) = entry.name.parse().ok().map(Nsid)
-                && let Entry::Vacant(unnamed) = incarnations.entry(nsid)
-                && (is_any_named || !matches!(read_deleted(context, nsid), Ok(None)))
-            {
-                unnamed.insert(None);
-            }
-        }
-        let mut facts = Facts { names: self.catalog.for_index(), ..Facts::default() };
-        let mut unreadable = AllUnreadable::new();
-        for (nsid, name) in incarnations {
-            match Holdings::read(context, nsid) {
-                Ok(Some(mut held)) => {
-                    if name.is_some() {
-                        held.deleted = None;
-                    }
-                    if let Some(missed) = held.missed.take() {
-                        unreadable
-                            .insert(nsid, self.reach_of(nsid, parse_name(&held.head.manifest.name), Some(missed)));
-                    }
-                    let (bytes, _) = encode_manifest(&held.head.manifest)?;
-                    let kin = held.kin();
-                    if !kin.is_plain() {
-                        facts.kin.push((nsid, kin));
-                    }
-                    for (key, count) in held.keys {
-                        *facts.references.entry(key).or_default() += count;
-                    }
-                    facts.history.extend(held.past.into_iter().map(|(generation, past)| (nsid, generation, past)));
-                    facts.heads.push((nsid, self::facts(&held.head.manifest, bytes)));
-                }
-                // A name is bound after the first manifest is durable: it is lost.
-                Ok(None) if name.is_some() => {
-                    let error = Error::corrupt(format!("incarnation {nsid} has no manifest"));
-                    context.report_unreadable(
-                        &name.iter().map(ToString::to_string).collect::<String>(),
-                        nsid,
-                        &error,
-                    );
-                    unreadable.insert(nsid, self.reach_of(nsid, name, None));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    let label = name.as_ref().map_or_else(|| nsid.to_string(), ToString::to_string);
-                    context.report_unreadable(&label, nsid, &error);
-                    unreadable.insert(nsid, self.reach_of(nsid, name, None));
-                }
-            }
-        }
-        let node = context.node.file();
-        facts.pins = node.pins.iter().map(|pin| (pin.name.clone(), pin.since_ms)).collect();
-        Ok((facts, unreadable))
-    }
-
     /// Opens a bound incarnation. What is damaged is set apart and said.
     pub(super) fn open_namespace(&self, name: &NamespaceName, nsid: Nsid) -> Result<Arc<Namespace>> {
         let door = self.door(name);
@@ -280,7 +163,6 @@ impl Engine {
             return Err(super::not_found(name));
         }
         let opened = tokio::task::block_in_place(|| {
-            Head::clear(&self.context, nsid);
             let head =
                 Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
                     Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))

@@ -1,14 +1,13 @@
 //! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::path::Path;
 
 use super::catalog::directories;
 use super::context::Context;
-use super::journal::is_needed;
 use super::lineage::holdings::generations;
 use super::namespace::head::{Head, reclaim};
+use super::recovery::is_needed;
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::names::parse_name;
@@ -23,20 +22,22 @@ const FREE_BYTES: u64 = 64 << 20;
 /// A crash leaves an incarnation or two that have files and no name yet.
 const FREE_INCARNATIONS: usize = 2;
 
-/// What nobody needs.
-#[derive(Default)]
-struct Leftovers {
-    objects: Vec<String>,
-    bytes: u64,
-    /// Of all objects.
-    store_bytes: u64,
-    logs: Vec<PathBuf>,
-    /// Incarnations that nobody can name, and how many of them have a manifest.
+/// What a sweep looks at.
+struct Listed {
+    /// Objects and their bytes.
+    objects: Vec<(String, u64)>,
+    /// Names in the directory of open logs.
+    logs: Vec<String>,
+    /// Incarnations that have manifests.
     incarnations: Vec<Nsid>,
-    /// Incarnations that have directories of objects, and whether they are gone: what is empty of these may go.
-    stored: Vec<(Project, Nsid, bool)>,
-    with_manifest: usize,
-    /// How many can be named.
+    /// Incarnations that have directories of objects.
+    stored: Vec<(Project, Nsid)>,
+}
+
+/// What nobody needs of that.
+struct Leftovers {
+    listed: Listed,
+    /// How many incarnations can be named.
     bound: usize,
 }
 
@@ -54,40 +55,53 @@ impl Engine {
         if !context.may_reclaim() || self.catalog.is_in_doubt() {
             return Ok((0, 0));
         }
-        // No manifest is committed meanwhile.
-        let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
-        let left = self.leftovers()?;
+        let listed = self.listed()?;
+        let store_bytes = listed.bytes();
+        let stored = listed.stored.clone();
+        // Most of it is needed. What is not is looked at again while nobody commits, who then waits for little.
+        let first = self.leftovers(listed)?;
+        let alone = context.commits.alone();
+        let left = self.leftovers(first.listed)?;
         if !forced {
-            left.check_share()?;
+            left.check_share(context, store_bytes)?;
         }
         if dry_run {
             return Ok((0, 0));
         }
-        reclaim(context, &left.objects);
-        for log in &left.logs {
-            let _ = context.disk.remove(log);
+        let bytes = left.listed.bytes();
+        let objects: Vec<String> = left.listed.objects.into_iter().map(|(key, _)| key).collect();
+        reclaim(context, &objects);
+        let log_dir = context.layout.log();
+        for log in &left.listed.logs {
+            let _ = context.disk.remove(&log_dir.join(log));
         }
-        for nsid in &left.incarnations {
+        for nsid in &left.listed.incarnations {
+            context.commits.touch(*nsid);
             remove_manifests(context, *nsid)?;
         }
-        for (project, nsid, is_gone) in &left.stored {
-            match is_gone {
-                true => remove_empty(context, project, *nsid),
-                false => remove_empty_segments(context, project, *nsid),
-            }
+        for (project, nsid) in &left.listed.stored {
+            remove_empty(context, project, *nsid);
         }
-        Ok((left.objects.len() as u64, left.bytes))
+        drop(alone);
+        for (project, nsid) in &stored {
+            remove_empty_segments(context, project, *nsid);
+        }
+        Ok((objects.len() as u64, bytes))
     }
 
-    /// What of the store nobody needs, by the counts and the files that can be read.
-    fn leftovers(&self) -> Result<Leftovers> {
+    fn listed(&self) -> Result<Listed> {
         let context = &self.context;
         // What is listed first and removed last cannot belong to who came later.
-        let listed = context.tier.list("")?;
-        let log_dir = context.layout.root().join("log");
-        let logs = context.disk.names(&log_dir).context(|| "list log")?;
+        let objects = context.tier.list("")?;
+        let logs = context.disk.names(&context.layout.log()).context(|| "list log")?;
         let locals = context.disk.names(&context.layout.local()).context(|| "list local")?;
-        let stored = incarnations_of(context)?;
+        let incarnations = locals.iter().filter_map(|name| name.parse().ok().map(Nsid)).collect();
+        Ok(Listed { objects, logs, incarnations, stored: incarnations_of(context)? })
+    }
+
+    /// What of the store nobody needs, by the counts and the files that can be read. Only what is asked for while nobody commits stays so.
+    fn leftovers(&self, listed: Listed) -> Result<Leftovers> {
+        let context = &self.context;
         // Asked after the listing: who made a listed object that no manifest names yet is still at work, or unborn.
         let mut live = self.at_work();
         // What may be that of a damaged name, and whatever of a namespace is unreadable, stays.
@@ -96,50 +110,40 @@ impl Engine {
         // What was deleted and can be had back keeps its files like what has a name.
         bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
         bound.extend(context.unreadable().into_keys());
-        let damaged = self.catalog.damaged();
-        let of_damaged_name = |nsid: Nsid| !damaged.is_empty() && !bound.contains(&nsid);
-        let mut heads: HashMap<Nsid, (u64, Hlc)> = HashMap::new();
-        for nsid in &bound {
-            match Head::load(context, *nsid) {
-                Ok(Some(head)) => drop(heads.insert(*nsid, (head.manifest.replay_from, head.manifest.hlc))),
-                // Which of its logs it needs is unknown. What it names of others is counted.
-                Ok(None) => drop(live.insert(*nsid)),
-                Err(error) => {
-                    context.report_unreadable(&nsid.to_string(), *nsid, &error);
-                    live.insert(*nsid);
-                }
-            }
-        }
-        let mut left = Leftovers { bound: bound.len(), ..Leftovers::default() };
-        for (key, bytes) in listed {
-            left.store_bytes += bytes;
+        let is_any_named = !self.catalog.damaged().is_empty();
+        let may_go = |nsid: Nsid| !live.contains(&nsid) && (bound.contains(&nsid) || !is_any_named);
+        let is_gone = |nsid: &Nsid| may_go(*nsid) && !bound.contains(nsid);
+        // What of its logs the manifest of an incarnation has; `None` where that is unknown: then all of it stays. What it names of
+        // others is counted.
+        let mut needs: HashMap<Nsid, Option<(u64, Hlc)>> = HashMap::new();
+        let mut objects = Vec::new();
+        for (key, bytes) in listed.objects {
             let Some((nsid, rest)) = parts(&key) else { continue };
-            if live.contains(&nsid) || of_damaged_name(nsid) || context.meta.references(&key)? > 0 {
+            if !may_go(nsid) || context.meta.references(&key)? > 0 {
                 continue;
             }
-            let needed = match (heads.get(&nsid), rest.strip_prefix("wal/")) {
-                (Some((replay_from, until)), Some(log)) => {
-                    let path = context.tier.path(&key);
-                    let sealed = path.parent().unwrap_or(&path);
-                    is_needed(&*context.disk, sealed, log, *replay_from, *until)
+            if bound.contains(&nsid) {
+                let read = || Head::load(context, nsid).ok().flatten();
+                let read = || read().map(|head| (head.manifest.replay_from, head.manifest.hlc));
+                let Some((replay_from, until)) = *needs.entry(nsid).or_insert_with(read) else { continue };
+                let path = context.tier.path(&key);
+                let sealed = path.parent().unwrap_or(&path);
+                let log = rest.strip_prefix("wal/");
+                if log.is_some_and(|log| is_needed(&*context.disk, sealed, log, replay_from, until)) {
+                    continue;
                 }
-                _ => false,
-            };
-            if !needed {
-                left.bytes += bytes;
-                left.objects.push(key);
             }
+            objects.push((key, bytes));
         }
-        let gone = |nsid: &Nsid| !bound.contains(nsid) && !live.contains(nsid) && !of_damaged_name(*nsid);
         let of_nobody =
-            |name: &str| name.get(..36).and_then(|text| text.parse().ok()).map(Nsid).as_ref().is_some_and(gone);
-        left.logs = logs.iter().filter(|name| of_nobody(name)).map(|name| log_dir.join(name)).collect();
-        left.incarnations = locals.iter().filter_map(|name| name.parse().ok().map(Nsid)).filter(gone).collect();
-        left.stored = stored.into_iter().map(|(project, nsid)| (project, nsid, gone(&nsid))).collect();
-        for nsid in &left.incarnations {
-            left.with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
-        }
-        Ok(left)
+            |name: &String| name.get(..36).and_then(|text| text.parse().ok()).map(Nsid).as_ref().is_some_and(is_gone);
+        let listed = Listed {
+            objects,
+            logs: listed.logs.into_iter().filter(of_nobody).collect(),
+            incarnations: listed.incarnations.into_iter().filter(is_gone).collect(),
+            stored: listed.stored.into_iter().filter(|(_, nsid)| is_gone(nsid)).collect(),
+        };
+        Ok(Leftovers { listed, bound: bound.len() })
     }
 
     /// Incarnations that are writing objects right now, or have no name yet: their new objects are not referenced yet.
@@ -154,19 +158,30 @@ impl Engine {
     }
 }
 
+impl Listed {
+    /// Of all objects.
+    fn bytes(&self) -> u64 {
+        self.objects.iter().map(|(_, bytes)| bytes).sum()
+    }
+}
+
 impl Leftovers {
-    fn check_share(&self) -> Result<()> {
-        let many_bytes = self.bytes > FREE_BYTES && self.bytes > self.store_bytes / 2;
-        let many_incarnations = self.with_manifest > FREE_INCARNATIONS && self.with_manifest > self.bound;
+    fn check_share(&self, context: &Context, store_bytes: u64) -> Result<()> {
+        let (bytes, mut with_manifest) = (self.listed.bytes(), 0);
+        for nsid in &self.listed.incarnations {
+            with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
+        }
+        let many_bytes = bytes > FREE_BYTES && bytes > store_bytes / 2;
+        let many_incarnations = with_manifest > FREE_INCARNATIONS && with_manifest > self.bound;
         if !many_bytes && !many_incarnations {
             return Ok(());
         }
         let what = format!(
             "{} objects of {} bytes, of {} in the store, belong to nobody, and {} incarnations have no name beside {} that have one",
-            self.objects.len(),
-            self.bytes,
-            self.store_bytes,
-            self.with_manifest,
+            self.listed.objects.len(),
+            bytes,
+            store_bytes,
+            with_manifest,
             self.bound
         );
         Err(Error::new(Kind::Conflict, what).with_code(SWEEP_REFUSED).with_hint(

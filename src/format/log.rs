@@ -25,6 +25,8 @@ pub const VERSION: u32 = 1;
 pub const HEADER_BYTES: usize = 72;
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 40;
+/// The code of an error of a log that was read twice and differs.
+pub const MISREAD: &str = "misread";
 /// Set in a frame's flags when its commit goes on in the next frame.
 const FLAG_MORE: u32 = 1;
 
@@ -228,7 +230,8 @@ pub fn first_clock(source: &(impl LogSource + ?Sized)) -> Result<Option<Hlc>> {
     if head.len() < FRAME_HEADER_BYTES { Ok(None) } else { Ok(Some(FrameHead::read(head)?.hlc)) }
 }
 
-/// Gives the frames of whole commits in order to `take`: those without records, and those with a record from `from` on.
+/// Gives the frames of whole commits in order to `take`: those without records, and those with a record from `from` on. `Unavailable`
+/// with code [`MISREAD`] where they are not what the scan proved.
 pub fn each_frame(
     source: &(impl LogSource + ?Sized),
     scan: &LogScan,
@@ -237,17 +240,28 @@ pub fn each_frame(
     take: &mut dyn FnMut(FrameReader<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut log = Cursor::new(source);
+    let changed = |at: u64| {
+        Error::unavailable(format!("{name}: frame at byte {at} was read twice, and differs"))
+            .with_code(MISREAD)
+            .with_hint("send the same again; look at the disk's health if it does not pass")
+    };
     let mut at = HEADER_BYTES as u64;
+    let mut next_seq = scan.header.first_seq;
     while at < scan.valid_bytes {
         let head = FrameHead::read(log.up_to(at, FRAME_HEADER_BYTES)?)?;
-        let next = at + head.length as u64;
-        if head.count > 0 && head.first_seq + u64::from(head.count) <= from {
+        let next = at.saturating_add(head.length as u64);
+        // What is passed over is not proved again: the numbers of all frames together are.
+        if head.first_seq != next_seq || next > scan.valid_bytes {
+            return Err(changed(at));
+        }
+        next_seq += u64::from(head.count);
+        if head.count > 0 && next_seq <= from {
             at = next;
             continue;
         }
         let bytes = log.up_to(at, head.length)?;
         if bytes.len() != head.length || frame_checksum(scan.header.salt, bytes) != head.checksum {
-            return Err(Error::corrupt(format!("{name}: frame at byte {at} changed while it was read")));
+            return Err(changed(at));
         }
         let what = format!("{name}: frame at byte {at}");
         let batch = BatchReader::new(&bytes[FRAME_HEADER_BYTES..], &what)?;
@@ -258,7 +272,7 @@ pub fn each_frame(
         take(FrameReader { synced: head.synced, first_seq: head.first_seq, more, hlc: head.hlc, batch })?;
         at = next;
     }
-    Ok(())
+    if next_seq - scan.header.first_seq == scan.records { Ok(()) } else { Err(changed(at)) }
 }
 
 /// The header alone. `Corrupt` when it is damaged, `Unsupported` when its version is unknown.

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
@@ -36,7 +36,8 @@ const CACHE_BYTES: usize = 2 << 20;
 pub struct Meta {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    database: Mutex<Option<Database>>,
+    /// Reads go on beside a write; alone is who opens or closes it.
+    database: RwLock<Option<Database>>,
     trusted: AtomicBool,
     /// Nothing may change any more: what is left of the background must not follow a stop that counts as clean.
     closed: AtomicBool,
@@ -118,7 +119,7 @@ impl Meta {
         let meta = Meta {
             disk,
             path,
-            database: Mutex::new(Some(database)),
+            database: RwLock::new(Some(database)),
             trusted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         };
@@ -386,15 +387,34 @@ impl Meta {
             })?;
         }
         self.closed.store(true, Ordering::SeqCst);
-        self.lock().take();
+        self.alone().take();
         if clean {
             seal::seal(&*self.disk, &self.path);
         }
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Database>> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    fn alone(&self) -> RwLockWriteGuard<'_, Option<Database>> {
+        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database, opened anew where it failed.
+    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>> {
+        loop {
+            let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(Error::unavailable("the index is closed, the daemon is stopping"));
+            }
+            if held.is_some() {
+                return Ok(held);
+            }
+            drop(held);
+            let mut held = self.alone();
+            if held.is_none() && !self.closed.load(Ordering::SeqCst) {
+                let step = || format!("open {}", self.path.display());
+                *held = Some(open_database(&*self.disk, &self.path).context(step)?);
+            }
+        }
     }
 
     fn read<T>(&self, run: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
@@ -417,13 +437,7 @@ impl Meta {
 
     /// Runs on the database; one that failed is opened anew, and its counts are not trusted any more.
     fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
-        let mut held = self.lock();
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::unavailable("the index is closed, the daemon is stopping"));
-        }
-        if held.is_none() {
-            *held = Some(open_database(&*self.disk, &self.path).context(|| format!("open {}", self.path.display()))?);
-        }
+        let held = self.opened()?;
         let Some(database) = held.as_ref() else { return Err(Error::internal("meta.redb is closed")) };
         // redb asserts what its checksums have already vouched for; a damaged page must not take the daemon along.
         let error = match catch_unwind(AssertUnwindSafe(|| run(database))) {
@@ -432,7 +446,8 @@ impl Meta {
             Err(_) => Error::corrupt("a page does not make sense"),
         };
         self.trusted.store(false, Ordering::SeqCst);
-        held.take();
+        drop(held);
+        self.alone().take();
         Err(error.context(format!("use {}", self.path.display())))
     }
 }

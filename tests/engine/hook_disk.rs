@@ -11,23 +11,35 @@ use shoal::platform::mmap::Mapping;
 
 /// Is told the operation and its path, and says whether it is done for good.
 type Hook = Box<dyn FnMut(&str, &Path) -> bool + Send>;
+/// Is told every operation and its path, of several threads at a time.
+type Watch = Arc<dyn Fn(&str, &Path) + Send + Sync>;
 
 #[derive(Clone)]
 pub struct HookDisk {
     pub disk: MemoryDisk,
     hook: Arc<Mutex<Option<Hook>>>,
+    watch: Arc<Mutex<Option<Watch>>>,
 }
 
 impl HookDisk {
     pub fn new(disk: MemoryDisk) -> Self {
-        HookDisk { disk, hook: Arc::default() }
+        HookDisk { disk, hook: Arc::default(), watch: Arc::default() }
     }
 
     pub fn before(&self, hook: impl FnMut(&str, &Path) -> bool + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
+    /// Whoever waits in it holds up its own thread only.
+    pub fn each(&self, watch: impl Fn(&str, &Path) + Send + Sync + 'static) {
+        *self.watch.lock().unwrap() = Some(Arc::new(watch));
+    }
+
     fn on(&self, operation: &str, path: &Path) -> &MemoryDisk {
+        let watch = self.watch.lock().unwrap().clone();
+        if let Some(watch) = watch {
+            watch(operation, path);
+        }
         // Away while it runs: it may use the disk, too.
         let hook = self.hook.lock().unwrap().take();
         if let Some(mut hook) = hook

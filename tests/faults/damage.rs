@@ -112,7 +112,7 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
         None => files.iter().filter(is_manifest).max().cloned().into_iter().collect(),
     };
     let files = if of_kind.is_empty() { files } else { of_kind };
-    let path = PathBuf::from(&files[draw.pick(files.len() as u64) as usize]);
+    let mut path = PathBuf::from(&files[draw.pick(files.len() as u64) as usize]);
     if draw.pick(3) == 0 {
         run.node.disk.set_unreadable(Some(path.clone()));
         return (path, Damage::Unreadable);
@@ -122,6 +122,8 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
         // The newest frame of a log that is damaged is one that never was acknowledged, as far as anybody can tell.
         let edit = run.edit(victim, Draft::Put { seed: draw.pick(1_000), empties: 0 });
         run.send(victim, &edit, None).await;
+        // A log that was opened and not written to yet is sealed by the write.
+        path = whereabouts(run, &path).unwrap_or(path);
     } else if draw.pick(6) == 0 {
         let len = draw.pick(bytes.len() as u64) as usize;
         run.node.disk.rot(&path, |now| now.truncate(len)).unwrap();
@@ -138,19 +140,24 @@ fn flip(bytes: &mut [u8], bit: u64) {
     }
 }
 
-/// Puts a file right again, wherever it is now: a log is moved when it is sealed.
-fn mend(run: &Run, path: &Path, damage: Damage) {
-    run.node.disk.set_unreadable(None);
-    let is_it = |known: &str| {
+/// Where a file is now: a log is moved when it is sealed.
+fn whereabouts(run: &Run, path: &Path) -> Option<PathBuf> {
+    let is_it = |known: &String| {
         let file = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
         let (known_file, file) = (file(known), file(&path.display().to_string()));
-        known == path.display().to_string() || known.contains("/wal/") && file.ends_with(&known_file)
+        *known == path.display().to_string() || known.contains("/wal/") && file.ends_with(&known_file)
     };
-    let Some(found) = left(&run.node.disk, "/data").into_iter().find(|known| is_it(known)) else { return };
+    left(&run.node.disk, "/data").into_iter().find(is_it).map(PathBuf::from)
+}
+
+/// Puts a file right again, wherever it is now.
+fn mend(run: &Run, path: &Path, damage: Damage) {
+    run.node.disk.set_unreadable(None);
+    let Some(found) = whereabouts(run, path) else { return };
     let mended = match damage {
         Damage::Unreadable => Ok(()),
-        Damage::Bit(bit) => run.node.disk.rot(Path::new(&found), |now| flip(now, bit)),
-        Damage::Cut(bytes) => run.node.disk.rot(Path::new(&found), |now| *now = bytes),
+        Damage::Bit(bit) => run.node.disk.rot(&found, |now| flip(now, bit)),
+        Damage::Cut(bytes) => run.node.disk.rot(&found, |now| *now = bytes),
     };
     mended.unwrap();
 }

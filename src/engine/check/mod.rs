@@ -18,7 +18,6 @@ mod repair;
 pub mod restore;
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
@@ -164,8 +163,9 @@ impl Engine {
         }
         let mut confirmed = Report::default();
         if *scope == Scope::Store {
-            let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            let alone = self.context.commits.alone();
             self.check_node(&mut confirmed);
+            drop(alone);
             if level >= 4 && self.context.meta.is_trusted() {
                 self.check_counts(&mut confirmed)?;
             }
@@ -173,7 +173,7 @@ impl Engine {
         let names =
             report.problems.iter().filter_map(|problem| parse_name(problem.namespace.trim_end_matches(DELETED)));
         for name in names.collect::<BTreeSet<NamespaceName>>() {
-            let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
+            let _commits = self.context.commits.alone();
             match self.look(level, &Scope::Namespace(name)) {
                 Ok(again) => confirmed.problems.extend(again.problems),
                 // It was deleted meanwhile.
@@ -227,7 +227,6 @@ impl Engine {
                 self.count_orphans(&mut report, &named)?;
             }
             if level >= 4 && self.context.meta.is_trusted() {
-                let _commits = self.context.commits.write().unwrap_or_else(PoisonError::into_inner);
                 self.check_counts(&mut report)?;
             }
         } else if let Scope::Namespace(name) = scope
@@ -295,9 +294,9 @@ impl Engine {
         Ok(())
     }
 
-    /// No count may be below what the files say. Nothing may be committed meanwhile.
+    /// No count may be below what the files say.
     fn check_counts(&self, report: &mut Report) -> Result<()> {
-        let (facts, _) = self.gather()?;
+        let ((facts, _), _alone) = self.gather()?;
         let stored = self.context.meta.all_references()?;
         for (key, count) in &facts.references {
             let found = stored.get(key).copied().unwrap_or(0);

@@ -162,6 +162,7 @@ impl Engine {
         }
         let scope = Scope::Namespace(name);
         for (_, _, nsid) in self.incarnations(&scope).into_iter().filter(|(label, ..)| *label == problem.namespace) {
+            let _commits = context.commits.of(nsid);
             let kin = context.kin().get(&nsid).cloned();
             if file.ends_with("/deleted.json")
                 && let Some(kin) = kin

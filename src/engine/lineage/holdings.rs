@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::context::Context;
-use crate::engine::journal::sealed_from;
 use crate::engine::layout::{log_key, number_of, numbered};
 use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::{Head, keys, objects};
+use crate::engine::recovery::sealed_from;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest};
 use crate::format::marks::{DeletedFile, TagFile, decode_deleted, decode_tag};
@@ -26,13 +26,21 @@ pub struct Holdings {
     /// Its manifests of the past, oldest first.
     pub past: Vec<(u64, Past)>,
     pub deleted: Option<DeletedFile>,
-    /// Past states, tags or bases of merges could not be read; the sources of such bases.
-    pub missed: Option<Vec<Nsid>>,
+    /// Past states, tags or bases of merges could not be read.
+    pub missed: Option<Missed>,
+}
+
+/// What could not be read of an incarnation.
+#[derive(Debug, Default)]
+pub struct Missed {
+    /// The sources of bases of merges.
+    pub sources: Vec<Nsid>,
+    errors: Vec<Error>,
 }
 
 impl Holdings {
     /// Reads everything of an incarnation; `None` when it never came to be. Past manifests, tags and bases that cannot be read are
-    /// reported and left out: nobody can ask for them until they are back.
+    /// left out, and missed: nobody can ask for them until they are back.
     pub fn read(context: &Context, nsid: Nsid) -> Result<Option<Holdings>> {
         let Some(head) = Head::load(context, nsid)? else { return Ok(None) };
         let mut found = Holdings::of(head);
@@ -47,7 +55,7 @@ impl Holdings {
                 Ok(stored) => found.follow(&mut before, stored),
                 Err(error) if error.code() == super::GONE => {}
                 Err(error) => {
-                    found.miss(context, None, &error);
+                    found.miss(None, error);
                     let past = unread_past(context, nsid, generation, before.as_ref().map(|(before, _)| before));
                     unread.push((generation, past));
                 }
@@ -64,7 +72,7 @@ impl Holdings {
         found.add_beside(context)?;
         match read_deleted(context, nsid) {
             Ok(deleted) => found.deleted = deleted,
-            Err(error) => found.miss(context, None, &error),
+            Err(error) => found.miss(None, error),
         }
         Ok(Some(found))
     }
@@ -74,14 +82,22 @@ impl Holdings {
     }
 
     /// A past state, a tag or a base, with its source, cannot be read: it cannot be asked for until it is back.
-    fn miss(&mut self, context: &Context, source: Option<Nsid>, error: &Error) {
+    fn miss(&mut self, source: Option<Nsid>, error: Error) {
         // Retention has just let go of it.
         if error.code() == super::GONE {
             return;
         }
-        self.missed.get_or_insert_default().extend(source);
+        let missed = self.missed.get_or_insert_default();
+        missed.sources.extend(source);
+        missed.errors.push(error);
+    }
+
+    /// Lists what could not be read as damaged. For who knows that nobody was changing it.
+    pub fn report(&self, context: &Context) {
         let manifest = &self.head.manifest;
-        context.report_unreadable(&manifest.name, manifest.nsid, error);
+        for error in self.missed.iter().flat_map(|missed| &missed.errors) {
+            context.report_unreadable(&manifest.name, manifest.nsid, error);
+        }
     }
 
     /// Counts what an incarnation holds beside its chain of manifests, where that can be read: what tags and bases name, and its logs.
@@ -90,13 +106,13 @@ impl Holdings {
         for tag in read_tags(context, nsid)? {
             match tag {
                 Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| self.hold(key)),
-                Err(error) => self.miss(context, None, &error),
+                Err(error) => self.miss(None, error),
             }
         }
         for (source, base) in kept_by(context, nsid)? {
             match base {
                 Ok(base) => keys(&base).into_iter().for_each(|key| self.hold(key)),
-                Err(error) => self.miss(context, Some(source), &error),
+                Err(error) => self.miss(Some(source), error),
             }
         }
         for key in own_logs(context, &self.head.manifest)? {
@@ -136,6 +152,7 @@ impl Holdings {
 pub(super) fn beside_the_chain(context: &Context, head: &Head) -> Result<BTreeMap<String, u64>> {
     let mut found = Holdings::of(head.clone());
     found.add_beside(context)?;
+    found.report(context);
     Ok(found.keys)
 }
 

@@ -5,8 +5,6 @@
 //! `ended`, may go with its files. Its revisions then begin anew, which is safe as the files are durably gone first, and as the index forgot the name
 //! durably before: it puts back bindings that files lost.
 
-use std::sync::PoisonError;
-
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::ids::NamespaceName;
@@ -23,7 +21,7 @@ impl Engine {
             return Ok(false);
         }
         // Nobody makes the index anew meanwhile.
-        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let _commits = context.commits.together();
         context.meta.unname(&name.to_string())?;
         self.catalog.forget(&*context.disk, &context.layout, name)?;
         Ok(true)

@@ -5,7 +5,7 @@
 //! with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::dates::date_replacements;
 use super::due::{Kept, WHOLE, choose};
@@ -156,11 +156,13 @@ impl Engine {
     /// What fails is found by a later sweep.
     pub(in crate::engine) fn discard(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
-        let commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+        let commits = context.commits.alone();
+        context.commits.touch(nsid);
         if self.catalog.is_bound(nsid) {
             return;
         }
-        let free = match Holdings::read(context, nsid) {
+        let read = Holdings::read(context, nsid);
+        let free = match read.inspect(|held| held.iter().for_each(|held| held.report(context))) {
             Ok(Some(held)) => remove_manifests(context, nsid).and_then(|()| {
                 let past: Vec<u64> = held.past.iter().map(|(generation, _)| *generation).collect();
                 let released = held.released();
@@ -193,7 +195,8 @@ impl Engine {
 /// What a manifest that cannot be read held is unknown: nothing is released where one of them is next to what goes, so counts are
 /// too high then, until it is back or gone itself and all is counted anew.
 pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> Result<()> {
-    let _commits = context.commits.write().unwrap_or_else(PoisonError::into_inner);
+    let _commits = context.commits.alone();
+    context.commits.touch(nsid);
     let Some(head) = Head::load(context, nsid)? else { return Ok(()) };
     let newest = head.manifest.generation;
     let mut all = generations(context, nsid)?;

@@ -107,7 +107,7 @@ impl Engine {
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(file.rev));
         {
-            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            let _commits = context.commits.of(nsid);
             let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
             context.meta.hold(&named)?;
             if let Err(gone) = is_there() {

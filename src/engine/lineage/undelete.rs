@@ -1,6 +1,6 @@
 //! Deleted namespaces: kept for as long as retention says, and brought back whole.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::gone;
 use super::holdings::kin;
@@ -76,7 +76,7 @@ impl Engine {
                 })?;
             }
             // A sweep sees it deleted or named. Retention stays outside the door.
-            let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+            let _commits = context.commits.of(deleted.nsid);
             let Some(head) = Head::load(context, deleted.nsid)? else {
                 return Err(gone(format!("namespace '{}' is not kept any more", name.name)));
             };
@@ -100,7 +100,7 @@ impl Engine {
     ) -> Result<Option<DeletedFile>> {
         let context = &self.context;
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
-        let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let _commits = context.commits.of(nsid);
         let head = read_again(|| Head::load(context, nsid));
         // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted. A deletion that
         // they are not told of does not hold: the bucket's documents would come back with the next namespace of this name.

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, PoisonError};
 
 use super::decide::{Evidence, State};
 use super::side::{Found, Side};
@@ -94,7 +94,7 @@ fn stage_and_tell(context: &Context, target: Nsid, manifest: &Manifest, counted:
     let path = next_path(context, target, manifest.nsid);
     // A state with a parent of its own chain is what the envelope expects.
     let (bytes, _) = encode_manifest(manifest)?;
-    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let _commits = context.commits.of(target);
     let before = read_or_warn(context, &path);
     // Lazily: a crash has all counted anew from the files, and until the commit is counted nothing waits for a barrier twice.
     context.meta.keep(&keys(manifest))?;
@@ -108,7 +108,7 @@ fn stage_and_tell(context: &Context, target: Nsid, manifest: &Manifest, counted:
 /// The merge is committed: what was staged is what both have in common.
 pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
     let (next, path) = (next_path(context, target, source), context.layout.base(target, source));
-    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let _commits = context.commits.of(target);
     let before = read_or_warn(context, &path);
     context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()))?;
     // Of a first merge, what a power cut brings back under the other name is as good. It is not where a state is replaced that may go
@@ -137,7 +137,7 @@ pub fn withdraw(context: &Context, target: Nsid, source: Nsid) {
 }
 
 fn remove(context: &Context, target: Nsid, path: &std::path::Path) {
-    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let _commits = context.commits.of(target);
     let Some(before) = read_or_warn(context, path) else { return };
     let removed = context.disk.remove(path).and_then(|()| context.disk.sync_dir(&context.layout.bases(target)));
     match removed {

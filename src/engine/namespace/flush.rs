@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use roaring::RoaringBitmap;
 
@@ -165,7 +165,7 @@ impl Namespace {
     pub(super) fn seal(&self, decider: &mut Decider) -> Result<()> {
         let Some(journal) = decider.journal.take() else { return Ok(()) };
         let distrust = journal.distrust();
-        let _commits = self.context.commits.read().unwrap_or_else(PoisonError::into_inner);
+        let _commits = self.context.commits.of(self.nsid);
         match tokio::task::block_in_place(|| journal.seal()) {
             Ok(sealed) => {
                 self.context.keep(&[log_key(&self.name.project, self.nsid, &sealed.name)]);

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::PoisonError;
 
 use crate::engine::context::Context;
 use crate::engine::layout::{number_of, numbered};
@@ -16,7 +15,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid, Project};
-use crate::platform::disk::{TEMPORARY_SUFFIX, create_dirs, if_there, publish, unpublish};
+use crate::platform::disk::{create_dirs, if_there, publish, unpublish};
 
 /// How often a manifest may be replaced while it is read.
 const COMMITS_MEANWHILE_MAX: u32 = 16;
@@ -77,15 +76,6 @@ impl Head {
         }
         let name = numbered(generation);
         Err(Error::busy(format!("{}: {name} was replaced before it was read", dir.display())).with_hint("try again"))
-    }
-
-    /// Removes what a crash left of manifests that were never finished. For who opens an incarnation, which nobody commits to yet.
-    pub fn clear(context: &Context, nsid: Nsid) {
-        let dir = context.layout.manifests(nsid);
-        let entries = context.disk.names(&dir).unwrap_or_default();
-        for name in entries.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
-            let _ = context.disk.remove(&dir.join(name));
-        }
     }
 
     /// The newest manifest as the index remembers it, while that is what the files say: then opening costs the same however
@@ -165,7 +155,7 @@ impl From<Error> for Failed {
 }
 
 fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<Head, Failed> {
-    let _commits = context.commits.read().unwrap_or_else(PoisonError::into_inner);
+    let _commits = context.commits.of(manifest.nsid);
     let old: BTreeSet<String> = before.map(|head| keys(&head.manifest)).unwrap_or_default().into_iter().collect();
     let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
     let added: Vec<String> = new.difference(&old).cloned().collect();

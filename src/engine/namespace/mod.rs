@@ -47,6 +47,7 @@ use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};
 use super::journal::{Distrust, Journal, SealedLog};
+use super::recovery::Unsettled;
 use super::setbacks::Work;
 use super::unsent::OldestUnsent;
 use super::view::View;
@@ -140,8 +141,10 @@ pub type Progress = (u64, Hlc);
 struct Decider {
     origin: Origin,
     journal: Option<Journal>,
-    /// Sealed logs whose records are not in segments, oldest first.
+    /// Logs whose records are not in segments, oldest first; all of them are sealed once nothing is unsettled.
     sealed: Vec<SealedLog>,
+    /// What opening left to the first write, which settles it.
+    unsettled: Unsettled,
     next_seq: u64,
     schema: Arc<Schema>,
     data_seq: u64,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use roaring::RoaringBitmap;
 
@@ -13,8 +13,9 @@ use super::state::{Part, State};
 use super::{Decider, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
-use crate::engine::journal::{Distrust, SealedLog, Writer, recover, replay_log};
+use crate::engine::journal::{Distrust, SealedLog, Writer};
 use crate::engine::layout::{log_key, prefix};
+use crate::engine::recovery::{Unsettled, look, replay_log, settle};
 use crate::engine::write::{Change, apply_patch};
 use crate::error::{Context as _, Error, Result};
 use crate::format::answers::Answer;
@@ -35,18 +36,19 @@ struct Loaded {
     state: State,
     next_seq: u64,
     sealed: Vec<SealedLog>,
+    unsettled: Unsettled,
     answers: Answers,
 }
 
 impl Namespace {
     /// Opens an incarnation whose newest manifest is `head`. `Corrupt` says which object is damaged.
     pub fn open(context: Arc<Context>, name: NamespaceName, head: Head) -> Result<Arc<Namespace>> {
-        let loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
+        let mut loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
         let (nsid, committed_ms) = (head.manifest.nsid, head.manifest.committed_ms);
         let view = Arc::new(loaded.state.view(&name.to_string(), context.config.recall));
         let bytes = loaded.state.unflushed_bytes();
         context.tail_changed(0, bytes);
-        let decider = decider(&loaded, &head);
+        let decider = decider(&mut loaded, &head);
         let (many_logs, log_bytes) = (are_many(&decider.sealed), decider.log_bytes());
         let shared = Shared::new(loaded.state);
         let namespace = Arc::new(Namespace {
@@ -78,24 +80,56 @@ impl Namespace {
     pub(super) async fn reopen(&self, decider: &mut Decider) -> Result<()> {
         let mut head = self.head.lock().await;
         let distrust = decider.distrust.clone();
-        let loaded = tokio::task::block_in_place(|| {
+        let mut loaded = tokio::task::block_in_place(|| {
             // A manifest whose commit failed may be there all the same; whether it is must not change any more.
             let dir = self.context.layout.manifests(self.nsid);
             self.context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
-            Head::clear(&self.context, self.nsid);
             let found = Head::load(&self.context, self.nsid)?;
             *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
             load(&self.context, &self.name, &head, distrust.as_ref())
         })
         .context(|| format!("reopen namespace {}", self.name))?;
         self.publish_head(&head);
-        *decider = self::decider(&loaded, &head);
+        // How much of a log that failed may be trusted is known to nobody else until it is settled.
+        *decider = Decider { distrust, ..self::decider(&mut loaded, &head) };
         self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         let mut shared = self.shared();
         let before = shared.bytes();
         *shared = Shared::new(loaded.state);
         self.publish_view(&shared.state);
         self.follow_tail(&shared, before);
+        Ok(())
+    }
+
+    /// Does what opening left to the first write: seals open logs, and removes what a crash left.
+    pub(super) fn settle_logs(&self, decider: &mut Decider) -> Result<()> {
+        let unsettled = std::mem::take(&mut decider.unsettled);
+        if unsettled.is_empty() {
+            decider.distrust = None;
+            return Ok(());
+        }
+        let context = &self.context;
+        let paths = context.layout.logs(&self.name.project, self.nsid);
+        let settled = tokio::task::block_in_place(|| {
+            // What moves into the tier is counted.
+            let _commits = context.commits.of(self.nsid);
+            let settled = settle(&*context.disk, &paths, self.nsid, &unsettled)?;
+            let key = |log: &String| log_key(&self.name.project, self.nsid, log);
+            context.keep(&settled.moved.iter().map(key).collect::<Vec<String>>());
+            Ok(settled)
+        });
+        let settled = settled.inspect_err(|_: &Error| {
+            decider.broken = true;
+            if !unsettled.is_in_place(&*context.disk, &paths, self.nsid) {
+                // Some of them may be in the tier already, and are not counted there.
+                context.meta.distrust("logs could not be sealed");
+            }
+        });
+        let settled = settled.context(|| format!("settle the logs of namespace {}", self.name))?;
+        decider.distrust = None;
+        if settled.torn_bytes > 0 {
+            tracing::info!(namespace = %self.name, bytes = settled.torn_bytes, "cut commits that were never acknowledged");
+        }
         Ok(())
     }
 }
@@ -156,11 +190,12 @@ impl Namespace {
     }
 }
 
-fn decider(loaded: &Loaded, head: &Head) -> Decider {
+fn decider(loaded: &mut Loaded, head: &Head) -> Decider {
     Decider {
         origin: loaded.state.origin,
         journal: None,
-        sealed: loaded.sealed.clone(),
+        sealed: std::mem::take(&mut loaded.sealed),
+        unsettled: std::mem::take(&mut loaded.unsettled),
         next_seq: loaded.next_seq,
         schema: loaded.state.schema.clone(),
         data_seq: loaded.state.data_seq,
@@ -168,7 +203,7 @@ fn decider(loaded: &Loaded, head: &Head) -> Decider {
         ids_reserved: loaded.state.ids_reserved,
         read_only: head.manifest.read_only,
         number: 0,
-        answers: loaded.answers.clone(),
+        answers: std::mem::take(&mut loaded.answers),
         distrust: None,
         broken: false,
         is_blind: false,
@@ -215,28 +250,8 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     state.ids_reserved = manifest.ids_reserved;
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
-    let recovered = {
-        // Counted is what moves into the tier; where nothing will, nobody is waited for who counts all of it anew.
-        let open = paths.names.of(&*context.disk, &paths.open, manifest.nsid);
-        let moves = open.as_ref().is_ok_and(|open| !open.is_empty());
-        let _commits = moves.then(|| context.commits.read().unwrap_or_else(PoisonError::into_inner));
-        let recovered = recover(&*context.disk, &paths, writer, manifest.replay_from, distrust);
-        let recovered = recovered.inspect_err(|_| {
-            let there = context.disk.names(&paths.open).unwrap_or_default();
-            // Some of them may be in the tier already, and are not counted there. Where none is, as one cannot be read, what is counted
-            // is right: whoever asks for this namespace again and again does not keep the others from reclaiming.
-            if !open.is_ok_and(|open| open.iter().all(|log| there.contains(log))) {
-                context.meta.distrust("logs could not be sealed");
-            }
-        })?;
-        let key = |log: &String| log_key(&name.project, manifest.nsid, log);
-        context.keep(&recovered.moved.iter().map(key).collect::<Vec<String>>());
-        recovered
-    };
-    if recovered.torn_bytes > 0 {
-        tracing::info!(namespace = %name, bytes = recovered.torn_bytes, "cut commits that were never acknowledged");
-    }
-    recovered.replay(&*context.disk, &paths, &mut |frame| {
+    let recovered = look(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+    recovered.replay(&*context.disk, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
             return Ok(());
@@ -244,7 +259,13 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))
     })?;
     check_sequence(manifest, recovered.next_seq)?;
-    Ok(Loaded { state, next_seq: recovered.next_seq, sealed: recovered.logs, answers })
+    Ok(Loaded {
+        state,
+        next_seq: recovered.next_seq,
+        sealed: recovered.logs,
+        unsettled: recovered.unsettled,
+        answers,
+    })
 }
 
 /// Logs that a manifest names must be there.

@@ -179,7 +179,7 @@ impl Namespace {
         self.decider.lock().await.schema.clone()
     }
 
-    /// Opens everything anew when the log failed before.
+    /// Opens everything anew when the log failed before, and seals what opening found.
     pub(super) async fn make_ready(&self, decider: &mut Decider) -> Result<()> {
         self.check_alive()?;
         let drained = if decider.is_blind { self.drain(decider).await } else { Ok(()) };
@@ -193,9 +193,11 @@ impl Namespace {
                 decider.distrust = Some(journal.distrust());
             }
             decider.broken = true;
-            return self.reopen(decider).await;
+            self.reopen(decider).await?;
+        } else {
+            drained?;
         }
-        drained
+        self.settle_logs(decider)
     }
 
     /// Puts a decision into the log. Nothing is appended when nothing changes and no key has to be remembered.
