@@ -317,6 +317,39 @@ async fn garbage_of_one_namespace_does_not_take_the_past_of_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_branch_holds_costs_no_past_state_for_the_share_of_the_disk() {
+    let mut node = Node::new(14);
+    node.disk.leave_free(Some(4 << 20));
+    node.config.retention_disk_percent = 2;
+    (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+    let engine = node.open();
+    // Much that the past state alone names of `main`, and that the branch has as its own.
+    let mut states = Vec::new();
+    for round in 0..4u64 {
+        put(&engine, "main", round * 1_000..(round + 1) * 1_000, round).await;
+        engine.checkpoint(&name("main")).await.unwrap();
+        states.push((engine.history(&name("main")).unwrap()[0].generation, all(&engine, "main")));
+        node.clock.advance(HOUR_MS);
+    }
+    branch(&engine, "main", "b").await;
+    put(&engine, "main", 0..1, 9).await;
+    engine.compact(&name("main")).await.unwrap();
+    let kept: u64 = engine.history(&name("main")).unwrap().iter().map(|state| state.kept_bytes).sum();
+    assert!(kept > (4 << 20) / 50, "{kept}");
+    for _ in 0..3 {
+        engine.tend().await.unwrap();
+    }
+    for (generation, expected) in &states {
+        assert_eq!(at(&engine, "main", AsOf::Generation(*generation)).unwrap(), *expected, "generation {generation}");
+    }
+    // Nobody else holds them any more.
+    engine.delete(&name("b")).await.unwrap();
+    node.clock.advance(8 * DAY_MS);
+    engine.tend().await.unwrap();
+    assert!(states.iter().all(|(generation, _)| at(&engine, "main", AsOf::Generation(*generation)).is_err()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_of_labels_leave_few_states_and_as_of_answers_in_between() {
     let node = Node::new(11);
     let engine = node.open();

@@ -6,7 +6,8 @@
 //!   because somebody may have noted their generation or commit, as the base of an incremental snapshot.
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
 //!   budget. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
-//!   state's objects can only go with them.
+//!   state's objects can only go with them. What a branch or a tag holds, too, is freed by no state: whether anybody does is asked
+//!   for the namespace only that would give next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,11 +43,17 @@ impl Kept {
 }
 
 /// What of each incarnation goes. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
-/// states of an incarnation are in the order of their generations.
-pub fn choose(all: &BTreeMap<Nsid, Vec<Kept>>, old: Option<u64>, budget: u64) -> BTreeMap<Nsid, BTreeSet<u64>> {
+/// states of an incarnation are in the order of their generations. `alone` says how many of a state's object bytes nobody else
+/// holds.
+pub fn choose(
+    all: &BTreeMap<Nsid, Vec<Kept>>,
+    old: Option<u64>,
+    budget: u64,
+    mut alone: impl FnMut(Nsid, &Kept) -> u64,
+) -> BTreeMap<Nsid, BTreeSet<u64>> {
     let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
     // What stays of each, oldest first.
-    let mut stays: BTreeMap<Nsid, Vec<&Kept>> = BTreeMap::new();
+    let mut stays: BTreeMap<Nsid, Vec<Kept>> = BTreeMap::new();
     for (nsid, states) in all {
         let excess = states.iter().filter(|state| !state.is_fork).count().saturating_sub(GENERATIONS_MAX);
         let mut of_age = 0;
@@ -65,26 +72,38 @@ pub fn choose(all: &BTreeMap<Nsid, Vec<Kept>>, old: Option<u64>, budget: u64) ->
             if !state.is_fork && state.generation != WHOLE && says_the_same {
                 due.entry(*nsid).or_default().insert(state.generation);
             } else if !state.is_fork {
-                stays.entry(*nsid).or_default().push(state);
+                stays.entry(*nsid).or_default().push(state.clone());
             }
         }
     }
     let mut takes: BTreeMap<Nsid, u64> =
         stays.iter().map(|(nsid, states)| (*nsid, states.iter().map(|state| state.bytes()).sum())).collect();
     let mut kept: u64 = takes.values().sum();
+    let mut is_known: BTreeSet<Nsid> = BTreeSet::new();
     while kept > budget {
         let most = takes.iter().max_by_key(|(nsid, bytes)| (**bytes, std::cmp::Reverse(**nsid)));
         let Some((nsid, _)) = most.filter(|(_, bytes)| **bytes > 0).map(|(nsid, bytes)| (*nsid, *bytes)) else {
             break;
         };
         let Some(states) = stays.get_mut(&nsid) else { break };
-        // Up to the oldest one that frees something.
-        let count = states.iter().take_while(|state| state.bytes() == 0).count() + 1;
-        let gone: Vec<&Kept> = states.drain(..count.min(states.len())).collect();
-        let freed: u64 = gone.iter().map(|state| state.bytes()).sum();
+        let freed = if is_known.insert(nsid) {
+            // What others hold counts for nothing, so somebody else may take most.
+            let mut shared = 0;
+            for state in states.iter_mut().filter(|state| state.object_bytes > 0) {
+                let own = alone(nsid, state).min(state.object_bytes);
+                shared += state.object_bytes - own;
+                state.object_bytes = own;
+            }
+            shared
+        } else {
+            // Up to the oldest one that frees something.
+            let count = states.iter().take_while(|state| state.bytes() == 0).count() + 1;
+            let gone: Vec<Kept> = states.drain(..count.min(states.len())).collect();
+            due.entry(nsid).or_default().extend(gone.iter().map(|state| state.generation));
+            gone.iter().map(Kept::bytes).sum()
+        };
         kept = kept.saturating_sub(freed);
         takes.entry(nsid).and_modify(|bytes| *bytes = bytes.saturating_sub(freed));
-        due.entry(nsid).or_default().extend(gone.iter().map(|state| state.generation));
     }
     due
 }
@@ -115,8 +134,17 @@ mod tests {
     }
 
     fn due(all: &[(u128, Vec<Kept>)], old: Option<u64>, budget: u64) -> BTreeMap<u128, Vec<u64>> {
+        due_where(all, old, budget, |_, state| state.object_bytes)
+    }
+
+    fn due_where(
+        all: &[(u128, Vec<Kept>)],
+        old: Option<u64>,
+        budget: u64,
+        alone: impl Fn(u128, &Kept) -> u64,
+    ) -> BTreeMap<u128, Vec<u64>> {
         let all = all.iter().map(|(n, states)| (nsid(*n), states.clone())).collect();
-        let due = choose(&all, old, budget).into_iter();
+        let due = choose(&all, old, budget, |nsid, state| alone(nsid.0.as_u128(), state)).into_iter();
         due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
     }
 
@@ -138,6 +166,18 @@ mod tests {
     #[test]
     fn older_states_go_with_the_one_whose_objects_they_share_and_younger_ones_stay() {
         assert_eq!(due(&[(1, states(&[0, 0, 50, 0, 0]))], None, 10), [(1, vec![0, 1, 2])].into());
+    }
+
+    #[test]
+    fn what_others_hold_is_freed_by_no_state() {
+        let (shared, own) = (states(&[100; 10]), states(&[10; 10]));
+        let alone = |nsid, state: &Kept| if nsid == 1 { 0 } else { state.object_bytes };
+        let all = [(1, shared.clone()), (2, own)];
+        assert_eq!(due_where(&all, None, 100, alone), BTreeMap::new());
+        assert_eq!(due_where(&all, None, 60, alone), [(2, (0..4).collect())].into());
+        // A part of them frees something.
+        let young = |_, state: &Kept| if state.generation < 5 { 0 } else { 100 };
+        assert_eq!(due_where(&[(1, shared)], None, 400, young), [(1, (0..6).collect())].into());
     }
 
     #[test]
