@@ -226,15 +226,30 @@ impl Context {
         }
     }
 
+    /// A clock in milliseconds that moves only as time passes: what the wall clock shows without its jumps. What is to last for so long
+    /// from now on is measured by it.
+    pub fn passed_ms(&self) -> u64 {
+        let (now, steady) = (self.clock.now_millis(), self.clock.steady_millis());
+        let mut wall = self.wall.lock().unwrap_or_else(PoisonError::into_inner);
+        if wall.look(now, steady) {
+            self.keep_clock(&wall, true);
+        }
+        now.saturating_add_signed(wall.jumps_ms().saturating_neg())
+    }
+
+    fn keep_clock(&self, wall: &Wall, durably: bool) {
+        let kept = wall.remembered().map_or(Ok(()), |seen| self.meta.keep_clock(seen, durably));
+        if let Err(error) = kept {
+            tracing::warn!(%error, "what the clock shows is not kept, a jump until the next start is not noticed");
+        }
+    }
+
     /// What the wall clock shows, and the sum of its jumps. They are known to the next process, too.
     pub fn look_at_wall(&self) -> (u64, i64) {
         let (now, steady) = (self.clock.now_millis(), self.clock.steady_millis());
         let mut wall = self.wall.lock().unwrap_or_else(PoisonError::into_inner);
         let durably = wall.look(now, steady);
-        let kept = wall.remembered().map_or(Ok(()), |seen| self.meta.keep_clock(seen, durably));
-        if let Err(error) = kept {
-            tracing::warn!(%error, "what the clock shows is not kept, a jump until the next start is not noticed");
-        }
+        self.keep_clock(&wall, durably);
         (now, wall.jumps_ms())
     }
 

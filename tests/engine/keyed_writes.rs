@@ -364,6 +364,36 @@ async fn while_a_file_of_answers_is_damaged_writes_with_a_key_are_refused_and_ot
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn setting_the_clock_makes_no_key_older_or_younger() {
+    const AT: u64 = 1_700_000_000_000;
+    // A box that starts in 1970, one that was two days behind or ahead, and one whose clock was twenty years ahead.
+    for (first, later) in [(60_000, AT), (AT, AT + 2 * DAY_MS), (AT, AT - 2 * DAY_MS), (AT + 7_300 * DAY_MS, AT)] {
+        for flushed in [false, true] {
+            let what = format!("from {first} to {later}, flushed: {flushed}");
+            let mut node = Node::new(313);
+            node.config.idempotency_keys_max = 4;
+            node.clock = Arc::new(ManualClock::at(first));
+            let mut engine = node.open();
+            add(&engine, 1).await.unwrap();
+            if flushed {
+                engine.checkpoint(&name("docs")).await.unwrap();
+            }
+            node.clock.set(later);
+            engine.tend().await.unwrap();
+            add(&engine, 2).await.unwrap();
+            engine.checkpoint(&name("docs")).await.unwrap();
+            assert!(is_repeated(add(&engine, 1).await), "{what}");
+            engine = node.cut_power(engine);
+            assert!(is_repeated(add(&engine, 1).await) && is_repeated(add(&engine, 2).await), "{what}");
+            node.clock.advance(DAY_MS + HOUR_MS);
+            for n in 10..14 {
+                assert!(!is_repeated(add(&engine, n).await), "{what}: key {n}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_was_ahead_keeps_answers_for_a_day_only() {
     let mut node = Node::new(312);
     node.config.idempotency_keys_max = 5;

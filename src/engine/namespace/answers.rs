@@ -63,7 +63,7 @@ pub(super) struct Answers {
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::engine) struct AnswersFile {
     pub generation: u64,
-    /// When the newest of its answers was given, in milliseconds.
+    /// When the newest of its answers was given, by [`Context::passed_ms`] as all times of answers.
     pub newest_ms: u64,
     bytes: u64,
     /// What begins the hashes of its keys, in order; `None` until somebody asks.
@@ -135,7 +135,7 @@ impl AnswersFile {
 
 /// Whether an answer of this time is too old to be repeated.
 fn is_over(context: &Context, at_ms: u64) -> bool {
-    context.clock.now_millis().saturating_sub(at_ms) > context.config.idempotency_ms
+    context.passed_ms().saturating_sub(at_ms) > context.config.idempotency_ms
 }
 
 /// In the order of the hashes.
@@ -286,9 +286,9 @@ impl Namespace {
     /// Writes the answers up to a clock to a file for the manifest `generation`, which lets their logs go; `None` when there are
     /// none. Nothing counts before [`Namespace::settle_answers`].
     pub(super) fn stage_answers(&self, decider: &mut Decider, generation: u64, until: Hlc) -> Result<Option<Staged>> {
-        let now = self.context.clock.now_millis();
+        let now = self.context.passed_ms();
         let due = decider.answers.unflushed.values().filter(|kept| kept.at <= until);
-        // A clock that was ahead when it was written must not keep an answer until that time.
+        // Of those that earlier releases kept, a clock that was ahead may have dated some.
         let answers = due.map(|kept| Answer { at_ms: kept.answer.at_ms.min(now), ..kept.answer.clone() });
         let answers = answers.collect();
         self.stage(decider, generation, answers)

@@ -239,6 +239,8 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     let manifest = &head.manifest;
     let mut state = segments_of(context, manifest)?;
     let mut answers = Answers::default();
+    // A log says when its answers were given by a clock that may have jumped since; they are repeated for a little longer.
+    let now = context.passed_ms();
     state.tail.answers += answers.take_in(manifest) as u64;
     let mut analysis = Analyzers::new();
     let own = prefix(&name.project, manifest.nsid);
@@ -256,7 +258,7 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
             return Ok(());
         }
-        replay(&mut state, &mut analysis, frame, manifest.origin, Some(&mut answers))
+        replay(&mut state, &mut analysis, frame, manifest.origin, Some((&mut answers, now)))
     })?;
     check_sequence(manifest, recovered.next_seq)?;
     Ok(Loaded {
@@ -347,12 +349,12 @@ fn replay(
     analysis: &mut Analyzers,
     mut frame: FrameReader<'_>,
     origin: Origin,
-    answers: Option<&mut Answers>,
+    answers: Option<(&mut Answers, u64)>,
 ) -> Result<()> {
     let version = Version { hlc: frame.hlc, origin };
     let counts = !frame.more && (frame.batch.records() > 0 || frame.batch.schema.is_some());
-    if let (Some(answers), Some(entry)) = (answers, frame.batch.idempotency.take()) {
-        answers.insert(Answer { entry, at_ms: frame.hlc.millis() }, frame.hlc, None);
+    if let (Some((answers, at_ms)), Some(entry)) = (answers, frame.batch.idempotency.take()) {
+        answers.insert(Answer { entry, at_ms }, frame.hlc, None);
         state.tail.answers += 1;
     }
     let schema = frame.batch.schema.take().map(Arc::new);

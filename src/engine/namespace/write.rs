@@ -263,8 +263,7 @@ impl Namespace {
         }
         let is_keyed = extras.idempotency.is_some();
         if let Some(entry) = extras.idempotency {
-            // A clock that was once ahead must not keep answers until that time.
-            let at_ms = hlc.millis().min(self.context.clock.now_millis());
+            let at_ms = self.context.passed_ms();
             decider.answers.insert(Answer { entry, at_ms }, hlc, Some((group.clone(), ticket)));
         }
         let mut shared = self.shared();
