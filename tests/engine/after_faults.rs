@@ -219,6 +219,74 @@ async fn who_waited_for_a_namespace_that_was_deleted_meanwhile_does_not_commit_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_changes_nothing_because_of_another_commit_waits_until_that_is_durable() {
+    let node = Node::new(6);
+    let (disk, engine) = hooked(&node);
+    put(&engine, "docs", 0..3, 1).await;
+    let (waits, is_held) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    disk.before(move |operation, path| {
+        let is_log = operation == "barrier" && path.to_string_lossy().contains("/log/");
+        if is_log {
+            waits.send(()).unwrap();
+            goes_on.recv().unwrap();
+        }
+        is_log
+    });
+    let send = |body: serde_json::Value| {
+        let engine = engine.clone();
+        Box::pin(async move { super::write(&engine, "docs", body).await.map(drop) })
+    };
+    let schema = json!({"late": {"type": "string"}});
+    let first = tokio::spawn(send(json!({"deletes": [1], "schema": schema})));
+    tokio::task::block_in_place(|| is_held.recv()).unwrap();
+    let mut others: Vec<_> = [
+        json!({"patch_rows": [{"id": 1, "n": 7}]}),
+        json!({"deletes": [1], "delete_condition": ["n", "Eq", 1]}),
+        json!({"upsert_rows": [{"id": 0, "n": 2}], "upsert_condition": ["n", "Gt", 1]}),
+        json!({"schema": schema}),
+    ]
+    .map(send)
+    .into();
+    for (at, other) in others.iter_mut().enumerate() {
+        let waits = std::future::poll_fn(|cx| Poll::Ready(other.as_mut().poll(cx).is_pending())).await;
+        assert!(waits, "write {at} is answered before what it depends on is durable");
+    }
+    go_on.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for other in others {
+        other.await.unwrap();
+    }
+    assert_eq!(look(&node.cut_power(engine)).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_whose_file_cannot_be_read_is_there_all_the_same() {
+    let node = Node::new(7);
+    let engine = node.open();
+    let docs = name("docs");
+    put(&engine, "docs", 0..3, 1).await;
+    let tagged = engine.tag(&docs, "then", None).await.unwrap();
+    put(&engine, "docs", 0..3, 2).await;
+    let file = files(&node.disk, Path::new("/data/local")).into_iter().find(|file| file.contains("/tags/then/"));
+    node.disk.set_unreadable(Some(file.unwrap().into()));
+    let at_tag = || engine.view_at(&docs, Some(&AsOf::Tag("then".into()))).err().map(|error| error.kind());
+    assert!(at_tag().is_some_and(|kind| kind != Kind::NotFound), "{:?}", at_tag());
+    assert!(engine.tags(&docs).is_err());
+    assert!(engine.tag(&docs, "then", None).await.is_err());
+    assert!(engine.untag(&docs, "then").await.is_err_and(|error| error.kind() != Kind::NotFound));
+    engine.tag(&docs, "other", None).await.unwrap();
+    node.disk.set_unreadable(None);
+    assert_eq!(at_tag(), None);
+    let there = engine.tags(&docs).unwrap();
+    assert_eq!(there.iter().find(|tag| tag.name == "then"), Some(&tagged));
+    for odd in ["../../x", "..", "a/b", ""] {
+        assert_eq!(engine.untag(&docs, odd).await.unwrap_err().kind(), Kind::Invalid, "{odd}");
+        assert!(engine.view_at(&docs, Some(&AsOf::Tag(odd.into()))).is_err(), "{odd}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_past_state_that_goes_while_it_is_tagged_gets_no_tag() {
     let mut node = Node::new(4);
     // Nothing but the tag comes to the hook: what it waits for must not wait for it.

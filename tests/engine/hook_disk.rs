@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use shoal::platform::disk::{Disk, DiskFile, Entry, RandomFile};
@@ -57,13 +57,37 @@ impl fmt::Debug for HookDisk {
     }
 }
 
+/// Its barriers come to the hook, too.
+struct HookFile {
+    file: Box<dyn DiskFile>,
+    disk: HookDisk,
+    path: PathBuf,
+}
+
+impl DiskFile for HookFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.disk.on("barrier", &self.path);
+        self.file.sync()
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        self.file.truncate(len)
+    }
+}
+
 impl Disk for HookDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.on("create", path).create(path)
+        let file = self.on("create", path).create(path)?;
+        Ok(Box::new(HookFile { file, disk: self.clone(), path: path.to_owned() }))
     }
 
     fn append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.on("append", path).append(path)
+        let file = self.on("append", path).append(path)?;
+        Ok(Box::new(HookFile { file, disk: self.clone(), path: path.to_owned() }))
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {

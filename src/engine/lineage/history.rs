@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::dates::was_there;
 use super::gone;
-use super::holdings::{beside_the_chain, read_manifest, read_tags};
+use super::holdings::{beside_the_chain, read_manifest, read_tag};
+use super::tags::check_name;
 use crate::engine::Engine;
 use crate::engine::namespace::head::{Head, objects};
 use crate::engine::namespace::{Moment, Namespace};
@@ -190,15 +191,10 @@ impl Engine {
     }
 
     fn tagged(&self, namespace: &Namespace, tag: &str) -> Result<Manifest> {
-        for found in read_tags(&self.context, namespace.nsid)? {
-            match found {
-                Ok(file) if file.tag == tag => {
-                    return file.manifest.ok_or_else(|| Error::not_found(format!("tag '{tag}' was deleted")));
-                }
-                _ => {}
-            }
-        }
-        Err(Error::not_found(format!("there is no tag '{tag}'")))
+        check_name(tag)?;
+        let file = read_tag(&self.context, namespace.nsid, tag)?;
+        let file = file.ok_or_else(|| Error::not_found(format!("there is no tag '{tag}'")))?;
+        file.manifest.ok_or_else(|| Error::not_found(format!("tag '{tag}' was deleted")))
     }
 
     /// Whether the newest state is the answer, writes that no manifest has included. Nothing was written after now, whatever clocks showed.

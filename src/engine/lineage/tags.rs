@@ -29,9 +29,7 @@ pub struct Tag {
 impl Engine {
     /// Names a state; the newest one when `as_of` is `None`. Refused with `exists` when the tag is there.
     pub async fn tag(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
-        Project::default_project().namespace(tag).map_err(|_| {
-            Error::invalid(format!("tag '{tag}': expected 1 to 128 of A-Za-z0-9-_., begun with A-Za-z0-9"))
-        })?;
+        check_name(tag)?;
         let namespace = self.namespace(name)?;
         let shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
@@ -43,13 +41,13 @@ impl Engine {
             };
             // One whose file is damaged is there all the same, and may be back any time.
             let known = read_tag(&self.context, namespace.nsid, tag)?;
-            let tags = read_tags(&self.context, namespace.nsid)?;
             if known.as_ref().is_some_and(|file| file.manifest.is_some()) {
                 return Err(Error::invalid(format!("tag '{tag}' of {name} is there already"))
                     .with_code("exists")
                     .with_hint("delete it first, or choose another name"));
             }
-            if tags.iter().flatten().filter(|file| file.manifest.is_some()).count() >= TAGS_MAX {
+            let is_there = |file: &Result<TagFile>| file.as_ref().map_or(true, |file| file.manifest.is_some());
+            if read_tags(&self.context, namespace.nsid)?.iter().filter(|file| is_there(file)).count() >= TAGS_MAX {
                 return Err(Error::invalid(format!(
                     "{name} has {TAGS_MAX} tags, which is the most; delete one first"
                 )));
@@ -71,11 +69,12 @@ impl Engine {
 
     /// Deletes a tag. What it alone kept is reclaimed.
     pub async fn untag(&self, name: &NamespaceName, tag: &str) -> Result<()> {
+        check_name(tag)?;
         let namespace = self.namespace(name)?;
         let _shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
             let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = read_tag(&self.context, namespace.nsid, tag).ok().flatten();
+            let known = read_tag(&self.context, namespace.nsid, tag)?;
             let Some(known) = known.filter(|known| known.manifest.is_some()) else {
                 return Err(Error::not_found(format!("{name} has no tag '{tag}'")));
             };
@@ -86,11 +85,11 @@ impl Engine {
         })
     }
 
-    /// The tags of a namespace, in order of name.
+    /// The tags of a namespace, in order of name. An error where one of them cannot be read.
     pub fn tags(&self, name: &NamespaceName) -> Result<Vec<Tag>> {
         let namespace = self.namespace(name)?;
-        let files = read_tags(&self.context, namespace.nsid)?;
-        Ok(files.iter().flatten().filter_map(describe).collect())
+        let files = read_tags(&self.context, namespace.nsid)?.into_iter().collect::<Result<Vec<TagFile>>>()?;
+        Ok(files.iter().filter_map(describe).collect())
     }
 
     /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`. `is_there` is asked
@@ -146,6 +145,14 @@ impl Engine {
         reclaim(&self.context, &free);
         Ok(())
     }
+}
+
+/// Checks what becomes a part of a path.
+pub(super) fn check_name(tag: &str) -> Result<()> {
+    Project::default_project()
+        .namespace(tag)
+        .map(drop)
+        .map_err(|_| Error::invalid(format!("tag '{tag}': expected 1 to 128 of A-Za-z0-9-_., begun with A-Za-z0-9")))
 }
 
 /// A revision above `known`, as late as the clock says: of two that were made apart the later one is higher.

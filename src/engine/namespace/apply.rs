@@ -69,10 +69,14 @@ impl Namespace {
         if self.shared().pending.iter().any(waits) { Err(stuck) } else { Ok(()) }
     }
 
+    /// The newest of the commits on their way.
+    pub(super) fn newest_wait(&self) -> Option<Wait> {
+        self.shared().pending.back().map(|commit| (commit.group.clone(), commit.ticket))
+    }
+
     /// Waits until nothing is on its way. The decider is held, so nothing new comes.
     pub(super) async fn drain(&self, _decider: &mut Decider) -> Result<()> {
-        let last = self.shared().pending.back().map(|commit| (commit.group.clone(), commit.ticket));
-        if let Some((group, ticket)) = last {
+        if let Some((group, ticket)) = self.newest_wait() {
             self.finish(&group, ticket).await?;
         }
         Ok(())

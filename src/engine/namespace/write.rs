@@ -67,6 +67,8 @@ impl Namespace {
             let decision = compute(request, || decide(prepared, request, &now, version))?;
             let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
             let (ticket, outcome) = self.note_write(request, committed)?;
+            // What changes nothing may do so because of commits that are not durable yet, and is answered when they are.
+            let ticket = ticket.or_else(|| self.newest_wait());
             drop(decider);
             if let Some(wait) = ticket {
                 // A client that goes away must not leave a commit that nobody makes durable and visible.
@@ -121,6 +123,12 @@ impl Namespace {
         let has_documents = self.shared().state.has_documents();
         let schema = Arc::new(apply_schema_update(&decider.schema, update, has_documents)?);
         if *schema == *decider.schema {
+            // The commit that made it so may not be durable yet.
+            let wait = self.newest_wait();
+            drop(decider);
+            if let Some((group, ticket)) = wait {
+                self.finish(&group, ticket).await?;
+            }
             return Ok(schema);
         }
         let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
