@@ -18,7 +18,7 @@ use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, sweep};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::NameBinding;
 use crate::meta::ObjectFact;
@@ -155,7 +155,13 @@ impl Engine {
 
     /// The bucket's state of an incarnation that was last brought together with this node's. Blocking.
     pub fn common(&self, nsid: Nsid) -> Result<Option<Manifest>> {
-        bases::read(&self.context, &self.context.layout.base(nsid, nsid))
+        bases::read(&self.context, &self.context.layout.base(nsid, nsid)).map_err(|error| match error.kind() {
+            Kind::Corrupt => error.with_hint(
+                "put the file back from a copy, or stop the daemon and run `shoal repair --data-dir DIR --drop-damaged NS`: the \
+                 next pass compares with an older state then, and may show conflicts",
+            ),
+            _ => error,
+        })
     }
 
     /// When the bucket's state that is here was its newest for certain: when it was committed there. `None` when nothing of the

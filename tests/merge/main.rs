@@ -14,3 +14,4 @@ mod node;
 mod origins;
 mod phrases;
 mod policies;
+mod unread;

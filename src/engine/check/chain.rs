@@ -6,7 +6,7 @@ use super::{Remedy, Report, restore};
 use crate::engine::Engine;
 use crate::engine::layout::numbered;
 use crate::engine::lineage::holdings::{generations, read_deleted, read_tags};
-use crate::engine::merge::kept_by;
+use crate::engine::merge::{kept_by, unreadable};
 use crate::engine::namespace::answers::{AnswersFile, answer_files};
 use crate::engine::namespace::head::objects;
 use crate::error::{Context as _, Error, Result};
@@ -97,15 +97,12 @@ impl Engine {
                 }
             }
         }
-        for (source, base) in kept_by(context, nsid)? {
-            match base {
-                Ok(manifest) => chain.take(&manifest, false),
-                Err(error) => {
-                    let file = self.below_root(&context.layout.bases(nsid).join(source.to_string()));
-                    let what = format!("the next merge compares with an older state: {}", error.message());
-                    report.add(label, file, what, Remedy::Lost);
-                }
-            }
+        for (_, base) in kept_by(context, nsid)? {
+            base.iter().for_each(|base| chain.take(base, false));
+        }
+        for (source, path, error) in unreadable(context, nsid)? {
+            let what = if source == nsid { "it is not synced" } else { "merges that compare with it are refused" };
+            report.add(label, self.below_root(&path), format!("{what}: {}", error.message()), Remedy::DropDamaged);
         }
         if self.catalog.find(name) != Some(nsid) {
             let what = match read_deleted(context, nsid) {

@@ -11,6 +11,7 @@ use super::objects::deletions_of;
 use super::{DELETED, Problem, Remedy, Report, Scope, restore};
 use crate::engine::catalog::put;
 use crate::engine::layout::deletions_key;
+use crate::engine::merge::unreadable;
 use crate::engine::namespace::head::{Head, objects};
 use crate::engine::sweep::SWEEP_REFUSED;
 use crate::engine::{Engine, Slot};
@@ -231,6 +232,14 @@ impl Engine {
             }
             let (file, why) = (self.below_root(&path), error.message());
             given_up.push(format!("give up {file} ({why}): repeated writes may take effect a second time"));
+        }
+        for (_, path, error) in unreadable(context, nsid)? {
+            if !dry_run {
+                unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
+                context.meta.distrust("what a base that is given up held is counted");
+            }
+            let (file, why) = (self.below_root(&path), error.message());
+            given_up.push(format!("give up {file} ({why}): the next merge compares with an older state"));
         }
         if is_moved && !dry_run {
             next.data_seq += 1;

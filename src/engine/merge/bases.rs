@@ -14,10 +14,11 @@ use super::decide::{Evidence, State};
 use super::side::{Found, Side};
 use crate::engine::Engine;
 use crate::engine::context::Context;
+use crate::engine::lineage::GONE;
 use crate::engine::lineage::holdings::read_manifest;
 use crate::engine::namespace::head::{keys, reclaim};
 use crate::engine::namespace::{Moment, Namespace};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{DocId, Nsid};
 use crate::model::version_vector::VersionVector;
@@ -36,10 +37,10 @@ pub fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest
     Ok(manifest.map(|(manifest, _)| manifest))
 }
 
-/// A state that cannot be read is not compared with.
+/// A state that is let go of, whose objects are found by a recount where it cannot be read.
 fn read_or_warn(context: &Context, path: &std::path::Path) -> Option<Manifest> {
     read(context, path).unwrap_or_else(|error| {
-        tracing::warn!(%error, "the base of a merge is not used");
+        tracing::warn!(%error, "what the base of a merge held is counted anew");
         too_high(context);
         None
     })
@@ -47,14 +48,25 @@ fn read_or_warn(context: &Context, path: &std::path::Path) -> Option<Manifest> {
 
 /// The bases that an incarnation keeps, with the incarnations they are of.
 pub fn kept_by(context: &Context, target: Nsid) -> Result<Vec<(Nsid, Result<Manifest>)>> {
+    Ok(files_of(context, target)?.into_iter().map(|(source, _, base)| (source, base)).collect())
+}
+
+/// Those that cannot be read, by their files, and why.
+pub fn unreadable(context: &Context, target: Nsid) -> Result<Vec<(Nsid, PathBuf, Error)>> {
+    let damaged = |(source, path, base): (Nsid, PathBuf, Result<Manifest>)| Some((source, path, base.err()?));
+    Ok(files_of(context, target)?.into_iter().filter_map(damaged).collect())
+}
+
+fn files_of(context: &Context, target: Nsid) -> Result<Vec<(Nsid, PathBuf, Result<Manifest>)>> {
     let dir = context.layout.bases(target);
     let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
     let mut found = Vec::new();
     for entry in entries.unwrap_or_default() {
         let stem = entry.name.strip_suffix(NEXT).or_else(|| entry.name.strip_suffix(".json"));
         let Some(source) = stem.and_then(|stem| stem.parse().ok()).map(Nsid) else { continue };
-        let manifest = read(context, &dir.join(&entry.name)).transpose();
-        found.extend(manifest.map(|manifest| (source, manifest)));
+        let path = dir.join(&entry.name);
+        let manifest = read(context, &path).transpose();
+        found.extend(manifest.map(|manifest| (source, path, manifest)));
     }
     Ok(found)
 }
@@ -124,8 +136,7 @@ pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
 /// Puts what a crash left beside the last base in its place, if `ours` has seen it: then it was merged, and is not to give way to
 /// the next one before that is.
 pub fn settle_left(context: &Context, target: Nsid, source: Nsid, ours: &VersionVector) -> Result<()> {
-    let left = read_or_warn(context, &next_path(context, target, source));
-    match left {
+    match read(context, &next_path(context, target, source))? {
         Some(left) if ours.covers_all(&left.version_vector) => settle(context, target, source),
         _ => Ok(()),
     }
@@ -176,29 +187,46 @@ impl Engine {
         Ok(())
     }
 
-    /// The states that source and target may have had in common.
-    pub(super) fn common_states(&self, source: &Namespace, target: &Namespace) -> Vec<Arc<Moment>> {
+    /// The states that source and target may have had in common. An error where one that is there cannot be read: without it the
+    /// merge would take what one side has undone or deleted for new.
+    pub(super) fn common_states(&self, source: &Namespace, target: &Namespace) -> Result<Vec<Arc<Moment>>> {
         let context = &self.context;
         let (s, t) = (source.nsid, target.nsid);
-        let base = |of, at| [context.layout.base(at, of), next_path(context, at, of)];
-        let mut manifests: Vec<Manifest> =
-            base(s, t).iter().chain(&base(t, s)).filter_map(|path| read_or_warn(context, path)).collect();
-        for side in [source, target] {
-            if side.published().lineage.is_some() {
-                match read_manifest(context, side.nsid, 0) {
-                    Ok(first) => manifests.push(first),
-                    Err(error) => tracing::warn!(%error, "the first state of a branch is not compared with"),
-                }
+        let mut found = Vec::new();
+        for (at, of, namespace) in [(t, s, target), (s, t, source)] {
+            for path in [context.layout.base(at, of), next_path(context, at, of)] {
+                let base = read(context, &path).and_then(|base| self.open_base(target, base));
+                found.extend(base.map_err(|error| unread(error, namespace))?);
             }
         }
-        let open = |manifest| match target.past(manifest) {
-            Ok(moment) => Some(Arc::new(moment)),
-            Err(error) => {
-                tracing::warn!(%error, "a common state is not compared with");
-                None
-            }
-        };
-        manifests.into_iter().filter_map(open).collect()
+        for side in [source, target].into_iter().filter(|side| side.published().lineage.is_some()) {
+            let first = match read_manifest(context, side.nsid, 0) {
+                Err(error) if error.code() == GONE => None,
+                first => Some(first.map_err(|error| error.context(in_common(side)))?),
+            };
+            found.extend(self.open_base(target, first).map_err(|error| error.context(in_common(side)))?);
+        }
+        Ok(found)
+    }
+
+    fn open_base(&self, target: &Namespace, manifest: Option<Manifest>) -> Result<Option<Arc<Moment>>> {
+        manifest.map(|manifest| target.past(manifest).map(Arc::new)).transpose()
+    }
+}
+
+fn in_common(keeps: &Namespace) -> String {
+    format!("read the state that both sides of the merge had in common, kept by {}", keeps.name)
+}
+
+fn unread(error: Error, keeps: &Namespace) -> Error {
+    let error = error.context(in_common(keeps));
+    match error.kind() {
+        Kind::Corrupt => error.with_hint(format!(
+            "put the file back from a copy, or stop the daemon and run `shoal repair --data-dir DIR --drop-damaged {}`: the \
+             next merge compares with an older state then, and may show more conflicts",
+            keeps.name
+        )),
+        _ => error,
     }
 }
 

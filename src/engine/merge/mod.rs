@@ -26,7 +26,7 @@ mod survey;
 mod walk;
 mod work;
 
-pub use bases::kept_by;
+pub use bases::{kept_by, unreadable};
 pub use conflicts::LostState;
 pub use report::{Conflict, MergeReport, MergeRequest, TooLarge};
 pub(in crate::engine) use work::newest;

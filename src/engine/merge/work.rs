@@ -29,7 +29,7 @@ use crate::segment::merge::Input;
 const COPIED_SHARE: u64 = 8;
 
 /// Gives the states that both may have had in common. Asked for only when something depends on it.
-pub type OpenBases<'a> = Box<dyn Fn() -> Vec<Arc<Moment>> + Send + 'a>;
+pub type OpenBases<'a> = Box<dyn Fn() -> Result<Vec<Arc<Moment>>> + Send + 'a>;
 
 /// One merge, of one state of the source.
 pub struct Work<'a> {
@@ -158,7 +158,7 @@ impl Work<'_> {
     fn bases(&mut self, theirs: &Moment, ours: &Moment) -> Result<Vec<Arc<Moment>>> {
         let known = match self.bases.take() {
             Some(known) => known,
-            None if Walk::new(theirs, ours, &[])?.needs_bases()? => (self.open_bases)(),
+            None if Walk::new(theirs, ours, &[])?.needs_bases()? => (self.open_bases)()?,
             None => Vec::new(),
         };
         self.bases = Some(known.clone());
