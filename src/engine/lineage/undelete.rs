@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::gone;
 use super::holdings::kin;
 use crate::engine::Engine;
+use crate::engine::catalog::read_again;
 use crate::engine::namespace::head::Head;
 use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
@@ -20,11 +21,6 @@ pub struct DeletedNamespace {
     pub name: String,
     pub nsid: Nsid,
     pub deleted_ms: u64,
-}
-
-/// Reads, and once more where that fails: a disk may err once, and not the second time.
-fn read_again<T>(read: impl Fn() -> Result<T>) -> Result<T> {
-    read().or_else(|_| read())
 }
 
 impl Engine {
