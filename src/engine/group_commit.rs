@@ -10,7 +10,7 @@
 //! A single writer therefore pays no hand-over between threads, and many share a barrier.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -27,6 +27,8 @@ const INLINE_BARRIER_MICROS: u64 = 1_000;
 /// One open log, shared by its writers.
 pub struct GroupCommit {
     state: Mutex<State>,
+    /// The file is back, or lost to a failure.
+    led: Condvar,
     progress: watch::Sender<Progress>,
     /// How long the last barrier took.
     barrier_micros: AtomicU64,
@@ -56,6 +58,7 @@ impl GroupCommit {
     pub fn new(file: Box<dyn DiskFile>, synced: u64) -> Self {
         GroupCommit {
             state: Mutex::new(State { file: Some(file), pending: Vec::new(), appended: synced }),
+            led: Condvar::new(),
             progress: watch::Sender::new(Progress { synced, failed: None }),
             barrier_micros: AtomicU64::new(u64::MAX),
         }
@@ -124,13 +127,19 @@ impl GroupCommit {
         }
     }
 
-    /// Makes everything appended so far durable; for the thread that seals the log. `Busy` while a leader writes.
+    /// Makes everything appended so far durable; for the thread that seals the log. Blocking, also while a leader writes: one may go
+    /// on for nobody, after the commits that it was for are told to be durable.
     pub fn flush(&self) -> Result<u64> {
-        self.check()?;
-        match self.take() {
-            Some(work) => self.lead(work),
-            None => return Err(Error::busy("a barrier is under way")),
-        }
+        let mut state = self.lock();
+        let work = loop {
+            self.check()?;
+            if let Some(file) = state.file.take() {
+                break (file, std::mem::take(&mut state.pending));
+            }
+            state = self.led.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        self.lead(work);
         self.check()?;
         Ok(self.synced())
     }
@@ -159,13 +168,17 @@ impl GroupCommit {
                 // File first: who wakes to the new length may lead the next barrier.
                 self.lock().file = Some(file);
                 self.progress.send_modify(|progress| progress.synced += bytes.len() as u64);
+                self.led.notify_all();
             }
             Err(error) => {
                 let synced = self.synced();
                 // Best effort: a full disk gets its space back. Recovery cuts at `synced` in any case.
                 let _ = file.truncate(synced);
-                self.lock().pending.clear();
+                let mut state = self.lock();
+                state.pending.clear();
                 self.progress.send_modify(|progress| progress.failed = Some(Arc::new(failure(error))));
+                drop(state);
+                self.led.notify_all();
             }
         }
     }
@@ -187,7 +200,7 @@ fn failure(error: std::io::Error) -> Error {
 mod tests {
     use std::io;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, mpsc};
 
     use super::GroupCommit;
     use crate::error::Kind;
@@ -265,6 +278,46 @@ mod tests {
             done.unwrap();
         }
         assert_eq!(log.synced(), 32 * 50 * 5);
+    }
+
+    /// Says when a barrier begins, and waits until it may end.
+    struct SlowFile(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl DiskFile for SlowFile {
+        fn write(&mut self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.0.send(()).unwrap();
+            self.1.recv().map_err(io::Error::other)
+        }
+
+        fn truncate(&mut self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_seals_the_log_waits_for_a_barrier_that_is_under_way() {
+        for goes_well in [true, false] {
+            let ((begins, has_begun), (end, ends)) = (mpsc::channel(), mpsc::channel());
+            let log = Arc::new(GroupCommit::new(Box::new(SlowFile(begins, ends)), 0));
+            log.append(b"frame").unwrap();
+            let flush = || {
+                let log = log.clone();
+                std::thread::spawn(move || log.flush().map_err(|error| error.kind()))
+            };
+            let first = flush();
+            has_begun.recv().unwrap();
+            let second = flush();
+            if goes_well {
+                end.send(()).unwrap();
+            }
+            drop(end);
+            let expected = if goes_well { Ok(5) } else { Err(Kind::Unavailable) };
+            assert_eq!((first.join().unwrap(), second.join().unwrap()), (expected, expected));
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

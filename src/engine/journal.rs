@@ -151,7 +151,7 @@ impl Journal {
         Distrust { name: self.name.clone(), synced: self.group.synced() }
     }
 
-    /// Makes the log durable and moves it into the tier. `Busy` while a barrier is under way.
+    /// Makes the log durable and moves it into the tier. Blocking.
     pub fn seal(self) -> Result<SealedLog> {
         let bytes = self.group.flush()?;
         let sealed = SealedLog {
