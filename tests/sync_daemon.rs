@@ -257,6 +257,49 @@ fn a_write_can_wait_for_the_bucket_and_a_query_can_ask_it_first() {
 }
 
 #[test]
+fn under_the_mount_point_of_a_disk_that_is_away_nothing_is_written_and_nothing_is_said_to_be_in_the_bucket() {
+    let (dir, bucket) = place();
+    let (data, away) = (dir.path().join("one"), dir.path().join("away"));
+    let write = |node: &Daemon, id: u64, wait: &str| {
+        let rows = json!({"upsert_rows": [{"id": id, "n": id}]});
+        node.ask("POST", "/v2/namespaces/docs", &[wait], &rows)
+    };
+    let warned = |node: &Daemon| {
+        let status = node.ask("GET", "/v1/status", &[], &Value::Null).2;
+        let codes: Vec<&str> =
+            status["warnings"].as_array().unwrap().iter().map(|warning| warning["code"].as_str().unwrap()).collect();
+        let told = codes.contains(&"bucket_replaced");
+        let shown = format!("shoal_warnings{{code=\"bucket_replaced\"}} {}\n", u8::from(told));
+        let metrics = node.body("/metrics");
+        assert!(metrics.contains(&shown), "{metrics}");
+        assert_eq!(node.body("/readyz").contains("bucket_replaced"), told);
+        told
+    };
+    let mut one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    assert_eq!(write(&one, 1, "prefer: wait=bucket").0, 200);
+    assert!(!warned(&one));
+    std::fs::rename(&bucket, &away).unwrap();
+    std::fs::create_dir(&bucket).unwrap();
+    for id in [2, 3] {
+        let (status, _, body) = write(&one, id, "prefer: wait=bucket, wait=5");
+        assert_eq!((status, &body["code"]), (503, &"bucket_timeout".into()), "{body}");
+        assert!(body.to_string().contains("is no store, and was store"), "{body}");
+        assert!(warned(&one));
+        assert_eq!(one.status()["in_bucket"], false);
+        assert_eq!(one.stop().0, Some(0));
+        one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    }
+    // Fails when something is there.
+    std::fs::remove_dir(&bucket).unwrap();
+    std::fs::rename(&away, &bucket).unwrap();
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert!(!warned(&one));
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ON_REQUEST);
+    assert!(other.run(&["sync", "--wait"]).status.success());
+    assert_eq!(other.count(), Some(3));
+}
+
+#[test]
 fn what_was_waited_for_outlives_a_deletion_elsewhere_and_what_is_read_is_of_who_has_the_name() {
     let (dir, bucket) = place();
     let [one, other, third] =

@@ -59,6 +59,12 @@ impl Engine {
         self.context.node.file().node
     }
 
+    /// Whether this node has exchanged anything with a bucket, or claimed anything there. Reads small files, until one says so. Blocking.
+    pub fn has_met_bucket(&self) -> bool {
+        let has_common = |(_, nsid): &(NamespaceName, Nsid)| !matches!(self.common(*nsid), Ok(None));
+        !self.id_ranges().is_empty() || self.named().iter().any(has_common)
+    }
+
     /// Makes this node one of the store `store`, whose bucket is called `bucket`. Invalid with code `other_store` when it has
     /// exchanged anything with another store already.
     pub fn attach(&self, store: Uuid, bucket: &str) -> Result<()> {

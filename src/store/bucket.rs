@@ -13,13 +13,15 @@ use object_store::path::Path as StorePath;
 use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
+use uuid::Uuid;
 
 use super::config::BucketConfig;
-use super::facts::{seen, watch};
-use super::failure::{Failure, UNREACHABLE, explain, given_up, passing, silence};
+use super::facts::{Facts, seen, watch};
+use super::failure::{Failure, UNREACHABLE, explain, given_up, silence};
 use super::keys;
 use super::open::Backend;
 use super::patience::{Patience, Turns};
+use super::room::Refused;
 use super::traffic::{Ending, Request, Traffic};
 use super::upload::PARTS_HELD_MAX;
 use crate::error::{Error, Result};
@@ -54,6 +56,9 @@ pub(super) struct Inner {
     met: AtomicBool,
     /// Why the last attempt failed that is to be repeated, until one succeeds.
     trouble: Mutex<Option<Error>>,
+    /// Which store this is, once somebody knows.
+    pub(super) expected: Mutex<Option<Uuid>>,
+    pub(super) refused: Mutex<Option<Refused>>,
     places: Semaphore,
     /// Parts of uploads in memory, of all uploads together.
     pub(super) parts_held: Semaphore,
@@ -87,6 +92,8 @@ impl Bucket {
             in_order: AtomicBool::new(backend.lists_in_order),
             met: AtomicBool::new(false),
             trouble: Mutex::default(),
+            expected: Mutex::default(),
+            refused: Mutex::default(),
             places: Semaphore::new(requests),
             parts_held: Semaphore::new(PARTS_HELD_MAX),
             backend,
@@ -150,9 +157,11 @@ impl Bucket {
         let length = bytes.len() as u64;
         let done = self
             .call(turns, Request::Put, ANSWER_BYTES_MAX, || async {
-                self.standing().await?;
-                self.count_sent(length);
-                self.inner.backend.objects.put(path, PutPayload::from(bytes.clone())).await.map(|_| ())
+                let put = async {
+                    self.count_sent(length);
+                    self.inner.backend.objects.put(path, PutPayload::from(bytes.clone())).await
+                };
+                Box::pin(self.with_room(length, put)).await.map(|_| ())
             })
             .await?;
         done.ok_or_else(|| self.no_place())
@@ -169,13 +178,13 @@ impl Bucket {
     pub(super) async fn create_by(&self, path: &StorePath, bytes: Bytes, turns: &mut Turns) -> Result<Created> {
         let length = bytes.len() as u64;
         let attempt = async {
-            self.standing().await?;
             self.count_sent(length);
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            self.inner.backend.objects.put_opts(path, PutPayload::from(bytes), options).await.map(|_| ())
+            self.inner.backend.objects.put_opts(path, PutPayload::from(bytes), options).await
         };
-        match self.attempt(Request::Create, ANSWER_BYTES_MAX, turns, attempt).await {
-            Ok(()) => Ok(Created::Done),
+        match self.attempt(Request::Create, ANSWER_BYTES_MAX, turns, Box::pin(self.with_room(length, attempt))).await
+        {
+            Ok(_) => Ok(Created::Done),
             Err(Failure::Taken(_)) => Ok(Created::Exists),
             Err(Failure::Passing { error, .. } | Failure::Unfit(error)) => Ok(Created::Unknown(error)),
             Err(Failure::Absent) => Ok(Created::Unknown(self.no_place())),
@@ -231,16 +240,6 @@ impl Bucket {
         }
     }
 
-    /// Fails when a directory's bucket is not there: writing would make it anew, on the disk under its mount point.
-    pub(super) async fn standing(&self) -> object_store::Result<()> {
-        let Some(path) = self.inner.backend.directory.clone() else { return Ok(()) };
-        let shown = path.display().to_string();
-        match tokio::task::spawn_blocking(move || path.is_dir()).await {
-            Ok(true) => Ok(()),
-            _ => Err(generic(format!("the directory {shown} is gone: is its disk mounted?"))),
-        }
-    }
-
     /// One attempt: for as long as bytes move, with a place among the requests, counted, its failure explained.
     pub(super) async fn attempt<T>(
         &self,
@@ -272,7 +271,7 @@ impl Bucket {
         let done = match done {
             Err(Failure::Absent) => match self.standing().await {
                 Ok(()) => Err(Failure::Absent),
-                Err(error) => Err(passing(name, error, Ending::Lost)),
+                Err(error) => Err(explain(name, &inner.backend.endpoint, &error, &Facts::default())),
             },
             done => done,
         };

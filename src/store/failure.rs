@@ -1,7 +1,7 @@
 //! Says of a failed attempt what was wrong, in words for a person, and whether trying again can help.
 //!
-//! Two codes: `bucket_unreachable` (kind Unavailable) for what may pass, `bucket_misconfigured` (kind Invalid) for what a
-//! person must mend. No text has a secret in it: of an answer's body only its code and its message are used.
+//! Three codes: `bucket_unreachable` (kind Unavailable) for what may pass, `bucket_full` (the same kind) for what takes room first,
+//! `bucket_misconfigured` (kind Invalid) for what a person must mend. No text has a secret in it: of an answer's body only its code and its message are used.
 
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use crate::error::{Error, Kind};
 
 /// The code of errors that may pass by themselves.
 pub const UNREACHABLE: &str = "bucket_unreachable";
+/// The code of errors about a bucket that has no room.
+pub const FULL: &str = "bucket_full";
 /// The code of errors that a person must mend.
 pub const MISCONFIGURED: &str = "bucket_misconfigured";
 
@@ -178,8 +180,13 @@ fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
     let lasting = |what: String, hint: &str| Failure::Lasting(misconfigured(bucket, what, hint));
     let code = facts.code.as_str();
     if QUOTA_CODES.contains(&code) || status == 507 {
-        let failure = passing(bucket, format!("the store has no room: {said}"), Ending::Refused);
-        return with_hint(failure, "raise the bucket's quota or delete from it; uploads resume by themselves");
+        // Perhaps for a moment only: what was sent in parts is not sent again.
+        return Failure::Passing {
+            error: full(bucket, said),
+            ending: Ending::Refused,
+            retry_after: None,
+            silent: false,
+        };
     }
     if PASSING_CODES.contains(&code) {
         return passing(bucket, said, Ending::Overloaded);
@@ -260,6 +267,9 @@ fn of_answer(bucket: &str, facts: &Facts, status: u16) -> Failure {
 /// Errors of stores that are not asked over HTTP: directories, memory, and those that tests put in front.
 fn of_file_system(bucket: &str, error: &object_store::Error) -> Failure {
     use object_store::Error as Store;
+    if let Some(ours) = find::<Error>(error) {
+        return Failure::Lasting(ours.duplicate());
+    }
     match error {
         Store::NotFound { .. } => Failure::Absent,
         Store::AlreadyExists { .. } | Store::Precondition { .. } => {
@@ -280,21 +290,35 @@ fn of_file_system(bucket: &str, error: &object_store::Error) -> Failure {
             Some(std::io::ErrorKind::Unsupported) => Failure::Lasting(Error::unsupported(format!(
                 "{bucket}: the file system does not offer this: {error}"
             ))),
-            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => with_hint(
-                passing(bucket, format!("the store has no room: {error}"), Ending::Refused),
-                "free space on the bucket's file system; uploads resume by themselves",
-            ),
+            _ if is_full(error) => Failure::Lasting(full(bucket, error)),
             _ => passing(bucket, error, Ending::Lost),
         },
     }
 }
 
+/// A bucket without room. Sending the same again at once would only write it again.
+pub(super) fn full(bucket: &str, what: impl std::fmt::Display) -> Error {
+    Error::unavailable(format!("{bucket}: the store has no room: {what}"))
+        .with_code(FULL)
+        .with_hint("free space there, or raise the bucket's quota; uploads resume by themselves")
+}
+
+/// Whether a file system had no room.
+pub(super) fn is_full(error: &object_store::Error) -> bool {
+    matches!(io_kind(error), Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+}
+
 /// The kind of the first I/O error under `error`.
-fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<std::io::ErrorKind> {
-    let mut next = Some(error);
+fn io_kind(error: &object_store::Error) -> Option<std::io::ErrorKind> {
+    find::<std::io::Error>(error).map(std::io::Error::kind)
+}
+
+/// The first error of this type under `error`.
+fn find<E: std::error::Error + 'static>(error: &object_store::Error) -> Option<&E> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
         }
         next = error.source();
     }
@@ -315,7 +339,7 @@ pub(super) fn given_up(error: Error, attempts: u32, whole: Duration) -> Error {
 mod tests {
     use std::time::Duration;
 
-    use super::{Failure, MISCONFIGURED, UNREACHABLE, credentials_hint, explain};
+    use super::{FULL, Failure, MISCONFIGURED, UNREACHABLE, credentials_hint, explain};
     use crate::error::{Error, Kind};
     use crate::store::facts::{Broken, Facts};
 
@@ -391,15 +415,18 @@ mod tests {
             (502, ""),
             (503, "SlowDown"),
             (504, ""),
-            (507, ""),
             (408, ""),
-            (403, "QuotaExceeded"),
             (400, "RequestTimeout"),
             (400, "BadDigest"),
         ] {
             let failure = answer(status, code);
             let Failure::Passing { error, .. } = failure else { panic!("{status} {code}: {failure:?}") };
             assert_eq!((error.kind(), error.code()), (Kind::Unavailable, UNREACHABLE), "{error}");
+        }
+        for (status, code) in [(507, ""), (403, "QuotaExceeded")] {
+            let failure = answer(status, code);
+            let Failure::Passing { error, .. } = failure else { panic!("{status} {code}: {failure:?}") };
+            assert_eq!((error.kind(), error.code()), (Kind::Unavailable, FULL), "{error}");
         }
         assert!(matches!(answer(404, "NoSuchKey"), Failure::Absent));
         assert!(matches!(answer(409, ""), Failure::Taken(_)) && matches!(answer(412, ""), Failure::Taken(_)));

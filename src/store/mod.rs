@@ -2,7 +2,7 @@
 //!
 //! [`bucket`] has the calls, of which [`read`], [`upload`] and [`list`] have their own files, [`commit`] the one protocol that decides between nodes. Below them: [`open`] and [`config`] lead to
 //! a store, [`connector`], [`dial`] and [`pace`] carry requests, [`facts`] and [`failure`] say what went wrong, [`patience`]
-//! says how long to try, [`traffic`] counts. At attach: [`probe`] and [`identity`].
+//! says how long to try, [`room`] what to leave alone, [`traffic`] counts. At attach: [`probe`] and [`identity`].
 //!
 //! - Answers to conditional writes are questions. Only the bytes under a key say who won it.
 //! - An object is put under a name that is used once, or it is a hint that nobody trusts.
@@ -24,14 +24,15 @@ mod pace;
 mod patience;
 mod probe;
 mod read;
+mod room;
 mod traffic;
 mod upload;
 
 pub use bucket::{Bucket, Created};
 pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, follows, newest, read_hint, write_hint};
 pub use config::{BucketConfig, Location, REQUESTS_CONCURRENT_MAX, Vendor};
-pub use failure::{MISCONFIGURED, UNREACHABLE};
-pub use identity::{FORMAT_KEY, claim_identity, read_identity};
+pub use failure::{FULL, MISCONFIGURED, UNREACHABLE};
+pub use identity::{FORMAT_KEY, REPLACED, check_identity, claim_identity, read_identity};
 pub use list::{Listed, PAGE_KEYS_MAX, Page};
 pub use open::Backend;
 pub use patience::Patience;

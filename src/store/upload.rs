@@ -287,7 +287,7 @@ impl Bucket {
         let size = source.size();
         let mut turns = patience.for_body(size).begin();
         loop {
-            let attempt = self.write_through(path, Arc::clone(&source));
+            let attempt = Box::pin(self.with_room(size, self.write_through(path, Arc::clone(&source))));
             let failure = match self.attempt(Request::Put, ANSWER_BYTES_MAX, &mut turns, attempt).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
@@ -297,7 +297,6 @@ impl Bucket {
     }
 
     async fn write_through(&self, path: &StorePath, source: Arc<dyn Source>) -> object_store::Result<()> {
-        self.standing().await?;
         let mut upload = self.inner.backend.objects.put_multipart_opts(path, PutMultipartOptions::default()).await?;
         let written = async {
             let size = source.size();

@@ -47,13 +47,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use uuid::Uuid;
+
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Result};
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::store::{Bucket, Patience, UNREACHABLE, claim_identity, probe, read_identity};
+use crate::store::{Bucket, Patience, UNREACHABLE, check_identity, claim_identity, probe, read_identity};
 use crate::tier::Remote;
 
 use self::binding::Choice;
@@ -68,7 +70,7 @@ pub use self::reclaiming::{LastReclaim, Reclaiming};
 pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
-pub use self::status::{NamespaceStatus, Status};
+pub use self::status::{NamespaceStatus, Status, WARNINGS};
 pub use self::waited::Awaited;
 pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
 pub use crate::tier::GONE as OBJECT_GONE;
@@ -120,6 +122,10 @@ impl Sync {
     pub fn new(engine: Arc<Engine>, bucket: Bucket, options: SyncOptions, clock: Arc<dyn Clock>) -> Self {
         let status = Status { bucket: bucket.name().to_owned(), ..Status::default() };
         let (turn, seen) = (tokio::sync::Mutex::default(), Mutex::default());
+        if engine.has_met_bucket() {
+            // What is not this store is refused, an empty directory too: the disk that belongs there may be away.
+            bucket.expect(engine.store_id());
+        }
         engine.read_from(Remote::new(bucket.clone(), options.patience));
         let (background, is_unasked) = (options.patience, AtomicBool::new(false));
         Sync {
@@ -242,7 +248,7 @@ impl Sync {
     }
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
-        self.attach(attached).await?;
+        Box::pin(self.attach(attached)).await?;
         self.note_id_ranges(self.claim_id_ranges().await);
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
@@ -281,29 +287,43 @@ impl Sync {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Makes sure, once, that the bucket is this node's.
+    /// Makes sure that the bucket is this node's: once, and of a directory every time, whose disk may be away by now.
     async fn attach(&self, attached: &mut Attached) -> Result<()> {
+        let (engine, bucket, patience) = (&self.engine, &self.bucket, &self.options.patience);
         if attached.is_known {
-            return Ok(());
+            return match bucket.is_directory() {
+                true => check_identity(bucket, engine.store_id(), patience).await,
+                false => Ok(()),
+            };
         }
-        let patience = &self.options.patience;
-        probe(&self.bucket, patience).await?;
-        let format = claim_identity(&self.bucket, self.engine.store_id(), patience).await?;
-        tokio::task::block_in_place(|| self.engine.attach(format.store, self.bucket.name()))?;
+        let found = read_identity(bucket, patience).await?;
+        // Nothing is written into the bucket of another store, not even to probe it.
+        found.iter().try_for_each(|found| self.belong_to(found.store))?;
+        probe(bucket, patience).await?;
+        if found.is_none() {
+            self.belong_to(claim_identity(bucket, engine.store_id(), patience).await?.store)?;
+        }
         attached.is_known = true;
         self.note_id_ranges(self.assert_id_ranges().await);
         Ok(())
     }
 
+    fn belong_to(&self, store: Uuid) -> Result<()> {
+        tokio::task::block_in_place(|| self.engine.attach(store, self.bucket.name()))?;
+        self.bucket.expect(store);
+        Ok(())
+    }
+
     /// One name, which is bound here, in the bucket, or in both.
     async fn bring_together(&self, attached: &mut Attached, name: &NamespaceName, rev: Option<u64>) -> Result<Done> {
-        let done = self.bring_as(attached, name, rev).await;
+        // Boxed, since what a namespace may need is much, and all of it lies on the stack otherwise.
+        let done = Box::pin(self.bring_as(attached, name, rev)).await;
         if !done.as_ref().is_err_and(|error| error.code() == binding::NAME_MOVED) {
             return done;
         }
         attached.names = None;
         let rev = names::newest(&self.bucket, name, &self.options.patience).await?;
-        self.bring_as(attached, name, rev).await
+        Box::pin(self.bring_as(attached, name, rev)).await
     }
 
     /// That, while the revision is the name's newest.
@@ -355,28 +375,12 @@ impl Sync {
         {
             return Ok(known.clone());
         }
-        self.check_identity().await?;
+        check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await?;
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         attached.bound.retain(|(name, rev), _| found.get(name) == Some(rev));
         attached.names = Some((found.clone(), now));
         Ok(found)
-    }
-
-    /// Refuses a bucket that was taken away, or replaced by another, since it was attached: what is known of it is of no other.
-    async fn check_identity(&self) -> Result<()> {
-        let (expected, name) = (self.engine.store_id(), self.bucket.name());
-        match read_identity(&self.bucket, &self.options.patience).await? {
-            Some(found) if found.store == expected => Ok(()),
-            found => {
-                let what = found.map_or("is no store".to_owned(), |found| format!("is store {}", found.store));
-                Err(Error::conflict(format!("{name} {what}, and was store {expected} when it was attached"))
-                    .with_code("bucket_replaced")
-                    .with_hint(
-                        "nothing was sent; put the bucket back, or start the daemon again to attach what is there",
-                    ))
-            }
-        }
     }
 
     async fn bound(&self, attached: &mut Attached, name: &NamespaceName, rev: u64) -> Result<Option<names::Bound>> {

@@ -8,6 +8,12 @@ use super::namespace::Done;
 use super::reclaiming::LastReclaim;
 use crate::error::Error;
 use crate::model::ids::NamespaceName;
+use crate::store::{FULL, REPLACED};
+
+/// The codes of all warnings about the bucket; closed, so that no label set grows.
+pub const WARNINGS: [&str; 2] = [FULL, REPLACED];
+/// So many namespaces a warning names.
+const NAMED_MAX: usize = 16;
 
 /// An error for a person: what happened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +60,27 @@ pub struct NamespaceStatus {
     pub conflicts: u64,
     /// What a person should know: the newest since the start.
     pub notice: Option<String>,
+}
+
+impl Status {
+    /// What operators are to know of the bucket: one entry for each code.
+    pub fn warnings(&self) -> Vec<Json> {
+        WARNINGS.iter().filter_map(|code| self.warning(code)).collect()
+    }
+
+    fn warning(&self, code: &str) -> Option<Json> {
+        let of_namespaces = self.namespaces.iter().filter_map(|(name, known)| Some((name, known.error.as_ref()?)));
+        let failed: Vec<(&NamespaceName, &Told)> = of_namespaces.filter(|(_, told)| told.code == code).collect();
+        let of_all = self.error.as_ref().filter(|told| told.code == code);
+        let told = of_all.or(failed.first().map(|(_, told)| *told))?;
+        Some(json!({
+            "code": code,
+            "message": told.message,
+            "hint": told.hint,
+            "namespaces": failed.iter().take(NAMED_MAX).map(|(name, _)| name.to_string()).collect::<Vec<_>>(),
+            "namespaces_total": failed.len(),
+        }))
+    }
 }
 
 impl NamespaceStatus {

@@ -302,31 +302,23 @@ async fn an_hour_of_writes_costs_at_most_three_puts_a_pass() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_was_replaced_is_noticed_and_one_that_was_emptied_is_filled_again_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = shoal::store::BucketConfig {
-        url: format!("file://{}", dir.path().display()),
-        ..shoal::store::BucketConfig::default()
-    };
-    let node = Node::new(1);
+    let (bucket, node) = (bucket(15), Node::new(1));
     let engine = node.open();
     put(&engine, "docs", 0..10, 1).await;
-    let open = || shoal::store::Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
-    let link = |bucket| {
+    let link = || {
         let options = crate::fleet::options(Policy::Lww);
-        shoal::sync::Sync::new(engine.clone(), bucket, options, node.clock.clone())
+        shoal::sync::Sync::new(engine.clone(), bucket.clone(), options, node.clock.clone())
     };
-    let attached = link(open());
+    let attached = link();
     attached.run().await.unwrap();
-    for entry in std::fs::read_dir(dir.path()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    for listed in bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap() {
+        bucket.delete(&listed.key, &Patience::ASKED).await.unwrap();
     }
     let error = attached.run().await.unwrap_err();
     assert_eq!(error.code(), "bucket_replaced", "{error}");
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    let again = open();
-    link(again.clone()).run().await.unwrap();
-    assert_eq!(fresh(2, &again, "docs").await, all(&engine, "docs"));
+    assert!(bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap().is_empty());
+    link().run().await.unwrap();
+    assert_eq!(fresh(2, &bucket, "docs").await, all(&engine, "docs"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

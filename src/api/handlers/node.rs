@@ -12,6 +12,7 @@ use crate::engine::setbacks::WARNINGS;
 use crate::error::{Error, Result};
 use crate::model::ids::Project;
 use crate::ops::metrics::NodeFigures;
+use crate::sync;
 
 /// Names on one page of a listing, at most and when the request does not say.
 const PAGE_SIZE_MAX: usize = 1_000;
@@ -26,7 +27,8 @@ pub fn ready(call: Call<'_>) -> Result<Answer> {
     if call.server.engine.is_ready() {
         // Those to other namespaces than the damaged ones are answered, too.
         let engine = &call.server.engine;
-        let (damaged, warnings) = (engine.damaged_files(), engine.warning_codes());
+        let (damaged, mut warnings) = (engine.damaged_files(), engine.warning_codes());
+        warnings.extend(codes(&bucket_warnings(call)));
         return Ok(Answer::ok(&json!({"status": "ok", "damaged": damaged, "warnings": warnings})));
     }
     Answer::json(503, &json!({"status": "stopping"}))
@@ -36,14 +38,24 @@ pub async fn metrics(call: Call<'_>) -> Result<Answer> {
     let status = beside(|| Ok(call.server.engine.node_status()))?;
     let metrics = &call.server.metrics;
     metrics.set_node(&figures(&status));
-    let warnings = status.get("warnings").and_then(Json::as_array).into_iter().flatten();
-    let codes: Vec<&str> = warnings.filter_map(|warning| warning.get("code")?.as_str()).collect();
-    metrics.set_warnings(WARNINGS.iter().map(|code| (*code, codes.contains(code))));
+    let mut warned = codes(status["warnings"].as_array().map_or(&[], Vec::as_slice));
+    warned.extend(codes(&bucket_warnings(call)));
+    let all = WARNINGS.iter().chain(&sync::WARNINGS);
+    metrics.set_warnings(all.map(|code| (*code, warned.iter().any(|warned| warned == code))));
     let sync = match &call.server.config.sync {
         Some(worker) => Some(worker.figures().await?),
         None => None,
     };
     metrics.text(sync.as_ref()).map(Answer::metrics)
+}
+
+/// What operators are to know of the bucket.
+fn bucket_warnings(call: Call<'_>) -> Vec<Json> {
+    call.server.config.sync.as_ref().map_or_else(Vec::new, |worker| worker.status().warnings())
+}
+
+fn codes(warnings: &[Json]) -> Vec<String> {
+    warnings.iter().filter_map(|warning| Some(warning["code"].as_str()?.to_owned())).collect()
 }
 
 fn figures(status: &Json) -> NodeFigures {
@@ -69,6 +81,9 @@ fn figures(status: &Json) -> NodeFigures {
 
 pub async fn status(call: Call<'_>) -> Result<Answer> {
     let mut status = beside(|| Ok(call.server.engine.node_status()))?;
+    if let Some(warnings) = status["warnings"].as_array_mut() {
+        warnings.extend(bucket_warnings(call));
+    }
     status["sync"] = match &call.server.config.sync {
         Some(worker) => worker.show_node().await?,
         None => Json::Null,

@@ -1,0 +1,126 @@
+//! A bucket in a directory whose disk is away: its mount point is a directory, too, and empty.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::error::Error;
+use shoal::platform::disk::Disk;
+use shoal::store::{Bucket, BucketConfig, Patience};
+use shoal::sync::{Selection, Sync};
+
+use crate::fleet::{fresh, options};
+use crate::node::{Node, all, name, put};
+
+struct Place {
+    bucket: PathBuf,
+    disk: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (bucket, disk) = (dir.path().join("bucket"), dir.path().join("disk"));
+        fs::create_dir(&bucket).unwrap();
+        Place { bucket, disk, _dir: dir }
+    }
+
+    fn unmount(&self) {
+        fs::rename(&self.bucket, &self.disk).unwrap();
+        fs::create_dir(&self.bucket).unwrap();
+    }
+
+    /// Fails when anything is under the mount point.
+    fn mount(&self) {
+        fs::remove_dir(&self.bucket).unwrap();
+        fs::rename(&self.disk, &self.bucket).unwrap();
+    }
+
+    fn open(&self, node: &Node) -> Bucket {
+        let config = BucketConfig { url: format!("file://{}", self.bucket.display()), ..BucketConfig::default() };
+        Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap()
+    }
+
+    fn link(&self, node: &Node, engine: &Arc<Engine>) -> Sync {
+        Sync::new(engine.clone(), self.open(node), options(Policy::Lww), node.clock.clone())
+    }
+}
+
+fn assert_says_so(error: &Error) {
+    assert_eq!(error.code(), "bucket_replaced", "{error}");
+    assert!(error.message().contains("is no store, and was store"), "{error}");
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("mount the disk") && hint.contains("store/_format.json"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_the_disk_is_away_is_not_said_to_be_in_the_bucket_and_is_there_once_it_is_back() {
+    let (place, node) = (Place::new(), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let link = place.link(&node, &engine);
+    link.run().await.unwrap();
+    place.unmount();
+    for (id, selection) in
+        [(20, Selection::default().unasked()), (21, Selection::default().only([name("docs")].into()))]
+    {
+        put(&engine, "docs", [id], 2).await;
+        assert_says_so(&link.run_for(&selection).await.failed.unwrap());
+        let status = link.status();
+        assert_eq!(status.error.as_ref().unwrap().code, "bucket_replaced");
+        assert_eq!(status.warnings()[0]["code"], "bucket_replaced");
+        assert!(!engine.unsent(&name("docs")).await.unwrap().is_durable);
+    }
+    place.mount();
+    link.run().await.unwrap();
+    assert!(engine.unsent(&name("docs")).await.unwrap().is_durable && link.status().warnings().is_empty());
+    assert_eq!(fresh(2, &place.open(&node), "docs").await, all(&engine, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_goes_away_in_the_middle_of_a_pass_is_missed_by_the_next_write() {
+    let (place, node) = (Place::new(), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let bucket = place.open(&node);
+    Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone()).run().await.unwrap();
+    let patience = Patience::ASKED;
+    bucket.put("default/x", Bytes::from_static(b"1"), &patience).await.unwrap();
+    place.unmount();
+    assert_says_so(&bucket.put("default/y", Bytes::from_static(b"1"), &patience).await.unwrap_err());
+    assert_says_so(&bucket.create("default/z", Bytes::from_static(b"1"), &patience).await.unwrap_err());
+    // What is missing may be on the disk that is away.
+    assert_says_so(&bucket.get("default/x", &patience).await.unwrap_err());
+    assert_says_so(&bucket.size("default/x", &patience).await.unwrap_err());
+    assert_says_so(&bucket.list("", None, 10, &patience).await.unwrap_err());
+    place.mount();
+    assert_eq!(bucket.size("default/x", &patience).await.unwrap(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_without_the_disk_begins_no_new_bucket_until_a_person_says_so() {
+    let (place, node) = (Place::new(), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    place.link(&node, &engine).run().await.unwrap();
+    let engine = node.cut_power(engine);
+    put(&engine, "docs", [20], 2).await;
+    place.unmount();
+    let link = place.link(&node, &engine);
+    for _ in 0..2 {
+        assert_says_so(&link.run().await.unwrap_err());
+    }
+    place.mount();
+    link.run().await.unwrap();
+    assert_eq!(fresh(2, &place.open(&node), "docs").await, all(&engine, "docs"));
+    // The directory is to be the bucket from now on.
+    place.unmount();
+    let format = node.disk.read(std::path::Path::new("/data/store/_format.json")).unwrap();
+    fs::write(place.bucket.join("_format.json"), format).unwrap();
+    place.link(&node, &engine).run().await.unwrap();
+    assert_eq!(fresh(3, &place.open(&node), "docs").await, all(&engine, "docs"));
+}
