@@ -55,7 +55,7 @@ mod unsent;
 pub mod view;
 pub mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
@@ -88,8 +88,6 @@ pub struct Engine {
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last, and the bytes of their tails in memory.
     past: Mutex<VecDeque<(Arc<Moment>, u64)>>,
-    /// Revisions of tags that cannot be sent, since the start: what they need is damaged here.
-    tags_kept: Mutex<BTreeSet<(Nsid, String, u64)>>,
     /// Held by a query that reads again what there was no room for.
     narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.

@@ -119,7 +119,6 @@ impl Engine {
             origins: Origins::default(),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
-            tags_kept: Mutex::default(),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

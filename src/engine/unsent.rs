@@ -9,7 +9,7 @@ use super::remote::{is_same, keys_of};
 use crate::engine::journal::first_seq_of;
 use crate::engine::layout::log_key;
 use crate::engine::namespace::not_found;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid};
 use crate::model::version_vector::VersionVector;
@@ -67,15 +67,28 @@ impl Engine {
         tokio::task::block_in_place(|| self.with_tags(name, unsent))
     }
 
-    /// With the tags that the bucket does not have; those of a namespace that is followed stay here.
+    /// With the tags that the bucket does not have, or that changed there and were not taken in; those of a namespace that is followed
+    /// stay here.
     fn with_tags(&self, name: &NamespaceName, mut unsent: Unsent) -> Result<Unsent> {
         let Some(nsid) = self.catalog.find(name).filter(|_| !self.follows(name)) else { return Ok(unsent) };
+        if let Some(common) = self.common(nsid)?
+            && common.tags > 0
+            && common.tags != self.known_tags(nsid)?.changes
+        {
+            unsent.is_durable = false;
+        }
         for tag in self.tags_due(nsid)?.keys() {
-            let Some(file) = self.tag_file(nsid, tag)? else { continue };
+            let at_ms = match self.tag_file(nsid, tag) {
+                Ok(Some(file)) => Some(file.at_ms),
+                Ok(None) => continue,
+                // Sending it says what is wrong with it.
+                Err(error) if error.kind() == Kind::Corrupt => None,
+                Err(error) => return Err(error),
+            };
             unsent.objects += 1;
             unsent.is_durable = false;
             unsent.is_nothing = false;
-            unsent.since_ms = Some(unsent.since_ms.map_or(file.at_ms, |since| since.min(file.at_ms)));
+            unsent.since_ms = unsent.since_ms.into_iter().chain(at_ms).min();
         }
         Ok(unsent)
     }

@@ -2,7 +2,7 @@
 //!
 //! - `namespace` is one of them: take in what the bucket has, send what is here, commit, until both have everything;
 //! - `follow` takes in and sends nothing, `polls` says when namespaces of that kind are looked at;
-//! - `tags` carries tags, both ways;
+//! - `tags` carries tags, both ways; `tag_waits` says when those are tried again that could not be read;
 //! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `waited` what somebody waits for, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
@@ -39,6 +39,7 @@ mod report;
 mod schedule;
 mod selection;
 pub mod status;
+mod tag_waits;
 mod tags;
 mod waited;
 mod worker;
@@ -104,6 +105,7 @@ pub struct Sync {
     status: Mutex<Status>,
     /// Of each incarnation the newest manifest in the bucket that this node has seen.
     seen: Mutex<BTreeMap<Nsid, Seen>>,
+    tag_waits: tag_waits::TagWaits,
 }
 
 /// What is known of the bucket, so that it need not be asked again.
@@ -139,6 +141,7 @@ impl Sync {
             turn,
             status: Mutex::new(status),
             seen,
+            tag_waits: tag_waits::TagWaits::default(),
         }
     }
 

@@ -157,8 +157,9 @@ impl Sync {
                     return Err(error);
                 }
             }
+            let mut is_compared = true;
             if let Some(found) = found.as_ref().filter(|_| !is_over) {
-                self.take_in_tags(name, &found.manifest, &mut done).await?;
+                is_compared = self.take_in_tags(name, &found.manifest, &mut done).await?;
             }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;
@@ -168,7 +169,7 @@ impl Sync {
                 tokio::task::block_in_place(|| engine.forget_sent_tags(nsid))?;
             }
             done.add(Done { notice: self.part_from_lenders(name, nsid).await?, ..Done::default() });
-            let due = tokio::task::block_in_place(|| engine.tags_due(nsid))?;
+            let due = tokio::task::block_in_place(|| self.tags_due(nsid, &mut done))?;
             let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
             let Some(ours) = engine.stage_outgoing(name, after, tags).await? else {
@@ -188,7 +189,7 @@ impl Sync {
             let sent = self.send_tags(name, (&ours, found.as_ref()), due, &mut uploads, &mut done).await?;
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
-                self.tags_sent(nsid, tags, sent)?;
+                self.tags_sent(nsid, is_compared.then_some(tags), sent)?;
                 let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.

@@ -45,13 +45,24 @@ struct Kept {
 
 impl Sync {
     /// Takes in what changed of the tags in the bucket by its manifest `newest`. A tag that cannot be had keeps nobody from the
-    /// documents: it is told, and looked at again at the next change.
-    pub(super) async fn take_in_tags(&self, name: &NamespaceName, newest: &Manifest, done: &mut Done) -> Result<()> {
+    /// documents: it is told, and looked at again at the next change; one that is read wrong is read again, by later passes, too.
+    /// Whether none is left that was read wrong.
+    pub(super) async fn take_in_tags(
+        &self,
+        name: &NamespaceName,
+        newest: &Manifest,
+        done: &mut Done,
+    ) -> Result<bool> {
         let (engine, nsid) = (&self.engine, newest.nsid);
         let known = tokio::task::block_in_place(|| engine.known_tags(nsid))?;
         if known.changes == newest.tags {
-            return Ok(());
+            return Ok(true);
         }
+        let (now, in_bucket) = (self.clock.now_millis(), (nsid, None));
+        if !self.tag_waits.is_due(&in_bucket, newest.tags, now) {
+            return Ok(false);
+        }
+        let mut is_compared = true;
         let here = tokio::task::block_in_place(|| engine.tag_revisions(nsid))?;
         let listed = self.listed_tags(&name.project, nsid).await?;
         let mut next = TagsFile { format: VERSION, changes: newest.tags, revisions: BTreeMap::new() };
@@ -69,11 +80,12 @@ impl Sync {
                 ));
             } else if was != Some(rev)
                 && let Err(error) =
-                    self.take_in_tag(name, (nsid, tag, rev), own.filter(|own| Some(*own) != was), done).await
+                    self.take_in_twice(name, (nsid, tag, rev), own.filter(|own| Some(*own) != was), done).await
             {
                 if !is_of_one_tag(&error) {
                     return Err(error);
                 }
+                is_compared &= !is_misread(&error);
                 done.tell(format!("tag '{tag}' is not taken from the bucket: {error}"));
                 // What is here of it was sent before, and is no news.
                 next.revisions.extend(was.map(|was| (tag.clone(), was)));
@@ -90,7 +102,55 @@ impl Sync {
                 None => tokio::task::block_in_place(|| engine.forget_tag(nsid, &tag, rev))?,
             }
         }
-        tokio::task::block_in_place(|| engine.note_tags(nsid, &next))
+        if is_compared {
+            self.tag_waits.succeeded(&in_bucket);
+        } else {
+            // As long as this is not what the bucket says, a later pass compares them anew.
+            next.changes = known.changes;
+            self.tag_waits.failed(in_bucket, newest.tags, now);
+        }
+        tokio::task::block_in_place(|| engine.note_tags(nsid, &next))?;
+        Ok(is_compared)
+    }
+
+    /// Takes in one revision of a tag. A wrong read is believed only when it is wrong twice.
+    async fn take_in_twice(
+        &self,
+        name: &NamespaceName,
+        revision: (Nsid, &str, u64),
+        unsent: Option<u64>,
+        done: &mut Done,
+    ) -> Result<()> {
+        match Box::pin(self.take_in_tag(name, revision, unsent, done)).await {
+            Err(error) if is_misread(&error) => Box::pin(self.take_in_tag(name, revision, unsent, done)).await,
+            taken => taken,
+        }
+    }
+
+    /// Revisions of tags to send now: all that the bucket does not have and that can be read. Blocking.
+    pub(super) fn tags_due(&self, nsid: Nsid, done: &mut Done) -> Result<BTreeMap<String, u64>> {
+        let (engine, now) = (&self.engine, self.clock.now_millis());
+        let mut due = engine.tags_due(nsid)?;
+        due.retain(|tag, rev| self.tag_waits.is_due(&(nsid, Some(tag.clone())), *rev, now));
+        let mut unreadable = Vec::new();
+        for (tag, rev) in &due {
+            match engine.tag_file(nsid, tag).or_else(|_| engine.tag_file(nsid, tag)) {
+                Ok(_) => {}
+                Err(error) if is_of_one_tag(&error) => unreadable.push((tag.clone(), *rev, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        for (tag, rev, error) in unreadable {
+            due.remove(&tag);
+            self.keep_tag_here(nsid, (tag, rev), &error, done);
+        }
+        Ok(due)
+    }
+
+    /// Says that a tag cannot be sent now.
+    fn keep_tag_here(&self, nsid: Nsid, (tag, rev): (String, u64), error: &Error, done: &mut Done) {
+        done.tell(format!("tag '{tag}' stays on this node, it cannot be sent: {error}"));
+        self.tag_waits.failed((nsid, Some(tag)), rev, self.clock.now_millis());
     }
 
     /// Takes in one revision of a tag. `unsent`: what is here of it, if the bucket never had that.
@@ -105,8 +165,8 @@ impl Sync {
         let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { return Ok(()) };
         let file = decode_tag(&bytes, &key)?;
         check(&file, nsid, (tag, rev), &key)?;
-        let own = tokio::task::block_in_place(|| self.engine.tag_file(nsid, tag)).unwrap_or(None);
-        if let (Some(_), Some(own)) = (unsent, &own)
+        let own = tokio::task::block_in_place(|| self.engine.tag_file(nsid, tag));
+        if let (Some(_), Ok(Some(own))) = (unsent, &own)
             && state_of(own) != state_of(&file)
         {
             done.tell(format!("tag '{tag}' was changed here and by another node, and what that one did later holds"));
@@ -117,7 +177,7 @@ impl Sync {
                 done.fetched += self.fetch_objects(name, manifest).await?;
                 tokio::task::block_in_place(|| self.engine.take_tag(nsid, &file)).map(drop)
             }
-            None => match own {
+            None => match own? {
                 Some(own) => tokio::task::block_in_place(|| self.engine.forget_tag(nsid, tag, own.rev)),
                 None => Ok(()),
             },
@@ -145,13 +205,19 @@ impl Sync {
         uploads.up_to = found.map(|found| found.manifest.generation);
         let mut kept = Kept::new(ours, found.map(|found| &found.manifest).filter(|found| !found.is_end()));
         for (tag, rev) in due {
-            match self.send_tag(name, nsid, (&tag, rev), (&mut kept, uploads), done).await {
-                Ok(Some(rev)) => drop(sent.insert(tag, rev)),
-                Ok(None) => {}
-                Err(error) if is_of_one_tag(&error) => {
-                    done.tell(format!("tag '{tag}' stays on this node, it cannot be sent: {error}"));
-                    self.engine.keep_tag_here(nsid, tag, rev);
+            let mut result = Box::pin(self.send_tag(name, nsid, (&tag, rev), (&mut kept, uploads), done)).await;
+            if result.as_ref().is_err_and(is_misread) {
+                result = Box::pin(self.send_tag(name, nsid, (&tag, rev), (&mut kept, uploads), done)).await;
+            }
+            match result {
+                Ok(Some(rev)) => {
+                    if self.tag_waits.succeeded(&(nsid, Some(tag.clone()))) {
+                        done.add(Done { notice: Some(format!("tag '{tag}' was sent after all")), ..Done::default() });
+                    }
+                    sent.insert(tag, rev);
                 }
+                Ok(None) => {}
+                Err(error) if is_of_one_tag(&error) => self.keep_tag_here(nsid, (tag, rev), &error, done),
                 Err(error) => return Err(error),
             }
         }
@@ -215,10 +281,11 @@ impl Sync {
         Ok(())
     }
 
-    /// A commit says that these revisions are there, and that `changes` were made so far.
-    pub(super) fn tags_sent(&self, nsid: Nsid, changes: u64, sent: BTreeMap<String, u64>) -> Result<()> {
+    /// A commit says that these revisions are there, and that `changes` were made so far; none where not all of them are known here.
+    pub(super) fn tags_sent(&self, nsid: Nsid, changes: Option<u64>, sent: BTreeMap<String, u64>) -> Result<()> {
         tokio::task::block_in_place(|| {
             let mut known = self.engine.known_tags(nsid)?;
+            let changes = changes.unwrap_or(known.changes);
             if known.changes == changes && sent.is_empty() {
                 return Ok(());
             }
@@ -259,6 +326,11 @@ impl Kept {
 /// Whether nothing but one tag is wrong.
 fn is_of_one_tag(error: &Error) -> bool {
     error.code() == GONE || matches!(error.kind(), Kind::Corrupt | Kind::NotFound | Kind::Unsupported)
+}
+
+/// Whether bytes were not what they should be, when they were read.
+fn is_misread(error: &Error) -> bool {
+    error.kind() == Kind::Corrupt
 }
 
 /// What a revision says.

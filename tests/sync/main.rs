@@ -35,6 +35,7 @@ mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod tag_misreads;
 mod tag_oracle;
 mod tags;
 mod unlucky;

@@ -38,7 +38,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// Revisions of this node's tags that the bucket does not have, but for those that cannot be sent. Blocking.
+    /// Revisions of this node's tags that the bucket does not have. Blocking.
     pub fn tags_due(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
         let mut due = self.tag_revisions(nsid)?;
         if due.is_empty() {
@@ -46,20 +46,13 @@ impl Engine {
         }
         let known = self.known_tags(nsid)?.revisions;
         let mut room = TAGS_SHARED_MAX.saturating_sub(known.len());
-        let kept = self.tags_kept.lock().unwrap_or_else(PoisonError::into_inner);
         due.retain(|tag, rev| {
-            let is_news = known.get(tag).is_none_or(|known| *known < *rev);
-            let is_due = is_news && !kept.contains(&(nsid, tag.clone(), *rev));
+            let is_due = known.get(tag).is_none_or(|known| *known < *rev);
             let has_room = known.contains_key(tag) || room > 0;
             room = room.saturating_sub(usize::from(is_due && !known.contains_key(tag)));
             is_due && has_room
         });
         Ok(due)
-    }
-
-    /// Says that a revision of a tag cannot be sent; it is tried again after the next start.
-    pub fn keep_tag_here(&self, nsid: Nsid, tag: String, rev: u64) {
-        self.tags_kept.lock().unwrap_or_else(PoisonError::into_inner).insert((nsid, tag, rev));
     }
 
     /// A tag's newest revision. Blocking.
