@@ -70,6 +70,11 @@ impl Setback {
         }
     }
 
+    /// Whether it is not the node's disk that has to get better.
+    fn is_own(&self) -> bool {
+        !matches!(self.error.code(), DISK_FULL | DISK_READ_ONLY)
+    }
+
     /// Whether it may be tried again. A clock that was set back does not make anybody wait longer.
     fn is_due(&self, now: u64, free: Option<u64>) -> bool {
         let has_waited = now < self.failed_ms || now - self.failed_ms >= wait_ms(self.failures);
@@ -199,6 +204,22 @@ impl Context {
         let table = self.setbacks.lock();
         let setback = table.failed.get(&(nsid, work)).filter(|setback| !setback.is_due(now, free))?;
         Some(setback.error.duplicate())
+    }
+
+    /// Whether the tail of an incarnation cannot become a segment, for another reason than the node's disk.
+    pub fn is_failing(&self, nsid: Nsid) -> bool {
+        !self.setbacks.is_empty()
+            && self.setbacks.lock().failed.get(&(nsid, Work::Flush)).is_some_and(Setback::is_own)
+    }
+
+    /// Whose tails cannot become segments, for another reason than the node's disk.
+    pub fn failing(&self) -> BTreeSet<Nsid> {
+        if self.setbacks.is_empty() {
+            return BTreeSet::new();
+        }
+        let table = self.setbacks.lock();
+        let flushes = table.failed.iter().filter(|((_, work), setback)| *work == Work::Flush && setback.is_own());
+        flushes.map(|((nsid, _), _)| *nsid).collect()
     }
 
     /// What failed and is due again.

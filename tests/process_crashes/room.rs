@@ -36,12 +36,17 @@ impl Node {
 
     /// Writes a row of about 16 KB that packs badly.
     pub async fn write(&self, namespace: &str, id: u64) -> Result<()> {
+        self.write_row(namespace, id, false).await
+    }
+
+    async fn write_row(&self, namespace: &str, id: u64, disable_backpressure: bool) -> Result<()> {
         let filling: String =
             (0..900_u64).map(|n| format!("{:x} ", (id * 900 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
         let body = json!({"upsert_rows": [{"id": id, "filling": filling}],
             "schema": {"filling": {"type": "string", "filterable": false}}});
         let WriteBody::Write(mut request) = parse_write(body).unwrap() else { panic!("expected a write") };
         request.body_bytes = 16 << 10;
+        request.disable_backpressure = disable_backpressure;
         self.engine.write(&name(namespace), *request).await.map(drop)
     }
 
@@ -285,4 +290,81 @@ async fn a_check_of_every_byte_and_a_repair_hold_no_segment_in_memory() {
         assert!(report.remaining.is_empty(), "{report:?}");
     }
     assert_eq!(node.disk.failed(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_does_not_wait_is_refused_at_twice_the_bounds() {
+    let (flush_bytes, row) = (1 << 30, 64 << 10);
+    // The namespace's tail, all tails, the log.
+    for bounds in [(512 << 10, 1 << 30, 1 << 30), (1 << 30, 512 << 10, 1 << 30), (1 << 30, 1 << 30, 256 << 10)] {
+        let (tail_bytes_max, tails_bytes_max, log_bytes_max) = bounds;
+        let node =
+            Node::new(EngineConfig { flush_bytes, tail_bytes_max, tails_bytes_max, log_bytes_max, ..config() });
+        // Nothing becomes a segment, so nothing makes room meanwhile; a full disk is no namespace's own.
+        node.disk.fail(Some(("create", "/segments/", ErrorKind::StorageFull)));
+        let (mut id, mut refused) = (0, None);
+        while refused.is_none() {
+            id += 1;
+            assert!(id < 500, "the tail has no end: {bounds:?}");
+            // The log has them all, the tail the newest of each.
+            let written = if log_bytes_max < 1 << 30 { id % 4 } else { id };
+            refused = node.write_row("docs", written, true).await.err();
+        }
+        let refused = refused.unwrap();
+        assert!(matches!(refused.kind(), Kind::Busy | Kind::Unavailable), "{refused}");
+        let tail = node.tail_bytes("docs");
+        if log_bytes_max == 1 << 30 {
+            assert!(tail > 1 << 20 && tail <= (1 << 20) + row, "{tail} bytes in the tail, {bounds:?}");
+        } else {
+            // Each takes 16 KB of it.
+            assert!((60..=80).contains(&id), "{id} writes in the log");
+        }
+        node.disk.fail(None);
+        node.engine.checkpoint(&name("docs")).await.unwrap();
+        node.write_row("docs", 1_000, true).await.unwrap();
+    }
+    // It is refused at once where others wait, as what makes room goes on beside it.
+    let node = Node::new(EngineConfig { flush_bytes, ..config() });
+    let mut id = 0;
+    let refused = loop {
+        id += 1;
+        assert!(id < 500, "the tail has no end");
+        if let Err(refused) = node.write_row("docs", id, true).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.kind(), Kind::Busy, "{refused}");
+    assert!(refused.message().contains("at most 1048576 and 100663296 may"), "{refused}");
+    node.write("docs", 1_000).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_whose_flushes_fail_costs_itself_only() {
+    let (flush_bytes, bounds) = (64 << 10, 1 << 20);
+    let (tail_bytes_max, tails_bytes_max) = (bounds, bounds);
+    let node = Node::new(EngineConfig { flush_bytes, tail_bytes_max, tails_bytes_max, ..config() });
+    node.write("well", 0).await.unwrap();
+    node.write("broken", 0).await.unwrap();
+    let nsid = node.engine.moment_at(&name("broken"), None).await.unwrap().manifest.nsid;
+    let segments: &'static str = Box::leak(format!("/{nsid}/segments/").into_boxed_str());
+    node.disk.fail(Some(("create", segments, ErrorKind::Other)));
+    let (mut written, mut last) = (1, None);
+    for id in 1..200 {
+        match node.write("broken", id).await {
+            Ok(()) => written += 1,
+            Err(error) => last = Some(error),
+        }
+        node.write("well", id).await.unwrap();
+    }
+    let refused = last.unwrap();
+    assert_eq!((refused.kind(), refused.code()), (Kind::Unavailable, "flush_failed"), "{refused}");
+    assert!(refused.message().contains("/broken wait for a place in a segment"), "{refused}");
+    assert_eq!((node.count("broken"), node.count("well")), (written, 200));
+    assert_eq!(node.warnings(), ["flush_failed"]);
+    // One that became large before it was known to fail leaves room, too.
+    node.disk.fail(None);
+    node.clock.advance(60_000);
+    node.engine.try_again().await;
+    node.write("broken", 1_000).await.unwrap();
+    assert_eq!(node.warnings(), Vec::<String>::new());
 }

@@ -10,6 +10,13 @@ use crate::engine::setbacks::Work;
 use crate::error::{Error, Kind, Result};
 use crate::model::write::WriteRequest;
 
+/// A write that does not wait goes on up to so many times the bounds at which others wait: its tail and its log are to fit into
+/// memory and onto the disk all the same, and what is opened at the next start as well.
+const UNWAITED_TIMES: u64 = 2;
+/// Tails whose flushes fail count for one in so many of `tails_bytes_max` at most, so that what cannot become a segment leaves room
+/// for the writes of others; and such a tail takes no writes while it is larger than that itself.
+const FAILING_SHARE: u64 = 16;
+
 impl Namespace {
     /// Begins a flush in the background when the tail is large enough, or lies in long logs or many.
     pub(super) fn flush_when_due(self: &Arc<Self>) {
@@ -71,53 +78,95 @@ impl Namespace {
     }
 
     /// Back-pressure: a write waits while tails have no room, and is refused when that takes too long. When they get no smaller,
-    /// since flushes fail, it is refused at once, and says why.
+    /// since flushes fail, it is refused at once, and says why. One that is not to wait goes on while there is any room at all.
     pub(super) async fn wait_for_room(self: &Arc<Self>, request: &WriteRequest) -> Result<()> {
-        let config = &self.context.config;
-        let full = || {
-            let own = self.tail_bytes.load(Ordering::Relaxed);
-            let all = self.context.tails_bytes.load(Ordering::Relaxed);
-            own > config.tail_bytes_max || all > config.tails_bytes_max || self.is_log_full()
-        };
-        if request.disable_backpressure || !full() {
+        if request.disable_backpressure {
+            return self.check_room();
+        }
+        if !self.is_full(1) {
             return Ok(());
         }
-        let patience = Duration::from_millis(config.backpressure_wait_ms);
+        let patience = Duration::from_millis(self.context.config.backpressure_wait_ms);
         let room = async {
             loop {
                 let changed = self.context.room.notified();
-                if !full() {
+                if !self.is_full(1) {
                     return Ok(());
                 }
                 self.make_room()?;
                 changed.await;
             }
         };
-        tokio::time::timeout(patience, room).await.unwrap_or_else(|_| {
-            Err(Error::busy(format!(
-                "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may; its log has \
-                 {} bytes, at most {} may be in it",
-                self.tail_bytes.load(Ordering::Relaxed),
-                self.name,
-                self.context.tails_bytes.load(Ordering::Relaxed),
-                config.tail_bytes_max,
-                config.tails_bytes_max,
-                self.log_bytes.load(Ordering::Relaxed),
-                config.log_bytes_max.saturating_mul(2)
-            ))
-            .with_hint("send the same write again later, or in smaller batches"))
-        })
+        tokio::time::timeout(patience, room).await.unwrap_or_else(|_| Err(self.full(1)))
     }
 
-    fn is_log_full(&self) -> bool {
-        self.log_bytes.load(Ordering::Relaxed) > self.context.config.log_bytes_max.saturating_mul(2)
+    /// Fails where there is no room even for a write that does not wait.
+    pub(super) fn check_room(self: &Arc<Self>) -> Result<()> {
+        if !self.is_full(UNWAITED_TIMES) {
+            return Ok(());
+        }
+        self.make_room()?;
+        Err(self.full(UNWAITED_TIMES))
+    }
+
+    /// Whether the tail, the log or all tails are larger than so many times what writes wait at.
+    fn is_full(&self, times: u64) -> bool {
+        self.is_own_full(times) || self.are_all_full(times)
+    }
+
+    fn is_own_full(&self, times: u64) -> bool {
+        let (config, own) = (&self.context.config, self.tail_bytes.load(Ordering::Relaxed));
+        own > config.tail_bytes_max.saturating_mul(times)
+            || self.log_bytes.load(Ordering::Relaxed) > config.log_bytes_max.saturating_mul(2 * times)
+            || (own > self.failing_max() && self.context.is_failing(self.nsid))
+    }
+
+    fn are_all_full(&self, times: u64) -> bool {
+        let (config, all) = (&self.context.config, self.context.tails_bytes.load(Ordering::Relaxed));
+        if all <= config.tails_bytes_max.saturating_mul(times) {
+            return false;
+        }
+        let failing = self.failing_bytes();
+        all.saturating_sub(failing.saturating_sub(self.failing_max())) > config.tails_bytes_max.saturating_mul(times)
+            || all > config.tails_bytes_max.saturating_mul(UNWAITED_TIMES)
+    }
+
+    /// The tails whose flushes fail.
+    fn failing_bytes(&self) -> u64 {
+        let failing = self.context.failing();
+        if failing.is_empty() {
+            return 0;
+        }
+        let all = self.context.open_namespaces().into_iter().filter(|namespace| failing.contains(&namespace.nsid));
+        all.map(|namespace| namespace.tail_bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    fn failing_max(&self) -> u64 {
+        self.context.config.tails_bytes_max / FAILING_SHARE
+    }
+
+    fn full(&self, times: u64) -> Error {
+        let config = &self.context.config;
+        Error::busy(format!(
+            "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may; its log has \
+             {} bytes, at most {} may be in it",
+            self.tail_bytes.load(Ordering::Relaxed),
+            self.name,
+            self.context.tails_bytes.load(Ordering::Relaxed),
+            config.tail_bytes_max.saturating_mul(times),
+            config.tails_bytes_max.saturating_mul(times),
+            self.log_bytes.load(Ordering::Relaxed),
+            config.log_bytes_max.saturating_mul(2 * times)
+        ))
+        .with_hint("send the same write again later, or in smaller batches")
     }
 
     /// Lets tails become segments: the own one where it or its log is too large, else the largest of the node. Fails where none can.
     fn make_room(self: &Arc<Self>) -> Result<()> {
-        if self.tail_bytes.load(Ordering::Relaxed) > self.context.config.tail_bytes_max || self.is_log_full() {
+        if self.is_own_full(1) {
             if let Some(error) = self.context.why_not_yet(self.nsid, Work::Flush) {
-                return Err(self.no_room(&error));
+                let own = self.tail_bytes.load(Ordering::Relaxed);
+                return Err(no_room(&format!("{own} bytes of namespace {}", self.name), &error));
             }
             self.start_flush();
             return Ok(());
@@ -136,19 +185,18 @@ impl Namespace {
                 Some(error) => refused = refused.or(Some(error)),
             }
         }
-        refused.map_or(Ok(()), |error| Err(self.no_room(&error)))
+        let all = self.context.tails_bytes.load(Ordering::Relaxed);
+        refused.map_or(Ok(()), |error| Err(no_room(&format!("{all} bytes of all namespaces"), &error)))
     }
+}
 
-    fn no_room(&self, error: &Error) -> Error {
-        let code = if error.code().is_empty() { "flush_failed" } else { error.code() };
-        let refusal = Error::unavailable(format!(
-            "{} bytes of all namespaces wait for a place in a segment, and none can be written: {}",
-            self.context.tails_bytes.load(Ordering::Relaxed),
-            error.message()
-        ));
-        let hint = error.hint().unwrap_or("the daemon tries again by itself; see warnings in /v1/status");
-        refusal.with_code(code).with_hint(hint)
-    }
+/// The refusal of a write where what waits cannot become a segment.
+fn no_room(what: &str, error: &Error) -> Error {
+    let code = if error.code().is_empty() { "flush_failed" } else { error.code() };
+    let why = error.message();
+    let refusal = Error::unavailable(format!("{what} wait for a place in a segment, and none can be written: {why}"));
+    let hint = error.hint().unwrap_or("the daemon tries again by itself; see warnings in /v1/status");
+    refusal.with_code(code).with_hint(hint)
 }
 
 /// The namespaces with anything in their tails, the largest first.

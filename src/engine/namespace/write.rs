@@ -40,6 +40,10 @@ impl Namespace {
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
             check_writable(&decider)?;
+            if request.disable_backpressure {
+                // Many may have come that far at once.
+                self.check_room()?;
+            }
             if let Some(key) = request.idempotency {
                 if let Some(kept) = self.find_answer(&mut decider, &key)? {
                     drop(decider);
