@@ -1,5 +1,5 @@
 //! Runs searches: away from the threads that wait for sockets, no more at once than have a turn, each with so much time
-//! and memory, and no longer than its client waits.
+//! and memory, and no longer than its client waits. Merges have turns among them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,41 @@ pub async fn run<T: Send + 'static>(
         drop(turn);
         result
     });
-    running.await.unwrap_or_else(|_| {
-        Err(Error::internal("a defect ended this request; the daemon's log says where, please report it"))
-    })
+    running.await.unwrap_or_else(|_| Err(defect()))
+}
+
+/// Waits for a turn and carries out what looks at as much as many searches do. It is done in a task of its own, with the turn until
+/// it is over; where it only `looks`, it ends when the client goes away, at its next look at its allowance, and counts as a search.
+pub async fn take_turn<T: Send + 'static, F: Future<Output = Result<T>> + Send + 'static>(
+    server: &Arc<Server>,
+    name: &NamespaceName,
+    looks: bool,
+    work: impl FnOnce(Arc<Server>, Arc<Allowance>) -> F,
+) -> Result<T> {
+    let turn = server.gates.turn(name).await?;
+    let abandoned = Arc::new(AtomicBool::new(false));
+    let _waiting = Waiting(Arc::clone(&abandoned));
+    let is_abandoned = Arc::clone(&abandoned);
+    let allowance = if looks {
+        let end = move || is_abandoned.load(Ordering::Relaxed).then_some(End::Abandoned);
+        Allowance::new(u64::MAX, end)
+    } else {
+        Allowance::unlimited()
+    };
+    let (server, working) = (Arc::clone(server), work(Arc::clone(server), Arc::new(allowance)));
+    let running = tokio::spawn(async move {
+        let searching = looks.then(|| server.metrics.begin_search());
+        let result = working.await;
+        if looks && result.is_err() && abandoned.load(Ordering::Relaxed) {
+            server.metrics.count_abandoned();
+        }
+        drop(searching);
+        drop(turn);
+        result
+    });
+    running.await.unwrap_or_else(|_| Err(defect()))
+}
+
+fn defect() -> Error {
+    Error::internal("a defect ended this request; the daemon's log says where, please report it")
 }

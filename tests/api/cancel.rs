@@ -80,3 +80,75 @@ fn a_search_has_a_share_of_memory() {
     assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (400, "query_too_large"), "{}", reply.text());
     daemon.query("docs", &json!({"rank_by": ["Sum", [["note", "Eq", "x"]]], "limit": 1}));
 }
+
+/// Two namespaces of one lineage, each with its own state of so many documents.
+fn apart(daemon: &Daemon, documents: u64) {
+    let rows = |text: &str| -> Value {
+        let row = |id: u64| json!({"id": id, "a": format!("{text} {id}"), "b": vec![text; 20]});
+        (0..documents).map(row).collect()
+    };
+    let schema =
+        json!({"a": {"type": "string", "filterable": false}, "b": {"type": "[]string", "filterable": false}});
+    daemon.write("main", &json!({"schema": schema, "upsert_rows": rows("common")}));
+    daemon.write("side", &json!({"branch_from_namespace": "main"}));
+    for name in ["main", "side"] {
+        daemon.write(name, &json!({"upsert_rows": rows(name)}));
+    }
+}
+
+#[test]
+fn a_merge_takes_a_turn_among_the_queries() {
+    let config = ServerConfig { queries_concurrent_max: 1, query_wait_ms: 100, ..ServerConfig::default() };
+    let daemon = with(ServerConfig { query_timeout_ms: 3_600_000, request_timeout_ms: 3_600_000, ..config });
+    daemon.write("side", &json!({"branch_from_namespace": "docs"}));
+    let body = endless().to_string();
+    let mut stream = daemon.connect();
+    let length = body.len();
+    let head = format!(
+        "POST /v2/namespaces/docs/query HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    while figure(&daemon, "shoal_searches ") == 0 {}
+    for dry_run in [true, false] {
+        let merge = json!({"source": "side", "dry_run": dry_run});
+        let reply = daemon.post("/v1/namespaces/docs/merge", &merge);
+        assert_eq!(reply.status, 429, "{}", reply.text());
+    }
+    drop(stream);
+    while figure(&daemon, "shoal_searches ") > 0 {}
+    assert_eq!(daemon.post("/v1/namespaces/docs/merge", &json!({"source": "side"})).status, 200);
+}
+
+#[test]
+fn a_dry_run_ends_when_its_client_goes_away_and_a_merge_does_not() {
+    let daemon =
+        Daemon::with(ServerConfig { queries_concurrent_max: 1, query_wait_ms: 3_600_000, ..ServerConfig::default() });
+    apart(&daemon, 10_000);
+    let send = |body: Value| {
+        let (mut stream, body) = (daemon.connect(), body.to_string());
+        let length = body.len();
+        let head = format!(
+            "POST /v1/namespaces/main/merge HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        stream
+    };
+    // It may be over before anybody sees it begin, or its client gone before it does: then once more.
+    let is_caught = || {
+        let stream = send(json!({"source": "side", "policy": "lww", "dry_run": true}));
+        let begins = (0..1_000).any(|_| figure(&daemon, "shoal_searches ") > 0);
+        drop(stream);
+        while figure(&daemon, "shoal_searches ") > 0 {}
+        begins && figure(&daemon, "shoal_searches_abandoned_total") > 0
+    };
+    assert!((0..20).any(|_| is_caught()), "no dry run was given up");
+    let seven =
+        json!({"filters": ["id", "Eq", 7], "rank_by": ["id", "asc"], "limit": 1, "include_attributes": ["a"]});
+    let is_merged = || {
+        let stream = send(json!({"source": "side", "policy": "theirs"}));
+        let _ = (0..1_000).any(|_| figure(&daemon, "shoal_http_requests_in_flight ") > 1);
+        drop(stream);
+        daemon.query("main", &seven)["rows"][0]["a"] == "side 7"
+    };
+    assert!((0..20).any(|_| is_merged()), "no merge was done");
+}

@@ -12,6 +12,7 @@ use crate::api::auth::Scope;
 use crate::api::body::Received;
 use crate::api::door::check_scope;
 use crate::api::router::Merging;
+use crate::api::search;
 use crate::api::wire::as_of::parse_as_of;
 use crate::api::wire::query::parse_projection;
 use crate::api::wire::response::{id_json, millis, time, write_json};
@@ -83,7 +84,11 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
     };
     refuse_unknown(&fields, "`source`, `policy`, `dry_run`, `allow_unrelated`, `as_of`")?;
     check_scope(call.head, &call.server.config, Scope::Read, &source.project)?;
-    let report = call.server.engine.merge(&source, name, request).await?;
+    let (into, looks) = (name.clone(), request.dry_run);
+    let report = search::take_turn(call.server, name, looks, |server, allowance| async move {
+        server.engine.merge_within(&source, &into, request, allowance).await
+    })
+    .await?;
     let mut answer = report.to_json();
     answer["performance"] = json!({"server_total_ms": millis(call.micros())});
     if report.refused {

@@ -12,6 +12,7 @@ use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Error, Result};
 use crate::format::conflicts::MergeSource;
 use crate::model::ids::NamespaceName;
+use crate::platform::allowance::Allowance;
 
 impl Engine {
     /// Merges what `source` has that `target` has not seen into `target`, as one commit. `Invalid` when the two cannot be
@@ -22,8 +23,19 @@ impl Engine {
         target: &NamespaceName,
         request: MergeRequest,
     ) -> Result<MergeReport> {
+        self.merge_within(source, target, request, Arc::new(Allowance::unlimited())).await
+    }
+
+    /// The same, whose look ends where the allowance does: nothing changes then.
+    pub async fn merge_within(
+        self: &Arc<Self>,
+        source: &NamespaceName,
+        target: &NamespaceName,
+        request: MergeRequest,
+        allowance: Arc<Allowance>,
+    ) -> Result<MergeReport> {
         let (source, target) = (source.clone(), target.clone());
-        self.to_the_end(|engine| async move { engine.merge_now(&source, &target, &request).await }).await
+        self.to_the_end(|engine| async move { engine.merge_now(&source, &target, &request, allowance).await }).await
     }
 
     async fn merge_now(
@@ -31,6 +43,7 @@ impl Engine {
         from: &NamespaceName,
         into: &NamespaceName,
         request: &MergeRequest,
+        allowance: Arc<Allowance>,
     ) -> Result<MergeReport> {
         if from == into {
             return Err(Error::invalid(format!("'{}' cannot be merged into itself", from.name))
@@ -48,7 +61,7 @@ impl Engine {
         }
         super::schemas::join(&theirs.view.schema, &ours.view.schema)?;
         let mut work = self.work(&source, &target, theirs.clone(), request);
-        work.compares = true;
+        (work.compares, work.allowance) = (true, allowance);
         if request.dry_run || ours.vector.covers_all(&theirs.vector) {
             tokio::task::block_in_place(|| work.survey(&ours))?;
             return Ok(work.report);
@@ -123,6 +136,7 @@ impl Engine {
             staging: None,
             fresh: 0,
             compares: false,
+            allowance: Arc::new(Allowance::unlimited()),
             taken: Vec::new(),
         }
     }

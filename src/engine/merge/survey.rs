@@ -15,6 +15,7 @@ use crate::format::record::encoded_bytes;
 use crate::model::document::Document;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value_render::document_json;
+use crate::platform::allowance::DOCUMENTS_PER_CHECK;
 
 /// How a conflict ends under the policy that was asked for.
 pub(super) struct End {
@@ -35,7 +36,10 @@ impl Work<'_> {
         self.taken = vec![0; self.theirs.view.segments.len()];
         self.report = self.empty_report();
         self.listed_bytes = 0;
+        let mut looked_at = 0_u32;
         while let Some(step) = walk.next_step()? {
+            self.allowance.check_at(looked_at, DOCUMENTS_PER_CHECK)?;
+            looked_at = looked_at.wrapping_add(1);
             let is_same =
                 step.is_same || self.compares && step.verdict == Verdict::Take && walk.is_rewritten(&step)?;
             match step.verdict {

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::schema::Schema;
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 
 /// What becomes of one document.
 pub struct Step {
@@ -61,8 +62,11 @@ impl<'a> Walk<'a> {
     }
 
     /// Whether any verdict needs what both had in common. Reads no documents.
-    pub fn needs_bases(mut self) -> Result<bool> {
+    pub fn needs_bases(mut self, allowance: &Allowance) -> Result<bool> {
+        let mut looked_at = 0_u32;
         while let Some(candidate) = self.changes.next_candidate()? {
+            allowance.check_at(looked_at, ROWS_PER_CHECK)?;
+            looked_at = looked_at.wrapping_add(1);
             if matches!(self.first_verdict(&candidate), Verdict::Conflict | Verdict::Vanished) {
                 return Ok(true);
             }

@@ -22,6 +22,7 @@ use crate::format::conflicts::{LOSERS_MAX, Side};
 use crate::format::manifest::CONFLICTS_MAX;
 use crate::model::document::Document;
 use crate::model::ids::{DocId, Hlc};
+use crate::platform::allowance::Allowance;
 use crate::segment::builder::Entry;
 use crate::segment::merge::Input;
 
@@ -46,6 +47,8 @@ pub struct Work<'a> {
     pub fresh: u64,
     /// Documents that only theirs wrote count as changed only where they differ from ours; they are taken all the same.
     pub compares: bool,
+    /// Ends the look.
+    pub allowance: Arc<Allowance>,
     /// Of each segment of theirs, how many of its rows are taken as they are.
     pub taken: Vec<u64>,
 }
@@ -158,7 +161,7 @@ impl Work<'_> {
     fn bases(&mut self, theirs: &Moment, ours: &Moment) -> Result<Vec<Arc<Moment>>> {
         let known = match self.bases.take() {
             Some(known) => known,
-            None if Walk::new(theirs, ours, &[])?.needs_bases()? => (self.open_bases)()?,
+            None if Walk::new(theirs, ours, &[])?.needs_bases(&self.allowance)? => (self.open_bases)()?,
             None => Vec::new(),
         };
         self.bases = Some(known.clone());
