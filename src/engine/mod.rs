@@ -60,6 +60,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
 pub use self::copies::CopyStatus;
+pub(crate) use self::operations::check_labels;
 pub use self::status::Metadata;
 pub use self::succession::{HandedOver, Handover};
 pub use self::unsent::Unsent;

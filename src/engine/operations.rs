@@ -432,7 +432,7 @@ pub(super) fn exists(name: &NamespaceName) -> Error {
     Error::invalid(format!("💔 Destination namespace `{}` already exists", name.name)).with_code("exists")
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     if labels.len() > LABELS_MAX {
         return Err(Error::invalid(format!("{} labels, at most {LABELS_MAX} are allowed", labels.len())));
     }

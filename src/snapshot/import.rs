@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::check_clock;
 use super::export::{Begin, End, VERSION};
+use super::foreign::{check_facts, check_segment};
 use super::rows::Columns;
 use crate::engine::Engine;
 use crate::engine::transfer::Newborn;
@@ -14,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::document::Document;
 use crate::model::ids::{DocId, NamespaceName, Version};
-use crate::model::schema::{COLUMNS_MAX, Schema};
+use crate::model::schema::Schema;
 use crate::model::write::SchemaUpdate;
 use crate::segment::Segment;
 use crate::segment::builder::Entry;
@@ -122,9 +123,6 @@ fn read_begin(line: &[u8]) -> Result<Begin> {
 }
 
 fn first_manifest(newborn: &Newborn, begin: &Begin) -> Result<Manifest> {
-    if begin.dropped.len() > COLUMNS_MAX {
-        return Err(Error::invalid(format!("{} dropped attributes, at most {COLUMNS_MAX}", begin.dropped.len())));
-    }
     let empty = Schema {
         id_type: begin.id_type,
         metric: begin.distance_metric,
@@ -133,6 +131,8 @@ fn first_manifest(newborn: &Newborn, begin: &Begin) -> Result<Manifest> {
     };
     let update = SchemaUpdate { attributes: begin.schema.clone() };
     let schema = apply_schema_update(&empty, &update, false)?;
+    check_facts(&schema, &begin.labels, &begin.version_vector, begin.data_seq)
+        .map_err(|error| error.context("line 1"))?;
     let mut manifest = newborn.empty_manifest(schema);
     manifest.labels = begin.labels.clone();
     manifest.data_seq = begin.data_seq;
@@ -174,6 +174,7 @@ impl Incoming<'_> {
         let entries: Vec<Entry> = batch.into_iter().map(entry).collect();
         if let Some(reference) = self.newborn.build(self.schema, &entries)? {
             let segment = self.newborn.open(&reference)?;
+            check_segment(self.schema, &segment)?;
             self.segments.push((reference, segment));
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::check_clock;
+use super::foreign::{check_manifest, check_segment};
 use super::take::conflicts_members;
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
@@ -161,8 +161,7 @@ fn receive<R: Read>(
     mut reader: SnapshotReader<R>,
     base: Option<&Held>,
 ) -> Result<(Newborn, Manifest, u64, String)> {
-    let state = reader.manifest();
-    check_clock("the snapshot's manifest", state.hlc.max(state.version_vector.newest()))?;
+    check_manifest(reader.manifest())?;
     let mut objects = Objects::new();
     while let Some(member) = reader.next_member() {
         let key = key_of(&newborn, member.kind, member.id);
@@ -277,6 +276,8 @@ fn verify_together(manifest: &Manifest, objects: &Objects, base: Option<&Held>) 
             (_, None, Some(held)) => held.dead.clone(),
             (_, None, None) => return Err(nowhere(ObjectKind::Deletions, id)),
         };
+        check_segment(&manifest.schema, &segment)
+            .map_err(|error| Error::corrupt(format!("{NAME}: {}", error.message())))?;
         parts.push((segment, dead));
     }
     let inputs: Vec<Input> = parts.iter().map(|(segment, dead)| Input { segment, dead }).collect();

@@ -12,6 +12,7 @@ mod copies;
 mod damage;
 mod exports;
 mod faults;
+mod foreign;
 mod node;
 mod round_trips;
 mod taking;

@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod infer;
+pub mod possible;
 pub mod prepare;
 pub mod schema_update;
 pub mod typing;
@@ -13,6 +14,7 @@ pub mod typing;
 use std::sync::Arc;
 
 pub use decide::decide;
+pub use possible::check_schema;
 pub use prepare::{Prepared, prepare};
 pub use schema_update::apply_schema_update;
 

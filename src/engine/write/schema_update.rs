@@ -46,7 +46,7 @@ pub fn apply_schema_update(schema: &Schema, update: &SchemaUpdate, has_documents
 }
 
 /// What attributes are derived from must be there, and not be derived itself.
-fn check_sources(schema: &Schema) -> Result<()> {
+pub(super) fn check_sources(schema: &Schema) -> Result<()> {
     for column in &schema.columns {
         let Some(source) = &column.derived_from else { continue };
         match schema.column(source) {
@@ -299,22 +299,36 @@ fn set_search(column: &mut Column, config: &Config<'_>) -> Result<()> {
             ));
         }
     }
+    check_options(column)
+}
+
+/// Checks that the options by which text is searched are of the column's type, and within their bounds.
+pub(super) fn check_options(column: &Column) -> Result<()> {
+    let (name, kind) = (&column.name, column.kind);
     let searched = column.full_text.is_some() || column.regex || column.glob || column.fuzzy;
-    if searched && !matches!(column.kind, AttributeType::String | AttributeType::Strings) {
+    if searched && !matches!(kind, AttributeType::String | AttributeType::Strings) {
         return Err(refuse(
-            config.name,
-            format!(
-                "full_text_search, regex, glob and fuzzy are for string and []string, the type is {}",
-                column.kind
-            ),
+            name,
+            format!("full_text_search, regex, glob and fuzzy are for string and []string, the type is {kind}"),
         ));
     }
-    let words_given = column.full_text.as_ref().is_some_and(|o| o.tokenizer == Tokenizer::PreTokenizedArray);
-    if words_given && column.kind != AttributeType::Strings {
-        return Err(refuse(
-            config.name,
-            format!("tokenizer pre_tokenized_array is for []string, the type is {}", column.kind),
-        ));
+    let Some(options) = &column.full_text else { return Ok(()) };
+    if options.tokenizer == Tokenizer::PreTokenizedArray && kind != AttributeType::Strings {
+        return Err(refuse(name, format!("tokenizer pre_tokenized_array is for []string, the type is {kind}")));
+    }
+    let bound = |key: &str, value: f32, max: f32| {
+        if (0.0..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(refuse(name, format!("full_text_search.{key} is {value}, expected a number from 0 to {max}")))
+    };
+    bound("k1", options.k1, 1_000.0)?;
+    bound("k3", options.k3, 1_000.0)?;
+    bound("b", options.b, 1.0)?;
+    let length = options.max_token_length;
+    if !(1..=254).contains(&length) {
+        let what = format!("full_text_search.max_token_length is {length}, expected 1 to 254 bytes");
+        return Err(refuse(name, what));
     }
     Ok(())
 }
@@ -334,24 +348,8 @@ fn full_text(name: &str, known: FullText, update: &Map<String, Json>) -> Result<
         }
         options.insert(key.clone(), value.clone());
     }
-    let merged: FullText = serde_json::from_value(Json::Object(options))
-        .map_err(|error| wrong_shape(name, format!("full_text_search: {error}")))?;
-    let bound = |key: &str, value: f32, max: f32| {
-        if (0.0..=max).contains(&value) {
-            return Ok(());
-        }
-        Err(refuse(name, format!("full_text_search.{key} is {value}, expected a number from 0 to {max}")))
-    };
-    bound("k1", merged.k1, 1_000.0)?;
-    bound("k3", merged.k3, 1_000.0)?;
-    bound("b", merged.b, 1.0)?;
-    if !(1..=254).contains(&merged.max_token_length) {
-        return Err(refuse(
-            name,
-            format!("full_text_search.max_token_length is {}, expected 1 to 254 bytes", merged.max_token_length),
-        ));
-    }
-    Ok(merged)
+    serde_json::from_value(Json::Object(options))
+        .map_err(|error| wrong_shape(name, format!("full_text_search: {error}")))
 }
 
 /// Checks `ann`, `sparse_knn` and `embed`; the metric that they name.
