@@ -143,6 +143,8 @@ pub struct Context {
     pub stopping: AtomicBool,
     /// What failed and is tried again.
     pub setbacks: Setbacks,
+    /// How many states of conflicts were let go of for want of room.
+    pub conflicts_let_go: AtomicU64,
     /// Counts uses of namespaces, to tell which was used longest ago.
     pub uses: AtomicU64,
     /// Every namespace that somebody has open.

@@ -326,7 +326,7 @@ impl Engine {
         })?;
         let request = MergeRequest { policy, allow_unrelated: true, ..MergeRequest::default() };
         let facts = Facts { common: common.as_ref(), theirs: &theirs };
-        let done = namespace.rebase(facts, |ours| self.work(&namespace, &namespace, ours, &request)).await;
+        let done = namespace.rebase(facts, |ours| self.lasting_work(&namespace, &namespace, ours, &request)).await;
         let (work, commit) = match done {
             Ok(done) => done,
             Err(error) => {

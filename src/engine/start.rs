@@ -100,6 +100,7 @@ impl Engine {
             wall: Mutex::new(wall),
             stopping: AtomicBool::new(false),
             setbacks: Setbacks::default(),
+            conflicts_let_go: AtomicU64::new(0),
             uses: AtomicU64::new(0),
             namespaces: Mutex::default(),
         };

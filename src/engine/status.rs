@@ -104,6 +104,7 @@ impl Engine {
             "created_ms": published.created_ms,
             "updated_ms": published.updated_ms.max(hlc.millis()),
             "written_ms": hlc.millis().max(published.written_ms),
+            "conflicts_let_go": namespace.conflicts_let_go(),
             "durability": "local",
             "damaged": listed(&self.context.damages.of(&name.to_string())),
         }))
@@ -141,6 +142,7 @@ impl Engine {
                 "bytes_read": held.bytes_brought,
                 "renewals": held.renewals,
             },
+            "conflicts_let_go": self.context.conflicts_let_go.load(Ordering::Relaxed),
             "tails_bytes": self.context.tails_bytes.load(Ordering::Relaxed),
             "past_open": {"states": past_states, "tails_bytes": past_tails_bytes},
             "index_trusted": self.context.meta.is_trusted(),

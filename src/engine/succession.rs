@@ -157,7 +157,7 @@ impl Engine {
             return Err(read_only(&after.name));
         }
         let request = MergeRequest { policy, allow_unrelated: true, ..MergeRequest::default() };
-        let mut work = self.work(own, after, moment.clone(), &request);
+        let mut work = self.lasting_work(own, after, moment.clone(), &request);
         let committed = after.absorb(&mut work, newest(&moment)).await?;
         if work.is_refused() {
             return Err(Error::invalid(format!(
@@ -180,17 +180,18 @@ impl Engine {
         let conflicts = tokio::task::block_in_place(|| {
             let mut held = self.conflicts_of(&last.manifest)?;
             held.retain(|held| !known.contains(&key_of(held)));
-            let count = known.len() + held.len();
-            if count > CONFLICTS_MAX {
-                return Err(super::namespace::absorb::full_of_conflicts(count));
-            }
             let copy = |held: &HeldConflicts| self.context.tier.put(&key_of(held), &held.file).map(|_| key_of(held));
             held.iter().map(copy).collect::<Result<Vec<String>>>()
         })?;
+        // The oldest go where there is no room for all, as everywhere where nobody can be asked.
+        let over = (known.len() + conflicts.len()).saturating_sub(CONFLICTS_MAX).min(known.len());
+        let let_go = tokio::task::block_in_place(|| after.states_in(&known[..over]));
         let own_labels = last.manifest.labels.clone();
         after
             .edit_head_with_answers(answers, |manifest| {
                 manifest.conflicts.extend(conflicts);
+                let over = manifest.conflicts.len().saturating_sub(CONFLICTS_MAX);
+                manifest.conflicts.drain(..over);
                 let mut labels: BTreeMap<String, String> = own_labels;
                 labels.extend(manifest.labels.clone());
                 if labels.len() <= LABELS_MAX {
@@ -198,6 +199,7 @@ impl Engine {
                 }
             })
             .await
+            .inspect(|()| after.has_let_go(let_go))
     }
 
     /// Gives a copy of a namespace what does not come along with its documents: unresolved conflicts, above all. Once is enough.

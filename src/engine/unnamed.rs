@@ -37,6 +37,14 @@ impl Unnamed {
         self.staging = Some(staging);
     }
 
+    /// Takes an object away where it is one of these: something else is in its place.
+    pub fn give_up(&mut self, key: &str) {
+        let Some(at) = self.keys.iter().position(|known| known == key) else { return };
+        if let Err(error) = self.context.tier.remove(&self.keys.swap_remove(at)) {
+            tracing::debug!(%error, key, "an object that nothing names stays, a later sweep finds it");
+        }
+    }
+
     /// Makes durable what is not, all at once.
     pub fn settle(&mut self) -> Result<()> {
         let settled = self.context.tier.settle(std::mem::take(&mut self.placed));

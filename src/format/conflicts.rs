@@ -20,8 +20,11 @@ pub const LOSERS_MAX: usize = 256;
 /// The longest object: it is ended after its first mebibyte of values, and one more document may have what one write may. What an
 /// earlier release joined may be larger: then it cannot lose, and the merge that wants it to is refused.
 pub const BYTES_MAX: u64 = 96 << 20;
+/// Objects are joined into one while they have no more bytes together.
+pub const JOINED_BYTES_MAX: u64 = 1 << 20;
 
-/// Losers of one merge; a merge with many writes several of these.
+/// Losers of one merge; a merge with many writes several of these. Those of several merges of the same source by the same policy may
+/// be joined: what is said of the merge is then of the newest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConflictsFile {

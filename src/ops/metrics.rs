@@ -49,6 +49,7 @@ pub struct NodeFigures {
     pub tail_bytes: u64,
     pub tier_bytes: u64,
     pub tier_bytes_read: u64,
+    pub conflicts_let_go: u64,
     /// Absent when the file system does not say.
     pub disk_free_bytes: Option<u64>,
     pub ready: bool,
@@ -73,6 +74,7 @@ pub struct Metrics {
     tail_bytes: Gauge,
     tier_bytes: Gauge,
     tier_bytes_read: Gauge,
+    conflicts_let_go: Gauge,
     disk_free_bytes: Gauge,
     ready: Gauge,
     warnings: Family<WarningLabels, Gauge>,
@@ -141,6 +143,7 @@ impl Metrics {
             tail_bytes: gauge(r, "tail_bytes", "Memory of writes that are in no segment yet"),
             tier_bytes: gauge(r, "tier_bytes", "Bytes here of the bucket's objects that are here in part"),
             tier_bytes_read: gauge(r, "tier_bytes_read", "Bytes read of them from the bucket since the start"),
+            conflicts_let_go: gauge(r, "conflicts_let_go", "States of conflicts that had no room since the start"),
             disk_free_bytes: gauge(r, "disk_free_bytes", "Free bytes on the data directory's file system"),
             ready: gauge(r, "ready", "1 when requests are taken"),
             registry,
@@ -189,6 +192,7 @@ impl Metrics {
         set(&self.tail_bytes, figures.tail_bytes);
         set(&self.tier_bytes, figures.tier_bytes);
         set(&self.tier_bytes_read, figures.tier_bytes_read);
+        set(&self.conflicts_let_go, figures.conflicts_let_go);
         if let Some(free) = figures.disk_free_bytes {
             set(&self.disk_free_bytes, free);
         }

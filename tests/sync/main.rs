@@ -5,6 +5,7 @@
 mod budget;
 mod clones;
 mod collisions;
+mod crowded;
 mod damaged;
 mod damaged_here;
 mod deleting;

@@ -74,6 +74,7 @@ fn figures(status: &Json) -> NodeFigures {
         tail_bytes: number("/tails_bytes").unwrap_or(0),
         tier_bytes: number("/tier/bytes").unwrap_or(0),
         tier_bytes_read: number("/tier/bytes_read").unwrap_or(0),
+        conflicts_let_go: number("/conflicts_let_go").unwrap_or(0),
         disk_free_bytes: number("/disk_free_bytes"),
         ready: status.get("ready").and_then(Json::as_bool).unwrap_or(false),
     }

@@ -1,6 +1,6 @@
 //! The states that lost in merges: listed, acknowledged, written again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::Value as Json;
@@ -36,9 +36,11 @@ impl Engine {
     /// Gives every state that lost and was not acknowledged to `each`, oldest merge first, until that fails. Blocking.
     pub fn conflicts(&self, name: &NamespaceName, mut each: impl FnMut(LostState) -> Result<()>) -> Result<()> {
         let namespace = self.namespace(name)?;
+        // Two nodes that joined the same objects apart have a state in two.
+        let mut listed = BTreeSet::new();
         for key in namespace.published().conflicts.iter() {
             let file = read(&self.context, key)?;
-            for loser in &file.losers {
+            for loser in file.losers.iter().filter(|loser| listed.insert(loser.token)) {
                 each(shown(&file, loser)?)?;
             }
         }

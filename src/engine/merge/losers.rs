@@ -24,6 +24,8 @@ pub struct Losers {
     pub at_ms: u64,
     pub waiting: Vec<Loser>,
     pub bytes: u64,
+    /// Where there is no room for all of them, the oldest of the namespace go, and of this merge those that come last.
+    pub lets_go: bool,
 }
 
 /// A state that lost.
@@ -68,6 +70,12 @@ impl Losers {
     /// Writes what waits.
     pub fn write(&mut self, site: &mut Site) -> Result<()> {
         if self.waiting.is_empty() {
+            return Ok(());
+        }
+        if self.lets_go && site.is_full_of_losers() {
+            site.let_go += self.waiting.len() as u64;
+            self.waiting.clear();
+            self.bytes = 0;
             return Ok(());
         }
         let file = ConflictsFile {

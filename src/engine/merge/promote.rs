@@ -106,7 +106,20 @@ impl Engine {
         Ok(report)
     }
 
-    pub(in crate::engine) fn work<'a>(
+    /// A merge that no number of conflicts ends: nobody asked for it who could resolve some first.
+    pub(in crate::engine) fn lasting_work<'a>(
+        &'a self,
+        source: &'a Arc<Namespace>,
+        target: &'a Arc<Namespace>,
+        theirs: Arc<Moment>,
+        request: &'a MergeRequest,
+    ) -> Work<'a> {
+        let mut work = self.work(source, target, theirs, request);
+        work.losers.lets_go = true;
+        work
+    }
+
+    fn work<'a>(
         &'a self,
         source: &'a Arc<Namespace>,
         target: &'a Arc<Namespace>,
@@ -124,6 +137,7 @@ impl Engine {
             at_ms: self.context.clock.now_millis(),
             waiting: Vec::new(),
             bytes: 0,
+            lets_go: false,
         };
         Work {
             request,

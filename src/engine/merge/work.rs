@@ -69,7 +69,7 @@ impl Absorb for Work<'_> {
         }
         self.report.left_out = left_out;
         let objects = ours.manifest.conflicts.len() as u64 + self.report.conflicts / LOSERS_MAX as u64;
-        if !self.report.refused && objects > CONFLICTS_MAX as u64 {
+        if !self.lets_go() && !self.report.refused && objects > CONFLICTS_MAX as u64 {
             return Err(full_of_conflicts(objects as usize));
         }
         // Where no document changes, what theirs has seen is to be committed all the same: what is written here from now on is
@@ -80,6 +80,10 @@ impl Absorb for Work<'_> {
 
     fn is_refused(&self) -> bool {
         self.report.refused
+    }
+
+    fn lets_go(&self) -> bool {
+        self.losers.lets_go
     }
 
     fn fresh_ids(&self) -> u64 {

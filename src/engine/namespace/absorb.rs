@@ -39,6 +39,9 @@ pub(in crate::engine) trait Absorb: Send {
     /// Whether nothing is to change, after the look: there are conflicts that nobody may resolve.
     fn is_refused(&self) -> bool;
 
+    /// Whether the oldest conflicts go where there is no room for all: nobody can be asked to resolve some first.
+    fn lets_go(&self) -> bool;
+
     /// How many documents get an id of their own.
     fn fresh_ids(&self) -> u64;
 
@@ -69,6 +72,8 @@ pub(in crate::engine) struct Site<'a> {
     pub(super) ids_reserved: Option<u64>,
     parts: Vec<Part>,
     conflicts: Vec<String>,
+    /// States that lost and have no room, as the merge has too many of them.
+    pub let_go: u64,
     /// Segments of the other side that may be named as they are.
     reusable: Reusable,
     /// Everything that was begun.
@@ -139,6 +144,11 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// Whether it has as many objects of losers as one manifest may name.
+    pub fn is_full_of_losers(&self) -> bool {
+        self.conflicts.len() >= CONFLICTS_MAX
+    }
+
     /// Something else that is to be in place before the commit.
     pub fn wait_for(&mut self, staging: Staging) {
         self.begun.wait_for(staging);
@@ -201,10 +211,11 @@ impl Namespace {
         let hlc = super::open::next_clock(decider.hlc.max(seen), self.context.clock.now_millis());
         let version = Version { hlc, origin: decider.origin };
         let (parts, conflicts, begun) = (Vec::new(), Vec::new(), Unnamed::new(&self.context));
-        let mut site = Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, reusable, begun };
+        let mut site =
+            Site { namespace: self, version, fresh_ids, ids_reserved, parts, conflicts, let_go: 0, reusable, begun };
         let built = tokio::task::block_in_place(|| {
             let built = work.carry_out(state, &mut site)?;
-            check_room(state, &site, &built)?;
+            check_room(state, &site, &built, work.lets_go())?;
             Ok::<_, Error>(built)
         })?;
         Ok((site, built))
@@ -224,7 +235,7 @@ impl Namespace {
         site: Site<'_>,
         built: Absorption,
     ) -> Result<(u64, CommitId)> {
-        let Site { version, parts: new, conflicts, ids_reserved, mut begun, .. } = site;
+        let Site { version, parts: new, conflicts, let_go, ids_reserved, mut begun, .. } = site;
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
             let parts: Vec<Part> = self.shared().state.parts.clone();
@@ -244,6 +255,8 @@ impl Namespace {
             let data_seq = decider.data_seq + u64::from(changes);
             // A later block may be below the one before.
             let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
+            let all = head.manifest.conflicts.iter().cloned().chain(conflicts).collect();
+            let conflicts = self.fit_conflicts(all, &mut begun)?;
             let next = head.commit_new(&self.context, begun, |manifest| {
                 for segment in &mut manifest.segments {
                     if let Some((object, _)) = replaced.get(&segment.segment_id) {
@@ -251,7 +264,7 @@ impl Namespace {
                     }
                 }
                 manifest.segments.extend(new.iter().map(|part| part.reference.clone()));
-                manifest.conflicts.extend(conflicts);
+                manifest.conflicts = conflicts.keys;
                 manifest.schema = (*built.schema).clone();
                 manifest.version_vector = vector.clone();
                 manifest.horizon = manifest.horizon.max(built.horizon);
@@ -287,6 +300,7 @@ impl Namespace {
             drop(shared);
             *head = next;
             self.publish_head(&head);
+            self.has_let_go(conflicts.let_go + let_go);
             Ok::<_, Error>((head.manifest.generation, head.manifest.commit_id))
         })
         .context(|| format!("merge into {}", self.name))
@@ -294,14 +308,14 @@ impl Namespace {
 }
 
 /// What one manifest can name is bounded; said before the commit, with what to do.
-fn check_room(ours: &Moment, site: &Site, built: &Absorption) -> Result<()> {
+fn check_room(ours: &Moment, site: &Site, built: &Absorption, lets_go: bool) -> Result<()> {
     let segments = ours.manifest.segments.len() + site.parts.len();
     if segments > SEGMENTS_MAX {
         return Err(Error::unavailable(format!("{segments} segments, a namespace has at most {SEGMENTS_MAX}"))
             .with_hint("compact the namespace, then merge again"));
     }
     let conflicts = ours.manifest.conflicts.len() + site.conflicts.len();
-    if conflicts > CONFLICTS_MAX {
+    if conflicts > CONFLICTS_MAX && !lets_go {
         return Err(full_of_conflicts(conflicts));
     }
     if built.vector.len() >= ORIGINS_MAX {
@@ -370,7 +384,8 @@ impl Namespace {
                 manifest.updated_ms = now;
             })?;
             self.publish_head(&head);
-            Ok(dropped)
+            // Two nodes that joined the same objects have one state in two of them.
+            Ok(if token.is_some() { 1 } else { dropped })
         })
     }
 }

@@ -15,6 +15,7 @@ pub mod absorb;
 pub mod answers;
 mod apply;
 pub mod compaction;
+mod conflict_room;
 mod flush;
 mod frames;
 pub mod head;
@@ -96,6 +97,8 @@ pub struct Namespace {
     apart: OnceLock<Arc<Error>>,
     /// When it was used last, among all uses.
     last_used: AtomicU64,
+    /// States of conflicts that there was no room for.
+    conflicts_let_go: AtomicU64,
     /// The oldest write that is here only, as it was last found.
     oldest_unsent: Mutex<Option<OldestUnsent>>,
 }

@@ -70,6 +70,7 @@ impl Namespace {
             waits_since_ms: AtomicU64::new(committed_ms),
             apart: OnceLock::new(),
             last_used: AtomicU64::new(0),
+            conflicts_let_go: AtomicU64::new(0),
             oldest_unsent: Mutex::default(),
         });
         namespace.context.has_opened(&namespace);

@@ -121,6 +121,7 @@ impl Namespace {
         theirs: &Moment,
     ) -> Result<(u64, CommitId)> {
         let (version, ids_reserved) = (site.version, site.ids_reserved);
+        let let_go = site.let_go;
         let (new, losers, mut begun) = site.into_objects();
         let mut head = self.head.lock().await;
         tokio::task::block_in_place(|| {
@@ -140,13 +141,14 @@ impl Namespace {
             let hlc = built.hlc.max(decider.hlc);
             let data_seq = decider.data_seq.max(facts.theirs.data_seq) + 1;
             let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
+            let conflicts = self.fit_conflicts(facts.conflicts(&head.manifest, losers), &mut begun)?;
             let next = head.commit_new(&self.context, begun, |manifest| {
                 let (labels, read_only, expires_ms) = (
                     facts.merged(manifest, |m| &m.labels),
                     facts.merged(manifest, |m| &m.read_only),
                     facts.merged(manifest, |m| &m.expires_ms),
                 );
-                manifest.conflicts = facts.conflicts(manifest, losers);
+                manifest.conflicts = conflicts.keys;
                 (manifest.labels, manifest.read_only, manifest.expires_ms) = (labels, read_only, expires_ms);
                 manifest.segments = parts.iter().map(|part| part.reference.clone()).collect();
                 manifest.logs.clear();
@@ -178,6 +180,7 @@ impl Namespace {
             drop(shared);
             *head = next;
             self.publish_head(&head);
+            self.has_let_go(conflicts.let_go + let_go);
             Ok::<_, Error>((head.manifest.generation, head.manifest.commit_id))
         })
         .context(|| format!("bring {} together with the bucket", self.name))
