@@ -31,19 +31,25 @@ impl Clock for SystemClock {
 
     fn steady_millis(&self) -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
-        // `Instant` stands still while a machine sleeps; what Linux calls its uptime does not.
-        uptime_millis().unwrap_or_else(|| {
+        // `Instant` stands still while a machine sleeps.
+        boot_millis().unwrap_or_else(|| {
             let passed = START.get_or_init(Instant::now).elapsed();
             u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
         })
     }
 }
 
-/// The first number in `/proc/uptime`, seconds with two decimals; `None` where there is no such file.
-fn uptime_millis() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    let (seconds, hundredths) = text.split_whitespace().next()?.split_once('.')?;
-    Some(seconds.parse::<u64>().ok()? * 1_000 + hundredths.parse::<u64>().ok()? * 10)
+/// Milliseconds since the machine started, its sleep included. Not from `/proc/uptime`: where a service manager hides what is not about
+/// processes there is no such file.
+#[cfg(target_os = "linux")]
+fn boot_millis() -> Option<u64> {
+    let passed = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Some(u64::try_from(passed.tv_sec).ok()? * 1_000 + u64::try_from(passed.tv_nsec).ok()? / 1_000_000)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn boot_millis() -> Option<u64> {
+    None
 }
 
 /// A clock that stands still until it is set.
@@ -77,5 +83,19 @@ impl Clock for ManualClock {
 
     fn steady_millis(&self) -> u64 {
         self.steady.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::{Clock as _, SystemClock};
+
+    /// By what Linux calls its uptime, which does not stand still while the machine sleeps, as `Instant` does.
+    #[test]
+    fn steady_time_is_the_time_since_the_machine_started() {
+        let text = std::fs::read_to_string("/proc/uptime").unwrap();
+        let seconds: f64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let passed = SystemClock.steady_millis() as f64 / 1_000.0 - seconds;
+        assert!((-1.0..60.0).contains(&passed), "{passed} seconds apart");
     }
 }

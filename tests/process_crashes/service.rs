@@ -119,6 +119,8 @@ fn the_packaged_unit_starts_the_daemon_again_however_often_it_failed() {
     assert_eq!(setting("StartLimitIntervalSec"), ["0"]);
     assert_eq!((setting("Restart"), setting("RestartPreventExitStatus")), (vec!["on-failure"], vec!["78"]));
     assert_eq!(setting("StartLimitBurst"), Vec::<&str>::new());
+    // Where the data is, as `StateDirectory` and `DynamicUser` have it.
+    assert_eq!(setting("RequiresMountsFor"), ["/var/lib/shoal /var/lib/private/shoal"]);
     let pause: u32 = setting("RestartSec")[0].parse().unwrap();
     assert!((5..=60).contains(&pause), "{pause}");
 }
