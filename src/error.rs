@@ -11,6 +11,9 @@ pub const DISK_READ_ONLY: &str = "disk_read_only";
 /// The code of errors about memory, or maps of files, that the operating system does not give.
 pub const OUT_OF_MEMORY: &str = "out_of_memory";
 
+/// The code of errors about a file that is there and that the operating system does not let read: nothing is known to be wrong with it.
+pub const UNREADABLE: &str = "unreadable";
+
 /// What the caller should do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -78,6 +81,25 @@ impl Error {
 
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
+    }
+
+    /// What came of reading a file or a directory of the store.
+    pub fn reading(error: std::io::Error) -> Self {
+        let is_forbidden = error.kind() == std::io::ErrorKind::PermissionDenied;
+        let error = Error::from(error);
+        if error.kind != Kind::Internal {
+            return error;
+        }
+        let hint = match is_forbidden {
+            true => "its owner, its mode and those of the directories above it must let the daemon's user read it",
+            false => "it may be whole: look at the disk, its cable and the kernel's log",
+        };
+        error.with_code(UNREADABLE).with_hint(hint)
+    }
+
+    /// Whether it says that stored bytes could not be read, and nothing of what they are.
+    pub fn is_unread(&self) -> bool {
+        !matches!(self.kind, Kind::Corrupt | Kind::Unsupported | Kind::NotFound)
     }
 
     /// The same error, with a stable word for programs.

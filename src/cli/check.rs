@@ -190,6 +190,9 @@ fn line(problem: &Problem) -> String {
         Remedy::Forget => "put it back from a copy; `shoal repair` goes on without it",
         Remedy::Lost => "nothing else needs it",
         Remedy::FromACopy => "put it back from a copy",
+        Remedy::Unreadable => {
+            "it cannot be read now and may be whole: look at its owner and mode, those of the directories above it, and the disk"
+        }
     };
     format!("{}: {}: {} ({remedy})\n", problem.namespace, problem.file, problem.what)
 }

@@ -25,7 +25,7 @@ pub const UNKNOWN_BINDING: &str = "binding_unknown";
 pub struct Catalog {
     names: Mutex<BTreeMap<NamespaceName, Bound>>,
     /// Names whose newest binding cannot be read, and why. What they are bound to is unknown.
-    damaged: Mutex<BTreeMap<NamespaceName, String>>,
+    damaged: Mutex<BTreeMap<NamespaceName, Error>>,
     /// Bindings that failed and may be in place all the same.
     doubts: Mutex<BTreeMap<NamespaceName, PathBuf>>,
 }
@@ -57,18 +57,14 @@ impl Catalog {
                         }
                         // A crash left it empty.
                         Ok(None) if known.is_none() => drop(disk.remove_dir(&dir)),
-                        found => {
-                            let newest = newest_rev(disk, &dir)?;
-                            if let Some(known) = known.filter(|known| newest.is_none_or(|rev| known.rev >= rev)) {
-                                tracing::warn!(%name, rev = known.rev, "the name's binding is put back from the index");
-                                put(disk, layout, &name, &known)?;
-                                names.insert(name, known);
-                            } else if let Err(error) = found {
+                        found => match put_back(disk, layout, (&name, &dir), known, found) {
+                            Ok(bound) => drop(names.insert(name, bound)),
+                            Err(error) => {
                                 let error = error.context(format!("name {name}"));
-                                damaged.insert(name, error.message().to_owned());
-                                errors.push(error);
+                                errors.push(error.duplicate());
+                                damaged.insert(name, error);
                             }
-                        }
+                        },
                     }
                 }
             }
@@ -84,8 +80,9 @@ impl Catalog {
     }
 
     /// Names whose newest binding cannot be read, and why.
-    pub fn damaged(&self) -> BTreeMap<NamespaceName, String> {
-        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn damaged(&self) -> BTreeMap<NamespaceName, Error> {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.iter().map(|(name, error)| (name.clone(), error.duplicate())).collect()
     }
 
     /// Reads the binding of a name that was damaged again. Whether it is known what the name is bound to.
@@ -104,8 +101,10 @@ impl Catalog {
     pub fn check_name(&self, name: &NamespaceName) -> Result<()> {
         match self.damaged.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             None => Ok(()),
-            Some(why) => Err(Error::corrupt(why.clone())
-                .with_hint("the other namespaces are served; put the binding back from a copy")),
+            Some(error) if error.is_unread() => Err(error.duplicate()),
+            Some(error) => {
+                Err(error.duplicate().with_hint("the other namespaces are served; put the binding back from a copy"))
+            }
         }
     }
 
@@ -254,6 +253,34 @@ impl Catalog {
     }
 }
 
+/// The binding that the index has, put back where it is not behind the files. What cannot be read may be whole: nothing is put in its
+/// place, and the index is believed where it knows that very revision.
+fn put_back(
+    disk: &dyn Disk,
+    layout: &Layout,
+    (name, dir): (&NamespaceName, &Path),
+    known: Option<Bound>,
+    found: Result<Option<Bound>>,
+) -> Result<Bound> {
+    let newest = newest_rev(disk, dir)?;
+    match (known, found) {
+        (Some(known), Err(error)) if error.is_unread() => {
+            if newest == Some(known.rev) {
+                Ok(known)
+            } else {
+                Err(error)
+            }
+        }
+        (Some(known), _) if newest.is_none_or(|rev| known.rev >= rev) => {
+            tracing::warn!(%name, rev = known.rev, "the name's binding is put back from the index");
+            put(disk, layout, name, &known)?;
+            Ok(known)
+        }
+        (_, Err(error)) => Err(error),
+        (_, Ok(_)) => Err(Error::corrupt(format!("{}: is not what it was a moment ago", dir.display()))),
+    }
+}
+
 /// Names of the directories in a directory, which may not be there.
 pub fn directories(disk: &dyn Disk, path: &Path) -> Result<Vec<String>> {
     let entries = if_there(disk.list(path)).context(|| format!("list {}", path.display()))?.unwrap_or_default();
@@ -274,12 +301,13 @@ pub fn stored(disk: &dyn Disk, dir: &Path) -> Result<Option<Bound>> {
 fn newest(disk: &dyn Disk, dir: &Path) -> Result<Option<(u64, NameBinding)>> {
     let Some(rev) = newest_rev(disk, dir)? else { return Ok(None) };
     let path = dir.join(numbered(rev));
-    let bytes = disk.read(&path).context(|| format!("read {}", path.display()))?;
+    let bytes = disk.read(&path).map_err(Error::reading).context(|| format!("read {}", path.display()))?;
     Ok(Some((rev, decode_binding(&bytes, &path.display().to_string())?)))
 }
 
 fn newest_rev(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
-    let names = if_there(disk.names(dir)).context(|| format!("list {}", dir.display()))?.unwrap_or_default();
+    let names = if_there(disk.names(dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
+    let names = names.unwrap_or_default();
     Ok(names.iter().filter_map(|name| number_of(name)).max())
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::context::Context;
 use super::sweep::parts;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, UNREADABLE};
 use crate::model::ids::Nsid;
 
 /// The most files that are listed; of others only the number is known.
@@ -75,10 +75,10 @@ impl DamagedKind {
     fn of(file: &str) -> Self {
         match () {
             () if file.starts_with("local/names/") => DamagedKind::Name,
-            () if file.contains("/tags/") => DamagedKind::Tag,
-            () if file.contains("/bases/") => DamagedKind::Base,
+            () if has_dir(file, "/tags") => DamagedKind::Tag,
+            () if has_dir(file, "/bases") => DamagedKind::Base,
             () if file.ends_with("/deleted.json") => DamagedKind::Mark,
-            () if file.contains("/answers/") => DamagedKind::Answers,
+            () if has_dir(file, "/answers") => DamagedKind::Answers,
             () if file.starts_with("local/") => DamagedKind::Manifest,
             () if file.ends_with(".wal") => DamagedKind::Log,
             () if file.ends_with(".seg") => DamagedKind::Segment,
@@ -199,14 +199,18 @@ impl Context {
     /// Lists a damaged file, below the data directory, with a namespace that met it. It is logged when it is new.
     pub fn report_damage(&self, namespace: &str, file: &str, error: &Error) {
         if self.damages.report(namespace, file, error.message(), self.clock.now_millis()) {
-            tracing::error!(namespace, file, %error, "a file is damaged, the rest of the node is served");
+            let what = match error.is_unread() {
+                true => "a file cannot be read, the rest of the node is served",
+                false => "a file is damaged, the rest of the node is served",
+            };
+            tracing::error!(namespace, file, %error, "{what}");
         }
     }
 
-    /// The same for an error that a request met, where it is about stored bytes and names a file of this node: what a request sent
-    /// or a bucket has may be damaged, too.
+    /// The same for an error that a request met, where it is about stored bytes, or about a file that cannot be read, and names a file
+    /// of this node: what a request sent or a bucket has may be damaged, too.
     pub fn report_error(&self, namespace: &str, error: &Error) {
-        if error.kind() != Kind::Corrupt {
+        if error.kind() != Kind::Corrupt && error.code() != UNREADABLE {
             return;
         }
         let is_here = |key: &str| !self.meta.is_trusted() || self.meta.references(key).is_ok_and(|count| count > 0);
@@ -225,7 +229,7 @@ impl Context {
     }
 
     /// The file that an error names, below the data directory.
-    fn file_of(&self, error: &Error) -> Option<String> {
+    pub(super) fn file_of(&self, error: &Error) -> Option<String> {
         if let Some(key) = object_in(error.message()) {
             return Some(format!("store/{key}"));
         }
@@ -240,6 +244,11 @@ impl Context {
             tracing::info!(file, namespaces = ?damage.namespaces, "a file is damaged no more");
         }
     }
+}
+
+/// Whether a path leads to this directory of a namespace's, or below it.
+fn has_dir(file: &str, dir: &str) -> bool {
+    file.ends_with(dir) || file.contains(&format!("{dir}/"))
 }
 
 /// The first key of an object in a message.
@@ -310,6 +319,7 @@ mod tests {
             ("local/names/a/b/c/00000000000000000001.json", "name"),
             ("local/x/00000000000000000001.json", "manifest"),
             ("local/x/tags/t/00000000000000000001.json", "tag"),
+            ("local/x/tags", "tag"),
             ("local/x/bases/y.json", "base"),
             ("local/x/deleted.json", "mark"),
             ("local/x/answers/00000000000000000001-00000000000000000002.ans", "answers"),

@@ -325,8 +325,8 @@ impl LogFile {
 
     fn of(opened: io::Result<Box<dyn RandomFile>>, path: &Path) -> Result<Self> {
         let step = || format!("open log {}", path.display());
-        let file = opened.context(step)?;
-        let len = file.size().context(step)?;
+        let file = opened.map_err(Error::reading).context(step)?;
+        let len = file.size().map_err(Error::reading).context(step)?;
         Ok(LogFile { file, len, path: path.to_owned() })
     }
 
@@ -344,7 +344,8 @@ impl LogSource for LogFile {
     }
 
     fn read_at(&self, at: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(at, out).context(|| format!("read log {} at byte {at}", self.path.display()))
+        let read = self.file.read_at(at, out).map_err(Error::reading);
+        read.context(|| format!("read log {} at byte {at}", self.path.display()))
     }
 }
 
@@ -363,7 +364,7 @@ fn find(disk: &dyn Disk, paths: &LogPaths, writer: Writer, replay_from: u64) -> 
             true => paths.names.of(disk, dir, writer.nsid),
             false => if_there(disk.names(dir)).map(Option::unwrap_or_default),
         };
-        for entry in &entries.context(|| format!("list {}", dir.display()))? {
+        for entry in &entries.map_err(Error::reading).context(|| format!("list {}", dir.display()))? {
             let name = if is_open { entry.strip_prefix(&prefix) } else { Some(entry.as_str()) };
             let Some(name) = name else { continue };
             let path = dir.join(entry);

@@ -60,7 +60,8 @@ impl Engine {
             None => Catalog::from_index(meta.names()?),
             Some(why) => {
                 if is_new {
-                    tracing::info!(path = %root.display(), "a new data directory is made");
+                    // Where there was one, the disk it is on may not be mounted.
+                    tracing::warn!(path = %root.display(), "there is no data here yet, a new data directory is made");
                 } else {
                     tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
                 }
@@ -105,10 +106,10 @@ impl Engine {
             namespaces: Mutex::default(),
         };
         context.look_at_wall();
-        for (name, why) in catalog.damaged() {
+        for (name, error) in catalog.damaged() {
             let dir = context.layout.bindings(&name);
             let file = dir.strip_prefix(&root).unwrap_or(&dir).display().to_string();
-            context.report_damage(&name.to_string(), &file, &Error::corrupt(why));
+            context.report_damage(&name.to_string(), &file, &error);
         }
         context.tier.cache().reconcile()?;
         Ok(Arc::new(Engine {

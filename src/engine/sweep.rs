@@ -92,7 +92,12 @@ impl Engine {
     fn listed(&self) -> Result<Listed> {
         let context = &self.context;
         // What is listed first and removed last cannot belong to who came later.
-        let objects = context.tier.list("")?;
+        let (objects, unread) = context.tier.list_readable();
+        for error in &unread {
+            // Of what is there nothing goes.
+            let file = context.file_of(error).unwrap_or_else(|| "store".to_owned());
+            context.report_damage("store", &file, error);
+        }
         let logs = context.disk.names(&context.layout.log()).context(|| "list log")?;
         let locals = context.disk.names(&context.layout.local()).context(|| "list local")?;
         let incarnations = locals.iter().filter_map(|name| name.parse().ok().map(Nsid)).collect();

@@ -229,6 +229,11 @@ impl Tier {
         keys_below(&*self.disk, &self.root, prefix)
     }
 
+    /// Everything there is in directories that can be listed, and why the others cannot.
+    pub fn list_readable(&self) -> (Vec<(String, u64)>, Vec<Error>) {
+        walk(&*self.disk, &self.root, "")
+    }
+
     /// Bytes written into objects since the start.
     pub fn bytes_written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
@@ -237,18 +242,30 @@ impl Tier {
 
 /// All files below a directory's folder, by their paths in the directory, and their lengths.
 fn keys_below(disk: &dyn Disk, root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
-    let mut found = Vec::new();
+    let (found, errors) = walk(disk, root, folder);
+    errors.into_iter().next().map_or(Ok(found), Err)
+}
+
+/// The same of directories that can be listed, and why the others cannot.
+fn walk(disk: &dyn Disk, root: &Path, folder: &str) -> (Vec<(String, u64)>, Vec<Error>) {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
     let mut open = vec![folder.trim_end_matches('/').to_owned()];
     while let Some(key) = open.pop() {
         let path = if key.is_empty() { root.to_owned() } else { root.join(&key) };
-        let entries = if_there(disk.list(&path)).context(|| format!("list {}", path.display()))?;
-        for entry in entries.unwrap_or_default() {
+        let entries = match if_there(disk.list(&path)) {
+            Ok(entries) => entries.unwrap_or_default(),
+            Err(error) => {
+                errors.push(Error::reading(error).context(format!("list {}", path.display())));
+                continue;
+            }
+        };
+        for entry in entries {
             let below = if key.is_empty() { entry.name } else { format!("{key}/{}", entry.name) };
             if entry.is_dir { open.push(below) } else { found.push((below, entry.len)) }
         }
     }
     found.sort();
-    Ok(found)
+    (found, errors)
 }
 
 fn missing(key: &str, error: io::Error) -> Error {
@@ -256,7 +273,7 @@ fn missing(key: &str, error: io::Error) -> Error {
         return Error::corrupt(format!("object {key} is missing"))
             .with_hint("run `shoal check`; restore the data directory if the file was removed by hand");
     }
-    Error::from(error).context(format!("read object {key}"))
+    Error::reading(error).context(format!("read object {key}"))
 }
 
 /// An object on its way; dropped without [`ObjectWriter::publish`] it leaves nothing.

@@ -9,3 +9,4 @@ mod every_file;
 mod limits;
 mod meanwhile;
 mod node;
+mod unreadable;

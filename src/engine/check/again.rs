@@ -62,6 +62,9 @@ impl Engine {
                 Ok(sound && self.catalog.look_again(&*context.disk, &context.layout, &name)?)
             });
         }
+        if let Some(dir) = file.strip_prefix("store/") {
+            return context.tier.list(dir).map(|_| true);
+        }
         let Some(rest) = file.strip_prefix("local/") else {
             // Whoever is opened reads it, and a check.
             return Ok(true);
@@ -120,9 +123,9 @@ impl Engine {
         }
         let names: Vec<NamespaceName> = damage.namespaces.iter().filter_map(|name| parse_name(name)).collect();
         names.iter().all(|name| {
-            let is_apart = |slot: Option<&Slot>| matches!(slot, Some(Slot::Quarantined(_)));
             let Some(nsid) = self.catalog.find(name) else { return true };
-            if !is_apart(self.slots().get(name)) {
+            // One that could not be read at all is not even set apart.
+            if matches!(self.slots().get(name), Some(Slot::Open(_))) {
                 return true;
             }
             self.slots().remove(name);

@@ -44,7 +44,8 @@ impl Engine {
         for generation in (0..=newest).filter(|n| all.contains(n) || *n == newest) {
             let path = context.layout.manifest(nsid, generation);
             let is_head = generation == newest;
-            let read = context.disk.read(&path).context(|| format!("read {}", numbered(generation)));
+            let read =
+                context.disk.read(&path).map_err(Error::reading).context(|| format!("read {}", numbered(generation)));
             match read.and_then(|bytes| decode_manifest(&bytes, &numbered(generation))) {
                 Ok((manifest, crc32c)) => {
                     let what = broken_link(before.as_ref(), &manifest, nsid, generation);
@@ -66,7 +67,7 @@ impl Engine {
                         (true, None) => Remedy::FromACopy,
                         (false, _) => Remedy::Lost,
                     };
-                    report.add(label, self.below_root(&path), error.message(), remedy);
+                    report.add(label, self.below_root(&path), error.message(), remedy.of(&error));
                 }
             }
         }
@@ -93,7 +94,8 @@ impl Engine {
                 }
                 Err(error) => {
                     let file = self.below_root(&context.layout.tags(nsid));
-                    report.add(label, file, format!("a tag cannot be asked for: {}", error.message()), Remedy::Lost);
+                    let what = format!("a tag cannot be asked for: {}", error.message());
+                    report.add(label, file, what, Remedy::Lost.of(&error));
                 }
             }
         }
@@ -102,7 +104,12 @@ impl Engine {
         }
         for (source, path, error) in unreadable(context, nsid)? {
             let what = if source == nsid { "it is not synced" } else { "merges that compare with it are refused" };
-            report.add(label, self.below_root(&path), format!("{what}: {}", error.message()), Remedy::DropDamaged);
+            report.add(
+                label,
+                self.below_root(&path),
+                format!("{what}: {}", error.message()),
+                Remedy::DropDamaged.of(&error),
+            );
         }
         if self.catalog.find(name) != Some(nsid) {
             let what = match read_deleted(context, nsid) {
@@ -123,7 +130,7 @@ impl Engine {
         for (file, error) in self.damaged_answers(nsid)? {
             let path = self.below_root(&file.path(&self.context, nsid));
             let what = format!("{}; writes with an Idempotency-Key are refused", error.message());
-            report.add(label, path, what, Remedy::DropDamaged);
+            report.add(label, path, what, Remedy::DropDamaged.of(&error));
         }
         Ok(())
     }

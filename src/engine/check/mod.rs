@@ -122,6 +122,20 @@ pub enum Remedy {
     Forget,
     /// The file must be put back from a copy.
     FromACopy,
+    /// The operating system does not let it be read. It may be whole, and is never given up.
+    Unreadable,
+}
+
+impl Remedy {
+    /// What can be done about a file of which this error came: one that could not be read is not known to be damaged. Where
+    /// something else has its bytes it is put back all the same.
+    fn of(self, error: &Error) -> Remedy {
+        match self {
+            Remedy::Restore | Remedy::ReadAgain => self,
+            _ if error.is_unread() => Remedy::Unreadable,
+            _ => self,
+        }
+    }
 }
 
 impl Report {
@@ -165,6 +179,9 @@ impl Engine {
         if *scope == Scope::Store {
             let alone = self.context.commits.alone();
             self.check_node(&mut confirmed);
+            if level >= 2 {
+                self.count_orphans(&mut confirmed, &BTreeSet::new());
+            }
             drop(alone);
             if level >= 4 && self.context.meta.is_trusted() {
                 self.check_counts(&mut confirmed)?;
@@ -198,20 +215,17 @@ impl Engine {
         for (name, damage) in self.catalog.damaged() {
             if scope.has(&name) {
                 let file = self.below_root(&self.context.layout.bindings(&name));
-                report.add(&name.to_string(), file, damage, Remedy::FromACopy);
+                report.add(&name.to_string(), file, damage.message(), Remedy::FromACopy.of(&damage));
             }
         }
+        let mut is_all_known = true;
         for (label, name, nsid) in self.incarnations(scope) {
             report.namespaces += 1;
-            let mut chain = self.check_chain(&mut report, &label, &name, nsid)?;
-            if level >= 2 {
-                self.check_objects(&mut report, &label, &mut chain, level)?;
-                self.check_own_logs(&mut report, &label, &name, nsid, chain.head.as_ref(), level)?;
+            if let Err(error) = self.look_at_one(&mut report, &mut named, (&label, &name, nsid), level) {
+                let file = self.context.file_of(&error).unwrap_or_else(|| format!("local/{nsid}"));
+                report.add(&label, file, error.message(), Remedy::FromACopy.of(&error));
+                is_all_known = false;
             }
-            if level >= 3 {
-                self.check_answers(&mut report, &label, nsid)?;
-            }
-            named.extend(chain.objects.into_keys());
         }
         for problem in &mut report.problems {
             // Others name it, so it stays known.
@@ -223,8 +237,9 @@ impl Engine {
         }
         if *scope == Scope::Store {
             self.check_node(&mut report);
-            if level >= 2 {
-                self.count_orphans(&mut report, &named)?;
+            // Whether what nobody names is a leftover is known once all who name something were read.
+            if level >= 2 && is_all_known {
+                self.count_orphans(&mut report, &named);
             }
             if level >= 4 && self.context.meta.is_trusted() {
                 self.check_counts(&mut report)?;
@@ -236,6 +251,26 @@ impl Engine {
             return Err(super::not_found(name));
         }
         Ok(report)
+    }
+
+    /// One incarnation, and what it names. An error where one of its directories cannot be read.
+    fn look_at_one(
+        &self,
+        report: &mut Report,
+        named: &mut BTreeSet<String>,
+        (label, name, nsid): (&str, &NamespaceName, Nsid),
+        level: u8,
+    ) -> Result<()> {
+        let mut chain = self.check_chain(report, label, name, nsid)?;
+        if level >= 2 {
+            self.check_objects(report, label, &mut chain, level)?;
+            self.check_own_logs(report, label, name, nsid, chain.head.as_ref(), level)?;
+        }
+        if level >= 3 {
+            self.check_answers(report, label, nsid)?;
+        }
+        named.extend(chain.objects.into_keys());
+        Ok(())
     }
 
     /// What has a name, and what was deleted and can be had back.
@@ -268,6 +303,9 @@ impl Engine {
                 let file = self.below_root(&dir.join(super::layout::numbered(bound.rev)));
                 match stored(&**disk, &dir) {
                     Ok(Some(found)) if found.rev >= bound.rev => {}
+                    Err(error) if error.is_unread() => {
+                        report.add(&name.to_string(), file, error.message(), Remedy::Unreadable);
+                    }
                     Ok(_) => report.add(&name.to_string(), file, "the binding is missing", Remedy::Restore),
                     Err(error) => report.add(&name.to_string(), file, error.message(), Remedy::Restore),
                 }
@@ -275,10 +313,14 @@ impl Engine {
         }
     }
 
-    fn count_orphans(&self, report: &mut Report, named: &BTreeSet<String>) -> Result<()> {
+    fn count_orphans(&self, report: &mut Report, named: &BTreeSet<String>) {
         let own: BTreeSet<String> =
             self.incarnations(&Scope::Store).iter().map(|(_, name, nsid)| prefix(&name.project, *nsid)).collect();
-        let listed = self.context.tier.list("")?;
+        let (listed, unread) = self.context.tier.list_readable();
+        for error in unread {
+            let file = self.context.file_of(&error).unwrap_or_else(|| "store".to_owned());
+            report.add("store", file, error.message(), Remedy::Unreadable);
+        }
         // Asked after the listing, as a sweep does: what is on its way to a manifest is no leftover.
         let at_work = self.at_work();
         for (key, bytes) in listed {
@@ -291,7 +333,6 @@ impl Engine {
                 report.orphan_bytes += bytes;
             }
         }
-        Ok(())
     }
 
     /// No count may be below what the files say.

@@ -18,6 +18,7 @@ use crate::format::log::decode_log;
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::meta::ObjectFact;
 use crate::model::ids::{NamespaceName, Nsid};
+use crate::platform::disk::if_there;
 use crate::segment::Segment;
 use crate::segment::merge::Input;
 use crate::segment::unique::live_twice;
@@ -45,7 +46,8 @@ impl Engine {
                         _ if *is_needed => Remedy::DropDamaged,
                         _ => Remedy::Lost,
                     };
-                    report.add(label, format!("store/{key}"), lost(chain.head.as_ref(), key, &error), remedy);
+                    let what = lost(chain.head.as_ref(), key, &error);
+                    report.add(label, format!("store/{key}"), what, remedy.of(&error));
                 }
             }
         }
@@ -62,7 +64,7 @@ impl Engine {
         let key = &fact.key;
         let found = self.context.disk.size(&self.context.tier.path(key)).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => Error::corrupt("it is missing"),
-            _ => Error::from(error),
+            _ => Error::reading(error),
         })?;
         // What a merge did not take lies beside the state: named by its key alone.
         if key.contains("/conflicts/") {
@@ -137,7 +139,7 @@ impl Engine {
             report.add(label, format!("store/{}", first.key), what, Remedy::FromACopy);
         });
         if let Err((at, error)) = found {
-            report.add(label, format!("store/{}", seen[at].0.key), error.message(), Remedy::DropDamaged);
+            report.add(label, format!("store/{}", seen[at].0.key), error.message(), Remedy::DropDamaged.of(&error));
         }
         Ok(())
     }
@@ -159,7 +161,8 @@ impl Engine {
             // The writer holds its logs until their records are in segments.
             let own = log_key(&name.project, nsid, "");
             for key in self.context.meta.references_below(&own)? {
-                let is_there = disk.size(&self.context.tier.path(&key)).is_ok();
+                let found = if_there(disk.size(&self.context.tier.path(&key)));
+                let is_there = !matches!(found, Ok(None));
                 if !is_there && !head.is_some_and(|head| head.logs.iter().any(|log| log.key == key)) {
                     let first = key.strip_prefix(&own).and_then(first_seq_of).unwrap_or(0);
                     let what = format!("it is missing; it holds records from {first} on");
@@ -176,12 +179,21 @@ impl Engine {
         let mut ranges: Vec<(u64, u64, String)> = Vec::new();
         for (dir, is_open) in [(&paths.sealed, false), (&paths.open, true)] {
             let entries = match is_open {
-                true => paths.names.of(&**disk, dir, nsid).unwrap_or_default(),
-                false => disk.names(dir).unwrap_or_default(),
+                true => paths.names.of(&**disk, dir, nsid),
+                false => if_there(disk.names(dir)).map(Option::unwrap_or_default),
             };
+            let entries = entries.unwrap_or_else(|error| {
+                report.add(label, self.below_root(dir), Error::reading(error).message(), Remedy::Unreadable);
+                Vec::new()
+            });
             for entry in entries {
                 let path = dir.join(&entry);
-                let Ok(len) = disk.size(&path) else { continue };
+                // A log may be sealed or let go of meanwhile.
+                let found = if_there(disk.size(&path)).unwrap_or_else(|error| {
+                    report.add(label, self.below_root(&path), Error::reading(error).message(), Remedy::Unreadable);
+                    None
+                });
+                let Some(len) = found else { continue };
                 let key = log_key(&name.project, nsid, &entry);
                 let is_named = head.is_some_and(|head| head.logs.iter().any(|log| log.key == key));
                 if !entry.ends_with(".wal") {
@@ -192,7 +204,7 @@ impl Engine {
                 if level < 3 {
                     continue;
                 }
-                let read = disk.read(&path).map_err(Error::from).and_then(|bytes| decode_log(&bytes, &entry));
+                let read = disk.read(&path).map_err(Error::reading).and_then(|bytes| decode_log(&bytes, &entry));
                 // A copy of the same incarnation that was here before may have left logs that others still read.
                 if let Ok(log) = &read
                     && head.is_none_or(|head| head.origin == log.header.origin)
@@ -204,20 +216,20 @@ impl Engine {
                 if is_named {
                     continue;
                 }
-                let what = match read {
+                let over = first_seq_of(&entry).is_some_and(|first| first < replay_from);
+                let remedy = if over { Remedy::Lost } else { Remedy::FromACopy };
+                let (what, remedy) = match read {
                     // The end of an open log may be a commit on its way.
                     Ok(log) if log.torn && !is_open => {
                         let first = log
                             .frames
                             .last()
                             .map_or(log.header.first_seq, |frame| frame.first_seq + frame.batch.records.len() as u64);
-                        format!("ends in the middle of a commit: records from {first} on are lost")
+                        (format!("ends in the middle of a commit: records from {first} on are lost"), remedy)
                     }
                     Ok(_) => continue,
-                    Err(error) => error.message().to_owned(),
+                    Err(error) => (error.message().to_owned(), remedy.of(&error)),
                 };
-                let over = first_seq_of(&entry).is_some_and(|first| first < replay_from);
-                let remedy = if over { Remedy::Lost } else { Remedy::FromACopy };
                 report.add(label, self.below_root(&path), what, remedy);
             }
         }

@@ -209,6 +209,12 @@ impl Engine {
         let mut next = head.manifest.clone();
         for fact in objects(&head.manifest) {
             let Err(error) = self.verify(&fact, 3) else { continue };
+            if error.is_unread() {
+                if dry_run {
+                    continue;
+                }
+                return Err(not_given_up(&fact.key, &error));
+            }
             if dry_run && self.is_recomputable(&head.manifest, &fact.key) {
                 // It is put back first when this is meant.
                 continue;
@@ -227,6 +233,12 @@ impl Engine {
         let is_moved = !given_up.is_empty();
         for (file, error) in self.damaged_answers(nsid)? {
             let path = file.path(context, nsid);
+            if error.is_unread() {
+                if dry_run {
+                    continue;
+                }
+                return Err(not_given_up(&self.below_root(&path), &error));
+            }
             if !dry_run {
                 unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
             }
@@ -234,6 +246,12 @@ impl Engine {
             given_up.push(format!("give up {file} ({why}): repeated writes may take effect a second time"));
         }
         for (_, path, error) in unreadable(context, nsid)? {
+            if error.is_unread() {
+                if dry_run {
+                    continue;
+                }
+                return Err(not_given_up(&self.below_root(&path), &error));
+            }
             if !dry_run {
                 unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
                 context.meta.distrust("what a base that is given up held is counted");
@@ -312,7 +330,16 @@ fn remaining(found: Report, request: &RepairRequest) -> Vec<Problem> {
         Remedy::Restore | Remedy::ReadAgain => false,
         Remedy::DropDamaged => dropped.as_deref() != Some(problem.namespace.as_str()),
         Remedy::Forget => request.scope != Scope::Store,
-        Remedy::Lost | Remedy::FromACopy => true,
+        Remedy::Lost | Remedy::FromACopy | Remedy::Unreadable => true,
     };
     found.problems.into_iter().filter(stays).collect()
+}
+
+/// What cannot be read now may be whole.
+fn not_given_up(file: &str, error: &Error) -> Error {
+    Error::unavailable(format!(
+        "nothing is given up: {file} cannot be read now and may be whole: {}",
+        error.message()
+    ))
+    .with_hint(error.hint().unwrap_or("see that it can be read, and run it again"))
 }

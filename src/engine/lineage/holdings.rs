@@ -234,7 +234,8 @@ pub fn read_manifest(context: &Context, nsid: Nsid, generation: u64) -> Result<M
 /// The same, with the length of its file.
 pub fn read_stored(context: &Context, nsid: Nsid, generation: u64) -> Result<(Manifest, u64)> {
     let path = context.layout.manifest(nsid, generation);
-    let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+    let bytes =
+        if_there(context.disk.read(&path)).map_err(Error::reading).context(|| format!("read {}", path.display()))?;
     let bytes = bytes.ok_or_else(|| super::gone(format!("generation {generation} is not kept any more")))?;
     let (manifest, _) = decode_manifest(&bytes, &path.display().to_string())?;
     if manifest.nsid != nsid || manifest.generation != generation {
@@ -262,7 +263,7 @@ pub fn read_tag(context: &Context, nsid: Nsid, tag: &str) -> Result<Option<TagFi
     let dir = context.layout.tags(nsid).join(tag);
     let Some(rev) = newest_revision(context, &dir)? else { return Ok(None) };
     let path = dir.join(numbered(rev));
-    let bytes = context.disk.read(&path).context(|| format!("read {}", path.display()))?;
+    let bytes = context.disk.read(&path).map_err(Error::reading).context(|| format!("read {}", path.display()))?;
     decode_tag(&bytes, &path.display().to_string()).map(Some)
 }
 
@@ -274,7 +275,8 @@ pub(super) fn newest_revision(context: &Context, dir: &std::path::Path) -> Resul
 /// The mark of an incarnation's deletion.
 pub fn read_deleted(context: &Context, nsid: Nsid) -> Result<Option<DeletedFile>> {
     let path = context.layout.deleted_mark(nsid);
-    let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+    let bytes =
+        if_there(context.disk.read(&path)).map_err(Error::reading).context(|| format!("read {}", path.display()))?;
     bytes.map(|bytes| decode_deleted(&bytes, &path.display().to_string())).transpose()
 }
 
@@ -287,7 +289,8 @@ pub fn own_logs(context: &Context, manifest: &Manifest) -> Result<Vec<String>> {
 }
 
 pub(super) fn list(context: &Context, dir: &std::path::Path) -> Result<Vec<String>> {
-    let names = if_there(context.disk.names(dir)).context(|| format!("list {}", dir.display()))?;
+    let names =
+        if_there(context.disk.names(dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
     Ok(names.unwrap_or_default())
 }
 

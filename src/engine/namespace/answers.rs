@@ -115,7 +115,7 @@ impl AnswersFile {
     pub fn read(&self, context: &Context, nsid: Nsid) -> Result<Vec<Answer>> {
         let path = self.path(context, nsid);
         let name = path.display().to_string();
-        let bytes = context.disk.read(&path).context(|| format!("read {name}"))?;
+        let bytes = context.disk.read(&path).map_err(Error::reading).context(|| format!("read {name}"))?;
         let (found, answers) = decode(&bytes, &name)?;
         if found != nsid {
             return Err(Error::corrupt(format!("{name}: is of incarnation {found}, expected {nsid}")));
@@ -146,7 +146,8 @@ fn beginning(key_hash: &[u8; 16]) -> u32 {
 /// The files of answers of an incarnation up to a generation, oldest first.
 pub(in crate::engine) fn answer_files(context: &Context, nsid: Nsid, generation: u64) -> Result<Vec<AnswersFile>> {
     let dir = context.layout.answers(nsid);
-    let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
+    let entries =
+        if_there(context.disk.list(&dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
     let found = entries.iter().flatten().filter_map(AnswersFile::of);
     let mut files: Vec<AnswersFile> = found.filter(|file| file.generation <= generation).collect();
     files.sort_by_key(|file| (file.generation, file.newest_ms));

@@ -43,7 +43,9 @@ impl Head {
         let cached = cached.and_then(|bytes| decode_manifest(&bytes, "meta.redb").ok());
         let mut generation = 0;
         for _ in 0..COMMITS_MEANWHILE_MAX {
-            let entries = if_there(context.disk.names(&dir)).context(|| format!("list {}", dir.display()))?;
+            let entries = if_there(context.disk.names(&dir))
+                .map_err(Error::reading)
+                .context(|| format!("list {}", dir.display()))?;
             let entries = entries.unwrap_or_default();
             let Some(newest) = entries.iter().filter_map(|name| number_of(name)).max() else {
                 return Ok(None);
@@ -60,7 +62,9 @@ impl Head {
                 )));
             }
             let path = dir.join(numbered(generation));
-            let bytes = if_there(context.disk.read(&path)).context(|| format!("read {}", path.display()))?;
+            let bytes = if_there(context.disk.read(&path))
+                .map_err(Error::reading)
+                .context(|| format!("read {}", path.display()))?;
             // It was replaced, and not retained.
             let Some(bytes) = bytes else { continue };
             let (manifest, crc32c) = decode_manifest(&bytes, &path.display().to_string())?;
