@@ -71,7 +71,7 @@ use self::copies::CopyState;
 use self::namespace::{Moment, Namespace, not_found};
 use self::origins::Origins;
 use crate::error::{Error, Kind, Result};
-use crate::model::ids::{NamespaceName, Nsid};
+use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::model::schema::Metric;
 use crate::model::write::SchemaUpdate;
 
@@ -89,6 +89,10 @@ pub struct Engine {
     copies: Mutex<BTreeMap<String, CopyState>>,
     /// Past states that were asked for last, and the bytes of their tails in memory.
     past: Mutex<VecDeque<(Arc<Moment>, u64)>>,
+    /// Incarnations that ended lately, and how often their directories are looked at still.
+    ended: Mutex<VecDeque<(Project, Nsid, u32)>>,
+    /// Whose bases of merges were looked at last in the background.
+    bases_seen: Mutex<Option<Nsid>>,
     /// Held by a query that reads again what there was no room for.
     narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.

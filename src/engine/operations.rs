@@ -231,7 +231,13 @@ impl Engine {
             namespace.retire().await;
         }
         self.unpin(name)?;
-        tokio::task::block_in_place(|| self.lay_aside(&name.project, nsid, deleted));
+        let is_kept = deleted.is_some();
+        tokio::task::block_in_place(|| {
+            self.lay_aside(&name.project, nsid, deleted);
+            if !is_kept && let Err(error) = self.forget_name(name) {
+                tracing::warn!(%name, %error, "a name that is bound to nothing is kept");
+            }
+        });
         Ok(())
     }
 
@@ -254,6 +260,7 @@ impl Engine {
             }
         }
         remove_empty(context, project, nsid);
+        self.ended_lately(project, nsid);
     }
 
     /// Answers one or several queries from one snapshot. Blocking.

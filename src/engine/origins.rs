@@ -104,7 +104,7 @@ impl Engine {
     }
 
     /// Whether a bucket has a state of an incarnation, or one was made for it. Reads small files.
-    fn is_shared(&self, nsid: Nsid) -> Result<bool> {
+    pub(super) fn is_shared(&self, nsid: Nsid) -> Result<bool> {
         let staged = || bases::read(&self.context, &bases::next_path(&self.context, nsid, nsid));
         Ok(self.common(nsid)?.is_some() || staged()?.is_some())
     }

@@ -121,6 +121,8 @@ impl Engine {
             origins: Origins::default(),
             copies: Mutex::new(BTreeMap::new()),
             past: Mutex::new(VecDeque::new()),
+            ended: Mutex::default(),
+            bases_seen: Mutex::default(),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::PoisonError;
 
 use super::catalog::directories;
 use super::context::Context;
@@ -16,6 +17,12 @@ use crate::platform::disk::{if_there, unpublish};
 
 /// The code of a sweep that would have removed most of the store.
 pub const SWEEP_REFUSED: &str = "sweep_refused";
+
+/// So often directories of an incarnation that ended are looked at, a pass of the background apart: what was being built for it when it
+/// ended has come to nothing by then.
+const ENDED_LOOKS: u32 = 8;
+/// Of so many incarnations, those that ended last; a start finds the others.
+const ENDED_MAX: usize = 1_024;
 
 /// Whatever share of the store it is, so much may go: what one interrupted merge of segments or restore leaves on a small node.
 const FREE_BYTES: u64 = 64 << 20;
@@ -87,6 +94,28 @@ impl Engine {
             remove_empty_segments(context, project, *nsid);
         }
         Ok((objects.len() as u64, bytes))
+    }
+
+    /// What was being built for it may leave directories yet.
+    pub(super) fn ended_lately(&self, project: &Project, nsid: Nsid) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended.len() >= ENDED_MAX {
+            ended.pop_front();
+        }
+        ended.push_back((project.clone(), nsid, ENDED_LOOKS));
+    }
+
+    /// Removes empty directories of incarnations that ended lately.
+    pub(super) fn clear_ended(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.retain_mut(|(project, nsid, looks)| {
+            // The same incarnation may have come from a bucket again.
+            if !self.catalog.is_bound(*nsid) {
+                remove_empty(&self.context, project, *nsid);
+            }
+            *looks -= 1;
+            *looks > 0
+        });
     }
 
     fn listed(&self) -> Result<Listed> {

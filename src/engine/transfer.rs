@@ -16,6 +16,7 @@ use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
 use super::lineage::holdings::kin;
 use super::namespace::{Moment, reference};
 use super::operations::exists;
+use super::sweep::remove_empty;
 use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::conflicts::decode_conflicts;
@@ -144,7 +145,8 @@ impl Engine {
         let context = &self.context;
         let nsid = Nsid(context.random.uuid_v7(context.clock.now_millis()));
         let birth = context.birth(nsid);
-        Newborn { engine: self.clone(), name: name.clone(), nsid, published: Vec::new(), _birth: birth }
+        let name = name.clone();
+        Newborn { engine: self.clone(), name, nsid, published: Vec::new(), may_be_bound: false, _birth: birth }
     }
 
     pub fn now_millis(&self) -> u64 {
@@ -173,6 +175,7 @@ pub struct Newborn {
     nsid: Nsid,
     /// Keys of objects that are in place.
     published: Vec<String>,
+    may_be_bound: bool,
     _birth: Birth,
 }
 
@@ -301,16 +304,14 @@ impl Newborn {
                 let (nsid, kin) = (newborn.nsid, kin(&manifest, None));
                 match engine.give_birth(&newborn.name, manifest, None).await {
                     Ok((namespace, _)) => {
-                        newborn.published.clear();
+                        newborn.may_be_bound = true;
                         engine.context.set_kin(nsid, kin);
                         // Many small segments become few.
                         namespace.start_flush();
                         Ok(namespace.view().documents())
                     }
                     Err(error) => {
-                        if error.code() == UNKNOWN_BINDING {
-                            newborn.published.clear();
-                        }
+                        newborn.may_be_bound = error.code() == UNKNOWN_BINDING;
                         Err(error)
                     }
                 }
@@ -330,9 +331,7 @@ impl Newborn {
             .to_the_end(|engine| async move {
                 let mut newborn = self;
                 let done = engine.take_over(&newborn.name, manifest, check).await;
-                if done.as_ref().err().is_none_or(|error| error.code() == UNKNOWN_BINDING) {
-                    newborn.published.clear();
-                }
+                newborn.may_be_bound = done.as_ref().err().is_none_or(|error| error.code() == UNKNOWN_BINDING);
                 done
             })
             .await
@@ -341,10 +340,15 @@ impl Newborn {
 
 impl Drop for Newborn {
     fn drop(&mut self) {
+        if self.may_be_bound {
+            return;
+        }
         // Nobody else can know of them: no name was ever bound to this incarnation.
         for key in &self.published {
             let _ = self.engine.context.tier.remove(key);
         }
+        // Those of objects that came to nothing, too.
+        remove_empty(&self.engine.context, &self.name.project, self.nsid);
     }
 }
 

@@ -11,3 +11,4 @@ mod node;
 mod past;
 #[path = "../support/node.rs"]
 mod support;
+mod upkeep;

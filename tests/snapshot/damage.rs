@@ -6,11 +6,12 @@ use std::sync::Arc;
 use shoal::engine::Engine;
 use shoal::error::Kind;
 use shoal::model::as_of::AsOf;
+use shoal::platform::disk::Disk;
 use shoal::snapshot::restore::DAMAGED;
 use shoal::snapshot::take::Extent;
 
 use super::conflicts::disagree;
-use super::node::{Node, files, fill, name, restored, rewritten, rows, snapshot, write};
+use super::node::{Node, files, fill, name, restored, rewritten, rows, snapshot, swept, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_is_cut_or_altered_anywhere_is_refused_and_nothing_is_changed() {
@@ -90,4 +91,20 @@ async fn what_is_no_snapshot_is_told_so() {
     let error = restored(&engine, "back", &[b'x'; 200]).await.unwrap_err();
     assert!(error.message().contains("it is no snapshot"), "{error}");
     assert!(restored(&engine, "back", b"").await.unwrap_err().message().contains("cut short"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_came_to_nothing_leaves_no_directory() {
+    let node = Node::new(14);
+    let engine = node.open().unwrap();
+    fill(&engine, "docs").await;
+    let whole = snapshot(&engine, "docs", Extent::Full).await.unwrap();
+    let namespaces = Path::new("/data/store/default/default/namespaces");
+    let before = node.disk.list(namespaces).unwrap();
+    for percent in (5..100).step_by(5) {
+        restored(&engine, "back", &whole[..whole.len() * percent / 100]).await.unwrap_err();
+        assert_eq!(node.disk.list(namespaces).unwrap(), before, "cut at {percent} in a hundred");
+    }
+    restored(&engine, "back", &whole).await.unwrap();
+    assert!(swept(&engine).await.is_whole());
 }

@@ -42,12 +42,16 @@ impl Engine {
             self.close_idle();
             self.remember_parts();
             self.look_again();
+            self.clear_ended();
         });
         if !self.is_index_trusted() {
             return Ok(());
         }
         self.delete_expired(now).await?;
-        tokio::task::block_in_place(|| self.drop_past(now))
+        tokio::task::block_in_place(|| {
+            self.forget_bases_in_turn();
+            self.drop_past(now)
+        })
     }
 
     /// Makes segments of tails that have waited for long. Where a clock `is_believed` that shows less than states say, or states were

@@ -11,8 +11,10 @@ use crate::format::manifest::Manifest;
 use crate::format::marks::{TagFile, VERSION, encode_tag};
 use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
-use crate::platform::disk::{create_dirs, publish};
+use crate::platform::disk::{create_dirs, if_there, publish, unpublish};
 
+/// So many of the deletions that were left behind go with one tag that is set: each costs two barriers.
+const DELETED_AT_ONCE: usize = 32;
 /// The most tags of one namespace.
 pub const TAGS_MAX: usize = 1_024;
 
@@ -47,12 +49,14 @@ impl Engine {
                     .with_hint("delete it first, or choose another name"));
             }
             let is_there = |file: &Result<TagFile>| file.as_ref().map_or(true, |file| file.manifest.is_some());
-            if read_tags(&self.context, namespace.nsid)?.iter().filter(|file| is_there(file)).count() >= TAGS_MAX {
+            let tags = read_tags(&self.context, namespace.nsid)?;
+            if tags.iter().filter(|file| is_there(file)).count() >= TAGS_MAX {
                 return Err(Error::invalid(format!(
                     "{name} has {TAGS_MAX} tags, which is the most; delete one first"
                 )));
             }
             let at_ms = self.context.clock.now_millis();
+            self.forget_deleted(namespace.nsid, tag, &tags)?;
             // One that another node deleted is forgotten here, and has a number in the bucket all the same.
             let there = self.known_tags(namespace.nsid)?.revisions.get(tag).copied();
             let (rev, tag) = (next_rev(at_ms, known.as_ref().map(|known| known.rev).max(there)), tag.to_owned());
@@ -78,6 +82,10 @@ impl Engine {
             let Some(known) = known.filter(|known| known.manifest.is_some()) else {
                 return Err(Error::not_found(format!("{name} has no tag '{tag}'")));
             };
+            if self.is_here_only(namespace.nsid)? {
+                // Nobody is to be told.
+                return self.remove_tag(namespace.nsid, &known);
+            }
             let at_ms = self.context.clock.now_millis();
             let (rev, tag) = (next_rev(at_ms, Some(known.rev)), tag.to_owned());
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: None };
@@ -90,6 +98,24 @@ impl Engine {
         let namespace = self.namespace(name)?;
         let files = read_tags(&self.context, namespace.nsid)?.into_iter().collect::<Result<Vec<TagFile>>>()?;
         Ok(files.iter().filter_map(describe).collect())
+    }
+
+    /// Whether no bucket knows of this incarnation and none is there to be told of it: then nobody else has its tags, and a deleted one
+    /// needs no file that says so.
+    fn is_here_only(&self, nsid: Nsid) -> Result<bool> {
+        let path = self.context.layout.known_tags(nsid);
+        let known = if_there(self.context.disk.size(&path)).context(|| format!("read {}", path.display()))?;
+        Ok(known.is_none() && !self.context.tier.cache().is_attached() && !self.is_shared(nsid)?)
+    }
+
+    /// Removes what says of tags other than `but` that they were deleted, where nobody needs to be told. The caller holds `tags`.
+    fn forget_deleted(&self, nsid: Nsid, but: &str, tags: &[Result<TagFile>]) -> Result<()> {
+        let is_left = |file: &&TagFile| file.manifest.is_none() && file.tag != but;
+        let mut left = tags.iter().flatten().filter(is_left).take(DELETED_AT_ONCE).peekable();
+        if left.peek().is_some() && self.is_here_only(nsid)? {
+            left.try_for_each(|file| self.remove_tag(nsid, file))?;
+        }
+        Ok(())
     }
 
     /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`. `is_there` is asked
@@ -105,18 +131,17 @@ impl Engine {
         let dir = context.layout.tags(nsid).join(&file.tag);
         create_dirs(&*context.disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(file.rev));
-        {
-            let _commits = context.commits.of(nsid);
-            let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
-            context.meta.hold(&named)?;
-            if let Err(gone) = is_there() {
-                self.release_tag(Some(file))?;
-                return Err(gone);
-            }
-            if let Err(error) = publish(&*context.disk, &path, &bytes) {
-                take_back(context, &path, &named);
-                return Err(Error::from(error).context(format!("write {}", path.display())));
-            }
+        // Until the one before is released: who counts in between does not see it any more.
+        let _commits = context.commits.of(nsid);
+        let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
+        context.meta.hold(&named)?;
+        if let Err(gone) = is_there() {
+            self.release_tag(Some(file))?;
+            return Err(gone);
+        }
+        if let Err(error) = publish(&*context.disk, &path, &bytes) {
+            take_back(context, &path, &named);
+            return Err(Error::from(error).context(format!("write {}", path.display())));
         }
         if let Some(last) = before.map(|before| before.rev).filter(|last| *last != file.rev) {
             // Best effort: the newest revision is what counts.
@@ -125,17 +150,22 @@ impl Engine {
         self.release_tag(before)
     }
 
-    /// Removes what is here of a tag. The caller holds `tags`.
+    /// Removes what is here of a tag, durably. The caller holds `tags`.
     pub(super) fn remove_tag(&self, nsid: Nsid, known: &TagFile) -> Result<()> {
-        let (disk, dir) = (&*self.context.disk, self.context.layout.tags(nsid).join(&known.tag));
+        let context = &self.context;
+        let (disk, dir) = (&*context.disk, context.layout.tags(nsid).join(&known.tag));
         let step = || format!("remove the tag in {}", dir.display());
-        // The oldest first: one that was left behind must not be the newest.
-        let mut revisions: Vec<String> = disk.list(&dir).context(step)?.into_iter().map(|entry| entry.name).collect();
-        revisions.sort();
-        for name in revisions {
+        let _commits = context.commits.of(nsid);
+        let newest = numbered(known.rev);
+        for name in disk.names(&dir).context(step)?.into_iter().filter(|name| *name != newest) {
             disk.remove(&dir.join(name)).context(step)?;
         }
+        // Those before it first, and for good: one that comes back with a power cut must not be the newest.
         disk.sync_dir(&dir).context(step)?;
+        if let Err(error) = unpublish(disk, &dir.join(newest)) {
+            context.meta.distrust("it is not known whether a tag was removed");
+            return Err(Error::from(error).context(step()));
+        }
         let _ = disk.remove_dir(&dir);
         self.release_tag(Some(known))
     }

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, PoisonError};
 
 use super::decide::{Evidence, State};
 use super::side::{Found, Side};
@@ -24,6 +24,9 @@ use crate::model::ids::{DocId, Nsid};
 use crate::model::version_vector::VersionVector;
 use crate::platform::disk::{create_dirs, if_there, publish};
 
+/// The bases of so many incarnations are looked at in one pass of the background: each costs the listing of a directory.
+pub const BASES_LOOKS_MAX: usize = 64;
+
 /// What the name of a state that is not merged yet ends in.
 const NEXT: &str = ".next.json";
 
@@ -32,7 +35,8 @@ pub fn next_path(context: &Context, target: Nsid, source: Nsid) -> PathBuf {
 }
 
 pub fn read(context: &Context, path: &std::path::Path) -> Result<Option<Manifest>> {
-    let bytes = if_there(context.disk.read(path)).context(|| format!("read {}", path.display()))?;
+    let bytes =
+        if_there(context.disk.read(path)).map_err(Error::reading).context(|| format!("read {}", path.display()))?;
     let manifest = bytes.map(|bytes| decode_manifest(&bytes, &path.display().to_string())).transpose()?;
     Ok(manifest.map(|(manifest, _)| manifest))
 }
@@ -57,13 +61,26 @@ pub fn unreadable(context: &Context, target: Nsid) -> Result<Vec<(Nsid, PathBuf,
     Ok(files_of(context, target)?.into_iter().filter_map(damaged).collect())
 }
 
+/// The incarnations whose states an incarnation keeps, by the names of the files.
+fn sources_of(context: &Context, target: Nsid) -> Result<BTreeSet<Nsid>> {
+    let dir = context.layout.bases(target);
+    let names =
+        if_there(context.disk.names(&dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
+    Ok(names.iter().flatten().filter_map(|name| source_in(name)).collect())
+}
+
+fn source_in(name: &str) -> Option<Nsid> {
+    let stem = name.strip_suffix(NEXT).or_else(|| name.strip_suffix(".json"))?;
+    stem.parse().ok().map(Nsid)
+}
+
 fn files_of(context: &Context, target: Nsid) -> Result<Vec<(Nsid, PathBuf, Result<Manifest>)>> {
     let dir = context.layout.bases(target);
-    let entries = if_there(context.disk.list(&dir)).context(|| format!("list {}", dir.display()))?;
+    let entries =
+        if_there(context.disk.list(&dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
     let mut found = Vec::new();
     for entry in entries.unwrap_or_default() {
-        let stem = entry.name.strip_suffix(NEXT).or_else(|| entry.name.strip_suffix(".json"));
-        let Some(source) = stem.and_then(|stem| stem.parse().ok()).map(Nsid) else { continue };
+        let Some(source) = source_in(&entry.name) else { continue };
         let path = dir.join(&entry.name);
         let manifest = read(context, &path).transpose();
         found.extend(manifest.map(|manifest| (source, path, manifest)));
@@ -177,14 +194,39 @@ impl Engine {
     /// Removes bases of sources that are gone for good.
     pub(super) fn forget_bases(&self, target: Nsid) -> Result<()> {
         let context = &self.context;
-        let named: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
-        for (source, _) in kept_by(context, target)? {
-            if !named.contains(&source) && !context.kin().contains_key(&source) {
-                remove(context, target, &context.layout.base(target, source));
-                remove(context, target, &next_path(context, target, source));
+        for source in sources_of(context, target)? {
+            if self.catalog.is_bound(source) || context.kin().contains_key(&source) {
+                continue;
+            }
+            // Who merges it right now does this itself, or leaves it for later.
+            let pair = self.pair(target, source);
+            let Ok(_pair) = pair.try_lock() else { continue };
+            let paths = [context.layout.base(target, source), next_path(context, target, source)];
+            // What cannot be read would have everything counted anew each time.
+            if paths.iter().all(|path| read(context, path).is_ok()) {
+                paths.iter().for_each(|path| remove(context, target, path));
             }
         }
         Ok(())
+    }
+
+    /// The same for some incarnations in turn: for those that nothing is merged into any more, too. Blocking.
+    pub(in crate::engine) fn forget_bases_in_turn(&self) {
+        // What a damaged name is bound to may be any of the sources.
+        if !self.catalog.damaged().is_empty() {
+            return;
+        }
+        let mut targets: Vec<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        targets.sort_unstable();
+        let mut last = self.bases_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = targets.partition_point(|nsid| Some(*nsid) <= *last);
+        let turn = &targets[from..targets.len().min(from + BASES_LOOKS_MAX)];
+        *last = turn.last().copied();
+        for target in turn {
+            if let Err(error) = self.forget_bases(*target) {
+                tracing::warn!(nsid = %target, %error, "bases of merges with who is gone are kept");
+            }
+        }
     }
 
     /// The states that source and target may have had in common. An error where one that is there cannot be read: without it the
