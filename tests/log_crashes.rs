@@ -110,7 +110,7 @@ impl Run {
     }
 
     fn recover(&mut self, distrust: Option<&Distrust>) -> Result<()> {
-        let found = look(&self.disk, &paths(), WRITER, 1, distrust)?;
+        let found = look(&self.disk, &paths(), WRITER, (1, Hlc::default()), distrust)?;
         let mut commits: Vec<(Hlc, Vec<Batch>)> = Vec::new();
         let mut whole = true;
         let mut frames = Vec::new();
@@ -237,7 +237,7 @@ fn a_flipped_bit_in_an_acknowledged_commit_is_reported_and_never_served() {
             let mut damaged = good.clone();
             damaged[at] ^= 1;
             overwrite(&run.disk, &path, &damaged);
-            let error = look(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
+            let error = look(&run.disk, &paths(), WRITER, (1, Hlc::default()), None).unwrap_err();
             assert!(matches!(error.kind(), Kind::Corrupt | Kind::Unsupported), "byte {at}: {error}");
             assert!(error.message().contains(&entry.name), "{error}");
         }
@@ -256,7 +256,7 @@ fn a_missing_log_is_reported_by_the_records_that_are_gone() {
     }
     let names = run.disk.list(Path::new("/data/store/wal")).unwrap();
     run.disk.remove(&Path::new("/data/store/wal").join(&names[1].name)).unwrap();
-    let error = look(&run.disk, &paths(), WRITER, 1, None).unwrap_err();
+    let error = look(&run.disk, &paths(), WRITER, (1, Hlc::default()), None).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt);
     assert!(error.message().ends_with("the file before it is missing"), "{error}");
 }
@@ -274,7 +274,7 @@ fn what_a_failed_creation_left_is_in_nobodys_way_once_its_number_is_flushed() {
         run.last = Some(sealed);
         run.commit().await.unwrap();
         run.journal = None;
-        let recovered = look(&*disk, &paths(), WRITER, flushed, None).unwrap();
+        let recovered = look(&*disk, &paths(), WRITER, (flushed, Hlc::default()), None).unwrap();
         assert_eq!(recovered.next_seq, run.next_seq);
         let mut first = None;
         let mut take = |frame: FrameReader<'_>| {

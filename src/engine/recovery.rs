@@ -69,17 +69,19 @@ pub struct Settled {
     pub torn_bytes: u64,
 }
 
-/// Finds this node's own logs from the record `replay_from` on; what they hold is durable on return, and no file has changed.
+/// Finds this node's own logs from the record `replay_from` on; what they hold is durable on return, and no file has changed. A sealed one
+/// that a manifest up to `until` has all of is left out: its removal failed, and logs that were begun later do not know of it.
 /// `Corrupt` names the file when an acknowledged commit is damaged or missing; `Unavailable` with code [`MISREAD`] when a second look
 /// at one says something else than the first.
 pub fn look(
     disk: &dyn Disk,
     paths: &LogPaths,
     writer: Writer,
-    replay_from: u64,
+    (replay_from, until): (u64, Hlc),
     distrust: Option<&Distrust>,
 ) -> Result<Recovered> {
     let (mut logs, leftovers) = find(disk, paths, writer, replay_from)?;
+    logs.retain(|log| log.is_open || is_needed(disk, &paths.sealed, &log.name, replay_from, until));
     let ends: Vec<PreviousLog> = logs.iter().filter_map(|log| log.header.previous).collect();
     for at in 0..logs.len() {
         let first_seq = logs[at].first_seq;

@@ -12,7 +12,7 @@ use shoal::format::manifest::{StoredAnswer, decode_manifest, encode_manifest};
 use shoal::model::ids::{DocId, Hlc};
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
 use shoal::platform::clock::ManualClock;
-use shoal::platform::disk::Disk;
+use shoal::platform::disk::{Disk, create_dirs, publish};
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 
 use super::node::{DAY_MS, Node, all, branch, name};
@@ -361,6 +361,35 @@ async fn while_a_file_of_answers_is_damaged_writes_with_a_key_are_refused_and_ot
     assert!(engine.check(4).unwrap().is_whole());
     assert!(!is_repeated(add(&engine, 1).await));
     assert_eq!(all(&engine, "docs").keys().cloned().collect::<Vec<_>>(), [DocId::Uint(1), DocId::Uint(2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_answers_whose_removal_failed_keeps_nothing_from_being_read() {
+    let node = Node::new(314);
+    let mut engine = node.open();
+    add(&engine, 1).await.unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    nothing(&engine, 2).await.unwrap();
+    branch(&engine, "docs", "sealed").await;
+    let [log] = &with_suffix(&node.disk, ".wal")[..] else { panic!("expected one log") };
+    let bytes = node.disk.read(log).unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    // As a removal leaves it that failed: the logs after it do not name it.
+    create_dirs(&node.disk, log.parent().unwrap()).unwrap();
+    publish(&node.disk, log, &bytes).unwrap();
+    for n in 3..6 {
+        add(&engine, n).await.unwrap();
+        branch(&engine, "docs", &format!("sealed-{n}")).await;
+    }
+    for _ in 0..2 {
+        drop(engine);
+        node.disk.power_cut(&*node.random);
+        let disk: Arc<dyn Disk> = Arc::new(node.disk.mounted());
+        // No sweep has removed it yet.
+        engine = Engine::open(node.config.clone(), disk, node.clock.clone(), node.random.clone()).unwrap();
+        assert_eq!(all(&engine, "docs").len(), 4);
+        assert!(is_repeated(nothing(&engine, 2).await) && is_repeated(add(&engine, 4).await));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -253,7 +253,7 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     state.ids_reserved = manifest.ids_reserved;
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
-    let recovered = look(&*context.disk, &paths, writer, manifest.replay_from, distrust)?;
+    let recovered = look(&*context.disk, &paths, writer, (manifest.replay_from, manifest.hlc), distrust)?;
     recovered.replay(&*context.disk, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
