@@ -183,7 +183,7 @@ fn rows_are_imported_searched_counted_and_found_again_after_a_stop() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let daemon = Daemon::start(&data);
-    assert_eq!(daemon.log, ["a new data directory is made", "shoal answers requests"]);
+    assert_eq!(daemon.log, ["there is no data here yet, a new data directory is made", "shoal answers requests"]);
     let schema = std::fs::read_to_string(example("schema.json")).unwrap();
     let rows = example("packages.ndjson");
     let arguments = ["import", "packages", "--file", &rows, "--metric", "cosine_distance", "--schema", &schema];

@@ -135,7 +135,12 @@ async fn uploads_that_break_off(bucket: &Bucket) {
     let ledger = Arc::new(Remembered::default());
     tokio::select! {
         done = bucket.upload("w", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE) => done.unwrap(),
-        () = ledger.grown.notified() => bucket.give_up("w", &ledger.read().unwrap(), &PATIENCE).await.unwrap(),
+        () = ledger.grown.notified() => {
+            let given_up = bucket.give_up("w", &ledger.read().unwrap(), &PATIENCE).await;
+            // A store that is quick may have all of it by now.
+            let is_there = bucket.get("w", &PATIENCE).await.unwrap().is_some();
+            assert!(given_up.is_ok() || is_there, "{given_up:?}");
+        }
     }
 }
 
