@@ -29,7 +29,7 @@ use shoal::model::ids::{DocId, Project};
 use shoal::model::query::{Answer, ResultRow};
 use shoal::model::value::Value;
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
-use shoal::platform::disk::Disk;
+use shoal::platform::disk::{Disk, publish};
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 
 use node::{Node, all, documents, name, through_bucket};
@@ -290,10 +290,20 @@ async fn a_lost_or_damaged_index_loses_nothing() {
     engine.shutdown().await.unwrap();
     drop(engine);
     let path = Path::new("/data/meta.redb");
-    for damage in ["deleted", "truncated", "overwritten"] {
+    let of_other_types = {
+        let dir = tempfile::tempdir().unwrap();
+        let database = redb::Database::create(dir.path().join("other")).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(redb::TableDefinition::<u64, u64>::new("state")).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        std::fs::read(dir.path().join("other")).unwrap()
+    };
+    for damage in ["deleted", "truncated", "overwritten", "of other types"] {
         match damage {
             "deleted" => node.disk.remove(path).unwrap(),
             "truncated" => node.disk.random_access(path).unwrap().set_len(5_000).unwrap(),
+            "of other types" => publish(&node.disk, path, &of_other_types).unwrap(),
             _ => node.disk.random_access(path).unwrap().write_at(100, &[0xa5; 8_000]).unwrap(),
         }
         let engine = node.open();

@@ -24,7 +24,7 @@ use self::backend::{from_redb, open_database};
 use self::tables::{
     ANSWERS, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
-use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Result};
+use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::model::ids::Nsid;
 use crate::platform::disk::{Disk, if_there};
 
@@ -106,7 +106,16 @@ impl Meta {
                 (database, Some(format!("it is damaged ({})", error.message())))
             }
         };
-        Self::begin(disk, path.to_owned(), database, why, existed)
+        match Self::begin(disk.clone(), path.to_owned(), database, why, existed) {
+            // Every page of it was as it should be, and what is in them is not.
+            Err(error) if existed && [Kind::Corrupt, Kind::Internal].contains(&error.kind()) => {
+                remove(&*disk, path)?;
+                let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
+                let why = Some(format!("it is damaged ({})", error.message()));
+                Self::begin(disk, path.to_owned(), database, why, false)
+            }
+            begun => begun,
+        }
     }
 
     fn begin(

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
@@ -71,6 +71,8 @@ pub struct Life {
     random: Arc<SeededRandom>,
     config: EngineConfig,
     engine: Option<Arc<Engine>>,
+    /// Whoever has it may still write.
+    disk: Weak<WornDisk>,
     /// What each document may be: one value, or several after an error that left it open.
     expected: BTreeMap<u64, BTreeSet<u64>>,
     /// Counts writes: their keys, and what they write.
@@ -95,7 +97,17 @@ impl Life {
         wear.free_bytes.store(DISK_BYTES, Ordering::Relaxed);
         let random = Arc::new(SeededRandom::new(1));
         let clock = Arc::new(ManualClock::at(1_700_000_000_000));
-        Life { dir, wear, clock, random, config, engine: None, expected: BTreeMap::new(), writes: 0 }
+        Life {
+            dir,
+            wear,
+            clock,
+            random,
+            config,
+            engine: None,
+            disk: Weak::new(),
+            expected: BTreeMap::new(),
+            writes: 0,
+        }
     }
 
     fn engine(&mut self) -> Arc<Engine> {
@@ -103,6 +115,7 @@ impl Life {
             return engine.clone();
         }
         let disk = Arc::new(WornDisk(self.wear.clone()));
+        self.disk = Arc::downgrade(&disk);
         let engine = Engine::open(self.config.clone(), disk, self.clock.clone(), self.random.clone()).unwrap();
         engine.rebuild_index().unwrap();
         self.engine = Some(engine.clone());
@@ -137,12 +150,10 @@ impl Life {
         }
     }
 
-    /// Lets go of the engine, once everything that still runs in it has ended.
+    /// Lets go of the engine, once everything has ended that still runs in it and has its disk: two would write one index.
     async fn leave(&mut self) {
-        let Some(engine) = self.engine.take() else { return };
-        let gone = Arc::downgrade(&engine);
-        drop(engine);
-        while gone.strong_count() > 0 {
+        self.engine = None;
+        while self.disk.strong_count() > 0 {
             tokio::task::yield_now().await;
         }
     }
