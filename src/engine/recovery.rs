@@ -69,8 +69,8 @@ pub struct Settled {
     pub torn_bytes: u64,
 }
 
-/// Finds this node's own logs from the record `replay_from` on; what they hold is durable on return, and no file has changed. A sealed one
-/// that a manifest up to `until` has all of is left out: its removal failed, and logs that were begun later do not know of it.
+/// Finds this node's own logs from the record `replay_from` on; what they hold is durable on return, and no file has changed. Of a sealed
+/// one that a manifest up to `until` has all of nothing is expected: its removal failed, and logs that were begun later do not know of it.
 /// `Corrupt` names the file when an acknowledged commit is damaged or missing; `Unavailable` with code [`MISREAD`] when a second look
 /// at one says something else than the first.
 pub fn look(
@@ -80,8 +80,9 @@ pub fn look(
     (replay_from, until): (u64, Hlc),
     distrust: Option<&Distrust>,
 ) -> Result<Recovered> {
-    let (mut logs, leftovers) = find(disk, paths, writer, replay_from)?;
-    logs.retain(|log| log.is_open || is_needed(disk, &paths.sealed, &log.name, replay_from, until));
+    let (logs, leftovers) = find(disk, paths, writer, replay_from)?;
+    let is_over = |log: &Found| !log.is_open && !is_needed(disk, &paths.sealed, &log.name, replay_from, until);
+    let (over, mut logs): (Vec<Found>, Vec<Found>) = logs.into_iter().partition(is_over);
     let ends: Vec<PreviousLog> = logs.iter().filter_map(|log| log.header.previous).collect();
     for at in 0..logs.len() {
         let first_seq = logs[at].first_seq;
@@ -111,7 +112,8 @@ pub fn look(
     }
     let unsettled = Unsettled { leftovers, ..Unsettled::default() };
     let mut recovered = Recovered { next_seq: replay_from, replay_from, unsettled, ..Recovered::default() };
-    for log in logs {
+    // They begin where the first of the others does, or before.
+    for log in over.into_iter().chain(logs) {
         let scan = log.scan(disk)?;
         let end = log.first_seq + scan.records;
         if log.is_open {
@@ -254,14 +256,14 @@ pub fn is_needed(disk: &dyn Disk, sealed: &Path, name: &str, replay_from: u64, u
     }
 }
 
-/// Whether a whole log has no record, and no commit after `until`.
+/// Whether a whole log has commits, none of them with a record or after `until`.
 fn is_answered(disk: &dyn Disk, path: &Path, name: &str, until: Hlc) -> Result<bool> {
     let log = LogFile::open(disk, path)?;
     if first_clock(&log)?.is_some_and(|since| since > until) {
         return Ok(false);
     }
     let scan = scan_log(&log, name)?;
-    Ok(scan.records == 0 && scan.newest <= until && !scan.torn)
+    Ok(scan.frames > 0 && scan.records == 0 && scan.newest <= until && !scan.torn)
 }
 
 /// What a look says; a second one where the first proves nothing. Two that prove nothing have to say the same.

@@ -98,21 +98,17 @@ impl Meta {
 
     fn open_file(disk: Arc<dyn Disk>, path: &Path) -> Result<(Meta, Option<String>)> {
         let existed = disk.size(path).is_ok_and(|bytes| bytes > 0);
-        let (database, why) = match open_database(&*disk, path) {
-            Ok(database) => (database, None),
-            Err(error) => {
-                remove(&*disk, path)?;
-                let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
-                (database, Some(format!("it is damaged ({})", error.message())))
-            }
+        let anew = |error: Error| -> Result<(Database, Option<String>)> {
+            remove(&*disk, path)?;
+            let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
+            Ok((database, Some(format!("it is damaged ({})", error.message()))))
         };
+        let (database, why) = open_database(&*disk, path).map_or_else(anew, |database| Ok((database, None)))?;
         match Self::begin(disk.clone(), path.to_owned(), database, why, existed) {
             // Every page of it was as it should be, and what is in them is not.
             Err(error) if existed && [Kind::Corrupt, Kind::Internal].contains(&error.kind()) => {
-                remove(&*disk, path)?;
-                let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
-                let why = Some(format!("it is damaged ({})", error.message()));
-                Self::begin(disk, path.to_owned(), database, why, false)
+                let (database, why) = anew(error)?;
+                Self::begin(disk.clone(), path.to_owned(), database, why, false)
             }
             begun => begun,
         }
