@@ -57,7 +57,11 @@ async fn deleted_tags_leave_nothing_where_no_bucket_knows_of_them() {
         }
         assert!(engine.tags(&name("main")).unwrap().is_empty());
     }
-    assert_eq!(below(&node, &tags), Vec::<PathBuf>::new());
+    node.clock.advance(node.config.retention_ms + 1);
+    engine.tag(&name("main"), "last", None).await.unwrap();
+    engine.tag(&name("main"), "very-last", None).await.unwrap();
+    // Of the others nothing is left, neither file nor directory.
+    assert_eq!(below(&node, &tags).len(), 4, "{:?}", below(&node, &tags));
     assert!(engine.check(4).unwrap().is_whole());
 }
 

@@ -82,10 +82,6 @@ impl Engine {
             let Some(known) = known.filter(|known| known.manifest.is_some()) else {
                 return Err(Error::not_found(format!("{name} has no tag '{tag}'")));
             };
-            if self.is_here_only(namespace.nsid)? {
-                // Nobody is to be told.
-                return self.remove_tag(namespace.nsid, &known);
-            }
             let at_ms = self.context.clock.now_millis();
             let (rev, tag) = (next_rev(at_ms, Some(known.rev)), tag.to_owned());
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: None };
@@ -108,9 +104,11 @@ impl Engine {
         Ok(known.is_none() && !self.context.tier.cache().is_attached() && !self.is_shared(nsid)?)
     }
 
-    /// Removes what says of tags other than `but` that they were deleted, where nobody needs to be told. The caller holds `tags`.
+    /// Removes what says of tags other than `but` that they were deleted, where nobody needs to be told, as long after that as past states
+    /// are kept: a bucket may be there by then, and another node of a copied directory. The caller holds `tags`.
     fn forget_deleted(&self, nsid: Nsid, but: &str, tags: &[Result<TagFile>]) -> Result<()> {
-        let is_left = |file: &&TagFile| file.manifest.is_none() && file.tag != but;
+        let old = self.context.clock.now_millis().saturating_sub(self.context.config.retention_ms);
+        let is_left = |file: &&TagFile| file.manifest.is_none() && file.tag != but && file.at_ms <= old;
         let mut left = tags.iter().flatten().filter(is_left).take(DELETED_AT_ONCE).peekable();
         if left.peek().is_some() && self.is_here_only(nsid)? {
             left.try_for_each(|file| self.remove_tag(nsid, file))?;
