@@ -135,6 +135,11 @@ impl Life {
             self.wear.one_in.store(if is_failing { 6 } else { 0 }, Ordering::Relaxed);
             self.hour(day, hour, is_failing).await;
             self.wear.one_in.store(0, Ordering::Relaxed);
+            if is_failing {
+                // What failed is tried again within a minute.
+                self.clock.advance(61_000);
+                let _ = self.engine().tend().await;
+            }
         }
         self.verify(day).await;
         match day % 11 {
