@@ -109,12 +109,14 @@ impl Store {
         self.merge.push(took);
     }
 
-    /// Documents at these places, each with the content of its neighbour.
+    /// Documents at these places, each with the content of its neighbour, and the number of the merge: what a round before this one has
+    /// brought there already is no change.
     fn changes(&self, set: &Set, place: impl Fn(usize) -> usize) -> Vec<Json> {
         let changed = |n| {
             let at = place(n) % self.rows;
             let mut row = set.row((at + 1) % self.rows);
             row["id"] = set.documents[at]["id"].clone();
+            row["merge"] = json!(self.merge.len() + self.adjacent.len());
             row
         };
         (0..CHANGES).map(changed).collect()
