@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::{ALL_THE_TIME, Daemon, ON_REQUEST, files, is_together, place, serve, shoal, text};
 use serde_json::{Value, json};
@@ -379,9 +379,11 @@ fn on_a_metered_link_passes_begin_only_when_asked_for() {
     assert!(one.status()["month_bytes"].as_u64().unwrap() > 0);
     one.write(10..20);
     assert_eq!(one.status()["in_bucket"], false);
-    // The link is another one now.
+    // The link is another one now; passes begin then, not when it is looked next, which is every minute.
+    let began = Instant::now();
     assert!(text(&one.run(&["sync", "--metered", "false"]).stdout).contains("by themselves"));
     one.until("everything in the bucket", is_together);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(one.run(&["sync", "--metered", "true", "docs"]).status.code(), Some(2));
     let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"metered": true, "wait": true}));
     assert_eq!(status, 400, "{body}");

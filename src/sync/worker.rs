@@ -207,6 +207,7 @@ impl Worker {
     /// Says whether the link is paid by the byte; until the next start.
     pub fn set_metered(&self, is_metered: bool) {
         self.is_metered.store(is_metered, Ordering::SeqCst);
+        self.wake.notify_one();
     }
 
     pub fn is_metered(&self) -> bool {
@@ -262,9 +263,7 @@ impl Worker {
     /// Asks for a pass over these namespaces, or all, at once. The answer comes when one that begins from now on is over;
     /// nobody has to wait for it.
     pub fn ask(&self, names: Option<&BTreeSet<NamespaceName>>) -> Result<oneshot::Receiver<Arc<Pass>>> {
-        let answer = self.enlist(names, true)?;
-        self.wake.notify_one();
-        Ok(answer)
+        self.enlist(names, true)
     }
 
     fn enlist(&self, names: Option<&BTreeSet<NamespaceName>>, afresh: bool) -> Result<oneshot::Receiver<Arc<Pass>>> {
@@ -285,6 +284,8 @@ impl Worker {
         asked.afresh |= afresh;
         let (sender, receiver) = oneshot::channel();
         asked.waiters.push(sender);
+        drop(asked);
+        self.wake.notify_one();
         Ok(receiver)
     }
 
@@ -337,25 +338,21 @@ impl Worker {
         // While the bucket is away, nobody looks at it but passes.
         let mut polls_from = due;
         loop {
-            let next = polls.next().map_or(due, |poll| due.min(poll.max(polls_from)));
+            let next = match self.closed_for(self.clock.now_millis()) {
+                Some(wait) if self.pending().is_empty() => Instant::now() + wait,
+                Some(_) => due,
+                None => polls.next().map_or(due, |poll| due.min(poll.max(polls_from))),
+            };
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(next.min(Instant::now() + SLEEP_MAX)) => {}
             }
-            let now = self.clock.now_millis();
+            let is_open = self.closed_for(self.clock.now_millis()).is_none();
             let is_due = due <= Instant::now();
-            let closed_for = self.closed_for(now);
-            if let Some(wait) = closed_for {
-                polls_from = polls_from.max(Instant::now() + wait);
-                if is_due && self.pending().is_empty() {
-                    due = Instant::now() + wait;
-                    continue;
-                }
-            }
-            let is_scheduled = is_due && closed_for.is_none();
-            let may_poll = polls_from <= Instant::now();
+            let is_scheduled = is_due && is_open;
+            let may_poll = is_open && polls_from <= Instant::now();
             let polled = if may_poll { polls.due(Instant::now()) } else { BTreeSet::new() };
             let asked = {
                 let mut pending = self.pending();
