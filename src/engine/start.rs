@@ -28,7 +28,7 @@ use crate::format::node::{
 use crate::meta::Meta;
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish};
+use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish, temporary};
 use crate::platform::mmap::FULL;
 use crate::platform::random::Random;
 use crate::platform::wall::Wall;
@@ -232,6 +232,10 @@ fn locked(root: &Path, error: io::Error) -> Error {
 fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Random) -> Result<(NodeFile, bool)> {
     let read = |path: &Path| if_there(disk.read(path)).context(|| format!("read {}", path.display()));
     let (node_path, format_path) = (layout.node_file(), layout.format_file());
+    for path in [&node_path, &format_path] {
+        // A power cut may have brought back what was not in place yet.
+        let _ = disk.remove(&temporary(path));
+    }
     let format = read(&format_path)?.map(|b| decode_format(&b, &format_path.display().to_string())).transpose();
     let node = read(&node_path)?.map(|b| decode_node(&b, &node_path.display().to_string())).transpose();
     // Either file can be made from what the other one and the index say; nobody can read a newer format from them.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mmap::Mapping;
 
@@ -91,10 +91,10 @@ pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 /// Puts a whole file in place, durably: temporary file, sync, rename, sync of the directory. Afterwards a crash finds
 /// all of it; a crash before finds nothing, or the file that was there before.
 pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(parent) = path.parent() else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display())));
     };
-    let temporary = parent.join(format!("{}{TEMPORARY_SUFFIX}", name.to_string_lossy()));
+    let temporary = temporary(path);
     let result = (|| {
         if_there(disk.remove(&temporary))?;
         let mut file = disk.create(&temporary)?;
@@ -108,6 +108,13 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = disk.remove(&temporary);
     }
     result
+}
+
+/// The name of a file that is not in place yet.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(TEMPORARY_SUFFIX);
+    path.into()
 }
 
 /// Takes back a file whose publishing failed, which may be in place all the same: afterwards it is not there, and no crash

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
-use crate::platform::disk::{Disk, DiskFile, RandomFile, TEMPORARY_SUFFIX, create_dirs, if_there};
+use crate::platform::disk::{self, Disk, DiskFile, RandomFile, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
 
 use self::coming::Coming;
@@ -88,7 +88,7 @@ impl Tier {
     /// Begins an object. Nothing is visible under its key before [`ObjectWriter::publish`].
     pub fn create(&self, key: &str) -> Result<ObjectWriter<'_>> {
         let path = self.path(key);
-        let temporary = PathBuf::from(format!("{}{TEMPORARY_SUFFIX}", path.display()));
+        let temporary = disk::temporary(&path);
         let parent = path.parent().unwrap_or(&self.root);
         let make = || {
             create_dirs(&*self.disk, parent)?;

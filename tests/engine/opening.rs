@@ -257,3 +257,17 @@ async fn whatever_happens_while_all_is_counted_anew_is_counted() {
         assert_eq!(engine.check(4).unwrap().orphans, 0, "round {round}");
     }
 }
+
+/// A name that was given to a file no barrier had made durable yet, and that came back with a power cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_in_place_yet_of_the_files_of_the_node_is_gone_after_a_start() {
+    let node = Node::new(39);
+    drop(node.open());
+    let before = everything(&node);
+    for path in ["/data/node.json.tmp", "/data/store/_format.json.tmp"] {
+        node.disk.create(Path::new(path)).unwrap().write(b"half").unwrap();
+    }
+    drop(started(&node, node.disk.mounted()));
+    let paths = |all: Vec<(String, u64)>| all.into_iter().map(|(path, _)| path).collect::<Vec<String>>();
+    assert_eq!(paths(everything(&node)), paths(before));
+}
