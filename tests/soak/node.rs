@@ -224,16 +224,19 @@ impl Life {
         let rows: Vec<Json> = ids.iter().map(|id| row(*id, n, &self.random)).collect();
         let schema = json!({"text": {"type": "string", "full_text_search": true}});
         let done = write(&engine, "feed", json!({"upsert_rows": rows, "schema": schema}), Some(key)).await;
-        for id in ids {
-            let possible = self.expected.entry(id).or_default();
-            if done.is_ok() {
-                possible.clear();
-            } else if possible.is_empty() {
-                possible.insert(0);
-            }
-            possible.insert(n);
-        }
+        ids.into_iter().for_each(|id| self.expect(id, n, done.is_ok()));
         done
+    }
+
+    /// A document is this now, or may be.
+    fn expect(&mut self, id: u64, n: u64, is_certain: bool) {
+        let possible = self.expected.entry(id).or_default();
+        if is_certain {
+            possible.clear();
+        } else if possible.is_empty() {
+            possible.insert(0);
+        }
+        possible.insert(n);
     }
 
     async fn branch_and_merge(&mut self, engine: &Arc<Engine>, day: u64, hour: u64) -> Result<()> {
@@ -248,13 +251,7 @@ impl Life {
             engine.merge(&branch, &feed, request).await.map(drop)
         };
         let done = done.await;
-        let possible = self.expected.entry(id).or_default();
-        if done.is_ok() {
-            possible.clear();
-        } else if possible.is_empty() {
-            possible.insert(0);
-        }
-        possible.insert(n);
+        self.expect(id, n, done.is_ok());
         let deleted = engine.delete(&branch).await;
         done.and(deleted)
     }

@@ -209,11 +209,8 @@ impl Engine {
         let mut next = head.manifest.clone();
         for fact in objects(&head.manifest) {
             let Err(error) = self.verify(&fact, 3) else { continue };
-            if error.is_unread() {
-                if dry_run {
-                    continue;
-                }
-                return Err(not_given_up(&fact.key, &error));
+            if !is_to_go(&fact.key, &error, dry_run)? {
+                continue;
             }
             if dry_run && self.is_recomputable(&head.manifest, &fact.key) {
                 // It is put back first when this is meant.
@@ -231,33 +228,26 @@ impl Engine {
             given_up.push(self.give_up(name, &mut next, &fact.key, &error, dry_run)?);
         }
         let is_moved = !given_up.is_empty();
-        for (file, error) in self.damaged_answers(nsid)? {
-            let path = file.path(context, nsid);
-            if error.is_unread() {
-                if dry_run {
-                    continue;
-                }
-                return Err(not_given_up(&self.below_root(&path), &error));
+        let answers = self
+            .damaged_answers(nsid)?
+            .into_iter()
+            .map(|(file, error)| (file.path(context, nsid), error, "repeated writes may take effect a second time"));
+        let bases = unreadable(context, nsid)?
+            .into_iter()
+            .map(|(_, path, error)| (path, error, "the next merge compares with an older state"));
+        let mut files = Vec::new();
+        for (path, error, lost) in answers.chain(bases) {
+            let file = self.below_root(&path);
+            if is_to_go(&file, &error, dry_run)? {
+                given_up.push(format!("give up {file} ({}): {lost}", error.message()));
+                files.push(path);
             }
-            if !dry_run {
-                unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
-            }
-            let (file, why) = (self.below_root(&path), error.message());
-            given_up.push(format!("give up {file} ({why}): repeated writes may take effect a second time"));
         }
-        for (_, path, error) in unreadable(context, nsid)? {
-            if error.is_unread() {
-                if dry_run {
-                    continue;
-                }
-                return Err(not_given_up(&self.below_root(&path), &error));
-            }
-            if !dry_run {
+        if !dry_run && !files.is_empty() {
+            context.meta.distrust("what was held by files that are given up is counted");
+            for path in files {
                 unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
-                context.meta.distrust("what a base that is given up held is counted");
             }
-            let (file, why) = (self.below_root(&path), error.message());
-            given_up.push(format!("give up {file} ({why}): the next merge compares with an older state"));
         }
         if is_moved && !dry_run {
             next.data_seq += 1;
@@ -335,11 +325,15 @@ fn remaining(found: Report, request: &RepairRequest) -> Vec<Problem> {
     found.problems.into_iter().filter(stays).collect()
 }
 
-/// What cannot be read now may be whole.
-fn not_given_up(file: &str, error: &Error) -> Error {
-    Error::unavailable(format!(
-        "nothing is given up: {file} cannot be read now and may be whole: {}",
-        error.message()
-    ))
-    .with_hint(error.hint().unwrap_or("see that it can be read, and run it again"))
+/// Whether something is given up for what is wrong with it. What cannot be read now may be whole: that ends all, unless nothing is to
+/// be done.
+fn is_to_go(file: &str, error: &Error, dry_run: bool) -> Result<bool> {
+    if error.is_unread() && !dry_run {
+        return Err(Error::unavailable(format!(
+            "nothing is given up: {file} cannot be read now and may be whole: {}",
+            error.message()
+        ))
+        .with_hint(error.hint().unwrap_or("see that it can be read, and run it again")));
+    }
+    Ok(!error.is_unread())
 }

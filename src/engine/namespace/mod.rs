@@ -65,6 +65,7 @@ use crate::model::version_vector::VersionVector;
 pub const UNINDEXED_ROWS_MAX: u64 = 1_000;
 /// A larger tail becomes a segment once no write came for so long, so that the index gets up to date without more writes.
 const QUIET_MS: u64 = 60_000;
+
 /// An open namespace.
 pub struct Namespace {
     context: Arc<Context>,
