@@ -33,7 +33,8 @@
 //! **A tag** is a file below the namespace's own prefix, and becomes a hold by a commit that announces it on the chain: a fence that comes before
 //! that commit overtakes it, and who made the tag looks at what the fence condemned; one that comes after was made by who read the tags after
 //! the manifest that it follows. So it names what a retained manifest names then, and objects of its own that no fence condemned since
-//! they were uploaded; anything else is uploaded under a new name.
+//! they were uploaded; anything else is uploaded under a new name. A deletion of a tag is a file, too, and goes after some time, but only once a fence
+//! has condemned it by name: who still has the tag, and finds no file of it, tells by that that it was deleted and not lost.
 //!
 //! **Changing a hold.** A hold's revisions are created and never changed. The next is written before the last is removed, so a
 //! listing always finds one that covers what is needed. It gets narrower only after a fence of the holder's own chain has

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::collect_tags::Tagged;
+use super::collect_tags::{DELETIONS_MAX, Tagged};
 use super::gone::nameless;
 use super::namespace::{Found, KNOWN_MS};
 use super::{Sync, keys};
@@ -136,7 +136,7 @@ impl Sync {
             let released = survey.generations.partition_point(|generation| *generation < survey.retained) as u64;
             let is_ended = of.is_dead && found.manifest.is_end();
             let is_bare = is_ended && survey.generations.len() == 1 && survey.lists.iter().flatten().count() <= 1;
-            if survey.condemned.is_empty() && (released == 0 || is_bare) {
+            if survey.condemned.is_empty() && tagged.deleted.is_empty() && (released == 0 || is_bare) {
                 if !ask.dry_run {
                     self.drop_tags(of, &tagged, &survey.named).await?;
                 }
@@ -152,9 +152,9 @@ impl Sync {
                 done.manifests = released.saturating_sub(u64::from(is_ended));
                 return Ok(done);
             }
-            let fence = match self.is_condemned(&found.manifest, &survey).await? {
+            let fence = match self.is_condemned(&found.manifest, &survey, &tagged).await? {
                 true => found.manifest,
-                false => match self.fence(of, &found, &survey).await? {
+                false => match self.fence(of, &found, &survey, &tagged).await? {
                     Some(fence) => fence,
                     None => continue,
                 },
@@ -232,14 +232,15 @@ impl Sync {
     }
 
     /// Whether the newest fence has released and condemned all of it already, and only deleting is left to do.
-    async fn is_condemned(&self, newest: &Manifest, survey: &Survey) -> Result<bool> {
+    async fn is_condemned(&self, newest: &Manifest, survey: &Survey, tagged: &Tagged) -> Result<bool> {
         let Some(fence) = &newest.fence else { return Ok(false) };
         let is_released = |generation: &u64| *generation < fence.retained || *generation >= survey.retained;
         if !survey.generations.iter().all(is_released) {
             return Ok(false);
         }
         let list = self.list(newest).await?;
-        Ok(survey.condemned.iter().all(|object| list.contains(&object.key)))
+        let mut all = survey.condemned.iter().map(|object| &object.key).chain(&tagged.deleted);
+        Ok(all.all(|key| list.contains(key)))
     }
 
     /// What the newest fence condemned, as far as that is still said.
@@ -255,7 +256,7 @@ impl Sync {
     }
 
     /// Writes the list, and commits a fence that names it. `None` when another node committed first: the list is stale then.
-    async fn fence(&self, of: &Of<'_>, found: &Found, survey: &Survey) -> Result<Option<Manifest>> {
+    async fn fence(&self, of: &Of<'_>, found: &Found, survey: &Survey, tagged: &Tagged) -> Result<Option<Manifest>> {
         let (newest, patience) = (&found.manifest, &self.options.patience);
         let (generation, at_ms) = (newest.generation + 1, self.bucket_now());
         let sweep = keys::sweep(of.project(), of.nsid, self.engine.new_token());
@@ -264,7 +265,7 @@ impl Sync {
             nsid: of.nsid,
             generation,
             before: newest.fence.clone(),
-            condemned: survey.condemned.iter().map(|object| object.key.clone()).collect(),
+            condemned: survey.condemned.iter().map(|object| &object.key).chain(&tagged.deleted).cloned().collect(),
         };
         self.bucket.put(&sweep, Bytes::from(encode_sweep(&list)?), patience).await?;
         let fence = Manifest {
@@ -363,7 +364,7 @@ impl Survey {
                 if self.named.contains(&object.key) {
                     return;
                 }
-                if self.condemned.len() == CONDEMNED_MAX {
+                if self.condemned.len() + DELETIONS_MAX == CONDEMNED_MAX {
                     self.is_partial = true;
                     return;
                 }

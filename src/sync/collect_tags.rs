@@ -3,7 +3,7 @@
 //! They are read after the newest manifest and before the fence that follows it: one that is set meanwhile is announced by a commit, which
 //! overtakes the fence, or is overtaken by it and looks at what the fence condemned.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::collect::Of;
 use super::holds::foreign;
@@ -11,7 +11,10 @@ use super::{Sync, keys, tags};
 use crate::engine::remote::keys_of;
 use crate::error::Result;
 use crate::format::manifest::Manifest;
-use crate::format::marks::decode_tag;
+use crate::format::marks::{TagsFile, decode_tag};
+
+/// So many deletions of tags go at once: a fence names them beside what it condemns.
+pub(super) const DELETIONS_MAX: usize = 1_024;
 
 /// The tags of one namespace.
 #[derive(Default)]
@@ -22,6 +25,8 @@ pub(super) struct Tagged {
     pub past: BTreeSet<String>,
     /// Keys of revisions that nobody needs.
     stale: Vec<String>,
+    /// Those of them that say that a tag was deleted, and go last of it: a fence names them first, for who still has the tag.
+    pub deleted: Vec<String>,
 }
 
 impl Sync {
@@ -33,7 +38,9 @@ impl Sync {
             // Nobody ever announced one.
             return Ok(found);
         }
-        for (tag, revs) in self.listed_tags(of.project(), of.nsid).await? {
+        let listed = self.listed_tags(of.project(), of.nsid).await?;
+        tokio::task::block_in_place(|| self.look_for_lost_tags(of, newest, &listed))?;
+        for (tag, revs) in listed {
             for rev in &revs {
                 let is_newest = Some(rev) == revs.last() && !of.is_dead;
                 let key = keys::tag(of.project(), of.nsid, &tag, *rev);
@@ -43,7 +50,11 @@ impl Sync {
                 match &file.manifest {
                     Some(manifest) if is_newest => found.named.extend(keys_of(manifest)),
                     None if is_newest && file.at_ms > until_ms => {}
+                    None if is_newest && found.deleted.len() == DELETIONS_MAX => {}
                     gone => {
+                        if is_newest {
+                            found.deleted.push(key.clone());
+                        }
                         found.past.extend(gone.iter().flat_map(keys_of));
                         found.stale.push(key);
                     }
@@ -51,6 +62,17 @@ impl Sync {
             }
         }
         Ok(found)
+    }
+
+    /// Has the next pass compare all tags where one was lost that the bucket had and nobody says to have changed since.
+    fn look_for_lost_tags(&self, of: &Of<'_>, newest: &Manifest, listed: &BTreeMap<String, Vec<u64>>) -> Result<()> {
+        let known = self.engine.known_tags(of.nsid)?;
+        let (here, mut there) = (self.engine.tag_revisions(of.nsid)?, known.revisions.iter());
+        let is_lost = |(tag, rev): (&String, &u64)| !listed.contains_key(tag) && here.get(tag) == Some(rev);
+        if known.changes == newest.tags && !of.is_dead && there.any(is_lost) {
+            return self.engine.note_tags(of.nsid, &TagsFile { changes: 0, ..known });
+        }
+        Ok(())
     }
 
     /// Says that of others' objects only those in `needed` are held any more, where `past` named some.

@@ -31,6 +31,13 @@ impl Condemned {
             Condemned::Unknown => true,
         }
     }
+
+    pub(super) fn may_have_any(&self, is_it: impl Fn(&str) -> bool) -> bool {
+        match self {
+            Condemned::Listed(keys) => keys.iter().any(|key| is_it(key)),
+            Condemned::Unknown => true,
+        }
+    }
 }
 
 impl Sync {

@@ -26,10 +26,10 @@ impl Sync {
             return Err(binding::no_manifest(name, nsid));
         };
         let mut done = Done { generation: Some(found.manifest.generation), ..Done::default() };
+        self.take_in_tags(name, (common.as_ref(), &found.manifest), &mut done).await?;
         if common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id) {
             self.take_in(name, common.as_ref(), &found.manifest, &mut done).await?;
         }
-        self.take_in_tags(name, &found.manifest, &mut done).await?;
         Ok(done)
     }
 }

@@ -89,7 +89,7 @@ impl Sync {
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest.clone()).await?;
         let mut done = Done { fetched, generation, ..Done::default() };
-        self.take_in_tags(name, &found.manifest, &mut done).await?;
+        self.take_in_tags(name, (None, &found.manifest), &mut done).await?;
         Ok(done)
     }
 
@@ -144,6 +144,10 @@ impl Sync {
             if is_over {
                 self.check_name(name, nsid).await?;
             }
+            let mut is_compared = true;
+            if let Some(found) = found.as_ref().filter(|_| !is_over) {
+                is_compared = self.take_in_tags(name, (common.as_ref(), &found.manifest), &mut done).await?;
+            }
             if let Some(found) = &found
                 && !is_over
                 && common.as_ref().is_none_or(|common| common.commit_id != found.manifest.commit_id)
@@ -156,10 +160,6 @@ impl Sync {
                     }
                     return Err(error);
                 }
-            }
-            let mut is_compared = true;
-            if let Some(found) = found.as_ref().filter(|_| !is_over) {
-                is_compared = self.take_in_tags(name, &found.manifest, &mut done).await?;
             }
             if self.finish_staged(name, nsid, found.as_ref(), &mut done).await? {
                 continue;

@@ -4,6 +4,9 @@
 //!   for nothing, so tags cost a node without news no request.
 //! - Revisions are numbered by the clock of who made them, above all that it knew of. Of two that were made apart the later one
 //!   holds, on every node; who finds that its own gave way, or that of another to its own, says so.
+//! - A tag goes by a deletion only. One that was in the bucket and is not listed is sent again, unless a fence condemned a deletion of it
+//!   since the state that both sides had in common, or may have: lists of long ago are not kept. Where the bucket's state does not go on
+//!   from that one, as after a copy was put back, no deletion is read into what is missing.
 //! - What a tag names is safe once a commit follows its file, and no fence came in between: who commits one later finds the file. So it
 //!   names what a state names that is retained then, and objects of its own that no fence condemned since they were sent.
 
@@ -11,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::fences::Condemned;
 use super::namespace::{Done, Found};
 use super::{Sync, keys};
 use crate::engine::lineage::shared;
@@ -44,22 +48,32 @@ struct Kept {
 }
 
 impl Sync {
-    /// Takes in what changed of the tags in the bucket by its manifest `newest`. A tag that cannot be had keeps nobody from the
-    /// documents: it is told, and looked at again at the next change; one that is read wrong is read again, by later passes, too.
-    /// Whether none is left that was read wrong.
+    /// Takes in what changed of the tags in the bucket by its manifest `newest`, before that becomes what both sides have in common in
+    /// the place of `common`: it says what changed since. A tag that cannot be had keeps nobody from the documents: it is told, and
+    /// looked at again at the next change; one that is read wrong is read again, by later passes, too. Whether none is left that was
+    /// read wrong.
     pub(super) async fn take_in_tags(
         &self,
         name: &NamespaceName,
-        newest: &Manifest,
+        (common, newest): (Option<&Manifest>, &Manifest),
         done: &mut Done,
     ) -> Result<bool> {
         let (engine, nsid) = (&self.engine, newest.nsid);
-        let known = tokio::task::block_in_place(|| engine.known_tags(nsid))?;
-        if known.changes == newest.tags {
+        let mut known = tokio::task::block_in_place(|| engine.known_tags(nsid))?;
+        if (known.changes, newest.tags) == (0, 0) {
             return Ok(true);
         }
+        let goes_on = self.goes_on(name, (common, newest), &known).await?;
+        if goes_on && known.changes == newest.tags {
+            return Ok(true);
+        }
+        if !goes_on {
+            // Another bucket's count says nothing; where nobody announced any tag, those that are there count as never sent, too.
+            known.changes = 0;
+            known.revisions.retain(|_, _| newest.tags > 0);
+        }
         let (now, in_bucket) = (self.clock.now_millis(), (nsid, None));
-        if !self.tag_waits.is_due(&in_bucket, newest.tags, now) {
+        if goes_on && !self.tag_waits.is_due(&in_bucket, newest.tags, now) {
             return Ok(false);
         }
         let mut is_compared = true;
@@ -75,9 +89,12 @@ impl Sync {
                 continue;
             }
             if was != Some(rev) && own > Some(rev) {
-                done.tell(format!(
-                    "tag '{tag}' was changed here and by another node, and what was done here later holds"
-                ));
+                // One that was sent before is of a bucket that is not there any more.
+                if own != was {
+                    done.tell(format!(
+                        "tag '{tag}' was changed here and by another node, and what was done here later holds"
+                    ));
+                }
             } else if was != Some(rev)
                 && let Err(error) =
                     self.take_in_twice(name, (nsid, tag, rev), own.filter(|own| Some(*own) != was), done).await
@@ -93,14 +110,11 @@ impl Sync {
             }
             next.revisions.insert(tag.clone(), rev);
         }
-        for (tag, rev) in known.revisions.into_iter().filter(|(tag, _)| !listed.contains_key(tag)) {
-            let key = keys::tag(&name.project, nsid, &tag, rev);
-            match self.bucket.size(&key, &self.options.patience).await? {
-                // Listings may be behind.
-                Some(_) => drop(next.revisions.insert(tag, rev)),
-                // It was deleted, so long ago that nothing says so any more.
-                None => tokio::task::block_in_place(|| engine.forget_tag(nsid, &tag, rev))?,
-            }
+        known.revisions.retain(|tag, _| !listed.contains_key(tag));
+        if !known.revisions.is_empty() {
+            let since = common.filter(|_| goes_on);
+            let there = self.look_for_missing(name, (since, newest), (known.revisions, &here), done).await?;
+            next.revisions.extend(there);
         }
         if is_compared {
             self.tag_waits.succeeded(&in_bucket);
@@ -111,6 +125,66 @@ impl Sync {
         }
         tokio::task::block_in_place(|| engine.note_tags(nsid, &next))?;
         Ok(is_compared)
+    }
+
+    /// Whether the bucket's state `newest` comes after `common`, and after what is `known` of its tags.
+    async fn goes_on(
+        &self,
+        name: &NamespaceName,
+        (common, newest): (Option<&Manifest>, &Manifest),
+        known: &TagsFile,
+    ) -> Result<bool> {
+        let Some(common) = common.filter(|common| common.generation <= newest.generation) else { return Ok(false) };
+        if known.changes > newest.tags {
+            return Ok(false);
+        }
+        if common.generation == newest.generation {
+            return Ok(common.commit_id == newest.commit_id);
+        }
+        if newest.parent.is_some_and(|parent| parent.commit_id == common.commit_id) {
+            return Ok(true);
+        }
+        match self.read_generation(&name.project, newest.nsid, common.generation).await? {
+            Some(there) => Ok(there.commit_id == common.commit_id),
+            // Reclaimed since. Where that was the end of all, somebody began anew.
+            None => Ok(newest.fence.as_ref().is_some_and(|fence| {
+                (common.generation + 1..=fence.generation).contains(&fence.retained)
+                    && newest.version_vector.covers_all(&common.version_vector)
+            })),
+        }
+    }
+
+    /// What became of tags that are `known` to have been in the bucket and are not listed: those of which a deletion was condemned after
+    /// `since`, or may have been, are forgotten; gives those that are there all the same. The others are to be sent again.
+    async fn look_for_missing(
+        &self,
+        name: &NamespaceName,
+        (since, newest): (Option<&Manifest>, &Manifest),
+        (known, here): (BTreeMap<String, u64>, &BTreeMap<String, u64>),
+        done: &mut Done,
+    ) -> Result<BTreeMap<String, u64>> {
+        let (project, nsid, mut there) = (&name.project, newest.nsid, BTreeMap::new());
+        let condemned = match since {
+            Some(since) => self.condemned_since(Some(since.generation), newest).await,
+            // Nothing that this node knew of was deleted in this bucket.
+            None => Condemned::Listed(BTreeSet::new()),
+        };
+        let below = keys::tags(project, nsid);
+        for (tag, rev) in known {
+            // Listings may be behind.
+            if self.bucket.size(&keys::tag(project, nsid, &tag, rev), &self.options.patience).await?.is_some() {
+                there.insert(tag, rev);
+                continue;
+            }
+            let is_deletion =
+                |key: &str| keys::tag_of(project, &below, key).is_some_and(|(of, higher)| of == tag && higher >= rev);
+            if condemned.may_have_any(is_deletion) {
+                tokio::task::block_in_place(|| self.engine.forget_tag(nsid, &tag, rev))?;
+            } else if here.get(&tag) == Some(&rev) {
+                done.tell(format!("tag '{tag}' is not in the bucket any more, and nobody deleted it: it is kept"));
+            }
+        }
+        Ok(there)
     }
 
     /// Takes in one revision of a tag. A wrong read is believed only when it is wrong twice.

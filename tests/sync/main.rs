@@ -39,6 +39,7 @@ mod started;
 mod tag_misreads;
 mod tag_oracle;
 mod tags;
+mod tags_lost;
 mod unlucky;
 mod unmounted;
 mod unsent;
