@@ -4,18 +4,25 @@
 //! the wall is doubted: until a store tells the time, or for a day. What a process before this one saw last is gone on from: a wall that
 //! went back since, or on by more than machines are off, jumped, too.
 //!
-//! The sum of all jumps is kept. What the wall shows less that sum moves only as time passes: what is to last so long from now on
-//! is measured by it, and need not doubt anything.
+//! The sum of all jumps is kept, of small ones, too: somebody who sets a clock on by half an hour is no reason to doubt it, and no time
+//! passed. What the wall shows less that sum moves only as time passes: what is to last so long from now on is measured by it, and
+//! need not doubt anything. So is how long ago something was that the wall dated, by what it had jumped by then.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The wall may move away so far from time that passes before it is doubted.
 pub const JUMP_MS: u64 = 3_600 * 1_000;
+/// What it moves away by less between two looks is no jump: it may be drift, or a time service that slews, which corrects up to a tenth
+/// of the time that passes, and looks are a minute apart where a node has nothing to do.
+const DRIFT_MS: u64 = 10 * 1_000;
 /// So long after a jump the wall is believed again, whoever confirms it.
 const DOUBT_MS: u64 = 24 * 3_600 * 1_000;
 /// Between two processes the wall may go on by so much: a machine that was off for longer is taken for one whose clock was wrong.
 const OFF_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 
+/// So many jumps are remembered one by one.
+const STRETCHES_MAX: usize = 16;
 /// So often what was seen is kept durably: a power cut costs as much of the time that passed.
 const KEPT_EVERY_MS: u64 = 3_600 * 1_000;
 
@@ -44,12 +51,25 @@ pub struct Remembered {
     pub jumps_ms: i64,
 }
 
+/// A time between two jumps. By the wall without its jumps, from the last look before the one that noticed the first to the one that
+/// noticed the second.
+#[derive(Debug)]
+struct Stretch {
+    from_ms: u64,
+    until_ms: u64,
+    /// The sum of all jumps then.
+    jumps_ms: i64,
+}
+
 /// Watches the wall clock.
 #[derive(Debug, Default)]
 pub struct Wall {
     /// What it showed last and, in this process, when.
     last: Option<(u64, Option<u64>)>,
     jumps_ms: i64,
+    /// The stretches before the last jump, oldest first, and where the one since begins.
+    before: VecDeque<Stretch>,
+    since_ms: u64,
     /// When it jumped, and how often a store had told the time until then, where that was asked.
     doubted: Option<(u64, Option<u64>)>,
     kept: Option<u64>,
@@ -74,18 +94,29 @@ impl Wall {
     }
 
     fn jumped(&mut self, wall_ms: u64, steady_ms: u64) -> bool {
-        let expected = match self.last.replace((wall_ms, Some(steady_ms))) {
+        let last = self.last.replace((wall_ms, Some(steady_ms)));
+        let expected = match last {
             None => wall_ms,
             Some((before_ms, Some(before))) => before_ms.saturating_add(steady_ms.saturating_sub(before)),
             Some((before_ms, None)) if wall_ms > before_ms && wall_ms - before_ms <= OFF_MS_MAX => wall_ms,
             Some((before_ms, None)) => before_ms,
         };
         let away = wall_ms.abs_diff(expected);
-        if away <= JUMP_MS {
+        if away <= DRIFT_MS {
             return false;
         }
         let by = i64::try_from(away).unwrap_or(i64::MAX);
-        self.jumps_ms = self.jumps_ms.saturating_add(if wall_ms > expected { by } else { -by });
+        let (jumps_ms, last_ms) = (self.jumps_ms, last.map_or(wall_ms, |(last_ms, _)| last_ms));
+        self.jumps_ms = jumps_ms.saturating_add(if wall_ms > expected { by } else { -by });
+        let until_ms = without(wall_ms, self.jumps_ms);
+        self.before.push_back(Stretch { from_ms: self.since_ms, until_ms, jumps_ms });
+        self.since_ms = without(last_ms, jumps_ms);
+        if self.before.len() > STRETCHES_MAX {
+            self.before.pop_front();
+        }
+        if away <= JUMP_MS {
+            return true;
+        }
         self.doubted = Some((steady_ms, None));
         tracing::warn!(
             minutes = Duration::from_millis(away).as_secs() / 60,
@@ -115,10 +146,27 @@ impl Wall {
         self.last.map(|(wall_ms, _)| Remembered { wall_ms, jumps_ms: self.jumps_ms })
     }
 
+    /// How long ago it was that the wall showed `since_ms`, when it shows `wall_ms`: at least, where it showed that several times.
+    pub fn age_ms(&self, since_ms: u64, wall_ms: u64) -> u64 {
+        let now_ms = without(wall_ms, self.jumps_ms);
+        let newest = Stretch { from_ms: self.since_ms, until_ms: now_ms, jumps_ms: self.jumps_ms };
+        let mut all = std::iter::once(&newest).chain(self.before.iter().rev());
+        let found = all.find_map(|stretch| {
+            let at_ms = without(since_ms, stretch.jumps_ms);
+            (stretch.from_ms..=stretch.until_ms.min(now_ms)).contains(&at_ms).then(|| now_ms - at_ms)
+        });
+        found.unwrap_or_else(|| wall_ms.saturating_sub(since_ms))
+    }
+
     /// The sum of all jumps up to the last look.
     pub fn jumps_ms(&self) -> i64 {
         self.jumps_ms
     }
+}
+
+/// What the wall shows without its jumps.
+fn without(wall_ms: u64, jumps_ms: i64) -> u64 {
+    wall_ms.saturating_add_signed(jumps_ms.saturating_neg())
 }
 
 #[cfg(test)]
@@ -167,5 +215,38 @@ mod tests {
             let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms() };
             assert_eq!(wall.remembered(), Some(remembered));
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_minutes_is_believed_and_counted_and_drift_is_not() {
+        let (mut wall, mut shown) = (Wall::default(), 30 * DAY);
+        wall.look(shown, 0);
+        for (minute, by, jumps) in [(1, 55, 55), (2, -60, -5), (3, 1, -4)] {
+            shown = (shown + MINUTE).saturating_add_signed(by * MINUTE as i64);
+            assert_eq!(wall.believed(shown, minute * MINUTE, None), Some(shown), "minute {minute}");
+            assert_eq!(wall.jumps_ms(), jumps * MINUTE as i64, "minute {minute}");
+        }
+        for minute in 4..1_000 {
+            shown += MINUTE + 5_000;
+            assert!(wall.believed(shown, minute * MINUTE, None).is_some());
+        }
+        assert_eq!(wall.jumps_ms(), -4 * MINUTE as i64);
+    }
+
+    #[test]
+    fn how_long_ago_something_was_is_told_whatever_the_clock_was_set_to() {
+        let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7 }));
+        let (mut seen, mut shown) = (Vec::new(), 0_u64);
+        for (minute, by) in [(0, 0), (10, 360), (20, -720), (30, 20 * 525_600), (40, -5)] {
+            shown = 30 * DAY + minute * MINUTE;
+            shown = shown.saturating_add_signed(by * MINUTE as i64);
+            wall.look(shown, minute * MINUTE);
+            seen.push((minute, shown));
+            for (then, since) in &seen {
+                assert_eq!(wall.age_ms(*since, shown), (minute - then) * MINUTE, "of minute {then} at {minute}");
+            }
+        }
+        assert_eq!(wall.age_ms(shown + DAY, shown), 0, "nobody saw that");
+        assert_eq!(wall.age_ms(shown - 20 * DAY, shown), 20 * DAY + 5 * MINUTE, "by what it had jumped by before");
     }
 }

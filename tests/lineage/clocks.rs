@@ -211,3 +211,23 @@ async fn a_namespace_that_expired_and_is_brought_back_stays() {
     assert_eq!(all(&engine, "main"), before);
     assert_eq!(engine.tree(&name("main").project).unwrap()[0].expires_ms, None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_to_live_counts_what_passed_when_somebody_sets_the_clock_by_less_than_an_hour() {
+    let node = Node::new(70);
+    let engine = node.open();
+    put(&engine, "main", 0..3, 1).await;
+    engine.set_ttl(&name("main"), Some(HOUR_MS / 2)).await.unwrap();
+    let minute = HOUR_MS / 60;
+    for by in [55, -40, 59] {
+        node.clock.set(shows(&node).saturating_add_signed(by * minute as i64));
+        engine.tend().await.unwrap();
+        assert_eq!(all(&engine, "main").len(), 3, "by {by} minutes");
+        node.clock.advance(9 * minute);
+    }
+    engine.tend().await.unwrap();
+    assert_eq!(all(&engine, "main").len(), 3, "27 minutes passed");
+    node.clock.advance(3 * minute);
+    engine.tend().await.unwrap();
+    assert!(engine.view(&name("main")).is_err(), "its time is up");
+}
