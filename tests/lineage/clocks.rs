@@ -231,3 +231,32 @@ async fn a_time_to_live_counts_what_passed_when_somebody_sets_the_clock_by_less_
     engine.tend().await.unwrap();
     assert!(engine.view(&name("main")).is_err(), "its time is up");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_namespaces_are_kept_for_as_long_as_time_passes_whatever_the_clock_showed() {
+    let mut node = Node::new(69);
+    let engine = node.open();
+    let right = shows(&node);
+    for deleted in ["in-1970", "in-2043", "right"] {
+        put(&engine, deleted, 0..3, 1).await;
+    }
+    node.clock = Arc::new(ManualClock::at(5_000));
+    let mut engine = node.cut_power(engine);
+    engine.delete(&name("in-1970")).await.unwrap();
+    node.clock.set(right + YEARS_20);
+    engine.delete(&name("in-2043")).await.unwrap();
+    node.clock.set(right + HOUR_MS);
+    engine.delete(&name("right")).await.unwrap();
+    let project = &name("right").project;
+    for day in 0..7 {
+        engine.tend().await.unwrap();
+        let kept = engine.deleted(project);
+        assert_eq!(kept.len(), 3, "day {day}: {kept:?}");
+        assert!(kept.iter().all(|kept| kept.deleted_ms == right + HOUR_MS), "day {day}: {kept:?}");
+        node.clock.advance(DAY_MS - 1);
+        engine = node.cut_power(engine);
+    }
+    node.clock.advance(7);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.deleted(project), vec![]);
+}

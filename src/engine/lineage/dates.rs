@@ -1,10 +1,14 @@
-//! When states were made and replaced, as told by a clock that may have been wrong for a time.
+//! When states were made and replaced, and namespaces deleted, as told by a clock that may have been wrong for a time.
 //!
 //! A commit says what the clock showed. A clock is ahead until it shows less than before, so a later commit that says an earlier time
 //! is an upper bound for all before it: a state was made at the earliest time that it or any later state says, and not after now.
 //! Hence the newest state that says a time not after an instant is the one of that instant. A clock that was never set says nothing: see
 //! [`UNSET_BEFORE_MS`]. One that is behind after it was set cannot be told from one that was ahead before.
 
+use std::collections::BTreeMap;
+
+use crate::engine::context::Context;
+use crate::meta::tables::Deadline;
 use crate::model::ids::Nsid;
 use crate::platform::clock::UNSET_BEFORE_MS;
 
@@ -30,6 +34,51 @@ pub fn date_replacements<T>(past: &mut [(u64, Nsid, u64, T)], now_ms: u64) {
             earliest.1 = earliest.1.min(*replaced_ms);
         }
         *replaced_ms = earliest.1;
+    }
+}
+
+/// When namespaces were deleted.
+///
+/// A mark of deletion says what the clock showed. The node that made it also keeps what its clock had jumped by until then, and counts
+/// the time that passed since. Where that is lost, or another made the mark, what it says counts, unless no clock that was right showed
+/// it: then time passes from now on.
+pub struct Deletions {
+    set: BTreeMap<Nsid, Deadline>,
+    wall_ms: u64,
+    jumps_ms: i64,
+}
+
+impl Deletions {
+    pub fn read(context: &Context) -> Self {
+        let set = context.meta.deadlines().unwrap_or_else(|error| {
+            tracing::warn!(%error, "when namespaces were deleted is by what the clock showed");
+            Vec::new()
+        });
+        let (wall_ms, jumps_ms) = context.look_at_wall();
+        Deletions { set: set.into_iter().collect(), wall_ms, jumps_ms }
+    }
+
+    /// The time of a deletion by the wall clock as it is now, where that is known.
+    fn moved_ms(&self, nsid: Nsid, deleted_ms: u64) -> Option<u64> {
+        let set = self.set.get(&nsid).filter(|set| set.expires_ms == deleted_ms)?;
+        Some(deleted_ms.saturating_add_signed(self.jumps_ms.saturating_sub(set.jumps_ms)))
+    }
+
+    /// The time of a deletion for who reads it.
+    pub fn shown_ms(&self, nsid: Nsid, deleted_ms: u64) -> u64 {
+        self.moved_ms(nsid, deleted_ms).unwrap_or(deleted_ms)
+    }
+
+    /// When a namespace was deleted by the clock that says `now_ms`. Beside it what to keep, where time is to pass from now on.
+    pub fn deleted_ms(&self, nsid: Nsid, deleted_ms: u64, now_ms: u64) -> (u64, Option<Deadline>) {
+        if let Some(moved_ms) = self.moved_ms(nsid, deleted_ms) {
+            return (now_ms.saturating_sub(self.wall_ms.saturating_sub(moved_ms)), None);
+        }
+        if (UNSET_BEFORE_MS..=now_ms).contains(&deleted_ms) {
+            return (deleted_ms, None);
+        }
+        let passed_ms = self.wall_ms.cast_signed().saturating_sub(deleted_ms.cast_signed());
+        (now_ms, Some(Deadline { expires_ms: deleted_ms, jumps_ms: self.jumps_ms.saturating_sub(passed_ms) }))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::dates::date_replacements;
+use super::dates::{Deletions, date_replacements};
 use super::due::{Kept, WHOLE, choose};
 use super::holdings::{Holdings, generations, past, read_stored, released_between};
 use crate::engine::Engine;
@@ -104,7 +104,9 @@ impl Engine {
         let context = &self.context;
         let mut all: BTreeMap<Nsid, Vec<Kept>> = BTreeMap::new();
         let mut history = context.meta.whole_history()?;
-        date_replacements(&mut history, now.unwrap_or_else(|| context.clock.now_millis()));
+        let shown_ms = now.unwrap_or_else(|| context.clock.now_millis());
+        date_replacements(&mut history, shown_ms);
+        let (deletions, mut undated) = (Deletions::read(context), Vec::new());
         {
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
@@ -121,16 +123,16 @@ impl Engine {
                 });
             }
             for (nsid, kin) in kin.iter() {
-                let whole = kin.deleted_ms.map(|deleted_ms| Kept {
-                    generation: WHOLE,
-                    replaced_ms: deleted_ms,
-                    object_bytes: kin.bytes,
-                    ..Kept::default()
-                });
-                if let Some(whole) = whole {
-                    all.entry(*nsid).or_default().push(whole);
-                }
+                let Some(deleted_ms) = kin.deleted_ms else { continue };
+                let (replaced_ms, from_now_on) = deletions.deleted_ms(*nsid, deleted_ms, shown_ms);
+                undated.extend(from_now_on.map(|date| (*nsid, date)));
+                let whole = Kept { generation: WHOLE, replaced_ms, object_bytes: kin.bytes, ..Kept::default() };
+                all.entry(*nsid).or_default().push(whole);
             }
+        }
+        // While nobody knows the time, nobody knows which of them is wrong.
+        for (nsid, date) in undated.into_iter().filter(|_| now.is_some()) {
+            context.meta.set_deadline(nsid, Some(date))?;
         }
         let old = now.and_then(|now| now.checked_sub(context.config.retention_ms));
         let mut failed = None;

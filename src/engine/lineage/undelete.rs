@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dates::Deletions;
 use super::gone;
 use super::holdings::kin;
 use crate::engine::Engine;
@@ -11,7 +12,7 @@ use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
 use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
 use crate::format::names::Ended;
-use crate::meta::tables::Kin;
+use crate::meta::tables::{Deadline, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::platform::disk::publish;
 
@@ -20,6 +21,7 @@ use crate::platform::disk::publish;
 pub struct DeletedNamespace {
     pub name: String,
     pub nsid: Nsid,
+    /// By the clock as it is now, where this node knows what that jumped by since.
     pub deleted_ms: u64,
 }
 
@@ -27,12 +29,14 @@ impl Engine {
     /// Deleted namespaces of a project that can be had back, newest first.
     pub fn deleted(&self, project: &Project) -> Vec<DeletedNamespace> {
         let prefix = format!("{project}/");
+        let dated = Deletions::read(&self.context);
         let kin = self.context.kin();
         let mut found: Vec<DeletedNamespace> = kin
             .iter()
             .filter(|(_, kin)| kin.name.starts_with(&prefix))
             .filter_map(|(nsid, kin)| {
-                Some(DeletedNamespace { name: kin.name.clone(), nsid: *nsid, deleted_ms: kin.deleted_ms? })
+                let deleted_ms = dated.shown_ms(*nsid, kin.deleted_ms?);
+                Some(DeletedNamespace { name: kin.name.clone(), nsid: *nsid, deleted_ms })
             })
             .collect();
         found.sort_by_key(|deleted| std::cmp::Reverse(deleted.deleted_ms));
@@ -108,16 +112,22 @@ impl Engine {
         };
         let ended = seen.map(|seen| Ended { nsid, seen });
         let is_kept = context.config.retention_ms > 0;
-        let deleted = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
+        let marked = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
         // After everything that was known of it, whatever the clock says.
         let hlc = ended.as_ref().map_or(hlc, |ended: &Ended| hlc.max(ended.seen.newest()));
         let target = next.as_ref().map(|(nsid, _)| *nsid);
         let bound = self.catalog.bind(&*context.disk, &context.layout, name, target, hlc, ended)?;
         context.follow(name, &bound, next);
-        if let (Some(deleted), Ok(Some(head))) = (&deleted, head) {
+        if let (Some((deleted, _)), Ok(Some(head))) = (&marked, head) {
             context.set_kin(nsid, kin(&head.manifest, Some(deleted)));
         }
-        Ok(deleted)
+        // Whoever lets go of what nobody deleted, or has, does not see it any more.
+        if let Some((_, dated)) = &marked
+            && let Err(error) = context.meta.set_deadline(nsid, Some(*dated))
+        {
+            tracing::warn!(%name, %error, "how long it is kept is by what the clock shows");
+        }
+        Ok(marked.map(|(deleted, _)| deleted))
     }
 
     /// What becomes of an incarnation that lost its name and is written no more: it is kept where it was marked, else removed.
@@ -128,13 +138,13 @@ impl Engine {
         }
     }
 
-    /// Marks an incarnation as deleted, durably, before its name goes.
-    fn mark_deleted(&self, name: &NamespaceName, nsid: Nsid, hlc: Hlc) -> Result<DeletedFile> {
+    /// Marks an incarnation as deleted, durably, before its name goes. Gives when that was, by a clock that may jump.
+    fn mark_deleted(&self, name: &NamespaceName, nsid: Nsid, hlc: Hlc) -> Result<(DeletedFile, Deadline)> {
         let context = &self.context;
-        let deleted_ms = context.clock.now_millis();
+        let (deleted_ms, jumps_ms) = context.look_at_wall();
         let file = DeletedFile { format: VERSION, nsid, name: name.to_string(), deleted_ms, hlc };
         let path = context.layout.deleted_mark(nsid);
         publish(&*context.disk, &path, &encode_deleted(&file)?).context(|| format!("write {}", path.display()))?;
-        Ok(file)
+        Ok((file, Deadline { expires_ms: deleted_ms, jumps_ms }))
     }
 }
