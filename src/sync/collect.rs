@@ -27,6 +27,9 @@ use crate::store::{Bucket, Listed, PAGE_KEYS_MAX, Patience, write_hint};
 /// The code of a run that would have deleted most of a namespace's objects.
 pub const RECLAIM_REFUSED: &str = "reclaim_refused";
 
+/// The code of a run that would have gone by a clock that is not believed.
+pub const CLOCK_DOUBTED: &str = "clock_doubted";
+
 /// The most past states of one namespace that are retained, each of which a run reads; the oldest go first.
 pub const RETAINED_MAX: usize = 256;
 /// Beside those that were replaced so lately that who knows them looks for the next one only; of these, too, a run reads each.
@@ -206,6 +209,20 @@ impl Sync {
     pub(super) fn bucket_now(&self) -> u64 {
         let now = self.clock.now_millis();
         self.bucket.traffic().clock().map_or(now, |clock| clock.at(now))
+    }
+
+    /// Refuses what goes for its age where nobody knows the time: neither the bucket says it nor is this machine's clock believed.
+    pub(super) fn check_clock(&self, ask: &Reclaim) -> Result<()> {
+        let store = self.bucket.traffic().clock();
+        let is_believed = || tokio::task::block_in_place(|| self.engine.believed_time(None)).is_some();
+        if ask.retention_ms == 0 || store.is_some() || is_believed() {
+            return Ok(());
+        }
+        Err(Error::conflict(
+            "this machine's clock jumped, and the bucket does not tell the time: nobody knows how old anything in it is",
+        )
+        .with_code(CLOCK_DOUBTED)
+        .with_hint("nothing was deleted; see that the clock is right: a day after it jumped it is believed again"))
     }
 
     /// The oldest generation that is retained, and all that is named from there to the newest.

@@ -61,7 +61,7 @@ use crate::tier::Remote;
 
 use self::binding::Choice;
 pub use self::budget::Budget;
-pub use self::collect::{RECLAIM_REFUSED, RETAINED_MAX, Reclaim, Reclaimed};
+pub use self::collect::{CLOCK_DOUBTED, RECLAIM_REFUSED, RETAINED_MAX, Reclaim, Reclaimed};
 pub use self::namespace::Done;
 use self::namespace::Seen;
 pub use self::objects::Carried;

@@ -160,6 +160,7 @@ impl Sync {
     async fn reclaim_all(&self, selection: &Selection, ask: &Reclaim, run: &mut Reclaiming) -> Result<()> {
         let mut attached = self.turn.lock().await;
         self.attach(&mut attached).await?;
+        self.check_clock(ask)?;
         let mut due: Vec<(NamespaceName, Nsid, bool)> = Vec::new();
         for (name, nsid) in self.dead(&mut attached, selection, ask).await? {
             due.push((name, nsid, true));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod budget;
+mod clocks;
 mod clones;
 mod collisions;
 mod crowded;
