@@ -1,7 +1,8 @@
 //! Counts what goes over the link by the month, across restarts, and says when a monthly budget is used up.
 //!
 //! Bodies are counted, those of failed attempts included; heads, TLS and the network's own come on top. Only passes that nobody
-//! asked for stop at the budget. Months are those of the wall clock, in UTC; in another one counting begins anew.
+//! asked for stop at the budget. Months are those of the wall clock, in UTC; in a later one counting begins anew. An earlier one is by a
+//! clock that is not set, or was ahead before: what was counted goes on counting, for the earlier month once its clock is believed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::traffic::{TrafficFile, VERSION, parse_month};
 use crate::model::datetime::format;
+use crate::platform::clock::UNSET_BEFORE_MS;
 
 /// The code of the error that says that passes which nobody asked for wait for the next month.
 pub const USED_UP: &str = "budget_used_up";
@@ -31,7 +33,7 @@ impl Budget {
     pub fn new(engine: Arc<Engine>, bytes_max: u64, now_ms: u64) -> Self {
         let month = month_of(now_ms);
         let fresh = TrafficFile { format: VERSION, month, bytes_up: 0, bytes_down: 0 };
-        let file = engine.traffic().filter(|kept| kept.month == fresh.month).unwrap_or(fresh);
+        let file = engine.traffic().filter(|kept| kept.month >= fresh.month).unwrap_or(fresh);
         Budget { engine, bytes_max, counted: Mutex::new(Counted { file, seen: (0, 0) }) }
     }
 
@@ -49,11 +51,24 @@ impl Budget {
             return;
         }
         let file = &mut counted.file;
-        if file.month != month {
+        if file.month < month {
             *file = TrafficFile { format: VERSION, month, bytes_up: 0, bytes_down: 0 };
         }
         file.bytes_up = file.bytes_up.saturating_add(more_up);
         file.bytes_down = file.bytes_down.saturating_add(more_down);
+        self.keep(file);
+    }
+
+    /// Is told the time that is believed: what was counted for a month after that was of this one. Blocking.
+    pub fn believe(&self, now_ms: u64) {
+        let (mut counted, month) = (self.counted(), month_of(now_ms));
+        if now_ms >= UNSET_BEFORE_MS && counted.file.month > month {
+            counted.file.month = month;
+            self.keep(&counted.file);
+        }
+    }
+
+    fn keep(&self, file: &TrafficFile) {
         if let Err(error) = self.engine.keep_traffic(file) {
             tracing::warn!(%error, "the bytes of this month are known until the next start only");
         }
@@ -62,7 +77,7 @@ impl Budget {
     /// What may go over the link in a month, if that is bounded, and what did in this one.
     pub fn bytes(&self, now_ms: u64) -> (Option<u64>, u64) {
         let counted = self.counted();
-        let is_current = counted.file.month == month_of(now_ms);
+        let is_current = counted.file.month >= month_of(now_ms);
         let used = if is_current { counted.file.bytes_up.saturating_add(counted.file.bytes_down) } else { 0 };
         ((self.bytes_max > 0).then_some(self.bytes_max), used)
     }
@@ -79,7 +94,8 @@ impl Budget {
         let seen = self.counted().seen;
         let used = used.saturating_add(up.saturating_sub(seen.0)).saturating_add(down.saturating_sub(seen.1));
         let Some(bytes_max) = bytes_max.filter(|bytes_max| used >= *bytes_max) else { return Ok(()) };
-        let day = next_month(&month_of(now_ms));
+        let month = month_of(now_ms).max(self.counted().file.month.clone());
+        let day = next_month(&month);
         Err(Error::unavailable(format!(
             "{used} bytes went to and from the bucket this month, and sync.monthly_bytes is {bytes_max}: passes that nobody asks \
              for begin again on {day} (UTC)"

@@ -338,6 +338,11 @@ impl Worker {
         // While the bucket is away, nobody looks at it but passes.
         let mut polls_from = due;
         loop {
+            tokio::task::block_in_place(|| {
+                if let Some(now) = self.engine.believed_time(self.store_clock()) {
+                    self.budget.believe(now);
+                }
+            });
             let next = match self.closed_for(self.clock.now_millis()) {
                 Some(wait) if self.pending().is_empty() => Instant::now() + wait,
                 Some(_) => due,

@@ -103,3 +103,29 @@ async fn a_count_that_is_damaged_begins_anew() {
     let (_, budget) = link(&node, &engine, &store, 0);
     assert_eq!(budget.bytes(engine.now_millis()).1, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_counted_for_a_month_outlives_clocks_that_are_not_set_or_ahead() {
+    let node = Node::new(1);
+    let engine = node.open();
+    let right = engine.now_millis();
+    let begin = || Budget::new(engine.clone(), 1_000, engine.now_millis());
+    begin().follow((900, 0), right);
+    node.clock.set(5_000);
+    let budget = begin();
+    assert_eq!(budget.bytes(engine.now_millis()), (Some(1_000), 900), "in 1970");
+    budget.follow((200, 0), engine.now_millis());
+    budget.believe(engine.now_millis());
+    let error = budget.check(engine.now_millis()).unwrap_err();
+    assert!(error.message().contains("on 2023-12-01"), "{error}");
+    node.clock.set(right);
+    let budget = begin();
+    assert_eq!(budget.bytes(right).1, 1_100);
+    // Ahead by 20 years: another month, of which what was counted goes on once the time is known.
+    let ahead = right + 20 * 365 * DAY_MS;
+    budget.follow((700, 0), ahead);
+    assert_eq!((budget.bytes(ahead).1, budget.bytes(right).1), (700, 700));
+    budget.believe(right);
+    assert_eq!(begin().bytes(right).1, 700);
+    assert_eq!(begin().bytes(right + 31 * DAY_MS).1, 0);
+}
