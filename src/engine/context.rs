@@ -255,6 +255,12 @@ impl Context {
         (now, wall.jumps_ms())
     }
 
+    /// How long ago it was that the wall clock showed `since_ms`, as far as that is known.
+    pub fn age_ms(&self, since_ms: u64) -> u64 {
+        let (now, _) = self.look_at_wall();
+        self.wall.lock().unwrap_or_else(PoisonError::into_inner).age_ms(since_ms, now)
+    }
+
     /// The time by which something may be called old, if any is believed.
     pub fn believed_time(&self, store: Option<StoreClock>) -> Option<u64> {
         self.look_at_wall();

@@ -154,7 +154,7 @@ impl Worker {
 
     /// For how long the oldest of what is here only has been.
     fn lag_ms(&self, unsent: &Unsent) -> u64 {
-        unsent.since_ms.map_or(0, |since| self.clock.now_millis().saturating_sub(since))
+        unsent.since_ms.map_or(0, |since| tokio::task::block_in_place(|| self.engine.age_ms(since)))
     }
 }
 

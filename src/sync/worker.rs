@@ -119,6 +119,8 @@ pub struct Worker {
     is_metered: AtomicBool,
     budget: Arc<Budget>,
     failures: AtomicU64,
+    /// When it began, by time that passes.
+    began_ms: u64,
 }
 
 #[derive(Default)]
@@ -139,6 +141,7 @@ impl Worker {
         let budget = Budget::new(engine.clone(), config.monthly_bytes, clock.now_millis());
         let worker = Worker {
             engine,
+            began_ms: clock.steady_millis(),
             clock,
             is_metered: AtomicBool::new(config.is_metered),
             budget: Arc::new(budget),
@@ -421,8 +424,13 @@ impl Worker {
     /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
     pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
         let known = self.known(name).and_then(|known| known.fresh_ms);
-        let since = known.or_else(|| self.engine.common_since(name))?;
-        Some(self.clock.now_millis().saturating_sub(since))
+        if let Some(since) = known {
+            return Some(tokio::task::block_in_place(|| self.engine.age_ms(since)));
+        }
+        // Another process may have met the bucket since, this one did not.
+        let since = self.engine.common_since(name)?;
+        let up_ms = self.clock.steady_millis().saturating_sub(self.began_ms);
+        Some(tokio::task::block_in_place(|| self.engine.age_ms(since)).max(up_ms))
     }
 
     async fn pass(&self, selection: &Selection) -> Pass {

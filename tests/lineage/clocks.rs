@@ -260,3 +260,19 @@ async fn deleted_namespaces_are_kept_for_as_long_as_time_passes_whatever_the_clo
     engine.tend().await.unwrap();
     assert_eq!(engine.deleted(project), vec![]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_ago_something_was_does_not_change_with_the_clock() {
+    let node = Node::new(71);
+    let engine = node.open();
+    let since = shows(&node);
+    for set in [since + 6 * HOUR_MS, since - 6 * HOUR_MS, since + YEARS_20, since - HOUR_MS / 6] {
+        node.clock.advance(HOUR_MS / 60);
+        let before = engine.age_ms(since);
+        node.clock.set(set);
+        assert_eq!(engine.age_ms(since), before, "set to {set}");
+    }
+    let engine = node.cut_power(engine);
+    node.clock.advance(HOUR_MS / 60);
+    assert_eq!(engine.age_ms(shows(&node) - HOUR_MS / 60), HOUR_MS / 60);
+}

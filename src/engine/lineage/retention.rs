@@ -33,6 +33,11 @@ impl Engine {
         self.context.believed_time(store)
     }
 
+    /// How long ago it was that this machine's clock showed `since_ms`, whatever it was set to since, as far as that is known.
+    pub fn age_ms(&self, since_ms: u64) -> u64 {
+        self.context.age_ms(since_ms)
+    }
+
     /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
