@@ -7,6 +7,8 @@
 mod after_faults;
 #[path = "support/again.rs"]
 mod again;
+#[path = "engine/bounds.rs"]
+mod bounds;
 #[path = "engine/hook_disk.rs"]
 mod hook_disk;
 #[path = "engine/keyed_writes.rs"]

@@ -74,7 +74,7 @@ impl Engine {
         true
     }
 
-    /// Takes a namespace that nobody else has out of the map. One that has something in memory only stays, and is flushed.
+    /// Takes a namespace that nobody else has out of the map. One that has something in memory or in its log only stays, and is flushed.
     fn take_unused(&self, name: &NamespaceName) -> Taken {
         let mut slots = self.slots();
         // Nobody comes to have it by this list, either.
@@ -85,7 +85,7 @@ impl Engine {
             return if namespace.is_flushing() { Taken::Flushes } else { Taken::Stays };
         }
         if !namespace.is_idle() {
-            let may_flush = namespace.unflushed().0 > 0 && tokio::runtime::Handle::try_current().is_ok();
+            let may_flush = namespace.has_unflushed() && tokio::runtime::Handle::try_current().is_ok();
             return if may_flush && namespace.start_flush() { Taken::Flushes } else { Taken::Stays };
         }
         listed.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(namespace)));

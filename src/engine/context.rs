@@ -129,8 +129,10 @@ pub struct Context {
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,
     /// Memory of all tails.
     pub tails_bytes: AtomicU64,
-    /// Raised when a tail got smaller.
+    /// Raised when a tail got smaller, and when an opening ended.
     pub room: Notify,
+    /// Openings that replay logs, by the order in which they began to.
+    pub openings: Mutex<BTreeSet<u64>>,
     /// One segment is built from a tail at a time, so that memory stays bounded.
     pub flushing: Semaphore,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::catalog::UNKNOWN_BINDING;
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
-use super::namespace::{Namespace, moved, not_found};
+use super::namespace::{Intake, Namespace, moved, not_found};
 use super::sweep::{remove_empty, remove_manifests};
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
@@ -209,7 +209,8 @@ impl Engine {
         let (context, nsid) = (&self.context, manifest.nsid);
         tokio::task::block_in_place(|| {
             let head = Head::create(context, manifest);
-            let opened = head.and_then(|head| Namespace::open(context.clone(), name.clone(), head));
+            let opened =
+                head.and_then(|head| Namespace::open(context.clone(), name.clone(), head, Intake::patience(context)));
             opened.inspect_err(|_| self.discard(&name.project, nsid))
         })
     }

@@ -14,8 +14,8 @@ use super::context::{Context, EngineConfig};
 use super::damage::Damages;
 use super::ids::Uuids;
 use super::layout::Layout;
-use super::namespace::Namespace;
 use super::namespace::head::Head;
+use super::namespace::{Intake, Namespace};
 use super::node::Node;
 use super::origins::Origins;
 use super::setbacks::Setbacks;
@@ -95,6 +95,7 @@ impl Engine {
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
             room: Notify::new(),
+            openings: Mutex::default(),
             flushing: Semaphore::new(1),
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
@@ -157,6 +158,8 @@ impl Engine {
 
     /// Opens a bound incarnation. What is damaged is set apart and said.
     pub(super) fn open_namespace(&self, name: &NamespaceName, nsid: Nsid) -> Result<Arc<Namespace>> {
+        // Who waits at the door waits for room by that.
+        let until = Intake::patience(&self.context);
         let door = self.door(name);
         let _door = tokio::task::block_in_place(|| door.blocking_lock());
         if let Some(slot) = self.slots().get(name) {
@@ -170,10 +173,10 @@ impl Engine {
                 Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
                     Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))
                 })?;
-            match Namespace::open(self.context.clone(), name.clone(), head.clone()) {
+            match Namespace::open(self.context.clone(), name.clone(), head.clone(), until) {
                 Err(full) if full.code() == FULL => {
                     self.empty_parts()?;
-                    Namespace::open(self.context.clone(), name.clone(), head)
+                    Namespace::open(self.context.clone(), name.clone(), head, until)
                 }
                 opened => opened,
             }

@@ -1,5 +1,6 @@
 //! A namespace's schema: its id type, its columns and what each can be searched by.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -204,6 +205,20 @@ impl Schema {
 
     pub fn column_by_uid(&self, uid: ColumnUid) -> Option<&Column> {
         self.columns.iter().find(|column| column.uid() == uid)
+    }
+
+    /// The columns whose text `next` has analysed in another way, or not at all. Costs as much as the two are long.
+    pub fn analysed_otherwise(&self, next: &Schema) -> Vec<ColumnUid> {
+        let known: HashMap<&str, &Column> =
+            next.columns.iter().map(|column| (column.name.as_str(), column)).collect();
+        let options = |column: &Column| {
+            // By what the identity is made of, as that costs a hash.
+            let same = known.get(column.name.as_str());
+            let same = same.filter(|same| (same.kind, same.epoch) == (column.kind, column.epoch));
+            same.and_then(|same| same.full_text.as_ref())
+        };
+        let changed = self.columns.iter().filter(|column| column.full_text.as_ref() != options(column));
+        changed.map(Column::uid).collect()
     }
 
     /// How often `name` was dropped before.

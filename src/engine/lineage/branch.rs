@@ -1,7 +1,8 @@
 //! Branches and copies that share objects: a first manifest that names what another incarnation's does.
 //!
 //! Nothing of the source is copied or opened, so the cost is that of two small files and one count per object. The source's
-//! open log is sealed, so that its newest writes are part of the branch.
+//! open log is sealed, so that its newest writes are part of the branch. Where its logs are long, or many, the source makes a segment of
+//! them first, once: every branch would replay them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

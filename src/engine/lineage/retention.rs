@@ -59,7 +59,7 @@ impl Engine {
         })
     }
 
-    /// Makes segments of tails that have waited for long. Where a clock `is_believed` that shows less than states say, or states were
+    /// Makes segments of tails, and ends logs, that have waited for long. Where a clock `is_believed` that shows less than states say, or states were
     /// made before it was set, one more commit dates them.
     async fn flush_old(self: &Arc<Self>, is_believed: bool) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
@@ -67,9 +67,8 @@ impl Engine {
             let says = namespace.published().committed_ms;
             let is_dated = (says >= UNSET_BEFORE_MS && says <= now.saturating_add(JUMP_MS)) || now < UNSET_BEFORE_MS;
             let is_due = now.saturating_sub(namespace.waits_since(now)) >= interval || namespace.is_quiet(now);
-            // Answers that are in no file yet count as bytes.
             let may_flush = || self.context.why_not_yet(namespace.nsid, Work::Flush).is_none();
-            let done = match (namespace.unflushed().0 > 0, is_dated || !is_believed) {
+            let done = match (namespace.has_unflushed(), is_dated || !is_believed) {
                 (true, true) if !is_due => Ok(()),
                 (true, _) => {
                     if may_flush() {

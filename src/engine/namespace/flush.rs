@@ -153,8 +153,9 @@ impl Namespace {
     /// Seals the log and ends the tail there.
     fn freeze(&self, decider: &mut Decider) -> Result<()> {
         self.seal(decider)?;
+        let inherits = self.published().logs > 0;
         let mut shared = self.shared();
-        if !shared.state.tail.is_empty() || !decider.sealed.is_empty() {
+        if !shared.state.tail.is_empty() || !decider.sealed.is_empty() || inherits {
             shared.state.freeze(decider.next_seq);
             self.publish_view(&shared.state);
         }

@@ -17,11 +17,12 @@ impl Namespace {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing is in memory that is not in files, nothing is on its way, and nothing is being built.
+    /// Whether nothing is in memory or in the log that no manifest has, nothing is on its way, and nothing is being built.
     pub(in crate::engine) fn is_idle(&self) -> bool {
         let shared = self.shared();
         let is_flushed = shared.state.unflushed_bytes() == 0 && shared.state.frozen.is_none();
         is_flushed
+            && self.log_bytes.load(Ordering::Relaxed) == 0
             && self.apart.get().is_none()
             && shared.pending.is_empty()
             && shared.overlay.is_empty()

@@ -1,6 +1,6 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
-//! - `state` is what is in memory, `open` makes it from the files, `head` commits manifests;
+//! - `state` is what is in memory, `open` makes it from the files as far as `intake` finds room, `head` commits manifests;
 //! - `write` decides and logs, `frames` cuts commits, `answers` says what writes with a key did, `apply` lets the state follow
 //!   what is durable, `places` says where that meets segments;
 //! - `flush` turns the tail into a segment, `room` says when, `compaction` merges segments, but for those that others
@@ -20,6 +20,7 @@ mod flush;
 mod frames;
 pub mod head;
 mod idle;
+mod intake;
 mod open;
 mod places;
 pub mod rebase;
@@ -39,6 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 pub(in crate::engine) use self::flush::{reference, write_deletions};
+pub(in crate::engine) use self::intake::Intake;
 pub use self::write::moved;
 
 use self::answers::Answers;
@@ -259,6 +261,11 @@ impl Namespace {
     pub fn unflushed(&self) -> (u64, u64) {
         let shared = self.shared();
         (shared.bytes(), shared.state.unflushed_rows())
+    }
+
+    /// Whether anything waits for a flush: documents, deletions, answers, or commits in the log that have none of these.
+    pub(in crate::engine) fn has_unflushed(&self) -> bool {
+        self.unflushed().0 > 0 || self.log_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// Since when what is in no segment waits for one, at `now` of the same clock; anew where that went back.

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use roaring::RoaringBitmap;
+use tokio::time::Instant;
 
 use super::answers::Answers;
 use super::flush::are_many;
 use super::head::Head;
+use super::intake::Intake;
 use super::state::{Part, State};
 use super::{Decider, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
@@ -41,13 +43,15 @@ struct Loaded {
 }
 
 impl Namespace {
-    /// Opens an incarnation whose newest manifest is `head`. `Corrupt` says which object is damaged.
-    pub fn open(context: Arc<Context>, name: NamespaceName, head: Head) -> Result<Arc<Namespace>> {
-        let mut loaded = load(&context, &name, &head, None).context(|| format!("open namespace {name}"))?;
+    /// Opens an incarnation whose newest manifest is `head`. `Corrupt` says which object is damaged; `Busy` when there was no room until
+    /// `until` for what its logs make in memory. Blocking.
+    pub fn open(context: Arc<Context>, name: NamespaceName, head: Head, until: Instant) -> Result<Arc<Namespace>> {
+        let mut intake = Intake::new(&context, until);
+        let mut loaded =
+            load(&context, &name, &head, None, Some(&mut intake)).context(|| format!("open namespace {name}"))?;
         let (nsid, committed_ms) = (head.manifest.nsid, head.manifest.committed_ms);
         let view = Arc::new(loaded.state.view(&name.to_string(), context.config.recall));
         let bytes = loaded.state.unflushed_bytes();
-        context.tail_changed(0, bytes);
         let decider = decider(&mut loaded, &head);
         let (many_logs, log_bytes) = (are_many(&decider.sealed), decider.log_bytes());
         let shared = Shared::new(loaded.state);
@@ -74,6 +78,10 @@ impl Namespace {
             oldest_unsent: Mutex::default(),
         });
         namespace.context.has_opened(&namespace);
+        intake.hand_over(bytes);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            namespace.flush_when_large();
+        }
         Ok(namespace)
     }
 
@@ -87,7 +95,8 @@ impl Namespace {
             self.context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
             let found = Head::load(&self.context, self.nsid)?;
             *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
-            load(&self.context, &self.name, &head, distrust.as_ref())
+            // It takes the place of what is counted already.
+            load(&self.context, &self.name, &head, distrust.as_ref(), None)
         })
         .context(|| format!("reopen namespace {}", self.name))?;
         self.publish_head(&head);
@@ -176,7 +185,7 @@ impl Namespace {
         let mut state = segments_of(&self.context, &manifest).context(step)?;
         let mut analysis = Analyzers::new();
         for log in &manifest.logs {
-            replay_named(&self.context, &mut state, &mut analysis, log).context(step)?;
+            replay_named(&self.context, &mut state, &mut analysis, log, None).context(step)?;
         }
         state.data_seq = manifest.data_seq;
         let bytes = state.unflushed_bytes();
@@ -229,14 +238,39 @@ fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
 }
 
 /// Applies a log that a manifest names. Answers are left out: forks and past states have none.
-fn replay_named(context: &Context, state: &mut State, analysis: &mut Analyzers, log: &LogRef) -> Result<()> {
+fn replay_named(
+    context: &Context,
+    state: &mut State,
+    analysis: &mut Analyzers,
+    log: &LogRef,
+    mut intake: Option<&mut Intake>,
+) -> Result<()> {
     let path = context.tier.path(&log.key);
     replay_log(&*context.disk, &path, &log.key, (log.bytes, log.crc32c), 0, &mut |frame| {
-        replay(state, analysis, frame, log.origin, None)
+        take_in(&mut intake, state, |state| replay(state, analysis, frame, log.origin, None))
     })
 }
 
-fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&Distrust>) -> Result<Loaded> {
+/// Replays a frame when there is room for it, where that is asked for.
+fn take_in(
+    intake: &mut Option<&mut Intake>,
+    state: &mut State,
+    replay: impl FnOnce(&mut State) -> Result<()>,
+) -> Result<()> {
+    let Some(intake) = intake else { return replay(state) };
+    intake.wait_for_room()?;
+    replay(state)?;
+    intake.follow(state.unflushed_bytes());
+    Ok(())
+}
+
+fn load(
+    context: &Context,
+    name: &NamespaceName,
+    head: &Head,
+    distrust: Option<&Distrust>,
+    mut intake: Option<&mut Intake>,
+) -> Result<Loaded> {
     let manifest = &head.manifest;
     let mut state = segments_of(context, manifest)?;
     let mut answers = Answers::default();
@@ -246,7 +280,7 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
     let mut analysis = Analyzers::new();
     let own = prefix(&name.project, manifest.nsid);
     for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
-        replay_named(context, &mut state, &mut analysis, log)?;
+        replay_named(context, &mut state, &mut analysis, log, intake.as_deref_mut())?;
     }
     // Inherited logs are counted in the manifest's own counter, and the ids they hand out are another incarnation's.
     state.data_seq = manifest.data_seq;
@@ -259,7 +293,9 @@ fn load(context: &Context, name: &NamespaceName, head: &Head, distrust: Option<&
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
             return Ok(());
         }
-        replay(&mut state, &mut analysis, frame, manifest.origin, Some((&mut answers, now)))
+        take_in(&mut intake, &mut state, |state| {
+            replay(state, &mut analysis, frame, manifest.origin, Some((&mut answers, now)))
+        })
     })?;
     check_sequence(manifest, recovered.next_seq)?;
     Ok(Loaded {

@@ -1,14 +1,16 @@
-//! Keeps tails within their bounds: flushes in the background, and writers that wait for room.
+//! Keeps tails and logs within their bounds: flushes in the background, and writers that wait for room.
+//!
+//! Whatever is appended to a log, documents or not, waits for room before it is decided and begins a flush afterwards where one is due.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Namespace;
+use super::apply::{Unfinished, Wait};
 use crate::engine::context::Context;
 use crate::engine::setbacks::Work;
 use crate::error::{Error, Kind, Result};
-use crate::model::write::WriteRequest;
 
 /// A write that does not wait goes on up to so many times the bounds at which others wait: its tail and its log are to fit into
 /// memory and onto the disk all the same, and what is opened at the next start as well.
@@ -20,9 +22,18 @@ const FAILING_SHARE: u64 = 16;
 impl Namespace {
     /// Begins a flush in the background when the tail is large enough, or lies in long logs or many.
     pub(super) fn flush_when_due(self: &Arc<Self>) {
+        if self.many_logs.swap(false, Ordering::Relaxed) {
+            self.start_flush();
+        } else {
+            self.flush_when_large();
+        }
+    }
+
+    /// The same whether its logs are many or not. What was opened is flushed by that, too: it takes the room of what was written.
+    pub(super) fn flush_when_large(self: &Arc<Self>) {
         let is_large = self.tail_bytes.load(Ordering::Relaxed) >= self.context.config.flush_bytes;
         let is_long = self.log_bytes.load(Ordering::Relaxed) >= self.context.config.log_bytes_max;
-        if is_large || is_long || self.many_logs.swap(false, Ordering::Relaxed) {
+        if is_large || is_long {
             self.start_flush();
         }
     }
@@ -73,14 +84,30 @@ impl Namespace {
     }
 
     /// Remembers what became of the log's part of a write, and gives it back.
-    pub(super) fn note_write<T>(&self, request: &WriteRequest, done: Result<T>) -> Result<T> {
-        self.context.note_write(&self.name.to_string(), request.body_bytes, done)
+    pub(super) fn note_write<T>(&self, bytes: u64, done: Result<T>) -> Result<T> {
+        self.context.note_write(&self.name.to_string(), bytes, done)
     }
 
-    /// Back-pressure: a write waits while tails have no room, and is refused when that takes too long. When they get no smaller,
-    /// since flushes fail, it is refused at once, and says why. One that is not to wait goes on while there is any room at all.
-    pub(super) async fn wait_for_room(self: &Arc<Self>, request: &WriteRequest) -> Result<()> {
-        if request.disable_backpressure {
+    /// Waits until what was appended is durable and visible, and begins a flush where that is due now. `bytes` as for
+    /// [`Namespace::wait_for_room`].
+    pub(super) async fn carry_through(self: &Arc<Self>, bytes: u64, wait: Option<Wait>) -> Result<()> {
+        if let Some(wait) = wait {
+            // A client that goes away must not leave a commit that nobody makes durable and visible.
+            let unfinished = Unfinished::new(self, &wait);
+            let done = self.finish(&wait.0, wait.1).await;
+            unfinished.end();
+            self.note_write(bytes, done)?;
+        }
+        self.flush_when_due();
+        Ok(())
+    }
+
+    /// Back-pressure: a commit of about so many bytes waits while tails or the log have no room, and is refused when that takes too long.
+    /// When they get no smaller, since flushes fail, it is refused at once, and says why. One that is not to wait (`is_unwaited`) goes on
+    /// while there is any room at all.
+    pub(super) async fn wait_for_room(self: &Arc<Self>, bytes: u64, is_unwaited: bool) -> Result<()> {
+        self.context.check_room_for_write(bytes)?;
+        if is_unwaited {
             return self.check_room();
         }
         if !self.is_full(1) {
@@ -111,38 +138,14 @@ impl Namespace {
 
     /// Whether the tail, the log or all tails are larger than so many times what writes wait at.
     fn is_full(&self, times: u64) -> bool {
-        self.is_own_full(times) || self.are_all_full(times)
+        self.is_own_full(times) || are_all_full(&self.context, times)
     }
 
     fn is_own_full(&self, times: u64) -> bool {
         let (config, own) = (&self.context.config, self.tail_bytes.load(Ordering::Relaxed));
         own > config.tail_bytes_max.saturating_mul(times)
             || self.log_bytes.load(Ordering::Relaxed) > config.log_bytes_max.saturating_mul(2 * times)
-            || (own > self.failing_max() && self.context.is_failing(self.nsid))
-    }
-
-    fn are_all_full(&self, times: u64) -> bool {
-        let (config, all) = (&self.context.config, self.context.tails_bytes.load(Ordering::Relaxed));
-        if all <= config.tails_bytes_max.saturating_mul(times) {
-            return false;
-        }
-        let failing = self.failing_bytes();
-        all.saturating_sub(failing.saturating_sub(self.failing_max())) > config.tails_bytes_max.saturating_mul(times)
-            || all > config.tails_bytes_max.saturating_mul(UNWAITED_TIMES)
-    }
-
-    /// The tails whose flushes fail.
-    fn failing_bytes(&self) -> u64 {
-        let failing = self.context.failing();
-        if failing.is_empty() {
-            return 0;
-        }
-        let all = self.context.open_namespaces().into_iter().filter(|namespace| failing.contains(&namespace.nsid));
-        all.map(|namespace| namespace.tail_bytes.load(Ordering::Relaxed)).sum()
-    }
-
-    fn failing_max(&self) -> u64 {
-        self.context.config.tails_bytes_max / FAILING_SHARE
+            || (own > failing_max(&self.context) && self.context.is_failing(self.nsid))
     }
 
     fn full(&self, times: u64) -> Error {
@@ -171,27 +174,70 @@ impl Namespace {
             self.start_flush();
             return Ok(());
         }
-        let mut refused = None;
-        for (_, namespace) in by_tail(&self.context) {
-            if namespace.flushing.load(Ordering::SeqCst) {
-                // Its end is waited for, and then it is looked again.
-                return Ok(());
+        match make_room(&self.context) {
+            Room::None(Some(error)) => {
+                let all = self.context.tails_bytes.load(Ordering::Relaxed);
+                Err(no_room(&format!("{all} bytes of all namespaces"), &error))
             }
-            match self.context.why_not_yet(namespace.nsid, Work::Flush) {
-                None => {
-                    namespace.start_flush();
-                    return Ok(());
-                }
-                Some(error) => refused = refused.or(Some(error)),
-            }
+            Room::Comes | Room::None(None) => Ok(()),
         }
-        let all = self.context.tails_bytes.load(Ordering::Relaxed);
-        refused.map_or(Ok(()), |error| Err(no_room(&format!("{all} bytes of all namespaces"), &error)))
     }
 }
 
-/// The refusal of a write where what waits cannot become a segment.
-fn no_room(what: &str, error: &Error) -> Error {
+/// What is done for room among all tails.
+pub(super) enum Room {
+    /// A tail is on its way into a segment; `room` of the context is raised when it is there.
+    Comes,
+    /// There is no tail that could go; why, where there are some.
+    None(Option<Error>),
+}
+
+/// Lets the largest tail of the node that can become a segment.
+pub(super) fn make_room(context: &Context) -> Room {
+    let mut refused = None;
+    for (_, namespace) in by_tail(context) {
+        if namespace.flushing.load(Ordering::SeqCst) {
+            // Its end is waited for, and then it is looked again.
+            return Room::Comes;
+        }
+        match context.why_not_yet(namespace.nsid, Work::Flush) {
+            None => {
+                namespace.start_flush();
+                return Room::Comes;
+            }
+            Some(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Room::None(refused)
+}
+
+/// Whether all tails are larger than so many times what writes wait at.
+pub(super) fn are_all_full(context: &Context, times: u64) -> bool {
+    let (config, all) = (&context.config, context.tails_bytes.load(Ordering::Relaxed));
+    if all <= config.tails_bytes_max.saturating_mul(times) {
+        return false;
+    }
+    let failing = failing_bytes(context);
+    all.saturating_sub(failing.saturating_sub(failing_max(context))) > config.tails_bytes_max.saturating_mul(times)
+        || all > config.tails_bytes_max.saturating_mul(UNWAITED_TIMES)
+}
+
+/// The tails whose flushes fail.
+pub(super) fn failing_bytes(context: &Context) -> u64 {
+    let failing = context.failing();
+    if failing.is_empty() {
+        return 0;
+    }
+    let all = context.open_namespaces().into_iter().filter(|namespace| failing.contains(&namespace.nsid));
+    all.map(|namespace| namespace.tail_bytes.load(Ordering::Relaxed)).sum()
+}
+
+fn failing_max(context: &Context) -> u64 {
+    context.config.tails_bytes_max / FAILING_SHARE
+}
+
+/// The refusal where what waits cannot become a segment.
+pub(super) fn no_room(what: &str, error: &Error) -> Error {
     let code = if error.code().is_empty() { "flush_failed" } else { error.code() };
     let why = error.message();
     let refusal = Error::unavailable(format!("{what} wait for a place in a segment, and none can be written: {why}"));

@@ -7,9 +7,15 @@ use super::head::Head;
 use super::{Moment, Namespace, Progress};
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::log_key;
+use crate::engine::setbacks::Work;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOGS_MAX, LogRef, Manifest};
 use crate::model::ids::{Origin, Project};
+
+/// A state is flushed before it is shared when more bytes of logs, or more logs, are to be named: whoever references it replays them into
+/// a tail of its own. What a branch of a branch began with counts, too, so a chain of branches names no more.
+const SHARED_LOG_BYTES_MAX: u64 = 1 << 20;
+const SHARED_LOGS_MAX: usize = 16;
 
 /// A namespace's newest state as another incarnation may reference it.
 pub struct Share<'a> {
@@ -20,8 +26,10 @@ pub struct Share<'a> {
 
 impl Namespace {
     /// The whole newest state as a manifest, its logs sealed and named, so that another incarnation may reference the same
-    /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile.
+    /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile. Where its logs are long, or many, it
+    /// is flushed once before: who references them replays them, every one of those anew.
     pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<Share<'_>> {
+        let mut is_flushed = false;
         // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
         loop {
             let mut decider = self.decider.lock().await;
@@ -36,10 +44,18 @@ impl Namespace {
             self.seal(&mut decider)?;
             let head = self.head.lock().await;
             let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
-            if logs.len() > LOGS_MAX {
-                // A branch of a branch of a branch: each adds its own logs to those that it began with.
+            let bytes = logs.iter().map(|log| log.bytes).sum::<u64>();
+            let is_much = logs.len() > SHARED_LOGS_MAX || bytes > SHARED_LOG_BYTES_MAX;
+            let may_flush = !is_flushed && self.context.why_not_yet(self.nsid, Work::Flush).is_none();
+            if logs.len() > LOGS_MAX || (is_much && may_flush) {
                 drop((head, decider));
-                self.flush().await?;
+                let done = self.flush().await;
+                // Where no segment can be written, those who reference this replay more.
+                if logs.len() > LOGS_MAX {
+                    done?;
+                }
+                // Only once: who writes all the while keeps nobody from sharing.
+                is_flushed = true;
                 continue;
             }
             let shared = self.shared();

@@ -6,7 +6,7 @@
 //! - A row that died by a record which is still to be replayed after a crash is dead here, and not settled: manifests and
 //!   merges keep it, because that record may be a patch of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use roaring::RoaringBitmap;
@@ -74,6 +74,8 @@ pub struct MemTable {
     rows: Tail,
     slots: HashMap<DocId, u64>,
     tombstones: Tombstones,
+    /// Columns that rows may have terms of.
+    analysed: HashSet<ColumnUid>,
     /// Of rows.
     bytes: u64,
     /// Commits whose answers are in no file yet.
@@ -84,6 +86,7 @@ impl MemTable {
     fn put(&mut self, row: TailRow) {
         self.tombstones.remove(&row.document.id);
         self.bytes += bytes_of(&row);
+        self.analysed.extend(row.terms.iter().map(|(uid, _)| *uid));
         let id = row.document.id.clone();
         let slot = self.rows.push(Arc::new(row));
         self.slots.insert(id, slot);
@@ -118,6 +121,9 @@ impl MemTable {
     }
 
     fn forget_terms(&mut self, columns: &[ColumnUid]) {
+        if columns.iter().filter(|uid| self.analysed.remove(uid)).count() == 0 {
+            return;
+        }
         for slot in self.slots.values_mut() {
             let Some(row) = self.rows.get(*slot) else { continue };
             if !row.terms.iter().any(|(uid, _)| columns.contains(uid)) {
@@ -283,10 +289,7 @@ impl State {
 
     /// Takes a new schema. Terms that were analysed under other options of their column go: who needs them analyses anew.
     pub fn change_schema(&mut self, schema: Arc<Schema>) {
-        let options = |schema: &Schema, uid| schema.column_by_uid(uid).and_then(|column| column.full_text.clone());
-        let columns = self.schema.columns.iter().map(|column| column.uid());
-        let changed: Vec<ColumnUid> =
-            columns.filter(|uid| options(&self.schema, *uid) != options(&schema, *uid)).collect();
+        let changed = self.schema.analysed_otherwise(&schema);
         if !changed.is_empty() {
             self.tail.forget_terms(&changed);
             if let Some(frozen) = &mut self.frozen {

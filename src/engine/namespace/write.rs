@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::apply::{Unfinished, Wait};
+use super::apply::Wait;
 use super::frames::{Batches, Extras};
 use super::open::{next_clock, whole};
 use super::state::{bytes_on_the_way, etag};
@@ -25,14 +25,15 @@ use crate::platform::mmap::lacks_room;
 
 /// A request whose body is at most this long is decided by the thread that read it.
 const INLINE_BYTES: u64 = 32 << 10;
+/// A schema counts for so many bytes where the disk has little room: about one of a thousand attributes.
+const SCHEMA_BYTES: u64 = 256 << 10;
 /// What a commit of more changes makes of documents is not remembered beside them: the next write waits until it is done.
 const OVERLAID_MAX: usize = 100_000;
 
 impl Namespace {
     /// Carries out one write; it is durable and visible on return.
     pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
-        self.context.check_room_for_write(request.body_bytes)?;
-        self.wait_for_room(request).await?;
+        self.wait_for_room(request.body_bytes, request.disable_backpressure).await?;
         loop {
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
@@ -70,18 +71,11 @@ impl Namespace {
             let now = Now { namespace: self };
             let decision = compute(request, || decide(prepared, request, &now, version))?;
             let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
-            let (ticket, outcome) = self.note_write(request, committed)?;
+            let (ticket, outcome) = self.note_write(request.body_bytes, committed)?;
             // What changes nothing may do so because of commits that are not durable yet, and is answered when they are.
             let ticket = ticket.or_else(|| self.newest_wait());
             drop(decider);
-            if let Some(wait) = ticket {
-                // A client that goes away must not leave a commit that nobody makes durable and visible.
-                let unfinished = Unfinished::new(self, &wait);
-                let done = self.finish(&wait.0, wait.1).await;
-                unfinished.end();
-                self.note_write(request, done)?;
-            }
-            self.flush_when_due();
+            self.carry_through(request.body_bytes, ticket).await?;
             return Ok(outcome);
         }
     }
@@ -94,6 +88,8 @@ impl Namespace {
         documents: Vec<Arc<Document>>,
         deletes: Vec<DocId>,
     ) -> Result<bool> {
+        let bytes = documents.iter().map(|document| document.logical_bytes()).sum();
+        self.wait_for_room(bytes, false).await?;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         check_writable(&decider)?;
@@ -112,15 +108,15 @@ impl Namespace {
             });
             renewed.chain(deletes.into_iter().map(|id| Change::Delete { id })).collect()
         });
-        let (group, ticket) = self.append(&mut decider, hlc, changes, Extras::default())?;
+        let wait = self.note_write(bytes, self.append(&mut decider, hlc, changes, Extras::default()))?;
         drop(decider);
-        self.finish(&group, ticket).await?;
-        self.flush_when_due();
+        self.carry_through(bytes, Some(wait)).await?;
         Ok(true)
     }
 
     /// Changes the schema only.
     pub async fn update_schema(self: &Arc<Self>, update: &SchemaUpdate) -> Result<Arc<Schema>> {
+        self.wait_for_room(SCHEMA_BYTES, false).await?;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         check_writable(&decider)?;
@@ -130,30 +126,29 @@ impl Namespace {
             // The commit that made it so may not be durable yet.
             let wait = self.newest_wait();
             drop(decider);
-            if let Some((group, ticket)) = wait {
-                self.finish(&group, ticket).await?;
-            }
+            self.carry_through(SCHEMA_BYTES, wait).await?;
             return Ok(schema);
         }
         let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
         let extras = Extras { schema: Some(schema.clone()), ..Extras::default() };
-        let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
+        let wait = self.note_write(SCHEMA_BYTES, self.append(&mut decider, hlc, Vec::new(), extras))?;
         drop(decider);
-        self.finish(&group, ticket).await?;
+        self.carry_through(SCHEMA_BYTES, Some(wait)).await?;
         Ok(schema)
     }
 
     /// Hands out ids that nobody else is given: UUIDv7, or integers of blocks that are this incarnation's alone.
     pub async fn allocate_ids(self: &Arc<Self>, count: u32) -> Result<Vec<DocId>> {
+        self.wait_for_room(0, false).await?;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
         let (ids, reserved) = self.give_ids(&decider, u64::from(count))?;
         if let Some(reserved) = reserved {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let extras = Extras { ids_reserved: Some(reserved), ..Extras::default() };
-            let (group, ticket) = self.append(&mut decider, hlc, Vec::new(), extras)?;
+            let wait = self.note_write(0, self.append(&mut decider, hlc, Vec::new(), extras))?;
             drop(decider);
-            self.finish(&group, ticket).await?;
+            self.carry_through(0, Some(wait)).await?;
         }
         Ok(ids)
     }
@@ -242,7 +237,8 @@ impl Namespace {
         Ok((Some(ticket), outcome))
     }
 
-    /// Nothing is in the log when this fails.
+    /// Everything that comes into the log does so here: after [`Namespace::wait_for_room`], and before
+    /// [`Namespace::carry_through`], which keep the log within its bounds. Nothing is in the log when this fails.
     pub(super) fn append(
         &self,
         decider: &mut Decider,
