@@ -303,6 +303,11 @@ impl Segment {
         }
     }
 
+    /// How many bytes of the segment its tombstones are.
+    pub fn tombstone_bytes(&self) -> u64 {
+        self.sections.find(versions::TOMBSTONES_SECTION).map_or(0, |part| part.bytes() as u64)
+    }
+
     /// All tombstones, in ascending order of id.
     pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
         let (Some(kind), 1..) = (self.id_type, self.tombstone_count()) else { return Ok(Vec::new()) };

@@ -288,3 +288,44 @@ async fn each_of_a_chain_of_branches_replays_a_few_logs_only() {
     let engine = node.cut_power(engine);
     assert_eq!(all(&engine, &format!("b{DEPTH}")).len() as u64, DEPTH + 1);
 }
+
+/// Bytes of a namespace's segments.
+fn segment_bytes(engine: &Engine, namespace: &str) -> u64 {
+    let status = engine.status(&name(namespace)).unwrap();
+    status["segments"].as_array().unwrap().iter().map(|segment| segment["bytes"].as_u64().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tombstones_that_nobody_needs_any_more_go_without_another_reason() {
+    let node = Node::new(71);
+    let engine = node.open();
+    for namespace in ["asked", "left"] {
+        put(&engine, namespace, 0..3, 1).await;
+        write(&engine, namespace, json!({"deletes": (100..3_100).collect::<Vec<_>>()})).await.unwrap();
+        engine.compact(&name(namespace)).await.unwrap();
+        assert!(segment_bytes(&engine, namespace) > 20_000);
+    }
+    let before = segment_bytes(&engine, "asked");
+    engine.compact(&name("asked")).await.unwrap();
+    assert_eq!(segment_bytes(&engine, "asked"), before, "a relative may come to need them");
+    node.clock.advance(node.config.tombstone_ms + 60_000);
+    engine.compact(&name("asked")).await.unwrap();
+    let after = segment_bytes(&engine, "asked");
+    assert!(after < before / 4, "{after} bytes, {before} before");
+    // In the background, where no write comes.
+    let rewritten = async {
+        while segment_bytes(&engine, "left") > after * 2 {
+            engine.tend().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, rewritten).await.unwrap();
+    for namespace in ["asked", "left"] {
+        assert_eq!(all(&engine, namespace).len(), 3);
+    }
+    // What is written anew once is left alone.
+    let generation = engine.status(&name("left")).unwrap()["generation"].clone();
+    engine.tend().await.unwrap();
+    engine.compact(&name("left")).await.unwrap();
+    assert_eq!(engine.status(&name("left")).unwrap()["generation"], generation);
+}

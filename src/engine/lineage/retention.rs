@@ -59,7 +59,7 @@ impl Engine {
         })
     }
 
-    /// Makes segments of tails, and ends logs, that have waited for long. Where a clock `is_believed` that shows less than states say, or states were
+    /// Makes segments of tails, and ends logs, that have waited for long, and writes anew what is tombstones that nobody needs. Where a clock `is_believed` that shows less than states say, or states were
     /// made before it was set, one more commit dates them.
     async fn flush_old(self: &Arc<Self>, is_believed: bool) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
@@ -83,6 +83,7 @@ impl Engine {
             if let Err(error) = done {
                 tracing::warn!(namespace = %namespace.name, %error, "no commit says the right time, it is tried again");
             }
+            namespace.compact_outlived();
             if let Err(error) = tokio::task::block_in_place(|| namespace.tend_answers()) {
                 tracing::warn!(namespace = %namespace.name, %error, "old answers are not removed, it is tried again");
             }

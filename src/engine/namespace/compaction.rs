@@ -51,6 +51,9 @@ pub struct Candidate {
     pub level: u8,
     pub rows: u64,
     pub dead: u64,
+    pub bytes: u64,
+    /// Those of its tombstones, where a merge drops all of them.
+    pub due_bytes: u64,
 }
 
 /// Which segments become one, and of which level it is.
@@ -94,10 +97,13 @@ fn tiered(candidates: &[&Candidate], fan_in: usize) -> Option<Plan> {
     })
 }
 
-/// The segment with most dead rows of those that have too many.
+/// The segment with most dead rows of those that have too many; else the one with most bytes of tombstones that are to go, of those
+/// that are so much of tombstones.
 fn rotten(candidates: &[&Candidate], dead_percent: u32) -> Option<Plan> {
     let is_rotten = |c: &&&Candidate| c.rows > 0 && c.dead * 100 > c.rows * u64::from(dead_percent);
-    let worst = candidates.iter().filter(is_rotten).max_by_key(|c| c.dead)?;
+    let is_outlived = |c: &&&Candidate| c.due_bytes * 100 > c.bytes * u64::from(dead_percent);
+    let worst = candidates.iter().filter(is_rotten).max_by_key(|c| c.dead);
+    let worst = worst.or_else(|| candidates.iter().filter(is_outlived).max_by_key(|c| c.due_bytes))?;
     Some(Plan { inputs: vec![worst.id], level: worst.level, yields: true })
 }
 
@@ -143,13 +149,22 @@ impl Namespace {
         });
     }
 
-    /// Merges all segments into one, the tail included. A single one is written anew where rows of it are dead, and where it
-    /// lacks indexes that the schema says by now.
+    /// The same where tombstones may be reason enough: time alone makes them so, and no flush comes.
+    pub(in crate::engine) fn compact_outlived(self: &Arc<Self>) {
+        let (_, candidates) = self.candidates();
+        if candidates.iter().any(|candidate| candidate.due_bytes > 0) {
+            self.start_compaction();
+        }
+    }
+
+    /// Merges all segments into one, the tail included. A single one is written anew where rows of it are dead, where tombstones of it
+    /// are no longer kept, and where it lacks indexes that the schema says by now.
     pub async fn compact(self: &Arc<Self>) -> Result<()> {
         self.flush().await?;
         let _turn = self.turn(&self.compacting).await;
-        let (_, candidates) = self.candidates();
-        if candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) || self.lacks_indexes() {
+        let (parts, candidates) = self.candidates();
+        let is_rotten = candidates.len() > 1 || candidates.iter().any(|c| c.dead > 0) || self.lacks_indexes();
+        if is_rotten || tokio::task::block_in_place(|| self.has_outlived(&parts))? {
             let level = candidates.iter().map(|c| c.level).max().unwrap_or(0);
             self.merge(Plan { inputs: candidates.iter().map(|c| c.id).collect(), level, yields: false }).await
         } else {
@@ -193,6 +208,9 @@ impl Namespace {
         let shared = self.shared();
         // To merge what is not here would mean to read all of it; nodes that have it do that.
         let here: Vec<Part> = shared.state.parts.iter().filter(|part| part.segment.is_full()).cloned().collect();
+        drop(shared);
+        let has_tombstones = here.iter().any(|part| part.reference.tombstones > 0);
+        let horizon = if has_tombstones { self.horizon() } else { Hlc(0) };
         let candidate = |part: &Part| Candidate {
             id: part.reference.segment_id,
             standing: Standing::Own,
@@ -200,9 +218,27 @@ impl Namespace {
             rows: u64::from(part.reference.rows),
             // A merge drops no others.
             dead: part.settled.len(),
+            bytes: part.reference.bytes,
+            due_bytes: if made_before(part, horizon) { part.segment.tombstone_bytes() } else { 0 },
         };
         let candidates = here.iter().map(candidate).collect();
         (here, candidates)
+    }
+
+    /// Tombstones below this are not kept by a merge.
+    fn horizon(&self) -> Hlc {
+        self.context.horizon(&self.name.project, self.root())
+    }
+
+    /// Whether a merge would drop a tombstone for its age.
+    fn has_outlived(&self, parts: &[Part]) -> Result<bool> {
+        let horizon = self.horizon();
+        for part in parts.iter().filter(|part| part.reference.tombstones > 0) {
+            if part.segment.tombstones()?.iter().any(|tombstone| tombstone.version.hlc < horizon) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn lacks_indexes(&self) -> bool {
@@ -240,7 +276,7 @@ impl Namespace {
         let now = context.clock.now_millis();
         let segment_id = context.random.uuid_v7(now);
         let key = segment_key(&self.name.project, self.nsid, segment_id);
-        let due = context.horizon(&self.name.project, self.root());
+        let due = self.horizon();
         let mut writer = context.tier.create_paced(&key, context.config.compaction_bytes_per_second)?;
         let summary = merge(segment_id, schema, &sources, due, &mut writer)
             .inspect_err(|_| context.takes(key_of_work, bytes.max(writer.bytes())))?;
@@ -339,6 +375,12 @@ fn put_in_place(state: &mut State, inputs: &[Part], mut part: Option<Part>) -> R
     Ok(())
 }
 
+/// Whether a segment was made before a clock. What it has was written before that, so one with tombstones is rewritten for them once.
+fn made_before(part: &Part, horizon: Hlc) -> bool {
+    let made = part.reference.segment_id.get_timestamp();
+    made.is_some_and(|made| made.to_unix().0.saturating_add(1).saturating_mul(1_000) <= horizon.millis())
+}
+
 fn dead_of(parts: &[Part], id: Uuid) -> Option<&RoaringBitmap> {
     parts.iter().find(|part| part.reference.segment_id == id).map(|part| part.dead.as_ref())
 }
@@ -367,7 +409,7 @@ mod tests {
     use uuid::Uuid;
 
     fn candidate(id: u128, level: u8, rows: u64, dead: u64) -> Candidate {
-        Candidate { id: Uuid::from_u128(id), standing: Standing::Own, level, rows, dead }
+        Candidate { id: Uuid::from_u128(id), standing: Standing::Own, level, rows, dead, bytes: 100, due_bytes: 0 }
     }
 
     fn plan(inputs: &[u128], level: u8) -> Option<Plan> {
@@ -390,6 +432,16 @@ mod tests {
         assert_eq!(choose(&segments, 4, 30), plan(&[0], 2));
         assert_eq!(choose(&segments[1..], 4, 30), None);
         assert_eq!(choose(&[], 4, 30), None);
+    }
+
+    #[test]
+    fn a_segment_that_is_mostly_tombstones_to_go_is_rewritten_alone() {
+        let of = |id, due_bytes| Candidate { due_bytes, ..candidate(id, 1, 10, 0) };
+        assert_eq!(choose(&[of(0, 30), of(1, 0)], 4, 30), None);
+        assert_eq!(choose(&[of(0, 31), of(1, 90), of(2, 40)], 4, 30), plan(&[1], 1));
+        // What the bucket has is sent again only where more than half of it goes.
+        let sent = |due_bytes| Candidate { standing: Standing::Sent, ..of(0, due_bytes) };
+        assert_eq!((choose(&[sent(50)], 4, 30), choose(&[sent(51)], 4, 30)), (None, plan(&[0], 1)));
     }
 
     #[test]
