@@ -59,8 +59,9 @@ impl Engine {
         })
     }
 
-    /// Makes segments of tails, and ends logs, that have waited for long, and writes anew what is tombstones that nobody needs. Where a clock `is_believed` that shows less than states say, or states were
-    /// made before it was set, one more commit dates them.
+    /// Makes segments of tails, and ends logs, that have waited for long. Where a clock `is_believed`, it begins to write anew what is
+    /// tombstones that nobody needs by it, and where it shows less than states say, or they were made before it was set, one more commit
+    /// dates them.
     async fn flush_old(self: &Arc<Self>, is_believed: bool) {
         let (now, interval) = (self.context.clock.now_millis(), self.context.config.flush_interval_ms);
         for namespace in self.open_namespaces() {
@@ -83,7 +84,9 @@ impl Engine {
             if let Err(error) = done {
                 tracing::warn!(namespace = %namespace.name, %error, "no commit says the right time, it is tried again");
             }
-            namespace.compact_outlived();
+            if is_believed {
+                namespace.compact_outlived();
+            }
             if let Err(error) = tokio::task::block_in_place(|| namespace.tend_answers()) {
                 tracing::warn!(namespace = %namespace.name, %error, "old answers are not removed, it is tried again");
             }
