@@ -6,7 +6,7 @@ use std::path::Path;
 
 use redb::{Database, StorageBackend};
 
-use super::{CACHE_BYTES, seal};
+use super::CACHE_BYTES;
 use crate::error::{Context, Error, Result};
 use crate::platform::disk::{Disk, RandomFile};
 
@@ -42,8 +42,7 @@ impl StorageBackend for Backend {
 }
 
 /// Opens the database in a file, which is made where it is missing. Every page of it is looked at, unless it is as it was sealed.
-pub(super) fn open_database(disk: &dyn Disk, path: &Path) -> Result<Database> {
-    let is_sealed = seal::is_sealed(disk, path);
+pub(super) fn open_database(disk: &dyn Disk, path: &Path, is_sealed: bool) -> Result<Database> {
     let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
         let mut database =

@@ -93,22 +93,23 @@ impl Meta {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(redb::backends::InMemoryBackend::new())
             .map_err(|error| from_redb(error.into()).context("keep the index in memory"))?;
-        Self::begin(disk, path, database, Some("the disk is full, it is kept in memory".to_owned()), false)
+        Self::begin(disk, path, database, Some("the disk is full, it is kept in memory".to_owned()), (false, false))
     }
 
     fn open_file(disk: Arc<dyn Disk>, path: &Path) -> Result<(Meta, Option<String>)> {
-        let existed = disk.size(path).is_ok_and(|bytes| bytes > 0);
+        let (existed, is_sealed) = (disk.size(path).is_ok_and(|bytes| bytes > 0), seal::break_seal(&*disk, path));
         let anew = |error: Error| -> Result<(Database, Option<String>)> {
             remove(&*disk, path)?;
-            let database = open_database(&*disk, path).context(|| format!("create {}", path.display()))?;
-            Ok((database, Some(format!("it is damaged ({})", error.message()))))
+            let database = open_database(&*disk, path, false).context(|| format!("create {}", path.display()));
+            Ok((database?, Some(format!("it is damaged ({})", error.message()))))
         };
-        let (database, why) = open_database(&*disk, path).map_or_else(anew, |database| Ok((database, None)))?;
-        match Self::begin(disk.clone(), path.to_owned(), database, why, existed) {
+        let (database, why) =
+            open_database(&*disk, path, is_sealed).map_or_else(anew, |opened| Ok((opened, None)))?;
+        match Self::begin(disk.clone(), path.to_owned(), database, why, (existed, is_sealed)) {
             // Every page of it was as it should be, and what is in them is not.
             Err(error) if existed && [Kind::Corrupt, Kind::Internal].contains(&error.kind()) => {
                 let (database, why) = anew(error)?;
-                Self::begin(disk.clone(), path.to_owned(), database, why, false)
+                Self::begin(disk.clone(), path.to_owned(), database, why, (false, false))
             }
             begun => begun,
         }
@@ -119,7 +120,7 @@ impl Meta {
         path: PathBuf,
         database: Database,
         why: Option<String>,
-        existed: bool,
+        (existed, is_sealed): (bool, bool),
     ) -> Result<(Meta, Option<String>)> {
         let meta = Meta {
             disk,
@@ -133,7 +134,7 @@ impl Meta {
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
             Err(error) => Err(error.into()),
         })?;
-        let why = match (why, existed, clean) {
+        let why = match (why, existed, clean && is_sealed) {
             (Some(why), ..) => Some(why),
             (None, false, _) => Some("it is missing".to_owned()),
             (None, true, false) => Some("the last stop was not clean".to_owned()),
@@ -250,7 +251,7 @@ impl Meta {
     pub fn read_node(disk: &dyn Disk, path: &Path) -> Option<Vec<u8>> {
         // Opening creates what is missing.
         disk.size(path).ok().filter(|bytes| *bytes > 0)?;
-        let database = open_database(disk, path).ok()?;
+        let database = open_database(disk, path, false).ok()?;
         let transaction = database.begin_read().ok()?;
         let table = transaction.open_table(COPIES).ok()?;
         table.get(tables::NODE).ok()?.map(|bytes| bytes.value().to_vec())
@@ -337,8 +338,7 @@ impl Meta {
         })
     }
 
-    /// Replaces the whole index by what the files say; afterwards counts are trusted. Nothing may commit a manifest
-    /// between the reading of `facts` and the end of this.
+    /// Makes the whole index of what the files say and trusts it. Nothing may commit a manifest since `facts` were read.
     pub fn rebuild(&self, facts: &Facts) -> Result<()> {
         self.write(Durability::Immediate, |transaction| {
             transaction.delete_table(REFERENCES)?;
@@ -382,9 +382,8 @@ impl Meta {
         Ok(())
     }
 
-    /// Nothing may be written afterwards. When the stop is not `clean`, the next start makes everything anew.
+    /// Nothing may be written afterwards. Where that is not `clean`, the next start makes everything anew.
     pub fn close(&self, clean: bool) -> Result<()> {
-        // It was marked as not clean when it was opened.
         if clean {
             self.write(Durability::Immediate, |transaction| {
                 transaction.open_table(STATE)?.insert(tables::CLEAN, 1)?;
@@ -417,7 +416,7 @@ impl Meta {
             let mut held = self.alone();
             if held.is_none() && !self.closed.load(Ordering::SeqCst) {
                 let step = || format!("open {}", self.path.display());
-                *held = Some(open_database(&*self.disk, &self.path).context(step)?);
+                *held = Some(open_database(&*self.disk, &self.path, false).context(step)?);
             }
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! redb does not look at a page's checksum when it reads it, and its own check of a whole file takes a hundred times as long as
 //! summing it up. While the sum is right nothing happened to the file since it was closed; where it is not, or is not there,
-//! redb's check decides.
+//! redb's check decides, and everything is counted anew: where the last writes of a stop were not made durable, a later power cut may bring
+//! back an older state that says of itself that the stop was clean.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Result};
-use crate::platform::disk::{Disk, publish};
+use crate::platform::disk::{Disk, publish, unpublish};
 
 const BLOCK_BYTES: u64 = 256 << 10;
 
@@ -27,10 +28,12 @@ pub(super) fn seal(disk: &dyn Disk, path: &Path) {
     }
 }
 
-/// Whether a file is what it was when it was sealed.
-pub(super) fn is_sealed(disk: &dyn Disk, path: &Path) -> bool {
+/// Whether a file is what it was when it was sealed. It is not any more from now on, whatever a power cut brings back of it: where that
+/// cannot be made durable, it was not.
+pub(super) fn break_seal(disk: &dyn Disk, path: &Path) -> bool {
     let Ok(expected) = disk.read(&beside(path)) else { return false };
-    sum(disk, path).is_ok_and(|found| found == expected)
+    let is_sealed = sum(disk, path).is_ok_and(|found| found == expected);
+    is_sealed && unpublish(disk, &beside(path)).is_ok()
 }
 
 /// The length and the CRC-32C of a file.

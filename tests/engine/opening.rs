@@ -271,3 +271,25 @@ async fn what_was_not_in_place_yet_of_the_files_of_the_node_is_gone_after_a_star
     let paths = |all: Vec<(String, u64)>| all.into_iter().map(|(path, _)| path).collect::<Vec<String>>();
     assert_eq!(paths(everything(&node)), paths(before));
 }
+
+/// The index says of itself that a stop was clean, and is an older one after a power cut: what it counts then must not decide.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_whose_last_writes_were_never_durable_is_not_believed() {
+    for after in 0..40 {
+        let node = Node::new(40 + after);
+        let engine = node.open();
+        put(&engine, "docs", 0..5, 1).await;
+        let kind = MishapKind::FailsAfter(std::io::ErrorKind::StorageFull);
+        node.disk.set_mishap(Some(Mishap { after, within: Some("meta.redb".to_owned()), kind }));
+        let _ = engine.shutdown().await;
+        drop(engine);
+        node.disk.set_mishap(None);
+        let engine = node.open();
+        put(&engine, "docs", 5..9, 1).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+        let engine = node.cut_power(engine);
+        engine.tend().await.unwrap();
+        assert_eq!(all(&engine, "docs").len(), 9, "operation {after}");
+        assert!(engine.check(3).unwrap().is_whole(), "operation {after}");
+    }
+}
