@@ -156,8 +156,9 @@ impl Engine {
         let mut found = BTreeMap::new();
         for entry in entries.unwrap_or_default() {
             let Some(nsid) = entry.name.get(..36).and_then(|text| text.parse().ok()).map(Nsid) else { continue };
-            let size = if_there(self.context.disk.size(&dir.join(&entry.name))).unwrap_or_default();
-            *found.entry(nsid).or_default() += size.unwrap_or(0);
+            // What cannot be looked at may have something.
+            let bytes = if_there(self.context.disk.size(&dir.join(&entry.name))).map_or(1, |size| size.unwrap_or(0));
+            *found.entry(nsid).or_default() += bytes;
         }
         Ok(found)
     }

@@ -1,10 +1,13 @@
 //! What a node says of itself without asking the bucket: what is here only, and since when; without opening what is closed.
 
+use std::path::Path;
+
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::platform::disk::Disk;
 
 use crate::fleet::{bucket, meet, sync};
-use crate::node::{Node, name, put, write};
+use crate::node::{Node, all, name, put, write};
 
 fn opened(engine: &Engine) -> u64 {
     engine.node_status()["namespaces"]["open"].as_u64().unwrap()
@@ -128,4 +131,26 @@ async fn what_was_written_is_told_while_states_follow_each_other() {
     }
     done.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(asking.await.unwrap() > 300);
+}
+
+/// It may have what was acknowledged, so nobody can say that everything is in the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_looked_at_is_not_called_sent() {
+    let (bucket, node) = (bucket(1), Node::new(5));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    put(&engine, "docs", 10..20, 1).await;
+    // As a kill leaves it: the log is open.
+    let engine = node.cut_power(engine);
+    let log = node.disk.list(Path::new("/data/log")).unwrap().into_iter().find(|entry| entry.len > 0).unwrap();
+    node.disk.set_unreadable(Some(Path::new("/data/log").join(log.name)));
+    sync(&node, &engine, &bucket).await.unwrap_err();
+    assert!(!engine.unsent(&name("docs")).await.is_ok_and(|unsent| unsent.is_nothing));
+    node.disk.set_unreadable(None);
+    sync(&node, &engine, &bucket).await.unwrap();
+    let other = Node::new(6);
+    let there = other.open();
+    sync(&other, &there, &bucket).await.unwrap();
+    assert_eq!(all(&there, "docs").len(), 20);
 }
