@@ -14,6 +14,8 @@
 //!   checksum.
 //! - However long the logs are, one frame of them is in memory: every log is proved first, and then gives its frames one after another.
 
+mod salvage;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,8 @@ use crate::format::log::{
 use crate::format::log_source::LogSource;
 use crate::model::ids::{Hlc, Nsid};
 use crate::platform::disk::{Disk, RandomFile, TEMPORARY_SUFFIX, create_dirs, if_there};
+
+pub use salvage::salvage;
 
 /// The logs with every acknowledged commit from the sequence number asked for, in order.
 #[derive(Debug, Default)]

@@ -168,6 +168,12 @@ pub fn decode_log(bytes: &[u8], name: &str) -> Result<LogContents> {
 /// Finds the end of a log. `Corrupt` when the header or an acknowledged frame is damaged; a torn tail is reported, not an
 /// error. Payloads are proved by their checksums and not decoded.
 pub fn scan_log(source: &(impl LogSource + ?Sized), name: &str) -> Result<LogScan> {
+    let (scan, damage) = scan_beginning(source, name)?;
+    damage.map_or(Ok(scan), Err)
+}
+
+/// The commits at the beginning of a log that are whole, and what is wrong after them. `Corrupt` when the header is damaged.
+pub fn scan_beginning(source: &(impl LogSource + ?Sized), name: &str) -> Result<(LogScan, Option<Error>)> {
     let mut log = Cursor::new(source);
     let header = log.up_to(0, HEADER_BYTES)?;
     let mut crc32c = crc32c::crc32c(header);
@@ -191,10 +197,11 @@ pub fn scan_log(source: &(impl LogSource + ?Sized), name: &str) -> Result<LogSca
         let Some(frame) = frame_at(&mut log, at, salt, &mut crc32c)? else { break };
         let more = frame.more(name, at)?;
         if frame.first_seq != next_seq {
-            return Err(Error::corrupt(format!(
+            let error = Error::corrupt(format!(
                 "{name}: frame at byte {at} starts at sequence number {}, expected {next_seq}",
                 frame.first_seq
-            )));
+            ));
+            return Ok((LogScan { torn: true, ..scan }, Some(error)));
         }
         next_seq += u64::from(frame.count);
         at += frame.length as u64;
@@ -215,12 +222,13 @@ pub fn scan_log(source: &(impl LogSource + ?Sized), name: &str) -> Result<LogSca
         && let Some((found, synced)) = later_frame(&mut log, at, salt)?
         && synced > scan.valid_bytes
     {
-        return Err(Error::corrupt(format!(
+        let error = Error::corrupt(format!(
             "{name}: frame at byte {at} is damaged, and the frame at byte {found} says that {synced} bytes were durable"
         ))
-        .with_hint("acknowledged writes are damaged: restore this file from a copy, or run `shoal repair`"));
+        .with_hint("acknowledged writes are damaged: restore this file from a copy, or run `shoal repair`");
+        return Ok((scan, Some(error)));
     }
-    Ok(scan)
+    Ok((scan, None))
 }
 
 /// What the first frame says of its clock, which nothing proves; `None` where there is no frame.

@@ -23,10 +23,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::repair::{Action, RepairReport, RepairRequest};
 
-use super::Engine;
 use super::catalog::stored;
 use super::layout::prefix;
+use super::namespace::Namespace;
 use super::sweep::parts;
+use super::{Engine, Slot};
 use crate::error::{Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::format::node::{decode_format, decode_node};
@@ -261,6 +262,7 @@ impl Engine {
         (label, name, nsid): (&str, &NamespaceName, Nsid),
         level: u8,
     ) -> Result<()> {
+        let before = report.problems.len() as u64 + report.more_problems;
         let mut chain = self.check_chain(report, label, name, nsid)?;
         if level >= 2 {
             self.check_objects(report, label, &mut chain, level)?;
@@ -268,6 +270,17 @@ impl Engine {
         }
         if level >= 3 {
             self.check_answers(report, label, nsid)?;
+        }
+        let is_whole = report.problems.len() as u64 + report.more_problems == before;
+        // One that is open was opened by them.
+        if level >= 3
+            && is_whole
+            && !matches!(self.slots().get(name), Some(Slot::Open(_)))
+            && let Some(head) = &chain.head
+            && let Err(error) = Namespace::check_logs(&self.context, name, head)
+        {
+            let file = self.context.file_of(&error).unwrap_or_else(|| format!("log of {nsid}"));
+            report.add(label, file, error.message(), Remedy::DropDamaged.of(&error));
         }
         named.extend(chain.objects.into_keys());
         Ok(())

@@ -217,7 +217,7 @@ impl Engine {
                     continue;
                 }
                 let over = first_seq_of(&entry).is_some_and(|first| first < replay_from);
-                let remedy = if over { Remedy::Lost } else { Remedy::FromACopy };
+                let remedy = if over { Remedy::Lost } else { Remedy::DropDamaged };
                 let (what, remedy) = match read {
                     // The end of an open log may be a commit on its way.
                     Ok(log) if log.torn && !is_open => {

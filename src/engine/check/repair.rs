@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use super::objects::deletions_of;
 use super::{DELETED, Problem, Remedy, Report, Scope, restore};
@@ -13,6 +14,7 @@ use crate::engine::catalog::put;
 use crate::engine::layout::deletions_key;
 use crate::engine::merge::unreadable;
 use crate::engine::namespace::head::{Head, objects};
+use crate::engine::namespace::{Lost, Namespace};
 use crate::engine::sweep::SWEEP_REFUSED;
 use crate::engine::{Engine, Slot};
 use crate::error::{Context as _, Error, Result};
@@ -243,19 +245,44 @@ impl Engine {
                 files.push(path);
             }
         }
+        // What is put back first is not there yet in a dry run: then nobody can say.
+        let lost = Namespace::lost(context, name, &next);
+        if let Err(error) = &lost {
+            is_to_go(&format!("a log of {name}"), error, dry_run)?;
+        }
         if !dry_run && !files.is_empty() {
             context.meta.distrust("what was held by files that are given up is counted");
             for path in files {
                 unpublish(&*context.disk, &path).context(|| format!("remove {}", path.display()))?;
             }
         }
-        if is_moved && !dry_run {
-            next.data_seq += 1;
-            next.updated_ms = context.clock.now_millis();
-            head.commit(context, |manifest| *manifest = next)?;
-            self.slots().remove(name);
+        if dry_run {
+            given_up.extend(lines(&lost.unwrap_or_default()));
+            return Ok(given_up);
         }
+        let head = match is_moved {
+            true => head.commit(context, |manifest| {
+                *manifest = next;
+                manifest.data_seq += 1;
+                manifest.updated_ms = context.clock.now_millis();
+            })?,
+            false => head,
+        };
+        given_up.extend(lines(&self.write_what_is_left(name, head)?));
+        self.slots().remove(name);
         Ok(given_up)
+    }
+
+    /// Where logs lack something, or have changes of what is gone: makes a segment of what is left of them, so that nothing needs them
+    /// any more. Until that is committed the next repair finds the same.
+    fn write_what_is_left(&self, name: &NamespaceName, head: Head) -> Result<Lost> {
+        let (namespace, lost) = Namespace::open_without(&self.context, name, head)?;
+        if !lost.is_nothing() {
+            tokio::task::block_in_place(|| Handle::current().block_on(namespace.leave_logs()))?;
+            self.context.meta.distrust("logs that are given up are counted");
+        }
+        namespace.close()?;
+        Ok(lost)
     }
 
     /// Takes one damaged object out of a manifest; says what is lost.
@@ -276,10 +303,6 @@ impl Engine {
         }
         if let Some(at) = next.logs.iter().position(|log| log.key == key) {
             let log = &next.logs[at];
-            if log.origin == next.origin {
-                return Err(Error::corrupt(format!("log {key}: {why}"))
-                    .with_hint("records that no segment has are in it; put the file back from a copy"));
-            }
             let lost = format!("records {} to {} are lost", log.first_seq, log.last_seq);
             next.logs.remove(at);
             return Ok(format!("give up log {key} ({why}): {lost}"));
@@ -311,6 +334,15 @@ impl Engine {
         // It went with its segment.
         Ok(format!("give up {key} ({why})"))
     }
+}
+
+/// What a person is told of it.
+fn lines(lost: &Lost) -> Vec<String> {
+    let mut lines: Vec<String> = lost.records.iter().map(|records| format!("give up {records}")).collect();
+    if lost.patches > 0 {
+        lines.push(format!("give up {} changes of documents that are gone", lost.patches));
+    }
+    lines
 }
 
 /// The problems that stay.

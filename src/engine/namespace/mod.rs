@@ -1,6 +1,7 @@
 //! One namespace: a decider that orders writes, a state that follows what is durable, views that queries run on.
 //!
-//! - `state` is what is in memory, `open` makes it from the files as far as `intake` finds room, `head` commits manifests;
+//! - `state` is what is in memory, `open` makes it from the files as far as `intake` finds room, and `replay` applies logs,
+//!   `head` commits manifests;
 //! - `write` decides and logs, `frames` cuts commits, `answers` says what writes with a key did, `apply` lets the state follow
 //!   what is durable, `places` says where that meets segments;
 //! - `flush` turns the tail into a segment, `room` says when, `compaction` merges segments, but for those that others
@@ -26,6 +27,7 @@ mod places;
 pub mod rebase;
 mod renew;
 mod renewal;
+mod replay;
 mod reuse;
 mod room;
 mod share;
@@ -46,6 +48,7 @@ pub use self::write::moved;
 use self::answers::Answers;
 use self::head::Head;
 use self::places::Places;
+pub(in crate::engine) use self::replay::Lost;
 use self::state::State;
 use super::context::Context;
 use super::group_commit::{GroupCommit, Ticket};

@@ -11,22 +11,20 @@ use super::answers::Answers;
 use super::flush::are_many;
 use super::head::Head;
 use super::intake::Intake;
+use super::replay::{How, Lost, replay, replay_named};
 use super::state::{Part, State};
 use super::{Decider, Moment, Namespace, Shared, published};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer};
 use crate::engine::layout::{log_key, prefix};
-use crate::engine::recovery::{Unsettled, look, replay_log, settle};
-use crate::engine::write::{Change, apply_patch};
-use crate::error::{Context as _, Error, Result};
-use crate::format::answers::Answer;
+use crate::engine::recovery::{Unsettled, look, salvage, settle};
+use crate::engine::write::Change;
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::deletions;
-use crate::format::log::FrameReader;
-use crate::format::manifest::{LogRef, Manifest, SegmentRef};
-use crate::format::record::Record;
+use crate::format::manifest::{Manifest, SegmentRef};
 use crate::model::document::Document;
-use crate::model::ids::{Hlc, NamespaceName, Origin, Version};
+use crate::model::ids::{Hlc, NamespaceName};
 use crate::model::schema::Schema;
 use crate::segment::Segment;
 
@@ -47,8 +45,46 @@ impl Namespace {
     /// `until` for what its logs make in memory. Blocking.
     pub fn open(context: Arc<Context>, name: NamespaceName, head: Head, until: Instant) -> Result<Arc<Namespace>> {
         let mut intake = Intake::new(&context, until);
-        let mut loaded =
-            load(&context, &name, &head, None, Some(&mut intake)).context(|| format!("open namespace {name}"))?;
+        let how = How { intake: Some(&mut intake), lost: None };
+        let loaded = load(&context, &name, &head.manifest, None, how).context(|| format!("open namespace {name}"))?;
+        let namespace = Self::of(context, name, head, loaded);
+        intake.hand_over(namespace.unflushed().0);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            namespace.flush_when_large();
+        }
+        Ok(namespace)
+    }
+
+    /// The same without what its logs do not have any more, or have of documents that are gone. As long as no manifest says so, the
+    /// next opening finds the same.
+    pub(in crate::engine) fn open_without(
+        context: &Arc<Context>,
+        name: &NamespaceName,
+        head: Head,
+    ) -> Result<(Arc<Namespace>, Lost)> {
+        let mut lost = Lost::default();
+        let how = How { lost: Some(&mut lost), intake: None };
+        let loaded = load(context, name, &head.manifest, None, how);
+        let loaded = loaded.context(|| format!("open what is left of namespace {name}"))?;
+        let namespace = Self::of(context.clone(), name.clone(), head, loaded);
+        context.tail_changed(0, namespace.unflushed().0);
+        Ok((namespace, lost))
+    }
+
+    /// What that would be without.
+    pub(in crate::engine) fn lost(context: &Context, name: &NamespaceName, manifest: &Manifest) -> Result<Lost> {
+        let mut lost = Lost::default();
+        load(context, name, manifest, None, How { lost: Some(&mut lost), intake: None })?;
+        Ok(lost)
+    }
+
+    /// Whether the logs that a manifest needs are there and can be applied to its segments. Holds what an opening does, and changes
+    /// nothing.
+    pub(in crate::engine) fn check_logs(context: &Context, name: &NamespaceName, manifest: &Manifest) -> Result<()> {
+        load(context, name, manifest, None, How::default()).map(drop)
+    }
+
+    fn of(context: Arc<Context>, name: NamespaceName, head: Head, mut loaded: Loaded) -> Arc<Namespace> {
         let (nsid, committed_ms) = (head.manifest.nsid, head.manifest.committed_ms);
         let view = Arc::new(loaded.state.view(&name.to_string(), context.config.recall));
         let bytes = loaded.state.unflushed_bytes();
@@ -78,11 +114,7 @@ impl Namespace {
             oldest_unsent: Mutex::default(),
         });
         namespace.context.has_opened(&namespace);
-        intake.hand_over(bytes);
-        if tokio::runtime::Handle::try_current().is_ok() {
-            namespace.flush_when_large();
-        }
-        Ok(namespace)
+        namespace
     }
 
     /// Makes everything in memory anew from the files, after the log failed. Readers keep the last view until it is done.
@@ -96,7 +128,7 @@ impl Namespace {
             let found = Head::load(&self.context, self.nsid)?;
             *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
             // It takes the place of what is counted already.
-            load(&self.context, &self.name, &head, distrust.as_ref(), None)
+            load(&self.context, &self.name, &head.manifest, distrust.as_ref(), How::default())
         })
         .context(|| format!("reopen namespace {}", self.name))?;
         self.publish_head(&head);
@@ -185,7 +217,7 @@ impl Namespace {
         let mut state = segments_of(&self.context, &manifest).context(step)?;
         let mut analysis = Analyzers::new();
         for log in &manifest.logs {
-            replay_named(&self.context, &mut state, &mut analysis, log, None).context(step)?;
+            replay_named(&self.context, &mut state, &mut analysis, log, &mut How::default()).context(step)?;
         }
         state.data_seq = manifest.data_seq;
         let bytes = state.unflushed_bytes();
@@ -237,41 +269,14 @@ fn segments_of(context: &Context, manifest: &Manifest) -> Result<State> {
     })
 }
 
-/// Applies a log that a manifest names. Answers are left out: forks and past states have none.
-fn replay_named(
-    context: &Context,
-    state: &mut State,
-    analysis: &mut Analyzers,
-    log: &LogRef,
-    mut intake: Option<&mut Intake>,
-) -> Result<()> {
-    let path = context.tier.path(&log.key);
-    replay_log(&*context.disk, &path, &log.key, (log.bytes, log.crc32c), 0, &mut |frame| {
-        take_in(&mut intake, state, |state| replay(state, analysis, frame, log.origin, None))
-    })
-}
-
-/// Replays a frame when there is room for it, where that is asked for.
-fn take_in(
-    intake: &mut Option<&mut Intake>,
-    state: &mut State,
-    replay: impl FnOnce(&mut State) -> Result<()>,
-) -> Result<()> {
-    let Some(intake) = intake else { return replay(state) };
-    intake.wait_for_room()?;
-    replay(state)?;
-    intake.follow(state.unflushed_bytes());
-    Ok(())
-}
-
+/// What the files make of an incarnation. Where what its logs lack is noted, and they lack anything, nothing is to be settled.
 fn load(
     context: &Context,
     name: &NamespaceName,
-    head: &Head,
+    manifest: &Manifest,
     distrust: Option<&Distrust>,
-    mut intake: Option<&mut Intake>,
+    mut how: How<'_>,
 ) -> Result<Loaded> {
-    let manifest = &head.manifest;
     let mut state = segments_of(context, manifest)?;
     let mut answers = Answers::default();
     // A log says when its answers were given by a clock that may have jumped since; they are repeated for a little longer.
@@ -280,24 +285,42 @@ fn load(
     let mut analysis = Analyzers::new();
     let own = prefix(&name.project, manifest.nsid);
     for log in manifest.logs.iter().filter(|log| !log.key.starts_with(&format!("{own}/"))) {
-        replay_named(context, &mut state, &mut analysis, log, intake.as_deref_mut())?;
+        replay_named(context, &mut state, &mut analysis, log, &mut how)?;
     }
     // Inherited logs are counted in the manifest's own counter, and the ids they hand out are another incarnation's.
     state.data_seq = manifest.data_seq;
     state.ids_reserved = manifest.ids_reserved;
     let writer = Writer { nsid: manifest.nsid, origin: manifest.origin };
     let paths = context.layout.logs(&name.project, manifest.nsid);
-    let recovered = look(&*context.disk, &paths, writer, (manifest.replay_from, manifest.hlc), distrust)?;
+    let found = look(&*context.disk, &paths, writer, (manifest.replay_from, manifest.hlc), distrust);
+    let mut recovered = match (found, &mut how.lost) {
+        (Err(error), Some(lost)) if error.kind() == Kind::Corrupt => {
+            let (recovered, records) = salvage(&*context.disk, &paths, writer, manifest.replay_from)?;
+            lost.records = records;
+            recovered
+        }
+        (found, _) => found?,
+    };
     recovered.replay(&*context.disk, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
             return Ok(());
         }
-        take_in(&mut intake, &mut state, |state| {
-            replay(state, &mut analysis, frame, manifest.origin, Some((&mut answers, now)))
-        })
+        replay(&mut state, &mut analysis, frame, manifest.origin, Some((&mut answers, now)), &mut how)
     })?;
-    check_sequence(manifest, recovered.next_seq)?;
+    match (check_sequence(manifest, recovered.next_seq), how.lost) {
+        (checked, None) => checked?,
+        (checked, Some(lost)) => {
+            if let Err(error) = checked {
+                lost.records.push(error.message().to_owned());
+                recovered.next_seq = manifest.next_seq;
+            }
+            if !lost.records.is_empty() {
+                // None of them is whole enough to go on from.
+                recovered.logs.clear();
+            }
+        }
+    }
     Ok(Loaded {
         state,
         next_seq: recovered.next_seq,
@@ -378,53 +401,6 @@ pub(super) fn open_part(context: &Context, reference: &SegmentRef) -> Result<Par
     };
     let dead = Arc::new(dead);
     Ok(Part { reference: reference.clone(), segment: Arc::new(segment), settled: dead.clone(), dead })
-}
-
-/// Applies one frame of a log.
-fn replay(
-    state: &mut State,
-    analysis: &mut Analyzers,
-    mut frame: FrameReader<'_>,
-    origin: Origin,
-    answers: Option<(&mut Answers, u64)>,
-) -> Result<()> {
-    let version = Version { hlc: frame.hlc, origin };
-    let counts = !frame.more && (frame.batch.records() > 0 || frame.batch.schema.is_some());
-    if let (Some((answers, at_ms)), Some(entry)) = (answers, frame.batch.idempotency.take()) {
-        answers.insert(Answer { entry, at_ms }, frame.hlc, None);
-        state.tail.answers += 1;
-    }
-    let schema = frame.batch.schema.take().map(Arc::new);
-    if let Some(schema) = &schema {
-        state.change_schema(schema.clone());
-    }
-    let ids_reserved = frame.batch.ids_reserved;
-    // A commit names a document once, so nothing in the frame asks for one that it has deleted.
-    let mut deleted = Vec::new();
-    for record in frame.batch {
-        let change = match record? {
-            Record::Delete { id } => Change::Delete { id },
-            Record::Upsert { id, fields } => put(state, analysis, Document { id, version, fields, patch: None }),
-            Record::Patch { id, base, changed } => {
-                let Some(current) = state.document(&id)? else {
-                    return Err(Error::corrupt(format!("a patch of document {id}, which does not exist")));
-                };
-                if current.patch.is_none() && current.version != base {
-                    return Err(Error::corrupt(format!("a patch of document {id} on top of another version of it")));
-                }
-                let document = apply_patch(&current, &changed, version);
-                put(state, analysis, document)
-            }
-        };
-        state.replay_change(change, &mut deleted)?;
-    }
-    state.deleted(deleted, version);
-    state.follow_commit(version, schema, ids_reserved, counts);
-    Ok(())
-}
-
-fn put(state: &State, analysis: &mut Analyzers, document: Document) -> Change {
-    whole(&state.schema, analysis, document)
 }
 
 /// The change that a whole document is, its text analysed.

@@ -42,4 +42,14 @@ impl Namespace {
         self.flush_held(&mut decider).await?;
         Ok(Still { decider, _flushing: flushing, _compacting: compacting })
     }
+
+    /// Puts everything into segments, and lets no log of before count any more.
+    pub(in crate::engine) async fn leave_logs(self: &Arc<Self>) -> Result<()> {
+        let still = self.stand_still().await?;
+        let next_seq = still.decider.next_seq;
+        if self.newest_manifest().await.replay_from < next_seq {
+            self.edit_head(|manifest| (manifest.replay_from, manifest.next_seq) = (next_seq, next_seq)).await?;
+        }
+        Ok(())
+    }
 }
