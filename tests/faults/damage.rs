@@ -21,8 +21,8 @@ const ROUNDS: usize = 8;
 enum Damage {
     /// One bit is another.
     Bit(u64),
-    /// The bytes that it had before it was cut.
-    Cut(Vec<u8>),
+    /// The bytes that it had before.
+    Changed(Vec<u8>),
     Unreadable,
 }
 
@@ -118,7 +118,8 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
         return (path, Damage::Unreadable);
     }
     let bytes = run.node.disk.read(&path).unwrap();
-    if path.starts_with("/data/log") {
+    let is_log = path.starts_with("/data/log");
+    if is_log {
         // The newest frame of a log that is damaged is one that never was acknowledged, as far as anybody can tell.
         let edit = run.edit(victim, Draft::Put { seed: draw.pick(1_000), empties: 0 });
         run.send(victim, &edit, None).await;
@@ -127,11 +128,12 @@ async fn harm(run: &mut Run, victim: &'static str, draw: &Draw<'_>) -> (PathBuf,
     } else if draw.pick(6) == 0 {
         let len = draw.pick(bytes.len() as u64) as usize;
         run.node.disk.rot(&path, |now| now.truncate(len)).unwrap();
-        return (path, Damage::Cut(bytes));
+        return (path, Damage::Changed(bytes));
     }
     let bit = draw.pick(bytes.len() as u64 * 8);
     run.node.disk.rot(&path, |now| flip(now, bit)).unwrap();
-    (path, Damage::Bit(bit))
+    // A log may have grown when it is put right; what else was put right by the node itself meanwhile stays so.
+    (path, if is_log { Damage::Bit(bit) } else { Damage::Changed(bytes) })
 }
 
 fn flip(bytes: &mut [u8], bit: u64) {
@@ -157,7 +159,7 @@ fn mend(run: &Run, path: &Path, damage: Damage) {
     let mended = match damage {
         Damage::Unreadable => Ok(()),
         Damage::Bit(bit) => run.node.disk.rot(&found, |now| flip(now, bit)),
-        Damage::Cut(bytes) => run.node.disk.rot(&found, |now| *now = bytes),
+        Damage::Changed(bytes) => run.node.disk.rot(&found, |now| *now = bytes),
     };
     mended.unwrap();
 }

@@ -195,7 +195,8 @@ impl Draw<'_> {
                 Fault::After(Lie::Precondition),
                 Fault::Twice,
                 Fault::Short,
-                Fault::Stale(1),
+                // A pass over all names learns from a listing what is there, and believes it: every store that is known lists all of it.
+                if matches!(step, Step::Sync) { Fault::Short } else { Fault::Stale(1) },
             ];
             return Ill::Bucket(first, last, faults[self.pick(faults.len() as u64) as usize]);
         }
