@@ -9,7 +9,7 @@
 //! The first waiter leads: it writes and syncs what is pending, its own commit included, while others append behind it.
 //! A single writer therefore pays no hand-over between threads, and many share a barrier.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -23,6 +23,8 @@ pub const PENDING_BYTES_MAX: usize = 128 << 20;
 
 /// A barrier quicker than this is made by the thread that runs the writer, without handing its other work over.
 const INLINE_BARRIER_MICROS: u64 = 1_000;
+/// Whether a thread does so. One at a time: barriers that all take long at once, as those of a disk do, leave threads for everything else.
+static IS_INLINE: AtomicBool = AtomicBool::new(false);
 
 /// One open log, shared by its writers.
 pub struct GroupCommit {
@@ -110,8 +112,10 @@ impl GroupCommit {
             let led = match self.take() {
                 Some(work) => {
                     // Handing the thread's other work over costs about as much as a quick barrier takes.
-                    if self.barrier_micros.load(Ordering::Relaxed) < INLINE_BARRIER_MICROS {
+                    let is_quick = self.barrier_micros.load(Ordering::Relaxed) < INLINE_BARRIER_MICROS;
+                    if is_quick && !IS_INLINE.swap(true, Ordering::Relaxed) {
                         self.lead(work);
+                        IS_INLINE.store(false, Ordering::Relaxed);
                     } else {
                         tokio::task::block_in_place(|| self.lead(work));
                     }

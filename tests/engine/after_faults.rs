@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::future::Future as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shoal::engine::Engine;
@@ -21,6 +23,9 @@ use tokio::runtime::Handle;
 use crate::files;
 use crate::hook_disk::HookDisk;
 use crate::node::{DAY_MS, Documents, Node, documents, name, put};
+
+/// A test that waits longer than this for what must not wait has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node on a disk with a hook.
 fn hooked(node: &Node) -> (HookDisk, Arc<Engine>) {
@@ -353,4 +358,38 @@ async fn a_log_that_cannot_be_read_keeps_nobody_else_from_reclaiming() {
     node.disk.set_unreadable(None);
     let engine = node.cut_power(engine);
     assert_eq!(documents(&engine.view(&name("docs")).unwrap()).len(), 1);
+}
+
+/// As many barriers take long as there are threads: what needs no barrier waits for none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn barriers_that_stall_leave_threads_for_everything_else() {
+    let node = Node::new(43);
+    let (disk, engine) = hooked(&node);
+    for to in ["docs", "other", "third"] {
+        put(&engine, to, 0..5, 1).await;
+    }
+    let (stalled, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
+    let (counted, waited) = (stalled.clone(), is_over.clone());
+    disk.each(move |operation, path| {
+        if operation == "barrier" && path.starts_with("/data/log") {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let over = waited.0.lock().unwrap();
+            drop(waited.1.wait_while(over, |over| !*over).unwrap());
+        }
+    });
+    let writers = ["docs", "other", "third"].map(|to| {
+        let engine = engine.clone();
+        tokio::spawn(async move { put(&engine, to, 5..10, 2).await })
+    });
+    let began = Instant::now();
+    while stalled.load(Ordering::SeqCst) < 3 && began.elapsed() < PATIENCE {
+        let served = tokio::time::timeout(PATIENCE, tokio::spawn(async {})).await;
+        assert!(served.is_ok(), "nothing is served while barriers stall");
+    }
+    *is_over.0.lock().unwrap() = true;
+    is_over.1.notify_all();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert_eq!(stalled.load(Ordering::SeqCst), 3, "some writer never came to its barrier");
 }

@@ -253,7 +253,9 @@ impl Namespace {
             let previous = decider.sealed.last();
             let disk = self.context.disk.clone();
             let random = &*self.context.random;
-            decider.journal = Some(Journal::create(disk, paths, writer, decider.next_seq, previous, random)?);
+            // It waits for barriers.
+            let create = || Journal::create(disk, paths, writer, decider.next_seq, previous, random);
+            decider.journal = Some(tokio::task::block_in_place(create)?);
         }
         let Some(journal) = &mut decider.journal else { return Err(Error::internal("the log is not open")) };
         let counts = !changes.is_empty() || extras.schema.is_some();
