@@ -43,6 +43,11 @@ impl Memory {
         Memory { pieces: OnceLock::new(), used: AtomicUsize::new(0), left: left.clone() }
     }
 
+    /// An empty one that is bounded together with this one.
+    pub(in crate::segment) fn beside(&self) -> Self {
+        Self::new(&self.left)
+    }
+
     /// Some bytes of the file, if one piece has all of them.
     pub(in crate::segment) fn get(&self, range: &Range<u64>) -> Option<&[u8]> {
         let used = self.used.load(Ordering::Acquire).min(PIECES_MAX);

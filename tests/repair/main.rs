@@ -9,4 +9,6 @@ mod every_file;
 mod limits;
 mod meanwhile;
 mod node;
+mod real;
+mod rotten;
 mod unreadable;

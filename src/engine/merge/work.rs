@@ -92,8 +92,10 @@ impl Absorb for Work<'_> {
 
     fn carry_out(&mut self, ours: &Moment, site: &mut Site) -> Result<Absorption> {
         let (schema, _) = super::schemas::join(&self.theirs.view.schema, &ours.view.schema)?;
-        let theirs = self.theirs.clone();
-        let bases = self.bases(&theirs, ours)?;
+        // What the survey read may have changed on the disk since, and what is written now stays.
+        let bases = self.bases(&self.theirs.clone(), ours)?;
+        let bases: Vec<Arc<Moment>> = bases.iter().map(|base| Arc::new(base.unchecked())).collect();
+        let theirs = self.theirs.unchecked();
         let mut walk = Walk::new(&theirs, ours, &bases)?;
         let shown = visible(&schema, &theirs.view.schema);
         let segments = || theirs.view.segments.iter().map(|part| &*part.segment);
