@@ -141,6 +141,7 @@ impl Engine {
         as_of: Option<&AsOf>,
         mut query: impl FnMut(&View) -> Result<T>,
     ) -> Result<T> {
+        let mut query = |view: &View| view.believed(query(view));
         let mut found = query(&*self.view_at(name, as_of)?);
         if found.as_ref().is_err_and(lacks_room) {
             // One at a time: each may need most of the room, and memory.

@@ -180,7 +180,11 @@ impl Engine {
         let conflicts = tokio::task::block_in_place(|| {
             let mut held = self.conflicts_of(&last.manifest)?;
             held.retain(|held| !known.contains(&key_of(held)));
-            let copy = |held: &HeldConflicts| self.context.tier.put(&key_of(held), &held.file).map(|_| key_of(held));
+            let copy = |held: &HeldConflicts| {
+                let bytes = held.file.to_vec();
+                held.file.check_readable(&held.key)?;
+                self.context.tier.put(&key_of(held), &bytes).map(|_| key_of(held))
+            };
             held.iter().map(copy).collect::<Result<Vec<String>>>()
         })?;
         // The oldest go where there is no room for all, as everywhere where nobody can be asked.

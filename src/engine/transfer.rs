@@ -274,7 +274,7 @@ impl Newborn {
     /// Copies an object of another incarnation to a key of this one.
     pub fn copy_object(&mut self, from: &str, to: &str) -> Result<()> {
         let bytes = self.engine.context.tier.map_all(from)?;
-        self.write_object(&bytes, to)
+        self.write_object(from, &bytes, to)
     }
 
     /// Copies conflicts of another incarnation; gives their keys here, in the same order.
@@ -282,15 +282,16 @@ impl Newborn {
         let mut keys = Vec::with_capacity(conflicts.len());
         for held in conflicts {
             let key = self.conflicts_key(held.token);
-            self.write_object(&held.file, &key)?;
+            self.write_object(&held.key, &held.file, &key)?;
             keys.push(key);
         }
         Ok(keys)
     }
 
-    fn write_object(&mut self, bytes: &[u8], to: &str) -> Result<()> {
+    fn write_object(&mut self, from: &str, bytes: &Mapping, to: &str) -> Result<()> {
         let mut writer = self.engine.context.tier.create(to)?;
         writer.write_all(bytes).context(|| format!("write object {to}"))?;
+        bytes.check_readable(from)?;
         let staged = writer.stage()?;
         self.publish(to, staged)
     }

@@ -95,6 +95,13 @@ impl View {
         View { segments: self.segments.iter().map(unchecked).collect(), ..self.clone() }
     }
 
+    /// What came of reading the view, unless a part of a segment could not be read: what was read of that is zeros. For whoever gives
+    /// an answer, or writes down what it read.
+    pub fn believed<T>(&self, read: Result<T>) -> Result<T> {
+        self.segments.iter().try_for_each(|segment| segment.segment.believed(Ok(())))?;
+        read
+    }
+
     /// How many documents there are.
     pub fn documents(&self) -> u64 {
         self.segments.iter().map(SegmentView::live).sum::<u64>() + self.tail.len()

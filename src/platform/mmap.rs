@@ -4,17 +4,21 @@
 //! Invariants:
 //! - A mapped file is immutable. Objects are written once, synced and renamed into place before anything maps them, and are
 //!   removed by unlink, never truncated; so the map stays valid for as long as it lives.
+//! - Where the disk or an operator breaks that, the map is lost: all of it reads as zeros from then on, and [`Mapping::is_lost`] says
+//!   so to who asks after having read. See `lost_pages`.
 //! - A file that is filled has its full length before it is mapped. A range of it is written before anybody is told that it is
 //!   there, nobody reads it before, and it never changes afterwards.
 
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::lost_pages::Watch;
 use super::reads;
 use crate::error::{DISK_FULL, Error, Result};
 
@@ -76,21 +80,34 @@ pub struct Mapping {
 
 #[derive(Clone, Debug)]
 enum Source {
-    Mapped(Arc<memmap2::Mmap>),
+    Mapped(Arc<Watched>),
     Memory(Arc<[u8]>),
     Live(Arc<LiveBytes>),
 }
 
+/// A map that is watched over. The watch is dropped first: fields are, in their order.
+struct Watched {
+    watch: Watch,
+    map: memmap2::Mmap,
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.map, f)
+    }
+}
+
 impl Mapping {
     /// Maps a whole file. An empty file gives no bytes rather than an error.
-    pub fn of_file(file: &File) -> std::io::Result<Self> {
+    pub fn of_file(file: &File) -> io::Result<Self> {
         if file.metadata()?.len() == 0 {
             return Ok(Self::of_bytes(Vec::new()));
         }
         // SAFETY: the file is immutable and only ever unlinked, or filled as the invariants say, kept true by the callers of
         // `Disk::map` and `Disk::map_live`, who map objects of the tier and nothing else.
         let map = unsafe { memmap2::Mmap::map(file)? };
-        Ok(Mapping { source: Source::Mapped(Arc::new(map)), fill: None })
+        let watch = Watch::over(&map)?;
+        Ok(Mapping { source: Source::Mapped(Arc::new(Watched { watch, map })), fill: None })
     }
 
     pub fn of_bytes(bytes: Vec<u8>) -> Self {
@@ -117,6 +134,24 @@ impl Mapping {
         self.fill.as_ref().is_none_or(|fill| fill.is_full())
     }
 
+    /// Whether a part of the file could not be read: then nothing that was read from this map so far is to be believed.
+    pub fn is_lost(&self) -> bool {
+        match &self.source {
+            Source::Mapped(map) => map.watch.is_lost(),
+            Source::Memory(_) | Source::Live(_) => false,
+        }
+    }
+
+    /// An error with code `unreadable` when a part of the file, `name`, could not be read. For who has read, and is about to believe it.
+    pub fn check_readable(&self, name: &str) -> Result<()> {
+        if !self.is_lost() {
+            return Ok(());
+        }
+        let lost =
+            io::Error::other("a part of the file cannot be read: the disk does not give it, or the file was cut");
+        Err(Error::reading(lost).context(name))
+    }
+
     /// Waits until a range is here.
     pub fn bring(&self, range: Range<u64>) -> Result<()> {
         bring(&[(self, std::iter::once(range).collect())])
@@ -125,7 +160,7 @@ impl Mapping {
     /// Some of the bytes, which are here.
     pub fn part(&self, range: Range<usize>) -> Option<&[u8]> {
         let (start, len) = match &self.source {
-            Source::Mapped(map) => (map.as_ptr(), map.len()),
+            Source::Mapped(map) => (map.map.as_ptr(), map.map.len()),
             Source::Memory(bytes) => (bytes.as_ptr(), bytes.len()),
             Source::Live(bytes) => (bytes.start(), bytes.len()),
         };
@@ -144,7 +179,7 @@ impl Deref for Mapping {
 
     fn deref(&self) -> &[u8] {
         match &self.source {
-            Source::Mapped(map) => map,
+            Source::Mapped(map) => &map.map,
             Source::Memory(bytes) => bytes,
             // SAFETY: as many bytes as there are, from their start; those that are read do not change any more.
             Source::Live(bytes) => unsafe { std::slice::from_raw_parts(bytes.start(), bytes.len()) },

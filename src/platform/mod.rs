@@ -3,6 +3,7 @@
 pub mod allowance;
 pub mod clock;
 pub mod disk;
+mod lost_pages;
 pub mod memory_disk;
 pub mod mmap;
 pub mod new_file;

@@ -59,7 +59,7 @@ impl Segment {
             return Err(Error::corrupt(format!("{}: rows are not stored in blocks", self.name())));
         }
         let index = self.sections.required(rows::INDEX_SECTION)?.whole()?;
-        let index = RowsIndex::new(index, self.rows(), part.bytes() as u64, self.name())?;
+        let index = self.believed(RowsIndex::new(index, self.rows(), part.bytes() as u64, self.name()))?;
         Ok(RowScan { segment: self, index, block: Block::default(), coming: None, past: Past::default() })
     }
 
@@ -117,6 +117,11 @@ struct Coming {
 impl<'a> RowScan<'a> {
     /// A row's document, as [`Segment::document`] gives it.
     pub fn document(&mut self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
+        let read = self.read(row, columns);
+        self.segment.believed(read)
+    }
+
+    fn read(&mut self, row: u32, columns: Option<&[ColumnUid]>) -> Result<Document> {
         self.read_ahead(row)?;
         let segment = self.segment;
         let wanted = |uid| is_wanted(columns, uid);

@@ -88,7 +88,19 @@ pub fn merge_renewed(
     let unchecked: Vec<Segment> = inputs.iter().map(|input| input.segment.unchecked()).collect();
     let inputs: Vec<Input> =
         unchecked.iter().zip(inputs).map(|(segment, input)| Input { segment, dead: input.dead }).collect();
-    let inputs = inputs.as_slice();
+    let written = write_merged(segment_id, schema, &inputs, horizon, renewal, out);
+    unchecked.iter().try_for_each(|segment| segment.believed(Ok(())))?;
+    written
+}
+
+fn write_merged(
+    segment_id: Uuid,
+    schema: &Schema,
+    inputs: &[Input],
+    horizon: Hlc,
+    renewal: Option<&Renewal>,
+    out: &mut dyn Write,
+) -> Result<Summary> {
     let columns = columns_of(schema);
     let mut plan = Plan::new(inputs, horizon)?;
     plan.renewal = renewal.cloned();

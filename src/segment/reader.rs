@@ -51,6 +51,7 @@ impl Segment {
     /// here it brings what any use of the segment needs.
     pub fn open(map: Mapping, name: &str) -> Result<Segment> {
         let opened = Self::read(map.clone(), name);
+        map.check_readable(name)?;
         match (map.filling(), opened) {
             (Some(fill), Err(wrong)) if wrong.kind() == Kind::Corrupt => {
                 tracing::warn!(error = %wrong, "the bytes here are wrong, they are read again from the bucket");
@@ -119,6 +120,11 @@ impl Segment {
         Ok(())
     }
 
+    /// What came of reading the segment, unless a part of its file could not be read: what was read of that is zeros.
+    pub fn believed<T>(&self, read: Result<T>) -> Result<T> {
+        self.sections.check_readable().and(read)
+    }
+
     pub fn segment_id(&self) -> Uuid {
         self.segment_id
     }
@@ -151,7 +157,7 @@ impl Segment {
                 Some(fill) => fill.read(vec![piece.clone()])?()?.iter().try_for_each(|bytes| each(bytes))?,
                 None => {
                     map.bring(piece.clone())?;
-                    each(map.part(piece.start as usize..piece.end as usize).unwrap_or_default())?;
+                    self.believed(each(map.part(piece.start as usize..piece.end as usize).unwrap_or_default()))?;
                 }
             }
             rest.start = piece.end;
@@ -234,6 +240,10 @@ impl Segment {
 
     /// The row that has `id`.
     pub fn row_of(&self, id: &DocId) -> Result<Option<u32>> {
+        self.believed(self.find_row(id))
+    }
+
+    fn find_row(&self, id: &DocId) -> Result<Option<u32>> {
         if self.id_type != Some(id.id_type()) || self.rows() == 0 || !self.bloom()?.may_contain(id) {
             return Ok(None);
         }
@@ -245,12 +255,11 @@ impl Segment {
         if self.rows() == 0 {
             return Ok(());
         }
-        self.bloom()?;
-        self.ids().map(drop)
+        self.believed(self.bloom().and_then(|_| self.ids()).map(drop))
     }
 
     pub fn id_of(&self, row: u32) -> Result<DocId> {
-        self.ids()?.get(row)
+        self.believed(self.ids().and_then(|ids| ids.get(row)))
     }
 
     pub(in crate::segment) fn footer(&self) -> &Footer {
@@ -275,24 +284,24 @@ impl Segment {
     }
 
     pub fn version_of(&self, row: u32) -> Result<Version> {
-        self.versions()?.get(row)
+        self.believed(self.versions().and_then(|versions| versions.get(row)))
     }
 
     /// The rows whose version is `wanted`. Reads versions only.
     pub fn rows_by_version(&self, wanted: impl Fn(Version) -> bool) -> Result<RoaringBitmap> {
-        let versions = self.versions()?;
+        let versions = self.believed(self.versions())?;
         let mut rows = RoaringBitmap::new();
         for row in 0..self.rows() {
             if wanted(versions.get(row)?) {
                 rows.insert(row);
             }
         }
-        Ok(rows)
+        self.believed(Ok(rows))
     }
 
     /// The oldest clock of the rows whose version is `wanted`. Reads versions only.
     pub fn oldest(&self, wanted: impl Fn(Version) -> bool) -> Result<Option<Hlc>> {
-        let versions = self.versions()?;
+        let versions = self.believed(self.versions())?;
         let mut oldest: Option<Hlc> = None;
         for row in 0..self.rows() {
             let version = versions.get(row)?;
@@ -300,14 +309,14 @@ impl Segment {
                 oldest = Some(version.hlc);
             }
         }
-        Ok(oldest)
+        self.believed(Ok(oldest))
     }
 
     /// Logical bytes of one row's document; costs a look-up.
     pub fn logical_bytes_of(&self, row: u32) -> Result<u64> {
         let sizes = self.sections.required(versions::SIZES_SECTION)?.whole()?;
         match sizes.as_chunks().0.get(row as usize) {
-            Some(size) => Ok(u64::from(u32::from_le_bytes(*size))),
+            Some(size) => self.believed(Ok(u64::from(u32::from_le_bytes(*size)))),
             None => Err(Error::corrupt(format!("{}: row {row} has no size", self.name()))),
         }
     }
@@ -321,7 +330,7 @@ impl Segment {
     pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
         let (Some(kind), 1..) = (self.id_type, self.tombstone_count()) else { return Ok(Vec::new()) };
         let bytes = self.sections.required(versions::TOMBSTONES_SECTION)?.whole()?;
-        decode_tombstones(bytes, kind, self.tombstone_count(), self.name())
+        self.believed(decode_tombstones(bytes, kind, self.tombstone_count(), self.name()))
     }
 
     /// The index of a column; `None` when the segment has none, for lack of the column, because it was not indexed when the

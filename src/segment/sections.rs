@@ -86,6 +86,11 @@ impl Sections {
         Sections { map: self.map.clone(), name: self.name.clone(), sections: Arc::new(sections), memory }
     }
 
+    /// An error when a part of the file could not be read. Asked after reading: see [`Mapping::is_lost`].
+    pub(in crate::segment) fn check_readable(&self) -> Result<()> {
+        self.map.check_readable(&self.name)
+    }
+
     /// The file's name, for errors.
     pub(in crate::segment) fn name(&self) -> &str {
         &self.name
@@ -179,6 +184,7 @@ impl<'a> Part<'a> {
     pub(in crate::segment) fn whole(&self) -> Result<&'a [u8]> {
         let all = 0..self.bytes();
         if self.section.whole.load(Ordering::Acquire) {
+            self.file.check_readable()?;
             return self.raw(all);
         }
         let bytes = self.range(all.clone())?;
@@ -201,6 +207,7 @@ impl<'a> Part<'a> {
 
     fn range_in(&self, range: Range<usize>, memory: Option<&'a Memory>) -> Result<&'a [u8]> {
         let bytes = self.raw(range.clone())?;
+        self.file.check_readable()?;
         if !range.is_empty() && self.file.map.filling().is_some() {
             reads::looked_at(range.len() as u64);
         }
@@ -214,7 +221,8 @@ impl<'a> Part<'a> {
                 }
             }
             for chunk in range.start / CHUNK_BYTES..=(range.end - 1) / CHUNK_BYTES {
-                self.check(chunk)?;
+                // What is lost reads as zeros, which no checksum is right for.
+                self.check(chunk).or_else(|wrong| self.file.check_readable().and(Err(wrong)))?;
             }
         }
         Ok(bytes)

@@ -26,6 +26,10 @@ struct Column<'a> {
 impl Segment {
     /// Reads and checks everything. The first thing that is wrong is the error.
     pub fn verify(&self) -> Result<()> {
+        self.believed(self.verify_all())
+    }
+
+    fn verify_all(&self) -> Result<()> {
         self.sections.verify(self.footer().meta_offset)?;
         self.ids()?.verify(&self.bloom()?)?;
         self.versions()?.verify()?;

@@ -290,6 +290,7 @@ fn verify_together(manifest: &Manifest, objects: &Objects, base: Option<&Held>) 
         });
     })
     .map_err(|(_, error)| error)?;
+    parts.iter().try_for_each(|(segment, _)| segment.believed(Ok(())))?;
     twice.map_or(Ok(()), |what| Err(Error::corrupt(what)))
 }
 

@@ -158,7 +158,7 @@ impl Snapshot {
                 (_, ObjectKind::Conflicts) => {
                     let held = self.conflicts.iter().find(|held| conflicts_id(held.token) == member.id);
                     let held = held.ok_or_else(|| lost(member))?;
-                    writer.object(|out| copy(&held.file, out))?;
+                    writer.object(|out| copy(&held.file, out).and_then(|()| held.file.check_readable(&held.key)))?;
                 }
                 (SnapshotKind::Flattened, _) => {
                     writer.object(|out| merge_all(member.id, &self.manifest, &self.segments, out).map(|_| ()))?

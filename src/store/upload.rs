@@ -62,7 +62,8 @@ impl Source for Mapping {
     }
 
     fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        within(self, &range).map(|at| Bytes::copy_from_slice(&self[at]))
+        let bytes = within(self, &range).map(|at| Bytes::copy_from_slice(&self[at]));
+        self.check_readable("what is sent").and(bytes)
     }
 }
 

@@ -81,7 +81,8 @@ async fn push_one(
     if there == Some(bytes) {
         return Ok(None);
     }
-    tokio::task::block_in_place(|| check_here(&object, &mapping))?;
+    let checked = tokio::task::block_in_place(|| check_here(&object, &mapping));
+    mapping.check_readable(&object.key).and(checked)?;
     let going = Arc::new(engine.going(&object.key));
     bucket.upload(&object.key, Arc::new(mapping), Some(going), patience).await?;
     Ok(Some(bytes))

@@ -3,10 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../support/daemon.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod daemon;
 mod damaged;
 mod drops;
 mod every_file;
 mod limits;
+mod lost_pages;
 mod meanwhile;
 mod node;
 mod real;

@@ -56,14 +56,16 @@ async fn diff(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
     let turn = call.server.gates.turn(name).await?;
     let diff = call.server.engine.diff((&against, against_as_of.as_ref()), (name, as_of.as_ref())).await?;
     let (old_shown, new_shown) = diff.shown(&projection)?;
+    let (engine, name) = (call.server.engine.clone(), name.clone());
     Answer::lines(move |pipe| {
         let _turn = turn;
-        diff.for_each(|entry| {
+        let compared = diff.for_each(|entry| {
             let old = entry.old.map(|document| document_json(&document, &old_shown));
             let new = entry.new.map(|document| document_json(&document, &new_shown));
             let line = json!({"id": id_json(&entry.id), "op": entry.change.name(), "old": old, "new": new});
             writeln!(pipe, "{line}").map_err(Error::from)
-        })
+        });
+        compared.inspect_err(|error| engine.note_damage(&name, error))
     })
     .await
 }

@@ -76,9 +76,11 @@ async fn out(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
     };
     let place = place(call)?;
     let moment = call.server.engine.moment_at(name, as_of.as_ref()).await?;
+    let (engine, name) = (call.server.engine.clone(), name.clone());
     Answer::lines(move |pipe| {
         let _place = place;
-        export(&moment, pipe).map(drop)
+        // The head of the answer may be away, so nobody else hears of it.
+        export(&moment, pipe).map(drop).inspect_err(|error| engine.note_damage(&name, error))
     })
     .await
 }
@@ -102,9 +104,10 @@ async fn snapshot(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
     let place = place(call)?;
     let taken = take::take(&call.server.engine, name, &extent).await?;
     let commit = taken.manifest().commit_id.to_string();
+    let (engine, name) = (call.server.engine.clone(), name.clone());
     let answer = Answer::octets(move |pipe| {
         let _place = place;
-        taken.write(pipe).map(drop)
+        taken.write(pipe).map(drop).inspect_err(|error| engine.note_damage(&name, error))
     })
     .await?;
     Ok(answer.with(COMMIT_HEADER, &commit))

@@ -96,6 +96,10 @@ impl Engine {
         if context.may_reclaim() && context.meta.references(key)? == 0 {
             return Ok(true);
         }
+        // What is here in part is a copy, and comes from the bucket again.
+        if !context.tier.has(key, 0) && context.tier.cache().bytes_of(key).is_some() {
+            return context.tier.cache().remove(key).map(|()| true);
+        }
         let mut fact = None;
         for nsid in damage.namespaces.iter().filter_map(|name| self.catalog.find(&parse_name(name)?)) {
             if let Some(head) = Head::load(context, nsid)? {

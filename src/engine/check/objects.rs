@@ -133,11 +133,24 @@ impl Engine {
             }
         }
         let inputs: Vec<Input> = seen.iter().map(|(_, segment, dead)| Input { segment, dead }).collect();
+        let mut twice = Report::default();
         let found = live_twice(&inputs, |id, first, second| {
             let (first, second) = (seen[first].0, seen[second].0);
             let what = format!("document {id} is live here and in {}", second.key);
-            report.add(label, format!("store/{}", first.key), what, Remedy::FromACopy);
+            twice.add(label, format!("store/{}", first.key), what, Remedy::FromACopy);
         });
+        let is_lost = |(at, part): (usize, &(&SegmentRef, Segment, RoaringBitmap))| {
+            part.1.believed(Ok(())).err().map(|error| (at, error))
+        };
+        let found = match seen.iter().enumerate().find_map(is_lost) {
+            // What was read of it says nothing of its documents.
+            Some(lost) => Err(lost),
+            None => {
+                twice.problems.into_iter().for_each(|one| report.add(&one.namespace, one.file, one.what, one.remedy));
+                report.more_problems += twice.more_problems;
+                found
+            }
+        };
         if let Err((at, error)) = found {
             report.add(label, format!("store/{}", seen[at].0.key), error.message(), Remedy::DropDamaged.of(&error));
         }

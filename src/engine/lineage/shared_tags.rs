@@ -246,7 +246,10 @@ impl Copy<'_> {
         let Namespace { name, nsid, .. } = self.namespace;
         let next = conflicts_key(&name.project, *nsid, self.context.random.next_u64());
         self.begun.push(next.clone());
-        self.context.tier.put(&next, &self.context.tier.map_all(key)?)?;
+        let file = self.context.tier.map_all(key)?;
+        let bytes = file.to_vec();
+        file.check_readable(key)?;
+        self.context.tier.put(&next, &bytes)?;
         Ok(next)
     }
 }

@@ -92,6 +92,15 @@ impl Diff {
     /// Gives every document that differs to `each`, in the order of ids, until that fails. Documents of equal content do not
     /// differ, whatever their versions are. Blocking; holds one document of each side.
     pub fn for_each(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {
+        let compared = self.compare(|difference| self.believed(Ok(difference)).and_then(&mut each));
+        self.believed(compared)
+    }
+
+    fn believed<T>(&self, read: Result<T>) -> Result<T> {
+        self.from.view.believed(self.to.view.believed(read))
+    }
+
+    fn compare(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {
         let (old_schema, new_schema) = (&self.from.view.schema, &self.to.view.schema);
         let mut changes = Changes::between(&self.to, &self.from)?;
         while let Some(candidate) = changes.next_candidate()? {

@@ -55,6 +55,39 @@ pub struct Work<'a> {
 
 impl Absorb for Work<'_> {
     fn survey(&mut self, ours: &Moment) -> Result<bool> {
+        let theirs = self.theirs.clone();
+        let looked = self.look_over(ours);
+        theirs.view.believed(ours.view.believed(looked))
+    }
+
+    fn is_refused(&self) -> bool {
+        self.report.refused
+    }
+
+    fn lets_go(&self) -> bool {
+        self.losers.lets_go
+    }
+
+    fn fresh_ids(&self) -> u64 {
+        self.fresh
+    }
+
+    fn carry_out(&mut self, ours: &Moment, site: &mut Site) -> Result<Absorption> {
+        // What the survey read may have changed on the disk since, and what is written now stays.
+        let bases = self.bases(&self.theirs.clone(), ours)?;
+        let bases: Vec<Arc<Moment>> = bases.iter().map(|base| Arc::new(base.unchecked())).collect();
+        let theirs = self.theirs.unchecked();
+        let built = self.build(&theirs, ours, &bases, site);
+        theirs.view.believed(ours.view.believed(built))
+    }
+}
+
+/// What a conflict left behind: the id of the loser's document, or its name among the losers.
+type Left = (Option<DocId>, Option<Uuid>);
+
+impl Work<'_> {
+    /// Looks at everything that differs. Whether there is anything to commit.
+    fn look_over(&mut self, ours: &Moment) -> Result<bool> {
         let (schema, left_out) = super::schemas::join(&self.theirs.view.schema, &ours.view.schema)?;
         let theirs = self.theirs.clone();
         let bases = self.bases(&theirs, ours)?;
@@ -78,25 +111,16 @@ impl Absorb for Work<'_> {
         Ok(is_news && !self.report.refused)
     }
 
-    fn is_refused(&self) -> bool {
-        self.report.refused
-    }
-
-    fn lets_go(&self) -> bool {
-        self.losers.lets_go
-    }
-
-    fn fresh_ids(&self) -> u64 {
-        self.fresh
-    }
-
-    fn carry_out(&mut self, ours: &Moment, site: &mut Site) -> Result<Absorption> {
-        let (schema, _) = super::schemas::join(&self.theirs.view.schema, &ours.view.schema)?;
-        // What the survey read may have changed on the disk since, and what is written now stays.
-        let bases = self.bases(&self.theirs.clone(), ours)?;
-        let bases: Vec<Arc<Moment>> = bases.iter().map(|base| Arc::new(base.unchecked())).collect();
-        let theirs = self.theirs.unchecked();
-        let mut walk = Walk::new(&theirs, ours, &bases)?;
+    /// Builds what the commit names, of states of which nothing was read yet.
+    fn build(
+        &mut self,
+        theirs: &Moment,
+        ours: &Moment,
+        bases: &[Arc<Moment>],
+        site: &mut Site,
+    ) -> Result<Absorption> {
+        let (schema, _) = super::schemas::join(&theirs.view.schema, &ours.view.schema)?;
+        let mut walk = Walk::new(theirs, ours, bases)?;
         let shown = visible(&schema, &theirs.view.schema);
         let segments = || theirs.view.segments.iter().map(|part| &*part.segment);
         let reused: Vec<bool> =
@@ -157,12 +181,7 @@ impl Absorb for Work<'_> {
             dead: build.dead,
         })
     }
-}
 
-/// What a conflict left behind: the id of the loser's document, or its name among the losers.
-type Left = (Option<DocId>, Option<Uuid>);
-
-impl Work<'_> {
     /// What both may have had in common, opened when a verdict depends on it.
     fn bases(&mut self, theirs: &Moment, ours: &Moment) -> Result<Vec<Arc<Moment>>> {
         let known = match self.bases.take() {

@@ -345,12 +345,12 @@ impl Current for Now<'_> {
 
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
         let view = self.namespace.view();
-        let found = bitmap::matching(&view, filter, limit);
+        let found = view.believed(bitmap::matching(&view, filter, limit));
         if !found.as_ref().is_err_and(lacks_room) {
             return found;
         }
         let _turn = self.namespace.context.filtering.lock().unwrap_or_else(PoisonError::into_inner);
-        bitmap::matching(&view.past(), filter, limit)
+        view.believed(bitmap::matching(&view.past(), filter, limit))
     }
 }
 
