@@ -496,6 +496,32 @@ async fn patches_made_while_a_tail_becomes_a_segment_survive_wherever_that_fails
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn first_writes_beside_each_other_and_beside_deletions_all_find_a_namespace() {
+    let engine = Node::new(41).open();
+    for round in 0..300_u64 {
+        let docs = format!("docs-{round}");
+        let writes = (0..6_u64).map(|id| {
+            let (engine, docs) = (engine.clone(), docs.clone());
+            tokio::spawn(async move {
+                if id == 5 && round % 2 == 1 {
+                    return engine.delete(&name(&docs)).await.or_else(|error| match error.kind() {
+                        Kind::NotFound => Ok(()),
+                        _ => Err(error),
+                    });
+                }
+                write(&engine, &docs, json!({"upsert_rows": [{"id": id}]})).await.map(|_| ())
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap().unwrap();
+        }
+        if round % 2 == 0 {
+            assert_eq!(all(&engine, &docs).len(), 6);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_while_a_segment_is_made_becomes_one_without_another_write() {
     let mut node = Node::new(40);

@@ -27,6 +27,10 @@ use crate::platform::mmap::{FULL, lacks_room};
 /// The longest label name or value, in bytes, and the most labels of one namespace.
 const LABEL_BYTES_MAX: usize = 256;
 pub(super) const LABELS_MAX: usize = 64;
+/// The code of an error for a name that is taken.
+const EXISTS: &str = "exists";
+/// How often a write begins anew when its name comes or goes just then.
+const NAME_TRIES: usize = 16;
 /// The most ids of one request.
 const IDS_MAX: u32 = 10_000;
 /// What warming brings at a time.
@@ -36,20 +40,31 @@ impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
         self.catalog.settle(&*self.context.disk, name)?;
-        match self.namespace(name) {
-            Ok(namespace) => match namespace.write(&request).await {
-                // The name went over to another incarnation before this was decided.
-                Err(error) if error.kind() == Kind::NotFound && self.is_succeeded(name, namespace.nsid) => {
-                    self.namespace(name)?.write(&request).await
-                }
-                done => done,
-            },
-            Err(missing) if self.catalog.find(name).is_none() => {
-                let name = name.clone();
-                self.to_the_end(|engine| async move { engine.first_write(&name, &request, missing).await }).await
+        let request = Arc::new(request);
+        for _ in 1..NAME_TRIES {
+            let found = self.catalog.find(name);
+            match self.write_once(name, found.is_some(), &request).await {
+                // The name came, went or went over to another incarnation before this was decided.
+                Err(error) if error.code() == EXISTS && found.is_none() => {}
+                Err(error) if error.kind() == Kind::NotFound && self.catalog.find(name) != found => {}
+                done => return done,
             }
-            Err(error) => Err(error),
         }
+        self.write_once(name, self.catalog.find(name).is_some(), &request).await
+    }
+
+    async fn write_once(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        is_bound: bool,
+        request: &Arc<WriteRequest>,
+    ) -> Result<WriteOutcome> {
+        if is_bound {
+            return self.namespace(name)?.write(request).await;
+        }
+        self.catalog.check_name(name)?;
+        let (name, request) = (name.clone(), request.clone());
+        self.to_the_end(|engine| async move { engine.first_write(&name, &request).await }).await
     }
 
     /// Runs an operation of several steps in a task of its own: who asked for it may go away in the middle.
@@ -69,28 +84,20 @@ impl Engine {
         done
     }
 
-    /// A write to a name that is not bound: the namespace comes to be with it, or not at all.
-    async fn first_write(
-        &self,
-        name: &NamespaceName,
-        request: &WriteRequest,
-        missing: Error,
-    ) -> Result<WriteOutcome> {
+    /// A write to a name that is not bound: the namespace comes to be with it, or not at all. Code `exists` where another was quicker.
+    async fn first_write(&self, name: &NamespaceName, request: &WriteRequest) -> Result<WriteOutcome> {
         if let Some(expected) = &request.if_match {
             return Err(moved(expected, "is not there"));
         }
         if !request.create_namespace.unwrap_or(!request.upserts.is_empty()) {
-            return Err(missing);
+            return Err(not_found(name));
         }
         // A request that is wrong in itself must not cost any file.
         tokio::task::block_in_place(|| prepare(&Arc::new(Schema::default()), false, request))?;
         let manifest = self.first_manifest(name, Schema::default(), BTreeMap::new());
-        match self.give_birth(name, manifest, Some(request)).await {
-            Ok((_, Some(outcome))) => Ok(outcome),
-            Ok((namespace, None)) => namespace.write(request).await,
-            // Another writer was quicker; both write to the same namespace.
-            Err(error) if error.code() == "exists" => self.namespace(name)?.write(request).await,
-            Err(error) => Err(error),
+        match self.give_birth(name, manifest, Some(request)).await? {
+            (_, Some(outcome)) => Ok(outcome),
+            (namespace, None) => namespace.write(request).await,
         }
     }
 
@@ -437,7 +444,7 @@ impl Engine {
 }
 
 pub(super) fn exists(name: &NamespaceName) -> Error {
-    Error::invalid(format!("💔 Destination namespace `{}` already exists", name.name)).with_code("exists")
+    Error::invalid(format!("💔 Destination namespace `{}` already exists", name.name)).with_code(EXISTS)
 }
 
 pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {

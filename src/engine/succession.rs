@@ -22,7 +22,7 @@ use crate::engine::catalog::UNKNOWN_BINDING;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::answers::Answer;
 use crate::format::manifest::{CONFLICTS_MAX, Manifest};
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NamespaceName};
 use crate::model::version_vector::VersionVector;
 
 /// What becomes of what is here of a name that goes over to the bucket's incarnation.
@@ -215,11 +215,6 @@ impl Engine {
             engine.carry_facts(&from.moment().await?, answers, &copy).await
         })
         .await
-    }
-
-    /// Whether a name means another incarnation by now.
-    pub(super) fn is_succeeded(&self, name: &NamespaceName, nsid: Nsid) -> bool {
-        self.catalog.find(name).is_some_and(|found| found != nsid)
     }
 
     /// Deletes a namespace of which everything is covered by `known`. False, and nothing is done, when something was written
