@@ -517,7 +517,7 @@ async fn first_writes_beside_each_other_and_beside_deletions_all_find_a_namespac
             write.await.unwrap().unwrap();
         }
         if round % 2 == 0 {
-            assert_eq!(all(&engine, &docs).len(), 6);
+            assert_eq!(documents(&engine.view(&name(&docs)).unwrap()).len(), 6);
         }
     }
 }

@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_that_is_not_right_costs_a_look_at_every_page_and_nothing_else() {
+    fn a_sum_that_is_not_right_costs_a_look_at_every_page_and_a_count() {
         let memory = MemoryDisk::default();
         create_dirs(&memory, Path::new("/data")).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(memory.clone());
@@ -625,7 +625,8 @@ mod tests {
             let before = memory.operations();
             let (meta, why) = open(&disk);
             looked_at.push(memory.operations() - before);
-            assert_eq!((why, meta.references(&keys[7]).unwrap()), (None, 1));
+            let expected = (looked_at.len() > 1).then(|| "the last stop was not clean".to_owned());
+            assert_eq!((why, meta.references(&keys[7]).unwrap()), (expected, 1));
             meta.close(true).unwrap();
             assert_eq!(disk.read(sum).unwrap()[..8], disk.size(Path::new("/data/meta.redb")).unwrap().to_le_bytes());
         }
