@@ -319,6 +319,45 @@ async fn a_past_state_that_goes_while_it_is_tagged_gets_no_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_past_states_held_goes_though_one_of_their_files_could_not_be_removed() {
+    let (mut at, mut operations) = (0, 0);
+    while at <= operations {
+        let mut node = Node::new(at);
+        (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+        let engine = node.open();
+        for n in 0..4 {
+            put(&engine, "docs", 0..10, n).await;
+            engine.compact(&name("docs")).await.unwrap();
+        }
+        node.clock.advance(30 * DAY_MS);
+        let before = node.disk.operations();
+        if at > 0 {
+            node.disk.set_fault(Some(Fault { at: before + at - 1, forever: false, kind: ErrorKind::Other }));
+        }
+        let _ = engine.tend().await;
+        if at == 0 {
+            operations = node.disk.operations() - before;
+        }
+        node.disk.set_fault(None);
+        engine.tend().await.unwrap();
+        if !engine.is_index_trusted() {
+            engine.rebuild_index().unwrap();
+            engine.tend().await.unwrap();
+        }
+        // Objects that could not be removed are nobody's now.
+        engine.sweep().unwrap();
+        assert_eq!(
+            (segments(&node.disk).len(), engine.history(&name("docs")).unwrap().len()),
+            (1, 1),
+            "operation {at}"
+        );
+        assert_eq!(look(&engine).len(), 10);
+        at += 1;
+    }
+    assert!(operations > 20, "{operations} operations");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_tails_take_is_counted_exactly_while_they_are_written_and_flushed() {
     let mut node = Node::new(5);
     node.config.flush_bytes = 4_000;

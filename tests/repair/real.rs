@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 use shoal::engine::{Engine, EngineConfig};
@@ -15,6 +16,8 @@ use shoal::platform::real_disk::RealDisk;
 
 use crate::node::{name, write};
 
+/// Who holds a data directory for longer does not let go of it.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The dimensions of every vector.
 const DIMS: u64 = 64;
 
@@ -22,11 +25,12 @@ pub fn open(dir: &Path) -> Arc<Engine> {
     let config =
         EngineConfig { flush_bytes: 1 << 30, compaction_fan_in: 1_000, ..EngineConfig::new(dir.join("data")) };
     let clock = Arc::new(ManualClock::at(1_700_000_000_000));
+    let begun = Instant::now();
     let engine = loop {
         let random = Arc::new(SeededRandom::new(7));
         match Engine::open(config.clone(), Arc::new(RealDisk), clock.clone(), random) {
             // What still ran in the background of the one before holds the directory for a moment.
-            Err(error) if error.code() == "data_dir_locked" => std::thread::yield_now(),
+            Err(error) if error.code() == "data_dir_locked" && begun.elapsed() < PATIENCE => std::thread::yield_now(),
             opened => break opened.unwrap(),
         }
     };

@@ -92,5 +92,6 @@ async fn what_rotted_after_it_was_checked_is_an_error_for_who_writes_it_down() {
             == before[&shoal::model::ids::DocId::Uint(*wrong)]
     );
     engine.shutdown().await.unwrap();
+    drop((past, engine));
     assert!(all(&open(Path::new(dir.path())), "docs").unwrap() == before);
 }

@@ -290,12 +290,10 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
     if gone.is_empty() {
         return Ok(());
     }
-    let dir = context.layout.manifests(nsid);
-    for generation in &gone {
-        let path = context.layout.manifest(nsid, *generation);
-        context.disk.remove(&path).context(|| format!("remove {}", path.display()))?;
-    }
-    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    remove(context, nsid, &gone).inspect_err(|_| {
+        // Some are gone, or may be: what they named is counted anew.
+        context.meta.distrust("past states could not be let go of, or only some of them");
+    })?;
     let free = context.meta.forget(nsid, &gone, &released)?;
     reclaim(context, &free);
     for (generation, past) in followed {
@@ -311,4 +309,14 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
         context.note_unreadable(nsid, parse_name(&head.manifest.name).map(|name| name.project).as_ref());
     }
     Ok(())
+}
+
+/// Removes manifests, durably.
+fn remove(context: &Context, nsid: Nsid, generations: &[u64]) -> Result<()> {
+    for generation in generations {
+        let path = context.layout.manifest(nsid, *generation);
+        context.disk.remove(&path).context(|| format!("remove {}", path.display()))?;
+    }
+    let dir = context.layout.manifests(nsid);
+    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))
 }
