@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::http::{Client, Target};
-use super::output;
+use super::{engine_runtime, output};
 use crate::engine::check::{Problem, Remedy, RepairReport, RepairRequest, Report, Scope};
 use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
@@ -125,7 +125,10 @@ impl Repair {
             Some(dir) => {
                 let engine = open(dir)?;
                 let (dry_run, force) = (!self.yes, self.force);
-                let report = engine.repair_in(&RepairRequest { scope, dry_run, drop_damaged, force });
+                let request = RepairRequest { scope, dry_run, drop_damaged, force };
+                // What is left of a namespace that gives something up is written by a runtime.
+                let report = engine_runtime()?
+                    .block_on(async { tokio::task::block_in_place(|| engine.repair_in(&request)) });
                 close(&engine);
                 report?
             }

@@ -41,30 +41,43 @@ impl Engine {
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
         self.catalog.settle(&*self.context.disk, name)?;
         let request = Arc::new(request);
-        for _ in 1..NAME_TRIES {
-            let found = self.catalog.find(name);
-            match self.write_once(name, found.is_some(), &request).await {
+        let mut tries_left = NAME_TRIES;
+        loop {
+            tries_left -= 1;
+            let (used, done) = self.write_once(name, &request).await;
+            match done {
                 // The name came, went or went over to another incarnation before this was decided.
-                Err(error) if error.code() == EXISTS && found.is_none() => {}
-                Err(error) if error.kind() == Kind::NotFound && self.catalog.find(name) != found => {}
+                Err(error) if tries_left > 0 && self.has_moved(name, used, &error) => {
+                    // Who is at it has done with it then.
+                    drop(self.door(name).lock().await);
+                }
                 done => return done,
             }
         }
-        self.write_once(name, self.catalog.find(name).is_some(), &request).await
     }
 
+    /// Whether an error is of a name that means another incarnation by now than the one that was `used`.
+    fn has_moved(&self, name: &NamespaceName, used: Option<Nsid>, error: &Error) -> bool {
+        error.code() == EXISTS || (error.kind() == Kind::NotFound && self.catalog.find(name) != used)
+    }
+
+    /// Which incarnation was written to, if one has the name, and what came of it.
     async fn write_once(
         self: &Arc<Self>,
         name: &NamespaceName,
-        is_bound: bool,
         request: &Arc<WriteRequest>,
-    ) -> Result<WriteOutcome> {
-        if is_bound {
-            return self.namespace(name)?.write(request).await;
+    ) -> (Option<Nsid>, Result<WriteOutcome>) {
+        if let found @ Some(_) = self.catalog.find(name) {
+            return match self.namespace(name) {
+                Ok(namespace) => (Some(namespace.nsid), namespace.write(request).await),
+                Err(error) => (found, Err(error)),
+            };
         }
-        self.catalog.check_name(name)?;
+        if let Err(error) = self.catalog.check_name(name) {
+            return (None, Err(error));
+        }
         let (name, request) = (name.clone(), request.clone());
-        self.to_the_end(|engine| async move { engine.first_write(&name, &request).await }).await
+        (None, self.to_the_end(|engine| async move { engine.first_write(&name, &request).await }).await)
     }
 
     /// Runs an operation of several steps in a task of its own: who asked for it may go away in the middle.

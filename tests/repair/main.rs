@@ -6,6 +6,7 @@
 #[path = "../support/daemon.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod daemon;
+mod commands;
 mod damaged;
 mod drops;
 mod every_file;
