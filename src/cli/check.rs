@@ -127,8 +127,8 @@ impl Repair {
                 let (dry_run, force) = (!self.yes, self.force);
                 let request = RepairRequest { scope, dry_run, drop_damaged, force };
                 // What is left of a namespace that gives something up is written by a runtime.
-                let report = engine_runtime()?
-                    .block_on(async { tokio::task::block_in_place(|| engine.repair_in(&request)) });
+                let report =
+                    engine_runtime()?.block_on(async { tokio::task::block_in_place(|| engine.repair_in(&request)) });
                 close(&engine);
                 report?
             }

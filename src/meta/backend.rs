@@ -43,7 +43,11 @@ impl StorageBackend for Backend {
 
 /// Opens the database in a file, which is made where it is missing. Every page of it is looked at, unless it is as it was sealed.
 pub(super) fn open_database(disk: &dyn Disk, path: &Path, is_sealed: bool) -> Result<Database> {
-    let file = disk.random_access(path).context(|| format!("open {}", path.display()))?;
+    let (step, is_new) = (|| format!("open {}", path.display()), disk.size(path).is_err());
+    let file = disk.random_access(path).context(step)?;
+    if is_new {
+        disk.sync_dir(path.parent().unwrap_or(Path::new("/"))).context(step)?;
+    }
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Database, redb::Error> {
         let mut database =
             redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(Backend::new(file))?;

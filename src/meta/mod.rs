@@ -26,7 +26,7 @@ use self::tables::{
 };
 use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::model::ids::Nsid;
-use crate::platform::disk::{Disk, if_there};
+use crate::platform::disk::{Disk, unpublish};
 
 /// What redb may keep of its file in memory.
 const CACHE_BYTES: usize = 2 << 20;
@@ -494,12 +494,14 @@ fn write_objects(transaction: &WriteTransaction, head: &Head) -> Result<(), redb
     Ok(())
 }
 
+/// Durably: what the index forgot must not be in what a power cut brings back.
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
-    if_there(disk.remove(path)).context(|| format!("remove {}", path.display())).map(drop)
+    unpublish(disk, path).context(|| format!("remove {}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
@@ -508,6 +510,7 @@ mod tests {
     use crate::model::ids::Nsid;
     use crate::platform::disk::{Disk, create_dirs};
     use crate::platform::memory_disk::{Fault, MemoryDisk};
+    use crate::platform::random::SeededRandom;
     use uuid::Uuid;
 
     const NSID: Nsid = Nsid(Uuid::from_u128(5));
@@ -632,6 +635,30 @@ mod tests {
         }
         let most = looked_at[1..].iter().min().unwrap();
         assert!(looked_at[0] + 50 < *most, "operations of each opening: {looked_at:?}");
+    }
+
+    #[test]
+    fn what_was_begun_anew_is_not_what_it_was_after_a_power_cut() {
+        for seed in 0..20 {
+            let memory = MemoryDisk::default();
+            create_dirs(&memory, Path::new("/data")).unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+            let (meta, _) = open(&disk);
+            let bound = Bound { rev: 3, target: None };
+            meta.rebuild(&Facts { names: [("a/b/c".to_owned(), bound)].into(), ..Facts::default() }).unwrap();
+            drop(meta);
+            // It cannot be read once.
+            let path = Path::new("/data/meta.redb");
+            disk.random_access(path).unwrap().write_at(0, &[0; 4_096]).unwrap();
+            let (meta, why) = open(&disk);
+            assert!(why.is_some());
+            meta.unname("a/b/c").unwrap();
+            drop((meta, disk));
+            memory.power_cut(&SeededRandom::new(seed));
+            let disk: Arc<dyn Disk> = Arc::new(memory.mounted());
+            let (meta, _) = open(&disk);
+            assert_eq!(meta.names().unwrap(), BTreeMap::new(), "seed {seed}");
+        }
     }
 
     #[test]

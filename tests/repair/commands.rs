@@ -29,5 +29,9 @@ async fn changes_of_documents_that_are_gone_are_given_up_and_the_rest_of_the_log
     let (code, said) = run(&["repair", "--yes", "--drop-damaged", "default/default/docs"], dir.path());
     assert_eq!(code, Some(0), "{said}");
     let left = all(&open(dir.path()), "docs").unwrap();
-    assert!(left.keys().eq(&(1_000..1_200).map(shoal::model::ids::DocId::Uint).collect::<Vec<_>>()), "{}", left.len());
+    assert!(
+        left.keys().eq(&(1_000..1_200).map(shoal::model::ids::DocId::Uint).collect::<Vec<_>>()),
+        "{}",
+        left.len()
+    );
 }

@@ -3,10 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod commands;
 #[path = "../support/daemon.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod daemon;
-mod commands;
 mod damaged;
 mod drops;
 mod every_file;
