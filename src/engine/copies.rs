@@ -74,7 +74,8 @@ impl Engine {
             let done = match progress {
                 Some(progress) => engine.copy_deep(&from, &to, &progress).await,
                 None => engine.copy(&from, &to).await,
-            };
+            }
+            .inspect_err(|error| engine.note_damage(&from, error));
             let now = engine.context.clock.now_millis();
             let mut copies = engine.copies.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(copy) = copies.get_mut(&key) {

@@ -88,6 +88,7 @@ impl Engine {
     {
         let task = tokio::spawn(work(self.clone()));
         let done = task.await.map_err(|error| Error::internal(format!("the operation ended early: {error}")))?;
+        let done = self.context.note_commit(done);
         if done.as_ref().is_err_and(|error| error.code() == FULL) {
             // Who tries again finds room.
             if let Err(error) = tokio::task::block_in_place(|| self.relieve()) {

@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
-use super::merge::{MergeReport, MergeRequest, bases};
+use super::merge::{MergeReport, MergeRequest, Work, bases};
 use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
@@ -326,7 +326,12 @@ impl Engine {
         })?;
         let request = MergeRequest { policy, allow_unrelated: true, ..MergeRequest::default() };
         let facts = Facts { common: common.as_ref(), theirs: &theirs };
-        let done = namespace.rebase(facts, |ours| self.lasting_work(&namespace, &namespace, ours, &request)).await;
+        let schema = common.as_ref().map(|common| common.schema.clone());
+        let work = |ours| {
+            let work = self.lasting_work(&namespace, &namespace, ours, &request);
+            Work { of_one: Some(schema), ..work }
+        };
+        let done = namespace.rebase(facts, work).await;
         let (work, commit) = match done {
             Ok(done) => done,
             Err(error) => {

@@ -41,6 +41,8 @@ pub const WARNINGS: [&str; 6] =
 pub enum Work {
     /// A write of any namespace.
     Write,
+    /// Anything else of any namespace that somebody asked for: that it is made, a branch, a tag, a label.
+    Commit,
     Flush,
     Compaction,
     /// The index's rebuild, and what is let go of in the background.
@@ -66,7 +68,7 @@ impl Setback {
             (code @ (DISK_FULL | DISK_READ_ONLY | OUT_OF_MEMORY), _) => code,
             (_, Work::Flush) => "flush_failed",
             (_, Work::Compaction) => "compaction_failed",
-            (_, Work::Write | Work::Index) => "index_failed",
+            (_, Work::Write | Work::Commit | Work::Index) => "index_failed",
         }
     }
 
@@ -231,7 +233,8 @@ impl Context {
         let table = self.setbacks.lock();
         let is_due = |work: Work, setback: &Setback| {
             // A write is tried again by whoever sent it, or never.
-            let is_over = work == Work::Write && now.saturating_sub(setback.failed_ms) >= WAIT_MAX_MS;
+            let is_asked_for = matches!(work, Work::Write | Work::Commit);
+            let is_over = is_asked_for && now.saturating_sub(setback.failed_ms) >= WAIT_MAX_MS;
             is_over || setback.is_due(now, free)
         };
         table.failed.iter().filter(|((_, work), setback)| is_due(*work, setback)).map(|(key, _)| *key).collect()
@@ -296,6 +299,26 @@ impl Context {
         done
     }
 
+    /// Remembers where something that somebody asked for found no room on the disk, and where it found some again.
+    pub fn note_commit<T>(&self, done: Result<T>) -> Result<T> {
+        let key = (NODE, Work::Commit);
+        match &done {
+            Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY) => {
+                let is_said = |((_, work), setback): (&(Nsid, Work), &Setback)| {
+                    *work != key.1 && setback.code(*work) == error.code()
+                };
+                // What is tried again by itself says when there is room.
+                if !self.setbacks.lock().failed.iter().any(is_said) {
+                    self.takes(key, COMMIT_BYTES);
+                    self.set_back(key, "", error);
+                }
+            }
+            Ok(_) if !self.setbacks.is_empty() => self.set_right(key.0, key.1),
+            _ => {}
+        }
+        done
+    }
+
     /// What operators are to know: one entry for each code.
     pub fn warnings(&self) -> Vec<Json> {
         if self.setbacks.is_empty() {
@@ -320,7 +343,7 @@ impl Engine {
             let namespace = context.open_namespaces().into_iter().find(|namespace| namespace.nsid == nsid);
             match (work, namespace) {
                 // The next one tries.
-                (Work::Write, _) => context.set_right(nsid, work),
+                (Work::Write | Work::Commit, _) => context.set_right(nsid, work),
                 // Who counts anew tries by itself.
                 (Work::Index, _) => {}
                 (Work::Flush, Some(namespace)) => {
@@ -368,7 +391,7 @@ fn warning(table: &Table, code: &str, free: Option<u64>) -> Option<Json> {
 
 fn failed(work: Work) -> &'static str {
     match work {
-        Work::Write => "a write is refused",
+        Work::Write | Work::Commit => "a write is refused",
         Work::Flush => "flush failed, it is tried again",
         Work::Compaction => "merge failed, it is tried again",
         Work::Index => "the index does not follow, it is tried again",

@@ -99,6 +99,7 @@ impl Sync {
                 true => self.bring_together(attached, &next, rev).await,
                 false => self.settle(attached, &next, rev, selection).await,
             };
+            let done = done.inspect_err(|error| self.engine.note_damage(&next, error));
             pass.namespaces.insert(next.clone(), done.as_ref().cloned().map_err(Error::duplicate));
             if let Err(error) = self.note(&next, began, done) {
                 if next != *name {

@@ -8,7 +8,8 @@ use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::check::{RepairRequest, Scope};
-use shoal::engine::{Engine, EngineConfig};
+use shoal::engine::lineage::BranchRequest;
+use shoal::engine::{CreateRequest, Engine, EngineConfig};
 use shoal::error::{Error, Kind, Result};
 use shoal::model::ids::{NamespaceName, Project};
 use shoal::model::query::Answer;
@@ -367,4 +368,34 @@ async fn a_namespace_whose_flushes_fail_costs_itself_only() {
     node.engine.try_again().await;
     node.write("broken", 1_000).await.unwrap();
     assert_eq!(node.warnings(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_is_called_so_whatever_met_it() {
+    let labels = || [("a".to_owned(), "b".to_owned())].into();
+    for what in ["a namespace", "a branch", "a tag", "labels", "a first write"] {
+        let node = Node::new(config());
+        node.write("docs", 0).await.unwrap();
+        node.engine.checkpoint(&name("docs")).await.unwrap();
+        let ask = || async {
+            let (engine, docs, other) = (&node.engine, name("docs"), name("other"));
+            match what {
+                "a namespace" => engine.create(&other, CreateRequest::default()).await,
+                "a branch" => engine.branch(&docs, &other, BranchRequest::default()).await,
+                "a tag" => engine.tag(&docs, "then", None).await.map(drop),
+                "labels" => engine.set_labels(&docs, labels()).await,
+                _ => node.write("other", 0).await,
+            }
+        };
+        node.disk.disk.leave_free(Some(0));
+        let refusal = ask().await.unwrap_err();
+        assert_eq!((refusal.kind(), refusal.code()), (Kind::Unavailable, "disk_full"), "{what}: {refusal}");
+        assert_eq!(node.warnings(), ["disk_full"], "{what}");
+        node.engine.try_again().await;
+        assert_eq!(node.warnings(), ["disk_full"], "{what}, while it is full");
+        node.disk.disk.leave_free(None);
+        node.engine.try_again().await;
+        assert_eq!(node.warnings(), Vec::<String>::new(), "{what}, with room");
+        ask().await.unwrap();
+    }
 }

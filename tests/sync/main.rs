@@ -33,6 +33,7 @@ mod places;
 mod reclaiming;
 mod returning;
 mod reusing;
+mod schemas;
 mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

@@ -31,6 +31,10 @@ pub struct Tag {
 impl Engine {
     /// Names a state; the newest one when `as_of` is `None`. Refused with `exists` when the tag is there.
     pub async fn tag(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
+        self.context.note_commit(self.tag_now(name, tag, as_of).await)
+    }
+
+    async fn tag_now(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
         check_name(tag)?;
         let namespace = self.namespace(name)?;
         let shared = namespace.share().await?;

@@ -29,4 +29,4 @@ mod work;
 pub use bases::{kept_by, unreadable};
 pub use conflicts::LostState;
 pub use report::{Conflict, MergeReport, MergeRequest, TooLarge};
-pub(in crate::engine) use work::newest;
+pub(in crate::engine) use work::{Work, newest};

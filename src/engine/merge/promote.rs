@@ -150,6 +150,7 @@ impl Engine {
             staging: None,
             fresh: 0,
             compares: false,
+            of_one: None,
             allowance: Arc::new(Allowance::unlimited()),
             taken: Vec::new(),
         }

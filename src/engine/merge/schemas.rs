@@ -1,15 +1,101 @@
-//! The schema of a namespace after a merge: its own, and what the other has beside it.
+//! The schema of a namespace after a merge: its own, and what the other has beside it; and that of one namespace after two nodes changed it
+//! apart.
 
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
-use crate::model::schema::{COLUMNS_MAX, Schema, VECTOR_COLUMNS_MAX};
+use crate::model::schema::{COLUMNS_MAX, Column, Schema, VECTOR_COLUMNS_MAX};
 
 /// Joins the source's schema into the target's. Refused, with names, where they contradict each other. Attributes that the
 /// target dropped stay dropped; their names are the second value.
 pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
-    let mut joined = ours.clone();
+    let mut joined = joined_types(theirs, ours)?;
     let mut left_out = Vec::new();
+    for column in &theirs.columns {
+        match ours.column(&column.name) {
+            Some(own) if own.uid() == column.uid() => {}
+            Some(own) if own.kind == column.kind => {
+                let what = "was dropped and declared again on one side, so its values are not those of the other's";
+                return Err(clash(&column.name, what.to_owned()));
+            }
+            Some(own) => return Err(kinds_clash(column, own)),
+            None if ours.epoch_of(&column.name) > column.epoch => left_out.push(column.name.clone()),
+            None => joined.columns.push(column.clone()),
+        }
+    }
+    checked(joined).map(|joined| (joined, left_out))
+}
+
+/// The schema of one namespace that two nodes changed apart, since the state `common`: what either changed counts. An attribute that one of
+/// them dropped is dropped, and one that was declared again after that takes its place. Of two changes of one option that of `ours` stays. The
+/// second value is as for [`join`].
+pub fn join_changes(theirs: &Schema, ours: &Schema, common: Option<&Schema>) -> Result<(Schema, Vec<String>)> {
+    let mut joined = joined_types(theirs, ours)?;
+    let mut left_out = Vec::new();
+    for (name, epoch) in &theirs.dropped {
+        match joined.dropped.iter_mut().find(|(dropped, _)| dropped == name) {
+            Some((_, known)) => *known = (*known).max(*epoch),
+            None => joined.dropped.push((name.clone(), *epoch)),
+        }
+    }
+    if joined.dropped.len() > COLUMNS_MAX {
+        let count = joined.dropped.len();
+        let what = format!("both nodes together dropped {count} attributes, at most {COLUMNS_MAX} may be dropped");
+        return Err(Error::invalid(what).with_code("schema_clash"));
+    }
+    let gone = joined.dropped.clone();
+    let is_gone = |column: &Column| gone.iter().any(|(name, epoch)| *name == column.name && *epoch > column.epoch);
+    joined.columns.retain(|column| !is_gone(column));
+    for column in &theirs.columns {
+        let known = joined.columns.iter_mut().find(|known| known.name == column.name);
+        match known {
+            _ if is_gone(column) => left_out.push(column.name.clone()),
+            Some(own) if own.kind != column.kind => return Err(kinds_clash(column, own)),
+            Some(own) => {
+                let before = common.and_then(|common| common.column_by_uid(own.uid()));
+                *own = joined_options(column, own, before);
+            }
+            None => joined.columns.push(column.clone()),
+        }
+    }
+    checked(joined).map(|joined| (joined, left_out))
+}
+
+/// What one attribute can be searched by: what one side changed, and what both have. Where nobody knows what it was, what either can.
+fn joined_options(theirs: &Column, ours: &Column, common: Option<&Column>) -> Column {
+    fn pick<T: Clone + PartialEq>(of: impl Fn(&Column) -> &T, sides: (&Column, &Column, Option<&Column>)) -> T {
+        let (theirs, ours, common) = (of(sides.0), of(sides.1), sides.2.map(&of));
+        if common == Some(ours) { theirs.clone() } else { ours.clone() }
+    }
+    let Some(common) = common else {
+        return Column {
+            filterable: ours.filterable || theirs.filterable,
+            full_text: ours.full_text.clone().or_else(|| theirs.full_text.clone()),
+            regex: ours.regex || theirs.regex,
+            glob: ours.glob || theirs.glob,
+            fuzzy: ours.fuzzy || theirs.fuzzy,
+            late_interaction: ours.late_interaction || theirs.late_interaction,
+            ..ours.clone()
+        };
+    };
+    let sides = (theirs, ours, Some(common));
+    Column {
+        name: ours.name.clone(),
+        kind: ours.kind,
+        epoch: ours.epoch,
+        filterable: pick(|column| &column.filterable, sides),
+        full_text: pick(|column| &column.full_text, sides),
+        regex: pick(|column| &column.regex, sides),
+        glob: pick(|column| &column.glob, sides),
+        fuzzy: pick(|column| &column.fuzzy, sides),
+        late_interaction: pick(|column| &column.late_interaction, sides),
+        derived_from: pick(|column| &column.derived_from, sides),
+    }
+}
+
+/// The target's schema, with what a namespace has one of.
+fn joined_types(theirs: &Schema, ours: &Schema) -> Result<Schema> {
+    let mut joined = ours.clone();
     if let (Some(their_type), Some(our_type)) = (theirs.id_type, ours.id_type)
         && their_type != our_type
     {
@@ -27,20 +113,11 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
         .with_code("schema_clash"));
     }
     joined.metric = ours.metric.or(theirs.metric);
-    for column in &theirs.columns {
-        match ours.column(&column.name) {
-            Some(own) if own.uid() == column.uid() => {}
-            Some(own) if own.kind != column.kind => {
-                return Err(clash(&column.name, format!("is a {} in the source, a {} here", column.kind, own.kind)));
-            }
-            Some(_) => {
-                let what = "was dropped and declared again on one side, so its values are not those of the other's";
-                return Err(clash(&column.name, what.to_owned()));
-            }
-            None if ours.epoch_of(&column.name) > column.epoch => left_out.push(column.name.clone()),
-            None => joined.columns.push(column.clone()),
-        }
-    }
+    Ok(joined)
+}
+
+/// A joined schema, where it is one that updates go on from.
+fn checked(mut joined: Schema) -> Result<Schema> {
     // What an attribute of theirs is derived from may have been dropped here, or be derived itself: then nobody may rely on it.
     let sources: BTreeSet<String> =
         joined.columns.iter().filter(|c| c.derived_from.is_none()).map(|c| c.name.clone()).collect();
@@ -56,7 +133,11 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
         ))
         .with_code("schema_clash"));
     }
-    Ok((joined, left_out))
+    Ok(joined)
+}
+
+fn kinds_clash(theirs: &Column, ours: &Column) -> Error {
+    clash(&theirs.name, format!("is a {} in the source, a {} here", theirs.kind, ours.kind))
 }
 
 fn clash(name: &str, what: String) -> Error {
@@ -68,7 +149,7 @@ fn clash(name: &str, what: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::join;
+    use super::{join, join_changes};
     use crate::engine::write::apply_schema_update;
     use crate::model::ids::IdType;
     use crate::model::schema::{AttributeType, Column, Element, Metric, Schema};
@@ -129,5 +210,46 @@ mod tests {
         let (joined, left_out) = join(&theirs, &ours).unwrap();
         assert_eq!(joined.columns, [Column::new("a", AttributeType::String, 0)]);
         assert_eq!((joined.id_type, left_out), (Some(IdType::Uint), vec!["b".to_owned()]));
+    }
+
+    #[test]
+    fn what_either_node_changed_of_a_namespace_counts() {
+        let update = |schema: &Schema, attribute: &str, to: serde_json::Value| {
+            let update = SchemaUpdate { attributes: [(attribute.to_owned(), to)].into() };
+            apply_schema_update(schema, &update, true).unwrap()
+        };
+        let column = |name: &str, kind| Column::new(name, kind, 0);
+        let common = with(vec![
+            column("t", AttributeType::String),
+            column("x", AttributeType::Int),
+            column("y", AttributeType::Int),
+        ]);
+        let searched = update(&common, "t", serde_json::json!({"type": "string", "full_text_search": true}));
+        let plain = update(&common, "x", serde_json::json!({"type": "int", "filterable": false}));
+        let dropped = update(&common, "x", serde_json::json!({"drop": true}));
+        let again = update(&dropped, "x", "string".into());
+        let beside = update(&update(&common, "y", serde_json::json!({"drop": true})), "z", "string".into());
+        for changed in [&searched, &plain, &dropped, &again] {
+            for (theirs, ours) in [(changed, &common), (&common, changed)] {
+                let (joined, _) = join_changes(theirs, ours, Some(&common)).unwrap();
+                assert_eq!(&joined, changed);
+            }
+            // What the other changed counts as well, whoever comes first.
+            let sorted = |(mut schema, _): (Schema, _)| {
+                schema.columns.sort_by(|one, other| one.name.cmp(&other.name));
+                schema.dropped.sort();
+                schema
+            };
+            let joined = sorted(join_changes(changed, &beside, Some(&common)).unwrap());
+            assert_eq!(joined, sorted(join_changes(&beside, changed, Some(&common)).unwrap()));
+            assert_eq!((joined.column("t"), joined.column("x")), (changed.column("t"), changed.column("x")));
+            assert_eq!((joined.column("y"), joined.epoch_of("y")), (None, 1));
+            assert_eq!(joined.column("z"), beside.column("z"));
+        }
+        // Where nobody knows what both had, nothing is lost that either can be searched by.
+        let (joined, _) = join_changes(&searched, &plain, None).unwrap();
+        assert!(joined.column("t").unwrap().full_text.is_some() && joined.column("x").unwrap().filterable);
+        let number = with(vec![column("t", AttributeType::Int)]);
+        assert_eq!(join_changes(&number, &common, None).unwrap_err().code(), "schema_clash");
     }
 }

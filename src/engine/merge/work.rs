@@ -12,6 +12,7 @@ use super::build::{Build, tombstone, visible};
 use super::decide::{Resolution, Verdict};
 use super::losers::{Losers, Lost};
 use super::report::{MergeReport, MergeRequest};
+use super::schemas::{join, join_changes};
 use super::side::root;
 use super::survey::{End, names};
 use super::walk::{Step, Walk};
@@ -22,6 +23,7 @@ use crate::format::conflicts::{LOSERS_MAX, Side};
 use crate::format::manifest::CONFLICTS_MAX;
 use crate::model::document::Document;
 use crate::model::ids::{DocId, Hlc};
+use crate::model::schema::Schema;
 use crate::platform::allowance::Allowance;
 use crate::segment::builder::Entry;
 use crate::segment::merge::Input;
@@ -47,6 +49,8 @@ pub struct Work<'a> {
     pub fresh: u64,
     /// Documents that only theirs wrote count as changed only where they differ from ours; they are taken all the same.
     pub compares: bool,
+    /// Both are states of one namespace that two nodes changed apart: its schema in the newest state that both had, if there is one.
+    pub of_one: Option<Option<Schema>>,
     /// Ends the look.
     pub allowance: Arc<Allowance>,
     /// Of each segment of theirs, how many of its rows are taken as they are.
@@ -86,9 +90,17 @@ impl Absorb for Work<'_> {
 type Left = (Option<DocId>, Option<Uuid>);
 
 impl Work<'_> {
+    /// The schema afterwards, and what of theirs is left out.
+    fn joined_schema(&self, theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
+        match &self.of_one {
+            None => join(theirs, ours),
+            Some(common) => join_changes(theirs, ours, common.as_ref()),
+        }
+    }
+
     /// Looks at everything that differs. Whether there is anything to commit.
     fn look_over(&mut self, ours: &Moment) -> Result<bool> {
-        let (schema, left_out) = super::schemas::join(&self.theirs.view.schema, &ours.view.schema)?;
+        let (schema, left_out) = self.joined_schema(&self.theirs.view.schema, &ours.view.schema)?;
         let theirs = self.theirs.clone();
         let bases = self.bases(&theirs, ours)?;
         let mut walk = Walk::new(&theirs, ours, &bases)?;
@@ -119,7 +131,7 @@ impl Work<'_> {
         bases: &[Arc<Moment>],
         site: &mut Site,
     ) -> Result<Absorption> {
-        let (schema, _) = super::schemas::join(&theirs.view.schema, &ours.view.schema)?;
+        let (schema, _) = self.joined_schema(&theirs.view.schema, &ours.view.schema)?;
         let mut walk = Walk::new(theirs, ours, bases)?;
         let shown = visible(&schema, &theirs.view.schema);
         let segments = || theirs.view.segments.iter().map(|part| &*part.segment);

@@ -298,8 +298,7 @@ impl Namespace {
         self.settle_answers(decider, staged, job.hlc);
         // While nothing is reclaimed, a log stays that who counts anew cannot know to be over, as nothing is in it: a later flush lets go of it.
         let is_kept = |log: &SealedLog| log.newest == Hlc::default() && !self.context.may_reclaim();
-        let is_over =
-            |log: &mut SealedLog| log.next_seq <= job.replay_from && log.newest <= job.hlc && !is_kept(log);
+        let is_over = |log: &mut SealedLog| log.next_seq <= job.replay_from && log.newest <= job.hlc && !is_kept(log);
         let superfluous: Vec<_> = decider.sealed.extract_if(.., is_over).collect();
         self.log_bytes.store(decider.log_bytes(), Ordering::Relaxed);
         drop(head);

@@ -1,0 +1,99 @@
+//! What two nodes made of one namespace's schema apart: what either changed counts, wherever it was changed and whoever synced first.
+
+use serde_json::{Value as Json, json};
+
+use crate::fleet::{bucket, fresh, sync};
+use crate::node::{Node, all, name, put, write};
+
+/// What a node can be asked of a namespace: its attributes, as metadata shows them, and the ids that a text query finds.
+fn seen(engine: &shoal::engine::Engine) -> (Json, Result<usize, String>) {
+    let view = engine.view(&name("docs")).unwrap();
+    let query = json!({"rank_by": ["plain", "BM25", "words"], "limit": 100});
+    let parsed = shoal::api::wire::query::parse_query(query).unwrap();
+    let found =
+        shoal::engine::query::run(&view, &parsed.request, &shoal::platform::allowance::Allowance::unlimited());
+    let found = found.map(|mut outcome| match outcome.answers.remove(0) {
+        shoal::model::query::Answer::Rows(rows) => rows.len(),
+        other => panic!("expected rows, got {other:?}"),
+    });
+    let mut columns: Vec<_> = view.schema.columns.iter().map(|column| json!(column)).collect();
+    columns.sort_by_key(|column| column["name"].as_str().unwrap().to_owned());
+    (json!(columns), found.map_err(|error| error.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_schema_is_everywhere_whatever_others_wrote_meanwhile() {
+    let changes = [
+        json!({"plain": {"type": "string", "full_text_search": true}}),
+        json!({"n": {"type": "int", "filterable": false}}),
+        json!({"n": {"drop": true}}),
+        json!({"new": "string"}),
+    ];
+    let mut seed = 0;
+    for change in &changes {
+        for others in ["nothing", "other rows", "the same rows", "a schema"] {
+            for is_first in [true, false] {
+                seed += 1;
+                let what = format!("{change}, {others}, first {is_first}");
+                let (bucket, nodes) = (bucket(seed), [Node::new(1), Node::new(2)]);
+                let engines = [nodes[0].open(), nodes[1].open()];
+                let row = |id: u64| json!({"id": id, "n": 1, "plain": "words of it"});
+                write(&engines[0], "docs", json!({"upsert_rows": (0..20).map(row).collect::<Vec<_>>()})).await;
+                for at in 0..2 {
+                    sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+                }
+                match others {
+                    "other rows" => write(&engines[0], "docs", json!({"upsert_rows": [row(30)]})).await,
+                    "the same rows" => {
+                        write(&engines[0], "docs", json!({"patch_rows": [{"id": 1, "plain": "words"}]})).await
+                    }
+                    "a schema" => {
+                        write(&engines[0], "docs", json!({"schema": {"beside": "uint"}, "upsert_rows": []})).await
+                    }
+                    _ => {}
+                }
+                write(&engines[1], "docs", json!({"schema": change, "upsert_rows": []})).await;
+                let (expected, found) = seen(&engines[1]);
+                let rows = if others == "other rows" { 21 } else { 20 };
+                for at in if is_first { [1, 0, 1, 0, 1] } else { [0, 1, 0, 1, 0] } {
+                    sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+                }
+                let of_others = |(columns, found): (Json, Result<usize, String>)| {
+                    let columns = columns.as_array().unwrap().iter();
+                    let beside = |column: &&Json| column["name"] != "beside" || others != "a schema";
+                    (json!(columns.filter(beside).collect::<Vec<_>>()), found)
+                };
+                let expected = (expected, found.map(|_| rows));
+                for engine in &engines {
+                    assert_eq!(of_others(seen(engine)), expected, "{what}");
+                }
+                assert_eq!(seen(&engines[0]), seen(&engines[1]), "{what}");
+                assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[0], "docs"), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attribute_that_is_dropped_and_declared_again_takes_the_place_of_the_old_one_everywhere() {
+    for is_first in [true, false] {
+        let (bucket, nodes) = (bucket(1), [Node::new(1), Node::new(2)]);
+        let engines = [nodes[0].open(), nodes[1].open()];
+        put(&engines[0], "docs", 0..5, 1).await;
+        for at in 0..2 {
+            sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+        }
+        put(&engines[0], "docs", 5..6, 1).await;
+        write(&engines[1], "docs", json!({"schema": {"n": {"drop": true}}, "upsert_rows": []})).await;
+        write(&engines[1], "docs", json!({"schema": {"n": "string"}, "patch_rows": [{"id": 1, "n": "one"}]})).await;
+        for at in if is_first { [1, 0, 1, 0] } else { [0, 1, 0, 1] } {
+            sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+        }
+        for engine in &engines {
+            let found = all(engine, "docs");
+            let values: Vec<_> = found.values().map(|row| row.get("n").cloned()).collect();
+            let expected: Vec<_> = (0..6).map(|id| (id == 1).then(|| json!("one"))).collect();
+            assert_eq!(values, expected, "first {is_first}");
+        }
+    }
+}
