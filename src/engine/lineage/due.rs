@@ -5,13 +5,13 @@
 //!   the like leave one state in the long run, and who asks for a time in between gets the same documents. Younger ones stay,
 //!   because somebody may have noted their generation or commit, as the base of an incremental snapshot.
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
-//!   budget. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
+//!   budget. The deleted ones of a project count as one. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
 //!   state's objects can only go with them. What a branch or a tag holds, too, is freed by no state: whether anybody does is asked
 //!   for the namespace only that would give next.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::ids::Nsid;
+use crate::model::ids::{Nsid, Project};
 
 /// Stands for a whole deleted incarnation among generations.
 pub const WHOLE: u64 = u64::MAX;
@@ -42,19 +42,29 @@ impl Kept {
     }
 }
 
-/// What of each incarnation goes. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
+/// Whose states are added up when the budget is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Taker {
+    Namespace(Nsid),
+    /// All deleted namespaces of a project: many small ones are no smaller than one large one.
+    Deleted(Project),
+}
+
+/// What of each incarnation goes. `deleted`: the projects of those that are. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
 /// states of an incarnation are in the order of their generations. `alone` says how many of a state's object bytes nobody else
 /// holds.
 pub fn choose(
     all: &BTreeMap<Nsid, Vec<Kept>>,
+    deleted: &BTreeMap<Nsid, Project>,
     old: Option<u64>,
     budget: u64,
     mut alone: impl FnMut(Nsid, &Kept) -> u64,
 ) -> BTreeMap<Nsid, BTreeSet<u64>> {
     let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
     // What stays of each, oldest first.
-    let mut stays: BTreeMap<Nsid, Vec<Kept>> = BTreeMap::new();
+    let mut stays: BTreeMap<Taker, Vec<(Nsid, Kept)>> = BTreeMap::new();
     for (nsid, states) in all {
+        let taker = deleted.get(nsid).cloned().map_or(Taker::Namespace(*nsid), Taker::Deleted);
         let excess = states.iter().filter(|state| !state.is_fork).count().saturating_sub(GENERATIONS_MAX);
         let mut of_age = 0;
         // What the last state that stays says; `None` where the next one lacks objects of it, as after a merge of segments.
@@ -72,38 +82,45 @@ pub fn choose(
             if !state.is_fork && state.generation != WHOLE && says_the_same {
                 due.entry(*nsid).or_default().insert(state.generation);
             } else if !state.is_fork {
-                stays.entry(*nsid).or_default().push(state.clone());
+                stays.entry(taker.clone()).or_default().push((*nsid, state.clone()));
             }
         }
     }
-    let mut takes: BTreeMap<Nsid, u64> =
-        stays.iter().map(|(nsid, states)| (*nsid, states.iter().map(|state| state.bytes()).sum())).collect();
+    for (_, states) in stays.iter_mut().filter(|(taker, _)| matches!(taker, Taker::Deleted(_))) {
+        states.sort_by_key(|(_, state)| state.replaced_ms);
+    }
+    let bytes_of = |states: &[(Nsid, Kept)]| states.iter().map(|(_, state)| state.bytes()).sum();
+    let mut takes: BTreeMap<&Taker, u64> = BTreeMap::new();
+    let takers: Vec<Taker> = stays.keys().cloned().collect();
+    for taker in &takers {
+        takes.insert(taker, stays.get(taker).map_or(0, |states| bytes_of(states)));
+    }
     let mut kept: u64 = takes.values().sum();
-    let mut is_known: BTreeSet<Nsid> = BTreeSet::new();
+    let mut is_known: BTreeSet<&Taker> = BTreeSet::new();
     while kept > budget {
-        let most = takes.iter().max_by_key(|(nsid, bytes)| (**bytes, std::cmp::Reverse(**nsid)));
-        let Some((nsid, _)) = most.filter(|(_, bytes)| **bytes > 0).map(|(nsid, bytes)| (*nsid, *bytes)) else {
-            break;
-        };
-        let Some(states) = stays.get_mut(&nsid) else { break };
-        let freed = if is_known.insert(nsid) {
+        let most = takes.iter().max_by_key(|(taker, bytes)| (**bytes, std::cmp::Reverse(**taker)));
+        let Some(taker) = most.filter(|(_, bytes)| **bytes > 0).map(|(taker, _)| *taker) else { break };
+        let Some(states) = stays.get_mut(taker) else { break };
+        let freed = if is_known.insert(taker) {
             // What others hold counts for nothing, so somebody else may take most.
             let mut shared = 0;
-            for state in states.iter_mut().filter(|state| state.object_bytes > 0) {
-                let own = alone(nsid, state).min(state.object_bytes);
+            for (nsid, state) in states.iter_mut().filter(|(_, state)| state.object_bytes > 0) {
+                let own = alone(*nsid, state).min(state.object_bytes);
                 shared += state.object_bytes - own;
                 state.object_bytes = own;
             }
             shared
         } else {
             // Up to the oldest one that frees something.
-            let count = states.iter().take_while(|state| state.bytes() == 0).count() + 1;
-            let gone: Vec<Kept> = states.drain(..count.min(states.len())).collect();
-            due.entry(nsid).or_default().extend(gone.iter().map(|state| state.generation));
-            gone.iter().map(Kept::bytes).sum()
+            let count = states.iter().take_while(|(_, state)| state.bytes() == 0).count() + 1;
+            let gone: Vec<(Nsid, Kept)> = states.drain(..count.min(states.len())).collect();
+            for (nsid, state) in &gone {
+                due.entry(*nsid).or_default().insert(state.generation);
+            }
+            bytes_of(&gone)
         };
         kept = kept.saturating_sub(freed);
-        takes.entry(nsid).and_modify(|bytes| *bytes = bytes.saturating_sub(freed));
+        takes.entry(taker).and_modify(|bytes| *bytes = bytes.saturating_sub(freed));
     }
     due
 }
@@ -115,7 +132,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::{GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
-    use crate::model::ids::Nsid;
+    use crate::model::ids::{Nsid, Project};
+
+    /// Incarnations from here on are deleted.
+    const FIRST_DELETED: u128 = 1_000;
 
     fn nsid(n: u128) -> Nsid {
         Nsid(Uuid::from_u128(n))
@@ -143,8 +163,10 @@ mod tests {
         budget: u64,
         alone: impl Fn(u128, &Kept) -> u64,
     ) -> BTreeMap<u128, Vec<u64>> {
+        let deleted = all.iter().filter(|(n, _)| *n >= FIRST_DELETED);
+        let deleted = deleted.map(|(n, _)| (nsid(*n), Project::default_project())).collect();
         let all = all.iter().map(|(n, states)| (nsid(*n), states.clone())).collect();
-        let due = choose(&all, old, budget, |nsid, state| alone(nsid.0.as_u128(), state)).into_iter();
+        let due = choose(&all, &deleted, old, budget, |nsid, state| alone(nsid.0.as_u128(), state)).into_iter();
         due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
     }
 
@@ -178,6 +200,20 @@ mod tests {
         // A part of them frees something.
         let young = |_, state: &Kept| if state.generation < 5 { 0 } else { 100 };
         assert_eq!(due_where(&[(1, shared)], None, 400, young), [(1, (0..6).collect())].into());
+    }
+
+    #[test]
+    fn many_small_deleted_namespaces_of_a_project_go_before_the_states_of_one_that_is_larger_than_each() {
+        let whole = |at: u64| {
+            let of_one = Kept { generation: WHOLE, replaced_ms: at, object_bytes: 20, ..Kept::default() };
+            (FIRST_DELETED + u128::from(100 - at), vec![of_one])
+        };
+        let mut all: Vec<(u128, Vec<Kept>)> = (0..100).map(whole).collect();
+        all.push((1, states(&[50; 4])));
+        let found = due(&all, None, 1_000);
+        // The oldest of them, whatever their numbers.
+        let expected: BTreeSet<u128> = (0..60).map(|at| FIRST_DELETED + 100 - at).collect();
+        assert_eq!(found.keys().copied().collect::<BTreeSet<u128>>(), expected);
     }
 
     #[test]

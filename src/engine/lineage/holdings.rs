@@ -8,7 +8,7 @@ use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::{Head, keys, objects};
 use crate::engine::recovery::sealed_from;
 use crate::error::{Context as _, Error, Result};
-use crate::format::manifest::{Manifest, decode_manifest};
+use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::format::marks::{DeletedFile, TagFile, decode_deleted, decode_tag};
 use crate::format::names::parse_name;
 use crate::meta::tables::{Kin, KinLineage, Past};
@@ -17,6 +17,8 @@ use crate::platform::disk::if_there;
 
 /// What an incarnation's small files and its log take at least.
 const FILES_BYTES: u64 = 16 << 10;
+/// A manifest is in its file and in the index.
+const MANIFEST_COPIES: u64 = 2;
 
 /// What one incarnation keeps alive.
 pub struct Holdings {
@@ -168,8 +170,12 @@ pub fn kin(manifest: &Manifest, deleted: Option<&DeletedFile>) -> Kin {
         lineage,
         expires_ms: manifest.expires_ms,
         deleted_ms: deleted.map(|deleted| deleted.deleted_ms),
-        bytes: deleted.map_or(0, |_| FILES_BYTES + bytes_of(manifest)),
+        bytes: deleted.map_or(0, |_| FILES_BYTES + MANIFEST_COPIES * manifest_bytes(manifest) + bytes_of(manifest)),
     }
+}
+
+fn manifest_bytes(manifest: &Manifest) -> u64 {
+    encode_manifest(manifest).map_or(0, |(bytes, _)| bytes.len() as u64)
 }
 
 fn bytes_of(manifest: &Manifest) -> u64 {

@@ -110,7 +110,7 @@ impl Engine {
     /// the first error is given when all had their turn.
     fn drop_past(&self, now: Option<u64>) -> Result<()> {
         let context = &self.context;
-        let mut all: BTreeMap<Nsid, Vec<Kept>> = BTreeMap::new();
+        let (mut all, mut deleted) = (BTreeMap::<Nsid, Vec<Kept>>::new(), BTreeMap::new());
         let mut history = context.meta.whole_history()?;
         let shown_ms = now.unwrap_or_else(|| context.clock.now_millis());
         date_replacements(&mut history, shown_ms);
@@ -136,6 +136,7 @@ impl Engine {
                 undated.extend(from_now_on.map(|date| (*nsid, date)));
                 let whole = Kept { generation: WHOLE, replaced_ms, object_bytes: kin.bytes, ..Kept::default() };
                 all.entry(*nsid).or_default().push(whole);
+                deleted.extend(parse_name(&kin.name).map(|name| (*nsid, name.project)));
             }
         }
         // While nobody knows the time, nobody knows which of them is wrong.
@@ -146,7 +147,7 @@ impl Engine {
         let mut failed = None;
         let manifests = all.values().flatten().map(|state| state.manifest_bytes).sum();
         let alone = |nsid, state: &Kept| held_alone(context, nsid, state).unwrap_or(state.object_bytes);
-        for (nsid, generations) in choose(&all, old, self.retention_bytes_max(manifests), alone) {
+        for (nsid, generations) in choose(&all, &deleted, old, self.retention_bytes_max(manifests), alone) {
             if generations.contains(&WHOLE) {
                 self.discard_deleted(nsid);
                 continue;
