@@ -77,8 +77,8 @@ async fn what_was_dropped_here_does_not_come_back_with_segments() {
     sync(&other, &there, &bucket).await.unwrap();
     meet(&[(&node, &engine), (&other, &there)], &bucket).await;
     let found = all(&engine, "docs");
-    assert_eq!(found[&DocId::Uint(2)].get("b"), None);
-    assert_eq!(found[&DocId::Uint(4)]["b"], json!(4));
+    // Nor with what the other wrote before it heard of that.
+    assert!(found.len() == 4 && found.values().all(|row| row.get("b").is_none()), "{found:?}");
     assert_eq!((all(&there, "docs"), fresh(9, &bucket, "docs").await), (found.clone(), found));
 }
 
