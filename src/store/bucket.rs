@@ -13,7 +13,6 @@ use object_store::path::Path as StorePath;
 use object_store::{GetOptions, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
 use super::config::BucketConfig;
 use super::facts::{Facts, seen, watch};
@@ -56,8 +55,6 @@ pub(super) struct Inner {
     met: AtomicBool,
     /// Why the last attempt failed that is to be repeated, until one succeeds.
     trouble: Mutex<Option<Error>>,
-    /// Which store this is, once somebody knows.
-    pub(super) expected: Mutex<Option<Uuid>>,
     pub(super) refused: Mutex<Option<Refused>>,
     places: Semaphore,
     /// Parts of uploads in memory, of all uploads together.
@@ -92,7 +89,6 @@ impl Bucket {
             in_order: AtomicBool::new(backend.lists_in_order),
             met: AtomicBool::new(false),
             trouble: Mutex::default(),
-            expected: Mutex::default(),
             refused: Mutex::default(),
             places: Semaphore::new(requests),
             parts_held: Semaphore::new(PARTS_HELD_MAX),

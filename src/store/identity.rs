@@ -8,15 +8,12 @@
 //! for, and what is missing there is not on another disk.
 
 use std::future;
-use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use object_store::ObjectStoreExt;
 use uuid::Uuid;
 
-use super::bucket::{Bucket, generic};
+use super::bucket::Bucket;
 use super::commit::{Outcome, commit};
 use super::patience::Patience;
 use crate::error::{Context, Error, Result};
@@ -27,11 +24,11 @@ pub const FORMAT_KEY: &str = "_format.json";
 /// The code of the error that says that another store, or none, is where the bucket was.
 pub const REPLACED: &str = "bucket_replaced";
 /// A longer file in a directory is none of ours.
-const FORMAT_BYTES_MAX: u64 = 4 << 10;
+pub(super) const FORMAT_BYTES_MAX: u64 = 4 << 10;
 
 /// What the bucket says it is; none when nothing is said yet.
 pub async fn read_identity(bucket: &Bucket, patience: &Patience) -> Result<Option<FormatFile>> {
-    bucket.get(FORMAT_KEY, patience).await?.map(|bytes| decode(bucket, &bytes)).transpose()
+    bucket.get(FORMAT_KEY, patience).await?.map(|bytes| decode(bucket.name(), &bytes)).transpose()
 }
 
 /// What the bucket says it is. Where nothing is said, it is the store `proposed` from now on.
@@ -45,7 +42,7 @@ pub async fn claim_identity(bucket: &Bucket, proposed: Uuid, patience: &Patience
     let is_mine = |found: &[u8]| Ok(found == bytes);
     match commit(bucket, &|_| FORMAT_KEY.to_owned(), 0, bytes.clone(), &is_mine, patience).await? {
         Outcome::Won => Ok(file),
-        Outcome::Lost(found) => decode(bucket, &found),
+        Outcome::Lost(found) => decode(bucket.name(), &found),
     }
 }
 
@@ -53,14 +50,16 @@ pub async fn claim_identity(bucket: &Bucket, proposed: Uuid, patience: &Patience
 pub async fn check_identity(bucket: &Bucket, expected: Uuid, patience: &Patience) -> Result<()> {
     match read_identity(bucket, patience).await? {
         Some(found) if found.store == expected => Ok(()),
-        found => Err(replaced(bucket, found.map(|found| found.store), expected)),
+        found => Err(replaced(bucket.name(), bucket.is_directory(), found.map(|found| found.store), expected)),
     }
 }
 
 impl Bucket {
     /// Says which store this bucket is. From now on a directory that is not is refused.
     pub fn expect(&self, store: Uuid) {
-        *self.inner.expected.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        if let Some(directory) = &self.inner.backend.directory {
+            directory.expect(store);
+        }
     }
 
     /// Whether it is a directory of this machine.
@@ -68,32 +67,11 @@ impl Bucket {
         self.inner.backend.directory.is_some()
     }
 
-    /// Fails when a directory's bucket is not there: writing would make it anew, on the disk under its mount point. Boxed, as it is part
-    /// of every attempt.
+    /// Fails when a directory's bucket is not there. Boxed, as it is part of every attempt.
     pub(super) fn standing(&self) -> BoxFuture<'_, object_store::Result<()>> {
-        match self.inner.backend.directory.clone() {
-            Some(path) => Box::pin(self.stands(path)),
+        match &self.inner.backend.directory {
+            Some(directory) => Box::pin(directory.stands()),
             None => Box::pin(future::ready(Ok(()))),
-        }
-    }
-
-    async fn stands(&self, path: PathBuf) -> object_store::Result<()> {
-        let shown = path.display().to_string();
-        if !tokio::task::spawn_blocking(move || path.is_dir()).await.unwrap_or(false) {
-            return Err(generic(format!("the directory {shown} is gone: is its disk mounted?")));
-        }
-        let Some(expected) = *self.inner.expected.lock().unwrap_or_else(PoisonError::into_inner) else {
-            return Ok(());
-        };
-        let found = match self.inner.backend.objects.get(&self.below_root(FORMAT_KEY).map_err(ours)?).await {
-            Ok(found) if found.meta.size > FORMAT_BYTES_MAX => None,
-            Ok(found) => Some(decode(self, &found.bytes().await?).map_err(ours)?.store),
-            Err(object_store::Error::NotFound { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        match found == Some(expected) {
-            true => Ok(()),
-            false => Err(ours(replaced(self, found, expected))),
         }
     }
 }
@@ -103,9 +81,9 @@ pub(super) fn ours(error: Error) -> object_store::Error {
     object_store::Error::Generic { store: "bucket", source: error.into() }
 }
 
-fn replaced(bucket: &Bucket, found: Option<Uuid>, expected: Uuid) -> Error {
+pub(super) fn replaced(bucket: &str, is_directory: bool, found: Option<Uuid>, expected: Uuid) -> Error {
     let what = found.map_or("is no store".to_owned(), |found| format!("is store {found}"));
-    let hint = match (bucket.is_directory(), found) {
+    let hint = match (is_directory, found) {
         (true, None) => {
             "nothing was sent; mount the disk that the bucket is on, or, to begin a new bucket in this directory, copy store/_format.json \
              of the data directory into it"
@@ -113,13 +91,13 @@ fn replaced(bucket: &Bucket, found: Option<Uuid>, expected: Uuid) -> Error {
         (true, Some(_)) => "nothing was sent; mount the disk that this node's bucket is on",
         (false, _) => "nothing was sent; put the bucket back, or start the daemon again to attach what is there",
     };
-    Error::conflict(format!("{} {what}, and was store {expected}", bucket.name())).with_code(REPLACED).with_hint(hint)
+    Error::conflict(format!("{bucket} {what}, and was store {expected}")).with_code(REPLACED).with_hint(hint)
 }
 
-fn decode(bucket: &Bucket, bytes: &[u8]) -> Result<FormatFile> {
-    let file = decode_format(bytes, FORMAT_KEY).context(|| bucket.name().to_owned())?;
+pub(super) fn decode(bucket: &str, bytes: &[u8]) -> Result<FormatFile> {
+    let file = decode_format(bytes, FORMAT_KEY).context(|| bucket.to_owned())?;
     match file.format {
-        0 => Err(Error::corrupt(format!("{}: {FORMAT_KEY}: format version 0", bucket.name()))),
+        0 => Err(Error::corrupt(format!("{bucket}: {FORMAT_KEY}: format version 0"))),
         _ => Ok(file),
     }
 }

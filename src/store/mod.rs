@@ -1,7 +1,7 @@
 //! The bucket: objects in a store that others share, over a network that may be away.
 //!
 //! [`bucket`] has the calls, of which [`read`], [`upload`] and [`list`] have their own files, [`commit`] the one protocol that decides between nodes. Below them: [`open`] and [`config`] lead to
-//! a store, [`connector`], [`dial`] and [`pace`] carry requests, [`facts`] and [`failure`] say what went wrong, [`patience`]
+//! a store, [`directory`] is one of this machine's, [`connector`], [`dial`] and [`pace`] carry requests, [`facts`] and [`failure`] say what went wrong, [`patience`]
 //! says how long to try, [`room`] what to leave alone, [`traffic`] counts. At attach: [`probe`] and [`identity`].
 //!
 //! - Answers to conditional writes are questions. Only the bytes under a key say who won it.
@@ -14,6 +14,7 @@ mod commit;
 mod config;
 mod connector;
 mod dial;
+mod directory;
 mod facts;
 mod failure;
 mod identity;

@@ -3,13 +3,12 @@
 //! A `file://` bucket's directory must exist: one that is made here would be taken for the bucket when its disk is not mounted.
 //! Its files are synced before they count; a removal is not, and may come undone in a power cut, which leaks and loses nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
@@ -17,6 +16,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig};
 use super::config::{BucketConfig, Location, Vendor};
 use super::connector::{Connector, Link, host_of};
 use super::dial::trust;
+use super::directory::Directory;
 use super::failure::{MISCONFIGURED, credentials_hint};
 use super::pace::Pace;
 use super::traffic::Traffic;
@@ -35,7 +35,7 @@ pub struct Backend {
     /// Whether its listings are known to be in the order of keys.
     pub lists_in_order: bool,
     pub(super) endpoint: String,
-    pub(super) directory: Option<PathBuf>,
+    pub(super) directory: Option<Arc<Directory>>,
     pub(super) over_http: bool,
 }
 
@@ -191,13 +191,14 @@ fn azure(config: &BucketConfig, location: &Location, connector: Connector) -> Re
 fn directory(location: &Location) -> Result<Backend> {
     let path = Path::new(&location.bucket);
     let name = format!("file://{}", location.bucket);
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|error| {
+    let store = Directory::open(path, &name).map_err(|error| {
         Error::invalid(format!("{name}: {error}"))
             .with_code(MISCONFIGURED)
             .with_hint("create the directory, or mount the disk that it is on")
     })?;
-    let backend = Backend::direct(Arc::new(store.with_fsync(true)), None, &name);
-    Ok(Backend { directory: Some(path.to_owned()), ..backend })
+    let store = Arc::new(store);
+    let backend = Backend::direct(Arc::clone(&store) as Arc<dyn ObjectStore>, None, &name);
+    Ok(Backend { directory: Some(store), ..backend })
 }
 
 fn named(scheme: &str, location: &Location) -> String {

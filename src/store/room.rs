@@ -75,7 +75,7 @@ impl Bucket {
 
     /// What is free on a directory's file system, as far as it says so.
     async fn free_bytes(&self) -> Option<u64> {
-        let path = self.inner.backend.directory.clone()?;
+        let path = self.inner.backend.directory.as_ref()?.path().to_owned();
         tokio::task::spawn_blocking(move || RealDisk.free_bytes(&path)).await.ok()?.ok()
     }
 

@@ -4,6 +4,7 @@
 
 mod commits;
 mod conformance;
+mod directories;
 #[path = "../support/faulty_store.rs"]
 mod faulty_store;
 mod google;
