@@ -190,7 +190,7 @@ impl Context {
 
     /// Counts objects that their writer still needs. The caller holds `commits`.
     pub fn keep(&self, keys: &[String]) {
-        if let Err(error) = self.meta.keep(keys) {
+        if let Err(error) = self.meta.keep_logs(keys) {
             tracing::warn!(%error, "the index does not follow, it will be rebuilt");
         }
     }

@@ -18,7 +18,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::encode_manifest;
 use crate::format::names::parse_name;
 use crate::meta::tables::{Kin, Past};
-use crate::meta::{Facts, Head as HeadFacts};
+use crate::meta::{Facts, Head as HeadFacts, ObjectFact};
 use crate::model::ids::{NamespaceName, Nsid};
 
 /// What the index is told of one incarnation.
@@ -27,6 +27,7 @@ struct Counted {
     kin: Kin,
     references: BTreeMap<String, u64>,
     past: Vec<(u64, Past)>,
+    beside_head: BTreeMap<String, ObjectFact>,
 }
 
 /// Everything the index is made from, and the incarnations of which not everything could be read: what those may hold beside is not
@@ -119,6 +120,7 @@ impl Engine {
                 *facts.references.entry(key).or_default() += count;
             }
             facts.history.extend(found.past.into_iter().map(|(generation, past)| (nsid, generation, past)));
+            facts.beside_heads.extend(found.beside_head.into_values());
             facts.heads.push((nsid, found.head));
         }
         Ok(((facts, unreadable), alone))
@@ -198,6 +200,7 @@ impl Counted {
         }
         let (bytes, _) = encode_manifest(&held.head.manifest)?;
         let kin = held.kin();
-        Ok(Counted { head: facts(&held.head.manifest, bytes), kin, references: held.keys, past: held.past })
+        let head = facts(&held.head.manifest, bytes);
+        Ok(Counted { head, kin, references: held.keys, past: held.past, beside_head: held.beside_head })
     }
 }

@@ -9,6 +9,7 @@
 mod backend;
 mod clock;
 mod past;
+mod references;
 mod seal;
 pub mod tables;
 
@@ -21,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use self::backend::{from_redb, open_database};
+use self::references::{count, hold, release, write_objects};
 use self::tables::{
     ANSWERS, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
 };
@@ -65,6 +67,8 @@ pub struct Head {
 pub struct Facts {
     pub names: BTreeMap<String, Bound>,
     pub heads: Vec<(Nsid, Head)>,
+    /// What past states, tags and bases of merges name and no head of theirs does.
+    pub beside_heads: Vec<ObjectFact>,
     pub pins: BTreeMap<String, u64>,
     /// How many holders each object has.
     pub references: BTreeMap<String, u64>,
@@ -164,30 +168,24 @@ impl Meta {
     }
 
     /// Counts one more reference to each object, durably. To be called before the manifest that names them is written.
-    pub fn hold(&self, keys: &[String]) -> Result<()> {
-        self.count(Durability::Immediate, keys)
-    }
-
-    /// Counts one more reference to each object that its writer still needs. Lazy: lost by a crash, and then recounted.
-    pub fn keep(&self, keys: &[String]) -> Result<()> {
-        self.count(Durability::None, keys)
-    }
-
-    fn count(&self, durability: Durability, keys: &[String]) -> Result<()> {
-        if keys.is_empty() {
-            return Ok(());
+    pub fn hold(&self, objects: &[ObjectFact]) -> Result<()> {
+        match objects {
+            [] => Ok(()),
+            _ => self.write(Durability::Immediate, |transaction| hold(transaction, objects)),
         }
-        self.write(durability, |transaction| {
-            let mut table = transaction.open_table(REFERENCES)?;
-            for key in keys {
-                let count = table.get(key.as_str())?.map_or(0, |count| count.value());
-                table.insert(key.as_str(), count + 1)?;
-            }
-            Ok(())
-        })
     }
 
-    /// Follows a manifest that is durable: its head, its new objects, and the objects that it names no more. Gives those that
+    /// Counts one more reference to each object that a manifest names. Lazy: lost by a crash, and then recounted.
+    pub fn keep(&self, objects: &[ObjectFact]) -> Result<()> {
+        self.write(Durability::None, |transaction| hold(transaction, objects))
+    }
+
+    /// Counts one more reference to each log that its writer still needs, and no manifest names. Lazy, too.
+    pub fn keep_logs(&self, keys: &[String]) -> Result<()> {
+        self.write(Durability::None, |transaction| count(transaction, keys.iter()))
+    }
+
+    /// Follows a manifest that is durable: its head, and the objects that it names no more. Gives those that
     /// nobody references now. Lazy: lost by a crash, and then recounted.
     pub fn settle(&self, nsid: Nsid, head: Option<&Head>, released: &[String]) -> Result<Vec<String>> {
         self.write(Durability::None, |transaction| {
@@ -198,7 +196,6 @@ impl Meta {
                     None => manifests.remove(nsid.0.as_bytes())?,
                 };
             }
-            head.map_or(Ok(()), |head| write_objects(transaction, head))?;
             release(transaction, released)
         })
     }
@@ -285,40 +282,6 @@ impl Meta {
         })
     }
 
-    /// How many heads reference an object.
-    pub fn references(&self, key: &str) -> Result<u64> {
-        self.read(|transaction| Ok(transaction.open_table(REFERENCES)?.get(key)?.map_or(0, |count| count.value())))
-    }
-
-    /// Keys that begin with `prefix` and are referenced.
-    pub fn references_below(&self, prefix: &str) -> Result<Vec<String>> {
-        self.read(|transaction| {
-            let mut keys = Vec::new();
-            for row in transaction.open_table(REFERENCES)?.range(prefix..)? {
-                let (key, count) = row?;
-                if !key.value().starts_with(prefix) {
-                    break;
-                }
-                if count.value() > 0 {
-                    keys.push(key.value().to_owned());
-                }
-            }
-            Ok(keys)
-        })
-    }
-
-    /// All counts, for `check`.
-    pub fn all_references(&self) -> Result<BTreeMap<String, u64>> {
-        self.read(|transaction| {
-            let mut counts = BTreeMap::new();
-            for row in transaction.open_table(REFERENCES)?.iter()? {
-                let (key, count) = row?;
-                counts.insert(key.value().to_owned(), count.value());
-            }
-            Ok(counts)
-        })
-    }
-
     /// Whether references were ever counted from the files into this index: then no count is below the truth, trusted or not.
     pub fn was_counted(&self) -> Result<bool> {
         self.read(|transaction| {
@@ -376,7 +339,8 @@ impl Meta {
                 }
             }
             transaction.open_table(STATE)?.insert(tables::COUNTED, 1)?;
-            facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, head))
+            write_objects(transaction, &facts.beside_heads)?;
+            facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, &head.objects))
         })?;
         self.trusted.store(true, Ordering::SeqCst);
         Ok(())
@@ -468,32 +432,6 @@ fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn release(transaction: &WriteTransaction, keys: &[String]) -> Result<Vec<String>, redb::Error> {
-    let mut references = transaction.open_table(REFERENCES)?;
-    let mut objects = transaction.open_table(OBJECTS)?;
-    let mut free = Vec::new();
-    for key in keys {
-        let count = references.get(key.as_str())?.map_or(0, |count| count.value());
-        if count > 1 {
-            references.insert(key.as_str(), count - 1)?;
-        } else {
-            references.remove(key.as_str())?;
-            objects.remove(key.as_str())?;
-            free.push(key.clone());
-        }
-    }
-    Ok(free)
-}
-
-/// The objects that one head names.
-fn write_objects(transaction: &WriteTransaction, head: &Head) -> Result<(), redb::Error> {
-    let mut objects = transaction.open_table(OBJECTS)?;
-    for object in &head.objects {
-        objects.insert(object.key.as_str(), (object.bytes, object.crc32c))?;
-    }
-    Ok(())
-}
-
 /// Durably: what the index forgot must not be in what a power cut brings back.
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
     unpublish(disk, path).context(|| format!("remove {}", path.display()))
@@ -534,8 +472,8 @@ mod tests {
         let disk = disk();
         let (meta, _) = open(&disk);
         let keys = ["a".to_owned(), "b".to_owned()];
-        meta.hold(&keys).unwrap();
-        meta.hold(&keys[..1]).unwrap();
+        meta.hold(&[object("a"), object("b")]).unwrap();
+        meta.hold(&[object("a")]).unwrap();
         let head = Head { manifest: vec![1], objects: vec![object("a")] };
         assert_eq!(meta.settle(NSID, Some(&head), &keys).unwrap(), ["b"]);
         assert_eq!(meta.references("a").unwrap(), 1);
@@ -588,7 +526,7 @@ mod tests {
             assert_eq!(meta.is_trusted(), why.is_none(), "operation {at}");
             assert!(why.is_some() || meta.names().unwrap().len() == 1, "operation {at}");
             in_memory += usize::from(why.is_some_and(|why| why.contains("memory")));
-            meta.hold(&["a".to_owned()]).unwrap();
+            meta.hold(&[object("a")]).unwrap();
             drop(meta);
             assert!(!open(&disk).0.is_trusted(), "operation {at}: the stop was not clean");
         }
@@ -612,9 +550,9 @@ mod tests {
         create_dirs(&memory, Path::new("/data")).unwrap();
         let disk: Arc<dyn Disk> = Arc::new(memory.clone());
         let (meta, _) = open(&disk);
-        let keys: Vec<String> = (0..2_000).map(|n| format!("{n:0100}")).collect();
+        let objects: Vec<ObjectFact> = (0..2_000).map(|n| object(&format!("{n:0100}"))).collect();
         meta.rebuild(&Facts::default()).unwrap();
-        meta.hold(&keys).unwrap();
+        meta.hold(&objects).unwrap();
         meta.close(true).unwrap();
         let sum = Path::new("/data/meta.sum");
         let sealed = disk.read(sum).unwrap();
@@ -629,7 +567,7 @@ mod tests {
             let (meta, why) = open(&disk);
             looked_at.push(memory.operations() - before);
             let expected = (looked_at.len() > 1).then(|| "the last stop was not clean".to_owned());
-            assert_eq!((why, meta.references(&keys[7]).unwrap()), (expected, 1));
+            assert_eq!((why, meta.references(&objects[7].key).unwrap()), (expected, 1));
             meta.close(true).unwrap();
             assert_eq!(disk.read(sum).unwrap()[..8], disk.size(Path::new("/data/meta.redb")).unwrap().to_le_bytes());
         }
@@ -665,7 +603,7 @@ mod tests {
     fn a_damaged_file_is_begun_anew() {
         let disk = disk();
         let (meta, _) = open(&disk);
-        meta.hold(&["a".to_owned()]).unwrap();
+        meta.hold(&[object("a")]).unwrap();
         meta.close(meta.is_trusted()).unwrap();
         let path = Path::new("/data/meta.redb");
         let bytes = disk.read(path).unwrap();
@@ -676,7 +614,7 @@ mod tests {
             drop(file);
             let (meta, why) = open(&disk);
             assert!(why.is_some());
-            meta.hold(&["b".to_owned()]).unwrap();
+            meta.hold(&[object("b")]).unwrap();
             meta.close(meta.is_trusted()).unwrap();
         }
         for len in [0, 1, 100, 4_096, bytes.len() as u64 / 2] {

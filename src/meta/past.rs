@@ -3,8 +3,9 @@
 use redb::{Durability, ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
+use super::Meta;
+use super::references::release;
 use super::tables::{HISTORY, KIN, Kin, Past};
-use super::{Meta, release};
 use crate::error::Result;
 use crate::model::ids::Nsid;
 

@@ -11,6 +11,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::format::marks::{DeletedFile, TagFile, decode_deleted, decode_tag};
 use crate::format::names::parse_name;
+use crate::meta::ObjectFact;
 use crate::meta::tables::{Kin, KinLineage, Past};
 use crate::model::ids::Nsid;
 use crate::platform::disk::if_there;
@@ -25,6 +26,8 @@ pub struct Holdings {
     pub head: Head,
     /// How often it holds each object.
     pub keys: BTreeMap<String, u64>,
+    /// Objects that only past states, tags or bases of merges name.
+    pub beside_head: BTreeMap<String, ObjectFact>,
     /// Its manifests of the past, oldest first.
     pub past: Vec<(u64, Past)>,
     pub deleted: Option<DeletedFile>,
@@ -80,7 +83,8 @@ impl Holdings {
     }
 
     fn of(head: Head) -> Self {
-        Holdings { head, keys: BTreeMap::new(), past: Vec::new(), deleted: None, missed: None }
+        let (keys, beside_head) = Default::default();
+        Holdings { head, keys, beside_head, past: Vec::new(), deleted: None, missed: None }
     }
 
     /// A past state, a tag or a base, with its source, cannot be read: it cannot be asked for until it is back.
@@ -107,20 +111,32 @@ impl Holdings {
         let nsid = self.head.manifest.nsid;
         for tag in read_tags(context, nsid)? {
             match tag {
-                Ok(tag) => tag.manifest.iter().flat_map(keys).for_each(|key| self.hold(key)),
+                Ok(tag) => tag.manifest.iter().for_each(|manifest| self.hold_all(manifest)),
                 Err(error) => self.miss(None, error),
             }
         }
         for (source, base) in kept_by(context, nsid)? {
             match base {
-                Ok(base) => keys(&base).into_iter().for_each(|key| self.hold(key)),
+                Ok(base) => self.hold_all(&base),
                 Err(error) => self.miss(Some(source), error),
             }
         }
         for key in own_logs(context, &self.head.manifest)? {
             self.hold(key);
         }
+        for object in objects(&self.head.manifest) {
+            self.beside_head.remove(&object.key);
+        }
         Ok(())
+    }
+
+    fn hold_all(&mut self, manifest: &Manifest) {
+        self.name_all(manifest);
+        keys(manifest).into_iter().for_each(|key| self.hold(key));
+    }
+
+    fn name_all(&mut self, manifest: &Manifest) {
+        self.beside_head.extend(objects(manifest).into_iter().map(|object| (object.key.clone(), object)));
     }
 
     fn hold(&mut self, key: String) {
@@ -134,6 +150,7 @@ impl Holdings {
             self.hold(key.clone());
         }
         if let Some((before, length)) = before.take() {
+            self.name_all(&before);
             self.past.push((before.generation, past(&before, length, &manifest)));
         }
         *before = Some((manifest, bytes));

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use super::holdings::{read_manifest, read_tag, read_tags};
 use crate::engine::Engine;
 use crate::engine::layout::numbered;
-use crate::engine::namespace::head::{keys, reclaim, take_back};
+use crate::engine::namespace::head::{keys, objects, reclaim, take_back};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::marks::{TagFile, VERSION, encode_tag};
@@ -136,7 +136,7 @@ impl Engine {
         // Until the one before is released: who counts in between does not see it any more.
         let _commits = context.commits.of(nsid);
         let (named, bytes) = (keys_named(Some(file)), encode_tag(file)?);
-        context.meta.hold(&named)?;
+        context.meta.hold(&file.manifest.as_ref().map(objects).unwrap_or_default())?;
         if let Err(gone) = is_there() {
             self.release_tag(Some(file))?;
             return Err(gone);

@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::engine::context::Context;
 use crate::engine::lineage::GONE;
 use crate::engine::lineage::holdings::read_manifest;
-use crate::engine::namespace::head::{keys, reclaim};
+use crate::engine::namespace::head::{keys, objects, reclaim};
 use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
@@ -126,7 +126,7 @@ fn stage_and_tell(context: &Context, target: Nsid, manifest: &Manifest, counted:
     let _commits = context.commits.of(target);
     let before = read_or_warn(context, &path);
     // Lazily: a crash has all counted anew from the files, and until the commit is counted nothing waits for a barrier twice.
-    context.meta.keep(&keys(manifest))?;
+    context.meta.keep(&objects(manifest))?;
     counted();
     let published = publish(&*context.disk, &path, &bytes);
     published.inspect_err(|_| too_high(context)).context(|| format!("write {}", path.display()))?;

@@ -1,7 +1,7 @@
 //! Commits manifests: objects are durable first, references counted next, then the manifest. What it no longer names goes
 //! when retention lets go of the manifest before it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::engine::context::Context;
@@ -161,8 +161,9 @@ impl From<Error> for Failed {
 fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result<Head, Failed> {
     let _commits = context.commits.of(manifest.nsid);
     let old: BTreeSet<String> = before.map(|head| keys(&head.manifest)).unwrap_or_default().into_iter().collect();
-    let new: BTreeSet<String> = keys(&manifest).into_iter().collect();
-    let added: Vec<String> = new.difference(&old).cloned().collect();
+    let new: BTreeMap<String, ObjectFact> =
+        objects(&manifest).into_iter().map(|object| (object.key.clone(), object)).collect();
+    let added: Vec<ObjectFact> = new.into_values().filter(|object| !old.contains(&object.key)).collect();
     let (bytes, crc32c) = encode_manifest(&manifest)?;
     let path = context.layout.manifest(manifest.nsid, manifest.generation);
     if context.disk.size(&path).is_ok() {
@@ -172,6 +173,7 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     }
     context.meta.hold(&added)?;
     if let Err(error) = publish(&*context.disk, &path, &bytes) {
+        let added: Vec<String> = added.into_iter().map(|object| object.key).collect();
         let is_unknown = !take_back(context, &path, &added);
         let error = Error::from(error).context(format!("write manifest {}", path.display()));
         return Err(Failed { error, is_unknown });
