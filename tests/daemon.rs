@@ -20,6 +20,8 @@ struct Daemon {
     url: String,
     /// What the log said until it was ready.
     log: Vec<String>,
+    /// What it said since, when the daemon has ended.
+    rest: Option<std::thread::JoinHandle<Vec<Value>>>,
 }
 
 impl Daemon {
@@ -40,9 +42,10 @@ impl Daemon {
                 break entry["address"].as_str().unwrap().to_owned();
             }
         };
-        // Nobody else reads the log; a full pipe would stop the daemon.
-        std::thread::spawn(move || lines.for_each(drop));
-        Daemon { child, url: format!("http://{address}"), log }
+        // A full pipe would stop the daemon.
+        let entry = |line: std::io::Result<String>| serde_json::from_str(&line.unwrap()).unwrap();
+        let rest = std::thread::spawn(move || lines.map(entry).collect());
+        Daemon { child, url: format!("http://{address}"), log, rest: Some(rest) }
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -153,7 +156,7 @@ fn sighup_puts_new_tokens_and_another_log_level_in_force() {
         }
     };
     let address = until("shoal answers requests")["address"].as_str().unwrap().to_owned();
-    let daemon = Daemon { child, url: format!("http://{address}"), log: Vec::new() };
+    let daemon = Daemon { child, url: format!("http://{address}"), log: Vec::new(), rest: None };
     let asked = |token: &str| {
         let file = dir.path().join("token");
         std::fs::write(&file, token).unwrap();
@@ -259,6 +262,33 @@ fn check_repair_and_inspect_say_what_is_there() {
     assert_eq!(daemon.stop(), Some(0));
     let nothing = shoal().args(["check", "--data-dir"]).arg(dir.path().join("nothing")).output().unwrap();
     assert_eq!(nothing.status.code(), Some(3));
+}
+
+#[test]
+fn what_is_refused_again_and_again_has_one_line_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(&data);
+    let rows = dir.path().join("rows.ndjson");
+    let lines: String = (0..500).map(|n| format!("{}\n", serde_json::json!({"id": n, "text": "word"}))).collect();
+    std::fs::write(&rows, lines).unwrap();
+    let (rows, schema) = (rows.to_str().unwrap(), r#"{"text": {"type": "string", "full_text_search": true}}"#);
+    daemon.json(&["import", "docs", "--file", rows, "--schema", schema]);
+    let snapshot = dir.path().join("docs.snapshot");
+    assert!(daemon.run(&["snapshot", "docs", snapshot.to_str().unwrap()]).status.success());
+    assert_eq!(daemon.stop(), Some(0));
+    let segment = files(&data).into_iter().find(|file| file.ends_with("data.seg")).unwrap();
+    std::fs::write(&segment, b"not a segment").unwrap();
+    let mut daemon = Daemon::start(&data);
+    for _ in 0..20 {
+        assert!(!daemon.run(&["query", "docs", "--text", "word", "--in", "text"]).status.success());
+    }
+    let rest = daemon.rest.take().unwrap();
+    assert_eq!(daemon.stop(), Some(0));
+    let log = rest.join().unwrap();
+    let said =
+        log.iter().filter(|line| ["request failed", "request refused"].contains(&line["message"].as_str().unwrap()));
+    assert_eq!(said.count(), 1, "{log:?}");
 }
 
 /// Rows anywhere, enough of them that a segment's clusters are searched.

@@ -12,6 +12,7 @@ pub mod handlers;
 pub mod limits;
 pub mod patience;
 mod prefer;
+mod refusals;
 pub mod request;
 pub mod router;
 mod search;

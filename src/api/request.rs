@@ -50,7 +50,7 @@ pub async fn answer(server: Arc<Server>, request: Request<Incoming>) -> Response
     let took = began.elapsed();
     server.metrics.observe(name, answer.status, took);
     server.metrics.observe_bytes(body_bytes, answer.body_bytes() as u64);
-    log(&head, &id, name, answer.status, took, error.as_ref());
+    log(&server, &head, &id, name, answer.status, took, error.as_ref());
     let response = answer.into_response(&id, accepts_gzip(&head.headers));
     drop(under_way);
     response
@@ -204,23 +204,39 @@ async fn drain(head: &Parts, body: &mut Incoming) -> bool {
     tokio::time::timeout(DRAIN_TIME_MAX, rest).await.unwrap_or(false)
 }
 
-/// One line for what an operator should see; the rest is there at level `debug`.
-fn log(head: &Parts, id: &str, route: &str, status: u16, took: Duration, error: Option<&Error>) {
+/// One line for what an operator should see, of what is refused over and over one a minute; the rest is there at level `debug`.
+fn log(
+    server: &Server,
+    head: &Parts,
+    id: &str,
+    route: &'static str,
+    status: u16,
+    took: Duration,
+    error: Option<&Error>,
+) {
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let (method, path) = (&head.method, head.uri.path());
-    match error {
-        Some(error) if status >= 500 && status != 503 => {
-            tracing::error!(request_id = id, route, %method, path, status, millis, %error, "request failed");
+    let is_worth_a_line = status >= 500 || matches!(status, 401 | 403);
+    let not_said = match error.filter(|_| is_worth_a_line) {
+        Some(error) => server.refusals.to_say(route, error.code(), Instant::now()),
+        None => Some(0),
+    };
+    match (error, not_said) {
+        (Some(error), None) => {
+            tracing::debug!(request_id = id, route, %method, path, status, millis, %error, "request refused again");
         }
-        Some(error) if matches!(status, 401 | 403 | 503) => {
-            tracing::warn!(request_id = id, route, %method, path, status, millis, %error, "request refused");
+        (Some(error), Some(not_said)) if status >= 500 && status != 503 => {
+            tracing::error!(request_id = id, route, %method, path, status, millis, not_said, %error, "request failed");
         }
-        Some(error) => {
+        (Some(error), Some(not_said)) if is_worth_a_line => {
+            tracing::warn!(request_id = id, route, %method, path, status, millis, not_said, %error, "request refused");
+        }
+        (Some(error), _) => {
             tracing::debug!(request_id = id, route, %method, path, status, millis, %error, "request refused");
         }
-        None if took >= SLOW => {
+        (None, _) if took >= SLOW => {
             tracing::info!(request_id = id, route, %method, path, status, millis, "slow request");
         }
-        None => tracing::debug!(request_id = id, route, %method, path, status, millis, "request"),
+        (None, _) => tracing::debug!(request_id = id, route, %method, path, status, millis, "request"),
     }
 }

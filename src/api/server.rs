@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use super::gates::Gates;
 use super::limits::ServerConfig;
+use super::refusals::Refusals;
 use super::{connections, request};
 use crate::engine::Engine;
 use crate::error::Result;
@@ -33,6 +34,8 @@ pub struct Server {
     requests: AtomicU64,
     /// Warnings that the log has.
     warned: Mutex<BTreeSet<String>>,
+    /// What of refused requests the log has.
+    pub refusals: Refusals,
 }
 
 /// So many different warnings about requests go into the log of one run; the answers have them all.
@@ -50,6 +53,7 @@ impl Server {
             run,
             requests: AtomicU64::new(0),
             warned: Mutex::default(),
+            refusals: Refusals::default(),
             config,
             engine,
         }
