@@ -46,7 +46,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "deletions" => &["deletions.del"],
         "envelope" => &["_format.json"],
         "log" => &["log.wal", "log-multivectors.wal"],
-        "manifest" => &["manifest.json", "manifest-answers.json", "../v3/manifest.json"],
+        "manifest" => &["manifest.json", "manifest-answers.json", "../v3/manifest.json", "../v5/manifest.json"],
         "names" => &["binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json", "traffic.json", "claim.json", "../v3/node.json"],
         "ranges" => &["object.here"],

@@ -189,6 +189,7 @@ fn manifest() -> Manifest {
             since: Hlc(7 << 16),
         }),
         expires_ms: Some(9),
+        set_ms: Default::default(),
         logs: vec![LogRef {
             key: format!("{prefix}/wal/00000000000000000010-000000000000000a.wal"),
             origin: Origin(0xabc),
@@ -257,6 +258,16 @@ fn manifest_with_fence() -> Manifest {
 /// The same, once tags were sent there.
 fn manifest_with_tags() -> Manifest {
     manifest_with_fence().tagged(7)
+}
+
+/// The same, once labels and the rest were set by a release that keeps when that was.
+fn manifest_with_settings() -> Manifest {
+    let mut manifest = manifest_with_tags();
+    manifest.set_labels([("shop".to_owned(), "18".to_owned())].into(), 5);
+    manifest.set_labels([("shelf".to_owned(), "3".to_owned())].into(), 6);
+    manifest.set_read_only(false, 7);
+    manifest.set_expiry(Some(10), 8);
+    manifest
 }
 
 fn sweep_file() -> SweepFile {
@@ -663,7 +674,7 @@ fn the_answers_file_is_laid_out_as_documented() {
 
 #[test]
 fn the_manifest_has_exactly_the_documented_fields() {
-    check_fields("Manifest", &manifest_with_tags());
+    check_fields("Manifest", &manifest_with_settings());
 }
 
 #[test]
@@ -715,6 +726,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_fence());
     let found = golden("v4", "manifest.json", &encode_manifest(&manifest_with_tags()).unwrap().0);
     assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_tags());
+    let found = golden("v5", "manifest.json", &encode_manifest(&manifest_with_settings()).unwrap().0);
+    assert_eq!(decode_manifest(&found, "golden").unwrap().0, manifest_with_settings());
     let found = golden("v1", "sweep.json", &encode_sweep(&sweep_file()).unwrap());
     assert_eq!(decode_sweep(&found, "golden").unwrap(), sweep_file());
     let found = golden("v1", "hold.json", &encode_hold(&hold_file()).unwrap());

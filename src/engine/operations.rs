@@ -165,6 +165,7 @@ impl Engine {
             read_only: false,
             lineage: None,
             expires_ms: None,
+            set_ms: BTreeMap::new(),
             logs: Vec::new(),
             segments: Vec::new(),
             conflicts: Vec::new(),
@@ -338,7 +339,9 @@ impl Engine {
     pub async fn set_labels(self: &Arc<Self>, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
         check_labels(&labels)?;
         let namespace = self.namespace(name)?;
-        self.to_the_end(|_| async move { namespace.edit_head(|manifest| manifest.labels = labels).await }).await
+        let now = self.context.clock.now_millis();
+        self.to_the_end(|_| async move { namespace.edit_head(|manifest| manifest.set_labels(labels, now)).await })
+            .await
     }
 
     /// Refuses or allows writes, pins or unpins; `None` leaves as it is.

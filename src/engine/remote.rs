@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
-use super::merge::{MergeReport, MergeRequest, Work, bases};
+use super::merge::{MergeReport, MergeRequest, Work, bases, settings};
 use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
@@ -314,6 +314,13 @@ impl Engine {
         }
     }
 
+    /// What of labels, the mark of being read-only and the time to live was set here and in the bucket's state apart, in words.
+    pub async fn set_apart(&self, name: &NamespaceName, theirs: &Manifest) -> Result<BTreeSet<&'static str>> {
+        let ours = self.namespace(name)?.newest_manifest().await;
+        let common = tokio::task::block_in_place(|| self.common(theirs.nsid))?;
+        Ok(settings::join(theirs, &ours, common.as_ref()).apart)
+    }
+
     async fn take_in_now(&self, name: &NamespaceName, theirs: Manifest, policy: Policy) -> Result<TakenIn> {
         let namespace = self.namespace(name)?;
         let nsid = namespace.nsid;
@@ -435,5 +442,6 @@ pub(super) fn is_same(bucket: &Manifest, ours: &Manifest) -> bool {
         && bucket.labels == ours.labels
         && bucket.read_only == ours.read_only
         && bucket.expires_ms == ours.expires_ms
+        && bucket.set_ms == ours.set_ms
         && bucket.conflicts == ours.conflicts
 }

@@ -5,7 +5,7 @@
 //! - Nothing is written between the last look at what is here and the binding.
 //! - Everything of the other incarnation is in place before its name is; what a crash leaves of it the next attempt discards.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::layout::conflicts_key;
@@ -190,16 +190,14 @@ impl Engine {
         // The oldest go where there is no room for all, as everywhere where nobody can be asked.
         let over = (known.len() + conflicts.len()).saturating_sub(CONFLICTS_MAX).min(known.len());
         let let_go = tokio::task::block_in_place(|| after.states_in(&known[..over]));
-        let own_labels = last.manifest.labels.clone();
         after
             .edit_head_with_answers(answers, |manifest| {
                 manifest.conflicts.extend(conflicts);
                 let over = manifest.conflicts.len().saturating_sub(CONFLICTS_MAX);
                 manifest.conflicts.drain(..over);
-                let mut labels: BTreeMap<String, String> = own_labels;
-                labels.extend(manifest.labels.clone());
-                if labels.len() <= LABELS_MAX {
-                    manifest.labels = labels;
+                let names: BTreeSet<&String> = manifest.labels.keys().chain(last.manifest.labels.keys()).collect();
+                if names.len() <= LABELS_MAX {
+                    manifest.add_labels_of(&last.manifest);
                 }
             })
             .await

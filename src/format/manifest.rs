@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::envelope;
 use super::reclaim::{Fence, check_fence};
+use super::settings::SET_TIMES_MAX;
 use crate::error::{Error, Result};
 use crate::model::ids::{CommitId, Hlc, Nsid, Origin};
 use crate::model::schema::Schema;
@@ -19,6 +20,8 @@ pub const VERSION: u32 = 2;
 pub const FENCED_VERSION: u32 = 3;
 /// What a manifest is from the first tag in the bucket on: releases that know of none would delete what tags keep.
 pub const TAGGED_VERSION: u32 = 4;
+/// What a manifest is that says when something of it was set: releases that know of no such times would keep old ones.
+pub const SET_VERSION: u32 = 5;
 /// The most log objects one manifest names; back-pressure keeps a namespace below it.
 pub const LOGS_MAX: usize = 1_024;
 /// The most segments one manifest names; compaction keeps a namespace below it.
@@ -63,6 +66,9 @@ pub struct Manifest {
     /// When the namespace is deleted by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_ms: Option<u64>,
+    /// When of labels, `read_only` and `expires_ms` what was set, see [`super::settings`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_ms: BTreeMap<String, u64>,
     /// Sealed logs whose records are not in segments yet.
     pub logs: Vec<LogRef>,
     pub segments: Vec<SegmentRef>,
@@ -100,6 +106,11 @@ impl Manifest {
         Manifest { next_seq: 0, replay_from: 0, ids_reserved: 0, idempotency: Vec::new(), ..self }
     }
 
+    /// Takes the version that can say all of it.
+    pub(super) fn take_version(&mut self) {
+        self.format = version_of(self);
+    }
+
     /// The same with so many changes of tags, and of the version that can say so.
     pub fn tagged(self, tags: u64) -> Self {
         let next = Manifest { tags, ..self };
@@ -124,6 +135,7 @@ fn is_zero(n: &u64) -> bool {
 /// The version that can say all of it, and no later one.
 fn version_of(manifest: &Manifest) -> u32 {
     match (manifest.tags, &manifest.fence) {
+        _ if !manifest.set_ms.is_empty() => SET_VERSION,
         (0, None) => VERSION,
         (0, Some(_)) => FENCED_VERSION,
         _ => TAGGED_VERSION,
@@ -220,7 +232,7 @@ pub fn encode_manifest(manifest: &Manifest) -> Result<(Vec<u8>, u32)> {
 
 /// The manifest in `bytes`, and the checksum of its body.
 pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
-    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, TAGGED_VERSION, name)?;
+    let (mut manifest, checksum) = envelope::open::<Manifest>(bytes, SET_VERSION, name)?;
     upgrade(&mut manifest, name)?;
     check(&manifest).map_err(|what| Error::corrupt(format!("{name}: {what}")))?;
     Ok((manifest, checksum))
@@ -229,11 +241,11 @@ pub fn decode_manifest(bytes: &[u8], name: &str) -> Result<(Manifest, u32)> {
 /// Version 1 knew no branches, kept sequence numbers in its vector, and no time of commit.
 pub(super) fn upgrade(manifest: &mut Manifest, name: &str) -> Result<()> {
     match manifest.format {
-        VERSION | FENCED_VERSION | TAGGED_VERSION => return Ok(()),
+        VERSION | FENCED_VERSION | TAGGED_VERSION | SET_VERSION => return Ok(()),
         1 => {}
         other => {
             return Err(Error::unsupported(format!(
-                "{name}: manifest format {other}, this release reads up to {TAGGED_VERSION}"
+                "{name}: manifest format {other}, this release reads up to {SET_VERSION}"
             ))
             .with_hint("use a release of Shoal that knows this version"));
         }
@@ -267,9 +279,12 @@ pub(super) fn check(manifest: &Manifest) -> std::result::Result<(), String> {
     if manifest.version_vector.len() > ORIGINS_MAX {
         return Err(format!("{} origins, expected at most {ORIGINS_MAX}", manifest.version_vector.len()));
     }
+    if manifest.set_ms.len() > SET_TIMES_MAX {
+        return Err(format!("{} times of settings, expected at most {SET_TIMES_MAX}", manifest.set_ms.len()));
+    }
     if manifest.format != version_of(manifest) {
         return Err(format!(
-            "format {}, expected {} by its fence and its tags",
+            "format {}, expected {} by its fence, its tags and what was set",
             manifest.format,
             version_of(manifest)
         ));
@@ -347,6 +362,7 @@ pub(crate) mod tests {
             read_only: false,
             lineage: None,
             expires_ms: None,
+            set_ms: Default::default(),
             logs: vec![LogRef {
                 key: "acme/search/namespaces/x/wal/00000000000000000010-a.wal".into(),
                 origin: Origin(5),

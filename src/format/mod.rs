@@ -24,6 +24,7 @@ mod record_bytes;
 pub mod rows;
 pub mod segment;
 pub mod segment_writer;
+pub mod settings;
 pub mod snapshot;
 pub mod snapshot_writer;
 pub mod sparse;

@@ -297,7 +297,13 @@ impl Sync {
         }
         let _expected = engine.expect(theirs);
         done.fetched += self.fetch_objects(name, theirs).await?;
-        match engine.take_in(name, theirs.clone(), self.options.policy).await? {
+        let apart = engine.set_apart(name, theirs).await?;
+        let taken = engine.take_in(name, theirs.clone(), self.options.policy).await?;
+        if !apart.is_empty() {
+            let what = apart.into_iter().collect::<Vec<_>>().join(", ");
+            done.tell(format!("{what} of {name} were set here and by another node apart: what was set later holds"));
+        }
+        match taken {
             TakenIn::Known => {}
             TakenIn::Committed(report) => done.conflicts += report.conflicts,
             TakenIn::Refused(report) => {

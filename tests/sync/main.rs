@@ -34,6 +34,7 @@ mod reclaiming;
 mod returning;
 mod reusing;
 mod schemas;
+mod settings;
 mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]

@@ -50,7 +50,8 @@ impl Engine {
         let namespace = self.namespace(name)?;
         self.to_the_end(|engine| async move {
             let expires_ms = tokio::task::block_in_place(|| engine.context.expire_in(namespace.nsid, ttl_ms))?;
-            namespace.edit_head(|manifest| manifest.expires_ms = expires_ms).await?;
+            let now = engine.context.clock.now_millis();
+            namespace.edit_head(|manifest| manifest.set_expiry(expires_ms, now)).await?;
             engine.follow_expiry(namespace.nsid, &namespace.name, expires_ms);
             Ok(expires_ms)
         })
@@ -98,6 +99,7 @@ impl Engine {
             return Ok(());
         }
         let deadline = Deadline { expires_ms: to, jumps_ms };
+        // Nobody set it anew: what another node sets since then counts.
         namespace.edit_head(|manifest| manifest.expires_ms = Some(to)).await?;
         tokio::task::block_in_place(|| self.context.meta.set_deadline(nsid, Some(deadline)))?;
         self.follow_expiry(nsid, name, Some(to));

@@ -71,7 +71,7 @@ impl Engine {
                 // Who brings it back wants it: its time may be what it was deleted for, and would delete it again at once.
                 let now = context.clock.now_millis();
                 head.commit(context, |manifest| {
-                    manifest.expires_ms = None;
+                    manifest.set_expiry(None, now);
                     manifest.updated_ms = now;
                 })?;
             }

@@ -238,7 +238,8 @@ impl Namespace {
     /// Refuses or allows writes from now on.
     pub async fn set_read_only(&self, read_only: bool) -> Result<()> {
         let mut decider = self.decider.lock().await;
-        self.edit_head(|manifest| manifest.read_only = read_only).await?;
+        let now = self.context.clock.now_millis();
+        self.edit_head(|manifest| manifest.set_read_only(read_only, now)).await?;
         decider.read_only = read_only;
         Ok(())
     }

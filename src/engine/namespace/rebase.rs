@@ -13,6 +13,7 @@ use super::absorb::{Absorb, Absorption, Site};
 use super::flush::place_deletions;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
+use crate::engine::merge::settings;
 use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
@@ -26,18 +27,6 @@ pub(in crate::engine) struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// What stays of something that both sides may have changed: what one of them changed, and of two changes the newer.
-    fn merged<T: PartialEq + Clone>(&self, ours: &Manifest, of: impl Fn(&Manifest) -> &T) -> T {
-        let (own, other) = (of(ours), of(self.theirs));
-        let kept = match self.common.map(&of) {
-            Some(common) if common == own => other,
-            Some(common) if common == other => own,
-            _ if ours.updated_ms > self.theirs.updated_ms => own,
-            _ => other,
-        };
-        kept.clone()
-    }
-
     /// Whether the other side merged segments, or did anything else by which the same documents lie in others. Who kept its own would
     /// commit those, the other side its own again, and so on without end.
     fn segments_moved(&self, ours: &Manifest) -> bool {
@@ -105,9 +94,7 @@ impl Namespace {
 
     /// Whether the other state has something that is no document and that is not here.
     fn facts_moved(&self, facts: &Facts, ours: &Manifest) -> bool {
-        facts.merged(ours, |m| &m.labels) != ours.labels
-            || facts.merged(ours, |m| &m.read_only) != ours.read_only
-            || facts.merged(ours, |m| &m.expires_ms) != ours.expires_ms
+        !settings::join(facts.theirs, ours, facts.common).are_of(ours)
             || facts.conflicts(ours, Vec::new()).iter().collect::<BTreeSet<_>>()
                 != ours.conflicts.iter().collect::<BTreeSet<_>>()
     }
@@ -143,13 +130,8 @@ impl Namespace {
             let reserved = ids_reserved.unwrap_or(decider.ids_reserved);
             let conflicts = self.fit_conflicts(facts.conflicts(&head.manifest, losers), &mut begun)?;
             let next = head.commit_new(&self.context, begun, |manifest| {
-                let (labels, read_only, expires_ms) = (
-                    facts.merged(manifest, |m| &m.labels),
-                    facts.merged(manifest, |m| &m.read_only),
-                    facts.merged(manifest, |m| &m.expires_ms),
-                );
+                settings::join(facts.theirs, manifest, facts.common).give_to(manifest);
                 manifest.conflicts = conflicts.keys;
-                (manifest.labels, manifest.read_only, manifest.expires_ms) = (labels, read_only, expires_ms);
                 manifest.segments = parts.iter().map(|part| part.reference.clone()).collect();
                 manifest.logs.clear();
                 manifest.schema = (*built.schema).clone();
