@@ -381,6 +381,13 @@ impl Engine {
         Ok(kept)
     }
 
+    /// Lets go of a deleted incarnation before its time, of which the bucket's state is to take the place.
+    pub async fn clear_deleted(&self, name: &NamespaceName, nsid: Nsid) {
+        let door = self.door(name);
+        let _door = door.lock().await;
+        tokio::task::block_in_place(|| self.discard(&name.project, nsid));
+    }
+
     /// Makes a namespace of the bucket's state, whose objects are here: this node's own copy of that incarnation. Invalid
     /// with code `exists` when the name is taken.
     pub async fn adopt(self: &Arc<Self>, name: &NamespaceName, theirs: Manifest) -> Result<()> {

@@ -8,6 +8,7 @@ use super::gone::begun_ms;
 use super::namespace::{Done, Found};
 use super::objects::Carried;
 use super::{Attached, Sync, binding, names};
+use crate::engine::merge::schemas::SCHEMA_CLASH;
 use crate::engine::{HandedOver, Handover};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -186,6 +187,37 @@ impl Sync {
                     tracing::warn!(%name, notice);
                 }
                 return Ok(Done { notice, ..Done::default() });
+            }
+        }
+        Err(restless(name))
+    }
+
+    /// What leads on where the schemas of one incarnation contradict each other here and in the bucket: [`Self::set_aside`].
+    pub(super) fn with_way_out(&self, name: &NamespaceName, error: Error) -> Error {
+        let kept = binding::beside(name, KEPT[0], self.engine.node_id(), 1);
+        match kept.ok().filter(|_| error.code() == SCHEMA_CLASH) {
+            None => error,
+            Some(kept) => error.with_hint(format!(
+                "delete {name} on this node, and sync: then it has the bucket's documents, and those that are here now are in {kept}, \
+                 or under that name and a number where it is taken"
+            )),
+        }
+    }
+
+    /// Puts what was deleted here, and cannot be brought together with what others have of the same incarnation, under another name,
+    /// so that theirs can have its place. Gives what a person should know.
+    pub(super) async fn set_aside(&self, name: &NamespaceName, nsid: Nsid, why: &Error) -> Result<String> {
+        for _ in 0..ATTEMPTS {
+            let tags = match tokio::task::block_in_place(|| self.engine.tags(name))?.len() {
+                0 => String::new(),
+                count => format!("; of its tags ({count}) and past states here those stay that the bucket has"),
+            };
+            let (kept, covered) = self.keep_beside(name, KEPT[0]).await?;
+            if self.engine.delete_known(name, &covered).await? {
+                self.engine.clear_deleted(name, nsid).await;
+                let notice = format!("what was here of {name} is kept as {kept} ({}){tags}", why.message());
+                tracing::warn!(%name, notice);
+                return Ok(notice);
             }
         }
         Err(restless(name))

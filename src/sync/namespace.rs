@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::objects::Carried;
 use super::tags::Uploads;
 use super::{Sync, binding, keys};
+use crate::engine::merge::schemas::SCHEMA_CLASH;
 use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
@@ -81,14 +82,23 @@ impl Sync {
             return Err(binding::no_manifest(name, nsid));
         };
         self.settle_own(&name.project, nsid, &found.manifest).await?;
+        let mut notice = None;
         if self.engine.revive(name, &found.manifest).await? {
-            return self.meet(name, nsid).await;
+            match self.meet(name, nsid).await {
+                Err(error) if error.code() == SCHEMA_CLASH => {
+                    notice = Some(self.set_aside(name, nsid, &error).await?)
+                }
+                met => return met,
+            }
         }
         let _expected = self.engine.expect(&found.manifest);
         let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest.clone()).await?;
-        let mut done = Done { fetched, generation, ..Done::default() };
+        if notice.is_some() {
+            self.engine.settle_return(name, nsid).await?;
+        }
+        let mut done = Done { fetched, generation, notice, ..Done::default() };
         self.take_in_tags(name, (None, &found.manifest), &mut done).await?;
         Ok(done)
     }
@@ -298,7 +308,8 @@ impl Sync {
         let _expected = engine.expect(theirs);
         done.fetched += self.fetch_objects(name, theirs).await?;
         let apart = engine.set_apart(name, theirs).await?;
-        let taken = engine.take_in(name, theirs.clone(), self.options.policy).await?;
+        let taken = engine.take_in(name, theirs.clone(), self.options.policy).await;
+        let taken = taken.map_err(|error| self.with_way_out(name, error))?;
         if !apart.is_empty() {
             let what = apart.into_iter().collect::<Vec<_>>().join(", ");
             done.tell(format!("{what} of {name} were set here and by another node apart: what was set later holds"));

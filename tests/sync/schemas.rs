@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::fleet::{bucket, fresh, sync};
+use crate::fleet::{bucket, fresh, meet, sync};
 use crate::node::{Node, all, name, put, write};
 
 /// What a node can be asked of a namespace: its attributes, as metadata shows them, and the ids that a text query finds.
@@ -94,6 +94,76 @@ async fn an_attribute_that_is_dropped_and_declared_again_takes_the_place_of_the_
             let values: Vec<_> = found.values().map(|row| row.get("n").cloned()).collect();
             let expected: Vec<_> = (0..6).map(|id| (id == 1).then(|| json!("one"))).collect();
             assert_eq!(values, expected, "first {is_first}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_schemas_contradict_each_other_the_hint_leads_to_the_documents_of_both() {
+    let rows = |row: Json| json!({"upsert_rows": [row]});
+    let vector =
+        |metric: &str, vector: Json| json!({"distance_metric": metric, "upsert_rows": [{"id": 1, "vector": vector}]});
+    for (one, other) in [
+        (rows(json!({"id": 1, "x": 1})), rows(json!({"id": "one", "x": 1}))),
+        (vector("cosine_distance", json!([1.0, 2.0])), vector("euclidean_squared", json!([1.0, 2.0]))),
+        (vector("cosine_distance", json!([1.0, 2.0])), vector("cosine_distance", json!([1.0, 2.0, 3.0]))),
+        (rows(json!({"id": 1, "x": 1})), rows(json!({"id": 1, "x": "text"}))),
+    ] {
+        for is_cut in [false, true] {
+            let what = format!("{one}, {other}, cut {is_cut}");
+            let (bucket, nodes) = (bucket(7), [Node::new(1), Node::new(2)]);
+            let mut engines = [nodes[0].open(), nodes[1].open()];
+            engines[0].create(&name("docs"), Default::default()).await.unwrap();
+            for at in 0..2 {
+                sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+            }
+            nodes.iter().for_each(|node| node.clock.advance(60_000));
+            write(&engines[0], "docs", one.clone()).await;
+            write(&engines[1], "docs", other.clone()).await;
+            engines[1].tag(&name("docs"), "monday", None).await.unwrap();
+            let (theirs, ours) = (all(&engines[0], "docs"), all(&engines[1], "docs"));
+            sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+            let mut hint = String::new();
+            for _ in 0..2 {
+                let refused = sync(&nodes[1], &engines[1], &bucket).await.unwrap_err();
+                assert_eq!(refused.code(), "schema_clash", "{what}");
+                assert!(refused.message().contains(" on this node, "), "{refused}");
+                hint = refused.hint().unwrap().to_owned();
+                let expected = "delete default/default/docs on this node, and sync: then it has the bucket's documents, and those that are here now";
+                assert!(hint.starts_with(expected), "{hint}");
+            }
+            engines[1].delete(&name("docs")).await.unwrap();
+            if is_cut {
+                engines[1] = nodes[1].cut_power(engines[1].clone());
+            }
+            let status = sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+            let known = &status.namespaces[&name("docs")];
+            assert_eq!(known.error, None, "{what}");
+            let named = engines[1].named().into_iter().map(|(name, _)| name.name.to_string());
+            let kept = named.filter(|name| name.starts_with("docs.apart-")).collect::<Vec<_>>();
+            assert!(
+                kept.len() == 1 && hint.contains(&format!("are in default/default/{}", kept[0])),
+                "{hint}: {kept:?}"
+            );
+            let notice = known.notice.clone().unwrap();
+            assert!(notice.contains(&kept[0]) && notice.contains("tags (1)"), "{notice}");
+            meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+            for engine in &engines {
+                assert_eq!((all(engine, "docs"), all(engine, &kept[0])), (theirs.clone(), ours.clone()), "{what}");
+                assert!(engine.check(3).unwrap().is_whole(), "{what}");
+            }
+            // From then on both are namespaces as any other, and the deletion is over.
+            write(&engines[1], "docs", one.clone()).await;
+            write(&engines[0], &kept[0], other.clone()).await;
+            meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+            for namespace in ["docs", &kept[0]] {
+                assert_eq!(all(&engines[0], namespace), all(&engines[1], namespace), "{what}");
+            }
+            engines[1].delete(&name("docs")).await.unwrap();
+            meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
+            for engine in &engines {
+                assert!(engine.nsid_of(&name("docs")).is_none(), "{what}");
+            }
         }
     }
 }

@@ -6,10 +6,18 @@ use std::collections::BTreeSet;
 use crate::error::{Error, Result};
 use crate::model::schema::{COLUMNS_MAX, Column, Schema, VECTOR_COLUMNS_MAX};
 
+/// The code of what is refused as two schemas contradict each other.
+pub const SCHEMA_CLASH: &str = "schema_clash";
+
+/// What the two sides are to a person, theirs first: of a merge, and of one namespace that two nodes share, where what is written
+/// anew comes on top of the bucket's.
+const OF_A_MERGE: [&str; 2] = ["in the source", "here"];
+const OF_SYNC: [&str; 2] = ["on this node", "in the bucket"];
+
 /// Joins the source's schema into the target's. Refused, with names, where they contradict each other. Attributes that the
 /// target dropped stay dropped; their names are the second value.
 pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
-    let mut joined = joined_types(theirs, ours)?;
+    let mut joined = joined_types(theirs, ours, OF_A_MERGE)?;
     let mut left_out = Vec::new();
     for column in &theirs.columns {
         match ours.column(&column.name) {
@@ -18,7 +26,7 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
                 let what = "was dropped and declared again on one side, so its values are not those of the other's";
                 return Err(clash(&column.name, what.to_owned()));
             }
-            Some(own) => return Err(kinds_clash(column, own)),
+            Some(own) => return Err(kinds_clash(column, own, OF_A_MERGE)),
             None if ours.epoch_of(&column.name) > column.epoch => left_out.push(column.name.clone()),
             None => joined.columns.push(column.clone()),
         }
@@ -30,7 +38,7 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
 /// them dropped is dropped, and one that was declared again after that takes its place. Of two changes of one option that of `ours` stays. The
 /// second value is as for [`join`].
 pub fn join_changes(theirs: &Schema, ours: &Schema, common: Option<&Schema>) -> Result<(Schema, Vec<String>)> {
-    let mut joined = joined_types(theirs, ours)?;
+    let mut joined = joined_types(theirs, ours, OF_SYNC)?;
     let mut left_out = Vec::new();
     for (name, epoch) in &theirs.dropped {
         match joined.dropped.iter_mut().find(|(dropped, _)| dropped == name) {
@@ -41,7 +49,7 @@ pub fn join_changes(theirs: &Schema, ours: &Schema, common: Option<&Schema>) -> 
     if joined.dropped.len() > COLUMNS_MAX {
         let count = joined.dropped.len();
         let what = format!("both nodes together dropped {count} attributes, at most {COLUMNS_MAX} may be dropped");
-        return Err(Error::invalid(what).with_code("schema_clash"));
+        return Err(Error::invalid(what).with_code(SCHEMA_CLASH));
     }
     let gone = joined.dropped.clone();
     let is_gone = |column: &Column| gone.iter().any(|(name, epoch)| *name == column.name && *epoch > column.epoch);
@@ -50,7 +58,7 @@ pub fn join_changes(theirs: &Schema, ours: &Schema, common: Option<&Schema>) -> 
         let known = joined.columns.iter_mut().find(|known| known.name == column.name);
         match known {
             _ if is_gone(column) => left_out.push(column.name.clone()),
-            Some(own) if own.kind != column.kind => return Err(kinds_clash(column, own)),
+            Some(own) if own.kind != column.kind => return Err(kinds_clash(column, own, OF_SYNC)),
             Some(own) => {
                 let before = common.and_then(|common| common.column_by_uid(own.uid()));
                 *own = joined_options(column, own, before);
@@ -94,23 +102,24 @@ fn joined_options(theirs: &Column, ours: &Column, common: Option<&Column>) -> Co
 }
 
 /// The target's schema, with what a namespace has one of.
-fn joined_types(theirs: &Schema, ours: &Schema) -> Result<Schema> {
+fn joined_types(theirs: &Schema, ours: &Schema, [at_theirs, at_ours]: [&str; 2]) -> Result<Schema> {
     let mut joined = ours.clone();
     if let (Some(their_type), Some(our_type)) = (theirs.id_type, ours.id_type)
         && their_type != our_type
     {
-        return Err(clash("id", format!("is a {} in the source, a {} here", their_type.name(), our_type.name())));
+        let (one, other) = (their_type.name(), our_type.name());
+        return Err(clash("id", format!("is a {one} {at_theirs}, a {other} {at_ours}")));
     }
     joined.id_type = ours.id_type.or(theirs.id_type);
     if let (Some(their_metric), Some(our_metric)) = (theirs.metric, ours.metric)
         && their_metric != our_metric
     {
         return Err(Error::invalid(format!(
-            "💔 distance metric mismatch, the source has {}, this namespace {}",
+            "💔 distance metric mismatch, it is {} {at_theirs}, {} {at_ours}",
             their_metric.name(),
             our_metric.name()
         ))
-        .with_code("schema_clash"));
+        .with_code(SCHEMA_CLASH));
     }
     joined.metric = ours.metric.or(theirs.metric);
     Ok(joined)
@@ -131,18 +140,18 @@ fn checked(mut joined: Schema) -> Result<Schema> {
              {VECTOR_COLUMNS_MAX} are allowed",
             joined.columns.len()
         ))
-        .with_code("schema_clash"));
+        .with_code(SCHEMA_CLASH));
     }
     Ok(joined)
 }
 
-fn kinds_clash(theirs: &Column, ours: &Column) -> Error {
-    clash(&theirs.name, format!("is a {} in the source, a {} here", theirs.kind, ours.kind))
+fn kinds_clash(theirs: &Column, ours: &Column, [at_theirs, at_ours]: [&str; 2]) -> Error {
+    clash(&theirs.name, format!("is a {} {at_theirs}, a {} {at_ours}", theirs.kind, ours.kind))
 }
 
 fn clash(name: &str, what: String) -> Error {
     Error::invalid(format!("the schemas do not go together: attribute '{name}' {what}"))
-        .with_code("schema_clash")
+        .with_code(SCHEMA_CLASH)
         .with_attribute(name)
         .with_hint("write one side's attribute under another name, then merge")
 }
