@@ -11,6 +11,7 @@ mod clock;
 mod past;
 mod references;
 mod seal;
+mod shrink;
 pub mod tables;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct Meta {
     /// Reads go on beside a write; alone is who opens or closes it.
     database: RwLock<Option<Database>>,
     trusted: AtomicBool,
+    /// Something went since it was looked how much of the file is needed.
+    has_let_go: AtomicBool,
     /// Nothing may change any more: what is left of the background must not follow a stop that counts as clean.
     closed: AtomicBool,
 }
@@ -131,6 +134,7 @@ impl Meta {
             path,
             database: RwLock::new(Some(database)),
             trusted: AtomicBool::new(false),
+            has_let_go: AtomicBool::new(true),
             closed: AtomicBool::new(false),
         };
         let clean = meta.read(|transaction| match transaction.open_table(STATE) {
@@ -188,6 +192,7 @@ impl Meta {
     /// Follows a manifest that is durable: its head, and the objects that it names no more. Gives those that
     /// nobody references now. Lazy: lost by a crash, and then recounted.
     pub fn settle(&self, nsid: Nsid, head: Option<&Head>, released: &[String]) -> Result<Vec<String>> {
+        self.has_let_go.fetch_or(head.is_none(), Ordering::Relaxed);
         self.write(Durability::None, |transaction| {
             {
                 let mut manifests = transaction.open_table(MANIFESTS)?;
@@ -343,6 +348,7 @@ impl Meta {
             facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, &head.objects))
         })?;
         self.trusted.store(true, Ordering::SeqCst);
+        self.has_let_go.store(true, Ordering::Relaxed);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! What the index knows of states that were replaced, and of incarnations that are more than a bound name.
 
+use std::sync::atomic::Ordering;
+
 use redb::{Durability, ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
@@ -20,6 +22,7 @@ impl Meta {
 
     /// Forgets manifests of the past, and releases what they held; gives the objects that nobody references now. Lazy.
     pub fn forget(&self, nsid: Nsid, generations: &[u64], released: &[String]) -> Result<Vec<String>> {
+        self.has_let_go.store(true, Ordering::Relaxed);
         self.write(Durability::None, |transaction| {
             {
                 let mut history = transaction.open_table(HISTORY)?;

@@ -82,6 +82,8 @@ pub struct Kin {
     pub deleted_ms: Option<u64>,
     /// Of a deleted one, the bytes of what its newest manifest names.
     pub bytes: u64,
+    /// Of a deleted one, what its own small files take, and its manifest in this index.
+    pub files_bytes: u64,
 }
 
 /// Where a branch belongs.
@@ -114,13 +116,7 @@ impl Past {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let decoded = bincode::decode_from_slice(bytes, bincode::config::standard());
-        // An index of before has no size of the file in it.
-        let decoded = decoded.or_else(|_| {
-            let bytes = [bytes, &[0]].concat();
-            bincode::decode_from_slice(&bytes, bincode::config::standard())
-        });
-        decoded.ok().map(|(past, _)| past)
+        decode_longer(bytes)
     }
 }
 
@@ -135,6 +131,16 @@ impl Kin {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        bincode::decode_from_slice(bytes, bincode::config::standard()).ok().map(|(kin, _)| kin)
+        decode_longer(bytes)
     }
+}
+
+/// A row whose last number an index of before does not have.
+fn decode_longer<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
+    let decoded = bincode::decode_from_slice(bytes, bincode::config::standard());
+    let decoded = decoded.or_else(|_| {
+        let bytes = [bytes, &[0]].concat();
+        bincode::decode_from_slice(&bytes, bincode::config::standard())
+    });
+    decoded.ok().map(|(row, _)| row)
 }

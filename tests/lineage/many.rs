@@ -7,13 +7,14 @@ use std::time::Instant;
 use serde_json::json;
 use shoal::engine::merge::MergeRequest;
 use shoal::engine::{Engine, EngineConfig};
+use shoal::model::as_of::AsOf;
 use shoal::platform::clock::SystemClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::Fault;
 use shoal::platform::random::SystemRandom;
 use shoal::platform::real_disk::RealDisk;
 
-use crate::node::{DAY_MS, Node, all, branch, name, objects, put};
+use crate::node::{DAY_MS, HOUR_MS, Node, all, at, branch, name, objects, put, write};
 
 /// Every directory of a node.
 fn directories(node: &Node) -> Vec<String> {
@@ -179,4 +180,37 @@ async fn a_node_of_many_namespaces() {
     println!("opening one {:.2} ms", ms(begun, 200.min(many) - 100));
     engine.shutdown().await.unwrap();
     println!("{}", json!({"namespaces": many}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_of_deleted_namespaces_count_for_the_share_of_the_past_and_are_given_back() {
+    let mut node = Node::new(75);
+    node.config.retention_disk_percent = 20;
+    let engine = node.open();
+    let mut states = Vec::new();
+    for round in 0..8u64 {
+        put(&engine, "small", 0..3_000, round).await;
+        engine.compact(&name("small")).await.unwrap();
+        node.clock.advance(HOUR_MS);
+        states.push((engine.history(&name("small")).unwrap()[0].generation, all(&engine, "small")));
+    }
+    let schema = (0..1_000).map(|n| (format!("{n:0>120}"), json!("string"))).collect();
+    let schema = serde_json::Value::Object(schema);
+    write(&engine, "wide", json!({"schema": schema, "upsert_rows": [{"id": 1}]})).await;
+    for _ in 0..60 {
+        branch(&engine, "wide", "b").await;
+        engine.delete(&name("b")).await.unwrap();
+    }
+    let index = || node.disk.size(Path::new("/data/meta.redb")).unwrap();
+    let before = index();
+    node.disk.leave_free(Some(1 << 20));
+    for _ in 0..3 {
+        engine.tend().await.unwrap();
+    }
+    for (generation, expected) in states {
+        assert_eq!(at(&engine, "small", AsOf::Generation(generation)).unwrap(), expected, "generation {generation}");
+    }
+    let deleted = engine.deleted(&name("b").project).len();
+    assert!((1..60).contains(&deleted), "{deleted} are kept of 60 that take more than their share");
+    assert!(index() < before / 2, "the index has {} bytes, and had {before}", index());
 }

@@ -187,7 +187,8 @@ pub fn kin(manifest: &Manifest, deleted: Option<&DeletedFile>) -> Kin {
         lineage,
         expires_ms: manifest.expires_ms,
         deleted_ms: deleted.map(|deleted| deleted.deleted_ms),
-        bytes: deleted.map_or(0, |_| FILES_BYTES + MANIFEST_COPIES * manifest_bytes(manifest) + bytes_of(manifest)),
+        bytes: deleted.map_or(0, |_| bytes_of(manifest)),
+        files_bytes: deleted.map_or(0, |_| FILES_BYTES + MANIFEST_COPIES * manifest_bytes(manifest)),
     }
 }
 

@@ -55,7 +55,11 @@ impl Engine {
         self.delete_expired(now).await?;
         tokio::task::block_in_place(|| {
             self.forget_bases_in_turn();
-            self.drop_past(now)
+            self.drop_past(now)?;
+            if let Some((before, after)) = self.context.meta.shrink()? {
+                tracing::info!(before, after, "what the index does not need any more is given back");
+            }
+            Ok(())
         })
     }
 
@@ -134,7 +138,8 @@ impl Engine {
                 let Some(deleted_ms) = kin.deleted_ms else { continue };
                 let (replaced_ms, from_now_on) = deletions.deleted_ms(*nsid, deleted_ms, shown_ms);
                 undated.extend(from_now_on.map(|date| (*nsid, date)));
-                let whole = Kept { generation: WHOLE, replaced_ms, object_bytes: kin.bytes, ..Kept::default() };
+                let (object_bytes, manifest_bytes) = (kin.bytes, kin.files_bytes);
+                let whole = Kept { generation: WHOLE, replaced_ms, object_bytes, manifest_bytes, ..Kept::default() };
                 all.entry(*nsid).or_default().push(whole);
                 deleted.extend(parse_name(&kin.name).map(|name| (*nsid, name.project)));
             }
