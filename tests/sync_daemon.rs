@@ -169,13 +169,27 @@ fn what_nobody_needs_in_the_bucket_is_reclaimed_on_request() {
         dir.join("data.seg")
     };
     let small = left(1, 1_000);
+    // What two uploads left that were cut off: one two days ago, and one that goes on for all anybody knows.
+    let cut_off = |dir: &str, written: std::time::SystemTime| {
+        let path = segment.parent().unwrap().with_file_name(dir).join("data.seg#1");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let file = std::fs::File::create(&path).unwrap();
+        file.set_len(5_000).unwrap();
+        file.set_modified(written).unwrap();
+        path
+    };
+    let now = std::time::SystemTime::now();
+    let broken = cut_off("00000000-0000-7000-8000-000000000003", now - Duration::from_secs(2 * 24 * 3_600));
+    let going_on = cut_off("00000000-0000-7000-8000-000000000004", now);
     let output = one.run(&["sync", "--reclaim", "--dry-run"]);
     let told = text(&output.stdout);
     assert!(told.contains("1 objects of 1000 bytes, 0 manifests would be deleted in file://"), "{told}");
-    assert!(small.exists());
+    assert!(small.exists() && broken.exists());
     let done = one.json(&["sync", "--reclaim"]);
     assert_eq!((&done["objects"], &done["bytes"]), (&1.into(), &1_000.into()), "{done}");
     assert!(!small.exists() && segment.exists());
+    assert_eq!(done["broken_uploads"], json!({"files": 1, "bytes": 5_000}), "{done}");
+    assert!(!broken.exists() && going_on.exists());
     let told = text(&one.run(&["status"]).stdout);
     assert!(told.contains("last reclaimed there: ") && told.contains(", 1 objects of 1000 bytes"), "{told}");
     // Most of the store: somebody has to look first.

@@ -40,7 +40,7 @@ pub(super) struct Directory {
 
 /// A directory that is open, and is the one that is expected.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     /// Closed only when nothing is written through it anymore.
     _dir: File,
     at: PathBuf,
@@ -73,7 +73,8 @@ impl Directory {
         self.hold().await.map(|_| ())
     }
 
-    async fn hold(&self) -> Result<Held> {
+    /// Opens it for one piece of work.
+    pub(super) async fn hold(&self) -> Result<Held> {
         let (path, name) = (self.path.clone(), self.name.clone());
         let expected = *self.expected.lock().unwrap_or_else(PoisonError::into_inner);
         let held = tokio::task::spawn_blocking(move || Held::open(path, &name, expected)).await;
@@ -102,6 +103,11 @@ impl Held {
             true => Ok(held),
             false => Err(ours(replaced(name, true, found, expected))),
         }
+    }
+
+    /// A path that leads to it for as long as it is open.
+    pub(super) fn path(&self) -> &Path {
+        &self.at
     }
 
     /// A key, as a path from the file system's root.

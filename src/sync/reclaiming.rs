@@ -14,7 +14,7 @@ use super::worker::{SLEEP_MAX, WAIT_MAX};
 use super::{Selection, Sync, Worker};
 use crate::error::{Error, Result};
 use crate::model::ids::{NamespaceName, Nsid};
-use crate::store::UNREACHABLE;
+use crate::store::{Swept, UNREACHABLE};
 
 /// The first run by itself begins within this time of the start.
 const FIRST_WAIT_MAX: Duration = Duration::from_secs(3_600);
@@ -27,6 +27,8 @@ const ROUNDS_MAX: usize = 10;
 pub struct Reclaiming {
     /// By name, with the incarnation: a deleted one may have had the same name.
     pub namespaces: BTreeMap<(NamespaceName, Nsid), Result<Reclaimed>>,
+    /// What uploads to a directory left that broke off.
+    pub staged: Swept,
     /// Why it ended early, or the first error of a namespace.
     pub failed: Option<Error>,
 }
@@ -54,6 +56,7 @@ impl Reclaiming {
             shown
         };
         let mut all = self.total().to_json();
+        all["broken_uploads"] = json!({"files": self.staged.files, "bytes": self.staged.bytes});
         all["namespaces"] = self.namespaces.iter().map(shown).collect();
         all
     }
@@ -188,6 +191,16 @@ impl Sync {
                 run.failed.get_or_insert_with(|| error.duplicate().context(format_args!("reclaim {name}")));
             }
             run.namespaces.insert((name, nsid), done);
+        }
+        if !ask.dry_run && selection.is_whole() {
+            run.staged = self.bucket.sweep_staged().await?;
+            if run.staged.files > 0 {
+                tracing::info!(
+                    files = run.staged.files,
+                    bytes = run.staged.bytes,
+                    "what broken uploads left is removed"
+                );
+            }
         }
         run.failed.take().map_or(Ok(()), Err)
     }
