@@ -376,7 +376,7 @@ impl Engine {
             Ok::<_, Error>(is_kept)
         })?;
         if kept {
-            self.undelete(name, Some(nsid)).await?;
+            self.undelete_for(name, theirs).await?;
         }
         Ok(kept)
     }

@@ -54,6 +54,22 @@ impl Manifest {
         self.keep_times();
     }
 
+    /// When the namespace is deleted by itself, and when that was set.
+    pub fn expiry(&self) -> (Option<u64>, Option<u64>) {
+        (self.expires_ms, self.set_ms.get(EXPIRES).copied())
+    }
+
+    /// Takes the time to live of another state, as set when it was set there.
+    pub fn take_expiry_of(&mut self, other: &Manifest) {
+        let (expires_ms, set_ms) = other.expiry();
+        self.expires_ms = expires_ms;
+        match set_ms {
+            Some(ms) => drop(self.set_ms.insert(EXPIRES.to_owned(), ms)),
+            None => drop(self.set_ms.remove(EXPIRES)),
+        }
+        self.keep_times();
+    }
+
     fn was_set(&mut self, setting: String, now_ms: u64) {
         let at = self.set_ms.entry(setting).or_default();
         *at = now_ms.max(at.saturating_add(1));

@@ -9,6 +9,7 @@ use super::namespace::{Done, Found};
 use super::objects::Carried;
 use super::{Attached, Sync, binding, names};
 use crate::engine::merge::schemas::SCHEMA_CLASH;
+use crate::engine::merge::settings;
 use crate::engine::{HandedOver, Handover};
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -146,12 +147,17 @@ impl Sync {
         Ok(done)
     }
 
-    /// Whether a deletion knew of everything that the bucket has of the incarnation.
+    /// Whether a deletion knew of everything that the bucket has of the incarnation: documents, and what somebody set.
     async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
         let Some(Found { manifest: newest, .. }) = self.newest(&name.project, nsid, None).await? else {
             return Ok(true);
         };
-        Ok(ended.seen.covers_all(&newest.version_vector) && !self.is_of_a_clone(&name.project, nsid, &newest).await?)
+        if !ended.seen.covers_all(&newest.version_vector) || self.is_of_a_clone(&name.project, nsid, &newest).await? {
+            return Ok(false);
+        }
+        // Once it is let go of here, nothing says what it knew.
+        let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
+        Ok(common.is_none_or(|common| !settings::were_set(&common, &newest)))
     }
 
     /// Deletes what another node deleted, and fetches who has the name there since.
@@ -172,13 +178,16 @@ impl Sync {
         };
         self.part_from_clone(name, common.as_ref(), &ended.seen).await?;
         for _ in 0..ATTEMPTS {
-            let (known, notice) = if ended.seen.covers_all(&self.engine.seen(name).await?) {
+            let ours = self.engine.newest(name).await?;
+            let is_known = common.as_ref().is_none_or(|common| !settings::were_set(common, &ours))
+                && ended.seen.covers_all(&self.engine.seen(name).await?);
+            let (known, notice) = if is_known {
                 (ended.seen.clone(), None)
             } else {
                 let tags = self.tags_of(name, ended.nsid)?;
                 let (kept, covered) = self.keep_beside(name, "recovered").await?;
                 let notice = format!(
-                    "another node deleted {name}, and had not seen what was written here: that is kept as {kept}{tags}"
+                    "another node deleted {name}, and had not seen what was written or set here: that is kept as {kept}{tags}"
                 );
                 (covered, Some(notice))
             };

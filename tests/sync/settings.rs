@@ -159,3 +159,65 @@ async fn more_labels_than_one_namespace_may_have_are_those_of_one_node() {
         assert!(found.len() == 40 && found.keys().all(|name| name.starts_with("1-")), "{is_first}: {found:?}");
     }
 }
+
+/// `docs` was to end an hour after the first node said so; the second one sets another time, which the first one hears of after it let the namespace
+/// end, and perhaps the bucket, too.
+async fn ends_unheard(seed: u64, ttl_ms: Option<u64>, is_sent: bool) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+    let (bucket, nodes, engines) = two(seed, &[]).await;
+    engines[0].set_ttl(&name("docs"), Some(60 * MINUTE_MS)).await.unwrap();
+    for at in [0, 1] {
+        sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+    }
+    nodes.iter().for_each(|node| node.clock.advance(MINUTE_MS));
+    engines[1].set_ttl(&name("docs"), ttl_ms).await.unwrap();
+    if is_sent {
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    }
+    nodes.iter().for_each(|node| node.clock.advance(2 * 60 * MINUTE_MS));
+    engines[0].tend().await.unwrap();
+    assert!(engines[0].status(&name("docs")).is_err(), "the first node knows the first time only");
+    (bucket, nodes, engines)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_to_live_that_the_bucket_knows_is_lifted_or_longer_ends_nothing_anywhere() {
+    for ttl_ms in [None, Some(30 * DAY_MS)] {
+        let (bucket, nodes, engines) = ends_unheard(7, ttl_ms, true).await;
+        let expires_ms = settings(&engines[1]).2;
+        assert_eq!(expires_ms.is_some(), ttl_ms.is_some());
+        meet(&nodes, &engines, &bucket, true).await;
+        engines[0].tend().await.unwrap();
+        engines[1].tend().await.unwrap();
+        meet(&nodes, &engines, &bucket, true).await;
+        for engine in &engines {
+            assert_eq!((all(engine, "docs").len(), settings(engine).2), (5, expires_ms), "{ttl_ms:?}");
+        }
+        assert_eq!(fresh(9, &bucket, "docs").await.len(), 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_keeps_beside_what_was_set_and_that_nobody_heard_of() {
+    let (bucket, nodes, engines) = ends_unheard(8, None, false).await;
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    let status = sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    let notice = status.namespaces[&name("docs")].notice.clone().unwrap();
+    assert!(notice.contains("written or set here: that is kept as default/default/docs.recovered-"), "{notice}");
+    let kept = engines[1].named().into_iter().find(|(name, _)| name.name.to_string().starts_with("docs.recovered-"));
+    assert_eq!(all(&engines[1], &kept.unwrap().0.name.to_string()).len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_did_not_know_of_labels_in_the_bucket_does_not_hold() {
+    let (bucket, nodes, engines) = two(9, &[("v", "both")]).await;
+    label(&engines[1], &[("v", "both"), ("w", "new")]).await;
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    engines[0].delete(&name("docs")).await.unwrap();
+    meet(&nodes, &engines, &bucket, true).await;
+    assert_eq!(settings(&engines[0]).0, labels(&[("v", "both"), ("w", "new")]));
+    // Now it is known.
+    engines[0].delete(&name("docs")).await.unwrap();
+    sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+    sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+    assert!(engines[1].status(&name("docs")).is_err());
+}

@@ -10,6 +10,7 @@ use crate::engine::catalog::read_again;
 use crate::engine::namespace::head::Head;
 use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
+use crate::format::manifest::Manifest;
 use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
 use crate::format::names::Ended;
 use crate::meta::tables::{Deadline, Kin};
@@ -47,10 +48,23 @@ impl Engine {
     /// ends with that.
     pub async fn undelete(self: &Arc<Self>, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
         let name = name.clone();
-        self.to_the_end(|engine| async move { engine.undelete_now(&name, nsid).await }).await
+        self.to_the_end(move |engine| async move { engine.undelete_now(&name, nsid, None).await }).await
     }
 
-    async fn undelete_now(&self, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
+    /// The same of an incarnation of which the bucket has `theirs`: a time to live that somebody set there since holds.
+    pub(in crate::engine) async fn undelete_for(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        theirs: &Manifest,
+    ) -> Result<()> {
+        let (name, theirs) = (name.clone(), theirs.clone());
+        let done = move |engine: Arc<Self>| async move {
+            engine.undelete_now(&name, Some(theirs.nsid), Some(&theirs)).await
+        };
+        self.to_the_end(done).await
+    }
+
+    async fn undelete_now(&self, name: &NamespaceName, nsid: Option<Nsid>, theirs: Option<&Manifest>) -> Result<()> {
         let door = self.door(name);
         let _door = door.lock().await;
         if self.catalog.find(name).is_some() {
@@ -65,15 +79,18 @@ impl Engine {
         };
         tokio::task::block_in_place(|| {
             let context = &self.context;
-            if let Some(head) = Head::load(context, deleted.nsid)?
-                && head.manifest.expires_ms.is_some()
-            {
-                // Who brings it back wants it: its time may be what it was deleted for, and would delete it again at once.
+            if let Some(head) = Head::load(context, deleted.nsid)? {
+                let set_since = theirs.filter(|theirs| theirs.expiry() != head.manifest.expiry());
                 let now = context.clock.now_millis();
-                head.commit(context, |manifest| {
-                    manifest.set_expiry(None, now);
-                    manifest.updated_ms = now;
-                })?;
+                if let Some(theirs) = set_since {
+                    head.commit(context, |manifest| manifest.take_expiry_of(theirs))?;
+                } else if head.manifest.expires_ms.is_some() {
+                    // Who brings it back wants it: its time may be what it was deleted for, and would delete it again at once.
+                    head.commit(context, |manifest| {
+                        manifest.set_expiry(None, now);
+                        manifest.updated_ms = now;
+                    })?;
+                }
             }
             // A sweep sees it deleted or named. Retention stays outside the door.
             let _commits = context.commits.of(deleted.nsid);

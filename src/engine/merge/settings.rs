@@ -50,6 +50,19 @@ pub fn join(theirs: &Manifest, ours: &Manifest, common: Option<&Manifest>) -> Se
     Settings { labels, read_only, expires_ms, set_ms: join.set_ms, apart: join.apart }
 }
 
+/// Whether anybody set anything between two states of one incarnation.
+pub fn were_set(since: &Manifest, newest: &Manifest) -> bool {
+    let timed = since.set_ms.keys().chain(newest.set_ms.keys());
+    // Without a time its value says it. With one it is set to, too, what nobody set: by who finds that a clock jumped.
+    let is_timed = |setting: &str| newest.set_ms.contains_key(setting);
+    let label = |name: &str| format!("{LABEL}{name}");
+    let names = since.labels.keys().chain(newest.labels.keys());
+    timed.into_iter().any(|setting| since.set_ms.get(setting) != newest.set_ms.get(setting))
+        || names.into_iter().any(|name| !is_timed(&label(name)) && since.labels.get(name) != newest.labels.get(name))
+        || !is_timed(READ_ONLY) && since.read_only != newest.read_only
+        || !is_timed(EXPIRES) && since.expires_ms != newest.expires_ms
+}
+
 struct Join<'a> {
     theirs: &'a Manifest,
     ours: &'a Manifest,
@@ -115,7 +128,7 @@ fn age(set_ms: Option<u64>, side: &Manifest) -> (bool, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::join;
+    use super::{join, were_set};
     use crate::format::manifest::Manifest;
     use crate::format::manifest::tests::a_manifest;
 
@@ -135,6 +148,22 @@ mod tests {
             assert_eq!(one, other);
             assert!(one.are_of(&newer) && one.apart.contains("labels"));
         }
+    }
+
+    #[test]
+    fn what_was_set_shows_by_its_time_and_without_one_by_its_value() {
+        let plain = a_manifest();
+        assert!(!were_set(&plain, &Manifest { updated_ms: 99, generation: 7, ..plain.clone() }));
+        assert!(were_set(&plain, &labelled(&plain, "x", 5)));
+        assert!(were_set(&plain, &Manifest { read_only: !plain.read_only, ..plain.clone() }));
+        assert!(were_set(&plain, &Manifest { expires_ms: Some(9), ..plain.clone() }));
+        let mut timed = plain.clone();
+        timed.set_expiry(Some(9), 5);
+        assert!(were_set(&plain, &timed));
+        assert!(!were_set(&timed, &Manifest { expires_ms: Some(1_000), ..timed.clone() }), "a clock jumped");
+        let mut lifted = timed.clone();
+        lifted.set_expiry(None, 1);
+        assert!(were_set(&timed, &lifted));
     }
 
     #[test]
