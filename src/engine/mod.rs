@@ -55,7 +55,7 @@ mod unsent;
 pub mod view;
 pub mod write;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
@@ -93,6 +93,8 @@ pub struct Engine {
     ended: Mutex<VecDeque<(Project, Nsid, u32)>>,
     /// Whose bases of merges were looked at last in the background.
     bases_seen: Mutex<Option<Nsid>>,
+    /// Incarnations that sync is to put under another name when they are deleted: they are not let go of before that.
+    wanted: Mutex<BTreeSet<Nsid>>,
     /// Held by a query that reads again what there was no room for.
     narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.

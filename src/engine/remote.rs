@@ -5,7 +5,7 @@
 //! or from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
@@ -379,6 +379,17 @@ impl Engine {
             self.undelete_for(name, theirs).await?;
         }
         Ok(kept)
+    }
+
+    /// Says whether what a name means is to be put under another name by sync when it is deleted: whatever it takes of the disk, and
+    /// however long that is, it can be had back until then. Until the next start.
+    pub fn want(&self, name: &NamespaceName, is_wanted: bool) {
+        let Some(nsid) = self.nsid_of(name) else { return };
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        match is_wanted {
+            true => drop(wanted.insert(nsid)),
+            false => drop(wanted.remove(&nsid)),
+        }
     }
 
     /// Lets go of a deleted incarnation before its time, of which the bucket's state is to take the place.

@@ -124,6 +124,7 @@ impl Engine {
             past: Mutex::new(VecDeque::new()),
             ended: Mutex::default(),
             bases_seen: Mutex::default(),
+            wanted: Mutex::default(),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

@@ -204,7 +204,9 @@ impl Sync {
     /// What leads on where the schemas of one incarnation contradict each other here and in the bucket: [`Self::set_aside`].
     pub(super) fn with_way_out(&self, name: &NamespaceName, error: Error) -> Error {
         let kept = binding::beside(name, KEPT[0], self.engine.node_id(), 1);
-        match kept.ok().filter(|_| error.code() == SCHEMA_CLASH) {
+        let kept = kept.ok().filter(|_| error.code() == SCHEMA_CLASH);
+        self.engine.want(name, kept.is_some());
+        match kept {
             None => error,
             Some(kept) => error.with_hint(format!(
                 "delete {name} on this node, and sync: then it has the bucket's documents, and those that are here now are in {kept}, \

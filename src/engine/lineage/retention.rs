@@ -5,7 +5,7 @@
 //! with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::dates::{Deletions, date_replacements};
 use super::due::{Kept, WHOLE, choose};
@@ -120,6 +120,7 @@ impl Engine {
         date_replacements(&mut history, shown_ms);
         let (deletions, mut undated) = (Deletions::read(context), Vec::new());
         {
+            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
             let is_fork =
@@ -134,7 +135,7 @@ impl Engine {
                     is_fork: generation == 0 && is_fork(&nsid),
                 });
             }
-            for (nsid, kin) in kin.iter() {
+            for (nsid, kin) in kin.iter().filter(|(nsid, _)| !wanted.contains(nsid)) {
                 let Some(deleted_ms) = kin.deleted_ms else { continue };
                 let (replaced_ms, from_now_on) = deletions.deleted_ms(*nsid, deleted_ms, shown_ms);
                 undated.extend(from_now_on.map(|date| (*nsid, date)));
