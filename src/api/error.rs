@@ -14,6 +14,7 @@ pub fn status_of(error: &Error) -> u16 {
         ("method_not_allowed", _) => 405,
         ("timeout", _) => 408,
         ("unsupported_media_type", _) => 415,
+        (crate::engine::COPY_UNDER_WAY, _) => 409,
         (crate::engine::lineage::GONE, _) => 410,
         (_, Kind::Invalid | Kind::Unsupported) => 400,
         (_, Kind::NotFound) => 404,

@@ -137,8 +137,10 @@ pub struct Context {
     pub flushing: Semaphore,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.
     pub filtering: Mutex<()>,
-    /// One compaction at a time.
+    /// One compaction at a time, or one piece of a copy.
     pub compacting: Semaphore,
+    /// One deep copy at a time. Who has this waits for `compacting` with each piece, never the other way round.
+    pub copying: Semaphore,
     /// What the wall clock does.
     pub wall: Mutex<Wall>,
     /// No new work is begun.

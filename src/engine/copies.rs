@@ -3,11 +3,17 @@
 //! A deep copy streams each segment's live rows into a segment of its own, one at a time, so memory is that of one merge; the
 //! tail becomes one more, and unresolved conflicts come along. The source may be anything on this node, of any project: it is
 //! one moment of it that is copied.
+//!
+//! Invariants:
+//! - One deep copy at a time is at work on a node, and those that wait hold nothing: the moment that is copied is that of the turn.
+//! - Whatever it builds has the turn of merges, one piece at a time: who waits for that waits for one piece at most.
+//! - No piece is begun for a name that is taken meanwhile, nor of a source that is gone.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
+use super::copy_tokens::{Begun, CopyStatus, CopyTokens, Progress};
 use super::namespace::{Moment, not_found};
 use super::operations::exists;
 use super::transfer::Newborn;
@@ -15,38 +21,13 @@ use super::view::SegmentView;
 use super::{Engine, namespace};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
-use crate::model::ids::{Hlc, NamespaceName};
+use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::segment::MemoryLeft;
 use crate::segment::merge::{Input, merge};
 
-/// The most finished copies that are remembered for who asks for their outcome.
-const COPIES_MAX: usize = 1_024;
-
-/// An asynchronous copy.
-#[derive(Clone, Debug)]
-pub struct CopyStatus {
-    pub started_ms: u64,
-    /// Documents copied so far, and how many there are; `None` for copies that copy no documents.
-    pub progress: Option<(u64, u64)>,
-    /// When it ended, and how many documents it copied.
-    pub finished: Option<(u64, std::result::Result<u64, Arc<Error>>)>,
-}
-
-pub(super) struct CopyState {
-    to: NamespaceName,
-    status: CopyStatus,
-    progress: Option<Arc<Progress>>,
-}
-
-/// How far a deep copy has come, in documents.
-#[derive(Debug, Default)]
-struct Progress {
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
 impl Engine {
-    /// Begins a copy in the background and gives the token to ask for its outcome with.
+    /// Begins a copy in the background and gives the token to ask for its outcome with. Conflict with code `copy_under_way` where
+    /// another goes to that name already, Busy where as many as may be are under way.
     pub fn start_copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName, deep: bool) -> Result<String> {
         if from == to {
             return Err(Error::invalid("💔 Source and destination namespace can't be the same"));
@@ -60,43 +41,35 @@ impl Engine {
         let now = self.context.clock.now_millis();
         let token = self.context.random.uuid_v7(now).to_string();
         let progress = deep.then(Arc::<Progress>::default);
-        {
-            let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-            while copies.len() >= COPIES_MAX {
-                // Tokens are in the order of time: the oldest goes.
-                copies.pop_first();
-            }
-            let status = CopyStatus { started_ms: now, progress: None, finished: None };
-            copies.insert(token.clone(), CopyState { to: to.clone(), status, progress: progress.clone() });
-        }
+        self.copies().begin(&token, Begun { to: to.clone(), started_ms: now, progress: progress.clone() })?;
         let (engine, from, to, key) = (self.clone(), from.clone(), to.clone(), token.clone());
         tokio::spawn(async move {
-            let done = match progress {
-                Some(progress) => engine.copy_deep(&from, &to, &progress).await,
-                None => engine.copy(&from, &to).await,
-            }
-            .inspect_err(|error| engine.note_damage(&from, error));
+            let (copying, of, into) = (engine.clone(), from.clone(), to.clone());
+            // A task of its own: whatever becomes of it, its token says that it ended, and its place is free again.
+            let work = tokio::spawn(async move {
+                match progress {
+                    Some(progress) => copying.copy_deep(&of, &into, &progress).await,
+                    None => copying.copy(&of, &into).await,
+                }
+            });
+            let done = work
+                .await
+                .unwrap_or_else(|error| Err(Error::internal(format!("copy {from} to {to}: {error}"))))
+                .inspect_err(|error| engine.note_damage(&from, error));
             let now = engine.context.clock.now_millis();
-            let mut copies = engine.copies.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(copy) = copies.get_mut(&key) {
-                copy.status.finished = Some((now, done.map_err(Arc::new)));
-            }
+            engine.copies().end(&key, now, done);
         });
         Ok(token)
     }
 
+    fn copies(&self) -> MutexGuard<'_, CopyTokens> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What became of a copy into `name`.
     pub fn poll_copy(&self, name: &NamespaceName, token: &str) -> Result<CopyStatus> {
-        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        match copies.get(token) {
-            Some(copy) if copy.to == *name => {
-                let counted = |progress: &Arc<Progress>| {
-                    (progress.done.load(Ordering::Relaxed), progress.total.load(Ordering::Relaxed))
-                };
-                Ok(CopyStatus { progress: copy.progress.as_ref().map(counted), ..copy.status.clone() })
-            }
-            _ => Err(Error::not_found(format!("operation {token} of namespace '{}' was not found", name.name))),
-        }
+        let missing = || Error::not_found(format!("operation {token} of namespace '{}' was not found", name.name));
+        self.copies().status(name, token).ok_or_else(missing)
     }
 
     async fn copy_deep(
@@ -105,35 +78,64 @@ impl Engine {
         to: &NamespaceName,
         progress: &Arc<Progress>,
     ) -> Result<u64> {
+        let _turn = self.context.copying.acquire().await.map_err(|_| stopping())?;
+        if self.context.is_stopping() {
+            return Err(stopping());
+        }
+        let mut newborn = self.newborn(to)?;
         let (moment, conflicts) = self.moment_with_conflicts(from).await?;
         progress.total.store(moment.view.documents(), Ordering::Relaxed);
-        let mut newborn = self.newborn(to)?;
         let mut segments = Vec::new();
         for part in moment.view.segments.clone() {
-            // As a merge: one at a time, so that memory stays bounded.
-            let _turn = self.context.compacting.acquire().await.map_err(|_| Error::unavailable("stopping"))?;
-            if self.context.is_stopping() {
-                return Err(Error::unavailable("the daemon is stopping"));
-            }
             let (of, counted) = (moment.clone(), progress.clone());
-            let copied = tokio::task::spawn_blocking(move || {
-                copy_segment(&mut newborn, &of, &part, &counted).map(|s| (newborn, s))
-            });
-            let (back, segment) =
-                copied.await.map_err(|error| Error::internal(format!("copy a segment: {error}")))??;
+            let work = move |newborn: &mut Newborn| copy_segment(newborn, &of, &part, &counted);
+            let (back, segment) = self.piece((from, moment.nsid), newborn, work).await?;
             newborn = back;
             segments.extend(segment);
         }
-        let (tail, conflicts) = tokio::task::block_in_place(|| {
-            let tail = newborn.build(&moment.view.schema, &moment.tail_entries())?;
-            Ok::<_, Error>((tail, newborn.copy_conflicts(&conflicts)?))
-        })?;
+        let of = moment.clone();
+        let rest = move |newborn: &mut Newborn| {
+            let tail = newborn.build(&of.view.schema, &of.tail_entries())?;
+            Ok((tail, newborn.copy_conflicts(&conflicts)?))
+        };
+        let (newborn, (tail, conflicts)) = self.piece((from, moment.nsid), newborn, rest).await?;
         segments.extend(tail);
         let first = Manifest { conflicts, ..first_manifest(&newborn, &moment, segments) };
         let documents = newborn.bind(first).await?;
         progress.done.store(documents, Ordering::Relaxed);
         Ok(documents)
     }
+
+    /// Carries out one piece of a copy as if it were a merge, so that memory stays bounded and merges have their turns between
+    /// pieces. Ends the copy where nobody can have it, or its source is gone.
+    async fn piece<T: Send + 'static>(
+        &self,
+        (from, source): (&NamespaceName, Nsid),
+        mut newborn: Newborn,
+        work: impl FnOnce(&mut Newborn) -> Result<T> + Send + 'static,
+    ) -> Result<(Newborn, T)> {
+        let _turn = self.context.compacting.acquire().await.map_err(|_| stopping())?;
+        if self.context.is_stopping() {
+            return Err(stopping());
+        }
+        if self.catalog.find(newborn.name()).is_some() {
+            return Err(exists(newborn.name()));
+        }
+        match self.catalog.find(from) {
+            Some(nsid) if nsid == source => {}
+            None => return Err(not_found(from)),
+            Some(_) => {
+                return Err(Error::conflict(format!("namespace {from} is another one than when its copy began"))
+                    .with_hint("copy it anew"));
+            }
+        }
+        let done = tokio::task::spawn_blocking(move || work(&mut newborn).map(|made| (newborn, made)));
+        done.await.map_err(|error| Error::internal(format!("copy a piece of {from}: {error}")))?
+    }
+}
+
+fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping")
 }
 
 /// Writes one segment's live rows into a new one; `None` when nothing of it is left.

@@ -10,6 +10,7 @@
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
 //! - `damage` lists the files that are damaged, `unreadable` says what they may hold;
+//! - `copies` are those made in the background, `copy_tokens` says which are under way and what became of the others;
 //! - `setbacks` is what failed and is tried again, `unnamed` what goes where its manifest does not come to be;
 //! - `lineage` is where namespaces come from and what stays of them.
 
@@ -20,6 +21,7 @@ mod closing;
 pub mod commits;
 pub mod context;
 mod copies;
+mod copy_tokens;
 pub mod damage;
 pub mod filter;
 pub mod group_commit;
@@ -59,7 +61,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::context::EngineConfig;
-pub use self::copies::CopyStatus;
+pub use self::copy_tokens::{COPY_UNDER_WAY, CopyStatus};
 pub(crate) use self::operations::check_labels;
 pub use self::status::Metadata;
 pub use self::succession::{HandedOver, Handover};
@@ -67,7 +69,7 @@ pub use self::unsent::Unsent;
 
 use self::catalog::Catalog;
 use self::context::Context;
-use self::copies::CopyState;
+use self::copy_tokens::CopyTokens;
 use self::namespace::{Moment, Namespace, not_found};
 use self::origins::Origins;
 use crate::error::{Error, Kind, Result};
@@ -86,7 +88,7 @@ pub struct Engine {
     pairs: Mutex<HashMap<(Nsid, Nsid), Door>>,
     /// Origins of incarnations that are gone, which branches may go on with.
     origins: Origins,
-    copies: Mutex<BTreeMap<String, CopyState>>,
+    copies: Mutex<CopyTokens>,
     /// Past states that were asked for last, and the bytes of their tails in memory.
     past: Mutex<VecDeque<(Arc<Moment>, u64)>>,
     /// Incarnations that ended lately, and how often their directories are looked at still.

@@ -9,10 +9,14 @@ mod client;
 mod commands;
 mod conflicts;
 mod copies;
+mod crowded;
 mod damage;
 mod exports;
 mod faults;
 mod foreign;
+#[path = "../engine/hook_disk.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod hook_disk;
 mod node;
 mod round_trips;
 mod taking;

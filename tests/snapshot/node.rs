@@ -40,6 +40,10 @@ impl Node {
     }
 
     pub fn open(&self) -> Result<Arc<Engine>> {
+        self.open_on(Arc::new(self.disk.mounted()))
+    }
+
+    pub fn open_on(&self, disk: Arc<dyn Disk>) -> Result<Arc<Engine>> {
         // No merges of their own accord: tests say which segments there are.
         let config = EngineConfig {
             flush_bytes: 1 << 30,
@@ -47,7 +51,6 @@ impl Node {
             compaction_dead_percent: 1_000,
             ..EngineConfig::new("/data")
         };
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.mounted());
         let engine = Engine::open(config, disk, self.clock.clone(), self.random.clone())?;
         engine.rebuild_index()?;
         Ok(engine)
