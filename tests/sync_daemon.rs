@@ -178,7 +178,7 @@ fn what_nobody_needs_in_the_bucket_is_reclaimed_on_request() {
         file.set_modified(written).unwrap();
         path
     };
-    let now = std::time::SystemTime::now();
+    let now = segment.metadata().unwrap().modified().unwrap();
     let broken = cut_off("00000000-0000-7000-8000-000000000003", now - Duration::from_secs(2 * 24 * 3_600));
     let going_on = cut_off("00000000-0000-7000-8000-000000000004", now);
     let output = one.run(&["sync", "--reclaim", "--dry-run"]);

@@ -32,7 +32,8 @@ impl Bucket {
             explain(self.name(), &self.inner.backend.endpoint, &error, &Facts::default()).into_error(self.name())
         };
         let at = directory.hold().await.map_err(named)?;
-        let swept = tokio::task::spawn_blocking(move || sweep(at.path(), SystemTime::now())).await;
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(self.inner.clock.now_millis());
+        let swept = tokio::task::spawn_blocking(move || sweep(at.path(), now)).await;
         let swept = swept.map_err(|error| Error::internal(format!("{}: {error}", self.name())))?;
         swept.map_err(|error| Error::from(error).context(format!("look for broken uploads in {}", self.name())))
     }
@@ -106,7 +107,7 @@ fn is_staged(parts: &[String], name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::{AGE, Swept, sweep};
 
@@ -163,7 +164,7 @@ mod tests {
         ours.iter().chain(&others).for_each(|file| put(dir.path(), file));
         std::fs::create_dir_all(dir.path().join("empty/b/namespaces")).unwrap();
         let before = files(dir.path());
-        let now = SystemTime::now();
+        let now = std::fs::metadata(dir.path()).unwrap().modified().unwrap();
         assert_eq!(sweep(dir.path(), now + AGE - Duration::from_secs(60)).unwrap(), Swept::default());
         assert_eq!(sweep(dir.path(), now - 2 * AGE).unwrap(), Swept::default(), "a clock that was set back");
         assert_eq!(files(dir.path()), before);
