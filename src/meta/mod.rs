@@ -361,8 +361,8 @@ impl Meta {
             })?;
         }
         self.closed.store(true, Ordering::SeqCst);
-        self.alone().take();
-        if clean {
+        let is_whole = give_back(self.alone().take());
+        if clean && is_whole {
             seal::seal(&*self.disk, &self.path);
         }
         Ok(())
@@ -421,8 +421,19 @@ impl Meta {
         };
         self.trusted.store(false, Ordering::SeqCst);
         drop(held);
-        self.alone().take();
+        give_back(self.alone().take());
         Err(error.context(format!("use {}", self.path.display())))
+    }
+}
+
+/// Closes a database. What it writes then may not make sense to it, as anything else; whether it did.
+fn give_back(database: Option<Database>) -> bool {
+    catch_unwind(AssertUnwindSafe(|| drop(database))).is_ok()
+}
+
+impl Drop for Meta {
+    fn drop(&mut self) {
+        give_back(self.alone().take());
     }
 }
 

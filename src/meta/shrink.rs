@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use redb::Durability;
 
-use super::Meta;
 use super::backend::from_redb;
+use super::{Meta, give_back};
 use crate::error::{Error, Result};
 use crate::platform::disk::if_there;
 
@@ -39,7 +39,7 @@ impl Meta {
             Err(_) => Error::corrupt("a page does not make sense"),
         };
         self.trusted.store(false, Ordering::SeqCst);
-        held.take();
+        give_back(held.take());
         Err(error.context(format!("shrink {}", self.path.display())))
     }
 
