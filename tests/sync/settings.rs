@@ -204,7 +204,7 @@ async fn a_deletion_keeps_beside_what_was_set_and_that_nobody_heard_of() {
     let notice = status.namespaces[&name("docs")].notice.clone().unwrap();
     assert!(notice.contains("written or set here: that is kept as default/default/docs.recovered-"), "{notice}");
     let kept = engines[1].named().into_iter().find(|(name, _)| name.name.to_string().starts_with("docs.recovered-"));
-    assert_eq!(all(&engines[1], &kept.unwrap().0.name.to_string()).len(), 5);
+    assert_eq!(all(&engines[1], kept.unwrap().0.name.as_ref()).len(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
