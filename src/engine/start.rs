@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
@@ -126,6 +126,7 @@ impl Engine {
             ended: Mutex::default(),
             bases_seen: Mutex::default(),
             wanted: Mutex::default(),
+            looks_without: AtomicU32::new(0),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

@@ -9,6 +9,7 @@ mod deleted;
 mod many;
 mod node;
 mod past;
+mod share;
 #[path = "../support/node.rs"]
 mod support;
 mod upkeep;

@@ -6,10 +6,12 @@
 //!   because somebody may have noted their generation or commit, as the base of an incremental snapshot.
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
 //!   budget. The deleted ones of a project count as one. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
-//!   state's objects can only go with them. What a branch or a tag holds, too, is freed by no state: whether anybody does is asked
-//!   for the namespace only that would give next.
+//!   state's objects can only go with them.
+//! - What others hold, too, is freed by no state, and counts for nothing: before anything goes for the budget it is asked what states
+//!   really keep, of who names most first, until what is named or kept fits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::model::ids::{Nsid, Project};
 
@@ -28,7 +30,7 @@ pub struct Kept {
     pub generation: u64,
     pub replaced_ms: u64,
     pub data_seq: u64,
-    /// Of the objects that it names and the state after it does not.
+    /// Of the objects that it names and the state after it does not; once it is resolved, of those that come free when it goes.
     pub object_bytes: u64,
     /// Of its manifest.
     pub manifest_bytes: u64,
@@ -36,10 +38,8 @@ pub struct Kept {
     pub is_fork: bool,
 }
 
-impl Kept {
-    fn bytes(&self) -> u64 {
-        self.object_bytes.saturating_add(self.manifest_bytes)
-    }
+fn bytes_of((_, state): &(Nsid, Kept)) -> u64 {
+    state.object_bytes.saturating_add(state.manifest_bytes)
 }
 
 /// Whose states are added up when the budget is kept.
@@ -51,18 +51,18 @@ enum Taker {
 }
 
 /// What of each incarnation goes. `deleted`: the projects of those that are. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
-/// states of an incarnation are in the order of their generations. `alone` says how many of a state's object bytes nobody else
-/// holds.
+/// states of an incarnation are in the order of their generations. `resolve` sets the object bytes of one taker's states, oldest first, to
+/// what they really keep.
 pub fn choose(
     all: &BTreeMap<Nsid, Vec<Kept>>,
     deleted: &BTreeMap<Nsid, Project>,
     old: Option<u64>,
     budget: u64,
-    mut alone: impl FnMut(Nsid, &Kept) -> u64,
+    mut resolve: impl FnMut(&mut [(Nsid, Kept)]),
 ) -> BTreeMap<Nsid, BTreeSet<u64>> {
     let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
     // What stays of each, oldest first.
-    let mut stays: BTreeMap<Taker, Vec<(Nsid, Kept)>> = BTreeMap::new();
+    let mut stays: BTreeMap<Taker, VecDeque<(Nsid, Kept)>> = BTreeMap::new();
     for (nsid, states) in all {
         let taker = deleted.get(nsid).cloned().map_or(Taker::Namespace(*nsid), Taker::Deleted);
         let excess = states.iter().filter(|state| !state.is_fork).count().saturating_sub(GENERATIONS_MAX);
@@ -82,51 +82,49 @@ pub fn choose(
             if !state.is_fork && state.generation != WHOLE && says_the_same {
                 due.entry(*nsid).or_default().insert(state.generation);
             } else if !state.is_fork {
-                stays.entry(taker.clone()).or_default().push((*nsid, state.clone()));
+                stays.entry(taker.clone()).or_default().push_back((*nsid, state.clone()));
             }
         }
     }
     for (_, states) in stays.iter_mut().filter(|(taker, _)| matches!(taker, Taker::Deleted(_))) {
-        states.sort_by_key(|(_, state)| state.replaced_ms);
+        states.make_contiguous().sort_by_key(|(_, state)| state.replaced_ms);
     }
-    let bytes_of = |states: &[(Nsid, Kept)]| states.iter().map(|(_, state)| state.bytes()).sum();
-    let mut takes: BTreeMap<&Taker, u64> = BTreeMap::new();
-    let takers: Vec<Taker> = stays.keys().cloned().collect();
-    for taker in &takers {
-        takes.insert(taker, stays.get(taker).map_or(0, |states| bytes_of(states)));
-    }
+    let mut takes: BTreeMap<Taker, u64> =
+        stays.iter().map(|(taker, states)| (taker.clone(), states.iter().map(bytes_of).sum())).collect();
     let mut kept: u64 = takes.values().sum();
-    let mut is_known: BTreeSet<&Taker> = BTreeSet::new();
+    let mut unresolved: Vec<(u64, Reverse<Taker>)> =
+        takes.iter().map(|(taker, bytes)| (*bytes, Reverse(taker.clone()))).collect();
+    unresolved.sort_unstable();
+    while kept > budget
+        && let Some((named, Reverse(taker))) = unresolved.pop()
+    {
+        let Some(states) = stays.get_mut(&taker) else { continue };
+        resolve(states.make_contiguous());
+        let really = states.iter().map(bytes_of).sum();
+        kept = kept.saturating_sub(named).saturating_add(really);
+        takes.insert(taker, really);
+    }
     while kept > budget {
-        let most = takes.iter().max_by_key(|(taker, bytes)| (**bytes, std::cmp::Reverse(**taker)));
-        let Some(taker) = most.filter(|(_, bytes)| **bytes > 0).map(|(taker, _)| *taker) else { break };
+        let most = takes.iter_mut().max_by_key(|(taker, bytes)| (**bytes, Reverse(*taker)));
+        let Some((taker, bytes)) = most.filter(|(_, bytes)| **bytes > 0) else { break };
         let Some(states) = stays.get_mut(taker) else { break };
-        let freed = if is_known.insert(taker) {
-            // What others hold counts for nothing, so somebody else may take most.
-            let mut shared = 0;
-            for (nsid, state) in states.iter_mut().filter(|(_, state)| state.object_bytes > 0) {
-                let own = alone(*nsid, state).min(state.object_bytes);
-                shared += state.object_bytes - own;
-                state.object_bytes = own;
-            }
-            shared
-        } else {
-            // Up to the oldest one that frees something.
-            let count = states.iter().take_while(|(_, state)| state.bytes() == 0).count() + 1;
-            let gone: Vec<(Nsid, Kept)> = states.drain(..count.min(states.len())).collect();
-            for (nsid, state) in &gone {
-                due.entry(*nsid).or_default().insert(state.generation);
-            }
-            bytes_of(&gone)
-        };
+        // Up to the oldest one that frees something.
+        let mut freed = 0;
+        while freed == 0
+            && let Some(gone) = states.pop_front()
+        {
+            freed = bytes_of(&gone);
+            due.entry(gone.0).or_default().insert(gone.1.generation);
+        }
         kept = kept.saturating_sub(freed);
-        takes.entry(taker).and_modify(|bytes| *bytes = bytes.saturating_sub(freed));
+        *bytes = bytes.saturating_sub(freed);
     }
     due
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::collections::{BTreeMap, BTreeSet};
 
     use uuid::Uuid;
@@ -166,7 +164,10 @@ mod tests {
         let deleted = all.iter().filter(|(n, _)| *n >= FIRST_DELETED);
         let deleted = deleted.map(|(n, _)| (nsid(*n), Project::default_project())).collect();
         let all = all.iter().map(|(n, states)| (nsid(*n), states.clone())).collect();
-        let due = choose(&all, &deleted, old, budget, |nsid, state| alone(nsid.0.as_u128(), state)).into_iter();
+        let resolve = |states: &mut [(Nsid, Kept)]| {
+            states.iter_mut().for_each(|(nsid, state)| state.object_bytes = alone(nsid.0.as_u128(), state));
+        };
+        let due = choose(&all, &deleted, old, budget, resolve).into_iter();
         due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
     }
 
@@ -200,6 +201,32 @@ mod tests {
         // A part of them frees something.
         let young = |_, state: &Kept| if state.generation < 5 { 0 } else { 100 };
         assert_eq!(due_where(&[(1, shared)], None, 400, young), [(1, (0..6).collect())].into());
+    }
+
+    #[test]
+    fn states_that_free_nothing_cost_nobody_any_however_many_they_are() {
+        let mut all: Vec<(u128, Vec<Kept>)> = (2..82).map(|n| (n, states(&[2]))).collect();
+        all.push((1, states(&[2; 12])));
+        let alone = |nsid, state: &Kept| if nsid == 1 { state.object_bytes } else { 0 };
+        assert_eq!(due_where(&all, None, 24, alone), BTreeMap::new());
+        assert_eq!(due_where(&all, None, 20, alone), [(1, vec![0, 1])].into());
+    }
+
+    #[test]
+    fn nobody_is_asked_once_all_fit() {
+        let all = [(1, states(&[100])), (2, states(&[50])), (3, states(&[10]))];
+        let asked = RefCell::new(Vec::new());
+        let alone = |nsid, state: &Kept| {
+            asked.borrow_mut().push(nsid);
+            if nsid == 1 { 20 } else { state.object_bytes }
+        };
+        assert_eq!(due_where(&all, None, 160, alone), BTreeMap::new());
+        assert_eq!(*asked.borrow(), [0; 0]);
+        assert_eq!(due_where(&all, None, 80, alone), BTreeMap::new());
+        assert_eq!(*asked.borrow(), [1]);
+        // The largest of what is really kept gives.
+        assert_eq!(due_where(&all, None, 79, alone), [(2, vec![0])].into());
+        assert_eq!(*asked.borrow(), [1, 1, 2, 3]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct Holdings {
     pub head: Head,
     /// How often it holds each object.
     pub keys: BTreeMap<String, u64>,
+    /// Of the objects that only its past states hold, the last one that does.
+    pub until: BTreeMap<String, u64>,
     /// Objects that only past states, tags or bases of merges name.
     pub beside_head: BTreeMap<String, ObjectFact>,
     /// Its manifests of the past, oldest first.
@@ -83,8 +85,8 @@ impl Holdings {
     }
 
     fn of(head: Head) -> Self {
-        let (keys, beside_head) = Default::default();
-        Holdings { head, keys, beside_head, past: Vec::new(), deleted: None, missed: None }
+        let (keys, until, beside_head) = Default::default();
+        Holdings { head, keys, until, beside_head, past: Vec::new(), deleted: None, missed: None }
     }
 
     /// A past state, a tag or a base, with its source, cannot be read: it cannot be asked for until it is back.
@@ -140,16 +142,20 @@ impl Holdings {
     }
 
     fn hold(&mut self, key: String) {
+        self.until.remove(&key);
         *self.keys.entry(key).or_default() += 1;
     }
 
     /// Takes the next manifest of the chain.
     fn follow(&mut self, before: &mut Option<(Manifest, u64)>, (manifest, bytes): (Manifest, u64)) {
         let earlier: BTreeSet<String> = before.as_ref().map(|(before, _)| key_set(before)).unwrap_or_default();
-        for key in key_set(&manifest).difference(&earlier) {
+        let named = key_set(&manifest);
+        for key in named.difference(&earlier) {
             self.hold(key.clone());
         }
         if let Some((before, length)) = before.take() {
+            let ended = earlier.difference(&named).map(|key| (key.clone(), before.generation));
+            self.until.extend(ended);
             self.name_all(&before);
             self.past.push((before.generation, past(&before, length, &manifest)));
         }

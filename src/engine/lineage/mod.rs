@@ -2,8 +2,8 @@
 //!
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
-//! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them, and
-//!   `due` decides of which;
+//! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them,
+//!   `due` decides of which, and `share` says what would come free;
 //! - `undelete` brings a deleted namespace back, `revert` a past state, `names` forgets names that nothing has;
 //! - `dates` says when states were made, whatever the clock showed, and `ttl` deletes namespaces whose time is up.
 //!
@@ -19,6 +19,7 @@ pub mod holdings;
 mod names;
 mod retention;
 mod revert;
+mod share;
 mod shared_tags;
 mod tags;
 mod ttl;

@@ -1,18 +1,20 @@
 //! Lets go of what is kept for a time only: past states, deleted namespaces, branches that expire.
 //!
 //! A state may be asked for until it was replaced `retention_ms` ago, and while all past states together keep no more than a
-//! share of the disk; `due` says which go. The first state of a branch stays for as long as the branch does: merges compare
-//! with it.
+//! share of the disk; `due` says which go, and `share` what they keep. The first state of a branch stays for as long as the branch
+//! does: merges compare with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::dates::{Deletions, date_replacements};
 use super::due::{Kept, WHOLE, choose};
 use super::holdings::{Holdings, generations, past, read_stored, released_between};
+use super::share::{looks_without, resolve};
 use crate::engine::Engine;
 use crate::engine::context::Context;
-use crate::engine::namespace::head::{Head, keys, objects, reclaim};
+use crate::engine::namespace::head::{Head, reclaim};
 use crate::engine::setbacks::Work;
 use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Result};
@@ -152,8 +154,20 @@ impl Engine {
         let old = now.and_then(|now| now.checked_sub(context.config.retention_ms));
         let mut failed = None;
         let manifests = all.values().flatten().map(|state| state.manifest_bytes).sum();
-        let alone = |nsid, state: &Kept| held_alone(context, nsid, state).unwrap_or(state.object_bytes);
-        for (nsid, generations) in choose(&all, &deleted, old, self.retention_bytes_max(manifests), alone) {
+        let mut budget = self.retention_bytes_max(manifests);
+        let next = |looks: u32| looks.checked_sub(1);
+        if self.looks_without.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok() {
+            budget = u64::MAX;
+        }
+        let mut resolved = 0;
+        let due = choose(&all, &deleted, old, budget, |states| {
+            resolved += states.len();
+            resolve(context, states);
+        });
+        if resolved > 0 {
+            self.looks_without.store(looks_without(resolved), Ordering::SeqCst);
+        }
+        for (nsid, generations) in due {
             if generations.contains(&WHOLE) {
                 self.discard_deleted(nsid);
                 continue;
@@ -210,28 +224,6 @@ impl Engine {
         drop(commits);
         self.remove_files(project, nsid);
     }
-}
-
-/// How many bytes a past state alone keeps: of objects that the state after it does not name, and that no branch and no tag holds,
-/// either. A deleted incarnation counts as a whole, since what it shares with another deleted one goes with both.
-fn held_alone(context: &Context, nsid: Nsid, state: &Kept) -> Result<u64> {
-    if state.generation == WHOLE {
-        return Ok(state.object_bytes);
-    }
-    let all = generations(context, nsid)?;
-    let Some(next) = all.into_iter().filter(|generation| *generation > state.generation).min() else {
-        return Ok(state.object_bytes);
-    };
-    let (manifest, _) = read_stored(context, nsid, state.generation)?;
-    let (next, _) = read_stored(context, nsid, next)?;
-    let kept: BTreeSet<String> = keys(&next).into_iter().collect();
-    let mut bytes = 0;
-    for object in objects(&manifest).iter().filter(|object| !kept.contains(&object.key)) {
-        if context.meta.references(&object.key)? <= 1 {
-            bytes += object.bytes;
-        }
-    }
-    Ok(bytes)
 }
 
 /// Lets go of some past generations of one incarnation, oldest first. The manifests go durably before anything they held.
