@@ -173,20 +173,27 @@ impl Meta {
 
     /// Counts one more reference to each object, durably. To be called before the manifest that names them is written.
     pub fn hold(&self, objects: &[ObjectFact]) -> Result<()> {
-        match objects {
-            [] => Ok(()),
-            _ => self.write(Durability::Immediate, |transaction| hold(transaction, objects)),
-        }
+        self.unless_empty(objects, Durability::Immediate, |transaction| hold(transaction, objects))
     }
 
     /// Counts one more reference to each object that a manifest names. Lazy: lost by a crash, and then recounted.
     pub fn keep(&self, objects: &[ObjectFact]) -> Result<()> {
-        self.write(Durability::None, |transaction| hold(transaction, objects))
+        self.unless_empty(objects, Durability::None, |transaction| hold(transaction, objects))
     }
 
     /// Counts one more reference to each log that its writer still needs, and no manifest names. Lazy, too.
     pub fn keep_logs(&self, keys: &[String]) -> Result<()> {
-        self.write(Durability::None, |transaction| count(transaction, keys.iter()))
+        self.unless_empty(keys, Durability::None, |transaction| count(transaction, keys.iter()))
+    }
+
+    /// Where there is nothing to count there is no transaction to wait for.
+    fn unless_empty<T>(
+        &self,
+        counted: &[T],
+        durability: Durability,
+        run: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<()> {
+        if counted.is_empty() { Ok(()) } else { self.write(durability, run) }
     }
 
     /// Follows a manifest that is durable: its head, and the objects that it names no more. Gives those that
@@ -413,16 +420,24 @@ impl Meta {
     fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
         let held = self.opened()?;
         let Some(database) = held.as_ref() else { return Err(Error::internal("meta.redb is closed")) };
-        // redb asserts what its checksums have already vouched for; a damaged page must not take the daemon along.
-        let error = match catch_unwind(AssertUnwindSafe(|| run(database))) {
-            Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => from_redb(error),
-            Err(_) => Error::corrupt("a page does not make sense"),
-        };
-        self.trusted.store(false, Ordering::SeqCst);
+        let done = caught(|| run(database));
         drop(held);
+        done.map_err(|error| self.give_up("use", error))
+    }
+
+    /// What failed is opened anew, and its counts are not trusted any more.
+    fn give_up(&self, what: &str, error: Error) -> Error {
+        self.trusted.store(false, Ordering::SeqCst);
         give_back(self.alone().take());
-        Err(error.context(format!("use {}", self.path.display())))
+        error.context(format!("{what} {}", self.path.display()))
+    }
+}
+
+/// Runs something of redb, which asserts what its checksums have already vouched for; a damaged page must not take the daemon along.
+fn caught<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(done) => done.map_err(from_redb),
+        Err(_) => Err(Error::corrupt("a page does not make sense")),
     }
 }
 

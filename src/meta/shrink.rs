@@ -1,14 +1,12 @@
 //! Gives back what the index's file has and does not need any more. redb gives back only what is free at the file's end, and what is
 //! live there may stay for years.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use redb::Durability;
 
-use super::backend::from_redb;
-use super::{Meta, give_back};
-use crate::error::{Error, Result};
+use super::{Meta, caught};
+use crate::error::Result;
 use crate::platform::disk::if_there;
 
 /// A file that is no longer is left as it is.
@@ -31,16 +29,17 @@ impl Meta {
         drop(self.opened()?);
         let mut held = self.alone();
         let Some(database) = held.as_mut().filter(|_| !self.closed.load(Ordering::SeqCst)) else { return Ok(None) };
-        let error = match catch_unwind(AssertUnwindSafe(|| database.compact())) {
-            Ok(Ok(_)) => return Ok(Some((before, length()?))),
-            Ok(Err(redb::CompactionError::Storage(error))) => from_redb(error.into()),
+        let compacted = caught(|| match database.compact() {
+            Ok(_) => Ok(true),
+            Err(redb::CompactionError::Storage(error)) => Err(error.into()),
             // Somebody holds a part of it, which nobody of ours does: there will be another time.
-            Ok(Err(_)) => return Ok(None),
-            Err(_) => Error::corrupt("a page does not make sense"),
-        };
-        self.trusted.store(false, Ordering::SeqCst);
-        give_back(held.take());
-        Err(error.context(format!("shrink {}", self.path.display())))
+            Err(_) => Ok(false),
+        });
+        drop(held);
+        match compacted.map_err(|error| self.give_up("shrink", error))? {
+            true => Ok(Some((before, length()?))),
+            false => Ok(None),
+        }
     }
 
     /// The bytes of all pages that are in use. What was let go of lazily counts until a commit after that is durable.
