@@ -133,12 +133,10 @@ impl Holdings {
     }
 
     fn hold_all(&mut self, manifest: &Manifest) {
-        self.name_all(manifest);
-        keys(manifest).into_iter().for_each(|key| self.hold(key));
-    }
-
-    fn name_all(&mut self, manifest: &Manifest) {
-        self.beside_head.extend(objects(manifest).into_iter().map(|object| (object.key.clone(), object)));
+        for object in objects(manifest) {
+            self.hold(object.key.clone());
+            self.beside_head.insert(object.key.clone(), object);
+        }
     }
 
     fn hold(&mut self, key: String) {
@@ -154,9 +152,10 @@ impl Holdings {
             self.hold(key.clone());
         }
         if let Some((before, length)) = before.take() {
-            let ended = earlier.difference(&named).map(|key| (key.clone(), before.generation));
-            self.until.extend(ended);
-            self.name_all(&before);
+            for object in objects(&before).into_iter().filter(|object| !named.contains(&object.key)) {
+                self.until.insert(object.key.clone(), before.generation);
+                self.beside_head.insert(object.key.clone(), object);
+            }
             self.past.push((before.generation, past(&before, length, &manifest)));
         }
         *before = Some((manifest, bytes));
