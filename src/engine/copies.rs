@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::copy_tokens::{Begun, CopyStatus, CopyTokens, Progress};
-use super::namespace::{Moment, not_found};
+use super::namespace::{Moment, not_found, stopping};
 use super::operations::exists;
 use super::transfer::Newborn;
 use super::view::SegmentView;
@@ -132,10 +132,6 @@ impl Engine {
         let done = tokio::task::spawn_blocking(move || work(&mut newborn).map(|made| (newborn, made)));
         done.await.map_err(|error| Error::internal(format!("copy a piece of {from}: {error}")))?
     }
-}
-
-fn stopping() -> Error {
-    Error::unavailable("the daemon is stopping")
 }
 
 /// Writes one segment's live rows into a new one; `None` when nothing of it is left.

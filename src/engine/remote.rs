@@ -315,10 +315,15 @@ impl Engine {
     }
 
     /// What of labels, the mark of being read-only and the time to live was set here and in the bucket's state apart, in words.
-    pub async fn set_apart(&self, name: &NamespaceName, theirs: &Manifest) -> Result<BTreeSet<&'static str>> {
+    /// `common` is the newest state that both had.
+    pub async fn set_apart(
+        &self,
+        name: &NamespaceName,
+        theirs: &Manifest,
+        common: Option<&Manifest>,
+    ) -> Result<BTreeSet<&'static str>> {
         let ours = self.namespace(name)?.newest_manifest().await;
-        let common = tokio::task::block_in_place(|| self.common(theirs.nsid))?;
-        Ok(settings::join(theirs, &ours, common.as_ref()).apart)
+        Ok(settings::join(theirs, &ours, common).apart)
     }
 
     async fn take_in_now(&self, name: &NamespaceName, theirs: Manifest, policy: Policy) -> Result<TakenIn> {

@@ -77,8 +77,7 @@ impl Directory {
     pub(super) async fn hold(&self) -> Result<Held> {
         let (path, name) = (self.path.clone(), self.name.clone());
         let expected = *self.expected.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = tokio::task::spawn_blocking(move || Held::open(path, &name, expected)).await;
-        held.unwrap_or_else(|error| Err(generic(format!("{}: {error}", self.name))))
+        ended(&self.name, tokio::task::spawn_blocking(move || Held::open(path, &name, expected)).await)
     }
 }
 
@@ -127,6 +126,11 @@ impl Held {
             error => error,
         }
     }
+}
+
+/// What came of a task; one that panicked failed.
+fn ended<T>(name: &str, done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    done.unwrap_or_else(|error| Err(generic(format!("{name}: {error}"))))
 }
 
 /// An error in other words.
@@ -196,7 +200,7 @@ impl ObjectStore for Directory {
             let done = store.put_opts(&path, payload, options).await;
             done.map_err(|error| held.said(error))
         });
-        put.await.unwrap_or_else(|error| Err(generic(format!("{}: {error}", self.name))))
+        ended(&self.name, put.await)
     }
 
     async fn put_multipart_opts(
@@ -264,13 +268,13 @@ impl MultipartUpload for Upload {
     async fn complete(&mut self) -> Result<PutResult> {
         let (mut upload, held) = self.under_way.take().ok_or_else(|| self.over())?;
         let done = tokio::spawn(async move { upload.complete().await.map_err(|error| held.said(error)) });
-        done.await.unwrap_or_else(|error| Err(generic(format!("{}: {error}", self.name))))
+        ended(&self.name, done.await)
     }
 
     async fn abort(&mut self) -> Result<()> {
         let (mut upload, held) = self.under_way.take().ok_or_else(|| self.over())?;
         let done = tokio::spawn(async move { upload.abort().await.map_err(|error| held.said(error)) });
-        done.await.unwrap_or_else(|error| Err(generic(format!("{}: {error}", self.name))))
+        ended(&self.name, done.await)
     }
 }
 
@@ -294,18 +298,19 @@ mod tests {
 
     use super::*;
 
-    /// A bucket's directory at `there`, which goes to `away`.
-    fn place() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    /// A bucket's directory, at `there`, below one of the test's own.
+    fn place() -> (tempfile::TempDir, PathBuf, Directory) {
         let dir = tempfile::tempdir().unwrap();
-        let (there, away) = (dir.path().join("there"), dir.path().join("away"));
+        let there = dir.path().join("there");
         std::fs::create_dir(&there).unwrap();
-        (dir, there, away)
+        let directory = Directory::open(&there, "file://there").unwrap();
+        (dir, there, directory)
     }
 
     #[tokio::test]
     async fn a_write_goes_with_the_directory_that_it_began_in() {
-        let (_dir, there, away) = place();
-        let directory = Directory::open(&there, "file://there").unwrap();
+        let (dir, there, directory) = place();
+        let away = dir.path().join("away");
         let large = StorePath::from("deep/below/large");
         let mut upload = directory.put_multipart_opts(&large, PutMultipartOptions::default()).await.unwrap();
         let held = directory.hold().await.unwrap();
@@ -324,8 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_that_nobody_waits_for_leaves_no_staged_file() {
-        let (_dir, there, _) = place();
-        let directory = Directory::open(&there, "file://there").unwrap();
+        let (_dir, there, directory) = place();
         let key = StorePath::from("deep/large");
         let mut upload = directory.put_multipart_opts(&key, PutMultipartOptions::default()).await.unwrap();
         upload.put_part(PutPayload::from_static(b"large")).await.unwrap();
@@ -338,8 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn errors_say_the_path_that_a_person_knows() {
-        let (_dir, there, _) = place();
-        let directory = Directory::open(&there, "file://there").unwrap();
+        let (_dir, there, directory) = place();
         std::fs::write(there.join("file"), b"").unwrap();
         let error = directory.put(&StorePath::from("file/below"), PutPayload::from_static(b"x")).await.unwrap_err();
         let text = error.to_string();

@@ -307,7 +307,7 @@ impl Sync {
         }
         let _expected = engine.expect(theirs);
         done.fetched += self.fetch_objects(name, theirs).await?;
-        let apart = engine.set_apart(name, theirs).await?;
+        let apart = engine.set_apart(name, theirs, common).await?;
         let taken = engine.take_in(name, theirs.clone(), self.options.policy).await;
         let taken = taken.map_err(|error| self.with_way_out(name, error))?;
         engine.want(name, false);

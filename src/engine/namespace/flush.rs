@@ -13,7 +13,7 @@ use roaring::RoaringBitmap;
 use super::head::{Head, reclaim};
 use super::open::open_part;
 use super::state::Part;
-use super::{Decider, Namespace, Progress};
+use super::{Decider, Namespace, Progress, stopping};
 use crate::engine::context::Context;
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
@@ -410,8 +410,4 @@ fn set_deletions(manifest: &mut Manifest, saved: &BTreeMap<uuid::Uuid, Deletions
             segment.deletions = Some(object.clone());
         }
     }
-}
-
-fn stopping() -> Error {
-    Error::unavailable("the daemon is stopping")
 }

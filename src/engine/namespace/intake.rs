@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use super::room::{Room, are_all_full, failing_bytes, make_room, no_room};
+use super::stopping;
 use crate::engine::context::Context;
 use crate::error::{Error, Result};
 
@@ -53,7 +54,7 @@ impl Intake {
                 return Ok(());
             }
             if context.is_stopping() {
-                return Err(Error::unavailable("the daemon is stopping"));
+                return Err(stopping());
             }
             match make_room(&context) {
                 Room::Comes => {}

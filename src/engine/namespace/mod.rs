@@ -414,3 +414,8 @@ fn published(head: &Head) -> Published {
 pub fn not_found(name: &NamespaceName) -> Error {
     Error::not_found(format!("🤷 namespace '{}' was not found", name.name))
 }
+
+/// What is refused as the daemon stops.
+pub fn stopping() -> Error {
+    Error::unavailable("the daemon is stopping")
+}
