@@ -1,8 +1,10 @@
 //! A disk that was cloned, or restored from a copy, parts from the other: what it writes is under origins of its own from then on.
 //!
 //! Invariants:
-//! - All namespaces part at once. What was written in one also is in others, by branches and merges: a state that claims to
-//!   have seen an origin up to some clock would pass over what the other disk wrote below that.
+//! - All namespaces of a project part at once. What was written in one also is in others, by branches and merges: a state that claims
+//!   to have seen an origin up to some clock would pass over what the other disk wrote below that.
+//! - Other projects part with it only where something went from one to the other, by deep copies: anybody who may write to a project
+//!   can make it look cloned, and what that costs is its own.
 //! - One origin becomes the same other one everywhere, so copies of one write still are known to be that.
 //! - Where the other disk was noticed parts last: until then an interrupted parting is begun anew, and so is one that some
 //!   namespace could not take part in.
@@ -31,6 +33,8 @@ pub(in crate::engine) struct Parting {
     own: BTreeMap<Origin, Hlc>,
     /// Everything that the bucket has of any namespace, as far as is known here.
     sent: VersionVector,
+    /// In which projects it wrote by each.
+    writers: BTreeMap<Origin, BTreeSet<Project>>,
     /// What becomes of each.
     new: BTreeMap<Origin, Origin>,
 }
@@ -99,10 +103,11 @@ impl Engine {
         Ok(count.unwrap_or(0))
     }
 
-    /// All namespaces but one take new origins; gives whether any had not.
+    /// All namespaces but one that have to do with it take new origins; gives whether any had not.
     async fn others_part(&self, noticed: &NamespaceName, parting: &mut Parting) -> Result<bool> {
         let mut is_news = false;
-        for (name, _) in self.named().iter().filter(|(name, _)| name != noticed) {
+        let related = tokio::task::block_in_place(|| self.related(&noticed.project, &parting.writers))?;
+        for (name, _) in self.named().iter().filter(|(name, _)| name != noticed && related.contains(&name.project)) {
             let parted = match self.namespace(name) {
                 Ok(namespace) => namespace.take_new_origin(parting).await,
                 Err(error) => Err(error),
@@ -119,6 +124,29 @@ impl Engine {
         Ok(is_news)
     }
 
+    /// A project, those that have something of what this node wrote in it, those of which it has something, and so on. Such things
+    /// are in manifests, so nothing is opened. Reads small files.
+    fn related(&self, project: &Project, writers: &BTreeMap<Origin, BTreeSet<Project>>) -> Result<BTreeSet<Project>> {
+        let mut shared: BTreeMap<Project, BTreeSet<Project>> = BTreeMap::new();
+        for nsid in self.all_here() {
+            let Some(Head { manifest, .. }) = unless_damaged(Head::load(&self.context, nsid))?.flatten() else {
+                continue;
+            };
+            let Some(reader) = parse_name(&manifest.name).map(|name| name.project) else { continue };
+            let seen = manifest.version_vector.iter().filter_map(|(origin, _)| writers.get(&origin)).flatten();
+            for writer in seen.filter(|writer| **writer != reader) {
+                shared.entry(reader.clone()).or_default().insert(writer.clone());
+                shared.entry(writer.clone()).or_default().insert(reader.clone());
+            }
+        }
+        let (mut related, mut next) = (BTreeSet::new(), vec![project.clone()]);
+        while let Some(project) = next.pop() {
+            next.extend(shared.remove(&project).into_iter().flatten());
+            related.insert(project);
+        }
+        Ok(related)
+    }
+
     /// All incarnations that are here, deleted ones included.
     fn all_here(&self) -> BTreeSet<Nsid> {
         let deleted: Vec<Nsid> = self.context.kin().keys().copied().collect();
@@ -129,6 +157,7 @@ impl Engine {
         if let Some((origin, sent)) = self.written(nsid)? {
             // Of two incarnations that had one origin after another, what the bucket has of both.
             parting.own.entry(origin).and_modify(|known| *known = sent.min(*known)).or_insert(sent);
+            parting.writers.entry(origin).or_default().extend(self.project_of(nsid)?);
         }
         parting.sent.merge(&self.common(nsid)?.map(|common| common.version_vector).unwrap_or_default());
         Ok(())

@@ -20,6 +20,7 @@ mod run;
 mod steps;
 mod wide;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,9 @@ const LONGEST: Duration = Duration::from_secs(120);
 const WIDE: u64 = 501;
 /// A long run goes on after a failure, until there are so many.
 const FAILED_MAX: usize = 40;
+
+/// What histories are about to do, by seed, for one that does not come to an end.
+static DOING: Mutex<BTreeMap<u64, String>> = Mutex::new(BTreeMap::new());
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().and_then(|n| n.parse().ok())
@@ -62,7 +66,8 @@ fn history(seed: u64, says: bool) {
             }
         };
         let done = tokio::time::timeout(LONGEST, run).await;
-        assert!(done.is_ok(), "seed {seed} does not come to an end");
+        let doing = DOING.lock().unwrap().remove(&seed);
+        assert!(done.is_ok(), "seed {seed} does not come to an end: {doing:?}");
     });
 }
 

@@ -94,9 +94,11 @@ pub async fn history(seed: u64, says: bool) {
         run.what = format!("seed {seed}, step {number}, {step:?}, {ill:?}");
         run.carry_out(&draw, &step, ill).await;
         run.clock.advance(1 + draw.pick(1_000));
+        run.is_at("looks");
         run.look().await;
     }
     run.what = format!("seed {seed}, at the end after {ills} faults");
+    run.is_at("");
     run.end(&draw).await;
 }
 
@@ -132,6 +134,11 @@ impl Run {
         self.engine.clone().unwrap_or_else(|| panic!("{}: the node is down", self.what))
     }
 
+    /// Says where the history is, should it stay there.
+    pub fn is_at(&self, place: &str) {
+        crate::DOING.lock().unwrap().insert(self.seed, format!("{} {place}", self.what));
+    }
+
     pub fn say(&self, text: impl FnOnce() -> String) {
         if self.says {
             println!("    {}", text());
@@ -141,6 +148,7 @@ impl Run {
     /// Starts the node; `must`: nothing goes wrong any more.
     pub async fn start(&mut self, must: bool) {
         let mut tries = 0;
+        self.is_at("starts");
         let engine = loop {
             tries += 1;
             match self.node.open() {
@@ -206,6 +214,7 @@ impl Run {
         if self.says {
             println!("{}", self.what);
         }
+        self.is_at("");
         // What cannot be read for long may be in too many states to follow.
         let names = if step.whose().is_none() && matches!(step, Step::Merge(..)) { &NAMES[..] } else { &[] };
         if names.iter().copied().chain(step.whose()).any(|at| self.of(at).can.len() > OPEN_MAX) {

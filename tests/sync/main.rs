@@ -5,6 +5,7 @@
 mod budget;
 mod clocks;
 mod clones;
+mod clones_of_projects;
 mod collisions;
 mod crowded;
 mod damaged;
