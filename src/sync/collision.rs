@@ -107,7 +107,7 @@ impl Sync {
     }
 
     /// Takes the name from an incarnation that was deleted here, and gives it to `here`. What others committed to it that the deletion
-    /// had not seen was not meant: then it has its name as before.
+    /// had not seen was not meant: then it has its name as before, unless its time was up.
     pub(super) async fn tell_deletion(
         &self,
         attached: &mut Attached,
@@ -116,17 +116,18 @@ impl Sync {
         (next, here): (names::Bound, Option<Nsid>),
     ) -> Result<Done> {
         let mut done = Done::default();
-        let mut is_meant = self.has_seen_all(name, nsid, &ended).await?;
-        if let (true, Some(here)) = (is_meant, here) {
+        let mut meant = self.meant(name, nsid, &ended).await?;
+        if let (true, Some(here)) = (meant.is_some(), here) {
             done = self.exchange(name, here).await?;
             // That takes as long as it takes.
-            is_meant = self.has_seen_all(name, nsid, &ended).await?;
+            meant = self.meant(name, nsid, &ended).await?;
         }
         let mut back = None;
-        if is_meant {
-            let told = self.bind(attached, name, next, here).await?;
+        if let Some(meant) = meant {
+            let hlc = next.hlc.max(meant.seen.newest());
+            let told = self.bind(attached, name, names::Bound { ended: Some(meant), hlc, ..next }, here).await?;
             // Who commits from now on finds the name gone; who committed before looked at the name before that, too.
-            if self.has_seen_all(name, nsid, &ended).await? {
+            if self.meant(name, nsid, &ended).await?.is_some() {
                 return Ok(done);
             }
             back = Some(binding::next(None, Some(&told)));
@@ -147,17 +148,31 @@ impl Sync {
         Ok(done)
     }
 
-    /// Whether a deletion knew of everything that the bucket has of the incarnation: documents, and what somebody set.
-    async fn has_seen_all(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<bool> {
+    /// What a deletion is of that knew of everything that the bucket has of the incarnation: documents, and what somebody set. One whose
+    /// time was up ends with all that the bucket has.
+    async fn meant(&self, name: &NamespaceName, nsid: Nsid, ended: &Ended) -> Result<Option<Ended>> {
         let Some(Found { manifest: newest, .. }) = self.newest(&name.project, nsid, None).await? else {
-            return Ok(true);
+            return Ok(Some(ended.clone()));
         };
+        if self.is_over(&newest)? {
+            let mut all = ended.clone();
+            all.seen.merge(&newest.version_vector);
+            return Ok(Some(all));
+        }
         if !ended.seen.covers_all(&newest.version_vector) || self.is_of_a_clone(&name.project, nsid, &newest).await? {
-            return Ok(false);
+            return Ok(None);
         }
         // Once it is let go of here, nothing says what it knew.
         let common = tokio::task::block_in_place(|| self.engine.common(nsid))?;
-        Ok(common.is_none_or(|common| !settings::were_set(&common, &newest)))
+        Ok(common.is_none_or(|common| !settings::were_set(&common, &newest)).then(|| ended.clone()))
+    }
+
+    /// Whether the time of an incarnation of which somebody has this state is up.
+    fn is_over(&self, state: &Manifest) -> Result<bool> {
+        tokio::task::block_in_place(|| {
+            let now = self.engine.believed_time(self.bucket.traffic().clock());
+            self.engine.is_over(state, now)
+        })
     }
 
     /// Deletes what another node deleted, and fetches who has the name there since.
@@ -169,7 +184,7 @@ impl Sync {
         Ok(done)
     }
 
-    /// Deletes what another node deleted. What it had not seen stays, under another name.
+    /// Deletes what another node deleted. What it had not seen stays, under another name, unless its time is up here as well.
     pub(super) async fn follow_deletion(&self, name: &NamespaceName, ended: &Ended) -> Result<Done> {
         // A deletion by who writes by this node's origin has not seen what this node wrote.
         let common = match self.engine.nsid_of(name) {
@@ -183,6 +198,8 @@ impl Sync {
                 && ended.seen.covers_all(&self.engine.seen(name).await?);
             let (known, notice) = if is_known {
                 (ended.seen.clone(), None)
+            } else if self.is_over(&ours)? {
+                (self.engine.seen(name).await?, None)
             } else {
                 let tags = self.tags_of(name, ended.nsid)?;
                 let (kept, covered) = self.keep_beside(name, "recovered").await?;

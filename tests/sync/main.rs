@@ -11,6 +11,7 @@ mod crowded;
 mod damaged;
 mod damaged_here;
 mod deleting;
+mod ending;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod faulty_store;

@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::engine::Engine;
+use crate::engine::merge::settings;
+use crate::engine::namespace::head::Head;
 use crate::error::Result;
+use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
 use crate::meta::tables::Deadline;
 use crate::model::ids::{NamespaceName, Nsid};
@@ -20,7 +23,8 @@ use crate::platform::clock::UNSET_BEFORE_MS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Stays,
-    IsDue,
+    /// Its time was up then, by the clock as it is now.
+    IsDue(u64),
     /// It stays until then; what its manifest says is by a clock that jumped since.
     Moves(u64),
 }
@@ -32,14 +36,14 @@ fn verdict(expires_ms: u64, set: Option<Deadline>, (wall_ms, jumps_ms): (u64, i6
         Some(set) => {
             let moved = expires_ms.saturating_add_signed(jumps_ms.saturating_sub(set.jumps_ms));
             match moved <= wall_ms {
-                true => Verdict::IsDue,
+                true => Verdict::IsDue(moved),
                 false if moved != expires_ms && now.is_some() => Verdict::Moves(moved),
                 false => Verdict::Stays,
             }
         }
         // No clock that was set says so.
         None if expires_ms < UNSET_BEFORE_MS && wall_ms >= UNSET_BEFORE_MS => Verdict::Stays,
-        None if now.is_some_and(|now| expires_ms <= now) => Verdict::IsDue,
+        None if now.is_some_and(|now| expires_ms <= now) => Verdict::IsDue(expires_ms),
         None => Verdict::Stays,
     }
 }
@@ -82,7 +86,12 @@ impl Engine {
             let Some(name) = named.filter(|_| verdict != Verdict::Stays) else { continue };
             let done = match verdict {
                 Verdict::Moves(to) => self.move_expiry(&name, nsid, to, clock.1).await,
-                _ => self.delete(&name).await.map(|()| tracing::info!(namespace = %name, "deleted, its time was up")),
+                // Its state says what sync needs to know: that it ended by its time.
+                Verdict::IsDue(at) if at != expires_ms => match self.move_expiry(&name, nsid, at, clock.1).await {
+                    Ok(()) => self.end_by_time(&name).await,
+                    failed => failed,
+                },
+                _ => self.end_by_time(&name).await,
             };
             if let Err(error) = done {
                 tracing::warn!(namespace = %name, %error, "its time to live could not be acted on, it is tried again");
@@ -90,6 +99,30 @@ impl Engine {
         }
         let gone: Vec<Nsid> = set.into_keys().filter(|nsid| !context.kin().contains_key(nsid)).collect();
         gone.into_iter().try_for_each(|nsid| context.meta.set_deadline(nsid, None))
+    }
+
+    async fn end_by_time(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
+        self.delete(name).await?;
+        tracing::info!(namespace = %name, "deleted, its time was up");
+        Ok(())
+    }
+
+    /// Whether the time of an incarnation is up of which the bucket has `theirs`, whatever that says besides: when it was deleted here, or at
+    /// `now`, the time that is believed. What somebody set there or here since both were the same counts. Blocking.
+    pub fn is_over(&self, theirs: &Manifest, now: Option<u64>) -> Result<bool> {
+        let (context, nsid) = (&self.context, theirs.nsid);
+        let expires_ms = match Head::load(context, nsid)? {
+            Some(head) => settings::join(theirs, &head.manifest, self.common(nsid)?.as_ref()).expires_ms,
+            None => theirs.expires_ms,
+        };
+        let Some(expires_ms) = expires_ms else { return Ok(false) };
+        // By the clock that both are by.
+        if context.kin().get(&nsid).and_then(|kin| kin.deleted_ms).is_some_and(|deleted_ms| expires_ms <= deleted_ms)
+        {
+            return Ok(true);
+        }
+        let set = context.meta.deadlines()?.into_iter().find(|(set, _)| *set == nsid).map(|(_, set)| set);
+        Ok(matches!(verdict(expires_ms, set, context.look_at_wall(), now), Verdict::IsDue(_)))
     }
 
     /// Writes down when a namespace ends by the clock as it is now, for who reads that and for other nodes.
@@ -120,14 +153,14 @@ mod tests {
     fn a_time_that_was_set_here_counts_what_passed_whatever_the_clock_shows() {
         let set = Some(Deadline { expires_ms: 50, jumps_ms: 2 });
         assert_eq!(verdict(50, set, (49, 2), Some(49)), Verdict::Stays);
-        assert_eq!(verdict(50, set, (50, 2), None), Verdict::IsDue);
+        assert_eq!(verdict(50, set, (50, 2), None), Verdict::IsDue(50));
         // The clock was set since.
         assert_eq!(verdict(50, set, (T + 49, 2 + T as i64), None), Verdict::Stays);
         assert_eq!(verdict(50, set, (T + 49, 2 + T as i64), Some(T + 49)), Verdict::Moves(T + 50));
-        assert_eq!(verdict(50, set, (T + 50, 2 + T as i64), None), Verdict::IsDue);
+        assert_eq!(verdict(50, set, (T + 50, 2 + T as i64), None), Verdict::IsDue(T + 50));
         assert_eq!(
             verdict(T, Some(Deadline { expires_ms: T, jumps_ms: 0 }), (60, 50 - T as i64), None),
-            Verdict::IsDue
+            Verdict::IsDue(50)
         );
     }
 
@@ -137,7 +170,7 @@ mod tests {
         for set in [None, other] {
             assert_eq!(verdict(T, set, (T, 0), None), Verdict::Stays);
             assert_eq!(verdict(T, set, (T, 0), Some(T - 1)), Verdict::Stays);
-            assert_eq!(verdict(T, set, (T, 0), Some(T)), Verdict::IsDue);
+            assert_eq!(verdict(T, set, (T, 0), Some(T)), Verdict::IsDue(T));
             assert_eq!(verdict(50, set, (T, 0), Some(T)), Verdict::Stays);
         }
     }

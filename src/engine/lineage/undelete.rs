@@ -7,6 +7,7 @@ use super::gone;
 use super::holdings::kin;
 use crate::engine::Engine;
 use crate::engine::catalog::read_again;
+use crate::engine::merge::settings;
 use crate::engine::namespace::head::Head;
 use crate::engine::operations::exists;
 use crate::error::{Context as _, Result};
@@ -51,7 +52,8 @@ impl Engine {
         self.to_the_end(move |engine| async move { engine.undelete_now(&name, nsid, None).await }).await
     }
 
-    /// The same of an incarnation of which the bucket has `theirs`: a time to live that somebody set there since holds.
+    /// The same of an incarnation of which the bucket has `theirs`, for which no person asked: its time to live stays, or is what somebody
+    /// set there since.
     pub(in crate::engine) async fn undelete_for(
         self: &Arc<Self>,
         name: &NamespaceName,
@@ -80,16 +82,23 @@ impl Engine {
         tokio::task::block_in_place(|| {
             let context = &self.context;
             if let Some(head) = Head::load(context, deleted.nsid)? {
-                let set_since = theirs.filter(|theirs| theirs.expiry() != head.manifest.expiry());
-                let now = context.clock.now_millis();
-                if let Some(theirs) = set_since {
-                    head.commit(context, |manifest| manifest.take_expiry_of(theirs))?;
-                } else if head.manifest.expires_ms.is_some() {
+                let (own, now) = (head.manifest.expires_ms, context.clock.now_millis());
+                match theirs {
+                    Some(theirs) => {
+                        let common = self.common(deleted.nsid)?;
+                        let joined = settings::join(theirs, &head.manifest, common.as_ref()).expires_ms;
+                        if joined != own {
+                            head.commit(context, |manifest| manifest.take_expiry_of(theirs))?;
+                        }
+                    }
                     // Who brings it back wants it: its time may be what it was deleted for, and would delete it again at once.
-                    head.commit(context, |manifest| {
-                        manifest.set_expiry(None, now);
-                        manifest.updated_ms = now;
-                    })?;
+                    None if own.is_some() => {
+                        head.commit(context, |manifest| {
+                            manifest.set_expiry(None, now);
+                            manifest.updated_ms = now;
+                        })?;
+                    }
+                    None => {}
                 }
             }
             // A sweep sees it deleted or named. Retention stays outside the door.
