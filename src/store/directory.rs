@@ -5,6 +5,7 @@
 //! is written under its mount point, and a directory that is gone is not made anew. The directory is open for one write only, so that
 //! its disk can be unmounted between two.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -71,6 +72,26 @@ impl Directory {
     /// Fails when it is not there, or is another store.
     pub(super) async fn stands(&self) -> Result<()> {
         self.hold().await.map(|_| ())
+    }
+
+    /// The names right below a key that are directories, or may lead to one. None of them is entered.
+    pub(super) async fn names_below(&self, key: &StorePath) -> Result<BTreeSet<String>> {
+        let path = self.path.join(key.as_ref());
+        let named = tokio::task::spawn_blocking(move || {
+            names_in(&path).map_err(|source| match source.kind() {
+                ErrorKind::NotFound => {
+                    object_store::Error::NotFound { path: path.display().to_string(), source: source.into() }
+                }
+                _ => {
+                    let text = format!("list the directory {}: {source}", path.display());
+                    object_store::Error::Generic {
+                        store: "directory",
+                        source: Box::new(Said { text, source: source.into() }),
+                    }
+                }
+            })
+        });
+        ended(&self.name, named.await)
     }
 
     /// Opens it for one piece of work.
@@ -161,6 +182,23 @@ fn open_directory(path: &Path) -> std::io::Result<File> {
 #[cfg(not(target_os = "linux"))]
 fn open_directory(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).open(path)
+}
+
+/// Names that are not UTF-8 are none of ours; a file has nothing below it.
+fn names_in(path: &Path) -> std::io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(names),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() || kind.is_symlink() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    Ok(names)
 }
 
 /// A path that leads to an open directory wherever it is by now, where the system has such paths.

@@ -121,6 +121,35 @@ impl Bucket {
         Ok(Some(Page { objects: page.into_iter().take(keys_max).collect(), more }))
     }
 
+    /// The names right below `prefix` that objects may lie below, ascending: whole parts of a key, empty for all. None of a directory's is
+    /// entered, so one of them that cannot be read is for whoever looks below it.
+    pub async fn names_below(&self, prefix: &str, patience: &Patience) -> Result<Vec<String>> {
+        if !prefix.is_empty() {
+            keys::check(prefix)?;
+        }
+        let mut turns = patience.for_long_attempts().begin();
+        let found = self.call(&mut turns, Request::List, ANSWER_BYTES_MAX, || self.below(prefix)).await;
+        match found.map_err(|error| error.context(format_args!("list what is right below {prefix:?}")))? {
+            Some(found) => Ok(found.into_iter().filter(|name| keys::check(name).is_ok()).collect()),
+            None if self.inner.backend.over_http => {
+                Err(self.no_place().context(format_args!("list what is right below {prefix:?}")))
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn below(&self, prefix: &str) -> object_store::Result<BTreeSet<String>> {
+        let under = self.below_root(prefix).map_err(|error| super::bucket::generic(error.to_string()))?;
+        let backend = &self.inner.backend;
+        if let Some(directory) = &backend.directory {
+            directory.stands().await?;
+            return directory.names_below(&under).await;
+        }
+        let listed =
+            backend.objects.list_with_delimiter(Some(&under).filter(|path| !path.as_ref().is_empty())).await?;
+        Ok(listed.common_prefixes.iter().filter_map(|path| Some(path.filename()?.to_owned())).collect())
+    }
+
     /// An object of ours; others may have put theirs beside it, whose names are no keys.
     fn listed(&self, object: &ObjectMeta) -> Option<Listed> {
         let key = key_below(&self.inner.backend.root, &object.location)?;

@@ -56,12 +56,17 @@ fn below(dir: &Path, parts: &mut Vec<String>, now: SystemTime, swept: &mut Swept
             continue;
         };
         let kind = entry.file_type()?;
-        let is_gone = if kind.is_dir() && keys::check(&name).is_ok() {
+        let is_gone = if kind.is_dir() && keys::check(&name).is_ok() && !name.starts_with('.') {
             let is_old = is_old(&entry, now);
             parts.push(name);
             let is_bare = match below(&entry.path(), parts, now, swept) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-                bare => bare?,
+                Err(error) => {
+                    // Of the others what is left is removed all the same.
+                    tracing::warn!(%error, path = %entry.path().display(), "not looked through for broken uploads");
+                    false
+                }
+                Ok(is_bare) => is_bare,
             };
             let goes = is_bare && is_old && is_of_an_incarnation(parts);
             parts.pop();

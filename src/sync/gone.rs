@@ -7,15 +7,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use uuid::Uuid;
+
 use super::collect::{Of, Reclaim, Reclaimed};
-use super::{Attached, Selection, Sync, names};
+use super::{Attached, Selection, Sync, keys, names};
 use crate::engine::layout::{number_of, prefix};
-use crate::engine::remote::owner_of;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
 use crate::model::ids::{NamespaceName, Nsid, Project};
-use crate::store::PAGE_KEYS_MAX;
 
 /// The most keys that are left of a namespace of which every object is gone: manifests, lists, tags, the hint.
 const LEFT_MAX: usize = 100_000;
@@ -28,8 +28,13 @@ impl Sync {
         attached: &mut Attached,
         selection: &Selection,
         ask: &Reclaim,
+        unread: &mut Option<Error>,
     ) -> Result<Vec<(NamespaceName, Nsid)>> {
-        let revisions = names::revisions(&self.bucket, &self.options.patience).await?;
+        let names::Revisions { known: mut revisions, unread: apart } =
+            names::revisions(&self.bucket, &self.options.patience).await?;
+        // What has a name that cannot be read is not dead: nothing of its project is.
+        revisions.retain(|name, _| !apart.iter().any(|apart| apart.is_in(&name.project)));
+        *unread = names::failed(&apart, selection);
         let (mut alive, mut ended) = (BTreeSet::new(), BTreeMap::new());
         let projects: BTreeSet<Project> = revisions.keys().map(|name| name.project.clone()).collect();
         for (name, revs) in revisions {
@@ -56,13 +61,24 @@ impl Sync {
             if alive.contains(&nsid) || ended.contains_key(&nsid) {
                 continue;
             }
-            // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
-            let Some(found) = self.newest(&project, nsid, None).await? else {
-                if ask.forced && !ask.dry_run && begun_ms(nsid) <= until && !here.contains(&nsid) {
-                    let name = nameless(&project, nsid)?;
-                    self.end_unborn(&project, &self.engine.blank(&name), (nsid, &name.to_string())).await?;
+            let found = match self.newest(&project, nsid, None).await {
+                // It came to be, and nobody lived to give it its name: who has it sends it anew, as if it had been deleted.
+                Ok(None) if ask.forced && !ask.dry_run && begun_ms(nsid) <= until && !here.contains(&nsid) => {
+                    self.end_nameless(&project, nsid).await.map(|()| None)
                 }
-                continue;
+                found => found,
+            };
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) if names::is_of_one_place(&self.bucket, &error) => {
+                    tracing::warn!(%error, %project, %nsid, "not looked at by reclaim, the others are");
+                    if selection.is_whole() {
+                        unread.get_or_insert(error);
+                    }
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             // Names were listed before: it may have got its own since.
             if let Some(name) = parse_name(&found.manifest.name)
@@ -81,28 +97,25 @@ impl Sync {
         Ok(dead)
     }
 
-    /// All incarnations of these projects that have anything in the bucket.
+    /// All incarnations of these projects that anything was put into the bucket of.
     async fn incarnations(&self, projects: BTreeSet<Project>) -> Result<BTreeSet<(Project, Nsid)>> {
         let mut found = BTreeSet::new();
         for project in projects {
-            let below = format!("{project}/namespaces");
-            let mut after: Option<String> = None;
-            loop {
-                let page = self.bucket.list(&below, after.as_deref(), PAGE_KEYS_MAX, &self.options.patience).await?;
-                let owners = page.objects.iter().filter_map(|listed| owner_of(&listed.key));
-                let last = owners.clone().next_back();
-                found.extend(owners.map(|nsid| (project.clone(), nsid)));
-                if !page.more {
-                    break;
-                }
-                // Behind everything of the last one.
-                after = match last {
-                    Some(nsid) => Some(format!("{}/zzzz", prefix(&project, nsid))),
-                    None => page.objects.last().map(|listed| listed.key.clone()),
-                };
-            }
+            let names = self.bucket.names_below(&keys::namespaces(&project), &self.options.patience).await?;
+            let owners = names.iter().filter_map(|name| Some(Nsid(Uuid::try_parse(name).ok()?)));
+            found.extend(owners.map(|nsid| (project.clone(), nsid)));
         }
         Ok(found)
+    }
+
+    /// Ends an incarnation that never got a manifest, if there is anything of it: a directory stays for a while when all in it is gone.
+    async fn end_nameless(&self, project: &Project, nsid: Nsid) -> Result<()> {
+        let page = self.bucket.list(&prefix(project, nsid), None, 1, &self.options.patience).await?;
+        if page.objects.is_empty() {
+            return Ok(());
+        }
+        let name = nameless(project, nsid)?;
+        self.end_unborn(project, &self.engine.blank(&name), (nsid, &name.to_string())).await.map(|_| ())
     }
 
     /// Whether a name's newest revision in the bucket is not of this incarnation.

@@ -62,7 +62,12 @@ pub fn names(project: &Project) -> String {
 
 /// One revision of a name's binding.
 pub fn binding(name: &NamespaceName, rev: u64) -> String {
-    format!("{}/{}/{}", names(&name.project), name.name, numbered(rev))
+    format!("{}/{}", bindings(name), numbered(rev))
+}
+
+/// What all revisions of a name's binding lie below.
+pub fn bindings(name: &NamespaceName) -> String {
+    format!("{}/{}", names(&name.project), name.name)
 }
 
 /// The claim of a range of integer ids' blocks.
@@ -70,12 +75,14 @@ pub fn id_range(range: u32) -> String {
     format!("_ids/{}", numbered(range.into()))
 }
 
-/// What to go on behind after a key that is of no project: what is Shoal's own beside them is passed over at once.
-pub fn behind(key: &str) -> String {
-    match key.split_once('/') {
-        Some((first, _)) if first.starts_with('_') => format!("{first}/zzzz"),
-        _ => key.to_owned(),
-    }
+/// What all incarnations of a project lie below.
+pub fn namespaces(project: &Project) -> String {
+    format!("{project}/namespaces")
+}
+
+/// What is between the bucket's root and projects.
+pub fn is_org(part: &str) -> bool {
+    Project::new(part, "any").is_ok()
 }
 
 /// The name and the revision in a key that [`binding`] made.
@@ -89,18 +96,9 @@ pub fn binding_of(key: &str) -> Option<(NamespaceName, u64)> {
     Some((project.namespace(name).ok()?, number_of(file)?))
 }
 
-/// The project in any key, and a key behind all of that project's.
-pub fn project_of(key: &str) -> Option<(Project, String)> {
-    let mut parts = key.split('/');
-    let project = Project::new(parts.next()?, parts.next()?).ok()?;
-    parts.next()?;
-    let behind = format!("{project}/zzzz");
-    Some((project, behind))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{behind, binding, binding_of, id_range, manifest, names, project_of, tag, tag_of, tags};
+    use super::{binding, binding_of, id_range, is_org, tag, tag_of, tags};
     use crate::model::ids::{Nsid, Project};
     use uuid::Uuid;
 
@@ -124,19 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_a_project_is_before_the_one_behind_it() {
-        let project = Project::new("acme", "search").unwrap();
-        let name = project.namespace("docs").unwrap();
-        let manifest = manifest(&project, Nsid(Uuid::from_u128(1)), 0);
-        for key in [binding(&name, 0), manifest, format!("{}/~", names(&project))] {
-            let (found, behind) = project_of(&key).unwrap();
-            assert!(found == project && key < behind, "{key}");
+    fn what_is_shoals_own_and_what_file_systems_put_beside_it_is_no_organisation() {
+        assert!(is_org("acme") && is_org("default"));
+        for other in ["_format.json", "_ids", "_probe", "lost+found", ".Trash-1000", ".", "v2", ""] {
+            assert!(!is_org(other), "{other}");
         }
-        assert_eq!(project_of("_format.json"), None);
-        assert_eq!(project_of(&id_range(7)), None);
-        assert!(id_range(u32::MAX) < behind(&id_range(0)));
-        for own in ["_format.json", "acme/notes.txt"] {
-            assert_eq!(behind(own), own);
-        }
+        assert!(!is_org(id_range(7).split('/').next().unwrap()));
     }
 }

@@ -114,7 +114,7 @@ struct Attached {
     /// Whether it was found to be the one that this node belongs to.
     is_known: bool,
     /// The names there, and when they were listed.
-    names: Option<(BTreeMap<NamespaceName, u64>, u64)>,
+    names: Option<(names::Newest, u64)>,
     /// What revisions of names say, which never change.
     bound: BTreeMap<(NamespaceName, u64), names::Bound>,
 }
@@ -255,7 +255,7 @@ impl Sync {
         self.note_id_ranges(self.claim_id_ranges().await);
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
-        let mut all: Vec<&NamespaceName> = in_bucket.keys().chain(here.keys()).collect();
+        let mut all: Vec<&NamespaceName> = in_bucket.known.keys().chain(here.keys()).collect();
         // What a branch came from first, which is older: it finds there what it shares.
         all.sort_by_key(|name| (here.get(*name), *name));
         all.dedup();
@@ -269,10 +269,14 @@ impl Sync {
                     continue;
                 }
                 let error = self.bring(attached, &name, &in_bucket, selection, pass).await.err();
-                unreached = if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
-                if error.is_some() {
-                    // Perhaps the name means something else by now.
-                    attached.names = None;
+                // What cannot be listed says nothing of the bucket as a whole.
+                if in_bucket.of(&name).is_ok() {
+                    unreached =
+                        if error.as_ref().is_some_and(|e| e.code() == UNREACHABLE) { unreached + 1 } else { 0 };
+                    if error.is_some() {
+                        // Perhaps the name means something else by now.
+                        attached.names = None;
+                    }
                 }
                 failed = failed.or(error.map(|error| error.context(format_args!("sync {name}"))));
                 if unreached == UNREACHED_MAX {
@@ -284,8 +288,10 @@ impl Sync {
             let is_new = |name: &NamespaceName| !here.contains_key(name) && !pass.namespaces.contains_key(name);
             all.extend(named.filter(|name| selection.is_whole() && selection.takes(name) && is_new(name)));
         }
+        // What there is below may be in the bucket only.
+        failed = failed.or(names::failed(&in_bucket.unread, selection));
         let known: BTreeSet<NamespaceName> =
-            in_bucket.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();
+            in_bucket.known.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();
         self.edit(|status| status.namespaces.retain(|name, _| known.contains(name)));
         failed.map_or(Ok(()), Err)
     }
@@ -370,10 +376,10 @@ impl Sync {
 
     /// The newest revision of every name in the bucket. A pass that nobody asked for, or for names that are known, lists them now
     /// and then only: listing costs as much as writing.
-    async fn names(&self, attached: &mut Attached, selection: &Selection) -> Result<BTreeMap<NamespaceName, u64>> {
+    async fn names(&self, attached: &mut Attached, selection: &Selection) -> Result<names::Newest> {
         let now = self.clock.now_millis();
         if let Some((known, listed_ms)) = &attached.names
-            && (selection.is_unasked() || selection.is_among(known))
+            && (selection.is_unasked() || selection.is_among(&known.known))
             && (*listed_ms..listed_ms.saturating_add(LISTED_EVERY_MS)).contains(&now)
         {
             return Ok(known.clone());
@@ -381,7 +387,7 @@ impl Sync {
         check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await?;
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
-        attached.bound.retain(|(name, rev), _| found.get(name) == Some(rev));
+        attached.bound.retain(|(name, rev), _| found.known.get(name) == Some(rev));
         attached.names = Some((found.clone(), now));
         Ok(found)
     }
@@ -415,7 +421,7 @@ impl Sync {
             return Err(binding::overtaken(name));
         }
         if let Some((names, _)) = &mut attached.names {
-            names.insert(name.clone(), bound.rev);
+            names.known.insert(name.clone(), bound.rev);
         }
         attached.bound.insert((name.clone(), bound.rev), bound.clone());
         Ok(bound)

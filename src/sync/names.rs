@@ -1,14 +1,15 @@
 //! Names in the bucket: which there are, and binding one to an incarnation by put-if-absent.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::keys;
+use super::{Selection, keys};
 use crate::error::{Error, Result};
 use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding};
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
-use crate::store::{Bucket, Outcome, Patience, commit};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::store::{Bucket, Listed, Outcome, Patience, REPLACED, commit};
 
 /// The most projects and the most revisions of names that one node takes part in.
 const PROJECTS_MAX: usize = 10_000;
@@ -31,16 +32,64 @@ impl From<NameBinding> for Bound {
     }
 }
 
+/// Names below a place of the bucket that could not be listed.
+#[derive(Clone, Debug)]
+pub struct Unread {
+    below: String,
+    error: Arc<Error>,
+}
+
+impl Unread {
+    fn has(&self, name: &NamespaceName) -> bool {
+        format!("{}/", keys::bindings(name)).starts_with(&format!("{}/", self.below))
+    }
+
+    pub fn is_in(&self, project: &Project) -> bool {
+        format!("{}/", self.below).starts_with(&format!("{project}/"))
+    }
+
+    fn error(&self) -> Error {
+        self.error.duplicate().context("list the names in the bucket")
+    }
+}
+
+/// Why not all names that a selection is about are known.
+pub fn failed(unread: &[Unread], selection: &Selection) -> Option<Error> {
+    unread.iter().find(|unread| selection.is_about(|name| unread.has(name))).map(Unread::error)
+}
+
+/// What the names in the bucket are: the revisions of each, ascending, without what they say.
+#[derive(Debug, Default)]
+pub struct Revisions {
+    pub known: BTreeMap<NamespaceName, Vec<u64>>,
+    pub unread: Vec<Unread>,
+}
+
+/// The newest revision of each.
+#[derive(Clone, Debug, Default)]
+pub struct Newest {
+    pub known: BTreeMap<NamespaceName, u64>,
+    pub unread: Vec<Unread>,
+}
+
+impl Newest {
+    /// An error where nobody could say what there is of the name.
+    pub fn of(&self, name: &NamespaceName) -> Result<Option<u64>> {
+        let unread = || self.unread.iter().find(|unread| unread.has(name)).map(Unread::error);
+        self.known.get(name).copied().map_or_else(|| unread().map_or(Ok(None), Err), |rev| Ok(Some(rev)))
+    }
+}
+
 /// The newest revision of every name, without what it says.
-pub async fn all(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<NamespaceName, u64>> {
+pub async fn all(bucket: &Bucket, patience: &Patience) -> Result<Newest> {
     let newest = |(name, revs): (NamespaceName, Vec<u64>)| revs.last().map(|rev| (name, *rev));
-    Ok(revisions(bucket, patience).await?.into_iter().filter_map(newest).collect())
+    let Revisions { known, unread } = revisions(bucket, patience).await?;
+    Ok(Newest { known: known.into_iter().filter_map(newest).collect(), unread })
 }
 
 /// The newest revision of one name.
 pub async fn newest(bucket: &Bucket, name: &NamespaceName, patience: &Patience) -> Result<Option<u64>> {
-    let below = format!("{}/{}", keys::names(&name.project), name.name);
-    let listed = bucket.list_all(&below, None, REVISIONS_MAX, patience).await?;
+    let listed = bucket.list_all(&keys::bindings(name), None, REVISIONS_MAX, patience).await?;
     Ok(listed.iter().filter_map(|listed| keys::binding_of(&listed.key)).map(|(_, rev)| rev).max())
 }
 
@@ -58,25 +107,70 @@ pub async fn newest_after(
     }
 }
 
-/// All revisions of every name, ascending, without what they say.
-pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<BTreeMap<NamespaceName, Vec<u64>>> {
-    let mut found: BTreeMap<NamespaceName, Vec<u64>> = BTreeMap::new();
-    let mut after: Option<String> = None;
-    for _ in 0..PROJECTS_MAX {
-        let page = bucket.list("", after.as_deref(), 1, patience).await?;
-        let Some(first) = page.objects.first() else { return Ok(found) };
-        let Some((project, behind)) = keys::project_of(&first.key) else {
-            // What lies beside the projects, such as the format's file.
-            after = Some(keys::behind(&first.key));
+/// All revisions of every name. Objects of namespaces are not listed for it, and nothing that no key of ours begins with is entered.
+pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<Revisions> {
+    let mut found = Revisions::default();
+    let mut projects = 0;
+    for org in bucket.names_below("", patience).await?.into_iter().filter(|part| keys::is_org(part)) {
+        let Some(parts) = found.unless_unread(bucket, &org, bucket.names_below(&org, patience).await)? else {
             continue;
         };
-        let revisions = bucket.list_all(&keys::names(&project), None, REVISIONS_MAX, patience).await?;
-        for (name, rev) in revisions.iter().filter_map(|listed| keys::binding_of(&listed.key)) {
-            found.entry(name).or_default().push(rev);
+        for project in parts.iter().filter_map(|part| Project::new(&org, part).ok()) {
+            projects += 1;
+            if projects > PROJECTS_MAX {
+                return Err(Error::invalid(format!("{}: more than {PROJECTS_MAX} projects", bucket.name())));
+            }
+            found.list(bucket, &project, patience).await?;
         }
-        after = Some(behind);
     }
-    Err(Error::invalid(format!("{}: more than {PROJECTS_MAX} projects", bucket.name())))
+    Ok(found)
+}
+
+/// Whether an error may be one place's only. In a directory one that is below may be another user's, or on a bad block; over HTTP all
+/// are asked of the same store.
+pub fn is_of_one_place(bucket: &Bucket, error: &Error) -> bool {
+    bucket.is_directory() && error.code() != REPLACED
+}
+
+impl Revisions {
+    /// Those of one project.
+    async fn list(&mut self, bucket: &Bucket, project: &Project, patience: &Patience) -> Result<()> {
+        let below = keys::names(project);
+        match bucket.list_all(&below, None, REVISIONS_MAX, patience).await {
+            Ok(listed) => self.extend(&listed),
+            Err(error) if !is_of_one_place(bucket, &error) => return Err(error),
+            // Perhaps it is of one name only.
+            Err(_) => {
+                let names = bucket.names_below(&below, patience).await;
+                for name in self.unless_unread(bucket, &below, names)?.unwrap_or_default() {
+                    let below = format!("{below}/{name}");
+                    let listed = bucket.list_all(&below, None, REVISIONS_MAX, patience).await;
+                    if let Some(listed) = self.unless_unread(bucket, &below, listed)? {
+                        self.extend(&listed);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, listed: &[Listed]) {
+        for (name, rev) in listed.iter().filter_map(|listed| keys::binding_of(&listed.key)) {
+            self.known.entry(name).or_default().push(rev);
+        }
+    }
+
+    /// What cannot be read of one place is kept in mind, and the others are listed.
+    fn unless_unread<T>(&mut self, bucket: &Bucket, below: &str, listed: Result<T>) -> Result<Option<T>> {
+        match listed {
+            Err(error) if is_of_one_place(bucket, &error) => {
+                tracing::warn!(%error, below, "names in the bucket are not listed, the others are");
+                self.unread.push(Unread { below: below.to_owned(), error: Arc::new(error) });
+                Ok(None)
+            }
+            listed => listed.map(Some),
+        }
+    }
 }
 
 /// What a revision says.

@@ -165,13 +165,13 @@ impl Sync {
         self.attach(&mut attached).await?;
         self.check_clock(ask)?;
         let mut due: Vec<(NamespaceName, Nsid, bool)> = Vec::new();
-        for (name, nsid) in self.dead(&mut attached, selection, ask).await? {
+        for (name, nsid) in self.dead(&mut attached, selection, ask, &mut run.failed).await? {
             due.push((name, nsid, true));
         }
         // What this node only follows others look after.
         due.retain(|(name, ..)| !self.engine.follows(name));
         let mut live = Vec::new();
-        for (name, rev) in self.names(&mut attached, selection).await? {
+        for (name, rev) in self.names(&mut attached, selection).await?.known {
             if selection.takes(&name)
                 && !self.engine.follows(&name)
                 && let Some(nsid) = self.bound(&mut attached, &name, rev).await?.and_then(|bound| bound.target)

@@ -53,6 +53,11 @@ impl Selection {
         self.only.as_ref().is_some_and(|only| only.iter().all(|name| names.contains_key(name)))
     }
 
+    /// Whether it is about all, or about one of which this is so.
+    pub fn is_about(&self, is_so: impl Fn(&NamespaceName) -> bool) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(is_so))
+    }
+
     pub fn is_unasked(&self) -> bool {
         self.unasked
     }

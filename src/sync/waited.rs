@@ -6,10 +6,9 @@
 //! - What had to give way was part of the namespace, and is sent with it; by a later pass if this one does not come to it.
 //! - That a pass went well is not enough to say that a write is in the bucket: a manifest there has to cover its version.
 
-use std::collections::BTreeMap;
-
 use tokio::time::Instant;
 
+use super::names::Newest;
 use super::namespace::Done;
 use super::worker::{TIMEOUT, Worker};
 use super::{Attached, Pass, Selection, Sync, binding, names};
@@ -87,17 +86,18 @@ impl Sync {
         &self,
         attached: &mut Attached,
         name: &NamespaceName,
-        in_bucket: &BTreeMap<NamespaceName, u64>,
+        in_bucket: &Newest,
         selection: &Selection,
         pass: &mut Pass,
     ) -> Result<()> {
         let mut all = vec![name.clone()];
         let mut at = 0;
         while let Some(next) = all.get(at).cloned() {
-            let (began, rev) = (self.clock.now_millis(), in_bucket.get(&next).copied());
-            let done = match selection.is_unasked() {
-                true => self.bring_together(attached, &next, rev).await,
-                false => self.settle(attached, &next, rev, selection).await,
+            let began = self.clock.now_millis();
+            let done = match in_bucket.of(&next) {
+                Err(unread) => Err(unread),
+                Ok(rev) if selection.is_unasked() => self.bring_together(attached, &next, rev).await,
+                Ok(rev) => self.settle(attached, &next, rev, selection).await,
             };
             let done = done.inspect_err(|error| self.engine.note_damage(&next, error));
             pass.namespaces.insert(next.clone(), done.as_ref().cloned().map_err(Error::duplicate));
@@ -150,7 +150,7 @@ impl Sync {
     ) -> Result<Option<u64>> {
         let newest = names::newest_after(&self.bucket, name, known, &self.options.patience).await?;
         if let (Some((names, _)), Some(newest)) = (&mut attached.names, newest) {
-            names.insert(name.clone(), newest);
+            names.known.insert(name.clone(), newest);
         }
         Ok(newest)
     }

@@ -256,7 +256,8 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        let below = prefix.cloned().unwrap_or_default();
+        self.faulty(&below, || self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {

@@ -47,6 +47,7 @@ mod tags;
 mod tags_lost;
 mod unlucky;
 mod unmounted;
+mod unreadable;
 mod unsent;
 mod upkeep;
 mod waiting;

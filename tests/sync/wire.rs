@@ -269,7 +269,12 @@ impl ObjectStore for Wire {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.store.list_with_delimiter(prefix).await
+        let listed = self.store.list_with_delimiter(prefix).await;
+        match self.draw("list", prefix.map_or("", Path::as_ref)).0 {
+            _ if self.was_cut() => std::future::pending().await,
+            Some(Fault::Before(lie) | Fault::After(lie)) => Err(lie.error(&Path::from("x"))),
+            _ => listed,
+        }
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
