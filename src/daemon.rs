@@ -193,6 +193,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
         recall: config.search.recall,
         tier_bytes_max: storage.tier_bytes_max,
         followed: config.followed()?,
+        has_bucket: config.worker()?.is_some(),
         ..EngineConfig::new(&storage.data_dir)
     })
 }

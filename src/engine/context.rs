@@ -73,6 +73,8 @@ pub struct EngineConfig {
     pub tier_bytes_max: u64,
     /// Namespaces that other nodes write and this one takes from a bucket only: merging their segments is left to those.
     pub followed: NamePatterns,
+    /// Whether there is one that sync brings this node together with.
+    pub has_bucket: bool,
 }
 
 impl EngineConfig {
@@ -97,6 +99,7 @@ impl EngineConfig {
             recall: Recall::DEFAULT,
             tier_bytes_max: 0,
             followed: NamePatterns::default(),
+            has_bucket: true,
         }
     }
 }
@@ -199,6 +202,12 @@ impl Context {
 
     pub fn kin(&self) -> MutexGuard<'_, BTreeMap<Nsid, Kin>> {
         self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The incarnations that were deleted and can be had back.
+    pub fn deleted(&self) -> Vec<(Nsid, Kin)> {
+        let is_deleted = |(_, kin): &(&Nsid, &Kin)| kin.deleted_ms.is_some();
+        self.kin().iter().filter(is_deleted).map(|(nsid, kin)| (*nsid, kin.clone())).collect()
     }
 
     /// Remembers what is known of an incarnation.

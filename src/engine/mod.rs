@@ -57,7 +57,7 @@ mod unsent;
 pub mod view;
 pub mod write;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -96,8 +96,6 @@ pub struct Engine {
     ended: Mutex<VecDeque<(Project, Nsid, u32)>>,
     /// Whose bases of merges were looked at last in the background.
     bases_seen: Mutex<Option<Nsid>>,
-    /// Incarnations that sync is to put under another name when they are deleted: they are not let go of before that.
-    wanted: Mutex<BTreeSet<Nsid>>,
     /// So many of the next looks at what is due go by in which nothing of the past goes for its share of the disk.
     looks_without: AtomicU32,
     /// Held by a query that reads again what there was no room for.

@@ -5,7 +5,7 @@
 //! or from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -13,6 +13,7 @@ use super::catalog::Catalog;
 use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
+use super::merge::schemas::SCHEMA_CLASH;
 use super::merge::{MergeReport, MergeRequest, Work, bases, settings};
 use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
@@ -20,7 +21,7 @@ use super::start::put_format;
 use super::{Engine, sweep};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, Parent};
-use crate::format::names::NameBinding;
+use crate::format::names::{NameBinding, parse_name};
 use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
@@ -347,7 +348,10 @@ impl Engine {
         let (work, commit) = match done {
             Ok(done) => done,
             Err(error) => {
-                tokio::task::block_in_place(|| self.withdraw_staged(nsid));
+                // What contradicts stays staged: by that a deletion of what is here is known to wait for sync.
+                if error.code() != SCHEMA_CLASH {
+                    tokio::task::block_in_place(|| self.withdraw_staged(nsid));
+                }
                 return Err(error);
             }
         };
@@ -386,14 +390,25 @@ impl Engine {
         Ok(kept)
     }
 
-    /// Says whether what a name means is to be put under another name by sync when it is deleted: whatever it takes of the disk, and
-    /// however long that is, it can be had back until then. Until the next start.
-    pub fn want(&self, name: &NamespaceName, is_wanted: bool) {
-        let Some(nsid) = self.nsid_of(name) else { return };
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        match is_wanted {
-            true => drop(wanted.insert(nsid)),
-            false => drop(wanted.remove(&nsid)),
+    /// Whether the bucket's state of an incarnation is staged that could not be taken in: when it is deleted, sync puts what is here under
+    /// another name, or finds that nobody needs it. Until then it is kept, whatever it takes of the disk, and however long that is. Reads
+    /// small files; what cannot be read is kept as any other.
+    pub(super) fn waits_for_sync(&self, nsid: Nsid) -> bool {
+        let context = &self.context;
+        let path = bases::next_path(context, nsid, nsid);
+        let Some(staged) = bases::read(context, &path).ok().flatten().filter(|_| context.config.has_bucket) else {
+            return false;
+        };
+        let head = Head::load(context, nsid).ok().flatten();
+        head.is_some_and(|head| !head.manifest.version_vector.covers_all(&staged.version_vector))
+    }
+
+    /// Sync has looked at these names: what was deleted of them waits for it no more. Blocking.
+    pub fn looked_at(&self, is_one: impl Fn(&NamespaceName) -> bool) {
+        for (nsid, kin) in self.context.deleted() {
+            if parse_name(&kin.name).is_some_and(|name| is_one(&name)) && self.waits_for_sync(nsid) {
+                self.withdraw_staged(nsid);
+            }
         }
     }
 

@@ -125,7 +125,6 @@ impl Engine {
             past: Mutex::new(VecDeque::new()),
             ended: Mutex::default(),
             bases_seen: Mutex::default(),
-            wanted: Mutex::default(),
             looks_without: AtomicU32::new(0),
             narrow: Mutex::new(()),
             _lock: lock,

@@ -222,7 +222,6 @@ impl Sync {
     pub(super) fn with_way_out(&self, name: &NamespaceName, error: Error) -> Error {
         let kept = binding::beside(name, KEPT[0], self.engine.node_id(), 1);
         let kept = kept.ok().filter(|_| error.code() == SCHEMA_CLASH);
-        self.engine.want(name, kept.is_some());
         match kept {
             None => error,
             Some(kept) => error.with_hint(format!(

@@ -310,7 +310,6 @@ impl Sync {
         let apart = engine.set_apart(name, theirs, common).await?;
         let taken = engine.take_in(name, theirs.clone(), self.options.policy).await;
         let taken = taken.map_err(|error| self.with_way_out(name, error))?;
-        engine.want(name, false);
         if !apart.is_empty() {
             let what = apart.into_iter().collect::<Vec<_>>().join(", ");
             done.tell(format!("{what} of {name} were set here and by another node apart: what was set later holds"));

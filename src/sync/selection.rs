@@ -69,6 +69,11 @@ impl Selection {
             && !self.resting.contains(name)
     }
 
+    /// Whether it is looked at another time.
+    pub fn rests(&self, name: &NamespaceName) -> bool {
+        self.resting.contains(name)
+    }
+
     /// Whether a name takes no part whatever it comes from.
     pub fn excludes(&self, name: &NamespaceName) -> bool {
         self.exclude.matches(name)

@@ -1,6 +1,7 @@
 //! What two nodes made of one namespace's schema apart: what either changed counts, wherever it was changed and whoever synced first.
 
 use serde_json::{Value as Json, json};
+use shoal::engine::Engine;
 
 use crate::fleet::{bucket, fresh, meet, sync};
 use crate::node::{DAY_MS, Node, all, name, put, write};
@@ -109,9 +110,12 @@ async fn where_schemas_contradict_each_other_the_hint_leads_to_the_documents_of_
         (vector("cosine_distance", json!([1.0, 2.0])), vector("cosine_distance", json!([1.0, 2.0, 3.0]))),
         (rows(json!({"id": 1, "x": 1})), rows(json!({"id": 1, "x": "text"}))),
     ] {
-        for is_cut in [false, true] {
-            let what = format!("{one}, {other}, cut {is_cut}");
-            let (bucket, nodes) = (bucket(7), [Node::new(1), Node::new(2)]);
+        for until_then in ["a power cut", "a long time", "a power cut and a long time", "nothing is kept"] {
+            let what = format!("{one}, {other}, {until_then}");
+            let (bucket, mut nodes) = (bucket(7), [Node::new(1), Node::new(2)]);
+            if until_then == "nothing is kept" {
+                nodes[1].config.retention_ms = 0;
+            }
             let mut engines = [nodes[0].open(), nodes[1].open()];
             engines[0].create(&name("docs"), Default::default()).await.unwrap();
             for at in 0..2 {
@@ -132,10 +136,14 @@ async fn where_schemas_contradict_each_other_the_hint_leads_to_the_documents_of_
                 let expected = "delete default/default/docs on this node, and sync: then it has the bucket's documents, and those that are here now";
                 assert!(hint.starts_with(expected), "{hint}");
             }
-            engines[1].delete(&name("docs")).await.unwrap();
-            if is_cut {
+            if until_then == "nothing is kept" {
                 engines[1] = nodes[1].cut_power(engines[1].clone());
-            } else {
+            }
+            engines[1].delete(&name("docs")).await.unwrap();
+            if until_then != "a long time" {
+                engines[1] = nodes[1].cut_power(engines[1].clone());
+            }
+            if until_then != "a power cut" {
                 // It takes more than its share of the disk, and it is long until the next pass.
                 nodes[1].disk.leave_free(Some(4 << 10));
                 nodes.iter().for_each(|node| node.clock.advance(30 * DAY_MS));
@@ -171,5 +179,44 @@ async fn where_schemas_contradict_each_other_the_hint_leads_to_the_documents_of_
                 assert!(engine.nsid_of(&name("docs")).is_none(), "{what}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_waits_for_sync_until_that_has_looked_at_it_and_no_longer() {
+    for end in ["deleted there, too", "deleted there and created again", "no bucket any more"] {
+        let (bucket, mut nodes) = (bucket(8), [Node::new(1), Node::new(2)]);
+        nodes[1].config.retention_ms = 0;
+        let mut engines = [nodes[0].open(), nodes[1].open()];
+        engines[0].create(&name("docs"), Default::default()).await.unwrap();
+        for at in 0..2 {
+            sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+        }
+        for (engine, x) in [(&engines[0], json!(1)), (&engines[1], json!("text"))] {
+            write(engine, "docs", json!({"upsert_rows": [{"id": 1, "x": x}]})).await;
+        }
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        assert_eq!(sync(&nodes[1], &engines[1], &bucket).await.unwrap_err().code(), "schema_clash");
+        let nsid = engines[1].nsid_of(&name("docs")).unwrap();
+        engines[1].delete(&name("docs")).await.unwrap();
+        engines[1].tend().await.unwrap();
+        let project = name("docs").project;
+        let deleted = |engine: &Engine| engine.deleted(&project).into_iter().map(|it| it.nsid).collect::<Vec<_>>();
+        assert_eq!(deleted(&engines[1]), [nsid], "{end}");
+        if end == "no bucket any more" {
+            nodes[1].config.has_bucket = false;
+            engines[1] = nodes[1].cut_power(engines[1].clone());
+        } else {
+            engines[0].delete(&name("docs")).await.unwrap();
+            sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+            if end == "deleted there and created again" {
+                write(&engines[0], "docs", json!({"upsert_rows": [{"id": 2, "x": 2}]})).await;
+                sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+            }
+            sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        }
+        engines[1].tend().await.unwrap();
+        assert_eq!(deleted(&engines[1]), [], "{end}");
+        assert!(engines[1].check(3).unwrap().is_whole(), "{end}");
     }
 }

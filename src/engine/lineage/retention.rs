@@ -5,8 +5,8 @@
 //! does: merges compare with it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::dates::{Deletions, date_replacements};
 use super::due::{Kept, WHOLE, choose};
@@ -20,6 +20,7 @@ use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
+use crate::meta::tables::Kin;
 use crate::model::ids::{Nsid, Project};
 use crate::platform::clock::UNSET_BEFORE_MS;
 use crate::platform::wall::{JUMP_MS, StoreClock};
@@ -121,8 +122,9 @@ impl Engine {
         let shown_ms = now.unwrap_or_else(|| context.clock.now_millis());
         date_replacements(&mut history, shown_ms);
         let (deletions, mut undated) = (Deletions::read(context), Vec::new());
+        let kept_for_now = context.deleted().into_iter().filter(|(nsid, _)| !self.waits_for_sync(*nsid));
+        let kept_for_now: Vec<(Nsid, Kin)> = kept_for_now.collect();
         {
-            let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
             let is_fork =
@@ -137,7 +139,7 @@ impl Engine {
                     is_fork: generation == 0 && is_fork(&nsid),
                 });
             }
-            for (nsid, kin) in kin.iter().filter(|(nsid, _)| !wanted.contains(nsid)) {
+            for (nsid, kin) in &kept_for_now {
                 let Some(deleted_ms) = kin.deleted_ms else { continue };
                 let (replaced_ms, from_now_on) = deletions.deleted_ms(*nsid, deleted_ms, shown_ms);
                 undated.extend(from_now_on.map(|date| (*nsid, date)));

@@ -137,7 +137,7 @@ impl Engine {
             (Ok(Some(head)), Err(_)) => Some(head.manifest.version_vector.clone()),
         };
         let ended = seen.map(|seen| Ended { nsid, seen });
-        let is_kept = context.config.retention_ms > 0;
+        let is_kept = context.config.retention_ms > 0 || self.waits_for_sync(nsid);
         let marked = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
         // After everything that was known of it, whatever the clock says.
         let hlc = ended.as_ref().map_or(hlc, |ended: &Ended| hlc.max(ended.seen.newest()));
