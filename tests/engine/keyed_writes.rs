@@ -85,6 +85,27 @@ async fn the_first_of_a_thousand_and_thirty_keys_is_known_after_flushes_and_rest
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_repeated_whatever_became_of_the_namespace_since() {
+    let node = Node::new(317);
+    let mut engine = node.open();
+    let body = || json!({"upsert_rows": [{"id": 1, "n": 1, "word": "fish"}]});
+    keyed(&engine, "docs", 1, body()).await.unwrap();
+    engine.update_metadata(&name("docs"), Some(true), None).await.unwrap();
+    for _ in 0..2 {
+        assert!(is_repeated(keyed(&engine, "docs", 1, body()).await));
+        assert!(add(&engine, 3).await.unwrap_err().message().contains("Writes not permitted"));
+        engine = node.cut_power(engine);
+    }
+    engine.update_metadata(&name("docs"), Some(false), None).await.unwrap();
+    assert!(!is_repeated(add(&engine, 3).await));
+    // Another type: the first request would be refused by now.
+    write(&engine, "docs", json!({"schema": {"word": {"drop": true}}, "upsert_rows": []})).await.unwrap();
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 2, "word": 7}]})).await.unwrap();
+    assert!(is_repeated(keyed(&engine, "docs", 1, body()).await));
+    assert!(keyed(&engine, "docs", 2, body()).await.unwrap_err().message().contains("word"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_is_known_while_the_index_is_not_rebuilt() {
     let node = Node::new(302);
     let engine = node.open();

@@ -37,19 +37,25 @@ impl Namespace {
         loop {
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
-            let prepared = compute(request, || prepare(&base, has_documents, request))?;
+            let mut prepared = compute(request, || prepare(&base, has_documents, request));
+            if request.idempotency.is_none() {
+                prepared = Ok(prepared?);
+            }
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
+            // What was acknowledged is repeated, whatever became of the namespace since.
+            if let Some(key) = request.idempotency
+                && let Some(kept) = self.find_answer(&mut decider, &key)?
+            {
+                drop(decider);
+                return self.repeat(kept, &key).await;
+            }
             check_writable(&decider)?;
             if request.disable_backpressure {
                 // Many may have come that far at once.
                 self.check_room()?;
             }
-            if let Some(key) = request.idempotency {
-                if let Some(kept) = self.find_answer(&mut decider, &key)? {
-                    drop(decider);
-                    return self.repeat(kept, &key).await;
-                }
+            if request.idempotency.is_some() {
                 self.check_keys(&mut decider)?;
             }
             if !Arc::ptr_eq(&decider.schema, &base) {
@@ -69,6 +75,7 @@ impl Namespace {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
             let now = Now { namespace: self };
+            let prepared = prepared?;
             let decision = compute(request, || decide(prepared, request, &now, version))?;
             let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
             let (ticket, outcome) = self.note_write(request.body_bytes, committed)?;
