@@ -196,7 +196,8 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
     let unknown = || Error::not_found(format!("no such path: {method} {path}"));
     let bad = |error: Error| error.with_code(BAD_NAME);
     // What is read may be asked for without its body.
-    let method = if method == "HEAD" { "GET" } else { method };
+    let is_head = method == "HEAD";
+    let method = if is_head { "GET" } else { method };
     let node = |route: Route| pick(method, path, vec![("GET", route)]);
     let (project, rest) = match parts.as_slice() {
         ["livez"] => return node(Route::Live),
@@ -228,6 +229,10 @@ pub fn route(method: &str, path: &str) -> Result<Route> {
         return Err(unknown());
     }
     let operation = pick(method, path, operations)?;
+    if is_head && matches!(operation, Operation::Transfer(_)) {
+        // Its body is the work, and a snapshot begins with a flush.
+        return Err(wrong_method("HEAD", path, "GET"));
+    }
     if path.ends_with('/') && operation == Operation::Merging(Merging::Acknowledge(None)) {
         // A token was left out; letting go of everything must be meant.
         return Err(unknown());
@@ -299,8 +304,11 @@ fn pick<T>(method: &str, path: &str, offered: Vec<(&'static str, T)>) -> Result<
     if let Some((_, found)) = offered.into_iter().find(|(offer, _)| *offer == method) {
         return Ok(found);
     }
-    Err(Error::invalid(format!("{path} does not take {method}, expected {}", methods.join(" or ")))
-        .with_code("method_not_allowed"))
+    Err(wrong_method(method, path, &methods.join(" or ")))
+}
+
+fn wrong_method(method: &str, path: &str, expected: &str) -> Error {
+    Error::invalid(format!("{path} does not take {method}, expected {expected}")).with_code("method_not_allowed")
 }
 
 /// Undoes percent-encoding; `+` is a space, as one of the SDKs writes it.
@@ -377,5 +385,10 @@ mod tests {
         }
         assert_eq!(refusal("GET", "/v3/namespaces").0, 404);
         assert!(route("HEAD", "/v1/namespaces").is_ok());
+        for carried in ["export", "snapshot"] {
+            let path = format!("/v1/namespaces/docs/{carried}");
+            assert_eq!(refusal("HEAD", &path), (405, format!("{path} does not take HEAD, expected GET")));
+            assert!(route("GET", &path).is_ok());
+        }
     }
 }
