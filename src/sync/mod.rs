@@ -289,14 +289,16 @@ impl Sync {
             all.extend(named.filter(|name| selection.is_whole() && selection.takes(name) && is_new(name)));
         }
         // What there is below may be in the bucket only.
-        failed = failed.or(names::failed(&in_bucket.unread, selection));
+        let unlisted = names::failed(&in_bucket.unread, selection);
+        let are_all_listed = unlisted.is_none();
+        failed = failed.or(unlisted);
         let known: BTreeSet<NamespaceName> =
             in_bucket.known.into_keys().chain(self.engine.named().into_iter().map(|(name, _)| name)).collect();
         self.edit(|status| status.namespaces.retain(|name, _| known.contains(name)));
         let is_through = |name: &NamespaceName| match pass.namespaces.get(name) {
             Some(done) => done.is_ok(),
             // Nobody has it, or it takes no part.
-            None => selection.is_whole() && !selection.rests(name),
+            None => are_all_listed && selection.is_whole() && !selection.rests(name),
         };
         tokio::task::block_in_place(|| self.engine.looked_at(is_through));
         failed.map_or(Ok(()), Err)
