@@ -9,6 +9,8 @@ mod after_faults;
 mod again;
 #[path = "engine/bounds.rs"]
 mod bounds;
+#[path = "engine/damaged_index.rs"]
+mod damaged_index;
 #[path = "engine/hook_disk.rs"]
 mod hook_disk;
 #[path = "engine/keyed_writes.rs"]

@@ -196,7 +196,7 @@ impl Context {
     /// Counts objects that their writer still needs. The caller holds `commits`.
     pub fn keep(&self, keys: &[String]) {
         if let Err(error) = self.meta.keep_logs(keys) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            self.say_index_fails(&error);
         }
     }
 
@@ -214,7 +214,7 @@ impl Context {
     pub fn set_kin(&self, nsid: Nsid, kin: Kin) {
         let kin = self.take_kin(nsid, kin);
         if let Err(error) = self.meta.set_kin(nsid, kin.as_ref()) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            self.say_index_fails(&error);
         }
     }
 
@@ -222,7 +222,7 @@ impl Context {
     pub fn follow(&self, name: &NamespaceName, bound: &Bound, known: Option<(Nsid, Kin)>) {
         let known = known.map(|(nsid, kin)| (nsid, self.take_kin(nsid, kin)));
         if let Err(error) = self.meta.bind(&name.to_string(), bound, known) {
-            tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+            self.say_index_fails(&error);
         }
     }
 
@@ -255,7 +255,10 @@ impl Context {
     fn keep_clock(&self, wall: &Wall, durably: bool) {
         let kept = wall.remembered().map_or(Ok(()), |seen| self.meta.keep_clock(seen, durably));
         if let Err(error) = kept {
-            tracing::warn!(%error, "what the clock shows is not kept, a jump until the next start is not noticed");
+            self.say_now_and_then(
+                "what the clock shows is not kept, a jump until the next start is not noticed",
+                &error,
+            );
         }
     }
 
@@ -305,6 +308,11 @@ impl Context {
             lineages.filter(|lineage| lineage.root == *root.0.as_bytes()).map(|lineage| Hlc(lineage.since)).min();
         let due = Hlc::from_millis(self.clock.now_millis().saturating_sub(self.config.tombstone_ms));
         since.map_or(due, |since| since.min(due))
+    }
+
+    /// Keeps a copy of `node.json` in the index where it has none, or another.
+    pub fn keep_node(&self) -> Result<()> {
+        self.node.keep(&self.meta)
     }
 
     /// Incarnations that have files and no name yet.

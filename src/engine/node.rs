@@ -69,6 +69,11 @@ impl Node {
         Ok(block)
     }
 
+    /// Keeps a copy in an index that may have been begun anew.
+    pub fn keep(&self, meta: &Meta) -> Result<()> {
+        meta.keep_node(&encode_node(&self.lock())?)
+    }
+
     /// Whether ids of a block may be given: the node claimed it, or has never claimed any.
     pub fn owns_block(&self, block: u32) -> bool {
         owns(&self.lock(), block)

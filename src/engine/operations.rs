@@ -413,7 +413,7 @@ impl Engine {
                 return Ok(());
             }
             if let Err(error) = self.context.meta.pin(&name.to_string(), since_ms) {
-                tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+                self.context.say_index_fails(&error);
             }
             Ok(())
         })

@@ -44,6 +44,9 @@ impl Engine {
         let ((mut facts, unreadable), _alone) = self.gather()?;
         self.count_unreadable(&mut facts, &unreadable)?;
         let heads = facts.heads.len();
+        // An index that was begun anew has nothing of what no rebuild makes.
+        context.keep_node()?;
+        context.look_at_wall();
         context.meta.rebuild(&facts)?;
         *context.kin() = facts.kin.iter().cloned().collect();
         context.set_unreadable(unreadable);

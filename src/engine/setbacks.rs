@@ -3,7 +3,7 @@
 //! Invariants:
 //! - After each failure in a row the next try waits twice as long, from [`WAIT_MIN_MS`] up to [`WAIT_MAX_MS`].
 //! - Work that failed for want of room on the disk is tried again only when the disk has the room that it needs: then at once.
-//! - A failure is logged at most once in [`SAID_EVERY_MS`] for each code of a warning.
+//! - A failure is logged at most once in [`SAID_EVERY_MS`] for each code of a warning, and so is each line about the index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,7 +110,7 @@ struct Table {
     failed: BTreeMap<(Nsid, Work), Setback>,
     /// Bytes that work which the disk had no room for takes, as far as is known.
     needs: BTreeMap<(Nsid, Work), u64>,
-    /// When each code was logged last.
+    /// When each code, or line about the index, was logged last.
     said: BTreeMap<&'static str, u64>,
 }
 
@@ -170,6 +170,21 @@ impl Context {
             tracing::warn!(namespace, %error, code, failures, "{}", failed(work));
         } else {
             tracing::debug!(namespace, %error, code, failures, "{}", failed(work));
+        }
+    }
+
+    /// The index could not be told of something that is in the files.
+    pub fn say_index_fails(&self, error: &Error) {
+        self.say_now_and_then("the index does not follow, it will be rebuilt", error);
+    }
+
+    /// Logs what may come with every request, unless that was done a moment ago.
+    pub fn say_now_and_then(&self, what: &'static str, error: &Error) {
+        let now = self.clock.now_millis();
+        if self.setbacks.change(|table| table.is_to_be_said(what, now)) {
+            tracing::warn!(%error, "{what}");
+        } else {
+            tracing::debug!(%error, "{what}");
         }
     }
 
@@ -357,8 +372,12 @@ impl Engine {
         }
     }
 
-    /// Remembers what became of the upkeep of the index and of the past, and logs it where it failed.
+    /// Remembers what became of the upkeep of the index and of the past, and logs it where it failed. While the index is not trusted most
+    /// of it is not tried: that nothing failed says nothing then.
     pub fn note_upkeep(&self, done: &Result<()>) {
+        if done.is_ok() && !self.is_index_trusted() {
+            return;
+        }
         self.context.note((NODE, Work::Index), "", done);
     }
 

@@ -26,6 +26,7 @@ use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
 };
 use crate::meta::Meta;
+use crate::meta::tables::{Bound, Kin};
 use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish, temporary};
@@ -54,10 +55,11 @@ impl Engine {
         layout.open_logs.fill(&*disk, &layout.log()).context(|| format!("list {}", layout.log().display()))?;
         let (meta, why) = Meta::open(disk.clone(), layout.meta_file())?;
         if let Err(error) = meta.keep_node(&encode_node(&node)?) {
-            tracing::warn!(%error, "the index has no copy of node.json, it is made at the next start");
+            tracing::warn!(%error, "the index has no copy of node.json, it is made when it is rebuilt");
         }
-        let catalog = match &why {
-            None => Catalog::from_index(meta.names()?),
+        let (why, known) = known(&meta, why);
+        let (catalog, kin) = match &why {
+            None => (Catalog::from_index(known.names), known.kin),
             Some(why) => {
                 if is_new {
                     // Where there was one, the disk it is on may not be mounted.
@@ -65,10 +67,9 @@ impl Engine {
                 } else {
                     tracing::info!(reason = %why, "the index meta.redb is rebuilt from the files, nothing is lost");
                 }
-                Catalog::scan(&*disk, &layout, meta.names().unwrap_or_default())?.0
+                (Catalog::scan(&*disk, &layout, known.names)?.0, BTreeMap::new())
             }
         };
-        let kin = if why.is_none() { meta.all_kin()?.into_iter().collect() } else { BTreeMap::new() };
         let wall = Wall::resume(meta.clock().unwrap_or_default());
         let context = Context {
             tier: Tier::new(
@@ -222,6 +223,28 @@ impl Engine {
         })?;
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// What a start takes from the index.
+#[derive(Default)]
+struct Known {
+    names: BTreeMap<String, Bound>,
+    kin: BTreeMap<Nsid, Kin>,
+}
+
+/// Reads that, and says why the files have to be read nevertheless. A file that a clean stop vouched for may have been damaged before
+/// while all of it was in memory: that shows when it is read, and then it is begun anew and has nothing.
+fn known(meta: &Meta, why: Option<String>) -> (Option<String>, Known) {
+    if why.is_some() {
+        return (why, Known { names: meta.names().unwrap_or_default(), ..Known::default() });
+    }
+    let read = || -> Result<Known> { Ok(Known { names: meta.names()?, kin: meta.all_kin()?.into_iter().collect() }) };
+    let why = match read() {
+        Ok(known) if meta.is_trusted() => return (None, known),
+        Ok(_) => "it is damaged".to_owned(),
+        Err(error) => format!("it cannot be read ({})", error.message()),
+    };
+    (Some(why), Known::default())
 }
 
 fn locked(root: &Path, error: io::Error) -> Error {

@@ -65,8 +65,21 @@ pub(super) fn open_database(disk: &dyn Disk, path: &Path, is_sealed: bool) -> Re
 
 pub(super) fn from_redb(error: redb::Error) -> Error {
     match error {
+        // The file is shorter than it says.
+        redb::Error::Io(error)
+            if [io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData].contains(&error.kind()) =>
+        {
+            Error::corrupt(error.to_string())
+        }
         redb::Error::Io(error) => error.into(),
         redb::Error::Corrupted(what) => Error::corrupt(what),
+        // Its tables are those that were made when it was opened.
+        other @ (redb::Error::UpgradeRequired(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_)) => Error::corrupt(other.to_string()),
         other => Error::internal(other.to_string()),
     }
 }

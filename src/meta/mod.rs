@@ -6,6 +6,7 @@
 //! - After an unclean stop, after any error of the database, and after an error of the disk that leaves open what there is to
 //!   count, counts are not trusted: nothing may be reclaimed until [`Meta::rebuild`] has recounted them from the manifests.
 
+mod access;
 mod backend;
 mod clock;
 mod past;
@@ -15,18 +16,16 @@ mod shrink;
 pub mod tables;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
+use self::access::{give_back, make_tables};
 use self::backend::{from_redb, open_database};
 use self::references::{count, hold, release, write_objects};
-use self::tables::{
-    ANSWERS, Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE,
-};
+use self::tables::{Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE};
 use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::model::ids::Nsid;
 use crate::platform::disk::{Disk, unpublish};
@@ -42,6 +41,8 @@ pub struct Meta {
     /// Reads go on beside a write; alone is who opens or closes it.
     database: RwLock<Option<Database>>,
     trusted: AtomicBool,
+    /// It was opened anew since it was last rebuilt, and may have been begun anew.
+    reopened: AtomicBool,
     /// Something went since it was looked how much of the file is needed.
     has_let_go: AtomicBool,
     /// Nothing may change any more: what is left of the background must not follow a stop that counts as clean.
@@ -134,6 +135,7 @@ impl Meta {
             path,
             database: RwLock::new(Some(database)),
             trusted: AtomicBool::new(false),
+            reopened: AtomicBool::new(false),
             has_let_go: AtomicBool::new(true),
             closed: AtomicBool::new(false),
         };
@@ -148,13 +150,7 @@ impl Meta {
             (None, true, false) => Some("the last stop was not clean".to_owned()),
             (None, true, true) => None,
         };
-        meta.write(Durability::Immediate, |transaction| {
-            transaction.open_table(STATE)?.insert(tables::CLEAN, 0)?;
-            transaction.open_table(COPIES)?;
-            transaction.delete_table(ANSWERS)?;
-            transaction.open_table(tables::DEADLINES)?;
-            make_tables(transaction)
-        })?;
+        meta.with(access::begin)?;
         meta.trusted.store(why.is_none(), Ordering::SeqCst);
         Ok((meta, why))
     }
@@ -315,7 +311,7 @@ impl Meta {
 
     /// Makes the whole index of what the files say and trusts it. Nothing may commit a manifest since `facts` were read.
     pub fn rebuild(&self, facts: &Facts) -> Result<()> {
-        self.write(Durability::Immediate, |transaction| {
+        let made = |transaction: &WriteTransaction| {
             transaction.delete_table(REFERENCES)?;
             transaction.delete_table(NAMES)?;
             transaction.delete_table(MANIFESTS)?;
@@ -353,115 +349,44 @@ impl Meta {
             transaction.open_table(STATE)?.insert(tables::COUNTED, 1)?;
             write_objects(transaction, &facts.beside_heads)?;
             facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, &head.objects))
+        };
+        self.with(|database| {
+            access::write(database, Durability::Immediate, made)?;
+            // Before anybody can give up what was written, and begin anew.
+            self.trusted.store(true, Ordering::SeqCst);
+            self.reopened.store(false, Ordering::SeqCst);
+            Ok(())
         })?;
-        self.trusted.store(true, Ordering::SeqCst);
         self.has_let_go.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Nothing may be written afterwards. Where that is not `clean`, the next start makes everything anew.
     pub fn close(&self, clean: bool) -> Result<()> {
+        let mut is_marked = false;
         if clean {
-            self.write(Durability::Immediate, |transaction| {
-                transaction.open_table(STATE)?.insert(tables::CLEAN, 1)?;
-                Ok(())
+            self.with(|database| {
+                // Who decided that it is clean may not have seen what was begun anew just then.
+                is_marked = !self.reopened.load(Ordering::SeqCst);
+                access::write(database, Durability::Immediate, |transaction| {
+                    transaction.open_table(STATE)?.insert(tables::CLEAN, u64::from(is_marked))?;
+                    Ok(())
+                })
             })?;
         }
         self.closed.store(true, Ordering::SeqCst);
         let is_whole = give_back(self.alone().take());
-        if clean && is_whole {
+        if is_marked && is_whole {
             seal::seal(&*self.disk, &self.path);
         }
         Ok(())
     }
-
-    fn alone(&self) -> RwLockWriteGuard<'_, Option<Database>> {
-        self.database.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The database, opened anew where it failed.
-    fn opened(&self) -> Result<RwLockReadGuard<'_, Option<Database>>> {
-        loop {
-            let held = self.database.read().unwrap_or_else(PoisonError::into_inner);
-            if self.closed.load(Ordering::SeqCst) {
-                return Err(Error::unavailable("the index is closed, the daemon is stopping"));
-            }
-            if held.is_some() {
-                return Ok(held);
-            }
-            drop(held);
-            let mut held = self.alone();
-            if held.is_none() && !self.closed.load(Ordering::SeqCst) {
-                let step = || format!("open {}", self.path.display());
-                *held = Some(open_database(&*self.disk, &self.path, false).context(step)?);
-            }
-        }
-    }
-
-    fn read<T>(&self, run: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T> {
-        self.with(|database| run(&database.begin_read()?))
-    }
-
-    fn write<T>(
-        &self,
-        durability: Durability,
-        run: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<T> {
-        self.with(|database| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(durability)?;
-            let done = run(&transaction)?;
-            transaction.commit()?;
-            Ok(done)
-        })
-    }
-
-    /// Runs on the database; one that failed is opened anew, and its counts are not trusted any more.
-    fn with<T>(&self, run: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T> {
-        let held = self.opened()?;
-        let Some(database) = held.as_ref() else { return Err(Error::internal("meta.redb is closed")) };
-        let done = caught(|| run(database));
-        drop(held);
-        done.map_err(|error| self.give_up("use", error))
-    }
-
-    /// What failed is opened anew, and its counts are not trusted any more.
-    fn give_up(&self, what: &str, error: Error) -> Error {
-        self.trusted.store(false, Ordering::SeqCst);
-        give_back(self.alone().take());
-        error.context(format!("{what} {}", self.path.display()))
-    }
-}
-
-/// Runs something of redb, which asserts what its checksums have already vouched for; a damaged page must not take the daemon along.
-fn caught<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(done) => done.map_err(from_redb),
-        Err(_) => Err(Error::corrupt("a page does not make sense")),
-    }
-}
-
-/// Closes a database. What it writes then may not make sense to it, as anything else; whether it did.
-fn give_back(database: Option<Database>) -> bool {
-    catch_unwind(AssertUnwindSafe(|| drop(database))).is_ok()
 }
 
 impl Drop for Meta {
     fn drop(&mut self) {
         give_back(self.alone().take());
     }
-}
-
-/// Makes the tables that are derived from the files: readers need not ask whether one is there.
-fn make_tables(transaction: &WriteTransaction) -> Result<(), redb::Error> {
-    transaction.open_table(REFERENCES)?;
-    transaction.open_table(NAMES)?;
-    transaction.open_table(MANIFESTS)?;
-    transaction.open_table(OBJECTS)?;
-    transaction.open_table(PINS)?;
-    transaction.open_table(HISTORY)?;
-    transaction.open_table(KIN)?;
-    Ok(())
 }
 
 /// Durably: what the index forgot must not be in what a power cut brings back.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::tables::{OBJECTS, REFERENCES};
 use super::{Meta, ObjectFact};
@@ -12,6 +12,16 @@ impl Meta {
     /// How many heads reference an object.
     pub fn references(&self, key: &str) -> Result<u64> {
         self.read(|transaction| Ok(transaction.open_table(REFERENCES)?.get(key)?.map_or(0, |count| count.value())))
+    }
+
+    /// Whether nobody references an object, as counts that are known to be right say.
+    pub fn is_free(&self, key: &str) -> Result<bool> {
+        self.with(|database| {
+            let is_trusted = self.is_trusted();
+            let transaction = database.begin_read()?;
+            let references = transaction.open_table(REFERENCES)?;
+            Ok(is_trusted && references.get(key)?.is_none_or(|count| count.value() == 0))
+        })
     }
 
     /// Keys that begin with `prefix` and are referenced.

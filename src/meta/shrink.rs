@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use redb::Durability;
 
-use super::{Meta, caught};
+use super::Meta;
+use super::access::caught;
 use crate::error::Result;
 use crate::platform::disk::if_there;
 

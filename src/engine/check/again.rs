@@ -93,7 +93,7 @@ impl Engine {
 
     fn is_object_sound(&self, damage: &Damage, key: &str) -> Result<bool> {
         let context = &self.context;
-        if context.may_reclaim() && context.meta.references(key)? == 0 {
+        if context.meta.is_free(key)? {
             return Ok(true);
         }
         // What is here in part is a copy, and comes from the bucket again.

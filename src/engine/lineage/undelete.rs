@@ -151,7 +151,7 @@ impl Engine {
         if let Some((_, dated)) = &marked
             && let Err(error) = context.meta.set_deadline(nsid, Some(*dated))
         {
-            tracing::warn!(%name, %error, "how long it is kept is by what the clock shows");
+            context.say_now_and_then("how long what is deleted is kept is by what the clock shows", &error);
         }
         Ok(marked.map(|(deleted, _)| deleted))
     }

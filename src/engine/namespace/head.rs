@@ -188,7 +188,7 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
         }
     });
     if let Err(error) = followed {
-        tracing::warn!(%error, "the index does not follow, it will be rebuilt");
+        context.say_index_fails(&error);
     }
     Ok(Head { manifest, crc32c, bytes: length })
 }
@@ -212,6 +212,10 @@ pub fn reclaim(context: &Context, free: &[String]) {
         return;
     }
     for key in free {
+        // The counts that said so may be of an index that was begun anew just then.
+        if !context.meta.is_free(key).unwrap_or(false) {
+            continue;
+        }
         if let Err(error) = context.tier.remove(key) {
             tracing::warn!(%error, key, "object is not reclaimed, a later sweep tries again");
         }
