@@ -33,8 +33,11 @@ pub struct Reload {
     pub read: Box<dyn Fn() -> Result<Config> + Send>,
 }
 
-/// After a rebuild that failed it is tried again after twice as many pauses each time, and at most so many: about ten minutes.
+/// After a rebuild that failed, or that was not good for long, the next one waits twice as many pauses each time, and at most so many:
+/// about ten minutes.
 const REBUILD_PAUSES_MAX: u32 = 20;
+/// A rebuild that was good for so many pauses was good.
+const QUIET_PAUSES: u32 = 20;
 
 /// Runs until `stop` is done; `ready` is told the address once requests are answered. Requests under way finish, logs are
 /// sealed, and the index is closed before it returns.
@@ -137,23 +140,29 @@ fn not_listening(listen: SocketAddr, error: std::io::Error) -> Error {
 /// Rebuilds what is not known to be right and removes what nobody needs: at the start, and whenever the index had an error.
 /// Lets go of what is kept for a time, and makes segments of old tails, rebuilt or not.
 async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
-    let mut pauses = 0;
+    let (mut pauses, mut quiet) = (0, QUIET_PAUSES);
     loop {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
-        pauses = match done {
-            Ok(done) => {
-                engine.note_upkeep(&done);
-                if done.is_err() { (pauses * 2).clamp(1, REBUILD_PAUSES_MAX) } else { 0 }
-            }
+        pauses = match &done {
+            Ok(done) => rebuild_pauses(pauses, done.is_ok(), quiet),
             Err(_) => 0,
         };
+        // One of many does not say that it is over: the upkeep after it does.
+        if let Ok(done) = done.as_ref()
+            && (done.is_err() || pauses == 0)
+        {
+            engine.note_upkeep(done);
+        }
         let mut waited = 0;
+        quiet = 0;
         loop {
             tokio::time::sleep(INDEX_PAUSE).await;
             waited += 1;
-            if !engine.is_index_trusted() && waited >= pauses {
-                break;
+            match engine.is_index_trusted() {
+                true => quiet += 1,
+                false if waited >= pauses => break,
+                false => {}
             }
             let store = sync.as_ref().and_then(|worker| worker.store_clock());
             let now = tokio::task::block_in_place(|| engine.believed_time(store));
@@ -161,6 +170,11 @@ async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
             engine.note_upkeep(&done);
         }
     }
+}
+
+/// How many pauses the next rebuild waits at least: by how many this one waited, and how many the one before it was good for.
+fn rebuild_pauses(before: u32, is_done: bool, quiet: u32) -> u32 {
+    if is_done && quiet >= QUIET_PAUSES { 0 } else { (before * 2).clamp(1, REBUILD_PAUSES_MAX) }
 }
 
 /// Tries again what failed in the background, when it is due.
@@ -225,5 +239,24 @@ fn server_config(config: &Config, tokens: Option<Tokens>, sync: Option<Arc<Worke
         metrics: Some(Arc::new(Metrics::new())),
         sync,
         ..ServerConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QUIET_PAUSES, REBUILD_PAUSES_MAX, rebuild_pauses};
+
+    #[test]
+    fn rebuilds_that_follow_soon_wait_longer_each_time_and_a_quiet_time_ends_that() {
+        // The first of a process, and one after a long time.
+        assert_eq!(rebuild_pauses(0, true, QUIET_PAUSES), 0);
+        let mut waits = vec![0];
+        for good_for in [0, 1, 0, 3, QUIET_PAUSES - 1, 1, 1] {
+            waits.push(rebuild_pauses(waits[waits.len() - 1], true, good_for));
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, REBUILD_PAUSES_MAX, REBUILD_PAUSES_MAX]);
+        assert_eq!(rebuild_pauses(REBUILD_PAUSES_MAX, true, QUIET_PAUSES), 0);
+        // One that failed waits whatever was before.
+        assert_eq!((rebuild_pauses(0, false, QUIET_PAUSES), rebuild_pauses(4, false, QUIET_PAUSES)), (1, 8));
     }
 }

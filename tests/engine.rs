@@ -19,6 +19,8 @@ mod keyed_writes;
 mod node;
 #[path = "engine/opening.rs"]
 mod opening;
+#[path = "engine/stuck_files.rs"]
+mod stuck_files;
 
 use std::collections::BTreeMap;
 use std::path::Path;

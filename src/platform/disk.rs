@@ -96,7 +96,7 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     let temporary = temporary(path);
     let result = (|| {
-        if_there(disk.remove(&temporary))?;
+        take_away(disk, &temporary)?;
         let mut file = disk.create(&temporary)?;
         file.write(bytes)?;
         file.sync()?;
@@ -110,6 +110,14 @@ pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     result
 }
 
+/// Removes a file where there is one. What a removal that failed leaves is looked at: where no file is left that is no error.
+pub fn take_away(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    match if_there(disk.remove(path)) {
+        Err(error) if !matches!(if_there(disk.size(path)), Ok(None)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The name of a file that is not in place yet.
 pub fn temporary(path: &Path) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
@@ -120,7 +128,7 @@ pub fn temporary(path: &Path) -> PathBuf {
 /// Takes back a file whose publishing failed, which may be in place all the same: afterwards it is not there, and no crash
 /// brings it back. After an error nobody knows.
 pub fn unpublish(disk: &dyn Disk, path: &Path) -> io::Result<()> {
-    if_there(disk.remove(path))?;
+    take_away(disk, path)?;
     // Where it is gone already, an earlier removal may not be durable.
     disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
 }

@@ -19,11 +19,12 @@ pub struct HookDisk {
     pub disk: MemoryDisk,
     hook: Arc<Mutex<Option<Hook>>>,
     watch: Arc<Mutex<Option<Watch>>>,
+    stuck: Arc<Mutex<Option<String>>>,
 }
 
 impl HookDisk {
     pub fn new(disk: MemoryDisk) -> Self {
-        HookDisk { disk, hook: Arc::default(), watch: Arc::default() }
+        HookDisk { disk, hook: Arc::default(), watch: Arc::default(), stuck: Arc::default() }
     }
 
     pub fn before(&self, hook: impl FnMut(&str, &Path) -> bool + Send + 'static) {
@@ -33,6 +34,11 @@ impl HookDisk {
     /// Whoever waits in it holds up its own thread only.
     pub fn each(&self, watch: impl Fn(&str, &Path) + Send + Sync + 'static) {
         *self.watch.lock().unwrap() = Some(Arc::new(watch));
+    }
+
+    /// Whatever has this in its path cannot be removed, for good.
+    pub fn let_stick(&self, within: Option<String>) {
+        *self.stuck.lock().unwrap() = within;
     }
 
     fn on(&self, operation: &str, path: &Path) -> &MemoryDisk {
@@ -115,6 +121,9 @@ impl Disk for HookDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if self.stuck.lock().unwrap().as_ref().is_some_and(|within| path.to_string_lossy().contains(within)) {
+            return Err(io::Error::other("injected: it cannot be removed"));
+        }
         self.on("remove", path).remove(path)
     }
 

@@ -17,13 +17,17 @@ use crate::engine::context::Context;
 use crate::engine::namespace::head::{Head, reclaim};
 use crate::engine::setbacks::Work;
 use crate::engine::sweep::remove_manifests;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
-use crate::meta::tables::Kin;
+use crate::meta::tables::{Kin, Past};
 use crate::model::ids::{Nsid, Project};
 use crate::platform::clock::UNSET_BEFORE_MS;
+use crate::platform::disk::take_away;
 use crate::platform::wall::{JUMP_MS, StoreClock};
+
+/// So many manifests of an incarnation that cannot be removed are passed over at a time: a directory may let go of none.
+const STUCK_MAX: usize = 4;
 
 impl Engine {
     /// Does everything that is due: tails flushed, and let go of what was kept for a time. For a task that runs now and then.
@@ -228,7 +232,18 @@ impl Engine {
     }
 }
 
-/// Lets go of some past generations of one incarnation, oldest first. The manifests go durably before anything they held.
+/// One past generation that goes, where all before it in the list do.
+struct Step {
+    generation: u64,
+    /// What is released with it; unknown where it is, or is next to, one that cannot be read.
+    released: Option<Vec<String>>,
+    is_read: bool,
+    /// What is known from then on of the last one before it that stays.
+    followed: Option<(u64, Past)>,
+}
+
+/// Lets go of some past generations of one incarnation, oldest first. The manifests go durably before anything they held. One that
+/// cannot be removed stays with what it holds, and the error is given when the others are gone.
 ///
 /// What a manifest that cannot be read held is unknown: nothing is released where one of them is next to what goes, so counts are
 /// too high then, until it is back or gone itself and all is counted anew.
@@ -236,24 +251,39 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
     let _commits = context.commits.alone();
     context.commits.touch(nsid);
     let Some(head) = Head::load(context, nsid)? else { return Ok(()) };
-    let newest = head.manifest.generation;
+    let (mut due, mut failed) = (due.clone(), None);
+    for _ in 0..STUCK_MAX {
+        let mut steps = steps(context, &head.manifest, &due)?;
+        let stuck = remove(context, nsid, &mut steps).inspect_err(|_| {
+            // Some are gone, or may be: what they named is counted anew.
+            context.meta.distrust("past states could not be let go of, or only some of them");
+        })?;
+        follow(context, &head.manifest, steps)?;
+        let Some((generation, error)) = stuck else { break };
+        due.remove(&generation);
+        failed.get_or_insert(error);
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// What goes with each generation that is due and still there.
+fn steps(context: &Context, newest: &Manifest, due: &BTreeSet<u64>) -> Result<Vec<Step>> {
+    let nsid = newest.nsid;
     let mut all = generations(context, nsid)?;
-    all.retain(|generation| *generation <= newest);
+    all.retain(|generation| *generation <= newest.generation);
     all.sort_unstable();
     let goes = |generation: u64| {
-        let is_fork = generation == 0 && head.manifest.lineage.is_some();
-        due.contains(&generation) && generation < newest && !is_fork
+        let is_fork = generation == 0 && newest.lineage.is_some();
+        due.contains(&generation) && generation < newest.generation && !is_fork
     };
     let read = |generation| match read_stored(context, nsid, generation) {
         Ok(stored) => Some(stored),
         Err(error) => {
-            context.report_unreadable(&head.manifest.name, nsid, &error);
+            context.report_unreadable(&newest.name, nsid, &error);
             None
         }
     };
-    let mut gone = Vec::new();
-    let (mut released, mut followed) = (Vec::new(), Vec::new());
-    let (mut is_unread_gone, mut is_unread_beside) = (false, false);
+    let mut steps = Vec::new();
     // The last one that stays and the next one, read where what goes is between them or beside.
     let mut before: Option<(u64, Option<(Manifest, u64)>)> = None;
     let mut ahead: Option<Option<(Manifest, u64)>> = None;
@@ -265,36 +295,70 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
         {
             let stored = ahead.take().unwrap_or_else(|| read(generation));
             let after = read(next);
-            match (&before, &stored, &after) {
-                (None, Some((gone, _)), Some((after, _))) => released.extend(released_between(None, gone, after)),
+            let released = match (&before, &stored, &after) {
+                (None, Some((gone, _)), Some((after, _))) => Some(released_between(None, gone, after)),
                 (Some((_, Some((before, _)))), Some((gone, _)), Some((after, _))) => {
-                    released.extend(released_between(Some(before), gone, after));
+                    Some(released_between(Some(before), gone, after))
                 }
-                _ => is_unread_beside = true,
-            }
-            is_unread_gone |= stored.is_none();
-            gone.push(generation);
+                _ => None,
+            };
+            let followed = match (&before, &after) {
+                (Some((known, Some((before, bytes)))), Some((after, _))) => {
+                    Some((*known, past(before, *bytes, after)))
+                }
+                _ => None,
+            };
+            steps.push(Step { generation, released, is_read: stored.is_some(), followed });
             ahead = Some(after);
         } else if was_run || next.is_some_and(goes) {
-            let stored = ahead.take().unwrap_or_else(|| read(generation));
-            if was_run
-                && let Some((known, Some((before, bytes)))) = &before
-                && let Some((next, _)) = &stored
-            {
-                followed.push((*known, past(before, *bytes, next)));
-            }
-            before = Some((generation, stored));
+            before = Some((generation, ahead.take().unwrap_or_else(|| read(generation))));
         } else {
             before = None;
         }
     }
-    if gone.is_empty() {
+    Ok(steps)
+}
+
+/// Removes manifests, durably, up to the first that stays where it is: gives that one and why, and keeps the steps that were done. An
+/// error where it is not known which are gone.
+fn remove(context: &Context, nsid: Nsid, steps: &mut Vec<Step>) -> Result<Option<(u64, Error)>> {
+    let mut stuck = None;
+    for (at, step) in steps.iter().enumerate() {
+        let path = context.layout.manifest(nsid, step.generation);
+        if let Err(error) = take_away(&*context.disk, &path) {
+            let error = Error::from(error).context(format!("remove {}", path.display()));
+            if context.disk.size(&path).is_err() {
+                return Err(error);
+            }
+            stuck = Some((at, (step.generation, error)));
+            break;
+        }
+    }
+    let stuck = stuck.map(|(at, stuck)| {
+        steps.truncate(at);
+        stuck
+    });
+    if !steps.is_empty() {
+        let dir = context.layout.manifests(nsid);
+        context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    }
+    Ok(stuck)
+}
+
+/// Lets the index follow what is gone durably.
+fn follow(context: &Context, newest: &Manifest, steps: Vec<Step>) -> Result<()> {
+    if steps.is_empty() {
         return Ok(());
     }
-    remove(context, nsid, &gone).inspect_err(|_| {
-        // Some are gone, or may be: what they named is counted anew.
-        context.meta.distrust("past states could not be let go of, or only some of them");
-    })?;
+    let nsid = newest.nsid;
+    let gone: Vec<u64> = steps.iter().map(|step| step.generation).collect();
+    let is_unread_gone = steps.iter().any(|step| !step.is_read);
+    let is_unread_beside = steps.iter().any(|step| step.released.is_none());
+    let (mut released, mut followed) = (Vec::new(), BTreeMap::new());
+    for step in steps {
+        released.extend(step.released.into_iter().flatten());
+        followed.extend(step.followed);
+    }
     let free = context.meta.forget(nsid, &gone, &released)?;
     reclaim(context, &free);
     for (generation, past) in followed {
@@ -307,17 +371,7 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
     if is_unread_gone {
         context.meta.distrust("a past state that could not be read is let go of");
     } else if is_unread_beside {
-        context.note_unreadable(nsid, parse_name(&head.manifest.name).map(|name| name.project).as_ref());
+        context.note_unreadable(nsid, parse_name(&newest.name).map(|name| name.project).as_ref());
     }
     Ok(())
-}
-
-/// Removes manifests, durably.
-fn remove(context: &Context, nsid: Nsid, generations: &[u64]) -> Result<()> {
-    for generation in generations {
-        let path = context.layout.manifest(nsid, *generation);
-        context.disk.remove(&path).context(|| format!("remove {}", path.display()))?;
-    }
-    let dir = context.layout.manifests(nsid);
-    context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))
 }
