@@ -259,6 +259,17 @@ fn damage_that_the_daemon_reports_exits_with_6() {
 }
 
 #[test]
+fn a_share_of_the_disk_that_is_more_than_all_of_it_exits_with_78() {
+    let start =
+        |percent| shoal().args(["config"]).env("SHOAL_STORAGE__RETENTION_DISK_PERCENT", percent).output().unwrap();
+    assert!(start("100").status.success());
+    let output = start("200");
+    assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+    let said = "storage.retention_disk_percent is 200, expected at most 100";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+}
+
+#[test]
 fn a_log_level_that_is_none_exits_with_78() {
     for arguments in [["serve", "--log-level", "verbose"], ["config", "--log-level", "info,loud"]] {
         let output = shoal().args(arguments).output().unwrap();

@@ -187,6 +187,10 @@ mod tests {
             ("[sync]\nretention_days = 0", "sync.retention_days is 0"),
             ("[sync]\nreclaim_interval_hours = 9999", "sync.reclaim_interval_hours is 9999"),
             ("[sync]\nevery = 1", "sync.every"),
+            (
+                "[storage]\nretention_disk_percent = 101",
+                "storage.retention_disk_percent is 101, expected at most 100",
+            ),
         ] {
             let error = from(text, &[], Overrides::default()).unwrap_err();
             assert!(error.message().contains(said) && !error.message().contains("user:"), "{text}: {error}");

@@ -13,6 +13,9 @@ const FLUSH_BYTES_MIN: u64 = 64 << 10;
 /// Logs shorter than this would make a segment of every other write.
 const LOG_BYTES_MIN: u64 = 1 << 20;
 
+/// All of the disk, in a hundred.
+const DISK_PERCENT_MAX: u32 = 100;
+
 /// In less a query finds no room for what it reads.
 const TIER_BYTES_MIN: u64 = 16 << 20;
 
@@ -50,6 +53,12 @@ pub(super) fn check(config: &Config) -> Result<()> {
     }
     if storage.open_namespaces_max == 0 {
         return Err(wrong("storage.open_namespaces_max is 0, expected at least 1"));
+    }
+    if storage.retention_disk_percent > DISK_PERCENT_MAX {
+        return Err(wrong(format!(
+            "storage.retention_disk_percent is {}, expected at most {DISK_PERCENT_MAX}",
+            storage.retention_disk_percent
+        )));
     }
     if (1..TIER_BYTES_MIN).contains(&storage.tier_bytes_max) {
         return Err(wrong(format!(
