@@ -4,26 +4,36 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value as Json, json};
+use uuid::Uuid;
 
 use super::output;
 use crate::error::{Context, Error, Result};
+use crate::format::claims::decode_claim;
+use crate::format::conflicts::decode_conflicts;
 use crate::format::log::decode_log;
 use crate::format::manifest::decode_manifest;
+use crate::format::marks::{decode_deleted, decode_tag, decode_tags};
 use crate::format::names::decode_binding;
 use crate::format::node::{decode_format, decode_node};
+use crate::format::reclaim::{decode_hold, decode_sweep};
 use crate::format::record::Record;
+use crate::format::traffic::decode_traffic;
+use crate::format::uploads::decode_upload;
 use crate::format::{answers, deletions, ranges};
 use crate::platform::disk::{Disk, if_there};
 use crate::platform::real_disk::RealDisk;
 use crate::segment::Segment;
 
+/// The code of the error of a file that is none of Shoal's.
+pub(super) const UNKNOWN_KIND: &str = "unknown_kind";
 /// The most records of a log that are listed.
 const RECORDS_MAX: usize = 100;
 
 #[derive(Args)]
 pub struct Inspect {
-    /// A log (.wal), segment (.seg), deletion bitmap (.del), answers to repeat (.ans), manifest, name binding, node.json or _format.json
+    /// Any file of a data directory or a bucket, in its place; a small one elsewhere is known by what is in it
     file: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -40,6 +50,14 @@ impl Inspect {
 fn describe(path: &Path) -> Result<Json> {
     let name = path.display().to_string();
     let disk = RealDisk;
+    let placed = std::path::absolute(path).context(|| format!("find {name}"))?;
+    if let Some(kind) = other(&placed) {
+        let bytes = disk.size(path).context(|| format!("read {name}"))?;
+        return Ok(json!({"kind": kind, "bytes": bytes}));
+    }
+    if area(&placed) == Some("going") {
+        return small(&disk.read(path).context(|| format!("read {name}"))?, &name, Some(UPLOAD));
+    }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("wal") => log(&disk.read(path).context(|| format!("read {name}"))?, &name),
         Some("seg") => {
@@ -87,10 +105,13 @@ fn describe(path: &Path) -> Result<Json> {
             let (bytes, here) = ranges::decode(&bytes, &name)?;
             Ok(json!({"kind": "blocks of an object", "bytes": bytes, "bytes_here": here.len() * ranges::BLOCK_BYTES}))
         }
-        Some("json") => metadata(&disk.read(path).context(|| format!("read {name}"))?, &name),
-        _ => Err(Error::invalid(format!(
-            "{name}: expected a .wal, .seg, .del, .ans, .here or .json file of a data directory"
-        ))),
+        Some("json") => small(&disk.read(path).context(|| format!("read {name}"))?, &name, small_at(&placed)),
+        None if path.file_name().is_some_and(|file| file == "CURRENT") => {
+            let bytes = disk.read(path).context(|| format!("read {name}"))?;
+            let newest = String::from_utf8_lossy(&bytes).trim().parse::<u64>().ok();
+            Ok(json!({"kind": "hint at the newest generation", "generation": newest}))
+        }
+        _ => Err(unknown(&name)),
     }
 }
 
@@ -139,27 +160,98 @@ fn log(bytes: &[u8], name: &str) -> Result<Json> {
     }))
 }
 
-/// Which of the small files it is, its body says.
-fn metadata(bytes: &[u8], name: &str) -> Result<Json> {
-    let encode = |kind: &str, body: serde_json::Result<Json>| {
-        let mut body = body.map_err(|error| Error::internal(format!("print {name}: {error}")))?;
-        body["kind"] = kind.into();
-        Ok(body)
+/// What a small file is called, and what it says.
+type Small = (&'static str, fn(&[u8], &str) -> Result<Json>);
+
+const MANIFEST: Small = ("manifest", |bytes, name| body(decode_manifest(bytes, name)?.0));
+const BINDING: Small = ("name binding", |bytes, name| body(decode_binding(bytes, name)?));
+const CONFLICTS: Small = ("conflicts", |bytes, name| body(decode_conflicts(bytes, name)?));
+const TAG: Small = ("tag", |bytes, name| body(decode_tag(bytes, name)?));
+const TAGS: Small = ("tags in the bucket", |bytes, name| body(decode_tags(bytes, name)?));
+const DELETED: Small = ("mark of deletion", |bytes, name| body(decode_deleted(bytes, name)?));
+const SWEEP: Small = ("sweep", |bytes, name| body(decode_sweep(bytes, name)?));
+const HOLD: Small = ("hold", |bytes, name| body(decode_hold(bytes, name)?));
+const CLAIM: Small = ("claim of ids", |bytes, name| body(decode_claim(bytes, name)?));
+const NODE: Small = ("node", |bytes, name| body(decode_node(bytes, name)?));
+const FORMAT: Small = ("format", |bytes, name| body(decode_format(bytes, name)?));
+const TRAFFIC: Small = ("traffic", |bytes, name| body(decode_traffic(bytes, name)?));
+const UPLOAD: Small = ("upload that broke off", |bytes, name| body(decode_upload(bytes, name)?));
+const ALL: [Small; 13] =
+    [MANIFEST, BINDING, CONFLICTS, TAG, TAGS, DELETED, SWEEP, HOLD, CLAIM, NODE, FORMAT, TRAFFIC, UPLOAD];
+
+fn body(read: impl Serialize) -> Result<Json> {
+    serde_json::to_value(read).map_err(|error| Error::internal(format!("print what was read: {error}")))
+}
+
+/// Which of the small files a path is, if it lies where storage-format.md says that one does.
+fn small_at(path: &Path) -> Option<Small> {
+    // From the file up.
+    let mut above = path.iter().rev().map(|part| part.to_str().unwrap_or_default());
+    let mut next = || above.next().unwrap_or_default();
+    let (file, parent, second, third, fourth) = (next(), next(), next(), next(), next());
+    let is_nsid = |text: &str| Uuid::parse_str(text).is_ok();
+    match file {
+        "node.json" => return Some(NODE),
+        "_format.json" => return Some(FORMAT),
+        "traffic.json" => return Some(TRAFFIC),
+        "tags.json" if is_nsid(parent) => return Some(TAGS),
+        "deleted.json" if is_nsid(parent) => return Some(DELETED),
+        _ => {}
+    }
+    match (parent, second) {
+        ("_ids", _) => Some(CLAIM),
+        (_, "names") => Some(BINDING),
+        _ if fourth == "names" => Some(BINDING),
+        ("manifests" | "bases", nsid) if is_nsid(nsid) => Some(MANIFEST),
+        ("conflicts", nsid) if is_nsid(nsid) => Some(CONFLICTS),
+        ("sweeps", nsid) if is_nsid(nsid) => Some(SWEEP),
+        (_, "tags") if is_nsid(third) => Some(TAG),
+        (_, "holds") if is_nsid(third) => Some(HOLD),
+        (nsid, "local") if is_nsid(nsid) => Some(MANIFEST),
+        _ => None,
+    }
+}
+
+/// The directory of a data directory that an object lies below, by its key: `{org}/{project}/namespaces/{nsid}/...`.
+fn area(path: &Path) -> Option<&str> {
+    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+    let at = parts.iter().rposition(|part| *part == "namespaces")?;
+    at.checked_sub(3).and_then(|at| parts.get(at).copied())
+}
+
+/// A file of which nothing is to be read but that it is there.
+fn other(path: &Path) -> Option<&'static str> {
+    let file = path.file_name()?.to_str()?;
+    match file {
+        "meta.redb" => Some("index"),
+        "meta.sum" => Some("sum of the index"),
+        _ if file.ends_with(".tmp") => Some("file that was not put in place"),
+        _ if path.iter().any(|part| part == "_probe") => Some("what a probe left"),
+        // How a directory that is a bucket has what is not whole yet.
+        _ if file.contains('#') => Some("upload into a directory"),
+        _ if area(path) == Some("coming") => Some("object on its way"),
+        _ => None,
+    }
+}
+
+/// One of the small files. Where it was taken elsewhere what is in it says which one; what is wrong with it is said of what belongs there.
+fn small(bytes: &[u8], name: &str, place: Option<Small>) -> Result<Json> {
+    let read = |(kind, read): Small| read(bytes, name).map(|body| (kind, body));
+    let (kind, mut body) = match place.map(read) {
+        Some(Ok(found)) => found,
+        error => ALL.iter().find_map(|kind| read(*kind).ok()).ok_or_else(|| match error {
+            Some(Err(error)) => error,
+            _ => unknown(name),
+        })?,
     };
-    let manifest = match decode_manifest(bytes, name) {
-        Ok((manifest, _)) => return encode("manifest", serde_json::to_value(manifest)),
-        Err(error) => error,
-    };
-    if let Ok(binding) = decode_binding(bytes, name) {
-        return encode("name binding", serde_json::to_value(binding));
-    }
-    if let Ok(node) = decode_node(bytes, name) {
-        return encode("node", serde_json::to_value(node));
-    }
-    match decode_format(bytes, name) {
-        Ok(format) => encode("format", serde_json::to_value(format)),
-        Err(_) => Err(manifest),
-    }
+    body["kind"] = kind.into();
+    Ok(body)
+}
+
+fn unknown(name: &str) -> Error {
+    Error::invalid(format!("{name}: is of no known kind, by its place, its name and what is in it"))
+        .with_code(UNKNOWN_KIND)
+        .with_hint("expected a file of a data directory or a bucket, in its place; storage-format.md lists them")
 }
 
 /// One line a fact, nested ones indented.

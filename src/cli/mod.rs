@@ -26,11 +26,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::inspect::UNKNOWN_KIND;
 use crate::config::BAD_CONFIGURATION;
 use crate::error::{Context, Error, Kind, Result};
 
 /// `EX_CONFIG`: the service manager must not try again before a person has looked.
 const EXIT_CONFIGURATION: u8 = 78;
+/// As of arguments that make no sense.
+const EXIT_USAGE: u8 = 2;
 
 /// A search store for edge nodes: durable local writes, hybrid search, one daemon, one directory.
 #[derive(Parser)]
@@ -153,6 +156,9 @@ fn client_runtime() -> Result<tokio::runtime::Runtime> {
 fn exit_code(error: &Error) -> u8 {
     if error.code() == BAD_CONFIGURATION {
         return EXIT_CONFIGURATION;
+    }
+    if error.code() == UNKNOWN_KIND {
+        return EXIT_USAGE;
     }
     match error.kind() {
         Kind::Invalid | Kind::Unsupported | Kind::Internal => 1,
