@@ -402,3 +402,160 @@ fn on_a_metered_link_passes_begin_only_when_asked_for() {
     let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"metered": true, "wait": true}));
     assert_eq!(status, 400, "{body}");
 }
+
+#[test]
+fn inspect_says_of_every_file_of_a_node_and_of_its_bucket_what_it_is() {
+    let (dir, bucket) = place();
+    let place = dir.path().join("one");
+    let one = Daemon::start(&place, &bucket, &ON_REQUEST);
+    let other = Daemon::start(&dir.path().join("other"), &bucket, &ON_REQUEST);
+    let write = |node: &Daemon, name: &str, n: u64| {
+        let rows = json!({"upsert_rows": [{"id": 1, "n": n}]});
+        let path = format!("/v2/namespaces/{name}");
+        assert_eq!(node.ask("POST", &path, &[&format!("idempotency-key: {name}-{n}")], &rows).0, 200);
+    };
+    let sync = |node: &Daemon| assert!(node.run(&["sync", "--wait"]).status.success());
+    let on_docs = |path: &str| one.ask("POST", &format!("/v1/namespaces/docs/{path}"), &[], &Value::Null).0;
+    one.write(0..50);
+    assert_eq!(on_docs("checkpoint"), 200);
+    assert!(one.run(&["tag", "docs", "release"]).status.success());
+    sync(&one);
+    sync(&other);
+    // Both change one document, and a branch is made and merged.
+    write(&other, "docs", 7);
+    write(&one, "docs", 8);
+    sync(&other);
+    sync(&one);
+    assert!(one.run(&["branch", "docs", "more"]).status.success());
+    write(&one, "more", 9);
+    sync(&one);
+    assert!(one.run(&["merge", "more", "docs"]).status.success());
+    write(&one, "gone", 1);
+    assert_eq!(one.ask("DELETE", "/v2/namespaces/gone", &[], &Value::Null).0, 200);
+    sync(&one);
+    // An object that nothing names is condemned by a list of its own.
+    let segment = files(&bucket).into_iter().find(|file| file.ends_with("data.seg")).unwrap();
+    let left = segment.parent().unwrap().with_file_name("00000000-0000-7000-8000-000000000001");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::File::create(left.join("data.seg")).unwrap().set_len(1_000).unwrap();
+    one.json(&["sync", "--reclaim"]);
+    write(&one, "docs", 10);
+    assert_eq!(other.stop().0, Some(0));
+    assert_eq!(one.stop().0, Some(0));
+    // What broke off in the middle.
+    let key = segment.strip_prefix(&bucket).unwrap();
+    let upload = shoal::format::uploads::UploadFile {
+        format: 1,
+        bytes: 9,
+        part_bytes: 5,
+        upload: "u".into(),
+        parts: vec!["p".into()],
+        idle_tries: 0,
+    };
+    let broken = [
+        ("going", shoal::format::uploads::encode_upload(&upload).unwrap()),
+        ("coming", b"SHOAL".to_vec()),
+        ("store", b"x".to_vec()),
+    ];
+    for (area, bytes) in broken {
+        let path = place.join(area).join(key);
+        let path = if area == "store" { path.with_file_name("data.seg.tmp") } else { path };
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let mut kinds = std::collections::BTreeSet::new();
+    for file in [files(&place), files(&bucket)].concat() {
+        let output = shoal().arg("inspect").arg(&file).arg("--json").output().unwrap();
+        assert!(output.status.success(), "{}: {}", file.display(), text(&output.stderr));
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        kinds.insert(told["kind"].as_str().unwrap().to_owned());
+    }
+    for kind in [
+        "answers to repeat",
+        "claim of ids",
+        "conflicts",
+        "file that was not put in place",
+        "format",
+        "hint at the newest generation",
+        "hold",
+        "index",
+        "log",
+        "manifest",
+        "mark of deletion",
+        "name binding",
+        "node",
+        "object on its way",
+        "segment",
+        "sum of the index",
+        "sweep",
+        "tag",
+        "tags in the bucket",
+        "traffic",
+        "upload that broke off",
+    ] {
+        assert!(kinds.contains(kind), "no {kind} among {kinds:?}");
+    }
+    // One that is damaged is said to be, and one that is none of Shoal's is not.
+    let inspect = |file: &std::path::Path| shoal().arg("inspect").arg(file).output().unwrap();
+    let conflicts = files(&place).into_iter().find(|file| file.to_string_lossy().contains("/conflicts/")).unwrap();
+    let moved = dir.path().join("copy.json");
+    std::fs::copy(&conflicts, &moved).unwrap();
+    assert!(text(&inspect(&moved).stdout).contains("kind: conflicts"));
+    let mut bytes = std::fs::read(&conflicts).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&conflicts, bytes).unwrap();
+    assert_eq!(inspect(&conflicts).status.code(), Some(6));
+    for (name, bytes) in [("notes.txt", "x"), ("package.json", "{}")] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let output = inspect(&path);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(text(&output.stderr).contains("of no known kind"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_bucket_whose_directory_is_gone_is_told_of_at_a_start_and_while_the_node_runs() {
+    let (dir, bucket) = place();
+    let (data, away) = (dir.path().join("one"), dir.path().join("away"));
+    let warned = |node: &Daemon, code: &str| {
+        let status = node.ask("GET", "/v1/status", &[], &Value::Null).2;
+        let told = status["warnings"].as_array().unwrap().iter().any(|warning| warning["code"] == code);
+        let shown = format!("shoal_warnings{{code=\"{code}\"}} {}\n", u8::from(told));
+        assert!(node.body("/metrics").contains(&shown), "{code}: {told}");
+        assert_eq!(node.body("/readyz").contains(code), told);
+        assert!(node.is_ready());
+        told
+    };
+    // A node that never met a bucket may be told to begin one.
+    std::fs::rename(&bucket, &away).unwrap();
+    let one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    assert!(warned(&one, "bucket_misconfigured") && !warned(&one, "bucket_unreachable"));
+    let told = text(&one.run(&["sync", "--wait"]).stderr);
+    assert!(told.contains("there is no such directory") && told.contains("create the directory"), "{told}");
+    assert_eq!(one.stop().0, Some(0));
+    std::fs::rename(&away, &bucket).unwrap();
+    let one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    one.write(0..10);
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert!(!warned(&one, "bucket_misconfigured") && !warned(&one, "bucket_unreachable"));
+    std::fs::rename(&bucket, &away).unwrap();
+    let is_said = |node: &Daemon| {
+        let output = node.run(&["sync", "--wait"]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{told}");
+        assert!(told.contains("is gone: is its disk mounted?") && told.contains("mount the disk"), "{told}");
+        assert!(!told.contains("create the directory"), "{told}");
+        assert!(warned(node, "bucket_unreachable") && !warned(node, "bucket_misconfigured"));
+    };
+    is_said(&one);
+    assert_eq!(one.stop().0, Some(0));
+    let one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    assert!(warned(&one, "bucket_unreachable"), "before any pass");
+    is_said(&one);
+    assert!(!bucket.exists());
+    std::fs::rename(&away, &bucket).unwrap();
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert!(!warned(&one, "bucket_unreachable"));
+}

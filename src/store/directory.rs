@@ -106,7 +106,7 @@ impl Held {
     fn open(path: PathBuf, name: &str, expected: Option<Uuid>) -> Result<Held> {
         let dir = open_directory(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
-                generic(format!("the directory {} is gone: is its disk mounted?", path.display()))
+                object_store::Error::Generic { store: "directory", source: Box::new(Gone(path.clone())) }
             }
             _ => {
                 let text = format!("open the directory {}: {error}", path.display());
@@ -148,6 +148,18 @@ impl Held {
         }
     }
 }
+
+/// A directory that is not there, or not a directory any more.
+#[derive(Debug)]
+pub(super) struct Gone(pub PathBuf);
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the directory {} is gone: is its disk mounted?", self.0.display())
+    }
+}
+
+impl std::error::Error for Gone {}
 
 /// What came of a task; one that panicked failed.
 fn ended<T>(name: &str, done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {

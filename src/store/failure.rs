@@ -3,8 +3,10 @@
 //! Three codes: `bucket_unreachable` (kind Unavailable) for what may pass, `bucket_full` (the same kind) for what takes room first,
 //! `bucket_misconfigured` (kind Invalid) for what a person must mend. No text has a secret in it: of an answer's body only its code and its message are used.
 
+use std::path::Path;
 use std::time::Duration;
 
+use super::directory::Gone;
 use super::facts::{Broken, Facts, readable};
 use super::traffic::Ending;
 use crate::error::{Error, Kind};
@@ -15,6 +17,9 @@ pub const UNREACHABLE: &str = "bucket_unreachable";
 pub const FULL: &str = "bucket_full";
 /// The code of errors that a person must mend.
 pub const MISCONFIGURED: &str = "bucket_misconfigured";
+
+/// What a person does whose bucket's directory is gone.
+const AWAY_HINT: &str = "mount the disk that the bucket is on; a node that has met its bucket begins no other one by itself, and goes on once it is back";
 
 /// Why an attempt failed.
 #[derive(Debug)]
@@ -111,6 +116,12 @@ fn variables(bucket: &str) -> &'static str {
 /// Where the credentials of the bucket of this name come from.
 pub(super) fn credentials_hint(bucket: &str) -> String {
     format!("set bucket.credentials_file, or {}, unless this machine's cloud gives them", variables(bucket))
+}
+
+/// The error of a node whose bucket was this directory, and is not there.
+pub(super) fn away(bucket: &str, path: &Path) -> Error {
+    let gone = Gone(path.to_owned());
+    Error::unavailable(format!("{bucket}: {gone}")).with_code(UNREACHABLE).with_hint(AWAY_HINT)
 }
 
 fn with_hint(failure: Failure, hint: &str) -> Failure {
@@ -269,6 +280,9 @@ fn of_file_system(bucket: &str, error: &object_store::Error) -> Failure {
     use object_store::Error as Store;
     if let Some(ours) = find::<Error>(error) {
         return Failure::Lasting(ours.duplicate());
+    }
+    if let Some(gone) = find::<Gone>(error) {
+        return with_hint(passing(bucket, gone, Ending::Lost), AWAY_HINT);
     }
     match error {
         Store::NotFound { .. } => Failure::Absent,

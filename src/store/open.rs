@@ -3,6 +3,7 @@
 //! A `file://` bucket's directory must exist: one that is made here would be taken for the bucket when its disk is not mounted.
 //! Its files are synced before they count; a removal is not, and may come undone in a power cut, which leaks and loses nothing.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use super::config::{BucketConfig, Location, Vendor};
 use super::connector::{Connector, Link, host_of};
 use super::dial::trust;
 use super::directory::Directory;
-use super::failure::{MISCONFIGURED, credentials_hint};
+use super::failure::{MISCONFIGURED, away, credentials_hint};
 use super::pace::Pace;
 use super::traffic::Traffic;
 use crate::error::{Context, Error, Result};
@@ -188,11 +189,28 @@ fn azure(config: &BucketConfig, location: &Location, connector: Connector) -> Re
     Ok(Backend { endpoint: host(base), lists_in_order: vendors_own, ..backend })
 }
 
+impl BucketConfig {
+    /// What to say where this node has met its bucket, and that is a directory that is not there; none where it is, or no directory.
+    pub fn absence(&self) -> Option<Error> {
+        let location = self.location().ok().filter(|location| location.vendor == Vendor::Directory)?;
+        let path = Path::new(&location.bucket);
+        is_absent(path).then(|| away(&named("file", &location), path))
+    }
+}
+
+fn is_absent(path: &Path) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => !found.is_dir(),
+        Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
+}
+
 fn directory(location: &Location) -> Result<Backend> {
     let path = Path::new(&location.bucket);
     let name = format!("file://{}", location.bucket);
     let store = Directory::open(path, &name).map_err(|error| {
-        Error::invalid(format!("{name}: {error}"))
+        let what = if is_absent(path) { "there is no such directory".to_owned() } else { error.to_string() };
+        Error::invalid(format!("{name}: {what}"))
             .with_code(MISCONFIGURED)
             .with_hint("create the directory, or mount the disk that it is on")
     })?;

@@ -71,7 +71,7 @@ pub use self::reclaiming::{LastReclaim, Reclaiming};
 pub use self::report::{show_done, show_pass, show_plan};
 pub use self::schedule::Schedule;
 pub use self::selection::Selection;
-pub use self::status::{NamespaceStatus, Status, WARNINGS};
+pub use self::status::{MISSED_MAX, NamespaceStatus, Status, WARNINGS};
 pub use self::waited::Awaited;
 pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
 pub use crate::tier::GONE as OBJECT_GONE;
@@ -231,6 +231,8 @@ impl Sync {
         let now = self.clock.now_millis();
         self.edit(|status| {
             status.finished_ms = Some(now);
+            let is_missed = pass.failed.as_ref().is_some_and(|error| status::is_missed(error.code()));
+            status.missed = if is_missed { status.missed.saturating_add(1) } else { 0 };
             match &pass.failed {
                 // What went well for some says nothing of the others.
                 None if !selection.is_whole() => {}

@@ -60,6 +60,18 @@ impl Worker {
         Ok(shown)
     }
 
+    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
+    pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
+        let known = self.known(name).and_then(|known| known.fresh_ms);
+        if let Some(since) = known {
+            return Some(tokio::task::block_in_place(|| self.engine.age_ms(since)));
+        }
+        // Another process may have met the bucket since, this one did not.
+        let since = self.engine.common_since(name)?;
+        let up_ms = self.clock.steady_millis().saturating_sub(self.began_ms);
+        Some(tokio::task::block_in_place(|| self.engine.age_ms(since)).max(up_ms))
+    }
+
     /// Numbers for a collector.
     pub async fn figures(&self) -> Result<SyncFigures> {
         let totals = self.totals_of(&self.plan(None).await?);

@@ -8,10 +8,13 @@ use super::namespace::Done;
 use super::reclaiming::LastReclaim;
 use crate::error::Error;
 use crate::model::ids::NamespaceName;
-use crate::store::{FULL, REPLACED};
+use crate::store::{FULL, MISCONFIGURED, REPLACED, UNREACHABLE};
 
 /// The codes of all warnings about the bucket; closed, so that no label set grows.
-pub const WARNINGS: [&str; 2] = [FULL, REPLACED];
+pub const WARNINGS: [&str; 4] = [FULL, REPLACED, UNREACHABLE, MISCONFIGURED];
+/// After so many passes in a row that a bucket did not answer, or refused, operators are told. Of a directory they are told at once: no
+/// link leads there that may be away.
+pub const MISSED_MAX: u32 = 3;
 /// So many namespaces a warning names.
 const NAMED_MAX: usize = 16;
 
@@ -38,6 +41,8 @@ pub struct Status {
     pub succeeded_ms: Option<u64>,
     /// Why the last pass did not end well.
     pub error: Option<Told>,
+    /// How many passes in a row did not reach the bucket, or were refused by it.
+    pub missed: u32,
     /// What was last reclaimed in the bucket, since the start.
     pub reclaim: Option<LastReclaim>,
     pub namespaces: BTreeMap<NamespaceName, NamespaceStatus>,
@@ -72,6 +77,9 @@ impl Status {
         let of_namespaces = self.namespaces.iter().filter_map(|(name, known)| Some((name, known.error.as_ref()?)));
         let failed: Vec<(&NamespaceName, &Told)> = of_namespaces.filter(|(_, told)| told.code == code).collect();
         let of_all = self.error.as_ref().filter(|told| told.code == code);
+        if is_missed(code) && (of_all.is_none() || self.missed < MISSED_MAX && !self.bucket.starts_with("file:")) {
+            return None;
+        }
         let told = of_all.or(failed.first().map(|(_, told)| *told))?;
         Some(json!({
             "code": code,
@@ -81,6 +89,11 @@ impl Status {
             "namespaces_total": failed.len(),
         }))
     }
+}
+
+/// Whether an error of this code says that the bucket did not answer, or refused.
+pub(super) fn is_missed(code: &str) -> bool {
+    [UNREACHABLE, MISCONFIGURED].contains(&code)
 }
 
 impl NamespaceStatus {

@@ -26,7 +26,7 @@ use crate::model::ids::NamespaceName;
 use crate::platform::clock::Clock;
 use crate::platform::random::Random;
 use crate::platform::wall::StoreClock;
-use crate::store::{Bucket, BucketConfig, MISCONFIGURED, TrafficSnapshot, Vendor};
+use crate::store::{Bucket, BucketConfig, MISCONFIGURED, TrafficSnapshot, UNREACHABLE, Vendor};
 
 /// The first pass begins within this time of the start: a fleet may have got its power back.
 const FIRST_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ pub const WAIT_MAX: Duration = Duration::from_secs(600);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 /// The longest sleep: the wall clock, which the schedule is about, may jump meanwhile.
 pub(super) const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// So often the log is told the same at most.
+const LOGGED_EVERY_MS: u64 = 60_000;
 /// The most that wait for passes at once; as many connections as there are by default, and some.
 const WAITERS_MAX: usize = 4_096;
 
@@ -120,7 +122,9 @@ pub struct Worker {
     budget: Arc<Budget>,
     failures: AtomicU64,
     /// When it began, by time that passes.
-    began_ms: u64,
+    pub(super) began_ms: u64,
+    /// What the log was told last, and when.
+    logged: Mutex<Option<(String, u64)>>,
 }
 
 #[derive(Default)]
@@ -156,17 +160,21 @@ impl Worker {
             stop: watch::Sender::new(false),
             is_running: AtomicBool::new(false),
             failures: AtomicU64::new(0),
+            logged: Mutex::default(),
         };
         match worker.sync() {
-            Err(error) if !worker.may_come_back(&error) => Err(error),
-            _ => Ok(worker),
+            Err(error) if !worker.may_come_back(&error) => return Err(error),
+            Err(error) => worker.log(&error),
+            Ok(_) => {}
         }
+        Ok(worker)
     }
 
     /// A directory that is not there may be on a disk that is not mounted yet.
     fn may_come_back(&self, error: &Error) -> bool {
         let location = self.config.bucket.location();
-        error.code() == MISCONFIGURED && location.is_ok_and(|location| location.vendor == Vendor::Directory)
+        [MISCONFIGURED, UNREACHABLE].contains(&error.code())
+            && location.is_ok_and(|location| location.vendor == Vendor::Directory)
     }
 
     fn link(&self) -> MutexGuard<'_, Link> {
@@ -195,10 +203,25 @@ impl Worker {
                 Ok(sync)
             }
             Err(error) => {
+                let away = self.config.bucket.absence().filter(|_| self.engine.has_met_bucket());
+                let error = away.unwrap_or(error);
                 link.status.error = Some(told(&error));
                 Err(error)
             }
         }
+    }
+
+    /// Says in the log that a pass is not through: what is new at once, the same again once a minute.
+    fn log(&self, error: &Error) {
+        let now = self.clock.steady_millis();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = error.to_string();
+        if logged.as_ref().is_some_and(|(last, at_ms)| *last == text && now.saturating_sub(*at_ms) < LOGGED_EVERY_MS)
+        {
+            return tracing::debug!(%error, "sync is not through, it is tried again");
+        }
+        tracing::warn!(%error, hint = error.hint(), "sync is not through, it is tried again");
+        *logged = Some((text, now));
     }
 
     /// What a person is told.
@@ -238,12 +261,12 @@ impl Worker {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// What went over the link; nothing while there is none.
     /// What the bucket says of this machine's clock.
     pub fn store_clock(&self) -> Option<StoreClock> {
         self.link().open.as_ref().and_then(|(_, bucket)| bucket.traffic().clock())
     }
 
+    /// What went over the link; nothing while there is none.
     pub(super) fn traffic(&self) -> Option<TrafficSnapshot> {
         self.link().open.as_ref().map(|(_, bucket)| bucket.traffic().snapshot())
     }
@@ -421,27 +444,18 @@ impl Worker {
         self.link().open.as_ref().and_then(|(sync, _)| sync.known(name))
     }
 
-    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
-    pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
-        let known = self.known(name).and_then(|known| known.fresh_ms);
-        if let Some(since) = known {
-            return Some(tokio::task::block_in_place(|| self.engine.age_ms(since)));
-        }
-        // Another process may have met the bucket since, this one did not.
-        let since = self.engine.common_since(name)?;
-        let up_ms = self.clock.steady_millis().saturating_sub(self.began_ms);
-        Some(tokio::task::block_in_place(|| self.engine.age_ms(since)).max(up_ms))
-    }
-
     async fn pass(&self, selection: &Selection) -> Pass {
         let sync = match self.sync() {
             Ok(sync) => sync,
-            Err(error) => return Pass { failed: Some(error), ..Pass::default() },
+            Err(error) => {
+                self.log(&error);
+                return Pass { failed: Some(error), ..Pass::default() };
+            }
         };
         let pass = sync.run_for(selection).await;
         match &pass.failed {
             None => tracing::debug!(namespaces = pass.namespaces.len(), "sync is done"),
-            Some(error) => tracing::warn!(%error, hint = error.hint(), "sync is not through, it is tried again"),
+            Some(error) => self.log(error),
         }
         pass
     }

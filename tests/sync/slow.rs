@@ -1,7 +1,7 @@
 //! What nodes are promised over links that are slow or break off, and on disks that have little room.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use object_store::ObjectStore;
@@ -12,7 +12,7 @@ use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::store::{Backend, Bucket, Ledger, PART_BYTES, Patience, UNREACHABLE};
-use shoal::sync::{Status, Sync, SyncOptions};
+use shoal::sync::{MISSED_MAX, Status, Sync, SyncOptions};
 use tokio::sync::Notify;
 
 use crate::faulty_store::{Fault, FaultyStore, Lie};
@@ -248,6 +248,26 @@ async fn a_bucket_that_does_not_answer_any_more_is_told_while_a_pass_still_waits
     let status = link.status();
     assert!(status.finished_ms.is_none() && status.error.unwrap().code == UNREACHABLE);
     pass.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_told_of_a_bucket_that_does_not_answer_pass_after_pass_until_it_does() {
+    let (place, _) = Place::with(1).await;
+    let is_away = Arc::new(AtomicBool::new(true));
+    let away = is_away.clone();
+    let bucket = place.bucket(move |_| away.load(Ordering::SeqCst).then_some(Fault::Before(Lie::Failed)));
+    let node = Node::new(2);
+    let patience = Patience { whole: Duration::from_millis(50), ..PATIENCE };
+    let link = Sync::new(node.open(), bucket, SyncOptions { policy: Policy::Lww, patience }, node.clock.clone());
+    for pass in 1..=MISSED_MAX + 1 {
+        assert_eq!(link.run().await.unwrap_err().code(), UNREACHABLE);
+        let warnings = link.status().warnings();
+        assert_eq!(warnings.len(), usize::from(pass >= MISSED_MAX), "pass {pass}");
+        assert!(warnings.iter().all(|warning| warning["code"] == UNREACHABLE));
+    }
+    is_away.store(false, Ordering::SeqCst);
+    link.run().await.unwrap();
+    assert!(link.status().warnings().is_empty() && link.status().missed == 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
