@@ -17,6 +17,7 @@ use crate::ops;
 use crate::ops::metrics::Metrics;
 use crate::ops::signals::Hangups;
 use crate::platform::clock::SystemClock;
+use crate::platform::open_files;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
 use crate::sync::Worker;
@@ -25,6 +26,9 @@ use crate::sync::Worker;
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what failed is due again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Files that may be open for every open namespace, what is beside them included.
+const FILES_PER_NAMESPACE: u64 = 2;
 
 /// How a daemon gets to know that its settings changed.
 pub struct Reload {
@@ -49,6 +53,7 @@ pub async fn run(
 ) -> Result<()> {
     let tokens = config.auth.tokens()?;
     let tokens = (!tokens.is_empty()).then(|| Tokens::new(tokens));
+    raise_open_files(&config);
     let engine = tokio::task::block_in_place(|| {
         Engine::open(engine_config(&config)?, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
     })?;
@@ -92,6 +97,21 @@ pub async fn run(
     engine.shutdown().await.context(|| "stop")?;
     tracing::info!("stopped");
     served
+}
+
+/// Has as many files open as the machine lets it, and says so where that may not do for its settings.
+fn raise_open_files(config: &Config) {
+    // A namespace has one for its log; beside that there are connections, the index, and files that are just written.
+    let wanted = (config.storage.open_namespaces_max as u64).saturating_mul(FILES_PER_NAMESPACE);
+    match open_files::raise_limit() {
+        Ok(Some(limit)) if limit < wanted => tracing::warn!(
+            limit,
+            wanted,
+            "few files may be open: raise the hard limit (LimitNOFILE, ulimit -Hn), or lower storage.open_namespaces_max"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
+    }
 }
 
 /// Puts new tokens and log directives in force whenever it is asked to. Settings that are wrong change nothing.

@@ -11,6 +11,9 @@ pub const DISK_READ_ONLY: &str = "disk_read_only";
 /// The code of errors about memory, or maps of files, that the operating system does not give.
 pub const OUT_OF_MEMORY: &str = "out_of_memory";
 
+/// The code of errors about files that are not opened as too many are open already: in this process, or on the machine.
+pub const TOO_MANY_OPEN_FILES: &str = "too_many_open_files";
+
 /// The code of errors about a file that is there and that the operating system does not let read: nothing is known to be wrong with it.
 pub const UNREADABLE: &str = "unreadable";
 
@@ -102,6 +105,12 @@ impl Error {
         !matches!(self.kind, Kind::Corrupt | Kind::Unsupported | Kind::NotFound)
     }
 
+    /// Whether it says that the operating system gives the process no more of something: of the files that it then did not read nothing
+    /// is known, and nothing is wrong with them.
+    pub fn is_of_limits(&self) -> bool {
+        self.code == TOO_MANY_OPEN_FILES || self.code == OUT_OF_MEMORY
+    }
+
     /// The same error, with a stable word for programs.
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.code = code;
@@ -175,6 +184,12 @@ impl std::error::Error for Error {}
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind;
+        if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) {
+            return Error::unavailable(error.to_string()).with_code(TOO_MANY_OPEN_FILES).with_hint(
+                "send the same again later; raise the limit on open files (LimitNOFILE, ulimit -Hn, fs.file-max), or lower \
+                 storage.open_namespaces_max",
+            );
+        }
         match error.kind() {
             ErrorKind::NotFound => Error::not_found(error.to_string()),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {

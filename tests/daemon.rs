@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -26,7 +26,11 @@ struct Daemon {
 
 impl Daemon {
     fn start(data_dir: &Path) -> Daemon {
-        let mut child = shoal()
+        Self::start_by(shoal(), data_dir)
+    }
+
+    fn start_by(mut command: Command, data_dir: &Path) -> Daemon {
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--data-dir"])
             .arg(data_dir)
             .stderr(Stdio::piped())
@@ -386,4 +390,66 @@ fn bench_asks_the_queries_of_a_file_and_says_what_is_wrong_with_them() {
         let output = daemon.run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
     }
+}
+
+/// The daemon with these limits on open files, the soft one and the hard one.
+fn with_open_files(soft: u64, hard: u64) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let script = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec {} \"$@\"", env!("CARGO_BIN_EXE_shoal"));
+    command.env_clear().env("TMPDIR", std::env::temp_dir()).args(["-c", &script, "shoal"]);
+    command
+}
+
+/// Answers to first writes to so many namespaces, by one connection: status and body.
+fn make_namespaces(daemon: &Daemon, count: u64) -> Vec<(u16, Value)> {
+    let stream = std::net::TcpStream::connect(daemon.url.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut answer = |method: &str, path: &str, body: &str| {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}",
+            body.len()
+        );
+        reader.get_mut().write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut lines = (&mut reader).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let length = |line: String| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok();
+        let mut bytes = vec![0; lines.filter_map(length).last().unwrap()];
+        reader.read_exact(&mut bytes).unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    };
+    let of = |n: u64| format!("/v2/namespaces/n{n}");
+    let mut answers: Vec<(u16, Value)> =
+        (0..count).map(|n| answer("POST", &of(n), r#"{"upsert_rows": [{"id": 1}]}"#)).collect();
+    answers.push(answer("GET", "/v1/status", ""));
+    answers
+}
+
+#[test]
+fn the_soft_limit_on_open_files_is_raised_to_the_hard_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_by(with_open_files(64, 2_048), dir.path());
+    let answers = make_namespaces(&daemon, 150);
+    assert_eq!(answers.iter().find(|(status, _)| *status != 200), None);
+    assert!(!daemon.log.iter().any(|line| line.contains("few files may be open")), "{:?}", daemon.log);
+}
+
+#[test]
+fn files_that_are_not_opened_for_want_of_descriptors_are_not_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start_by(with_open_files(64, 64), dir.path());
+    assert!(daemon.log.iter().any(|line| line.contains("few files may be open")), "{:?}", daemon.log);
+    let mut answers = make_namespaces(&daemon, 150);
+    let (_, node) = answers.pop().unwrap();
+    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status != 200).collect();
+    assert!(!refused.is_empty());
+    for (status, body) in refused {
+        assert_eq!(
+            (*status, &body["code"], &body["retryable"]),
+            (503, &"too_many_open_files".into(), &true.into()),
+            "{body}"
+        );
+        assert!(body["hint"].as_str().unwrap().contains("LimitNOFILE"), "{body}");
+    }
+    assert_eq!(node["damaged"].as_array().map(Vec::len), Some(0), "{node}");
 }

@@ -196,8 +196,13 @@ impl Damages {
 }
 
 impl Context {
-    /// Lists a damaged file, below the data directory, with a namespace that met it. It is logged when it is new.
+    /// Lists a damaged file, below the data directory, with a namespace that met it. It is logged when it is new. One that was not read
+    /// for want of descriptors or memory is none.
     pub fn report_damage(&self, namespace: &str, file: &str, error: &Error) {
+        if error.is_of_limits() {
+            tracing::warn!(namespace, file, %error, "a file is not read now");
+            return;
+        }
         if self.damages.report(namespace, file, error.message(), self.clock.now_millis()) {
             let what = match error.is_unread() {
                 true => "a file cannot be read, the rest of the node is served",

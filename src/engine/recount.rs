@@ -170,6 +170,8 @@ impl Engine {
             }
             match Holdings::read(context, nsid) {
                 Ok(Some(held)) => {
+                    // What is not known for want of descriptors or memory is counted once there are.
+                    held.check_limits()?;
                     held.report(context);
                     if let Some(missed) = &held.missed {
                         let name = parse_name(&held.head.manifest.name);
@@ -185,6 +187,7 @@ impl Engine {
                     unreadable.insert(nsid, self.reach_of(nsid, name, None));
                 }
                 Ok(None) => {}
+                Err(error) if error.is_of_limits() => return Err(error),
                 Err(error) => {
                     let label = name.as_ref().map_or_else(|| nsid.to_string(), ToString::to_string);
                     context.report_unreadable(&label, nsid, &error);

@@ -110,6 +110,10 @@ impl Engine {
         };
         context.look_at_wall();
         for (name, error) in catalog.damaged() {
+            // Nothing would look at it again: a start that fails is tried again.
+            if error.is_of_limits() {
+                return Err(error);
+            }
             let dir = context.layout.bindings(&name);
             let file = dir.strip_prefix(&root).unwrap_or(&dir).display().to_string();
             context.report_damage(&name.to_string(), &file, &error);

@@ -7,6 +7,7 @@ mod lost_pages;
 pub mod memory_disk;
 pub mod mmap;
 pub mod new_file;
+pub mod open_files;
 pub mod random;
 pub mod reads;
 pub mod real_disk;

@@ -100,6 +100,12 @@ impl Holdings {
         missed.errors.push(error);
     }
 
+    /// Fails where something was not read for want of descriptors or memory.
+    pub fn check_limits(&self) -> Result<()> {
+        let mut errors = self.missed.iter().flat_map(|missed| &missed.errors);
+        errors.find(|error| error.is_of_limits()).map_or(Ok(()), |error| Err(error.duplicate()))
+    }
+
     /// Lists what could not be read as damaged. For who knows that nobody was changing it.
     pub fn report(&self, context: &Context) {
         let manifest = &self.head.manifest;
