@@ -4,8 +4,15 @@
 //! - Only a namespace that nobody else has is closed: it is taken out of the map while the map is held, and whoever opens it anew
 //!   waits at its door until its log is sealed. So there are never two that write the same log.
 //! - What cannot be closed goes back to where it was.
+//! - Whoever makes a namespace beyond the bound waits until as many are closed, so their number comes down however quickly they are
+//!   made. What it costs to choose those does not grow with the number that is open: they are kept in an order of use.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use super::namespace::Namespace;
 use super::{Engine, Slot};
@@ -14,79 +21,188 @@ use crate::model::ids::NamespaceName;
 /// So many namespaces are closed at once at most, or flushed for that: whoever opens one waits for it, and each flush writes a
 /// segment, however small.
 const CLOSED_AT_ONCE: usize = 8;
+/// Who makes one beyond the bound sees so many closed: the number comes down, and is not only kept.
+const CLOSED_PER_MADE: usize = 2;
+/// So often one is looked at, at most, that was flushed and is in use still.
+const LOOKS_MAX: u8 = 4;
+/// So many are looked at, at most, for some that can be closed.
+const LOOKED_AT_ONCE: usize = 64;
 
 /// What became of a namespace that is to be closed.
 enum Taken {
     /// It is out of the map.
     Out(Arc<Namespace>),
-    /// It is closed the next time.
+    /// It is closed once that is done.
     Flushes,
-    /// It is used, or cannot be flushed now.
+    /// It is to be flushed, and others are before.
+    Waits,
+    /// Somebody has it.
+    Used,
+    /// It cannot be flushed or closed now.
     Stays,
+    /// It is not open any more, or was listed twice.
+    Gone,
+}
+
+/// What came of a look for namespaces to close.
+#[derive(Clone, Copy, Default)]
+struct Look {
+    closed: usize,
+    /// They can be closed once they are flushed.
+    flushing: usize,
+}
+
+/// Open namespaces by the time of a use: the last one, or an earlier one.
+#[derive(Default)]
+pub(super) struct ByUse(Mutex<BTreeMap<u64, Seat>>);
+
+struct Seat {
+    name: NamespaceName,
+    /// How often it was looked at since a flush of it was begun, after that use: what is not idle then is not flushed for ever.
+    looks: u8,
+}
+
+impl Seat {
+    fn of(name: NamespaceName) -> Self {
+        Seat { name, looks: 0 }
+    }
+}
+
+impl ByUse {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Seat>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Engine {
+    /// Lists a namespace as open.
+    pub(super) fn seat(&self, name: &NamespaceName, namespace: Arc<Namespace>) {
+        namespace.touch();
+        self.by_use.lock().insert(namespace.last_used(), Seat::of(name.clone()));
+        self.slots().insert(name.clone(), Slot::Open(namespace));
+    }
+
     /// Closes namespaces while more are open than the configuration says, those used longest ago first. Those that have something
-    /// in memory only are flushed, and closed the next time.
+    /// in memory only are flushed, and closed later.
     pub(super) fn close_idle(&self) {
-        let max = self.context.config.open_namespaces_max.max(1);
-        let mut open: Vec<(u64, NamespaceName)> = {
-            let slots = self.slots();
-            if slots.len() <= max {
+        self.close_some(self.excess().min(CLOSED_AT_ONCE), false);
+    }
+
+    /// The same for who made one: waits for flushes, for as long as a write waits for room.
+    pub(super) async fn close_for_new(&self) {
+        let share = self.excess().min(CLOSED_PER_MADE);
+        self.close_and_wait(share, share).await;
+    }
+
+    /// The same until no more are open than may be, or nothing more can be closed.
+    pub(super) async fn close_all_idle(&self) {
+        self.close_and_wait(self.excess(), CLOSED_AT_ONCE).await;
+    }
+
+    /// Closes so many in all, and a few at a time.
+    async fn close_and_wait(&self, mut wanted: usize, at_once: usize) {
+        let patience = Duration::from_millis(self.context.config.backpressure_wait_ms);
+        let mut until = Instant::now() + patience;
+        while wanted > 0 && self.excess() > 0 {
+            // Made before the look, so that no end of a flush is missed.
+            let changed = self.context.room.notified();
+            let look = self.close_some(wanted.min(at_once), true);
+            if look.closed > 0 {
+                wanted -= look.closed.min(wanted);
+                until = Instant::now() + patience;
+            } else if look.flushing == 0 || timeout_at(until, changed).await.is_err() {
                 return;
-            }
-            let used = |(name, slot): (&NamespaceName, &Slot)| match slot {
-                Slot::Open(namespace) => Some((namespace.last_used(), name.clone())),
-                Slot::Quarantined(_) => None,
-            };
-            slots.iter().filter_map(used).collect()
-        };
-        let excess = open.len().saturating_sub(max).min(CLOSED_AT_ONCE);
-        if excess == 0 || self.context.is_stopping() {
-            return;
-        }
-        open.sort_unstable();
-        let mut begun = 0;
-        for (_, name) in open {
-            begun += usize::from(self.close(&name));
-            if begun == excess {
-                break;
             }
         }
     }
 
-    /// Closes a namespace that nobody uses, or begins to flush it; whether it did either.
-    fn close(&self, name: &NamespaceName) -> bool {
+    /// How many more are open than may be.
+    fn excess(&self) -> usize {
+        let max = self.context.config.open_namespaces_max.max(1);
+        let may_be_more = self.slots().len() > max && !self.context.is_stopping();
+        if may_be_more { self.open_count().saturating_sub(max) } else { 0 }
+    }
+
+    /// Closes so many at most, and begins as many flushes for that at most. Who `waits` for these looks no further.
+    fn close_some(&self, wanted: usize, waits: bool) -> Look {
+        let (mut look, mut later) = (Look::default(), Vec::new());
+        for _ in 0..LOOKED_AT_ONCE {
+            if look.closed >= wanted || (waits && look.closed + look.flushing >= wanted) {
+                break;
+            }
+            let Some((used, Seat { name, looks })) = self.least_used() else { break };
+            match self.close(&name, looks == 0 && look.flushing < wanted) {
+                Taken::Out(_) => look.closed += 1,
+                Taken::Flushes => {
+                    look.flushing += 1;
+                    later.push((used, Seat { name, looks: 1 }));
+                }
+                // Who flushed it lets go of it in a moment.
+                Taken::Used if (1..LOOKS_MAX).contains(&looks) => {
+                    look.flushing += 1;
+                    later.push((used, Seat { name, looks: looks + 1 }));
+                }
+                Taken::Waits if looks == 0 => later.push((used, Seat::of(name))),
+                // As if it had just been used, so that the others come before it.
+                Taken::Waits | Taken::Used | Taken::Stays => {
+                    later.push((self.context.uses.fetch_add(1, Ordering::Relaxed), Seat::of(name)));
+                }
+                Taken::Gone => {}
+            }
+        }
+        self.by_use.lock().extend(later);
+        look
+    }
+
+    /// Takes the one that was used longest ago out of the order.
+    fn least_used(&self) -> Option<(u64, Seat)> {
+        let mut by_use = self.by_use.lock();
+        loop {
+            let (used, seat) = by_use.pop_first()?;
+            // Each of these steps is paid for by a use.
+            match self.slots().get(&seat.name) {
+                Some(Slot::Open(namespace)) if namespace.last_used() > used => {
+                    by_use.insert(namespace.last_used(), Seat::of(seat.name));
+                }
+                Some(Slot::Open(_)) => return Some((used, seat)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Closes a namespace that nobody uses, or begins to flush it where that is allowed.
+    fn close(&self, name: &NamespaceName, may_flush: bool) -> Taken {
         let door = self.door(name);
         // Who is in the door uses it.
-        let Ok(_door) = door.try_lock() else { return false };
-        let namespace = match self.take_unused(name) {
-            Taken::Out(namespace) => namespace,
-            Taken::Flushes => return true,
-            Taken::Stays => return false,
-        };
-        if let Err(error) = namespace.close() {
+        let Ok(_door) = door.try_lock() else { return Taken::Stays };
+        let taken = self.take_unused(name, may_flush);
+        if let Taken::Out(namespace) = &taken
+            && let Err(error) = namespace.close()
+        {
             tracing::debug!(namespace = %name, %error, "it stays open");
-            self.context.has_opened(&namespace);
-            self.slots().insert(name.clone(), Slot::Open(namespace));
-            return false;
+            self.context.has_opened(namespace);
+            self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
+            return Taken::Stays;
         }
-        true
+        taken
     }
 
     /// Takes a namespace that nobody else has out of the map. One that has something in memory or in its log only stays, and is flushed.
-    fn take_unused(&self, name: &NamespaceName) -> Taken {
+    fn take_unused(&self, name: &NamespaceName, may_flush: bool) -> Taken {
         let mut slots = self.slots();
         // Nobody comes to have it by this list, either.
         let mut listed = self.context.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Slot::Open(namespace)) = slots.get(name) else { return Taken::Stays };
+        let Some(Slot::Open(namespace)) = slots.get(name) else { return Taken::Gone };
         if Arc::strong_count(namespace) > 1 {
             // Who flushes it has it.
-            return if namespace.is_flushing() { Taken::Flushes } else { Taken::Stays };
+            return if namespace.is_flushing() { Taken::Flushes } else { Taken::Used };
         }
         if !namespace.is_idle() {
-            let may_flush = namespace.has_unflushed() && tokio::runtime::Handle::try_current().is_ok();
-            return if may_flush && namespace.start_flush() { Taken::Flushes } else { Taken::Stays };
+            let is_due = namespace.has_unflushed() && tokio::runtime::Handle::try_current().is_ok();
+            if is_due && !may_flush {
+                return Taken::Waits;
+            }
+            return if is_due && namespace.start_flush() { Taken::Flushes } else { Taken::Stays };
         }
         listed.retain(|one| !std::ptr::eq(one.as_ptr(), Arc::as_ptr(namespace)));
         match slots.remove(name) {

@@ -69,6 +69,7 @@ pub use self::succession::{HandedOver, Handover};
 pub use self::unsent::Unsent;
 
 use self::catalog::Catalog;
+use self::closing::ByUse;
 use self::context::Context;
 use self::copy_tokens::CopyTokens;
 use self::namespace::{Moment, Namespace, not_found};
@@ -83,6 +84,7 @@ pub struct Engine {
     context: Arc<Context>,
     catalog: Catalog,
     open: Mutex<HashMap<NamespaceName, Slot>>,
+    by_use: ByUse,
     /// One name is created, deleted or opened at a time, per name.
     doors: Mutex<HashMap<NamespaceName, Door>>,
     /// One merge of a source (the second) into a target goes on at a time, per pair.

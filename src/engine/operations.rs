@@ -109,10 +109,12 @@ impl Engine {
         // A request that is wrong in itself must not cost any file.
         tokio::task::block_in_place(|| prepare(&Arc::new(Schema::default()), false, request))?;
         let manifest = self.first_manifest(name, Schema::default(), BTreeMap::new());
-        match self.give_birth(name, manifest, Some(request)).await? {
-            (_, Some(outcome)) => Ok(outcome),
-            (namespace, None) => namespace.write(request).await,
-        }
+        let outcome = match self.give_birth(name, manifest, Some(request)).await? {
+            (_, Some(outcome)) => outcome,
+            (namespace, None) => namespace.write(request).await?,
+        };
+        self.close_for_new().await;
+        Ok(outcome)
     }
 
     /// Creates an empty namespace. `Invalid` with code `exists` when the name is taken.
@@ -132,6 +134,8 @@ impl Engine {
         let known = kin(&manifest, None);
         let (namespace, _) = self.give_birth(name, manifest, None).await?;
         self.context.set_kin(namespace.nsid, known);
+        drop(namespace);
+        self.close_for_new().await;
         Ok(())
     }
 
@@ -210,8 +214,7 @@ impl Engine {
         });
         match bound {
             Ok(outcome) => {
-                namespace.touch();
-                self.slots().insert(name.clone(), Slot::Open(namespace.clone()));
+                self.seat(name, namespace.clone());
                 self.close_idle();
                 Ok((namespace, outcome))
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
+use super::closing::ByUse;
 use super::commits::Commits;
 use super::context::{Context, EngineConfig};
 use super::damage::Damages;
@@ -123,6 +124,7 @@ impl Engine {
             context: Arc::new(context),
             catalog,
             open: Mutex::new(HashMap::new()),
+            by_use: ByUse::default(),
             doors: Mutex::new(HashMap::new()),
             pairs: Mutex::new(HashMap::new()),
             origins: Origins::default(),
@@ -201,7 +203,10 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.slots().insert(name.clone(), slot.clone());
+        match &slot {
+            Slot::Open(namespace) => self.seat(name, namespace.clone()),
+            Slot::Quarantined(_) => drop(self.slots().insert(name.clone(), slot.clone())),
+        }
         slot.namespace()
     }
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::Engine;
 use super::layout::conflicts_key;
 use super::lineage::holdings::{generations, kin};
 use super::merge::bases;
@@ -17,7 +18,6 @@ use super::namespace::absorb::{Absorb, read_only};
 use super::namespace::{Moment, Namespace, not_found};
 use super::operations::LABELS_MAX;
 use super::transfer::HeldConflicts;
-use super::{Engine, Slot};
 use crate::engine::catalog::UNKNOWN_BINDING;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::answers::Answer;
@@ -137,7 +137,7 @@ impl Engine {
             self.unseat(name, own.nsid, Some((after.nsid, known)), hlc)
         })
         .context(|| format!("give {name} to the bucket's incarnation {}", after.nsid))?;
-        self.slots().insert(name.clone(), Slot::Open(after.clone()));
+        self.seat(name, after.clone());
         // The end of the old life is marked before who waits to write to it goes on.
         tokio::join!(biased; own.retire(), async { drop(still) });
         tokio::task::block_in_place(|| self.lay_aside(&name.project, own.nsid, deleted));

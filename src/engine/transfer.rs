@@ -10,6 +10,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::Engine;
 use super::catalog::UNKNOWN_BINDING;
 use super::context::Birth;
 use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
@@ -17,7 +18,6 @@ use super::lineage::holdings::kin;
 use super::namespace::{Moment, reference};
 use super::operations::exists;
 use super::sweep::remove_empty;
-use super::{Engine, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::conflicts::decode_conflicts;
 use crate::format::manifest::{Manifest, SegmentRef};
@@ -387,7 +387,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.slots().insert(name.clone(), Slot::Open(after.clone()));
+        self.seat(name, after.clone());
         // The end of the old life is marked before who waits to write to it goes on.
         tokio::join!(biased; before.retire(), async { drop(held) });
         tokio::task::block_in_place(|| self.lay_aside(&name.project, old, deleted));

@@ -69,11 +69,39 @@ async fn for_one_namespace_over_the_bound_one_small_tail_is_flushed() {
     for n in 0..OPEN_MAX {
         node.write(&format!("docs-{n}"), 1).await.unwrap();
     }
+    // Waits for the flush of the one used longest ago.
     node.engine.create(&name("empty"), CreateRequest::default()).await.unwrap();
-    // Waits for the flush of the one used longest ago, which was begun before this.
-    node.engine.checkpoint(&name("docs-0")).await.unwrap();
-    let waiting = (0..OPEN_MAX).filter(|n| node.tail_bytes(&format!("docs-{n}")) > 0).count();
-    assert_eq!((node.segments().0, waiting), (1, OPEN_MAX - 1));
+    assert_eq!((node.segments().0, node.engine.open_count()), (1, OPEN_MAX));
+    let waiting = (1..OPEN_MAX).filter(|n| node.tail_bytes(&format!("docs-{n}")) > 0).count();
+    assert_eq!(waiting, OPEN_MAX - 1);
+    assert_eq!(node.tail_bytes("docs-0"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_quickly_namespaces_are_made_no_more_are_open_than_the_bound() {
+    const WRITERS: usize = 8;
+    let node = Arc::new(few());
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let node = node.clone();
+        writers.spawn(async move {
+            let mut most = 0;
+            for n in 0..25 {
+                node.write(&format!("docs-{writer}-{n}"), 1).await.unwrap();
+                most = most.max(node.engine.open_count());
+            }
+            most
+        });
+    }
+    while let Some(most) = writers.join_next().await {
+        // Each of the others may have made one, and waits for the flush of another.
+        let most = most.unwrap();
+        assert!(most <= OPEN_MAX + 2 * WRITERS, "{most} were open");
+    }
+    // One look when nothing is written any more is enough.
+    node.engine.tend().await.unwrap();
+    assert!(node.engine.open_count() <= OPEN_MAX, "{} are open", node.engine.open_count());
+    assert!(open_logs(&node) <= OPEN_MAX, "{} logs are open", open_logs(&node));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -124,7 +152,7 @@ async fn a_namespace_whose_log_cannot_be_sealed_stays_open_until_it_can() {
                 node.engine.create(&name("more"), CreateRequest::default()).await.map_err(|e| e.to_string()),
                 Ok(())
             );
-            assert!(node.engine.open_count() > OPEN_MAX, "nothing could be closed");
+            assert_eq!(node.engine.open_count(), OPEN_MAX, "only what was just made could be closed");
             node.disk.fail(None);
         }
     }

@@ -50,8 +50,8 @@ impl Engine {
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
         self.try_again().await;
         self.flush_old(now.is_some()).await;
+        self.close_all_idle().await;
         tokio::task::block_in_place(|| {
-            self.close_idle();
             self.remember_parts();
             self.look_again();
             self.clear_ended();

@@ -56,6 +56,10 @@ impl Namespace {
                 namespace.flush_when_due();
                 namespace.start_compaction();
             }
+            // Who wants to close it waits until nobody has it.
+            let context = namespace.context.clone();
+            drop(namespace);
+            context.room.notify_waiters();
         });
         true
     }
