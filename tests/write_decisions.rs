@@ -42,6 +42,14 @@ impl Current for Model {
         let ids: Vec<DocId> = matching.by_ref().take(limit).map(|d| d.id.clone()).collect();
         Ok((ids, matching.next().is_some()))
     }
+
+    fn made_bytes_max(&self) -> u64 {
+        1 << 30
+    }
+
+    fn set_aside(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
 }
 
 fn request(body: Json) -> WriteRequest {

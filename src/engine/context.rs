@@ -132,6 +132,8 @@ pub struct Context {
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,
     /// Memory of all tails.
     pub tails_bytes: AtomicU64,
+    /// What is set aside for writes under way, which is in no tail yet.
+    pub made_bytes: AtomicU64,
     /// Raised when a tail got smaller, and when an opening ended.
     pub room: Notify,
     /// Openings that replay logs, by the order in which they began to.

@@ -96,6 +96,7 @@ impl Engine {
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
+            made_bytes: AtomicU64::new(0),
             room: Notify::new(),
             openings: Mutex::default(),
             flushing: Semaphore::new(1),

@@ -329,3 +329,108 @@ async fn tombstones_that_nobody_needs_any_more_go_without_another_reason() {
     engine.compact(&name("left")).await.unwrap();
     assert_eq!(engine.status(&name("left")).unwrap()["generation"], generation);
 }
+
+/// A node that has so many namespaces of as many documents in segments, with this bound on all tails.
+async fn node_with_segments(seed: u64, namespaces: u64, documents: u64, tails_bytes_max: u64) -> (Node, Arc<Engine>) {
+    let mut node = Node::new(seed);
+    node.config.tails_bytes_max = tails_bytes_max;
+    let engine = node.open();
+    for n in 0..namespaces {
+        let rows: Vec<_> = (0..documents).map(|id| json!({"id": id, "n": 1})).collect();
+        let of = format!("n{n}");
+        let schema = json!({"n": "int", "wide": "[]int"});
+        write(&engine, &of, json!({"upsert_rows": rows, "schema": schema})).await.unwrap();
+        engine.checkpoint(&name(&of)).await.unwrap();
+    }
+    (node, engine)
+}
+
+fn widened(is_partial: bool) -> serde_json::Value {
+    let patch = json!({"filters": ["n", "Eq", 1], "patch": {"n": 2, "wide": (0..1_000).collect::<Vec<u64>>()}});
+    json!({"patch_by_filter": patch, "patch_by_filter_allow_partial": is_partial})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_patch_that_makes_more_than_half_of_what_all_tails_may_be_is_refused_and_goes_in_parts() {
+    const BOUND: u64 = 4 << 20;
+    let (_node, engine) = node_with_segments(72, 1, 1_000, BOUND).await;
+    let refused = write(&engine, "n0", widened(false)).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.code()), (Kind::Invalid, "too_large"), "{refused}");
+    assert!(refused.message().contains("2097152") && refused.hint().unwrap().contains("allow_partial"), "{refused}");
+    assert_eq!(tails_bytes(&engine), 0);
+    let (mut patched, mut parts) = (0, 0);
+    loop {
+        let outcome = write(&engine, "n0", widened(true)).await.unwrap();
+        assert_eq!(outcome.filter_matched, Some(outcome.patched));
+        let bytes = tails_bytes(&engine);
+        assert!(bytes <= BOUND + BOUND / 2, "{bytes} bytes after {patched} documents");
+        (patched, parts) = (patched + outcome.patched, parts + 1);
+        if !outcome.rows_remaining {
+            break;
+        }
+    }
+    assert_eq!(patched, 1_000);
+    assert!((5..20).contains(&parts), "{parts} parts");
+    // The same by their ids: what the documents hold already counts, too.
+    let rows: Vec<_> = (0..1_000).map(|id| json!({"id": id, "n": 3})).collect();
+    let refused = write(&engine, "n0", json!({"patch_rows": rows})).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.code()), (Kind::Invalid, "too_large"), "{refused}");
+    assert!(refused.hint().unwrap().contains("smaller batches"), "{refused}");
+    write(&engine, "n0", json!({"patch_rows": rows[..50]})).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_writes_make_at_once_keeps_the_bound_on_all_tails() {
+    const NAMESPACES: u64 = 12;
+    const BOUND: u64 = 5 << 19;
+    let (mut node, engine) = node_with_segments(73, NAMESPACES, 60, BOUND).await;
+    drop(engine);
+    node.config.backpressure_wait_ms = 100;
+    let disk = HookDisk::new(node.disk.mounted());
+    let engine =
+        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
+    engine.rebuild_index().unwrap();
+    // No segment comes to be meanwhile, so what is written stays where it is counted.
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let before = gate.clone();
+    disk.each(move |_, path| {
+        if path.to_string_lossy().contains("/segments/") && path.to_string_lossy().contains("tmp") {
+            drop(before.lock());
+        }
+    });
+    let write_all = || {
+        let writers: Vec<_> = (0..NAMESPACES)
+            .map(|n| {
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    write(&engine, &format!("n{n}"), widened(false)).await.map(|done| done.patched)
+                })
+            })
+            .collect();
+        writers
+    };
+    let (mut written, mut refused) = (0, 0);
+    for writer in write_all() {
+        match writer.await.unwrap() {
+            Ok(patched) => written += patched / 60,
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::Busy, "{error}");
+                refused += 1;
+            }
+        }
+    }
+    let bytes = tails_bytes(&engine);
+    assert!(bytes <= BOUND + BOUND / 2, "{bytes} bytes of tails after {written} writes");
+    assert!(written > 1 && refused > 1, "{written} written, {refused} refused");
+    drop(closed);
+    // The others are written once there is room.
+    let all_written = async {
+        while written < NAMESPACES {
+            for writer in write_all() {
+                written += writer.await.unwrap().map_or(0, |patched| patched / 60);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_written).await.unwrap();
+}

@@ -103,7 +103,7 @@ impl Node {
             retention_ms: RETENTION_MS,
             retention_disk_percent: 100,
             tail_bytes_max: 1 << 30,
-            tails_bytes_max: 1 << 30,
+            tails_bytes_max: 4 << 30,
             backpressure_wait_ms: 100,
             ..EngineConfig::new("/data")
         };

@@ -4,7 +4,7 @@
 //!   `head` commits manifests;
 //! - `write` decides and logs, `frames` cuts commits, `answers` says what writes with a key did, `apply` lets the state follow
 //!   what is durable, `places` says where that meets segments;
-//! - `flush` turns the tail into a segment, `room` says when, `compaction` merges segments, but for those that others
+//! - `flush` turns the tail into a segment, `room` says when, `making` counts what writes make before, `compaction` merges segments, but for those that others
 //!   need, too, as `standing` says;
 //! - `share` gives the newest state to who references it;
 //! - `stillness` keeps all of it as it is for a moment, `idle` closes it;
@@ -22,6 +22,7 @@ mod frames;
 pub mod head;
 mod idle;
 mod intake;
+mod making;
 mod open;
 mod places;
 pub mod rebase;

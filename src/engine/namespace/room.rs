@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Namespace;
 use super::apply::{Unfinished, Wait};
+use super::making::Making;
 use crate::engine::context::Context;
 use crate::engine::setbacks::Work;
 use crate::error::{Error, Kind, Result};
@@ -124,7 +125,11 @@ impl Namespace {
                 if !self.is_full(1) {
                     return Ok(());
                 }
-                self.make_room()?;
+                // What others make has room again when they are through.
+                let tails = self.context.tails_bytes.load(Ordering::Relaxed);
+                if self.is_own_full(1) || is_too_much(&self.context, tails, 1) {
+                    self.make_room()?;
+                }
                 changed.await;
             }
         };
@@ -145,6 +150,13 @@ impl Namespace {
         self.is_own_full(times) || are_all_full(&self.context, times)
     }
 
+    /// Sets room aside for what a write makes of so many bytes that are `given`, and for all that it may make where it `is_short`
+    /// otherwise; `None` where it is to wait for room again.
+    pub(super) fn begin_to_make(&self, given: u64, is_short: bool, is_unwaited: bool) -> Option<Making> {
+        let times = if is_unwaited { UNWAITED_TIMES } else { 1 };
+        Making::begin(&self.context, given, is_short, times)
+    }
+
     fn is_own_full(&self, times: u64) -> bool {
         let (config, own) = (&self.context.config, self.tail_bytes.load(Ordering::Relaxed));
         own > config.tail_bytes_max.saturating_mul(times)
@@ -152,14 +164,15 @@ impl Namespace {
             || (own > failing_max(&self.context) && self.context.is_failing(self.nsid))
     }
 
-    fn full(&self, times: u64) -> Error {
+    pub(super) fn full(&self, times: u64) -> Error {
         let config = &self.context.config;
         Error::busy(format!(
-            "{} bytes of namespace {} and {} of all namespaces wait to be indexed, at most {} and {} may; its log has \
-             {} bytes, at most {} may be in it",
+            "{} bytes of namespace {} and {} of all namespaces wait to be indexed, with {} that are being written, at most {} \
+             and {} may; its log has {} bytes, at most {} may be in it",
             self.tail_bytes.load(Ordering::Relaxed),
             self.name,
             self.context.tails_bytes.load(Ordering::Relaxed),
+            self.context.made_bytes.load(Ordering::Relaxed),
             config.tail_bytes_max.saturating_mul(times),
             config.tails_bytes_max.saturating_mul(times),
             self.log_bytes.load(Ordering::Relaxed),
@@ -215,9 +228,15 @@ pub(super) fn make_room(context: &Context) -> Room {
     Room::None(refused)
 }
 
-/// Whether all tails are larger than so many times what writes wait at.
+/// Whether all tails, and what writes under way make, are larger than so many times what writes wait at.
 pub(super) fn are_all_full(context: &Context, times: u64) -> bool {
-    let (config, all) = (&context.config, context.tails_bytes.load(Ordering::Relaxed));
+    let tails = context.tails_bytes.load(Ordering::Relaxed);
+    is_too_much(context, tails.saturating_add(context.made_bytes.load(Ordering::Relaxed)), times)
+}
+
+/// Whether so many bytes of all tails are more than so many times what writes wait at.
+pub(super) fn is_too_much(context: &Context, all: u64, times: u64) -> bool {
+    let config = &context.config;
     if all <= config.tails_bytes_max.saturating_mul(times) {
         return false;
     }

@@ -16,21 +16,18 @@ use super::answers::ANSWER_BYTES;
 use super::places::Place;
 use super::tombstones::Tombstones;
 use crate::engine::view::{SegmentView, Tail, TailRow, View};
-use crate::engine::write::Change;
+use crate::engine::write::{Change, of_terms};
 use crate::error::Result;
 use crate::format::manifest::SegmentRef;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Origin, Version};
-use crate::model::memory::{ARC_BYTES, allocated, of_vec};
+use crate::model::memory::{ARC_BYTES, allocated};
 use crate::model::query::Recall;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::version_vector::VersionVector;
 use crate::segment::Segment;
 use crate::segment::builder::Entry;
-use crate::segment::text::terms::DocTerms;
 
-/// What a search remembers of a term of a row in the tail.
-const LISTED_TERM_BYTES: u64 = 5;
 /// Tails of so few places are not made smaller.
 const SPARSE_PLACES_MIN: u64 = 1_024;
 
@@ -178,28 +175,12 @@ fn bytes_of(row: &TailRow) -> u64 {
     shared + row.document.memory_bytes() + of_terms(&row.terms)
 }
 
-fn of_terms(terms: &Vec<(ColumnUid, DocTerms)>) -> u64 {
-    let of_each = terms.iter().map(|(_, terms)| terms.heap_bytes() + LISTED_TERM_BYTES * terms.count() as u64);
-    of_vec(terms) + of_each.sum::<u64>()
-}
-
 /// What a hash map's table takes: a power of two of places, an eighth of them empty, with a byte for each.
 pub(super) fn of_map<K, V>(map: &HashMap<K, V>) -> u64 {
     match map.capacity() {
         0 => 0,
         capacity => allocated((capacity * 8 / 7).next_power_of_two() * (size_of::<(K, V)>() + 1)),
     }
-}
-
-/// What a change takes on its way into the tail, its record taken.
-pub(super) fn bytes_on_the_way(change: &Change) -> u64 {
-    let id = change.id().heap_bytes();
-    size_of::<Change>() as u64
-        + match change {
-            Change::Put { document, terms, .. } => document.memory_bytes() + of_terms(terms),
-            Change::Delete { .. } => id,
-        }
-        + id
 }
 
 /// A tail on its way into a segment, and what the namespace was when it stopped growing.

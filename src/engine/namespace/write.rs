@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError};
 
 use super::apply::Wait;
 use super::frames::{Batches, Extras};
+use super::making::{Making, made_bytes_max};
 use super::open::{next_clock, whole};
-use super::state::{bytes_on_the_way, etag};
+use super::state::etag;
 use super::{Decider, Namespace, Pending};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bitmap;
@@ -33,8 +34,9 @@ const OVERLAID_MAX: usize = 100_000;
 impl Namespace {
     /// Carries out one write; it is durable and visible on return.
     pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
-        self.wait_for_room(request.body_bytes, request.disable_backpressure).await?;
+        let mut is_short = false;
         loop {
+            self.wait_for_room(request.body_bytes, request.disable_backpressure).await?;
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
             let mut prepared = compute(request, || prepare(&base, has_documents, request));
@@ -74,10 +76,21 @@ impl Namespace {
             }
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
-            let now = Now { namespace: self };
             let prepared = prepared?;
-            let decision = compute(request, || decide(prepared, request, &now, version))?;
+            // Not before its turn: who waits for that must not take the room of others.
+            let given = prepared.memory_bytes();
+            let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else { continue };
+            let now = Now { namespace: self, making: &making };
+            let decision = compute(request, || decide(prepared, request, &now, version));
+            if decision.is_err() && making.is_short() {
+                // The next time all that it may make is set aside before.
+                is_short = true;
+                continue;
+            }
+            let decision = decision?;
             let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
+            // It is counted with the tail now.
+            drop(making);
             let (ticket, outcome) = self.note_write(request.body_bytes, committed)?;
             // What changes nothing may do so because of commits that are not durable yet, and is answered when they are.
             let ticket = ticket.or_else(|| self.newest_wait());
@@ -96,6 +109,7 @@ impl Namespace {
         deletes: Vec<DocId>,
     ) -> Result<bool> {
         let bytes = documents.iter().map(|document| document.logical_bytes()).sum();
+        let makes = documents.iter().map(|document| document.memory_bytes()).sum();
         self.wait_for_room(bytes, false).await?;
         let mut decider = self.decider.lock().await;
         self.make_ready(&mut decider).await?;
@@ -105,6 +119,7 @@ impl Namespace {
         }
         let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
         let version = Version { hlc, origin: decider.origin };
+        let making = self.begin_to_make(makes, false, false).ok_or_else(|| self.full(1))?;
         let schema = decider.schema.clone();
         let changes = tokio::task::block_in_place(|| {
             let mut analysis = Analyzers::new();
@@ -116,7 +131,7 @@ impl Namespace {
             renewed.chain(deletes.into_iter().map(|id| Change::Delete { id })).collect()
         });
         let wait = self.note_write(bytes, self.append(&mut decider, hlc, changes, Extras::default()))?;
-        drop(decider);
+        drop((decider, making));
         self.carry_through(bytes, Some(wait)).await?;
         Ok(true)
     }
@@ -293,7 +308,7 @@ impl Namespace {
             };
             shared.overlay.insert(change.id().clone(), (decider.number, state));
         }
-        let bytes = changes.iter().map(bytes_on_the_way).sum();
+        let bytes = changes.iter().map(Change::memory_bytes).sum();
         shared.pending_bytes += bytes;
         self.follow_tail(&shared, before);
         shared.pending.push_back(Pending {
@@ -329,6 +344,7 @@ fn compute<T>(request: &WriteRequest, work: impl FnOnce() -> T) -> T {
 /// What deciding sees: durable documents, and what commits on their way make of them.
 struct Now<'a> {
     namespace: &'a Namespace,
+    making: &'a Making,
 }
 
 impl Current for Now<'_> {
@@ -358,6 +374,14 @@ impl Current for Now<'_> {
         }
         let _turn = self.namespace.context.filtering.lock().unwrap_or_else(PoisonError::into_inner);
         view.believed(bitmap::matching(&view.past(), filter, limit))
+    }
+
+    fn made_bytes_max(&self) -> u64 {
+        made_bytes_max(&self.namespace.context)
+    }
+
+    fn set_aside(&self, bytes: u64) -> Result<()> {
+        self.making.set_aside(bytes)
     }
 }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::prepare::{NewDocument, NewPatch, NewValues, Prepared, Terms};
 use super::schema_update::vector_comes_late;
 use super::{
-    Change, Current, DELETE_BY_FILTER_MAX, DELETE_PARTIAL_MAX, DOCUMENT_BYTES_MAX, Decision,
-    PATCH_BY_FILTER_BYTES_MAX, PATCH_BY_FILTER_MAX, Patch, apply_patch,
+    Change, Current, DELETE_BY_FILTER_MAX, DELETE_PARTIAL_MAX, DOCUMENT_BYTES_MAX, Decision, PATCH_BY_FILTER_MAX,
+    Patch, apply_patch, of_changed, of_terms,
 };
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::{bind_condition, bind_for_write, refers_to_new};
@@ -49,6 +49,7 @@ pub fn decide(
             || request.patch_by_filter.is_some()
             || !(request.upserts.is_empty() && request.patches.is_empty() && request.deletes.is_empty()),
         wants_ids: request.return_affected_ids,
+        made: 0,
         outcome: WriteOutcome::default(),
     };
     if let Some(by) = &request.delete_by_filter {
@@ -132,6 +133,8 @@ struct Write<'a> {
     /// There is more than one step, so changes of by-filter steps may be met again.
     has_more_steps: bool,
     wants_ids: bool,
+    /// What the changes of documents that are there take, beyond what the request came with.
+    made: u64,
     outcome: WriteOutcome,
 }
 
@@ -163,51 +166,79 @@ impl Write<'_> {
         let limit = if by.allow_partial { DELETE_PARTIAL_MAX } else { DELETE_BY_FILTER_MAX };
         let ids = self.matching("delete_by_filter", by, limit)?;
         self.changes.reserve_exact(ids.len());
+        let mut left = ids.len() as u64;
         for id in ids {
-            self.queried(id.logical_bytes());
-            self.note_deleted(&id);
-            self.put_by_filter(Change::Delete { id });
+            let bytes = id.logical_bytes();
+            let change = Change::Delete { id };
+            if !self.makes(change.memory_bytes())? {
+                return self.stop("delete_by_filter", by, left);
+            }
+            self.queried(bytes);
+            self.note_deleted(change.id());
+            self.put_by_filter(change);
+            left -= 1;
         }
         Ok(())
     }
 
     fn patch_by_filter(&mut self, by: &ByFilter, values: NewValues) -> Result<()> {
         let ids = self.matching("patch_by_filter", by, PATCH_BY_FILTER_MAX)?;
-        let mut bytes = 0;
         let mut left = ids.len() as u64;
         for ids in ids.chunks(DOCUMENTS_AT_ONCE) {
-            // Filters run on a snapshot: a document may be gone by now.
-            for document in self.current.documents(&ids.iter().collect::<Vec<_>>())?.into_iter().flatten() {
+            let documents = self.current.documents(&ids.iter().collect::<Vec<_>>())?;
+            for (at, document) in (0..).zip(documents) {
+                // Filters run on a snapshot: a document may be gone by now.
+                let Some(document) = document else { continue };
+                let Some(change) = self.patched(&document, values.clone(), 0)? else {
+                    return self.stop("patch_by_filter", by, left - at);
+                };
                 self.queried(document.logical_bytes());
-                let change = self.patched(&document, values.clone())?;
-                if let Change::Put { document, .. } = &change {
-                    bytes += document.memory_bytes();
-                }
                 self.put_by_filter(change);
             }
-            left = left.saturating_sub(ids.len() as u64);
-            if bytes > PATCH_BY_FILTER_BYTES_MAX && left > 0 {
-                if !by.allow_partial {
-                    return Err(Error::invalid(format!(
-                        "patch_by_filter makes documents of more than {PATCH_BY_FILTER_BYTES_MAX} bytes in memory"
-                    ))
-                    .with_code("too_large")
-                    .with_hint(
-                        "set patch_by_filter_allow_partial, and repeat the request while rows_remaining is true",
-                    ));
-                }
-                self.outcome.rows_remaining = true;
-                self.outcome.filter_matched = self.outcome.filter_matched.map(|matched| matched.saturating_sub(left));
-                break;
-            }
+            left -= ids.len() as u64;
         }
         Ok(())
+    }
+
+    /// Counts what a change of a document that is there takes. False, and nothing is counted, where one write may not make as much.
+    fn makes(&mut self, bytes: u64) -> Result<bool> {
+        if self.made > 0 && self.made.saturating_add(bytes) > self.current.made_bytes_max() {
+            return Ok(false);
+        }
+        self.current.set_aside(bytes)?;
+        self.made += bytes;
+        Ok(true)
+    }
+
+    /// Ends a by-filter step with so many documents `left`, as the write makes no more.
+    fn stop(&mut self, name: &str, by: &ByFilter, left: u64) -> Result<()> {
+        if !by.allow_partial {
+            return Err(self.makes_too_much(name).with_hint(format!(
+                "narrow the filter, or set {name}_allow_partial and repeat the request while rows_remaining is true"
+            )));
+        }
+        self.outcome.rows_remaining = true;
+        self.outcome.filter_matched = self.outcome.filter_matched.map(|matched| matched.saturating_sub(left));
+        Ok(())
+    }
+
+    fn makes_too_much(&self, name: &str) -> Error {
+        Error::invalid(format!(
+            "{name} makes more than {} bytes of documents in memory, which is what one write may make of those that are there",
+            self.current.made_bytes_max()
+        ))
+        .with_code("too_large")
     }
 
     /// The documents of a by-filter step that no earlier step has changed.
     fn matching(&mut self, name: &str, by: &ByFilter, limit: usize) -> Result<Vec<DocId>> {
         let filter = bind_for_write(&by.filter, self.schema)?;
         self.queried(0);
+        // Ids of what could not be changed by one write are not even listed.
+        let fits =
+            usize::try_from(self.current.made_bytes_max() / size_of::<Change>() as u64).unwrap_or(usize::MAX).max(1);
+        let is_made_less = fits < limit;
+        let limit = limit.min(fits);
         let (mut ids, mut more) = match filter {
             Filter::None => (Vec::new(), false),
             filter => self.current.matching(&filter, limit + self.by_filter.len())?,
@@ -216,6 +247,9 @@ impl Write<'_> {
         more |= ids.len() > limit;
         ids.truncate(limit);
         if more && !by.allow_partial {
+            if is_made_less {
+                return self.stop(name, by, 0).map(|()| Vec::new());
+            }
             return Err(Error::invalid(format!("💔 {name} matches more documents than allowed, at most {limit}"))
                 .with_hint(format!(
                     "set {name}_allow_partial, and repeat the request while rows_remaining is true"
@@ -255,7 +289,11 @@ impl Write<'_> {
             _ => self.holds(condition, &current, None)?,
         };
         if holds {
-            let change = self.patched(&current, values)?;
+            // What the request itself brought is no more than its body.
+            let given = of_changed(&values.changed) + of_terms(&values.terms);
+            let Some(change) = self.patched(&current, values, given)? else {
+                return Err(self.makes_too_much("patch").with_hint("send smaller batches"));
+            };
             self.put(change);
         }
         Ok(())
@@ -300,8 +338,9 @@ impl Write<'_> {
         Ok(matches_with(filter, self.schema, current, &[], &mut self.analyzers))
     }
 
-    /// The change that a patch of `current` is; counts it.
-    fn patched(&mut self, current: &Document, values: NewValues) -> Result<Change> {
+    /// The change that a patch of `current` is; counts it. So many bytes of it the request brought. `None`, and nothing is counted,
+    /// where the write may not make as much.
+    fn patched(&mut self, current: &Document, values: NewValues, given: u64) -> Result<Option<Change>> {
         let NewValues { changed, terms } = values;
         let document = apply_patch(current, &changed, self.version);
         // No patch may make a document that a single write could not have made: no block of a segment would hold it.
@@ -314,17 +353,19 @@ impl Write<'_> {
             .with_code("too_large"));
         }
         let terms = self.terms(&document, &changed, terms);
-        self.outcome.patched += 1;
         let written: u64 = changed.iter().filter_map(|(_, value)| value.as_ref()).map(|v| v.logical_bytes()).sum();
-        self.outcome.bytes_written += document.id.logical_bytes() + written;
-        if self.wants_ids {
-            self.outcome.patched_ids.push(document.id.clone());
+        let id = document.id.clone();
+        let patch = Some(Box::new(Patch { base: current.version, changed }));
+        let change = Change::Put { document: Arc::new(document), terms, patch };
+        if !self.makes(change.memory_bytes().saturating_sub(given))? {
+            return Ok(None);
         }
-        Ok(Change::Put {
-            document: Arc::new(document),
-            terms,
-            patch: Some(Box::new(Patch { base: current.version, changed })),
-        })
+        self.outcome.patched += 1;
+        self.outcome.bytes_written += id.logical_bytes() + written;
+        if self.wants_ids {
+            self.outcome.patched_ids.push(id);
+        }
+        Ok(Some(change))
     }
 
     /// The terms of a patched document: what the patch set is analysed already.

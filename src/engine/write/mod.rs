@@ -23,6 +23,7 @@ use crate::format::record::Record;
 use crate::model::document::{Document, PatchIntent};
 use crate::model::filter::Filter;
 use crate::model::ids::{DocId, Version};
+use crate::model::memory::{allocated, of_vec};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::model::write::WriteOutcome;
@@ -34,8 +35,8 @@ pub const DELETE_BY_FILTER_MAX: usize = 5_000_000;
 pub const DELETE_PARTIAL_MAX: usize = 250_000;
 /// The most documents of one `patch_by_filter`.
 pub const PATCH_BY_FILTER_MAX: usize = 50_000;
-/// The most memory of the documents that one `patch_by_filter` makes, in bytes, give or take some documents.
-pub const PATCH_BY_FILTER_BYTES_MAX: u64 = 256 << 20;
+/// What a search remembers of a term of a row in the tail.
+const LISTED_TERM_BYTES: u64 = 5;
 /// The largest value, in logical bytes.
 pub const VALUE_BYTES_MAX: u64 = 8 << 20;
 /// The largest document, in logical bytes.
@@ -50,6 +51,12 @@ pub trait Current {
 
     /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)>;
+
+    /// The most memory, in bytes, of what one write makes of documents that are there, unless that is one document.
+    fn made_bytes_max(&self) -> u64;
+
+    /// Sets memory aside for so many bytes more of that, before they are made. `Busy` where there is none.
+    fn set_aside(&self, bytes: u64) -> Result<()>;
 }
 
 /// What a write does.
@@ -94,6 +101,20 @@ impl Change {
         }
     }
 
+    /// What the change takes in memory on its way into the tail, its key there included.
+    pub fn memory_bytes(&self) -> u64 {
+        let id = self.id().heap_bytes();
+        let state = match self {
+            Change::Put { document, terms, patch } => {
+                let patch =
+                    patch.as_ref().map_or(0, |patch| allocated(size_of::<Patch>()) + of_changed(&patch.changed));
+                document.memory_bytes() + of_terms(terms) + patch
+            }
+            Change::Delete { .. } => id,
+        };
+        size_of::<Change>() as u64 + state + id
+    }
+
     /// The record that makes this change durable. What only the record needs is moved out, so take it once.
     pub fn take_record(&mut self) -> Record {
         match self {
@@ -107,6 +128,17 @@ impl Change {
             Change::Delete { id } => Record::Delete { id: id.clone() },
         }
     }
+}
+
+/// What the values that a patch sets take.
+fn of_changed(changed: &Vec<(ColumnUid, Option<Value>)>) -> u64 {
+    of_vec(changed) + changed.iter().filter_map(|(_, value)| value.as_ref()).map(Value::heap_bytes).sum::<u64>()
+}
+
+/// What the terms of a document take, and what a search remembers of them.
+pub(in crate::engine) fn of_terms(terms: &Vec<(ColumnUid, DocTerms)>) -> u64 {
+    let of_each = terms.iter().map(|(_, terms)| terms.heap_bytes() + LISTED_TERM_BYTES * terms.count() as u64);
+    of_vec(terms) + of_each.sum::<u64>()
 }
 
 /// The state that a patch makes of a document. What it meant is kept since the last whole state: earlier patches that are

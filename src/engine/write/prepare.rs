@@ -8,11 +8,13 @@ use serde_json::Value as Json;
 use super::infer::{VECTOR_NAME, infer, join};
 use super::schema_update::{add_column, apply_schema_update, set_metric};
 use super::typing;
-use super::{DOCUMENT_BYTES_MAX, VALUE_BYTES_MAX};
+use super::{Change, DOCUMENT_BYTES_MAX, VALUE_BYTES_MAX, of_changed, of_terms};
 use crate::engine::analyzers::Analyzers;
 use crate::error::{Error, Result};
 use crate::format::values::encoded_bytes;
+use crate::model::document::Document;
 use crate::model::ids::DocId;
+use crate::model::memory::{ARC_BYTES, allocated, of_vec};
 use crate::model::schema::{AttributeType, Column, ColumnUid, FILTERABLE_BYTES_MAX, Schema};
 use crate::model::value::Value;
 use crate::model::write::{Row, WriteRequest};
@@ -55,6 +57,21 @@ pub struct NewValues {
     /// Sorted by column, each once.
     pub changed: Vec<(ColumnUid, Option<Value>)>,
     pub terms: Terms,
+}
+
+impl Prepared {
+    /// What the request brings takes so much in memory, once it is on its way into the tail.
+    pub fn memory_bytes(&self) -> u64 {
+        let of_upsert = |row: &NewDocument| {
+            let values: u64 = row.fields.iter().map(|(_, value)| value.heap_bytes()).sum();
+            allocated(ARC_BYTES + size_of::<Document>()) + of_vec(&row.fields) + values + of_terms(&row.terms)
+        };
+        let of_patch = |row: &NewPatch| of_changed(&row.values.changed) + of_terms(&row.values.terms);
+        let ids = self.upserts.iter().map(|row| &row.id).chain(&self.deletes);
+        // An id is a key as well.
+        let changes = ids.map(|id| size_of::<Change>() as u64 + 2 * id.heap_bytes()).sum::<u64>();
+        changes + self.upserts.iter().map(of_upsert).sum::<u64>() + self.patches.iter().map(of_patch).sum::<u64>()
+    }
 }
 
 /// Prepares a write. `has_documents` says whether the namespace has any: then it takes no new dense vectors.
