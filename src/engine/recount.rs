@@ -44,10 +44,11 @@ impl Engine {
         let ((mut facts, unreadable), _alone) = self.gather()?;
         self.count_unreadable(&mut facts, &unreadable)?;
         let heads = facts.heads.len();
-        // An index that was begun anew has nothing of what no rebuild makes.
-        context.keep_node()?;
+        // An index that was begun anew has nothing of what no rebuild makes. A full disk has room for that afterwards.
+        let kept = context.keep_node();
         context.look_at_wall();
-        context.meta.rebuild(&facts)?;
+        context.meta.rebuild(&facts).context(|| "make the index anew, without which nothing is reclaimed")?;
+        kept.or_else(|_| context.keep_node())?;
         *context.kin() = facts.kin.iter().cloned().collect();
         context.set_unreadable(unreadable);
         context.names_whole.store(self.catalog.damaged().is_empty(), Ordering::SeqCst);

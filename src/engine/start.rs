@@ -145,8 +145,14 @@ impl Engine {
         if self.catalog.settle_all(&*self.context.disk)? {
             self.context.meta.distrust("a name was not bound after all");
         }
+        let mut dropped = Ok(());
         if !self.is_index_trusted() {
             self.recount()?;
+            // At once: on a full disk the index may not be right for long.
+            self.looks_without.store(0, Ordering::SeqCst);
+            if self.is_index_trusted() {
+                dropped = self.drop_past(None);
+            }
         }
         match self.sweep() {
             Err(error) if error.code() == SWEEP_REFUSED => {
@@ -156,7 +162,7 @@ impl Engine {
             swept => {
                 swept?;
                 self.forget_names();
-                Ok(())
+                dropped
             }
         }
     }

@@ -7,6 +7,7 @@
 //!   count, counts are not trusted: nothing may be reclaimed until [`Meta::rebuild`] has recounted them from the manifests.
 
 mod access;
+mod anew;
 mod backend;
 mod clock;
 mod past;
@@ -22,10 +23,10 @@ use std::sync::{Arc, RwLock};
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
 
-use self::access::{give_back, make_tables};
-use self::backend::{from_redb, open_database};
-use self::references::{count, hold, release, write_objects};
-use self::tables::{Bound, COPIES, HISTORY, KIN, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, REFERENCES, STATE};
+use self::access::give_back;
+use self::backend::open_database;
+use self::references::{count, hold, release};
+use self::tables::{Bound, COPIES, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, STATE};
 use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::model::ids::Nsid;
 use crate::platform::disk::{Disk, unpublish};
@@ -43,6 +44,8 @@ pub struct Meta {
     trusted: AtomicBool,
     /// It was opened anew since it was last rebuilt, and may have been begun anew.
     reopened: AtomicBool,
+    /// It is in no file: the disk had no room for one.
+    in_memory: AtomicBool,
     /// Something went since it was looked how much of the file is needed.
     has_let_go: AtomicBool,
     /// Nothing may change any more: what is left of the background must not follow a stop that counts as clean.
@@ -97,11 +100,10 @@ impl Meta {
         }
         // What stayed of the file must not be found at the next start.
         remove(&*disk, &path)?;
-        let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(redb::backends::InMemoryBackend::new())
-            .map_err(|error| from_redb(error.into()).context("keep the index in memory"))?;
-        Self::begin(disk, path, database, Some("the disk is full, it is kept in memory".to_owned()), (false, false))
+        let why = Some("the disk is full, it is kept in memory".to_owned());
+        let begun = Self::begin(disk, path, anew::in_memory()?, why, (false, false))?;
+        begun.0.in_memory.store(true, Ordering::SeqCst);
+        Ok(begun)
     }
 
     fn open_file(disk: Arc<dyn Disk>, path: &Path) -> Result<(Meta, Option<String>)> {
@@ -136,6 +138,7 @@ impl Meta {
             database: RwLock::new(Some(database)),
             trusted: AtomicBool::new(false),
             reopened: AtomicBool::new(false),
+            in_memory: AtomicBool::new(false),
             has_let_go: AtomicBool::new(true),
             closed: AtomicBool::new(false),
         };
@@ -307,58 +310,6 @@ impl Meta {
             }
             Ok((objects, bytes))
         })
-    }
-
-    /// Makes the whole index of what the files say and trusts it. Nothing may commit a manifest since `facts` were read.
-    pub fn rebuild(&self, facts: &Facts) -> Result<()> {
-        let made = |transaction: &WriteTransaction| {
-            transaction.delete_table(REFERENCES)?;
-            transaction.delete_table(NAMES)?;
-            transaction.delete_table(MANIFESTS)?;
-            transaction.delete_table(OBJECTS)?;
-            transaction.delete_table(PINS)?;
-            transaction.delete_table(HISTORY)?;
-            transaction.delete_table(KIN)?;
-            make_tables(transaction)?;
-            {
-                let mut names = transaction.open_table(NAMES)?;
-                for (name, bound) in &facts.names {
-                    names.insert(name.as_str(), bound.encode().as_slice())?;
-                }
-                let mut pins = transaction.open_table(PINS)?;
-                for (name, since) in &facts.pins {
-                    pins.insert(name.as_str(), since)?;
-                }
-                let mut manifests = transaction.open_table(MANIFESTS)?;
-                for (nsid, head) in &facts.heads {
-                    manifests.insert(nsid.0.as_bytes(), head.manifest.as_slice())?;
-                }
-                let mut references = transaction.open_table(REFERENCES)?;
-                for (key, count) in &facts.references {
-                    references.insert(key.as_str(), count)?;
-                }
-                let mut history = transaction.open_table(HISTORY)?;
-                for (nsid, generation, past) in &facts.history {
-                    history.insert((nsid.0.as_bytes(), *generation), past.encode().as_slice())?;
-                }
-                let mut kin = transaction.open_table(KIN)?;
-                for (nsid, known) in &facts.kin {
-                    kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
-                }
-            }
-            transaction.open_table(STATE)?.insert(tables::COUNTED, 1)?;
-            write_objects(transaction, &facts.beside_heads)?;
-            facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, &head.objects))
-        };
-        self.with(|database| {
-            access::write(database, Durability::Immediate, made)?;
-            // Before anybody can give up what was written, and begin anew.
-            self.trusted.store(true, Ordering::SeqCst);
-            self.reopened.store(false, Ordering::SeqCst);
-            Ok(())
-        })?;
-        self.has_let_go.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Nothing may be written afterwards. Where that is not `clean`, the next start makes everything anew.

@@ -19,6 +19,9 @@ impl Meta {
     /// Makes the file as long as what is in it needs, where something went and it is more than twice as long. Nothing else uses the
     /// index meanwhile. Gives the length before and after where it was made shorter.
     pub fn shrink(&self) -> Result<Option<(u64, u64)>> {
+        if self.is_in_memory() {
+            return Ok(None);
+        }
         let length = || if_there(self.disk.size(&self.path)).map(Option::unwrap_or_default);
         let before = length()?;
         if before <= SHRINK_ABOVE_BYTES || !self.has_let_go.swap(false, Ordering::Relaxed) {
@@ -41,6 +44,11 @@ impl Meta {
             true => Ok(Some((before, length()?))),
             false => Ok(None),
         }
+    }
+
+    /// What a file of all of it may take.
+    pub fn file_bytes(&self) -> Result<u64> {
+        Ok(self.used_bytes()?.saturating_mul(SLACK))
     }
 
     /// The bytes of all pages that are in use. What was let go of lazily counts until a commit after that is durable.

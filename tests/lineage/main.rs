@@ -6,6 +6,7 @@ mod branches;
 mod clocks;
 mod damaged;
 mod deleted;
+mod full;
 mod many;
 mod node;
 mod past;

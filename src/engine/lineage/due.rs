@@ -7,12 +7,14 @@
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
 //!   budget. The deleted ones of a project count as one. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
 //!   state's objects can only go with them.
+//! - What states of several of them hold takes room as if it were of one more: when that takes most, all states go that hold what would
+//!   come free next if all went by their age, and with a past state those before it.
 //! - What others hold, too, is freed by no state, and counts for nothing: before anything goes for the budget it is asked what states
-//!   really keep, of who names most first, until what is named or kept fits.
+//!   really keep, unless what they name fits.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::pools::within;
 use crate::model::ids::{Nsid, Project};
 
 /// Stands for a whole deleted incarnation among generations.
@@ -38,8 +40,11 @@ pub struct Kept {
     pub is_fork: bool,
 }
 
-fn bytes_of((_, state): &(Nsid, Kept)) -> u64 {
-    state.object_bytes.saturating_add(state.manifest_bytes)
+/// Bytes of objects that come free when all of some states have gone, by their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freed {
+    pub holders: Vec<usize>,
+    pub bytes: u64,
 }
 
 /// Whose states are added up when the budget is kept.
@@ -51,14 +56,13 @@ enum Taker {
 }
 
 /// What of each incarnation goes. `deleted`: the projects of those that are. `old`: what was replaced up to then is due for its age; `None` where nobody knows the time. The
-/// states of an incarnation are in the order of their generations. `resolve` sets the object bytes of one taker's states, oldest first, to
-/// what they really keep.
+/// states of an incarnation are in the order of their generations. `resolve` says of states what they really keep.
 pub fn choose(
     all: &BTreeMap<Nsid, Vec<Kept>>,
     deleted: &BTreeMap<Nsid, Project>,
     old: Option<u64>,
     budget: u64,
-    mut resolve: impl FnMut(&mut [(Nsid, Kept)]),
+    resolve: impl FnOnce(&[(Nsid, Kept)]) -> Vec<Freed>,
 ) -> BTreeMap<Nsid, BTreeSet<u64>> {
     let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
     // What stays of each, oldest first.
@@ -89,35 +93,17 @@ pub fn choose(
     for (_, states) in stays.iter_mut().filter(|(taker, _)| matches!(taker, Taker::Deleted(_))) {
         states.make_contiguous().sort_by_key(|(_, state)| state.replaced_ms);
     }
-    let mut takes: BTreeMap<Taker, u64> =
-        stays.iter().map(|(taker, states)| (taker.clone(), states.iter().map(bytes_of).sum())).collect();
-    let mut kept: u64 = takes.values().sum();
-    let mut unresolved: Vec<(u64, Reverse<Taker>)> =
-        takes.iter().map(|(taker, bytes)| (*bytes, Reverse(taker.clone()))).collect();
-    unresolved.sort_unstable();
-    while kept > budget
-        && let Some((named, Reverse(taker))) = unresolved.pop()
-    {
-        let Some(states) = stays.get_mut(&taker) else { continue };
-        resolve(states.make_contiguous());
-        let really = states.iter().map(bytes_of).sum();
-        kept = kept.saturating_sub(named).saturating_add(really);
-        takes.insert(taker, really);
+    let (mut states, mut takers) = (Vec::new(), Vec::new());
+    for (taker, of_one) in stays.into_values().enumerate() {
+        takers.extend(std::iter::repeat_n(taker, of_one.len()));
+        states.extend(of_one);
     }
-    while kept > budget {
-        let most = takes.iter_mut().max_by_key(|(taker, bytes)| (**bytes, Reverse(*taker)));
-        let Some((taker, bytes)) = most.filter(|(_, bytes)| **bytes > 0) else { break };
-        let Some(states) = stays.get_mut(taker) else { break };
-        // Up to the oldest one that frees something.
-        let mut freed = 0;
-        while freed == 0
-            && let Some(gone) = states.pop_front()
-        {
-            freed = bytes_of(&gone);
-            due.entry(gone.0).or_default().insert(gone.1.generation);
+    let named = states.iter().map(|(_, state)| state.object_bytes.saturating_add(state.manifest_bytes));
+    if named.fold(0, u64::saturating_add) > budget {
+        let freed = resolve(&states);
+        for (nsid, generation) in within(budget, &states, &takers, freed) {
+            due.entry(nsid).or_default().insert(generation);
         }
-        kept = kept.saturating_sub(freed);
-        *bytes = bytes.saturating_sub(freed);
     }
     due
 }
@@ -129,7 +115,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
+    use super::{Freed, GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
     use crate::model::ids::{Nsid, Project};
 
     /// Incarnations from here on are deleted.
@@ -164,8 +150,12 @@ mod tests {
         let deleted = all.iter().filter(|(n, _)| *n >= FIRST_DELETED);
         let deleted = deleted.map(|(n, _)| (nsid(*n), Project::default_project())).collect();
         let all = all.iter().map(|(n, states)| (nsid(*n), states.clone())).collect();
-        let resolve = |states: &mut [(Nsid, Kept)]| {
-            states.iter_mut().for_each(|(nsid, state)| state.object_bytes = alone(nsid.0.as_u128(), state));
+        let resolve = |states: &[(Nsid, Kept)]| {
+            let freed = |(place, (nsid, state)): (usize, &(Nsid, Kept))| Freed {
+                holders: vec![place],
+                bytes: alone(nsid.0.as_u128(), state),
+            };
+            states.iter().enumerate().map(freed).collect()
         };
         let due = choose(&all, &deleted, old, budget, resolve).into_iter();
         due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
@@ -213,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_once_all_fit() {
+    fn nobody_is_asked_while_all_fit_by_what_they_name() {
         let all = [(1, states(&[100])), (2, states(&[50])), (3, states(&[10]))];
         let asked = RefCell::new(Vec::new());
         let alone = |nsid, state: &Kept| {
@@ -223,10 +213,10 @@ mod tests {
         assert_eq!(due_where(&all, None, 160, alone), BTreeMap::new());
         assert_eq!(*asked.borrow(), [0; 0]);
         assert_eq!(due_where(&all, None, 80, alone), BTreeMap::new());
-        assert_eq!(*asked.borrow(), [1]);
+        assert_eq!(*asked.borrow(), [1, 2, 3]);
         // The largest of what is really kept gives.
         assert_eq!(due_where(&all, None, 79, alone), [(2, vec![0])].into());
-        assert_eq!(*asked.borrow(), [1, 1, 2, 3]);
+        assert_eq!(*asked.borrow(), [1, 2, 3, 1, 2, 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! - `branch` makes a namespace of another's state without copying data;
 //! - `holdings` says which objects an incarnation keeps alive, and why: the counts of the index are made of it;
 //! - `history` finds past states, `tags` names them for good, `shared_tags` beside those of a bucket, `retention` lets go of them,
-//!   `due` decides of which, and `share` says what would come free;
+//!   `due` decides of which, `share` says what would come free, and `pools` keeps that within a budget;
 //! - `undelete` brings a deleted namespace back, `revert` a past state, `names` forgets names that nothing has;
 //! - `dates` says when states were made, whatever the clock showed, and `ttl` deletes namespaces whose time is up.
 //!
@@ -17,6 +17,7 @@ mod due;
 mod history;
 pub mod holdings;
 mod names;
+mod pools;
 mod retention;
 mod revert;
 mod share;

@@ -63,7 +63,13 @@ impl Engine {
         tokio::task::block_in_place(|| {
             self.forget_bases_in_turn();
             self.drop_past(now)?;
-            if let Some((before, after)) = self.context.meta.shrink()? {
+            let meta = &self.context.meta;
+            let has_room = |bytes| self.context.check_space(bytes, || "the index".to_owned()).is_ok();
+            if meta.is_in_memory() && has_room(meta.file_bytes()?) {
+                meta.distrust("the disk has room for the index again, which is in memory");
+                return Ok(());
+            }
+            if let Some((before, after)) = meta.shrink()? {
                 tracing::info!(before, after, "what the index does not need any more is given back");
             }
             Ok(())
@@ -119,7 +125,7 @@ impl Engine {
 
     /// Lets go of past states and deleted namespaces that are due. What one namespace does not let go of is no concern of the others:
     /// the first error is given when all had their turn.
-    fn drop_past(&self, now: Option<u64>) -> Result<()> {
+    pub(in crate::engine) fn drop_past(&self, now: Option<u64>) -> Result<()> {
         let context = &self.context;
         let (mut all, mut deleted) = (BTreeMap::<Nsid, Vec<Kept>>::new(), BTreeMap::new());
         let mut history = context.meta.whole_history()?;
@@ -167,8 +173,10 @@ impl Engine {
         }
         let mut resolved = 0;
         let due = choose(&all, &deleted, old, budget, |states| {
-            resolved += states.len();
-            resolve(context, states);
+            resolved = states.len();
+            let projects: BTreeSet<&Project> = deleted.values().collect();
+            let targets = self.catalog.all().into_iter().filter(|(name, _)| projects.contains(&name.project));
+            resolve(context, &targets.map(|(_, nsid)| nsid).collect::<Vec<Nsid>>(), states)
         });
         if resolved > 0 {
             self.looks_without.store(looks_without(resolved), Ordering::SeqCst);

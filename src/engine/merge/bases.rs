@@ -128,8 +128,14 @@ fn stage_and_tell(context: &Context, target: Nsid, manifest: &Manifest, counted:
     // Lazily: a crash has all counted anew from the files, and until the commit is counted nothing waits for a barrier twice.
     context.meta.keep(&objects(manifest))?;
     counted();
-    let published = publish(&*context.disk, &path, &bytes);
-    published.inspect_err(|_| too_high(context)).context(|| format!("write {}", path.display()))?;
+    if let Err(error) = publish(&*context.disk, &path, &bytes) {
+        match read(context, &path) {
+            // Whatever failed came before it was in place, as on a full disk: it is as if nothing had been counted.
+            Ok(now) if now == before => release(context, Some(manifest.clone())),
+            _ => too_high(context),
+        }
+        return Err(Error::from(error).context(format!("write {}", path.display())));
+    }
     release(context, before);
     Ok(())
 }

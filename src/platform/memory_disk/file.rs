@@ -66,6 +66,8 @@ impl RandomFile for OpenFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
+        let size = self.disk.state().files[self.file].now.len();
+        self.check_room(len.saturating_sub(size))?;
         self.with(Act::Change, |content, harm| {
             content.resize(len);
             harm.told(())
