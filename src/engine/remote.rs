@@ -395,10 +395,11 @@ impl Engine {
     /// small files; what cannot be read is kept as any other.
     pub(super) fn waits_for_sync(&self, nsid: Nsid) -> bool {
         let context = &self.context;
-        let path = bases::next_path(context, nsid, nsid);
-        let Some(staged) = bases::read(context, &path).ok().flatten().filter(|_| context.config.has_bucket) else {
+        if !context.config.has_bucket {
             return false;
-        };
+        }
+        let path = bases::next_path(context, nsid, nsid);
+        let Some(staged) = bases::read(context, &path).ok().flatten() else { return false };
         let head = Head::load(context, nsid).ok().flatten();
         head.is_some_and(|head| !head.manifest.version_vector.covers_all(&staged.version_vector))
     }
