@@ -44,6 +44,8 @@ struct Listed {
 /// What nobody needs of that.
 struct Leftovers {
     listed: Listed,
+    /// Bytes of logs that manifests which are there have in segments: however many, nothing is lost that would need them.
+    settled_bytes: u64,
     /// How many incarnations can be named.
     bound: usize,
 }
@@ -150,7 +152,7 @@ impl Engine {
         // What of its logs the manifest of an incarnation has; `None` where that is unknown: then all of it stays. What it names of
         // others is counted.
         let mut needs: HashMap<Nsid, Option<(u64, Hlc)>> = HashMap::new();
-        let mut objects = Vec::new();
+        let (mut objects, mut settled_bytes) = (Vec::new(), 0);
         for (key, bytes) in listed.objects {
             let Some((nsid, rest)) = parts(&key) else { continue };
             if !may_go(nsid) || context.meta.references(&key)? > 0 {
@@ -166,6 +168,7 @@ impl Engine {
                 if log.is_some_and(|log| is_needed(&*context.disk, sealed, log, replay_from, until)) {
                     continue;
                 }
+                settled_bytes += if log.is_some() { bytes } else { 0 };
             }
             objects.push((key, bytes));
         }
@@ -177,7 +180,7 @@ impl Engine {
             incarnations: listed.incarnations.into_iter().filter(is_gone).collect(),
             stored: listed.stored.into_iter().filter(|(_, nsid)| is_gone(nsid)).collect(),
         };
-        Ok(Leftovers { listed, bound: bound.len() })
+        Ok(Leftovers { listed, settled_bytes, bound: bound.len() })
     }
 
     /// Incarnations that are writing objects right now, or have no name yet: their new objects are not referenced yet.
@@ -201,7 +204,8 @@ impl Listed {
 
 impl Leftovers {
     fn check_share(&self, context: &Context, store_bytes: u64) -> Result<()> {
-        let (bytes, mut with_manifest) = (self.listed.bytes(), 0);
+        let (bytes, mut with_manifest) = (self.listed.bytes().saturating_sub(self.settled_bytes), 0);
+        let store_bytes = store_bytes.saturating_sub(self.settled_bytes);
         for nsid in &self.listed.incarnations {
             with_manifest += usize::from(!generations(context, *nsid)?.is_empty());
         }

@@ -7,8 +7,8 @@
 //! - For the budget goes what frees bytes: the oldest of the namespace that takes most, until all together take no more than the
 //!   budget. The deleted ones of a project count as one. So a namespace that keeps little loses nothing while another keeps more. States that free nothing stay, unless an older
 //!   state's objects can only go with them.
-//! - What states of several of them hold takes room as if it were of one more: when that takes most, all states go that hold what would
-//!   come free next if all went by their age, and with a past state those before it.
+//! - What states of several of them hold takes room as if it were of one more: when that takes most, the oldest of the states goes that hold
+//!   any of it, and with a past state those before it.
 //! - What others hold, too, is freed by no state, and counts for nothing: before anything goes for the budget it is asked what states
 //!   really keep, unless what they name fits.
 

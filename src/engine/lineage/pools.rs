@@ -1,12 +1,11 @@
 //! Lets states of the past go until what the others keep is within a budget: each taker has a pool of what its own states keep, and
 //! what states of several takers keep together is in one more.
 //!
-//! Steps: of the fullest pool goes the oldest that frees something. Of a taker that is its oldest state; of the pool of all the objects
-//! whose youngest holder is the oldest, with every state that holds them. A past state never stays without those after it: who asks for a time in
-//! between would get another state's documents.
+//! Steps: of the fullest pool goes the oldest state, and the next, until something comes free. Those of the pool of all are the states that
+//! hold any of it, by their age: so no younger one goes for it before an older one. Those before a past state go with it.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::due::{Freed, Kept, WHOLE};
 use crate::model::ids::Nsid;
@@ -32,9 +31,7 @@ struct Pools<'a> {
     freed: Vec<Group>,
     /// Which of `freed` each state is a holder of.
     held: Vec<Vec<usize>>,
-    /// Those that states of several takers hold, by the youngest of these, then the next younger one: what goes first is last.
-    shared: Vec<usize>,
-    /// The states of each taker that have not gone, and some that have.
+    /// The states of each taker, and last those that hold what states of several do, the oldest first; some have gone.
     queues: Vec<VecDeque<usize>>,
     /// What each taker's states keep, and what those of several do.
     takes: Vec<u64>,
@@ -43,7 +40,6 @@ struct Pools<'a> {
 }
 
 struct Group {
-    holders: Vec<usize>,
     bytes: u64,
     /// How many holders are left.
     left: usize,
@@ -59,8 +55,7 @@ impl<'a> Pools<'a> {
             places: BTreeMap::new(),
             freed: Vec::new(),
             held: vec![Vec::new(); states.len()],
-            shared: Vec::new(),
-            queues: vec![VecDeque::new(); together],
+            queues: vec![VecDeque::new(); together + 1],
             takes: vec![0; together + 1],
             kept: 0,
             is_gone: vec![false; states.len()],
@@ -70,6 +65,7 @@ impl<'a> Pools<'a> {
             pools.queues[takers[place]].push_back(place);
             pools.add(takers[place], state.manifest_bytes);
         }
+        let mut sharers = BTreeSet::new();
         for Freed { holders, bytes } in freed {
             let Some(first) = holders.first().map(|place| takers[*place]) else { continue };
             let is_of_one = holders.iter().all(|place| takers[*place] == first);
@@ -78,17 +74,11 @@ impl<'a> Pools<'a> {
             let number = pools.freed.len();
             holders.iter().for_each(|place| pools.held[*place].push(number));
             if !is_of_one {
-                pools.shared.push(number);
+                sharers.extend(holders.iter().map(|place| (states[*place].1.replaced_ms, *place)));
             }
-            pools.freed.push(Group { left: holders.len(), holders, bytes, pool });
+            pools.freed.push(Group { left: holders.len(), bytes, pool });
         }
-        let ages = |group: &usize| {
-            let holders = pools.freed[*group].holders.iter();
-            let mut replaced: Vec<u64> = holders.map(|place| states[*place].1.replaced_ms).collect();
-            replaced.sort_unstable_by_key(|replaced_ms| Reverse(*replaced_ms));
-            Reverse(replaced)
-        };
-        pools.shared.sort_by_cached_key(ages);
+        pools.queues[together].extend(sharers.into_iter().map(|(_, place)| place));
         pools
     }
 
@@ -108,12 +98,8 @@ impl<'a> Pools<'a> {
         let Some((pool, _)) = fullest.filter(|(_, bytes)| *bytes > 0) else { return false };
         let before = self.kept;
         while self.kept == before {
-            let next = match self.queues.get_mut(pool) {
-                Some(queue) => queue.pop_front().map(|place| vec![place]),
-                None => self.shared.pop().map(|group| self.freed[group].holders.clone()),
-            };
-            let Some(next) = next else { return false };
-            next.into_iter().for_each(|place| self.go(place));
+            let Some(next) = self.queues[pool].pop_front() else { return false };
+            self.go(next);
         }
         true
     }
@@ -168,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_together_goes_with_all_its_holders_the_oldest_first() {
+    fn what_is_held_together_comes_free_as_its_holders_go_by_their_age() {
         let freed: [(&[usize], u64); 3] = [(&[2, 6], 10), (&[0, 4], 10), (&[1, 5], 10)];
         assert_eq!(gone(30, &states(), &freed), [0; 0]);
         assert_eq!(gone(29, &states(), &freed), [0, 4]);
@@ -179,16 +165,16 @@ mod tests {
     #[test]
     fn deleted_ones_that_hold_nothing_of_it_stay_and_past_states_before_it_do_not() {
         let freed: [(&[usize], u64); 2] = [(&[2, 6], 10), (&[3, 5], 9)];
-        assert_eq!(gone(10, &states(), &freed), [0, 1, 2, 6]);
+        // The fifth is older than the sixth.
+        assert_eq!(gone(10, &states(), &freed), [0, 1, 2, 5, 6]);
         assert_eq!(gone(0, &states(), &freed), [0, 1, 2, 3, 5, 6]);
     }
 
     #[test]
-    fn of_what_the_same_past_state_holds_goes_first_what_the_oldest_deleted_one_does() {
-        let freed: [(&[usize], u64); 2] = [(&[3, 4], 10), (&[3, 6], 10)];
-        assert_eq!(gone(10, &states(), &freed), [0, 1, 2, 3, 4]);
-        let freed: [(&[usize], u64); 2] = [(&[3, 6], 10), (&[3, 4], 10)];
-        assert_eq!(gone(10, &states(), &freed), [0, 1, 2, 3, 4]);
+    fn a_state_goes_for_nothing_younger_than_it_is() {
+        let freed: [(&[usize], u64); 2] = [(&[0, 6], 10), (&[1, 4], 10)];
+        assert_eq!(gone(10, &states(), &freed), [0, 1, 4]);
+        assert_eq!(gone(9, &states(), &freed), [0, 1, 4, 6]);
     }
 
     #[test]

@@ -132,8 +132,7 @@ impl Engine {
         let shown_ms = now.unwrap_or_else(|| context.clock.now_millis());
         date_replacements(&mut history, shown_ms);
         let (deletions, mut undated) = (Deletions::read(context), Vec::new());
-        let kept_for_now = context.deleted().into_iter().filter(|(nsid, _)| !self.waits_for_sync(*nsid));
-        let kept_for_now: Vec<(Nsid, Kin)> = kept_for_now.collect();
+        let kept_for_now: Vec<(Nsid, Kin)> = context.deleted().into_iter().collect();
         {
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
@@ -183,7 +182,10 @@ impl Engine {
         }
         for (nsid, generations) in due {
             if generations.contains(&WHOLE) {
-                self.discard_deleted(nsid);
+                // Asked of those only that would go: it reads files.
+                if !self.waits_for_sync(nsid) {
+                    self.discard_deleted(nsid);
+                }
                 continue;
             }
             if let Err(error) = drop_generations(context, nsid, &generations) {

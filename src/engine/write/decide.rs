@@ -289,8 +289,8 @@ impl Write<'_> {
             _ => self.holds(condition, &current, None)?,
         };
         if holds {
-            // What the request itself brought is no more than its body.
-            let given = of_changed(&values.changed) + of_terms(&values.terms);
+            // What the request itself brought is no more than its body, in the document and in what the patch meant.
+            let given = 2 * of_changed(&values.changed) + of_terms(&values.terms);
             let Some(change) = self.patched(&current, values, given)? else {
                 return Err(self.makes_too_much("patch").with_hint("send smaller batches"));
             };

@@ -66,7 +66,8 @@ impl Prepared {
             let values: u64 = row.fields.iter().map(|(_, value)| value.heap_bytes()).sum();
             allocated(ARC_BYTES + size_of::<Document>()) + of_vec(&row.fields) + values + of_terms(&row.terms)
         };
-        let of_patch = |row: &NewPatch| of_changed(&row.values.changed) + of_terms(&row.values.terms);
+        // In the document, too.
+        let of_patch = |row: &NewPatch| 2 * of_changed(&row.values.changed) + of_terms(&row.values.terms);
         let ids = self.upserts.iter().map(|row| &row.id).chain(&self.deletes);
         // An id is a key as well.
         let changes = ids.map(|id| size_of::<Change>() as u64 + 2 * id.heap_bytes()).sum::<u64>();
