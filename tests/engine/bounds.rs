@@ -351,26 +351,26 @@ fn widened(is_partial: bool) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_small_patch_that_makes_more_than_half_of_what_all_tails_may_be_is_refused_and_goes_in_parts() {
+async fn a_small_patch_that_makes_more_than_all_tails_may_be_is_refused_and_goes_in_parts() {
     const BOUND: u64 = 4 << 20;
     let (_node, engine) = node_with_segments(72, 1, 1_000, BOUND).await;
     let refused = write(&engine, "n0", widened(false)).await.unwrap_err();
     assert_eq!((refused.kind(), refused.code()), (Kind::Invalid, "too_large"), "{refused}");
-    assert!(refused.message().contains("2097152") && refused.hint().unwrap().contains("allow_partial"), "{refused}");
+    assert!(refused.message().contains("4194304") && refused.hint().unwrap().contains("allow_partial"), "{refused}");
     assert_eq!(tails_bytes(&engine), 0);
     let (mut patched, mut parts) = (0, 0);
     loop {
         let outcome = write(&engine, "n0", widened(true)).await.unwrap();
         assert_eq!(outcome.filter_matched, Some(outcome.patched));
         let bytes = tails_bytes(&engine);
-        assert!(bytes <= BOUND + BOUND / 2, "{bytes} bytes after {patched} documents");
+        assert!(bytes <= 2 * BOUND, "{bytes} bytes after {patched} documents");
         (patched, parts) = (patched + outcome.patched, parts + 1);
         if !outcome.rows_remaining {
             break;
         }
     }
     assert_eq!(patched, 1_000);
-    assert!((5..20).contains(&parts), "{parts} parts");
+    assert!((2..20).contains(&parts), "{parts} parts");
     // The same by their ids: what the documents hold already counts, too.
     let rows: Vec<_> = (0..1_000).map(|id| json!({"id": id, "n": 3})).collect();
     let refused = write(&engine, "n0", json!({"patch_rows": rows})).await.unwrap_err();
@@ -380,6 +380,7 @@ async fn a_small_patch_that_makes_more_than_half_of_what_all_tails_may_be_is_ref
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::await_holding_lock, reason = "a gate that other threads wait at")]
 async fn what_many_writes_make_at_once_keeps_the_bound_on_all_tails() {
     const NAMESPACES: u64 = 12;
     const BOUND: u64 = 5 << 19;
@@ -421,7 +422,7 @@ async fn what_many_writes_make_at_once_keeps_the_bound_on_all_tails() {
         }
     }
     let bytes = tails_bytes(&engine);
-    assert!(bytes <= BOUND + BOUND / 2, "{bytes} bytes of tails after {written} writes");
+    assert!(bytes <= 2 * BOUND, "{bytes} bytes of tails after {written} writes");
     assert!(written > 1 && refused > 1, "{written} written, {refused} refused");
     drop(closed);
     // The others are written once there is room.

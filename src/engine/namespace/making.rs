@@ -12,13 +12,9 @@ use super::room::is_too_much;
 use crate::engine::context::Context;
 use crate::error::{Error, Result};
 
-/// One write makes at most one in so many of `tails_bytes_max` of documents that are there: beside full tails it fits into memory, its
-/// copy for the log included.
-const MADE_SHARE: u64 = 2;
-
-/// The most memory, in bytes, of what one write makes of documents that are there.
+/// The most memory, in bytes, of what one write makes of documents that are there: as much as all tails may have.
 pub(super) fn made_bytes_max(context: &Context) -> u64 {
-    context.config.tails_bytes_max / MADE_SHARE
+    context.config.tails_bytes_max
 }
 
 /// What is set aside for one write.
