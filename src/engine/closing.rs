@@ -4,8 +4,8 @@
 //! - Only a namespace that nobody else has is closed: it is taken out of the map while the map is held, and whoever opens it anew
 //!   waits at its door until its log is sealed. So there are never two that write the same log.
 //! - What cannot be closed goes back to where it was.
-//! - Whoever makes a namespace beyond the bound waits until as many are closed, so their number comes down however quickly they are
-//!   made. What it costs to choose those does not grow with the number that is open: they are kept in an order of use.
+//! - Whoever makes a namespace while [`WAITED_TIMES`] as many are open as may be waits until as many are closed, so that is the most there
+//!   are, however quickly they are made. What it costs to choose those does not grow with the number that is open: they are kept in an order of use.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,10 @@ use crate::model::ids::NamespaceName;
 /// So many namespaces are closed at once at most, or flushed for that: whoever opens one waits for it, and each flush writes a
 /// segment, however small.
 const CLOSED_AT_ONCE: usize = 8;
-/// Who makes one beyond the bound sees so many closed: the number comes down, and is not only kept.
+/// Who makes one while so many times as many are open as may be waits. Up to there a few flushes at a time follow behind: each costs more
+/// than what it is for.
+const WAITED_TIMES: usize = 4;
+/// So many are closed meanwhile: the number comes down, and is not only kept.
 const CLOSED_PER_MADE: usize = 2;
 /// So often one is looked at, at most, that was flushed and is in use still.
 const LOOKS_MAX: u8 = 4;
@@ -88,10 +91,13 @@ impl Engine {
         self.close_some(self.excess().min(CLOSED_AT_ONCE), false);
     }
 
-    /// The same for who made one: waits for flushes, for as long as a write waits for room.
+    /// The same for who made one: where very many are open it waits for flushes, for as long as a write waits for room.
     pub(super) async fn close_for_new(&self) {
-        let share = self.excess().min(CLOSED_PER_MADE);
-        self.close_and_wait(share, share).await;
+        let excess = self.excess();
+        if excess < (WAITED_TIMES - 1) * self.context.config.open_namespaces_max.max(1) {
+            return self.close_idle();
+        }
+        self.close_and_wait(CLOSED_PER_MADE, CLOSED_PER_MADE).await;
     }
 
     /// The same until no more are open than may be, or nothing more can be closed.
