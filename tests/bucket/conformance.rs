@@ -123,7 +123,9 @@ async fn uploads_that_break_off(bucket: &Bucket) {
         done = upload() => done.unwrap(),
         () = ledger.grown.notified() => {}
     }
-    if let Some(known) = ledger.read() {
+    // A store that is quick may have put it together before who uploaded it heard of that.
+    let is_through = bucket.get("v", &PATIENCE).await.unwrap().is_some();
+    if let Some(known) = ledger.read().filter(|_| !is_through) {
         let before = up();
         upload().await.unwrap();
         let rest = bytes.len() as u64 - known.parts.len() as u64 * PART_BYTES;
