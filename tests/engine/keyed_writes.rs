@@ -479,6 +479,14 @@ async fn a_log_of_answers_alone_goes_though_nothing_could_be_removed_when_it_was
     assert_eq!(with_suffix(&node.disk, ".wal").len(), 1, "nothing is removed meanwhile");
     engine.rebuild_index().unwrap();
     engine.sweep().unwrap();
+    for _ in 0..10_000 {
+        // A look for what to merge, after the flush, keeps a sweep from it while it lasts.
+        if with_suffix(&node.disk, ".wal").is_empty() {
+            break;
+        }
+        tokio::task::yield_now().await;
+        engine.sweep().unwrap();
+    }
     assert!(with_suffix(&node.disk, ".wal").is_empty(), "{:?}", with_suffix(&node.disk, ".wal"));
     assert!(is_repeated(nothing(&engine, 1).await));
     write(&engine, "docs", json!({"upsert_rows": [{"id": 2, "n": 1}]})).await.unwrap();

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
+
 use super::Namespace;
 use super::apply::{Unfinished, Wait};
 use super::making::Making;
@@ -111,6 +113,21 @@ impl Namespace {
     /// When they get no smaller, since flushes fail, it is refused at once, and says why. One that is not to wait (`is_unwaited`) goes on
     /// while there is any room at all.
     pub(super) async fn wait_for_room(self: &Arc<Self>, bytes: u64, is_unwaited: bool) -> Result<()> {
+        self.wait_for_room_until(self.patience_ends(), bytes, is_unwaited).await
+    }
+
+    /// Until when a commit that comes now waits for room.
+    pub(super) fn patience_ends(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.context.config.backpressure_wait_ms)
+    }
+
+    /// The same for one that has waited before.
+    pub(super) async fn wait_for_room_until(
+        self: &Arc<Self>,
+        until: Instant,
+        bytes: u64,
+        is_unwaited: bool,
+    ) -> Result<()> {
         self.context.check_room_for_write(bytes)?;
         if is_unwaited {
             return self.check_room();
@@ -118,7 +135,6 @@ impl Namespace {
         if !self.is_full(1) {
             return Ok(());
         }
-        let patience = Duration::from_millis(self.context.config.backpressure_wait_ms);
         let room = async {
             loop {
                 let changed = self.context.room.notified();
@@ -133,7 +149,7 @@ impl Namespace {
                 changed.await;
             }
         };
-        tokio::time::timeout(patience, room).await.unwrap_or_else(|_| Err(self.full(1)))
+        timeout_at(until, room).await.unwrap_or_else(|_| Err(self.full(1)))
     }
 
     /// Fails where there is no room even for a write that does not wait.

@@ -34,9 +34,9 @@ const OVERLAID_MAX: usize = 100_000;
 impl Namespace {
     /// Carries out one write; it is durable and visible on return.
     pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
-        let mut is_short = false;
+        let (mut is_short, until) = (false, self.patience_ends());
         loop {
-            self.wait_for_room(request.body_bytes, request.disable_backpressure).await?;
+            self.wait_for_room_until(until, request.body_bytes, request.disable_backpressure).await?;
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
             let mut prepared = compute(request, || prepare(&base, has_documents, request));
