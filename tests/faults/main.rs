@@ -21,7 +21,7 @@ mod steps;
 mod wide;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -57,18 +57,19 @@ fn about(seed: u64) -> About {
 
 fn history(seed: u64, says: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let run = async {
-            match about(seed) {
-                About::Damage => damage::history(seed, says).await,
-                About::Faults if seed % 1_000 == WIDE => wide::history(seed, says).await,
-                About::Faults => run::history(seed, says).await,
-            }
-        };
-        let done = tokio::time::timeout(LONGEST, run).await;
-        let doing = DOING.lock().unwrap().remove(&seed);
-        assert!(done.is_ok(), "seed {seed} does not come to an end: {doing:?}");
+    // In a task of its own: who waits in `block_on` may miss that it is woken while something that it runs waits for a lock on the same
+    // thread, as opening a namespace does.
+    let run = runtime.spawn(async move {
+        match about(seed) {
+            About::Damage => damage::history(seed, says).await,
+            About::Faults if seed % 1_000 == WIDE => wide::history(seed, says).await,
+            About::Faults => run::history(seed, says).await,
+        }
     });
+    let done = runtime.block_on(async { tokio::time::timeout(LONGEST, run).await });
+    let doing = DOING.lock().unwrap().remove(&seed);
+    let ended = done.unwrap_or_else(|_| panic!("seed {seed} does not come to an end: {doing:?}"));
+    ended.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
 }
 
 /// Runs the histories of one kind among all.
