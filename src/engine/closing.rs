@@ -95,7 +95,8 @@ impl Engine {
     pub(super) async fn close_for_new(&self) {
         let excess = self.excess();
         if excess < (WAITED_TIMES - 1) * self.context.config.open_namespaces_max.max(1) {
-            return self.close_idle();
+            self.close_some(excess.min(CLOSED_AT_ONCE), false);
+            return;
         }
         self.close_and_wait(CLOSED_PER_MADE, CLOSED_PER_MADE).await;
     }

@@ -28,7 +28,7 @@ use crate::node::{DAY_MS, Documents, Node, documents, name, put};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node on a disk with a hook.
-fn hooked(node: &Node) -> (HookDisk, Arc<Engine>) {
+pub fn hooked(node: &Node) -> (HookDisk, Arc<Engine>) {
     let disk = HookDisk::new(node.disk.mounted());
     let engine =
         Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();

@@ -1,22 +1,12 @@
 //! A file that cannot be removed for good: what is known of it is enough, so nothing is counted anew, and nobody else waits for it.
 
-use std::sync::Arc;
-
 use serde_json::json;
 use shoal::engine::Engine;
 
-use crate::hook_disk::HookDisk;
+use crate::after_faults::hooked;
 use crate::node::{Node, all, name, put};
 
 const HOUR_MS: u64 = 3_600_000;
-
-fn hooked(node: &Node) -> (HookDisk, Arc<Engine>) {
-    let disk = HookDisk::new(node.disk.mounted());
-    let engine =
-        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
-    engine.rebuild_index().unwrap();
-    (disk, engine)
-}
 
 fn manifest(engine: &Engine, namespace: &str, generation: u64) -> String {
     let nsid = engine.status(&name(namespace)).unwrap()["nsid"].as_str().unwrap().to_owned();

@@ -13,7 +13,7 @@ use crate::node::{Documents, HOUR_MS, Node, all, at, branch, name, objects, writ
 const ROW_BYTES: usize = 10_000;
 const PERCENT: u32 = 20;
 
-fn a_node(seed: u64) -> Node {
+pub fn a_node(seed: u64) -> Node {
     let mut node = Node::new(seed);
     node.config.retention_disk_percent = PERCENT;
     // No merges of their own accord.
@@ -32,7 +32,7 @@ async fn fill(engine: &Arc<Engine>, namespace: &str, rows: u64, seed: u64) {
 }
 
 /// Bytes of all objects.
-fn stored(engine: &Engine) -> u64 {
+pub fn stored(engine: &Engine) -> u64 {
     engine.node_status()["objects"]["bytes"].as_u64().unwrap()
 }
 
@@ -47,7 +47,7 @@ fn share(node: &Node, engine: &Engine, bytes: u64) {
     node.disk.leave_free(Some(disk.checked_sub(stored(engine)).unwrap()));
 }
 
-fn deleted(engine: &Engine) -> Vec<String> {
+pub fn deleted(engine: &Engine) -> Vec<String> {
     let mut found: Vec<_> =
         engine.deleted(&name("x").project).into_iter().map(|deleted| deleted.name.to_string()).collect();
     found.sort();

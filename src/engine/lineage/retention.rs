@@ -20,7 +20,7 @@ use crate::engine::sweep::remove_manifests;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
-use crate::meta::tables::{Kin, Past};
+use crate::meta::tables::Past;
 use crate::model::ids::{Nsid, Project};
 use crate::platform::clock::UNSET_BEFORE_MS;
 use crate::platform::disk::take_away;
@@ -132,7 +132,7 @@ impl Engine {
         let shown_ms = now.unwrap_or_else(|| context.clock.now_millis());
         date_replacements(&mut history, shown_ms);
         let (deletions, mut undated) = (Deletions::read(context), Vec::new());
-        let kept_for_now: Vec<(Nsid, Kin)> = context.deleted().into_iter().collect();
+        let deleted_ones = context.deleted();
         {
             let kin = context.kin();
             // The first state of a branch is what merges compare with.
@@ -148,7 +148,7 @@ impl Engine {
                     is_fork: generation == 0 && is_fork(&nsid),
                 });
             }
-            for (nsid, kin) in &kept_for_now {
+            for (nsid, kin) in &deleted_ones {
                 let Some(deleted_ms) = kin.deleted_ms else { continue };
                 let (replaced_ms, from_now_on) = deletions.deleted_ms(*nsid, deleted_ms, shown_ms);
                 undated.extend(from_now_on.map(|date| (*nsid, date)));
