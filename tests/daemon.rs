@@ -239,6 +239,10 @@ fn check_repair_and_inspect_say_what_is_there() {
             assert!(text(&output.stdout).contains("records: 612"), "{}", text(&output.stdout));
         }
     }
+    let output = shoal().arg("inspect").arg(data.join("log/absent.wal")).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("No such file"), "{}", text(&output.stderr));
+    let output = shoal().arg("inspect").arg(data.join("absent")).output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("No such file"), "{}", text(&output.stderr));
     // Says first what it would do; does it when told to; and what it rebuilt is whole.
     std::fs::remove_file(data.join("meta.redb")).unwrap();
     assert!(text(&on_data("repair", &[]).stdout).contains("run again with --yes"));

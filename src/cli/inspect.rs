@@ -51,8 +51,9 @@ fn describe(path: &Path) -> Result<Json> {
     let name = path.display().to_string();
     let disk = RealDisk;
     let placed = std::path::absolute(path).context(|| format!("find {name}"))?;
+    // Whatever it is, it has to be there.
+    let bytes = disk.size(path).context(|| format!("read {name}"))?;
     if let Some(kind) = other(&placed) {
-        let bytes = disk.size(path).context(|| format!("read {name}"))?;
         return Ok(json!({"kind": kind, "bytes": bytes}));
     }
     if area(&placed) == Some("going") {

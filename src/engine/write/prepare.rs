@@ -305,7 +305,10 @@ impl<'r> Typist<'r, '_> {
             terms.push((uid, self.analyzers.terms(options, &value)));
         }
         if column.has_ann() && self.schema.metric.is_none() {
-            return Err(Error::invalid("💔 distance_metric must be specified for write to namespace with a vector"));
+            return Err(Error::invalid("💔 distance_metric must be specified for write to namespace with a vector")
+                .with_hint(
+                    "say \"distance_metric\": \"cosine_distance\" or \"euclidean_squared\" in the write; an import takes `--metric`",
+                ));
         }
         Ok(Some((uid, Some(value))))
     }
