@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
 use shoal::error::Kind;
 use shoal::format::ids;
 use shoal::format::segment::{decode_footer, decode_meta};
 use shoal::model::as_of::AsOf;
 use shoal::model::ids::DocId;
 use shoal::platform::disk::Disk;
-use shoal::platform::memory_disk::{Fault, MemoryDisk};
+use shoal::platform::memory_disk::{Fault, MemoryDisk, Mishap, MishapKind};
 use tokio::runtime::Handle;
 
 use crate::files;
 use crate::hook_disk::HookDisk;
-use crate::node::{DAY_MS, Documents, Node, documents, name, put};
+use crate::node::{DAY_MS, Documents, Node, branch, documents, name, put};
 
 /// A test that waits longer than this for what must not wait has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -431,4 +432,42 @@ async fn barriers_that_stall_leave_threads_for_everything_else() {
         writer.await.unwrap();
     }
     assert_eq!(stalled.load(Ordering::SeqCst), 3, "some writer never came to its barrier");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_base_of_a_merge_held_goes_though_putting_the_next_in_its_place_failed_at_any_operation() {
+    let (mut after, mut is_through) = (0, false);
+    while !is_through {
+        let node = Node::new(after);
+        let engine = node.open();
+        put(&engine, "docs", 0..10, 0).await;
+        branch(&engine, "docs", "work").await;
+        let merge = async |n: u64| {
+            put(&engine, "work", n..n + 5, n).await;
+            engine.merge(&name("work"), &name("docs"), MergeRequest::default()).await.map(drop)
+        };
+        merge(1).await.unwrap();
+        node.disk.take_happened();
+        let mishap =
+            Mishap { after, within: Some("/bases/".to_owned()), kind: MishapKind::FailsAfter(ErrorKind::Other) };
+        node.disk.set_mishap(Some(mishap));
+        let _ = merge(2).await;
+        node.disk.set_mishap(None);
+        is_through = node.disk.take_happened().is_empty();
+        merge(3).await.unwrap();
+        if !engine.is_index_trusted() {
+            engine.rebuild_index().unwrap();
+        }
+        for namespace in ["work", "docs"] {
+            engine.delete(&name(namespace)).await.unwrap();
+        }
+        node.clock.advance(60 * DAY_MS);
+        for _ in 0..2 {
+            engine.tend().await.unwrap();
+        }
+        assert_eq!(segments(&node.disk), Vec::<PathBuf>::new(), "operation {after}");
+        assert_eq!(engine.repair().unwrap(), (0, 0), "operation {after}");
+        after += 1;
+    }
+    assert!(after > 3, "{after} operations");
 }

@@ -145,15 +145,21 @@ pub fn settle(context: &Context, target: Nsid, source: Nsid) -> Result<()> {
     let (next, path) = (next_path(context, target, source), context.layout.base(target, source));
     let _commits = context.commits.of(target);
     let before = read_or_warn(context, &path);
-    context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()))?;
     // Of a first merge, what a power cut brings back under the other name is as good. It is not where a state is replaced that may go
     // then, nor for the bucket's own state, by which objects that are there are let go of here.
-    if before.is_some() || source == target {
-        let dir = context.layout.bases(target);
-        context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
+    let dir = (before.is_some() || source == target).then(|| context.layout.bases(target));
+    let moved = context.disk.rename(&next, &path).context(|| format!("rename {}", next.display()));
+    let moved = moved.and_then(|()| match &dir {
+        Some(dir) => context.disk.sync_dir(dir).context(|| format!("sync {}", dir.display())),
+        None => Ok(()),
+    });
+    match moved {
+        Ok(()) => release(context, before),
+        // The state before is gone, or may be, and is counted.
+        Err(_) if before.is_some() && context.disk.size(&next).is_err() => too_high(context),
+        Err(_) => {}
     }
-    release(context, before);
-    Ok(())
+    moved
 }
 
 /// Puts what a crash left beside the last base in its place, if `ours` has seen it: then it was merged, and is not to give way to
