@@ -398,7 +398,8 @@ impl Sync {
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         attached.bound.retain(|(name, rev), _| found.known.get(name) == Some(rev));
-        attached.names = Some((found.clone(), now));
+        // What could not be read may be by the next pass.
+        attached.names = found.unread.is_empty().then(|| (found.clone(), now));
         Ok(found)
     }
 

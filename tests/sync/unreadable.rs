@@ -152,3 +152,22 @@ async fn a_name_that_cannot_be_listed_fails_alone_and_nothing_of_its_project_is_
         assert_eq!(all(&there, namespace), all(&engine, namespace), "{namespace}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_can_be_read_again_takes_part_in_the_next_pass_that_nobody_asked_for() {
+    let (place, node) = (Place::new(), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let link = place.link(&node, &engine);
+    link.run().await.unwrap();
+    let spoiled = spoil(&place.root.join("default/default/names/docs"));
+    put(&engine, "docs", 20..30, 2).await;
+    // What is in the bucket is listed now and then by such passes.
+    node.clock.advance(3_600_000);
+    let unasked = Selection::default().unasked();
+    assert!(link.run_for(&unasked).await.failed.is_some());
+    fs::remove_file(spoiled).unwrap();
+    assert!(link.run_for(&unasked).await.failed.is_none());
+    assert!(engine.unsent(&name("docs")).await.unwrap().is_durable);
+    assert!(link.known(&name("docs")).unwrap().error.is_none());
+}
