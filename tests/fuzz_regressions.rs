@@ -47,7 +47,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         "envelope" => &["_format.json"],
         "log" => &["log.wal", "log-multivectors.wal"],
         "manifest" => &["manifest.json", "manifest-answers.json", "../v3/manifest.json", "../v5/manifest.json"],
-        "names" => &["binding.json"],
+        "names" => &["binding.json", "../v2/binding.json", "../v3/binding.json"],
         "node" => &["../v2/node.json", "node.json", "_format.json", "traffic.json", "claim.json", "../v3/node.json"],
         "ranges" => &["object.here"],
         "reclaim" => &["sweep.json", "hold.json"],

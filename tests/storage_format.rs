@@ -336,6 +336,11 @@ fn binding_of_a_deletion() -> NameBinding {
     NameBinding::new(&parse_name("acme/search/docs").unwrap(), 4, None, Hlc(10 << 16), Some(ended))
 }
 
+fn binding_of_two_deletions() -> NameBinding {
+    let first = Ended { nsid: Nsid(Uuid::from_u128(2)), seen: VersionVector::of(Origin(3), Hlc(7 << 16)) };
+    binding_of_a_deletion().after(vec![first])
+}
+
 fn format_file() -> FormatFile {
     FormatFile { format: node::VERSION, store: Uuid::from_u128(0x57) }
 }
@@ -680,7 +685,7 @@ fn the_manifest_has_exactly_the_documented_fields() {
 #[test]
 fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Conflicts file", &conflicts_file());
-    check_fields("Name binding", &binding_of_a_deletion());
+    check_fields("Name binding", &binding_of_two_deletions());
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
     check_fields("Claim file", &claim_file());
@@ -746,6 +751,8 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding());
     let found = golden("v2", "binding.json", &encode_binding(&binding_of_a_deletion()).unwrap());
     assert_eq!(decode_binding(&found, "golden").unwrap(), binding_of_a_deletion());
+    let found = golden("v3", "binding.json", &encode_binding(&binding_of_two_deletions()).unwrap());
+    assert_eq!(decode_binding(&found, "golden").unwrap(), binding_of_two_deletions());
     let here: roaring::RoaringBitmap = (0..3).chain(700..701).collect();
     let found = golden("v1", "object.here", &ranges::encode(2_870_000, &here));
     assert_eq!(ranges::decode(&found, "golden").unwrap(), (2_870_000, here));

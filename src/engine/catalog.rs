@@ -114,7 +114,8 @@ impl Catalog {
     }
 
     /// Binds a name, or unbinds it with `None`, durably; gives the new revision for the index. `ended`: who loses the name, if
-    /// others are to be told; that is kept by later revisions, but where who lost the name has it and is bound once more.
+    /// others are to be told; that is kept by later revisions, but where who lost the name has it and is bound once more. Whether
+    /// the bucket knows of those that lost it before is unknown, so these are kept as well, until [`Self::bind_as`] says otherwise.
     pub fn bind(
         &self,
         disk: &dyn Disk,
@@ -126,21 +127,42 @@ impl Catalog {
     ) -> Result<Bound> {
         self.check_name(name)?;
         self.settle(disk, name)?;
+        let had = self.find(name);
+        let kept = match read_again(|| newest(disk, &layout.bindings(name))) {
+            Ok(kept) => kept.map(|(_, binding)| binding),
+            // What is damaged says nothing, and is replaced.
+            Err(error) if ended.is_some() && !error.is_unread() => None,
+            Err(error) => return Err(error),
+        };
+        let lost = kept.into_iter().flat_map(|kept| kept.before.into_iter().chain(kept.ended));
+        let mut lost: Vec<Ended> = lost.filter(|lost| had != target || Some(lost.nsid) != target).collect();
+        if let Some(ended) = ended {
+            lost.retain(|lost| lost.nsid != ended.nsid);
+            lost.push(ended);
+        }
+        self.bind_as(disk, layout, name, target, hlc, lost)
+    }
+
+    /// The same, where it is known who of those that `lost` the name others are to be told of, the last one last.
+    pub fn bind_as(
+        &self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        name: &NamespaceName,
+        target: Option<Nsid>,
+        hlc: Hlc,
+        mut lost: Vec<Ended>,
+    ) -> Result<Bound> {
+        self.check_name(name)?;
+        self.settle(disk, name)?;
         let dir = layout.bindings(name);
         let known = self.lock().get(name).cloned();
         // Files that could not be removed when the name was forgotten must not hide this revision.
         let forgotten = if known.is_none() { newest_rev(disk, &dir)? } else { None };
-        let last = known.as_ref().map(|bound| bound.rev).or(forgotten);
-        let had = known.and_then(|bound| bound.target);
+        let last = known.map(|bound| bound.rev).or(forgotten);
         let rev = last.map_or(0, |rev| rev + 1);
-        let ended = match (ended, last) {
-            (None, Some(_)) => {
-                let kept = newest(disk, &dir)?.and_then(|(_, binding)| binding.ended);
-                kept.filter(|ended| had != target || Some(ended.nsid) != target)
-            }
-            (ended, _) => ended,
-        };
-        let binding = NameBinding::new(name, rev, target, hlc, ended);
+        let ended = lost.pop();
+        let binding = NameBinding::new(name, rev, target, hlc, ended).after(lost);
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(rev));
         if let Err(error) = publish(disk, &path, &encode_binding(&binding)?) {

@@ -107,9 +107,7 @@ impl Engine {
         let _door = door.lock().await;
         tokio::task::block_in_place(|| {
             let context = &self.context;
-            let is_back = |known: &NameBinding| {
-                known.target == Some(nsid) && known.ended.as_ref().is_some_and(|ended| ended.nsid == nsid)
-            };
+            let is_back = |known: &NameBinding| known.target == Some(nsid) && known.lost(nsid).is_some();
             let Some(known) = self.binding(name)?.filter(is_back) else { return Ok(()) };
             let _commits = context.commits.of(nsid);
             let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), known.hlc, None)?;

@@ -38,8 +38,8 @@ pub enum Choice {
 /// namespace that has its name in the bucket was deleted after that, or has come back.
 pub fn choose(here: Option<Nsid>, own: Option<&Bound>, bucket: Option<&Bound>) -> Choice {
     let target = bucket.and_then(|bound| bound.target);
-    let ended_here = |nsid: Nsid| own.and_then(|own| own.ended.as_ref()).filter(|ended| ended.nsid == nsid);
-    let ended_there = |nsid: Nsid| bucket.and_then(|bound| bound.ended.as_ref()).filter(|ended| ended.nsid == nsid);
+    let ended_here = |nsid: Nsid| own.and_then(|own| own.lost(nsid));
+    let ended_there = |nsid: Nsid| bucket.and_then(|bound| bound.lost(nsid));
     match (here, target) {
         (Some(own), Some(other)) if own == other => Choice::Exchange(own),
         // One that is bound here although its deletion is known came back.
@@ -67,6 +67,7 @@ pub fn next(own: Option<&Bound>, bucket: Option<&Bound>) -> Bound {
         rev: bucket.map_or(0, |bound| bound.rev + 1),
         target: None,
         ended: of(own).or_else(|| of(bucket)),
+        before: Vec::new(),
         hlc: clock(own).max(bucket.map_or(Hlc::default(), |bound| Hlc(bound.hlc.0 + 1))),
     }
 }
@@ -127,7 +128,11 @@ mod tests {
     }
 
     fn bound(target: Option<u128>, of: Option<u128>, hlc: u64) -> Option<Bound> {
-        Some(Bound { rev: 4, target: target.map(nsid), ended: of.map(ended), hlc: Hlc(hlc) })
+        Some(Bound { rev: 4, target: target.map(nsid), ended: of.map(ended), before: Vec::new(), hlc: Hlc(hlc) })
+    }
+
+    fn after(of: u128, bound: Option<Bound>) -> Option<Bound> {
+        bound.map(|bound| Bound { before: vec![ended(of)], ..bound })
     }
 
     #[test]
@@ -150,6 +155,26 @@ mod tests {
             (one, bound(Some(1), None, 2), bound(Some(2), None, 1), Choice::Collision(nsid(1), nsid(2))),
             (two, bound(Some(2), Some(1), 3), bound(Some(1), None, 9), Choice::Delete(nsid(1), ended(1))),
             (two, bound(Some(2), Some(1), 3), bound(None, Some(1), 1), Choice::Bind(nsid(2))),
+            // The second lost the name before the bucket ever had it there.
+            (
+                Some(nsid(3)),
+                after(1, bound(Some(3), Some(2), 3)),
+                bound(Some(1), None, 1),
+                Choice::Delete(nsid(1), ended(1)),
+            ),
+            (
+                Some(nsid(3)),
+                after(1, bound(Some(3), Some(2), 3)),
+                bound(Some(2), Some(1), 1),
+                Choice::Delete(nsid(2), ended(2)),
+            ),
+            (None, after(1, bound(None, Some(2), 3)), bound(Some(1), None, 1), Choice::Delete(nsid(1), ended(1))),
+            (
+                one,
+                after(1, bound(Some(1), Some(2), 4)),
+                bound(Some(2), Some(1), 3),
+                Choice::Delete(nsid(2), ended(2)),
+            ),
         ] {
             assert_eq!(choose(here, own.as_ref(), bucket.as_ref()), expected, "{here:?} {own:?} {bucket:?}");
         }

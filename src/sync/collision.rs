@@ -154,6 +154,8 @@ impl Sync {
         let Some(Found { manifest: newest, .. }) = self.newest(&name.project, nsid, None).await? else {
             return Ok(Some(ended.clone()));
         };
+        // It may be of a commit of this node's whose answer it never heard.
+        self.settle_own(&name.project, nsid, &newest).await?;
         if self.is_over(&newest)? {
             let mut all = ended.clone();
             all.seen.merge(&newest.version_vector);
@@ -264,7 +266,7 @@ impl Sync {
     /// then. One that came back here was not deleted.
     pub(super) async fn was_deleted(&self, name: &NamespaceName, own: Nsid, rev: u64) -> Result<Option<Ended>> {
         let here = tokio::task::block_in_place(|| self.engine.binding(name))?;
-        if here.and_then(|here| here.ended).is_some_and(|ended| ended.nsid == own) {
+        if here.is_some_and(|here| here.lost(own).is_some()) {
             return Ok(None);
         }
         let begun_ms = begun_ms(own).saturating_sub(SKEW_MS);

@@ -352,7 +352,11 @@ impl Sync {
             Some(rev) => self.bound(attached, name, rev).await?,
             None => None,
         };
-        let own = tokio::task::block_in_place(|| self.engine.binding(name))?.map(names::Bound::from);
+        let own = match &bound {
+            Some(bound) => self.engine.binding_beside(name, bound.target).await?,
+            None => tokio::task::block_in_place(|| self.engine.binding(name))?,
+        };
+        let own = own.map(names::Bound::from);
         let next = binding::next(own.as_ref(), bound.as_ref());
         let choice = binding::choose(here, own.as_ref(), bound.as_ref());
         let choice = if self.engine.follows(name) { follow::without_sending(choice) } else { choice };
@@ -360,7 +364,7 @@ impl Sync {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
             Choice::Exchange(nsid) => {
-                if own.and_then(|own| own.ended).is_some_and(|ended| ended.nsid == nsid) {
+                if own.is_some_and(|own| own.lost(nsid).is_some()) {
                     self.engine.settle_return(name, nsid).await?;
                 }
                 self.meet(name, nsid).await

@@ -23,12 +23,21 @@ pub struct Bound {
     pub target: Option<Nsid>,
     /// Who lost the name last.
     pub ended: Option<Ended>,
+    /// Who lost it before that, in this node's binding only.
+    pub before: Vec<Ended>,
     pub hlc: Hlc,
 }
 
+impl Bound {
+    /// What is known of the loss of the name by an incarnation.
+    pub fn lost(&self, nsid: Nsid) -> Option<&Ended> {
+        self.ended.iter().chain(&self.before).find(|ended| ended.nsid == nsid)
+    }
+}
+
 impl From<NameBinding> for Bound {
-    fn from(NameBinding { rev, target, ended, hlc, .. }: NameBinding) -> Self {
-        Bound { rev, target, ended, hlc }
+    fn from(NameBinding { rev, target, ended, before, hlc, .. }: NameBinding) -> Self {
+        Bound { rev, target, ended, before, hlc }
     }
 }
 

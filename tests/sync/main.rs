@@ -8,6 +8,7 @@ mod clones;
 mod clones_of_projects;
 mod collisions;
 mod crowded;
+mod cut_off;
 mod damaged;
 mod damaged_here;
 mod deleting;

@@ -104,7 +104,7 @@ async fn a_commit_that_arrives_when_nobody_thinks_of_it_any_more_is_the_nodes_ow
 
 /// A node writes document 10, and loses power after so many requests of a pass, when one more arrives, or after all of it: then it was
 /// not cut off.
-async fn put_and_lose_power(
+pub async fn put_and_lose_power(
     place: &Place,
     node: &Node,
     engine: Arc<Engine>,

@@ -7,7 +7,8 @@
 
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::model::ids::NamespaceName;
+use crate::format::names::{Ended, NameBinding};
+use crate::model::ids::{NamespaceName, Nsid};
 
 impl Engine {
     /// Forgets a name if nobody needs it. The caller holds its door. Whether it went.
@@ -25,6 +26,33 @@ impl Engine {
         context.meta.unname(&name.to_string())?;
         self.catalog.forget(&*context.disk, &context.layout, name)?;
         Ok(true)
+    }
+
+    /// What a name means here, now that it is known what it means in the bucket: `there`. Of those that lost it before the last one did,
+    /// the bucket can have to be told of that one only, and one that came back is known by it; the others are forgotten.
+    pub async fn binding_beside(&self, name: &NamespaceName, there: Option<Nsid>) -> Result<Option<NameBinding>> {
+        let known = tokio::task::block_in_place(|| self.binding(name))?;
+        if known.as_ref().is_none_or(|known| known.before.is_empty()) {
+            return Ok(known);
+        }
+        let door = self.door(name);
+        let _door = door.lock().await;
+        tokio::task::block_in_place(|| {
+            let Some(known) = self.binding(name)? else { return Ok(None) };
+            let matters = |lost: &&Ended| [there, known.target].contains(&Some(lost.nsid));
+            let mut lost: Vec<Ended> = known.before.iter().chain(&known.ended).filter(matters).cloned().collect();
+            if lost.is_empty() {
+                lost.extend(known.ended.clone());
+            }
+            if lost.len() <= known.before.len() {
+                let context = &self.context;
+                let _commits = context.commits.together();
+                let (disk, layout) = (&*context.disk, &context.layout);
+                let bound = self.catalog.bind_as(disk, layout, name, known.target, known.hlc, lost)?;
+                context.follow(name, &bound, None);
+            }
+            self.binding(name)
+        })
     }
 
     /// The same for every name, and for directories of names that a crash left empty.

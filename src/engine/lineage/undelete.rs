@@ -16,6 +16,7 @@ use crate::format::marks::{DeletedFile, VERSION, encode_deleted};
 use crate::format::names::Ended;
 use crate::meta::tables::{Deadline, Kin};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
+use crate::model::version_vector::VersionVector;
 use crate::platform::disk::publish;
 
 /// A deleted namespace that can be had back.
@@ -107,7 +108,10 @@ impl Engine {
                 return Err(gone(format!("namespace '{}' is not kept any more", name.name)));
             };
             let hlc = Hlc::from_millis(context.clock.now_millis());
-            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc, None)?;
+            // By that sync knows that somebody wanted it back, whoever had the name since.
+            let seen = if theirs.is_none() { self.shared(deleted.nsid)? } else { None };
+            let ended = seen.map(|seen| Ended { nsid: deleted.nsid, seen });
+            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(deleted.nsid), hlc, ended)?;
             context.follow(name, &bound, Some((deleted.nsid, kin(&head.manifest, None))));
             // Best effort: the mark of an incarnation that has a name counts for nothing.
             let _ = context.disk.remove(&context.layout.deleted_mark(deleted.nsid));
@@ -130,9 +134,9 @@ impl Engine {
         let head = read_again(|| Head::load(context, nsid));
         // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted. A deletion that
         // they are not told of does not hold: the bucket's documents would come back with the next namespace of this name.
-        let seen = match (&head, read_again(|| self.common(nsid))) {
+        let seen = match (&head, read_again(|| self.shared(nsid))) {
             (Ok(None), _) | (Err(_), Err(_)) => None,
-            (_, Ok(common)) => common.map(|common| common.version_vector),
+            (_, Ok(shared)) => shared,
             // The newest manifest covers what this node had in common with the bucket.
             (Ok(Some(head)), Err(_)) => Some(head.manifest.version_vector.clone()),
         };
@@ -154,6 +158,15 @@ impl Engine {
             context.say_now_and_then("how long what is deleted is kept is by what the clock shows", &error);
         }
         Ok(marked.map(|(deleted, _)| deleted))
+    }
+
+    /// What this node had seen of what the bucket has of an incarnation, a commit of its own counted whose answer it never heard.
+    fn shared(&self, nsid: Nsid) -> Result<Option<VersionVector>> {
+        let Some(mut seen) = self.common(nsid)?.map(|common| common.version_vector) else { return Ok(None) };
+        if let Some(sent) = self.unsettled(nsid)? {
+            seen.merge(&sent.version_vector);
+        }
+        Ok(Some(seen))
     }
 
     /// What becomes of an incarnation that lost its name and is written no more: it is kept where it was marked, else removed.
