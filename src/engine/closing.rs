@@ -4,14 +4,16 @@
 //! - Only a namespace that nobody else has is closed: it is taken out of the map while the map is held, and whoever opens it anew
 //!   waits at its door until its log is sealed. So there are never two that write the same log.
 //! - What cannot be closed goes back to where it was.
-//! - Whoever makes a namespace while [`WAITED_TIMES`] as many are open as may be waits until as many are closed, so that is the most there
-//!   are, however quickly they are made. What it costs to choose those does not grow with the number that is open: they are kept in an order of use.
+//! - Whoever makes or opens a namespace while [`WAITED_TIMES`] as many are open as may be waits first until some are closed, so that is the
+//!   most there are, however quickly they are asked for. Who waits has no door and no namespace yet, and is on a thread of which others
+//!   are left: what closes needs none of those. What it costs to choose those does not grow with the number that is open: they are kept in an order of use.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::namespace::Namespace;
@@ -21,11 +23,13 @@ use crate::model::ids::NamespaceName;
 /// So many namespaces are closed at once at most, or flushed for that: whoever opens one waits for it, and each flush writes a
 /// segment, however small.
 const CLOSED_AT_ONCE: usize = 8;
-/// Who makes one while so many times as many are open as may be waits. Up to there a few flushes at a time follow behind: each costs more
+/// Who makes or opens one while so many times as many are open as may be waits. Up to there a few flushes at a time follow behind: each costs more
 /// than what it is for.
 const WAITED_TIMES: usize = 4;
 /// So many are closed meanwhile: the number comes down, and is not only kept.
-const CLOSED_PER_MADE: usize = 2;
+const CLOSED_PER_OPENED: usize = 2;
+/// So many threads wait at most: flushes need some, too. Beyond that a namespace is opened without.
+pub(super) const WAITING_THREADS_MAX: usize = 8;
 /// So often one is looked at, at most, that was flushed and is in use still.
 const LOOKS_MAX: u8 = 4;
 /// So many are looked at, at most, for some that can be closed.
@@ -91,17 +95,38 @@ impl Engine {
         self.close_some(self.excess().min(CLOSED_AT_ONCE), false);
     }
 
-    /// The same for who made one: where very many are open it waits for flushes, for as long as a write waits for room.
-    pub(super) async fn close_for_new(&self) {
-        let excess = self.excess();
-        if excess < (WAITED_TIMES - 1) * self.context.config.open_namespaces_max.max(1) {
-            self.close_some(excess.min(CLOSED_AT_ONCE), false);
-            return;
+    /// For who is about to make or open one: where very many are open it waits for flushes, for as long as a write waits for room.
+    pub(super) async fn make_way(&self) {
+        if self.is_crowded() {
+            self.close_and_wait(CLOSED_PER_OPENED, CLOSED_PER_OPENED).await;
         }
-        self.close_and_wait(CLOSED_PER_MADE, CLOSED_PER_MADE).await;
     }
 
-    /// The same until no more are open than may be, or nothing more can be closed.
+    /// The same for a name that may be open already, or bound to nothing.
+    pub async fn make_way_for(&self, name: &NamespaceName) {
+        if self.is_crowded() && self.slots().get(name).is_none() && self.catalog.find(name).is_some() {
+            self.make_way().await;
+        }
+    }
+
+    /// The same on this thread. Where no runtime is nothing is flushed, and nothing is waited for. Blocking.
+    pub(super) fn make_way_here(&self) {
+        if !self.is_crowded() {
+            return;
+        }
+        let (Ok(runtime), Ok(_way)) = (Handle::try_current(), self.ways.try_acquire()) else { return };
+        tokio::task::block_in_place(|| runtime.block_on(self.make_way()));
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.open_count() >= WAITED_TIMES * self.open_max() && !self.context.is_stopping()
+    }
+
+    fn open_max(&self) -> usize {
+        self.context.config.open_namespaces_max.max(1)
+    }
+
+    /// Closes until no more are open than may be, or nothing more can be closed.
     pub(super) async fn close_all_idle(&self) {
         self.close_and_wait(self.excess(), CLOSED_AT_ONCE).await;
     }
@@ -125,9 +150,7 @@ impl Engine {
 
     /// How many more are open than may be.
     fn excess(&self) -> usize {
-        let max = self.context.config.open_namespaces_max.max(1);
-        let may_be_more = self.slots().len() > max && !self.context.is_stopping();
-        if may_be_more { self.open_count().saturating_sub(max) } else { 0 }
+        if self.context.is_stopping() { 0 } else { self.open_count().saturating_sub(self.open_max()) }
     }
 
     /// Closes so many at most, and begins as many flushes for that at most. Who `waits` for these looks no further.
@@ -205,7 +228,7 @@ impl Engine {
             return if namespace.is_flushing() { Taken::Flushes } else { Taken::Used };
         }
         if !namespace.is_idle() {
-            let is_due = namespace.has_unflushed() && tokio::runtime::Handle::try_current().is_ok();
+            let is_due = namespace.has_unflushed() && Handle::try_current().is_ok();
             if is_due && !may_flush {
                 return Taken::Waits;
             }
@@ -220,6 +243,6 @@ impl Engine {
 
     /// How many namespaces are open.
     pub fn open_count(&self) -> usize {
-        self.slots().values().filter(|slot| matches!(slot, Slot::Open(_))).count()
+        self.slots().open()
     }
 }

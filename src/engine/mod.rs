@@ -1,6 +1,6 @@
 //! Namespaces: writes made durable, crashes recovered from, queries answered.
 //!
-//! - `namespace` is one of them; `catalog` says which there are, `context` is what they share;
+//! - `namespace` is one of them; `catalog` says which there are, `slots` which are open, `context` is what they share;
 //! - `start` opens a data directory, `recount` makes the index anew, `commits` gives turns to who commits, `closing` closes namespaces that nobody uses, `operations` is what callers ask for, `status` what they are told;
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
@@ -44,6 +44,7 @@ mod recount;
 pub mod recovery;
 pub mod remote;
 pub mod setbacks;
+mod slots;
 mod start;
 mod status;
 mod succession;
@@ -61,6 +62,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Semaphore;
+
 pub use self::context::EngineConfig;
 pub use self::copy_tokens::{COPY_UNDER_WAY, CopyStatus};
 pub(crate) use self::operations::check_labels;
@@ -74,6 +77,7 @@ use self::context::Context;
 use self::copy_tokens::CopyTokens;
 use self::namespace::{Moment, Namespace, not_found};
 use self::origins::Origins;
+use self::slots::{Slot, Slots};
 use crate::error::{Error, Kind, Result};
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::model::schema::Metric;
@@ -83,8 +87,10 @@ use crate::model::write::SchemaUpdate;
 pub struct Engine {
     context: Arc<Context>,
     catalog: Catalog,
-    open: Mutex<HashMap<NamespaceName, Slot>>,
+    open: Mutex<Slots>,
     by_use: ByUse,
+    /// Threads that may wait until others are closed.
+    ways: Semaphore,
     /// One name is created, deleted or opened at a time, per name.
     doors: Mutex<HashMap<NamespaceName, Door>>,
     /// One merge of a source (the second) into a target goes on at a time, per pair.
@@ -109,14 +115,6 @@ pub struct Engine {
 /// Who holds it is alone with what it is of.
 type Door = Arc<tokio::sync::Mutex<()>>;
 
-/// What became of the opening of a namespace.
-#[derive(Clone)]
-enum Slot {
-    Open(Arc<Namespace>),
-    /// Its files are damaged; the others are served.
-    Quarantined(Arc<Error>),
-}
-
 /// What a namespace is created with.
 #[derive(Clone, Debug, Default)]
 pub struct CreateRequest {
@@ -130,24 +128,35 @@ pub struct CreateRequest {
 impl Engine {
     /// An open namespace. NotFound when the name is not bound; `Corrupt` while its files are damaged.
     fn namespace(&self, name: &NamespaceName) -> Result<Arc<Namespace>> {
-        if let Some(slot) = self.slots().get_mut(name) {
-            slot.follow();
-            return slot.namespace().inspect(|namespace| namespace.touch());
+        if let Some(opened) = self.opened(name) {
+            return opened;
         }
         self.catalog.check_name(name)?;
+        if self.catalog.find(name).is_some() {
+            self.make_way_here();
+        }
+        // By now it may be another one.
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
         let opened = self.open_namespace(name, nsid).inspect(|namespace| namespace.touch());
         self.close_idle();
         opened
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<NamespaceName, Slot>> {
+    /// The same where it was opened before.
+    fn opened(&self, name: &NamespaceName) -> Option<Result<Arc<Namespace>>> {
+        let mut slots = self.slots();
+        slots.follow(name);
+        slots.get(name).map(|slot| slot.namespace().inspect(|namespace| namespace.touch()))
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The namespaces that are open, in the same order every time, so that a history can be repeated.
     fn open_namespaces(&self) -> Vec<Arc<Namespace>> {
-        let mut open: Vec<Arc<Namespace>> = self.slots().values().filter_map(|slot| slot.namespace().ok()).collect();
+        let mut open: Vec<Arc<Namespace>> =
+            self.slots().all().filter_map(|(_, slot)| slot.namespace().ok()).collect();
         open.sort_unstable_by_key(|namespace| namespace.nsid);
         open
     }
@@ -164,25 +173,6 @@ impl Engine {
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
         doors.retain(|_, door| Arc::strong_count(door) > 1);
         doors.entry(name.clone()).or_default().clone()
-    }
-}
-
-impl Slot {
-    /// A namespace that was set apart since it was opened is as one that could not be.
-    fn follow(&mut self) {
-        if let Slot::Open(namespace) = self
-            && let Some(error) = namespace.apart().cloned()
-        {
-            namespace.give_up();
-            *self = Slot::Quarantined(error);
-        }
-    }
-
-    fn namespace(&self) -> Result<Arc<Namespace>> {
-        match self {
-            Slot::Open(namespace) => Ok(namespace.clone()),
-            Slot::Quarantined(error) => Err(error.duplicate()),
-        }
     }
 }
 

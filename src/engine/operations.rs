@@ -40,6 +40,7 @@ impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
         self.catalog.settle(&*self.context.disk, name)?;
+        self.make_way_for(name).await;
         let request = Arc::new(request);
         let mut tries_left = NAME_TRIES;
         loop {
@@ -113,7 +114,7 @@ impl Engine {
             (_, Some(outcome)) => outcome,
             (namespace, None) => namespace.write(request).await?,
         };
-        self.close_for_new().await;
+        self.close_idle();
         Ok(outcome)
     }
 
@@ -135,7 +136,7 @@ impl Engine {
         let (namespace, _) = self.give_birth(name, manifest, None).await?;
         self.context.set_kin(namespace.nsid, known);
         drop(namespace);
-        self.close_for_new().await;
+        self.close_idle();
         Ok(())
     }
 
@@ -192,6 +193,7 @@ impl Engine {
         manifest: Manifest,
         first: Option<&WriteRequest>,
     ) -> Result<(Arc<Namespace>, Option<WriteOutcome>)> {
+        self.make_way().await;
         let door = self.door(name);
         let _door = door.lock().await;
         if self.catalog.find(name).is_some() {

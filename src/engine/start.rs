@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, Semaphore};
 
 use super::catalog::Catalog;
-use super::closing::ByUse;
+use super::closing::{ByUse, WAITING_THREADS_MAX};
 use super::commits::Commits;
 use super::context::{Context, EngineConfig};
 use super::damage::Damages;
@@ -20,8 +20,9 @@ use super::namespace::{Intake, Namespace};
 use super::node::Node;
 use super::origins::Origins;
 use super::setbacks::Setbacks;
+use super::slots::{Slot, Slots};
 use super::sweep::SWEEP_REFUSED;
-use super::{Engine, Slot, is_damage};
+use super::{Engine, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
@@ -124,8 +125,9 @@ impl Engine {
         Ok(Arc::new(Engine {
             context: Arc::new(context),
             catalog,
-            open: Mutex::new(HashMap::new()),
+            open: Mutex::new(Slots::default()),
             by_use: ByUse::default(),
+            ways: Semaphore::new(WAITING_THREADS_MAX),
             doors: Mutex::new(HashMap::new()),
             pairs: Mutex::new(HashMap::new()),
             origins: Origins::default(),
@@ -212,7 +214,7 @@ impl Engine {
         };
         match &slot {
             Slot::Open(namespace) => self.seat(name, namespace.clone()),
-            Slot::Quarantined(_) => drop(self.slots().insert(name.clone(), slot.clone())),
+            Slot::Quarantined(_) => self.slots().insert(name.clone(), slot.clone()),
         }
         slot.namespace()
     }

@@ -113,10 +113,10 @@ impl Engine {
     /// How the node is.
     pub fn node_status(&self) -> Json {
         let node = self.context.node.file();
-        self.slots().values_mut().for_each(Slot::follow);
+        self.slots().follow_all();
         let quarantined: Vec<Json> = self
             .slots()
-            .iter()
+            .all()
             .filter_map(|(name, slot)| match slot {
                 Slot::Quarantined(error) => Some(json!({"name": name.to_string(), "error": error.message()})),
                 Slot::Open(_) => None,

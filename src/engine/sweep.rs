@@ -189,7 +189,7 @@ impl Engine {
             Slot::Open(namespace) if namespace.is_building() => Some(namespace.nsid),
             _ => None,
         };
-        let mut found: BTreeSet<Nsid> = self.slots().values().filter_map(building).collect();
+        let mut found: BTreeSet<Nsid> = self.slots().all().filter_map(|(_, slot)| building(slot)).collect();
         found.extend(self.context.unborn());
         found
     }

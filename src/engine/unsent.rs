@@ -129,7 +129,7 @@ impl Engine {
 
     /// `None` for one that is open. `open_logs` was read before: what is written since is not asked for.
     fn at_rest(&self, name: &NamespaceName, open_logs: &BTreeMap<Nsid, u64>) -> Result<Option<AtRest>> {
-        if self.slots().contains_key(name) {
+        if self.slots().get(name).is_some() {
             return Ok(None);
         }
         let (context, nsid) = (&self.context, self.catalog.find(name).ok_or_else(|| not_found(name))?);

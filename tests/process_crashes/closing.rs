@@ -107,6 +107,43 @@ async fn however_quickly_namespaces_are_made_no_more_are_open_than_four_times_th
     assert!(open_logs(&node) <= OPEN_MAX, "{} logs are open", open_logs(&node));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_quickly_namespaces_are_written_and_read_no_more_are_open_than_four_times_the_bound() {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 25;
+    let node = Arc::new(few());
+    for n in 0..2 * CLIENTS * EACH {
+        node.engine.create(&name(&format!("docs-{n}")), CreateRequest::default()).await.unwrap();
+    }
+    node.engine.tend().await.unwrap();
+    assert!(node.engine.open_count() <= OPEN_MAX, "{} are open", node.engine.open_count());
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..CLIENTS {
+        let node = node.clone();
+        clients.spawn(async move {
+            let mut most = 0;
+            for n in 0..EACH {
+                let (written, read) = (client * EACH + n, CLIENTS * EACH + client * EACH + n);
+                node.write(&format!("docs-{written}"), 1).await.unwrap();
+                most = most.max(node.engine.open_count());
+                let reader = node.clone();
+                let count = tokio::task::spawn_blocking(move || reader.count(&format!("docs-{read}")));
+                assert_eq!(count.await.unwrap(), 0);
+                most = most.max(node.engine.open_count());
+            }
+            most
+        });
+    }
+    while let Some(most) = clients.join_next().await {
+        // Each of the others may have opened one just now.
+        let most = most.unwrap();
+        assert!(most <= 4 * OPEN_MAX + CLIENTS, "{most} were open");
+    }
+    for n in 0..CLIENTS * EACH {
+        assert_eq!(node.count(&format!("docs-{n}")), 1);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_and_readers_never_meet_a_namespace_that_is_closed_under_them() {
     const NAMES: u64 = 12;

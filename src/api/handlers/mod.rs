@@ -62,6 +62,8 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
         Route::Sync(project) => return sync::sync(call, &project, &body).await,
         Route::Namespace(name, operation) => (name, operation),
     };
+    // Here, as many of them may wait, and take no thread.
+    call.server.engine.make_way_for(&name).await;
     let done = match operation {
         Operation::Write => documents::write(call, &name, body).await,
         Operation::StartCopy => documents::start_copy(call, &name, &body),

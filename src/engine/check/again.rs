@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use super::{DELETED, Report, Scope};
+use crate::engine::Engine;
 use crate::engine::damage::{Damage, DamagedKind};
 use crate::engine::layout::number_of;
 use crate::engine::lineage::GONE;
 use crate::engine::lineage::holdings::{read_deleted, read_manifest, read_tags};
 use crate::engine::merge::kept_by;
 use crate::engine::namespace::head::{Head, objects};
-use crate::engine::{Engine, Slot};
 use crate::error::{Error, Result};
 use crate::format::names::parse_name;
 use crate::meta::ObjectFact;
@@ -129,7 +129,7 @@ impl Engine {
         names.iter().all(|name| {
             let Some(nsid) = self.catalog.find(name) else { return true };
             // One that could not be read at all is not even set apart.
-            if matches!(self.slots().get(name), Some(Slot::Open(_))) {
+            if self.slots().has_open(name) {
                 return true;
             }
             self.slots().remove(name);

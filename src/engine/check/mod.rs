@@ -23,11 +23,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::repair::{Action, RepairReport, RepairRequest};
 
+use super::Engine;
 use super::catalog::stored;
 use super::layout::prefix;
 use super::namespace::Namespace;
 use super::sweep::parts;
-use super::{Engine, Slot};
 use crate::error::{Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::format::node::{decode_format, decode_node};
@@ -275,7 +275,7 @@ impl Engine {
         // One that is open was opened by them.
         if level >= 3
             && is_whole
-            && !matches!(self.slots().get(name), Some(Slot::Open(_)))
+            && !self.slots().has_open(name)
             && let Some(head) = &chain.head
             && let Err(error) = Namespace::check_logs(&self.context, name, head)
         {

@@ -10,13 +10,13 @@ use tokio::runtime::Handle;
 
 use super::objects::deletions_of;
 use super::{DELETED, Problem, Remedy, Report, Scope, restore};
+use crate::engine::Engine;
 use crate::engine::catalog::put;
 use crate::engine::layout::deletions_key;
 use crate::engine::merge::unreadable;
 use crate::engine::namespace::head::{Head, objects};
 use crate::engine::namespace::{Lost, Namespace};
 use crate::engine::sweep::SWEEP_REFUSED;
-use crate::engine::{Engine, Slot};
 use crate::error::{Context as _, Error, Result};
 use crate::format::deletions;
 use crate::format::manifest::{DeletionsRef, Manifest};
@@ -117,7 +117,7 @@ impl Engine {
             return Ok(report);
         }
         // What is set apart is looked at again by whoever asks for it next.
-        self.slots().retain(|name, slot| !(request.scope.has(name) && matches!(slot, Slot::Quarantined(_))));
+        self.slots().forget_quarantined(|name| request.scope.has(name));
         if request.scope == Scope::Store {
             self.recount()?;
             self.sweep_for(request, &mut report)?;
@@ -199,7 +199,7 @@ impl Engine {
         let context = &self.context;
         let door = self.door(name);
         let _door = tokio::task::block_in_place(|| door.blocking_lock());
-        if let Some(Slot::Open(_)) = self.slots().get(name) {
+        if self.slots().has_open(name) {
             return Err(Error::invalid(format!("{name} is in use, its damaged objects cannot be given up now"))
                 .with_hint("stop the daemon and run `shoal repair --data-dir DIR --drop-damaged NAME`"));
         }
