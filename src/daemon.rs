@@ -11,7 +11,7 @@ use crate::api;
 use crate::api::auth::Tokens;
 use crate::api::limits::ServerConfig;
 use crate::config::{Config, LogFormat, of_configuration};
-use crate::engine::{Engine, EngineConfig};
+use crate::engine::{Engine, EngineConfig, WAITED_TIMES};
 use crate::error::{Context, Error, Result};
 use crate::ops;
 use crate::ops::metrics::Metrics;
@@ -27,8 +27,11 @@ const INDEX_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what failed is due again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Files that may be open for every open namespace, what is beside them included.
-const FILES_PER_NAMESPACE: u64 = 2;
+/// Files beside those of connections and of namespaces' logs: the index, what is just written or mapped, connections to a bucket.
+const FILES_RESERVED: usize = 128;
+/// Where files are few, connections have one in so many of them at most, and one in so many is for what is beside.
+const CONNECTIONS_SHARE: usize = 2;
+const RESERVED_SHARE: usize = 4;
 
 /// How a daemon gets to know that its settings changed.
 pub struct Reload {
@@ -53,9 +56,9 @@ pub async fn run(
 ) -> Result<()> {
     let tokens = config.auth.tokens()?;
     let tokens = (!tokens.is_empty()).then(|| Tokens::new(tokens));
-    raise_open_files(&config);
+    let fitting = raise_open_files(&config);
     let engine = tokio::task::block_in_place(|| {
-        Engine::open(engine_config(&config)?, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
+        Engine::open(engine_config(&fitting)?, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
     })?;
     let sync = open_bucket(&config, &engine)?;
     let listen = config.server.listen;
@@ -79,7 +82,7 @@ pub async fn run(
         tracing::info!("stopping: requests under way finish");
     };
     let reloading = reload.map(|reload| tokio::spawn(follow_settings(reload, config.clone(), tokens.clone())));
-    let served = api::server::serve(listener, server_config(&config, tokens, sync), engine.clone(), stopping).await;
+    let served = api::server::serve(listener, server_config(&fitting, tokens, sync), engine.clone(), stopping).await;
     if let Some(syncing) = syncing
         && let Err(error) = syncing.await
     {
@@ -99,19 +102,47 @@ pub async fn run(
     served
 }
 
-/// Has as many files open as the machine lets it, and says so where that may not do for its settings.
-fn raise_open_files(config: &Config) {
-    // A namespace has one for its log; beside that there are connections, the index, and files that are just written.
-    let wanted = (config.storage.open_namespaces_max as u64).saturating_mul(FILES_PER_NAMESPACE);
+/// Has as many files open as the machine lets it. Gives settings that fit into these, and says so where they are others.
+fn raise_open_files(config: &Config) -> Config {
+    let mut fitting = config.clone();
     match open_files::raise_limit() {
-        Ok(Some(limit)) if limit < wanted => tracing::warn!(
-            limit,
-            wanted,
-            "few files may be open: raise the hard limit (LimitNOFILE, ulimit -Hn), or lower storage.open_namespaces_max"
-        ),
-        Ok(_) => {}
+        Ok(Some(limit)) => {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let (namespaces, connections) = (config.storage.open_namespaces_max, config.server.connections_max);
+            let fit = fit_files(limit, namespaces, connections);
+            (fitting.storage.open_namespaces_max, fitting.server.connections_max) = fit;
+            if fit != (namespaces, connections) {
+                tracing::warn!(
+                    limit,
+                    wanted = files_wanted(namespaces, connections),
+                    open_namespaces_max = fit.0,
+                    connections_max = fit.1,
+                    "few files may be open, so fewer namespaces and connections are than the settings say: raise the hard limit \
+                     (LimitNOFILE, ulimit -Hn), or lower storage.open_namespaces_max and server.connections_max"
+                );
+            }
+        }
+        Ok(None) => {}
         Err(error) => tracing::warn!(%error, "the limit on open files stays as it is"),
     }
+    fitting
+}
+
+/// How many files may be open with so many namespaces and connections. Of a namespace that is its log; of flushes, which have more,
+/// there is one at a time.
+fn files_wanted(namespaces: usize, connections: usize) -> usize {
+    namespaces.saturating_mul(WAITED_TIMES).saturating_add(connections).saturating_add(FILES_RESERVED)
+}
+
+/// So many namespaces and connections at most, as far as so many files can be open.
+fn fit_files(limit: usize, namespaces: usize, connections: usize) -> (usize, usize) {
+    if files_wanted(namespaces, connections) <= limit {
+        return (namespaces, connections);
+    }
+    let connections = connections.min(limit / CONNECTIONS_SHARE).max(1);
+    let reserved = FILES_RESERVED.min(limit / RESERVED_SHARE);
+    let left = limit.saturating_sub(connections).saturating_sub(reserved);
+    (namespaces.min(left / WAITED_TIMES).max(1), connections)
 }
 
 /// Puts new tokens and log directives in force whenever it is asked to. Settings that are wrong change nothing.
@@ -264,7 +295,23 @@ fn server_config(config: &Config, tokens: Option<Tokens>, sync: Option<Arc<Worke
 
 #[cfg(test)]
 mod tests {
-    use super::{QUIET_PAUSES, REBUILD_PAUSES_MAX, rebuild_pauses};
+    use super::{FILES_RESERVED, QUIET_PAUSES, REBUILD_PAUSES_MAX, files_wanted, fit_files, rebuild_pauses};
+
+    #[test]
+    fn settings_stay_where_they_fit_into_the_limit_on_open_files_and_are_bounded_by_it_elsewhere() {
+        assert_eq!(files_wanted(500, 1_024), 2_000 + 1_024 + FILES_RESERVED);
+        for limit in [usize::MAX, 4_096, files_wanted(500, 1_024)] {
+            assert_eq!(fit_files(limit, 500, 1_024), (500, 1_024));
+        }
+        assert_eq!(fit_files(1_024, 500, 1_024), (96, 512));
+        assert_eq!(fit_files(1_024, 500, 100), (199, 100));
+        // As few as a process can begin with.
+        assert_eq!((fit_files(64, 500, 1_024), fit_files(0, 500, 1_024)), ((4, 32), (1, 1)));
+        for limit in 20..4_000 {
+            let (namespaces, connections) = fit_files(limit, 500, 1_024);
+            assert!(4 * namespaces + connections <= limit, "{namespaces} namespaces and {connections} connections");
+        }
+    }
 
     #[test]
     fn rebuilds_that_follow_soon_wait_longer_each_time_and_a_quiet_time_ends_that() {

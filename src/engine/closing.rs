@@ -25,7 +25,7 @@ use crate::model::ids::NamespaceName;
 const CLOSED_AT_ONCE: usize = 8;
 /// Who makes or opens one while so many times as many are open as may be waits. Up to there a few flushes at a time follow behind: each costs more
 /// than what it is for.
-const WAITED_TIMES: usize = 4;
+pub(crate) const WAITED_TIMES: usize = 4;
 /// So many are closed meanwhile: the number comes down, and is not only kept.
 const CLOSED_PER_OPENED: usize = 2;
 /// So many threads wait at most: flushes need some, too. Beyond that a namespace is opened without.

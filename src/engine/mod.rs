@@ -64,6 +64,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
+pub(crate) use self::closing::WAITED_TIMES;
 pub use self::context::EngineConfig;
 pub use self::copy_tokens::{COPY_UNDER_WAY, CopyStatus};
 pub(crate) use self::operations::check_labels;
