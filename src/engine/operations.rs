@@ -272,8 +272,8 @@ impl Engine {
     /// Removes what no index knows of: manifests, and logs of this incarnation that nobody else references.
     pub(super) fn remove_files(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
-        if let Err(error) = remove_manifests(context, nsid) {
-            return tracing::warn!(%error, "files of a namespace stay, a later sweep finds them");
+        if let Err(left) = remove_manifests(context, nsid) {
+            return tracing::warn!(error = %left.error, "files of a namespace stay, a later sweep finds them");
         }
         let paths = context.layout.logs(project, nsid);
         for name in paths.names.of(&*context.disk, &paths.open, nsid).unwrap_or_default() {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::Engine;
 use super::context::Context;
 use crate::error::{DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
+use crate::meta::tables::Kin;
 use crate::model::ids::Nsid;
 
 /// How long work waits after its first failure.
@@ -45,7 +46,9 @@ pub enum Work {
     Commit,
     Flush,
     Compaction,
-    /// The index's rebuild, and what is let go of in the background.
+    /// That a deleted namespace is let go of for good.
+    Removal,
+    /// The index's rebuild, and what else is let go of in the background.
     Index,
 }
 
@@ -68,7 +71,7 @@ impl Setback {
             (code @ (DISK_FULL | DISK_READ_ONLY | OUT_OF_MEMORY), _) => code,
             (_, Work::Flush) => "flush_failed",
             (_, Work::Compaction) => "compaction_failed",
-            (_, Work::Write | Work::Commit | Work::Index) => "index_failed",
+            (_, Work::Write | Work::Commit | Work::Removal | Work::Index) => "index_failed",
         }
     }
 
@@ -359,8 +362,14 @@ impl Engine {
             match (work, namespace) {
                 // The next one tries.
                 (Work::Write | Work::Commit, _) => context.set_right(nsid, work),
-                // Who counts anew tries by itself.
+                // Who counts anew tries by itself, and so does retention.
                 (Work::Index, _) => {}
+                (Work::Removal, _) => {
+                    let is_deleted = |kin: &Kin| kin.deleted_ms.is_some();
+                    if !context.kin().get(&nsid).is_some_and(is_deleted) {
+                        context.set_right(nsid, work);
+                    }
+                }
                 (Work::Flush, Some(namespace)) => {
                     // What became of it is remembered.
                     let _ = namespace.flush().await;
@@ -413,6 +422,7 @@ fn failed(work: Work) -> &'static str {
         Work::Write | Work::Commit => "a write is refused",
         Work::Flush => "flush failed, it is tried again",
         Work::Compaction => "merge failed, it is tried again",
+        Work::Removal => "a deleted namespace is not removed, it is tried again",
         Work::Index => "the index does not follow, it is tried again",
     }
 }

@@ -1,6 +1,7 @@
 //! Removes what a crash left, while writes go on, and nothing when that would be most of the store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -84,9 +85,13 @@ impl Engine {
         for log in &left.listed.logs {
             let _ = context.disk.remove(&log_dir.join(log));
         }
+        let mut failed = None;
         for nsid in &left.listed.incarnations {
             context.commits.touch(*nsid);
-            remove_manifests(context, *nsid)?;
+            // What the disk does not let go of is no concern of the others.
+            if let Err(left) = remove_manifests(context, *nsid) {
+                failed.get_or_insert(left.error);
+            }
         }
         for (project, nsid) in &left.listed.stored {
             remove_empty(context, project, *nsid);
@@ -95,7 +100,7 @@ impl Engine {
         for (project, nsid) in &stored {
             remove_empty_segments(context, project, *nsid);
         }
-        Ok((objects.len() as u64, bytes))
+        failed.map_or(Ok((objects.len() as u64, bytes)), Err)
     }
 
     /// What was being built for it may leave directories yet.
@@ -281,40 +286,64 @@ fn remove_empty_segments(context: &Context, project: &Project, nsid: Nsid) {
     }
 }
 
+/// Why an incarnation is still there, or a part of it.
+pub(super) struct Left {
+    pub error: Error,
+    /// Everything is where it was, but the mark of its deletion, which may be gone.
+    pub is_whole: bool,
+}
+
 /// Removes the chain of an incarnation, and the mark of its deletion, durably: what it named may go afterwards. Where that fails
 /// nothing of it may, and a later sweep finds what is left.
-pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<()> {
+pub(super) fn remove_manifests(context: &Context, nsid: Nsid) -> Result<(), Left> {
+    let mut is_whole = true;
+    let removed = remove_chain(context, nsid, &mut is_whole);
+    removed.map_err(|error| {
+        let dir = context.layout.manifests(nsid);
+        Left { error: Error::from(error).context(format!("remove the manifests in {}", dir.display())), is_whole }
+    })
+}
+
+fn remove_chain(context: &Context, nsid: Nsid, is_whole: &mut bool) -> io::Result<()> {
     let dir = context.layout.manifests(nsid);
-    let step = || format!("remove the manifests in {}", dir.display());
-    let Some(entries) = if_there(context.disk.list(&dir)).context(step)? else { return Ok(()) };
+    let Some(entries) = if_there(context.disk.list(&dir))? else { return Ok(()) };
     // The mark goes first, durably: what a crash leaves of the chain is never taken for a namespace to be had back.
     let mark = context.layout.deleted_mark(nsid);
-    unpublish(&*context.disk, &mark).context(step)?;
+    unpublish(&*context.disk, &mark)?;
     // Before the chain, durably: the same incarnation may come from the bucket again, and nothing of this life counts in that.
     let tags = context.layout.tags(nsid);
     for tag in context.disk.list(&tags).unwrap_or_default() {
-        remove_files_of(context, &tags.join(&tag.name)).context(step)?;
+        remove_files_of(context, &tags.join(&tag.name), is_whole)?;
     }
     let _ = context.disk.remove_dir(&tags);
-    remove_files_of(context, &context.layout.bases(nsid)).context(step)?;
-    remove_files_of(context, &context.layout.answers(nsid)).context(step)?;
+    remove_files_of(context, &context.layout.bases(nsid), is_whole)?;
+    remove_files_of(context, &context.layout.answers(nsid), is_whole)?;
     for path in entries.iter().filter(|entry| !entry.is_dir).map(|entry| dir.join(&entry.name)) {
         if path != mark {
-            context.disk.remove(&path).context(step)?;
+            remove_one(context, &path, is_whole)?;
         }
     }
-    context.disk.sync_dir(&dir).context(step)?;
+    context.disk.sync_dir(&dir)?;
     let _ = context.disk.remove_dir(&dir);
     Ok(())
 }
 
 /// Removes a directory of files, which are gone for good afterwards; an empty one may stay.
-fn remove_files_of(context: &Context, dir: &Path) -> std::io::Result<()> {
+fn remove_files_of(context: &Context, dir: &Path, is_whole: &mut bool) -> io::Result<()> {
     let Some(entries) = if_there(context.disk.list(dir))? else { return Ok(()) };
     for entry in entries {
-        context.disk.remove(&dir.join(&entry.name))?;
+        remove_one(context, &dir.join(&entry.name), is_whole)?;
     }
     context.disk.sync_dir(dir)?;
     let _ = context.disk.remove_dir(dir);
     Ok(())
+}
+
+/// Removes a file; one that is known to be there after an error is where it was.
+fn remove_one(context: &Context, path: &Path, is_whole: &mut bool) -> io::Result<()> {
+    let removed = context.disk.remove(path);
+    if removed.is_ok() || context.disk.size(path).is_err() {
+        *is_whole = false;
+    }
+    removed
 }

@@ -20,11 +20,18 @@ pub struct HookDisk {
     hook: Arc<Mutex<Option<Hook>>>,
     watch: Arc<Mutex<Option<Watch>>>,
     stuck: Arc<Mutex<Option<String>>>,
+    unsynced: Arc<Mutex<Option<String>>>,
 }
 
 impl HookDisk {
     pub fn new(disk: MemoryDisk) -> Self {
-        HookDisk { disk, hook: Arc::default(), watch: Arc::default(), stuck: Arc::default() }
+        HookDisk {
+            disk,
+            hook: Arc::default(),
+            watch: Arc::default(),
+            stuck: Arc::default(),
+            unsynced: Arc::default(),
+        }
     }
 
     pub fn before(&self, hook: impl FnMut(&str, &Path) -> bool + Send + 'static) {
@@ -39,6 +46,11 @@ impl HookDisk {
     /// Whatever has this in its path cannot be removed, for good.
     pub fn let_stick(&self, within: Option<String>) {
         *self.stuck.lock().unwrap() = within;
+    }
+
+    /// Directories that have this in their path cannot be synced, for good.
+    pub fn let_sync_fail(&self, within: Option<String>) {
+        *self.unsynced.lock().unwrap() = within;
     }
 
     fn on(&self, operation: &str, path: &Path) -> &MemoryDisk {
@@ -136,6 +148,9 @@ impl Disk for HookDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        if self.unsynced.lock().unwrap().as_ref().is_some_and(|within| path.to_string_lossy().contains(within)) {
+            return Err(io::Error::other("injected: it cannot be synced"));
+        }
         self.on("sync", path).sync_dir(path)
     }
 

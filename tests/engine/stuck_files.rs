@@ -2,6 +2,8 @@
 
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::setbacks::WAIT_MAX_MS;
+use shoal::model::ids::Project;
 
 use crate::after_faults::hooked;
 use crate::node::{Node, all, name, put};
@@ -11,6 +13,14 @@ const HOUR_MS: u64 = 3_600_000;
 fn manifest(engine: &Engine, namespace: &str, generation: u64) -> String {
     let nsid = engine.status(&name(namespace)).unwrap()["nsid"].as_str().unwrap().to_owned();
     format!("/local/{nsid}/{generation:020}.json")
+}
+
+fn directory(engine: &Engine, namespace: &str) -> String {
+    format!("/local/{}", engine.status(&name(namespace)).unwrap()["nsid"].as_str().unwrap())
+}
+
+fn deleted(engine: &Engine) -> Vec<String> {
+    engine.deleted(&Project::default_project()).into_iter().map(|deleted| deleted.name).collect()
 }
 
 fn generations(engine: &Engine) -> Vec<u64> {
@@ -78,4 +88,84 @@ async fn a_commit_does_not_mind_that_a_file_which_is_not_there_cannot_be_removed
     }
     assert!(generations(&engine).contains(&1));
     assert!(engine.check(4).unwrap().is_whole());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_namespace_that_cannot_be_removed_stays_what_it_is_and_the_others_go_on() {
+    for stuck in ["/deleted.json", "/0", "/"] {
+        let mut node = Node::new(7);
+        node.config.retention_ms = HOUR_MS;
+        (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+        let (disk, engine) = hooked(&node);
+        for namespace in ["gone", "small", "docs", "short"] {
+            put(&engine, namespace, 0..20, 0).await;
+            engine.checkpoint(&name(namespace)).await.unwrap();
+        }
+        engine.set_ttl(&name("short"), Some(HOUR_MS)).await.unwrap();
+        let (expected, dir) = (all(&engine, "gone"), directory(&engine, "gone"));
+        disk.let_stick(Some(format!("{dir}{stuck}")));
+        for namespace in ["gone", "small"] {
+            engine.delete(&name(namespace)).await.unwrap();
+        }
+        for n in 1..4 {
+            put(&engine, "docs", 0..9, n).await;
+            engine.checkpoint(&name("docs")).await.unwrap();
+            node.clock.advance(2 * HOUR_MS);
+            engine.tend().await.unwrap();
+            assert!(engine.is_index_trusted(), "{stuck}");
+            assert_eq!(generations(&engine).len(), 1, "{stuck}: what docs kept goes");
+            assert!(engine.view(&name("short")).is_err(), "{stuck}: its time was up");
+            assert!(deleted(&engine).contains(&name("gone").to_string()), "{stuck}");
+            assert!(!deleted(&engine).contains(&name("small").to_string()), "{stuck}");
+            let warning = &engine.node_status()["warnings"][0];
+            assert_eq!(warning["namespaces"], json!([name("gone").to_string()]), "{stuck}");
+            assert_eq!(warning["failures"], json!(n), "{stuck}");
+        }
+        // It is not asked of the disk every time.
+        engine.tend().await.unwrap();
+        assert_eq!(engine.node_status()["warnings"][0]["failures"], json!(3), "{stuck}");
+        assert!(engine.check(4).unwrap().is_whole(), "{stuck}");
+        assert_eq!(engine.sweep().unwrap().0, 0, "{stuck}");
+        // The next process has it, too, and nothing of it is lost until it goes.
+        let held = Node { disk: node.disk.duplicate(), clock: node.clock.clone(), ..Node::new(8) };
+        let again = held.open();
+        again.undelete(&name("gone"), None).await.unwrap();
+        assert_eq!(all(&again, "gone"), expected, "{stuck}");
+        disk.let_stick(None);
+        node.clock.advance(WAIT_MAX_MS);
+        engine.tend().await.unwrap();
+        assert_eq!((deleted(&engine).contains(&name("gone").to_string()), engine.warning_codes()), (false, vec![]));
+        assert_eq!(engine.sweep().unwrap().0, 0, "{stuck}: what it held went with it");
+        assert!(engine.is_index_trusted() && engine.check(4).unwrap().is_whole(), "{stuck}");
+        let engine = node.cut_power(engine);
+        assert!(!deleted(&engine).contains(&name("gone").to_string()), "{stuck}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_to_live_ends_while_counts_of_references_are_not_known_to_be_right() {
+    let node = Node::new(9);
+    let (disk, engine) = hooked(&node);
+    for namespace in ["docs", "short", "long"] {
+        put(&engine, namespace, 0..20, 0).await;
+    }
+    engine.set_ttl(&name("short"), Some(HOUR_MS)).await.unwrap();
+    engine.set_ttl(&name("long"), Some(3 * HOUR_MS)).await.unwrap();
+    disk.let_sync_fail(Some(directory(&engine, "docs")));
+    engine.checkpoint(&name("docs")).await.unwrap_err();
+    assert!(!engine.is_index_trusted());
+    node.clock.advance(2 * HOUR_MS);
+    engine.tend().await.unwrap();
+    assert!(!engine.is_index_trusted());
+    assert!(engine.view(&name("short")).is_err() && engine.view(&name("long")).is_ok());
+    disk.let_sync_fail(None);
+    engine.rebuild_index().unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    engine.tend().await.unwrap();
+    assert!(engine.is_index_trusted() && engine.check(4).unwrap().is_whole());
+    let engine = node.cut_power(engine);
+    assert!(engine.view(&name("short")).is_err());
+    assert_eq!(all(&engine, "docs").len(), 20);
+    engine.undelete(&name("short"), None).await.unwrap();
+    assert_eq!(all(&engine, "short").len(), 20);
 }

@@ -16,14 +16,15 @@ use crate::engine::Engine;
 use crate::engine::context::Context;
 use crate::engine::namespace::head::{Head, reclaim};
 use crate::engine::setbacks::Work;
-use crate::engine::sweep::remove_manifests;
+use crate::engine::sweep::{Left, remove_manifests};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
+use crate::format::marks::encode_deleted;
 use crate::format::names::parse_name;
 use crate::meta::tables::Past;
 use crate::model::ids::{Nsid, Project};
 use crate::platform::clock::UNSET_BEFORE_MS;
-use crate::platform::disk::take_away;
+use crate::platform::disk::{if_there, publish, take_away};
 use crate::platform::wall::{JUMP_MS, StoreClock};
 
 /// So many manifests of an incarnation that cannot be removed are passed over at a time: a directory may let go of none.
@@ -56,10 +57,10 @@ impl Engine {
             self.look_again();
             self.clear_ended();
         });
+        self.delete_expired(now).await?;
         if !self.is_index_trusted() {
             return Ok(());
         }
-        self.delete_expired(now).await?;
         tokio::task::block_in_place(|| {
             self.forget_bases_in_turn();
             self.drop_past(now)?;
@@ -158,6 +159,8 @@ impl Engine {
                 deleted.extend(parse_name(&kin.name).map(|name| (*nsid, name.project)));
             }
         }
+        // What the disk did not let go of a moment ago frees nothing: the others keep to their share without it.
+        all.retain(|nsid, _| context.why_not_yet(*nsid, Work::Removal).is_none());
         // While nobody knows the time, nobody knows which of them is wrong.
         for (nsid, date) in undated.into_iter().filter(|_| now.is_some()) {
             context.meta.set_deadline(nsid, Some(date))?;
@@ -205,7 +208,7 @@ impl Engine {
     }
 
     /// Removes everything of an incarnation that has no name: what it held is released, what nobody holds is reclaimed.
-    /// What fails is found by a later sweep.
+    /// What fails is found by a later sweep; a deleted one of which nothing could be removed stays what it is, and is tried again.
     pub(in crate::engine) fn discard(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
         let commits = context.commits.alone();
@@ -213,19 +216,21 @@ impl Engine {
         if self.catalog.is_bound(nsid) {
             return;
         }
-        let read = Holdings::read(context, nsid);
-        let free = match read.inspect(|held| held.iter().for_each(|held| held.report(context))) {
-            Ok(Some(held)) => remove_manifests(context, nsid).and_then(|()| {
+        let read = Holdings::read(context, nsid).inspect(|held| held.iter().for_each(|held| held.report(context)));
+        let free = match (read, remove_manifests(context, nsid)) {
+            (read, Err(left)) => match stays_deleted(context, nsid, &left, read.ok().flatten()) {
+                Some(name) => return context.set_back((nsid, Work::Removal), &name, &left.error),
+                None => Err(left.error),
+            },
+            (Ok(Some(held)), Ok(())) => {
                 let past: Vec<u64> = held.past.iter().map(|(generation, _)| *generation).collect();
-                let released = held.released();
-                context
-                    .meta
-                    .forget(nsid, &past, &released)
-                    .and_then(|free| context.meta.settle(nsid, None, &[]).map(|_| free))
-            }),
-            Ok(None) => Ok(Vec::new()),
-            Err(error) => Err(error),
+                let free = context.meta.forget(nsid, &past, &held.released());
+                free.and_then(|free| context.meta.settle(nsid, None, &[]).map(|_| free))
+            }
+            (Ok(None), Ok(())) => Ok(Vec::new()),
+            (Err(error), Ok(())) => Err(error),
         };
+        context.set_right(nsid, Work::Removal);
         if context.unreadable().contains_key(&nsid) {
             context.meta.distrust("a namespace with files that could not be read is gone");
         }
@@ -240,6 +245,24 @@ impl Engine {
         drop(commits);
         self.remove_files(project, nsid);
     }
+}
+
+/// The name of a deleted incarnation that could not be removed, where all that it holds is there yet: it stays counted and can be had
+/// back, with its mark.
+fn stays_deleted(context: &Context, nsid: Nsid, left: &Left, held: Option<Holdings>) -> Option<String> {
+    let name = context.kin().get(&nsid).filter(|kin| kin.deleted_ms.is_some()).map(|kin| kin.name.clone());
+    let name = name.filter(|_| left.is_whole)?;
+    let mark = context.layout.deleted_mark(nsid);
+    if let Some(deleted) = held.and_then(|held| held.deleted)
+        && matches!(if_there(context.disk.size(&mark)), Ok(None))
+    {
+        let restored = encode_deleted(&deleted).and_then(|bytes| Ok(publish(&*context.disk, &mark, &bytes)?));
+        if let Err(error) = restored {
+            // Whoever counts anew takes it from the index.
+            tracing::debug!(%nsid, %error, "the mark of a namespace that is not removed is not put back");
+        }
+    }
+    Some(name)
 }
 
 /// One past generation that goes, where all before it in the list do.

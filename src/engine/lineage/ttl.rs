@@ -69,7 +69,8 @@ impl Engine {
         self.context.set_kin(nsid, known);
     }
 
-    /// Deletes namespaces whose time is up. `now`: the time that is believed.
+    /// Deletes namespaces whose time is up. `now`: the time that is believed. Counts of references need not be right for that: a name and a
+    /// mark change.
     pub(super) async fn delete_expired(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
         let context = &self.context;
         let all: Vec<(Nsid, String, u64)> = context
@@ -96,6 +97,10 @@ impl Engine {
             if let Err(error) = done {
                 tracing::warn!(namespace = %name, %error, "its time to live could not be acted on, it is tried again");
             }
+        }
+        if !self.is_index_trusted() {
+            // Until all is counted not everything is known that there is.
+            return Ok(());
         }
         let gone: Vec<Nsid> = set.into_keys().filter(|nsid| !context.kin().contains_key(nsid)).collect();
         gone.into_iter().try_for_each(|nsid| context.meta.set_deadline(nsid, None))
