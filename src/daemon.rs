@@ -251,6 +251,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
         open_namespaces_max: storage.open_namespaces_max,
         tail_bytes_max: storage.tail_bytes_max,
         tails_bytes_max: storage.tails_bytes_max,
+        write_filter_ms: config.server.query_timeout_ms,
         idempotency_keys_max: storage.idempotency_keys_max,
         compaction_bytes_per_second: storage.compaction_bytes_per_second,
         retention_ms: storage.retention_hours.saturating_mul(3_600_000),

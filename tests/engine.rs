@@ -15,6 +15,8 @@ mod damaged_index;
 mod hook_disk;
 #[path = "engine/keyed_writes.rs"]
 mod keyed_writes;
+#[path = "engine/long_texts.rs"]
+mod long_texts;
 #[path = "support/node.rs"]
 mod node;
 #[path = "engine/opening.rs"]

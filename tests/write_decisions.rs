@@ -19,6 +19,7 @@ use shoal::model::schema::{ColumnUid, Schema};
 use shoal::model::value::Value;
 use shoal::model::value_render::{id_json, to_json};
 use shoal::model::write::{WriteOutcome, WriteRequest};
+use shoal::platform::allowance::Allowance;
 
 /// A namespace of which nothing is stored.
 #[derive(Default)]
@@ -26,6 +27,16 @@ struct Model {
     schema: Arc<Schema>,
     documents: BTreeMap<DocId, Arc<Document>>,
     clock: u64,
+    allowance: Unlimited,
+}
+
+/// As much time as there is.
+struct Unlimited(Allowance);
+
+impl Default for Unlimited {
+    fn default() -> Self {
+        Unlimited(Allowance::unlimited())
+    }
 }
 
 impl Current for Model {
@@ -38,9 +49,13 @@ impl Current for Model {
     }
 
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
-        let mut matching = self.documents.values().filter(|d| matches(filter, &self.schema, d, &[]));
+        let mut matching = self.documents.values().filter(|d| matches(filter, &self.schema, d, &[]).unwrap());
         let ids: Vec<DocId> = matching.by_ref().take(limit).map(|d| d.id.clone()).collect();
         Ok((ids, matching.next().is_some()))
+    }
+
+    fn allowance(&self) -> &Allowance {
+        &self.allowance.0
     }
 
     fn made_bytes_max(&self) -> u64 {

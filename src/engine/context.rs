@@ -51,6 +51,8 @@ pub struct EngineConfig {
     pub tails_bytes_max: u64,
     /// How long a write waits for room in the tail before it fails.
     pub backpressure_wait_ms: u64,
+    /// How long the filters and conditions of one write may look at documents before it is refused.
+    pub write_filter_ms: u64,
     /// How many segments of one size class are merged into one.
     pub compaction_fan_in: usize,
     /// A segment with more dead rows in a hundred is rewritten.
@@ -88,6 +90,7 @@ impl EngineConfig {
             tail_bytes_max: 32 << 20,
             tails_bytes_max: 48 << 20,
             backpressure_wait_ms: 10_000,
+            write_filter_ms: 30_000,
             compaction_fan_in: 8,
             compaction_dead_percent: 30,
             compaction_bytes_per_second: 0,
@@ -140,6 +143,8 @@ pub struct Context {
     pub openings: Mutex<BTreeSet<u64>>,
     /// One segment is built from a tail at a time, so that memory stays bounded.
     pub flushing: Semaphore,
+    /// So many writes at a time look by filters, each of which keeps a processor busy.
+    pub looking: Semaphore,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.
     pub filtering: Mutex<()>,
     /// One compaction at a time, or one piece of a copy.

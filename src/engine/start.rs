@@ -37,6 +37,9 @@ use crate::platform::random::Random;
 use crate::platform::wall::Wall;
 use crate::tier::Tier;
 
+/// So many writes at a time look by filters: few of the threads that one node has, so that the rest of its requests go on.
+const LOOKING_MAX: usize = 4;
+
 impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
     /// newer format, and when the directory holds something else.
@@ -101,6 +104,7 @@ impl Engine {
             room: Notify::new(),
             openings: Mutex::default(),
             flushing: Semaphore::new(1),
+            looking: Semaphore::new(LOOKING_MAX),
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
             copying: Semaphore::new(1),

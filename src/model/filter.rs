@@ -3,6 +3,7 @@
 use serde_json::Value as Json;
 
 use super::ids::DocId;
+use super::matcher::Matcher;
 use super::schema::ColumnUid;
 use super::value::Value;
 
@@ -13,6 +14,17 @@ pub enum Expr {
     Or(Vec<Expr>),
     Not(Box<Expr>),
     Leaf(ExprLeaf),
+}
+
+impl Expr {
+    /// Whether a test goes through texts character by character, which may take long for one text.
+    pub fn reads_whole_texts(&self) -> bool {
+        match self {
+            Expr::And(all) | Expr::Or(all) => all.iter().any(Expr::reads_whole_texts),
+            Expr::Not(inner) => inner.reads_whole_texts(),
+            Expr::Leaf(leaf) => ["Glob", "Regex", "Fuzzy", "Token"].iter().any(|operator| leaf.op.contains(operator)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -92,8 +104,8 @@ pub enum Test {
 #[derive(Clone, Debug)]
 pub enum Pattern {
     /// The matcher, and the literal prefix every match starts with (empty when there is none or case is ignored).
-    Glob(regex::Regex, String),
-    Regex(regex::Regex),
+    Glob(Matcher, String),
+    Regex(Matcher),
     Fuzzy(Fuzzy),
 }
 

@@ -6,6 +6,7 @@ pub mod datetime;
 pub mod document;
 pub mod filter;
 pub mod ids;
+pub mod matcher;
 pub mod memory;
 pub mod name_patterns;
 pub mod query;

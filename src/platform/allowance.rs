@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub const ROWS_PER_CHECK: u32 = 4_096;
 /// How often loops over documents ask.
 pub const DOCUMENTS_PER_CHECK: u32 = 8;
+/// How often loops over the bytes of texts ask, in bytes: with one of them a large pattern may be busy for a millisecond.
+const TEXT_BYTES_PER_CHECK: u64 = 256;
 
 /// Why work must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum End {
     /// Nobody waits for the result.
     Abandoned,
     TimeIsUp,
+    /// The same for a write, which may look for so many milliseconds.
+    WriteTimeIsUp(u64),
 }
 
 /// The code of the error that ends work nobody waits for.
@@ -27,17 +31,19 @@ pub struct Allowance {
     end: Option<Box<dyn Fn() -> Option<End> + Send + Sync>>,
     bytes_max: u64,
     bytes: AtomicU64,
+    /// Of texts, looked at so far.
+    text_bytes: AtomicU64,
 }
 
 impl Allowance {
     /// As much as there is.
     pub fn unlimited() -> Self {
-        Allowance { end: None, bytes_max: u64::MAX, bytes: AtomicU64::new(0) }
+        Allowance { end: None, bytes_max: u64::MAX, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
     }
 
     /// So much memory, and until `end` says why it is over.
     pub fn new(bytes_max: u64, end: impl Fn() -> Option<End> + Send + Sync + 'static) -> Self {
-        Allowance { end: Some(Box::new(end)), bytes_max, bytes: AtomicU64::new(0) }
+        Allowance { end: Some(Box::new(end)), bytes_max, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
     }
 
     /// An error once the work must end.
@@ -50,7 +56,25 @@ impl Allowance {
             Some(End::TimeIsUp) => Err(Error::invalid("the query was not done in the time it has")
                 .with_code("query_timeout")
                 .with_hint("narrow it by filters, ask for less at once, or raise server.query_timeout_ms")),
+            Some(End::WriteTimeIsUp(ms)) => Err(Error::invalid(format!(
+                "the filters and conditions of the write were not done in the {ms} ms they have; nothing is written"
+            ))
+            .with_code("query_timeout")
+            .with_hint(
+                "narrow them by ids or filterable attributes, write their patterns shorter, write to fewer documents at once, \
+                 or raise server.query_timeout_ms",
+            )),
         }
+    }
+
+    /// [`Self::check`] so often that little is looked at in between, in one text or in many. `bytes` are to come, and few.
+    #[inline]
+    pub fn look_at(&self, bytes: usize) -> Result<()> {
+        // Empty texts count, too.
+        let bytes = bytes as u64 + 1;
+        let before = self.text_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let after = before.wrapping_add(bytes);
+        if before / TEXT_BYTES_PER_CHECK == after / TEXT_BYTES_PER_CHECK { Ok(()) } else { self.check() }
     }
 
     /// [`Self::check`] each time a count comes to a multiple of `every`.

@@ -1,6 +1,5 @@
 //! Filters bound to a schema: names become columns, operands take the columns' types, operators are checked.
 
-use regex::RegexBuilder;
 use serde_json::Value as Json;
 
 use super::matches::order_values;
@@ -11,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::document::Document;
 use crate::model::filter::{Expr, ExprLeaf, Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
 use crate::model::ids::{DocId, IdType};
+use crate::model::matcher::{Reading, Refusal};
 use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
 use crate::model::value::Value;
 use crate::model::value_render;
@@ -393,8 +393,16 @@ impl ColumnBinder<'_> {
     fn regex(&self, operand: &Json) -> Result<Filter> {
         self.check_text()?;
         self.check_index(self.column.regex, "regex")?;
-        let regex = patterns::compile(&mut RegexBuilder::new(self.pattern(operand)?), self.allowance)?;
-        let regex = regex.map_err(|error| self.at.error(format!("not a regular expression: {error}")))?;
+        let regex = patterns::compile(self.pattern(operand)?, Reading::default(), self.allowance)?;
+        let regex = regex.map_err(|refusal| match refusal {
+            Refusal::Syntax(why) => self.at.error(format!("not a regular expression: {why}")),
+            Refusal::TooLarge => {
+                let max = patterns::COMPILED_BYTES_MAX;
+                let error =
+                    self.at.error(format!("not a regular expression: compiled it takes more than {max} bytes"));
+                error.with_hint("write it shorter, with less that is repeated `{n,m}` times")
+            }
+        })?;
         Ok(self.test(Test::Pattern(Pattern::Regex(regex))))
     }
 
@@ -630,7 +638,7 @@ mod tests {
         let schema = schema();
         let newer = leaf(json!(["n", "Lt", {"$ref_new": "n"}]));
         let holds = |expr: &Expr, old: &Document, new: Option<&Document>| {
-            matches(&bind_condition(expr, &schema, new).unwrap(), &schema, old, &[])
+            matches(&bind_condition(expr, &schema, new).unwrap(), &schema, old, &[]).unwrap()
         };
         let (old, new) = (document(Some(1), [1.0, 0.1]), document(Some(2), [1.0, 0.1]));
         assert!(refers_to_new(&newer) && holds(&newer, &old, Some(&new)) && !holds(&newer, &new, Some(&old)));

@@ -17,7 +17,7 @@ use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, Toke
 use crate::model::ids::DocId;
 use crate::model::schema::{Column, ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
+use crate::platform::allowance::Allowance;
 use crate::segment::Segment;
 use crate::segment::attributes::AttributeReader;
 use crate::segment::text::positions::PositionsReader;
@@ -41,7 +41,7 @@ pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView, allowance: &
     for (place, row) in tail.iter() {
         // Thousands of tests may be made of each.
         allowance.check()?;
-        if matches_with(filter, schema, &row.document, &row.terms, &mut analyzers) {
+        if matches_with(filter, schema, &row.document, &row.terms, &mut analyzers, allowance)? {
             found.insert(place);
         }
     }
@@ -49,16 +49,15 @@ pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView, allowance: &
 }
 
 /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
-pub fn matching(view: &View, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
-    let allowance = Allowance::unlimited();
+pub fn matching(view: &View, filter: &Filter, limit: usize, allowance: &Allowance) -> Result<(Vec<DocId>, bool)> {
     let mut parts: Vec<Ids<'_>> = Vec::new();
     for segment in &view.segments {
-        let rows = rows(filter, &view.schema, segment, &allowance)?;
+        let rows = rows(filter, &view.schema, segment, allowance)?;
         if !rows.is_empty() {
             parts.push(Ids::Segment(&segment.segment, Box::new(rows.into_iter())));
         }
     }
-    let places = tail_rows(filter, &view.schema, &view.tail, &allowance)?;
+    let places = tail_rows(filter, &view.schema, &view.tail, allowance)?;
     let mut tail: Vec<DocId> =
         places.iter().filter_map(|place| Some(view.tail.at(place)?.document.id.clone())).collect();
     tail.sort_unstable();
@@ -297,7 +296,8 @@ impl Evaluation<'_> {
     ) -> Result<RoaringBitmap> {
         if self.segment.column(uid).is_none() {
             // No row has a value.
-            return Ok(if matches_value(test, None) { within.clone() } else { RoaringBitmap::new() });
+            let passes = matches_value(test, None, self.allowance)?;
+            return Ok(if passes { within.clone() } else { RoaringBitmap::new() });
         }
         if let Test::Tokens(test) = test {
             return self.tokens(filter, uid, test, within);
@@ -353,10 +353,11 @@ impl Evaluation<'_> {
     fn by_documents(&mut self, filter: &Filter, uid: ColumnUid, within: &RoaringBitmap) -> Result<RoaringBitmap> {
         let mut found = RoaringBitmap::new();
         let mut scan = self.segment.scan_of(within, Some(&[uid]))?;
-        for (count, row) in (0..).zip(within) {
-            self.allowance.check_at(count, DOCUMENTS_PER_CHECK)?;
+        for row in within {
+            // Each may be 64 MB of text that is analysed.
+            self.allowance.check()?;
             let document = scan.document(row, Some(&[uid]))?;
-            if matches_with(filter, self.schema, &document, &[], &mut self.analyzers) {
+            if matches_with(filter, self.schema, &document, &[], &mut self.analyzers, self.allowance)? {
                 found.insert(row);
             }
         }
@@ -410,13 +411,13 @@ fn matching_texts(index: &AttributeReader<'_>, pattern: &Pattern, allowance: &Al
         "" => 0,
         prefix => index.ordinals(Bound::Included(&Value::String(prefix.to_owned())), Bound::Unbounded)?.start,
     };
-    let mut ranges = Ranges::default();
-    let mut ended = Ok(());
+    let (mut ranges, mut ended) = (Ranges::default(), Ok(()));
     index.for_each_text(first, |ordinal, text| {
-        if matches_text(pattern, text) {
+        let found = matches_text(pattern, text, allowance);
+        if matches!(found, Ok(true)) {
             ranges.push(ordinal);
         }
-        ended = allowance.check_at(ordinal, DOCUMENTS_PER_CHECK);
+        ended = found.map(drop);
         ended.is_ok() && text.starts_with(prefix)
     })?;
     ended.map(|()| ranges)

@@ -13,6 +13,7 @@ use super::bind::Leaf;
 use crate::engine::write::typing;
 use crate::error::{Error, Result};
 use crate::model::filter::Fuzzy;
+use crate::platform::allowance::Allowance;
 
 /// The most edits.
 const DISTANCE_MAX: u64 = 2;
@@ -20,6 +21,8 @@ const DISTANCE_MAX: u64 = 2;
 const CHARS_PER_EDIT: u64 = 3;
 /// The most thresholds of one filter.
 const THRESHOLDS_MAX: usize = 16;
+/// How many edits of the table are counted before the allowance is asked: about a millisecond.
+const EDITS_PER_CHECK: usize = 1 << 19;
 
 /// Binds a query and its options; `None` when it is too short for any of them, so that nothing matches.
 pub(super) fn bind(at: &Leaf<'_>, query: &str, options: Option<&Json>) -> Result<Option<Fuzzy>> {
@@ -81,30 +84,37 @@ fn fold(text: &str, case_sensitive: bool) -> Vec<char> {
 }
 
 /// Whether some part of `text` is close enough.
-pub(super) fn matches(fuzzy: &Fuzzy, text: &str) -> bool {
+pub(super) fn matches(fuzzy: &Fuzzy, text: &str, allowance: &Allowance) -> Result<bool> {
+    allowance.look_at(text.len())?;
     if fuzzy.case_sensitive {
-        return has_piece(fuzzy, text) && is_close(fuzzy, text.chars());
+        return Ok(has_piece(fuzzy, text) && is_close(fuzzy, text.chars(), allowance)?);
     }
     let folded: String = text.chars().flat_map(char::to_lowercase).collect();
-    has_piece(fuzzy, &folded) && is_close(fuzzy, folded.chars())
+    Ok(has_piece(fuzzy, &folded) && is_close(fuzzy, folded.chars(), allowance)?)
 }
 
 fn has_piece(fuzzy: &Fuzzy, text: &str) -> bool {
     fuzzy.pieces.len() <= fuzzy.distance || fuzzy.pieces.iter().any(|piece| text.contains(piece.as_str()))
 }
 
-fn is_close(fuzzy: &Fuzzy, text: impl Iterator<Item = char>) -> bool {
+fn is_close(fuzzy: &Fuzzy, text: impl Iterator<Item = char>, allowance: &Allowance) -> Result<bool> {
     let (query, allowed) = (&fuzzy.query, fuzzy.distance);
     if query.len() <= allowed {
-        return true;
+        return Ok(true);
     }
     // Per length of the query's beginning the fewest edits that make it of a part of the text that ends here.
     let mut edits: Vec<usize> = (0..=query.len()).collect();
     // Beginnings up to this one are within what is allowed or in between.
     let mut deepest = allowed;
+    let mut counted = 0;
     for character in text {
         let mut diagonal = 0;
         let depth = (deepest + 1).min(query.len());
+        counted += depth;
+        if counted >= EDITS_PER_CHECK {
+            allowance.check()?;
+            counted = 0;
+        }
         for at in 1..=depth {
             let before = if at <= deepest { edits[at] } else { allowed + 1 };
             let substituted = diagonal + usize::from(query[at - 1] != character);
@@ -116,24 +126,24 @@ fn is_close(fuzzy: &Fuzzy, text: impl Iterator<Item = char>) -> bool {
             deepest -= 1;
         }
         if deepest == query.len() {
-            return true;
+            return Ok(true);
         }
     }
-    false
+    Ok(false)
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::{Leaf, bind, matches};
+    use super::{Allowance, Leaf, bind, matches};
 
     fn fuzzy(query: &str, distance: u64, case_sensitive: bool, text: &str) -> bool {
         let threshold = json!({"min_query_chars": 3 * (distance + 1), "distance": distance});
         let options = json!({"max_edit_distance": [threshold], "case_sensitive": case_sensitive});
         bind(&Leaf { key: "s", op: "Fuzzy" }, query, Some(&options))
             .unwrap()
-            .is_some_and(|fuzzy| matches(&fuzzy, text))
+            .is_some_and(|fuzzy| matches(&fuzzy, text, &Allowance::unlimited()).unwrap())
     }
 
     #[test]
@@ -199,7 +209,9 @@ mod tests {
         let options = json!({"max_edit_distance": [{"min_query_chars": 4, "distance": 0}, {"min_query_chars": 6, "distance": 1}]});
         let close = |query: &str, text: &str| {
             let leaf = Leaf { key: "s", op: "Fuzzy" };
-            bind(&leaf, query, Some(&options)).unwrap().is_some_and(|fuzzy| matches(&fuzzy, text))
+            bind(&leaf, query, Some(&options))
+                .unwrap()
+                .is_some_and(|fuzzy| matches(&fuzzy, text, &Allowance::unlimited()).unwrap())
         };
         assert!(!close("fis", "fis") && close("fish", "fish") && !close("fish", "fush"));
         assert!(!close("fishe", "fushe") && close("fishes", "fushes"));

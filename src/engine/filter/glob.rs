@@ -4,27 +4,26 @@
 //! values are text, so what it translates a glob into is read as characters.
 
 use globset::GlobBuilder;
-use regex::{Regex, RegexBuilder};
 
 use super::patterns;
 use crate::error::Result as Answer;
+use crate::model::matcher::{Matcher, Reading, Refusal};
 use crate::platform::allowance::Allowance;
 
 /// What globset puts before its regular expressions: they are about bytes.
 const BYTES_FLAG: &str = "(?-u)";
 
 /// Compiles a glob, or says what is wrong with it; an error when the allowance does not suffice.
-pub(super) fn compile(pattern: &str, ignore_case: bool, allowance: &Allowance) -> Answer<Result<Regex, String>> {
-    let mut builder = match translated(pattern) {
-        Ok(regex) => RegexBuilder::new(&regex),
+pub(super) fn compile(pattern: &str, ignores_case: bool, allowance: &Allowance) -> Answer<Result<Matcher, String>> {
+    let regex = match translated(pattern) {
+        Ok(regex) => regex,
         Err(problem) => return Ok(Err(problem)),
     };
-    builder.case_insensitive(ignore_case).dot_matches_new_line(true);
     // Deep nesting and sheer size are found only when the expression is built.
-    let compiled = patterns::compile(&mut builder, allowance)?;
-    Ok(compiled.map_err(|error| match error {
-        regex::Error::CompiledTooBig(bytes) => format!("compiled it takes more than {bytes} bytes"),
-        _ => "its groups are nested too deep".to_owned(),
+    let compiled = patterns::compile(&regex, Reading { ignores_case, dot_is_all: true }, allowance)?;
+    Ok(compiled.map_err(|refusal| match refusal {
+        Refusal::TooLarge => format!("compiled it takes more than {} bytes", patterns::COMPILED_BYTES_MAX),
+        Refusal::Syntax(_) => "its groups are nested too deep".to_owned(),
     }))
 }
 
@@ -61,11 +60,9 @@ fn over_characters(regex: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use regex::Regex;
+    use super::{Allowance, Matcher};
 
-    use super::Allowance;
-
-    fn compile(pattern: &str, ignore_case: bool) -> Result<Regex, String> {
+    fn compile(pattern: &str, ignore_case: bool) -> Result<Matcher, String> {
         super::compile(pattern, ignore_case, &Allowance::unlimited()).unwrap()
     }
 
@@ -91,7 +88,8 @@ mod tests {
             ("**", "", true, true),
             ("", "a", false, false),
         ] {
-            let matches = |ignore_case| compile(pattern, ignore_case).unwrap().is_match(text);
+            let matches =
+                |ignore_case| compile(pattern, ignore_case).unwrap().is_match(text, |_| Ok::<(), ()>(())).unwrap();
             assert_eq!((matches(false), matches(true)), (exact, ignoring_case), "{pattern} on {text:?}");
         }
     }

@@ -6,40 +6,62 @@ use uuid::Uuid;
 
 use super::fuzzy;
 use crate::engine::analyzers::Analyzers;
+use crate::error::Result;
 use crate::model::document::Document;
 use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
 use crate::model::ids::DocId;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::Allowance;
 use crate::segment::text::terms::DocTerms;
 
-/// Whether `document` matches. `terms` are the document's, where the caller has them; a full-text column that is not among
-/// them is analysed anew. Who tests many documents calls [`matches_with`] and keeps the analyzers.
-pub fn matches(filter: &Filter, schema: &Schema, document: &Document, terms: &[(ColumnUid, DocTerms)]) -> bool {
-    matches_with(filter, schema, document, terms, &mut Analyzers::new())
+/// Whether `document` matches, however long that takes. `terms` are the document's, where the caller has them; a full-text column
+/// that is not among them is analysed anew. Who tests many documents calls [`matches_with`] and keeps the analyzers.
+pub fn matches(
+    filter: &Filter,
+    schema: &Schema,
+    document: &Document,
+    terms: &[(ColumnUid, DocTerms)],
+) -> Result<bool> {
+    matches_with(filter, schema, document, terms, &mut Analyzers::new(), &Allowance::unlimited())
 }
 
-/// [`matches`], with analyzers that are kept from one document to the next.
+/// [`matches`], with analyzers that are kept from one document to the next, and within an allowance.
 pub fn matches_with(
     filter: &Filter,
     schema: &Schema,
     document: &Document,
     terms: &[(ColumnUid, DocTerms)],
     analyzers: &mut Analyzers,
-) -> bool {
-    match filter {
+    allowance: &Allowance,
+) -> Result<bool> {
+    Ok(match filter {
         Filter::All => true,
         Filter::None => false,
-        Filter::And(all) => all.iter().all(|f| matches_with(f, schema, document, terms, analyzers)),
-        Filter::Or(any) => any.iter().any(|f| matches_with(f, schema, document, terms, analyzers)),
-        Filter::Not(inner) => !matches_with(inner, schema, document, terms, analyzers),
+        Filter::And(all) => {
+            for filter in all {
+                if !matches_with(filter, schema, document, terms, analyzers, allowance)? {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        Filter::Or(any) => {
+            for filter in any {
+                if matches_with(filter, schema, document, terms, analyzers, allowance)? {
+                    return Ok(true);
+                }
+            }
+            false
+        }
+        Filter::Not(inner) => !matches_with(inner, schema, document, terms, analyzers, allowance)?,
         Filter::Id(test) => matches_id(test, &document.id),
         Filter::Column(column, Test::Tokens(test)) => match document.get(*column) {
             Some(value) => matches_tokens(test, schema, *column, value, terms, analyzers),
             None => false,
         },
-        Filter::Column(column, test) => matches_value(test, document.get(*column)),
-    }
+        Filter::Column(column, test) => matches_value(test, document.get(*column), allowance)?,
+    })
 }
 
 /// Whether an id passes a test.
@@ -52,8 +74,8 @@ pub fn matches_id(test: &IdTest, id: &DocId) -> bool {
 
 /// Whether a column's value passes a test; `None` is an absent value. Tests of tokens need the column's analyzer and never
 /// pass here.
-pub fn matches_value(test: &Test, value: Option<&Value>) -> bool {
-    match (test, value) {
+pub fn matches_value(test: &Test, value: Option<&Value>, allowance: &Allowance) -> Result<bool> {
+    Ok(match (test, value) {
         (Test::Null, value) => value.is_none(),
         // An absent value sorts below all others.
         (Test::Compare(order, _), None) => matches!(order, Order::Lt | Order::Lte),
@@ -63,22 +85,31 @@ pub fn matches_value(test: &Test, value: Option<&Value>) -> bool {
             operands.binary_search_by(place).is_ok()
         }),
         (Test::Compare(order, operand) | Test::AnyCompare(order, operand), Some(value)) => {
-            let Some(operand) = Scalar::of(operand) else { return false };
+            let Some(operand) = Scalar::of(operand) else { return Ok(false) };
             any_element(value, |element| element.is_like(&operand) && holds(*order, element.order(&operand)))
         }
-        (Test::Pattern(pattern), Some(value)) => {
-            any_element(value, |element| matches!(element, Scalar::String(text) if matches_text(pattern, text)))
+        (Test::Pattern(pattern), Some(Value::String(text))) => matches_text(pattern, text, allowance)?,
+        (Test::Pattern(pattern), Some(Value::Strings(texts))) => {
+            for text in texts {
+                if matches_text(pattern, text, allowance)? {
+                    return Ok(true);
+                }
+            }
+            false
         }
+        (Test::Pattern(_), Some(_)) => false,
         (Test::Equals(operand), Some(value)) => value == operand,
-    }
+    })
 }
 
-/// Whether a text matches a pattern.
-pub fn matches_text(pattern: &Pattern, text: &str) -> bool {
+/// Whether a text matches a pattern. A text and a pattern may take minutes, so the allowance is asked within it.
+pub fn matches_text(pattern: &Pattern, text: &str, allowance: &Allowance) -> Result<bool> {
     match pattern {
-        Pattern::Glob(glob, _) => glob.is_match(text),
-        Pattern::Regex(regex) => regex.is_match(text),
-        Pattern::Fuzzy(query) => fuzzy::matches(query, text),
+        Pattern::Glob(matcher, _) | Pattern::Regex(matcher) => {
+            allowance.look_at(0)?;
+            matcher.is_match(text, |bytes| allowance.look_at(bytes))
+        }
+        Pattern::Fuzzy(query) => fuzzy::matches(query, text, allowance),
     }
 }
 
@@ -284,8 +315,8 @@ mod tests {
                 Some((c.uid(), Analyzers::new().terms(options, value)))
             })
             .collect();
-        let without = matches(&bound, &schema, &document, &[]);
-        assert_eq!(matches(&bound, &schema, &document, &terms), without, "{filter}");
+        let without = matches(&bound, &schema, &document, &[]).unwrap();
+        assert_eq!(matches(&bound, &schema, &document, &terms).unwrap(), without, "{filter}");
         without
     }
 
@@ -439,7 +470,7 @@ mod tests {
             (json!(["id", "Lt", null]), false),
         ] {
             let bound = bind_for_write(&leaf(&filter), &schema).unwrap();
-            assert_eq!(matches(&bound, &schema, &document, &[]), expected, "{filter}");
+            assert_eq!(matches(&bound, &schema, &document, &[]).unwrap(), expected, "{filter}");
         }
     }
 

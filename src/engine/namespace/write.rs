@@ -18,10 +18,11 @@ use crate::error::{Error, Kind, Result};
 use crate::format::answers::Answer;
 use crate::format::record::IdempotencyEntry;
 use crate::model::document::Document;
-use crate::model::filter::Filter;
+use crate::model::filter::{Expr, Filter};
 use crate::model::ids::{DocId, Hlc, IdType, Version};
 use crate::model::schema::Schema;
 use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
+use crate::platform::allowance::{Allowance, End};
 use crate::platform::mmap::lacks_room;
 
 /// A request whose body is at most this long is decided by the thread that read it.
@@ -77,11 +78,14 @@ impl Namespace {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
             let prepared = prepared?;
+            // Each keeps a processor busy for as long as its filters take: others must still be answered.
+            let looking = if looks_long(request) { self.context.looking.acquire().await.ok() } else { None };
             // Not before its turn: who waits for that must not take the room of others.
             let given = prepared.memory_bytes();
             let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else { continue };
-            let now = Now { namespace: self, making: &making };
+            let now = Now { namespace: self, making: &making, allowance: self.allowance_to_look() };
             let decision = compute(request, || decide(prepared, request, &now, version));
+            drop(looking);
             if decision.is_err() && making.is_short() {
                 // The next time all that it may make is set aside before.
                 is_short = true;
@@ -229,6 +233,19 @@ impl Namespace {
         self.settle_logs(decider)
     }
 
+    /// What the filters and conditions of a write that is decided now may use: time, and no more once the node stops.
+    fn allowance_to_look(&self) -> Allowance {
+        let context = Arc::clone(&self.context);
+        let ms = context.config.write_filter_ms;
+        let until = context.clock.steady_millis().saturating_add(ms);
+        Allowance::new(u64::MAX, move || {
+            if context.is_stopping() {
+                return Some(End::Abandoned);
+            }
+            (context.clock.steady_millis() >= until).then_some(End::WriteTimeIsUp(ms))
+        })
+    }
+
     /// Puts a decision into the log. Nothing is appended when nothing changes and no key has to be remembered.
     fn commit(
         &self,
@@ -337,14 +354,26 @@ fn check_writable(decider: &Decider) -> Result<()> {
 
 /// Runs what computes: at once when the request is small, else beside the threads that wait for sockets.
 fn compute<T>(request: &WriteRequest, work: impl FnOnce() -> T) -> T {
-    let filters = request.delete_by_filter.is_some() || request.patch_by_filter.is_some();
-    if request.body_bytes <= INLINE_BYTES && !filters { work() } else { tokio::task::block_in_place(work) }
+    if request.body_bytes <= INLINE_BYTES && !looks_long(request) {
+        work()
+    } else {
+        tokio::task::block_in_place(work)
+    }
+}
+
+/// Whether what a write looks at may take far longer than its body says.
+fn looks_long(request: &WriteRequest) -> bool {
+    let conditions = [&request.upsert_condition, &request.patch_condition, &request.delete_condition];
+    request.delete_by_filter.is_some()
+        || request.patch_by_filter.is_some()
+        || conditions.into_iter().flatten().any(Expr::reads_whole_texts)
 }
 
 /// What deciding sees: durable documents, and what commits on their way make of them.
 struct Now<'a> {
     namespace: &'a Namespace,
     making: &'a Making,
+    allowance: Allowance,
 }
 
 impl Current for Now<'_> {
@@ -368,12 +397,16 @@ impl Current for Now<'_> {
 
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)> {
         let view = self.namespace.view();
-        let found = view.believed(bitmap::matching(&view, filter, limit));
+        let found = view.believed(bitmap::matching(&view, filter, limit, &self.allowance));
         if !found.as_ref().is_err_and(lacks_room) {
             return found;
         }
         let _turn = self.namespace.context.filtering.lock().unwrap_or_else(PoisonError::into_inner);
-        view.believed(bitmap::matching(&view.past(), filter, limit))
+        view.believed(bitmap::matching(&view.past(), filter, limit, &self.allowance))
+    }
+
+    fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     fn made_bytes_max(&self) -> u64 {

@@ -65,6 +65,7 @@ pub(super) struct Scored<'a> {
     pub(super) document: &'a Document,
     /// The scores of a fragment's text, clause by clause.
     pub(super) fragment: &'a [f64],
+    pub(super) allowance: &'a Allowance,
 }
 
 /// Binds scores, and notes which columns of a document they need.
@@ -135,29 +136,36 @@ impl Binder<'_> {
 
 impl Alone {
     /// A document's score; NaN for none.
-    pub(super) fn score(&self, scored: &Scored<'_>, analyzers: &mut Analyzers) -> f64 {
+    pub(super) fn score(&self, scored: &Scored<'_>, analyzers: &mut Analyzers) -> Result<f64> {
         let document = scored.document;
-        match self {
+        let mut join = |parts: &[Alone], join: fn(f64, f64) -> f64| -> Result<f64> {
+            let mut joined = None;
+            for part in parts {
+                let score = part.score(scored, analyzers)?;
+                joined = Some(joined.map_or(score, |joined| join(joined, score)));
+            }
+            Ok(joined.unwrap_or(0.0))
+        };
+        Ok(match self {
             Alone::Text(uid, words) => match document.get(*uid) {
                 Some(value) => words.score(&analyzers.terms(&words.options, value), &words.no_others()),
                 None => 0.0,
             },
             Alone::Fragment(at) => scored.fragment.get(*at).copied().unwrap_or(0.0),
             Alone::Sparse(sparse) => sparse.of_document(document),
-            Alone::Sum(parts) => parts.iter().map(|part| part.score(scored, analyzers)).reduce(add).unwrap_or(0.0),
-            Alone::Max(parts) => {
-                parts.iter().map(|part| part.score(scored, analyzers)).reduce(f64::max).unwrap_or(0.0)
-            }
-            Alone::Product(weight, part) => times(*weight, part.score(scored, analyzers)),
+            Alone::Sum(parts) => join(parts, add)?,
+            Alone::Max(parts) => join(parts, f64::max)?,
+            Alone::Product(weight, part) => times(*weight, part.score(scored, analyzers)?),
             Alone::Filter(filter) => {
-                f64::from(u8::from(matches_with(filter, scored.schema, document, &[], analyzers)))
+                let passes = matches_with(filter, scored.schema, document, &[], analyzers, scored.allowance)?;
+                f64::from(u8::from(passes))
             }
             Alone::Attribute(uid) => document.get(*uid).map_or(0.0, number),
             Alone::Dist(uid, origin) => document.get(*uid).map_or(f64::NAN, |value| curve::distance(value, origin)),
-            Alone::Saturate(curve, part) => curve::saturate(curve, part.score(scored, analyzers)),
-            Alone::Decay(curve, part) => curve::decay(curve, part.score(scored, analyzers)),
+            Alone::Saturate(curve, part) => curve::saturate(curve, part.score(scored, analyzers)?),
+            Alone::Decay(curve, part) => curve::decay(curve, part.score(scored, analyzers)?),
             Alone::Constant(value) => *value,
-        }
+        })
     }
 }
 

@@ -75,14 +75,15 @@ impl Computes {
             allowance.check()?;
             let value = match bound {
                 Bound::Score(alone) => {
-                    let score = rounded(alone.score(&Scored { schema, document, fragment: &[] }, analyzers));
+                    let scored = Scored { schema, document, fragment: &[], allowance };
+                    let score = rounded(alone.score(&scored, analyzers)?);
                     (!score.is_nan()).then_some(Computed::Number(score))
                 }
                 Bound::Distance(target) => {
                     let value = document.get(target.column);
                     value.and_then(|value| target.operand.distance(value)).map(Computed::Number)
                 }
-                Bound::Highlight(highlighter) => Some(highlighter.of(schema, document, analyzers)),
+                Bound::Highlight(highlighter) => Some(highlighter.of(schema, document, analyzers, allowance)?),
             };
             found.extend(value.map(|value| (name.clone(), value)));
         }

@@ -94,7 +94,13 @@ impl Highlighter {
     }
 
     /// The best fragments of a document.
-    pub(super) fn of(&self, schema: &Schema, document: &Document, analyzers: &mut Analyzers) -> Computed {
+    pub(super) fn of(
+        &self,
+        schema: &Schema,
+        document: &Document,
+        analyzers: &mut Analyzers,
+        allowance: &Allowance,
+    ) -> Result<Computed> {
         let (strings, is_array): (Vec<&str>, bool) = match document.get(self.column) {
             Some(Value::String(text)) => (vec![text], false),
             Some(Value::Strings(texts)) => (texts.iter().map(String::as_str).collect(), true),
@@ -108,7 +114,7 @@ impl Highlighter {
             let places = self.take_apart(text, tokens);
             pieces.extend(places.into_iter().map(|place| Piece { string, place, score: 0.0 }));
         }
-        self.score(schema, document, &tokens, &mut pieces, analyzers);
+        self.score(schema, document, &tokens, &mut pieces, analyzers, allowance)?;
         pieces.retain(|piece| piece.score > 0.0);
         pieces.sort_by(|a, b| b.score.total_cmp(&a.score));
         pieces.truncate(self.limit);
@@ -117,7 +123,7 @@ impl Highlighter {
             places: self.offsets.map(|unit| self.places(strings[piece.string], &tokens[piece.string], &piece, unit)),
             array_index: is_array.then_some(piece.string as u32),
         };
-        Computed::Fragments(pieces.into_iter().map(fragment).collect())
+        Ok(Computed::Fragments(pieces.into_iter().map(fragment).collect()))
     }
 
     fn tokens(&self, text: &str, analyzers: &mut Analyzers) -> Vec<Token> {
@@ -154,7 +160,8 @@ impl Highlighter {
         tokens: &[Vec<Token>],
         pieces: &mut [Piece],
         analyzers: &mut Analyzers,
-    ) {
+        allowance: &Allowance,
+    ) -> Result<()> {
         let texts: Vec<DocTerms> = pieces
             .iter()
             .map(|piece| {
@@ -177,8 +184,10 @@ impl Highlighter {
         for (piece, text) in pieces.iter_mut().zip(&texts) {
             let fragment: Vec<f64> =
                 self.words.iter().zip(&among).map(|(words, among)| words.score(text, among)).collect();
-            piece.score = self.rank.score(&Scored { schema, document, fragment: &fragment }, analyzers);
+            let scored = Scored { schema, document, fragment: &fragment, allowance };
+            piece.score = self.rank.score(&scored, analyzers)?;
         }
+        Ok(())
     }
 
     /// Where a piece is, and where the query's terms are in it.

@@ -326,16 +326,19 @@ impl Write<'_> {
 
     fn holds(&mut self, condition: &Condition<'_>, current: &Document, new: Option<&Document>) -> Result<bool> {
         let bound;
+        let allowance = self.current.allowance();
         let filter = match condition {
             Condition::None => return Ok(true),
             Condition::Bound(filter) => filter,
             Condition::PerRow(expr) => {
+                // A pattern may be compiled anew for every row.
+                allowance.check()?;
                 bound = bind_condition(expr, self.schema, new)?;
                 &bound
             }
         };
         self.queried(current.logical_bytes());
-        Ok(matches_with(filter, self.schema, current, &[], &mut self.analyzers))
+        matches_with(filter, self.schema, current, &[], &mut self.analyzers, allowance)
     }
 
     /// The change that a patch of `current` is; counts it. So many bytes of it the request brought. `None`, and nothing is counted,

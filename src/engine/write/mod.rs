@@ -27,6 +27,7 @@ use crate::model::memory::{allocated, of_vec};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
 use crate::model::write::WriteOutcome;
+use crate::platform::allowance::Allowance;
 use crate::segment::text::terms::DocTerms;
 
 /// The most documents of one `delete_by_filter`.
@@ -51,6 +52,9 @@ pub trait Current {
 
     /// Ids of live documents that match, at most `limit`, ascending, and whether there are more.
     fn matching(&self, filter: &Filter, limit: usize) -> Result<(Vec<DocId>, bool)>;
+
+    /// What the filters and conditions of the write may use.
+    fn allowance(&self) -> &Allowance;
 
     /// The most memory, in bytes, of what one write makes of documents that are there, unless that is one document.
     fn made_bytes_max(&self) -> u64;
