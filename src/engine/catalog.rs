@@ -134,6 +134,8 @@ impl Catalog {
             Err(error) if ended.is_some() && !error.is_unread() => None,
             Err(error) => return Err(error),
         };
+        // Clocks of revisions ascend, whatever this machine's shows.
+        let hlc = kept.as_ref().map_or(hlc, |kept| hlc.max(Hlc(kept.hlc.0.saturating_add(1))));
         let lost = kept.into_iter().flat_map(|kept| kept.before.into_iter().chain(kept.ended));
         let mut lost: Vec<Ended> = lost.filter(|lost| had != target || Some(lost.nsid) != target).collect();
         if let Some(ended) = ended {

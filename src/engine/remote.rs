@@ -101,21 +101,6 @@ impl Engine {
         Catalog::newest(&*self.context.disk, &self.context.layout, name)
     }
 
-    /// The bucket knows that what was deleted here has its name again: who deletes it from now on deletes it anew.
-    pub async fn settle_return(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
-        let door = self.door(name);
-        let _door = door.lock().await;
-        tokio::task::block_in_place(|| {
-            let context = &self.context;
-            let is_back = |known: &NameBinding| known.target == Some(nsid) && known.lost(nsid).is_some();
-            let Some(known) = self.binding(name)?.filter(is_back) else { return Ok(()) };
-            let _commits = context.commits.of(nsid);
-            let bound = self.catalog.bind(&*context.disk, &context.layout, name, Some(nsid), known.hlc, None)?;
-            context.follow(name, &bound, None);
-            Ok(())
-        })
-    }
-
     /// This node's origin in a namespace.
     pub fn origin(&self, name: &NamespaceName) -> Result<Origin> {
         Ok(self.namespace(name)?.origin())

@@ -62,9 +62,14 @@ impl NameBinding {
         self
     }
 
+    /// Who lost the name, the last one last.
+    pub fn lost_by(&self) -> impl Iterator<Item = &Ended> {
+        self.before.iter().chain(&self.ended)
+    }
+
     /// What is known of the loss of the name by an incarnation.
     pub fn lost(&self, nsid: Nsid) -> Option<&Ended> {
-        self.ended.iter().chain(&self.before).find(|ended| ended.nsid == nsid)
+        self.lost_by().find(|ended| ended.nsid == nsid)
     }
 }
 

@@ -128,6 +128,8 @@ impl Sync {
             let told = self.bind(attached, name, names::Bound { ended: Some(meant), hlc, ..next }, here).await?;
             // Who commits from now on finds the name gone; who committed before looked at the name before that, too.
             if self.meant(name, nsid, &ended).await?.is_some() {
+                // Else what comes back from now on would be taken for what was not told yet.
+                self.engine.binding_beside(name, &told.as_met()).await?;
                 return Ok(done);
             }
             back = Some(binding::next(None, Some(&told)));
@@ -143,8 +145,6 @@ impl Sync {
         if let Some(back) = back {
             self.bind(attached, name, back, Some(nsid)).await?;
         }
-        // Else a second deletion, by anybody, would be taken for this one, which did not hold.
-        self.engine.settle_return(name, nsid).await?;
         Ok(done)
     }
 
@@ -211,6 +211,8 @@ impl Sync {
                 (covered, Some(notice))
             };
             if self.engine.delete_known(name, &known).await? {
+                // The bucket knows of it, and nobody here meant it.
+                self.engine.forget_end(name, ended.nsid).await?;
                 if let Some(notice) = &notice {
                     tracing::warn!(%name, notice);
                 }

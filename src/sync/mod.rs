@@ -353,7 +353,7 @@ impl Sync {
             None => None,
         };
         let own = match &bound {
-            Some(bound) => self.engine.binding_beside(name, bound.target).await?,
+            Some(bound) => self.engine.binding_beside(name, &bound.as_met()).await?,
             None => tokio::task::block_in_place(|| self.engine.binding(name))?,
         };
         let own = own.map(names::Bound::from);
@@ -363,12 +363,7 @@ impl Sync {
         match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
-            Choice::Exchange(nsid) => {
-                if own.is_some_and(|own| own.lost(nsid).is_some()) {
-                    self.engine.settle_return(name, nsid).await?;
-                }
-                self.meet(name, nsid).await
-            }
+            Choice::Exchange(nsid) => self.meet(name, nsid).await,
             Choice::Bind(nsid) => {
                 if let Some(rev) = rev
                     && let Some(ended) = self.was_deleted(name, nsid, rev).await?
@@ -376,8 +371,8 @@ impl Sync {
                     return self.follow_deletion(name, &ended).await;
                 }
                 let done = self.exchange(name, nsid).await?;
-                self.bind(attached, name, next, Some(nsid)).await?;
-                self.engine.settle_return(name, nsid).await?;
+                let bound = self.bind(attached, name, next, Some(nsid)).await?;
+                self.engine.binding_beside(name, &bound.as_met()).await?;
                 // Somebody may have ended what had no name, or none any more, who looks at the name after that.
                 self.exchange(name, nsid).await?;
                 Ok(done)

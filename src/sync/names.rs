@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Selection, keys};
+use crate::engine::lineage::There;
 use crate::error::{Error, Result};
 use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
@@ -29,6 +30,11 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// What it says, as who keeps this node's bindings is told.
+    pub fn as_met(&self) -> There {
+        There { target: self.target, ended: self.ended.as_ref().map(|ended| ended.nsid), hlc: self.hlc }
+    }
+
     /// What is known of the loss of the name by an incarnation.
     pub fn lost(&self, nsid: Nsid) -> Option<&Ended> {
         self.ended.iter().chain(&self.before).find(|ended| ended.nsid == nsid)

@@ -84,6 +84,7 @@ impl Sync {
         self.settle_own(&name.project, nsid, &found.manifest).await?;
         let mut notice = None;
         if self.engine.revive(name, &found.manifest).await? {
+            self.engine.forget_end(name, nsid).await?;
             match self.meet(name, nsid).await {
                 Err(error) if error.code() == SCHEMA_CLASH => {
                     notice = Some(self.set_aside(name, nsid, &error).await?)
@@ -95,9 +96,8 @@ impl Sync {
         let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest.clone()).await?;
-        if notice.is_some() {
-            self.engine.settle_return(name, nsid).await?;
-        }
+        // A second deletion, by anybody, is not to be taken for one that did not hold.
+        self.engine.forget_end(name, nsid).await?;
         let mut done = Done { fetched, generation, notice, ..Done::default() };
         self.take_in_tags(name, (None, &found.manifest), &mut done).await?;
         Ok(done)

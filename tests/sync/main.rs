@@ -7,6 +7,7 @@ mod clocks;
 mod clones;
 mod clones_of_projects;
 mod collisions;
+mod comebacks;
 mod crowded;
 mod cut_off;
 mod damaged;

@@ -28,6 +28,7 @@ mod undelete;
 
 pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;
+pub use names::There;
 pub use retention::drop_generations;
 pub use revert::Reverted;
 pub use shared_tags::shared;
