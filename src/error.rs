@@ -195,7 +195,7 @@ impl From<std::io::Error> for Error {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 Error::unavailable(error.to_string())
                     .with_code(DISK_FULL)
-                    .with_hint("free space on the data directory's file system; writes resume by themselves")
+                    .with_hint("free space, or inodes (`df -i`), for the data directory; writes resume by themselves")
             }
             ErrorKind::ReadOnlyFilesystem => Error::unavailable(error.to_string())
                 .with_code(DISK_READ_ONLY)

@@ -28,6 +28,10 @@ pub const SAID_EVERY_MS: u64 = 60_000;
 pub const COMMIT_BYTES: u64 = 1 << 20;
 /// Room that a write needs beside its bytes: a log begins with a header, and files take whole blocks.
 const WRITE_BYTES: u64 = 64 << 10;
+/// Files that a commit may make: objects, a log, a manifest and their directories. Where fewer may be made, files are what is missing.
+const COMMIT_FILES: u64 = 16;
+const FILES_HINT: &str = "let the data directory's file system have more inodes (`df -i` says how many are free), or remove files from it; \
+                          it is done by itself then";
 /// What belongs to no namespace.
 pub const NODE: Nsid = Nsid(Uuid::nil());
 /// So many namespaces a warning names.
@@ -152,6 +156,7 @@ impl Setbacks {
 impl Context {
     /// Remembers that work failed, and logs it unless that was done a moment ago.
     pub fn set_back(&self, key: (Nsid, Work), namespace: &str, error: &Error) {
+        let error = &self.name_missing(error.duplicate());
         let (now, free, work) = (self.clock.now_millis(), self.free_bytes(), key.1);
         let (code, failures, is_to_be_said) = self.setbacks.change(|table| {
             let needs = table.needs.get(&key).copied().unwrap_or(0);
@@ -260,7 +265,17 @@ impl Context {
 
     /// Fails where the disk has no room for so many bytes and what their commit takes. Nothing is written then.
     pub fn check_space(&self, bytes: u64, what: impl FnOnce() -> String) -> Result<()> {
-        let Some(free) = self.free_bytes().filter(|free| !fits(bytes, *free)) else { return Ok(()) };
+        let Some(free) = self.free_bytes().filter(|free| !fits(bytes, *free)) else {
+            return match self.missing_files() {
+                Some(free) => Err(Error::unavailable(format!(
+                    "no room for {}: its commit takes up to {COMMIT_FILES} files, and the file system has {free} inodes free",
+                    what()
+                ))
+                .with_code(DISK_FULL)
+                .with_hint(FILES_HINT)),
+                None => Ok(()),
+            };
+        };
         Err(Error::unavailable(format!(
             "no room for {}: it takes about {bytes} bytes and {COMMIT_BYTES} for its commit, and the disk has {free} bytes free",
             what()
@@ -300,6 +315,7 @@ impl Context {
 
     /// Remembers what became of the log's part of a write of so many bytes.
     pub fn note_write<T>(&self, namespace: &str, bytes: u64, done: Result<T>) -> Result<T> {
+        let done = done.map_err(|error| self.name_missing(error));
         let (key, needs) = ((NODE, Work::Write), bytes.saturating_add(WRITE_BYTES));
         match &done {
             Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY) => {
@@ -320,6 +336,7 @@ impl Context {
     /// Remembers where something that somebody asked for found no room on the disk, and where it found some again.
     pub fn note_commit<T>(&self, done: Result<T>) -> Result<T> {
         let key = (NODE, Work::Commit);
+        let done = done.map_err(|error| self.name_missing(error));
         match &done {
             Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY) => {
                 let is_said = |((_, work), setback): (&(Nsid, Work), &Setback)| {
@@ -342,13 +359,34 @@ impl Context {
         if self.setbacks.is_empty() {
             return Vec::new();
         }
-        let free = self.free_bytes();
+        let free = (self.free_bytes(), self.free_files());
         let table = self.setbacks.lock();
         WARNINGS.iter().filter_map(|code| warning(&table, code, free)).collect()
     }
 
     pub(super) fn free_bytes(&self) -> Option<u64> {
         self.disk.free_bytes(self.layout.root()).ok()
+    }
+
+    /// How many files may still be made, where the file system bounds them.
+    pub(super) fn free_files(&self) -> Option<u64> {
+        self.disk.free_files(self.layout.root()).ok().flatten()
+    }
+
+    /// The same where they are too few, and bytes are not.
+    fn missing_files(&self) -> Option<u64> {
+        let has_bytes = || self.free_bytes().is_none_or(|free| fits(0, free));
+        self.free_files().filter(|free| *free < COMMIT_FILES && has_bytes())
+    }
+
+    /// The error, saying so where it is inodes that the disk has not enough of: what the operating system says of them is what it says
+    /// of bytes.
+    fn name_missing(&self, error: Error) -> Error {
+        let is_told = error.code() != DISK_FULL || error.hint() == Some(FILES_HINT);
+        match self.missing_files().filter(|_| !is_told) {
+            Some(free) => error.context(format!("the file system has {free} inodes free")).with_hint(FILES_HINT),
+            None => error,
+        }
     }
 }
 
@@ -397,7 +435,7 @@ impl Engine {
     }
 }
 
-fn warning(table: &Table, code: &str, free: Option<u64>) -> Option<Json> {
+fn warning(table: &Table, code: &str, (free, free_files): (Option<u64>, Option<u64>)) -> Option<Json> {
     let of_code = table.failed.iter().filter(|((_, work), setback)| setback.code(*work) == code);
     let all: Vec<&Setback> = of_code.map(|(_, setback)| setback).collect();
     let newest = all.iter().max_by_key(|setback| setback.failed_ms)?;
@@ -414,6 +452,7 @@ fn warning(table: &Table, code: &str, free: Option<u64>) -> Option<Json> {
         "namespaces_total": namespaces.len(),
         "needs_bytes": (needs > 0).then_some(needs),
         "disk_free_bytes": free,
+        "disk_free_files": free_files,
     }))
 }
 

@@ -42,6 +42,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// Files and directories that may still be made there; `None` where nothing but bytes bounds them.
+    fn free_files(&self, _path: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
     /// A file for reading and writing at any offset, created when absent: redb's, a file that is read again before it is put
     /// in place, and objects of the bucket that are here in parts.
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>>;

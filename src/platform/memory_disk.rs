@@ -8,6 +8,7 @@
 
 mod file;
 mod mishap;
+mod room;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -42,6 +43,8 @@ struct State {
     locked: Vec<PathBuf>,
     /// What all files together may have.
     capacity: Option<u64>,
+    /// How many files and directories there may be.
+    names_max: Option<u64>,
     operations: u64,
     written_bytes: u64,
     barriers: u64,
@@ -129,12 +132,6 @@ impl MemoryDisk {
     /// How many entries of directories were listed so far.
     pub fn entries_listed(&self) -> u64 {
         self.state().entries_listed
-    }
-
-    /// Lets all files together grow by so many bytes; writes beyond that fail. A file takes as much as its length.
-    pub fn leave_free(&self, bytes: Option<u64>) {
-        let mut state = self.state();
-        state.capacity = bytes.map(|bytes| state.used_bytes() + bytes);
     }
 
     pub fn set_fault(&self, fault: Option<Fault>) {
@@ -246,18 +243,6 @@ impl MemoryDisk {
 }
 
 impl State {
-    fn free_bytes(&self) -> u64 {
-        self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_bytes()))
-    }
-
-    fn used_bytes(&self) -> u64 {
-        let length = |node: &Node| match node {
-            Node::File(file) => self.files[*file].now.len() as u64,
-            Node::Dir => 0,
-        };
-        self.names.values().map(length).sum()
-    }
-
     /// What is in a directory, in the order of names.
     fn inside<'a>(&'a self, path: &'a Path) -> io::Result<impl Iterator<Item = (&'a PathBuf, &'a Node)>> {
         if !is_root(path) && self.names.get(path) != Some(&Node::Dir) {
@@ -294,6 +279,7 @@ impl State {
 
     fn create(&mut self, path: &Path) -> io::Result<usize> {
         self.check_parent(path)?;
+        self.check_names()?;
         self.files.push(Content::default());
         let file = self.files.len() - 1;
         self.change(Change::Insert(path.to_owned(), Node::File(file)));
@@ -416,6 +402,7 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         state.check_parent(path)?;
+        state.check_names()?;
         state.change(Change::Insert(path.to_owned(), Node::Dir));
         harm.told(())
     }
@@ -464,6 +451,10 @@ impl Disk for MemoryDisk {
         let (state, _) = self.operation(Act::Look, On::Path(path))?;
         drop(state.inside(path)?);
         Ok(state.free_bytes())
+    }
+
+    fn free_files(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(self.state().free_names())
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {

@@ -121,20 +121,31 @@ impl Disk for RealDisk {
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-        // SAFETY: all-zero bytes are a valid `statvfs`.
-        let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-        // SAFETY: `path` is NUL-terminated and `stat` is writable; both outlive the call.
-        if unsafe { libc::statvfs(path.as_ptr(), &mut stat) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let stat = stat_fs(path)?;
         Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    fn free_files(&self, path: &Path) -> io::Result<Option<u64>> {
+        let stat = stat_fs(path)?;
+        // File systems that make inodes as they need them say that they have none at all.
+        Ok((stat.f_files > 0).then_some(stat.f_favail))
     }
 
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
         Ok(Box::new(
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?,
         ))
+    }
+}
+
+fn stat_fs(path: &Path) -> io::Result<libc::statvfs> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero bytes are a valid `statvfs`.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` is NUL-terminated and `stat` is writable; both outlive the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &mut stat) } {
+        0 => Ok(stat),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -170,6 +170,10 @@ impl Disk for HookDisk {
         self.on("free", path).free_bytes(path)
     }
 
+    fn free_files(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.on("free", path).free_files(path)
+    }
+
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
         self.on("open", path).random_access(path)
     }

@@ -247,3 +247,59 @@ async fn logs_that_segments_have_go_however_many_of_them_were_left_while_the_ind
     assert_eq!(all(&engine, "main").len(), 1);
     assert!(engine.check(4).unwrap().is_whole());
 }
+
+/// A node with so many namespaces that were made and deleted one after the other, after past states of one that lives.
+async fn made_and_deleted(seed: u64, many: u64) -> (Node, Arc<Engine>) {
+    let node = a_node(seed);
+    let engine = node.open();
+    for n in 0..4 {
+        edit(&engine, "main", 0..1, n).await;
+        engine.compact(&name("main")).await.unwrap();
+        node.clock.advance(1_000);
+    }
+    for n in 0..many {
+        let one = format!("n{n:0>3}");
+        write(&engine, &one, json!({"upsert_rows": [{"id": 1}]})).await;
+        engine.delete(&name(&one)).await.unwrap();
+        node.clock.advance(1_000);
+    }
+    (node, engine)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_whose_files_small_deleted_namespaces_have_used_up_heals_by_itself() {
+    const MANY: u64 = 60;
+    let (node, engine) = made_and_deleted(145, MANY).await;
+    let states = engine.history(&name("main")).unwrap().len();
+    node.disk.leave_free_files(Some(0));
+    // Its log and its directories need some.
+    let refused = engine.create(&name("new"), Default::default()).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message().contains("inode")), ("disk_full", true), "{refused}");
+    assert!(refused.hint().unwrap().contains("df -i"), "{:?}", refused.hint());
+    let warning = engine.node_status()["warnings"][0].clone();
+    assert_eq!((&warning["code"], &warning["disk_free_files"]), (&json!("disk_full"), &json!(0)));
+    assert!(warning["message"].as_str().unwrap().contains("inode"), "{warning}");
+    tend(&engine).await;
+    // The oldest go, and only of who has most files.
+    let kept = deleted(&engine);
+    let share = MANY * u64::from(PERCENT) / 100;
+    assert!((share / 2..=share).contains(&(kept.len() as u64)), "{} of {MANY} are left", kept.len());
+    assert!(kept.contains(&format!("default/default/n{:0>3}", MANY - 1)), "{kept:?}");
+    assert_eq!(engine.history(&name("main")).unwrap().len(), states);
+    write(&engine, "new", json!({"upsert_rows": [{"id": 1}]})).await;
+    assert_eq!(engine.node_status()["warnings"], json!([]));
+    // It stays so.
+    tend(&engine).await;
+    assert_eq!(deleted(&engine), kept);
+    engine.undelete(&name(&format!("n{:0>3}", MANY - 1)), None).await.unwrap();
+    assert!(engine.check(4).unwrap().is_whole());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_the_past_goes_for_files_while_many_more_may_be_made() {
+    let (node, engine) = made_and_deleted(146, 20).await;
+    let before = deleted(&engine);
+    node.disk.leave_free_files(Some(4_000));
+    tend(&engine).await;
+    assert_eq!((deleted(&engine), before.len()), (before.clone(), 20));
+}

@@ -100,6 +100,9 @@ impl Disk for FailingDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         self.disk.free_bytes(path)
     }
+    fn free_files(&self, path: &Path) -> io::Result<Option<u64>> {
+        self.disk.free_files(path)
+    }
     fn random_access(&self, path: &Path) -> io::Result<Box<dyn RandomFile>> {
         self.disk.random_access(path)
     }

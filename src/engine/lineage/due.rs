@@ -9,6 +9,7 @@
 //!   state's objects can only go with them.
 //! - What states of several of them hold takes room as if it were of one more: when that takes most, the oldest of the states goes that hold
 //!   any of it, and with a past state those before it.
+//! - For the budget of files, where the file system has only so many, states go in the same way.
 //! - What others hold, too, is freed by no state, and counts for nothing: before anything goes for the budget it is asked what states
 //!   really keep, unless what they name fits.
 
@@ -22,6 +23,12 @@ pub const WHOLE: u64 = u64::MAX;
 
 /// The most past states of one namespace.
 pub const GENERATIONS_MAX: usize = 1_024;
+
+/// About so many files and directories a deleted incarnation has: its directories, its state, its marks and its log.
+const DELETED_FILES: u64 = 8;
+
+/// About so many files come free with a past state: its manifest, and an object.
+const STATE_FILES: u64 = 2;
 
 /// So many of the youngest past states of a namespace stay although the one before says the same.
 pub const RECENT_STATES: usize = 64;
@@ -38,6 +45,24 @@ pub struct Kept {
     pub manifest_bytes: u64,
     /// The first state of a branch, which merges compare with: it stays, and counts for nothing.
     pub is_fork: bool,
+}
+
+impl Kept {
+    /// About how many files and directories it keeps.
+    pub fn files(&self) -> u64 {
+        match self.generation {
+            _ if self.is_fork => 0,
+            WHOLE => DELETED_FILES,
+            _ => STATE_FILES,
+        }
+    }
+}
+
+/// What states of the past may keep, all together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    pub bytes: u64,
+    pub files: u64,
 }
 
 /// Bytes of objects that come free when all of some states have gone, by their places.
@@ -61,7 +86,7 @@ pub fn choose(
     all: &BTreeMap<Nsid, Vec<Kept>>,
     deleted: &BTreeMap<Nsid, Project>,
     old: Option<u64>,
-    budget: u64,
+    budget: Budget,
     resolve: impl FnOnce(&[(Nsid, Kept)]) -> Vec<Freed>,
 ) -> BTreeMap<Nsid, BTreeSet<u64>> {
     let mut due: BTreeMap<Nsid, BTreeSet<u64>> = BTreeMap::new();
@@ -99,9 +124,21 @@ pub fn choose(
         states.extend(of_one);
     }
     let named = states.iter().map(|(_, state)| state.object_bytes.saturating_add(state.manifest_bytes));
-    if named.fold(0, u64::saturating_add) > budget {
+    if named.fold(0, u64::saturating_add) > budget.bytes {
         let freed = resolve(&states);
-        for (nsid, generation) in within(budget, &states, &takers, freed) {
+        for (nsid, generation) in within(budget.bytes, &states, &takers, freed) {
+            due.entry(nsid).or_default().insert(generation);
+        }
+    }
+    let is_due = |nsid: &Nsid, generation| due.get(nsid).is_some_and(|gone| gone.contains(&generation));
+    // With a whole incarnation goes its past.
+    let stays = |nsid: &Nsid, state: &Kept| !is_due(nsid, WHOLE) && !is_due(nsid, state.generation);
+    let left = states.into_iter().zip(takers).filter(|((nsid, state), _)| stays(nsid, state));
+    let (mut left, takers): (Vec<(Nsid, Kept)>, Vec<usize>) = left.unzip();
+    if left.iter().map(|(_, state)| state.files()).sum::<u64>() > budget.files {
+        // Files are counted in the place of bytes, and none is held by several.
+        left.iter_mut().for_each(|(_, state)| state.manifest_bytes = state.files());
+        for (nsid, generation) in within(budget.files, &left, &takers, Vec::new()) {
             due.entry(nsid).or_default().insert(generation);
         }
     }
@@ -115,7 +152,7 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{Freed, GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
+    use super::{Budget, Freed, GENERATIONS_MAX, Kept, RECENT_STATES, WHOLE, choose};
     use crate::model::ids::{Nsid, Project};
 
     /// Incarnations from here on are deleted.
@@ -157,6 +194,7 @@ mod tests {
             };
             states.iter().enumerate().map(freed).collect()
         };
+        let budget = Budget { bytes: budget, files: u64::MAX };
         let due = choose(&all, &deleted, old, budget, resolve).into_iter();
         due.map(|(nsid, generations)| (nsid.0.as_u128(), generations.into_iter().collect())).collect()
     }
@@ -275,5 +313,34 @@ mod tests {
         let gone: BTreeSet<u64> = [0, 1, WHOLE].into();
         let found = due(&[(1, deleted), (2, other)], None, 20);
         assert_eq!(found, [(1, gone.into_iter().collect())].into());
+    }
+
+    #[test]
+    fn for_files_go_the_oldest_of_who_has_most_of_them_beside_what_goes_for_bytes() {
+        let whole = |at: u64| Kept { generation: WHOLE, replaced_ms: at, object_bytes: 1, ..Kept::default() };
+        let deleted: Vec<u128> = (FIRST_DELETED..FIRST_DELETED + 10).collect();
+        let mut all: BTreeMap<Nsid, Vec<Kept>> =
+            deleted.iter().zip(0..).map(|(n, at)| (nsid(*n), vec![whole(at)])).collect();
+        all.insert(nsid(1), states(&[100, 100, 0, 0]));
+        let projects = deleted.iter().map(|n| (nsid(*n), Project::default_project())).collect();
+        let gone = |bytes, files| {
+            let freed = |states: &[(Nsid, Kept)]| {
+                let of_one = |(place, (_, state)): (usize, &(Nsid, Kept))| Freed {
+                    holders: vec![place],
+                    bytes: state.object_bytes,
+                };
+                states.iter().enumerate().map(of_one).collect()
+            };
+            let due = choose(&all, &projects, None, Budget { bytes, files }, freed).into_iter();
+            due.map(|(nsid, gone)| (nsid.0.as_u128(), gone.len())).collect::<Vec<(u128, usize)>>()
+        };
+        // Ten deleted ones of 8, and four states of 2.
+        assert!(gone(u64::MAX, 88).is_empty());
+        assert_eq!(gone(u64::MAX, 87), [(FIRST_DELETED, 1)]);
+        assert_eq!(gone(u64::MAX, 72), [(FIRST_DELETED, 1), (FIRST_DELETED + 1, 1)]);
+        // What went for bytes needs not go again.
+        assert_eq!(gone(150, 86), [(1, 1)]);
+        assert_eq!(gone(150, 85), [(1, 1), (FIRST_DELETED, 1)]);
+        assert_eq!(gone(u64::MAX, 0).len(), 11);
     }
 }

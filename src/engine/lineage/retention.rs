@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dates::{Deletions, date_replacements};
-use super::due::{Kept, WHOLE, choose};
+use super::due::{Budget, Kept, WHOLE, choose};
 use super::holdings::{Holdings, generations, past, read_stored, released_between};
 use super::share::{looks_without, resolve};
 use crate::engine::Engine;
@@ -168,10 +168,12 @@ impl Engine {
         let old = now.and_then(|now| now.checked_sub(context.config.retention_ms));
         let mut failed = None;
         let manifests = all.values().flatten().map(|state| state.manifest_bytes).sum();
-        let mut budget = self.retention_bytes_max(manifests);
+        let files = all.values().flatten().map(Kept::files).sum();
+        let mut budget =
+            Budget { bytes: self.retention_bytes_max(manifests), files: self.retention_files_max(files) };
         let next = |looks: u32| looks.checked_sub(1);
         if self.looks_without.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok() {
-            budget = u64::MAX;
+            budget.bytes = u64::MAX;
         }
         let mut resolved = 0;
         let due = choose(&all, &deleted, old, budget, |states| {
@@ -205,6 +207,14 @@ impl Engine {
         let free = context.disk.free_bytes(context.layout.root()).unwrap_or_default();
         (stored.saturating_add(manifests).saturating_add(free) / 100)
             .saturating_mul(u64::from(context.config.retention_disk_percent))
+    }
+
+    /// How many files past states may keep: the same share of their own `files` and of those that may still be made.
+    fn retention_files_max(&self, files: u64) -> u64 {
+        let context = &self.context;
+        context.free_files().map_or(u64::MAX, |free| {
+            free.saturating_add(files).saturating_mul(u64::from(context.config.retention_disk_percent)) / 100
+        })
     }
 
     /// Removes everything of an incarnation that has no name: what it held is released, what nobody holds is reclaimed.
