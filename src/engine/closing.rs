@@ -85,8 +85,10 @@ impl Engine {
     /// Lists a namespace as open.
     pub(super) fn seat(&self, name: &NamespaceName, namespace: Arc<Namespace>) {
         namespace.touch();
-        self.by_use.lock().insert(namespace.last_used(), Seat::of(name.clone()));
+        let used = namespace.last_used();
+        // First: who looks for one to close lets go of the seat of one that is not open, which nobody would close then.
         self.slots().insert(name.clone(), Slot::Open(namespace));
+        self.by_use.lock().insert(used, Seat::of(name.clone()));
     }
 
     /// Closes namespaces while more are open than the configuration says, those used longest ago first. Those that have something
