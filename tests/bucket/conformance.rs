@@ -138,7 +138,14 @@ async fn uploads_that_break_off(bucket: &Bucket) {
     tokio::select! {
         done = bucket.upload("w", Arc::new(bytes.clone()), Some(ledger.clone()), &PATIENCE) => done.unwrap(),
         () = ledger.grown.notified() => {
-            let given_up = bucket.give_up("w", &ledger.read().unwrap(), &PATIENCE).await;
+            let known = ledger.read().unwrap();
+            let mut given_up = bucket.give_up("w", &known, &PATIENCE).await;
+            // A store that was about to put it together may fail at first.
+            for _ in 0..3 {
+                if given_up.is_err() {
+                    given_up = bucket.give_up("w", &known, &PATIENCE).await;
+                }
+            }
             // A store that is quick may have all of it by now.
             let is_there = bucket.get("w", &PATIENCE).await.unwrap().is_some();
             assert!(given_up.is_ok() || is_there, "{given_up:?}");
