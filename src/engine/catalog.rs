@@ -127,41 +127,55 @@ impl Catalog {
     ) -> Result<Bound> {
         self.check_name(name)?;
         self.settle(disk, name)?;
-        let had = self.find(name);
+        let known = self.lock().get(name).cloned();
+        let had = known.as_ref().and_then(|bound| bound.target);
         let kept = match read_again(|| newest(disk, &layout.bindings(name))) {
-            Ok(kept) => kept.map(|(_, binding)| binding),
+            Ok(kept) => kept,
             // What is damaged says nothing, and is replaced.
             Err(error) if ended.is_some() && !error.is_unread() => None,
             Err(error) => return Err(error),
         };
+        // Files that could not be removed when the name was forgotten must not hide this revision.
+        let last = known.map(|bound| bound.rev).or(kept.as_ref().map(|(rev, _)| *rev));
+        let kept = kept.map(|(_, binding)| binding);
         // Clocks of revisions ascend, whatever this machine's shows.
         let hlc = kept.as_ref().map_or(hlc, |kept| hlc.max(Hlc(kept.hlc.0.saturating_add(1))));
-        let lost = kept.into_iter().flat_map(|kept| kept.before.into_iter().chain(kept.ended));
-        let mut lost: Vec<Ended> = lost.filter(|lost| had != target || Some(lost.nsid) != target).collect();
+        let lost = kept.iter().flat_map(NameBinding::lost_by);
+        let mut lost: Vec<Ended> = lost.filter(|lost| had != target || Some(lost.nsid) != target).cloned().collect();
         if let Some(ended) = ended {
             lost.retain(|lost| lost.nsid != ended.nsid);
             lost.push(ended);
         }
-        self.bind_as(disk, layout, name, target, hlc, lost)
+        self.put_next(disk, layout, name, last, target, (hlc, lost))
     }
 
-    /// The same, where it is known who of those that `lost` the name others are to be told of, the last one last.
+    /// Binds a name to what `known`, its newest binding, binds it to, where it is known who of those that `lost` the name others are to
+    /// be told of, the last one last.
     pub fn bind_as(
         &self,
         disk: &dyn Disk,
         layout: &Layout,
         name: &NamespaceName,
-        target: Option<Nsid>,
-        hlc: Hlc,
-        mut lost: Vec<Ended>,
+        known: &NameBinding,
+        (hlc, lost): (Hlc, Vec<Ended>),
     ) -> Result<Bound> {
         self.check_name(name)?;
         self.settle(disk, name)?;
+        let last = self.lock().get(name).map_or(known.rev, |bound| bound.rev);
+        self.put_next(disk, layout, name, Some(last), known.target, (hlc, lost))
+    }
+
+    /// Makes the revision of a name that comes after `last` durable.
+    fn put_next(
+        &self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        name: &NamespaceName,
+        last: Option<u64>,
+        target: Option<Nsid>,
+        (hlc, mut lost): (Hlc, Vec<Ended>),
+    ) -> Result<Bound> {
         let dir = layout.bindings(name);
-        let known = self.lock().get(name).cloned();
-        // Files that could not be removed when the name was forgotten must not hide this revision.
-        let forgotten = if known.is_none() { newest_rev(disk, &dir)? } else { None };
-        let last = known.map(|bound| bound.rev).or(forgotten);
         let rev = last.map_or(0, |rev| rev + 1);
         let ended = lost.pop();
         let binding = NameBinding::new(name, rev, target, hlc, ended).after(lost);

@@ -92,10 +92,10 @@ impl Engine {
         let _door = door.lock().await;
         tokio::task::block_in_place(|| {
             let Some(known) = self.binding(name)? else { return Ok(()) };
-            let Some((hlc, lost)) = edit(&known)? else { return Ok(()) };
+            let Some(edited) = edit(&known)? else { return Ok(()) };
             let context = &self.context;
             let _commits = context.commits.together();
-            let bound = self.catalog.bind_as(&*context.disk, &context.layout, name, known.target, hlc, lost)?;
+            let bound = self.catalog.bind_as(&*context.disk, &context.layout, name, &known, edited)?;
             context.follow(name, &bound, None);
             Ok(())
         })
