@@ -99,6 +99,8 @@ impl Matcher {
     }
 
     fn is_in_steps<E>(&self, text: &str, step: &mut impl FnMut(usize) -> Result<(), E>) -> Result<bool, E> {
+        // Texts without one count, too.
+        step(0)?;
         let has_beginning =
             |beginnings: &Prefilter| beginnings.find(text.as_bytes(), Span::from(0..text.len())).is_some();
         if !self.0.beginnings.as_ref().is_none_or(has_beginning) {

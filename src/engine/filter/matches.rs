@@ -106,7 +106,6 @@ pub fn matches_value(test: &Test, value: Option<&Value>, allowance: &Allowance) 
 pub fn matches_text(pattern: &Pattern, text: &str, allowance: &Allowance) -> Result<bool> {
     match pattern {
         Pattern::Glob(matcher, _) | Pattern::Regex(matcher) => {
-            allowance.look_at(0)?;
             matcher.is_match(text, |bytes| allowance.look_at(bytes))
         }
         Pattern::Fuzzy(query) => fuzzy::matches(query, text, allowance),
