@@ -117,6 +117,8 @@ struct Attached {
     names: Option<(names::Newest, u64)>,
     /// What revisions of names say, which never change.
     bound: BTreeMap<(NamespaceName, u64), names::Bound>,
+    /// The newest revisions of names here and there that know of each other: it takes files to say so.
+    met: BTreeMap<NamespaceName, (u64, u64)>,
 }
 
 impl Sync {
@@ -352,10 +354,13 @@ impl Sync {
             Some(rev) => self.bound(attached, name, rev).await?,
             None => None,
         };
-        let own = match &bound {
-            Some(bound) => self.engine.binding_beside(name, &bound.as_met()).await?,
-            None => tokio::task::block_in_place(|| self.engine.binding(name))?,
-        };
+        let mut own = tokio::task::block_in_place(|| self.engine.binding(name))?;
+        if let (Some(here), Some(there)) = (&own, &bound)
+            && attached.met.get(name) != Some(&(here.rev, there.rev))
+        {
+            own = self.engine.binding_beside(name, &there.as_met()).await?;
+            attached.met.extend(own.as_ref().map(|own| (name.clone(), (own.rev, there.rev))));
+        }
         let own = own.map(names::Bound::from);
         let next = binding::next(own.as_ref(), bound.as_ref());
         let choice = binding::choose(here, own.as_ref(), bound.as_ref());
@@ -397,6 +402,7 @@ impl Sync {
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         attached.bound.retain(|(name, rev), _| found.known.get(name) == Some(rev));
+        attached.met.retain(|name, (_, rev)| found.known.get(name) == Some(rev));
         // What could not be read may be by the next pass.
         attached.names = found.unread.is_empty().then(|| (found.clone(), now));
         Ok(found)
