@@ -12,12 +12,8 @@ use shoal::model::write::Idempotency;
 use shoal::store::Bucket;
 use shoal::sync::Sync;
 
-use crate::fleet::{bucket, fresh, lost, meet, options, sync, sync_by};
+use crate::fleet::{bucket, fresh, lost, meet, names, options, sync, sync_by};
 use crate::node::{Node, all, name, put, write};
-
-fn names(engine: &Engine) -> Vec<String> {
-    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
-}
 
 /// Two nodes that never met.
 fn two(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {

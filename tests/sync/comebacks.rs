@@ -52,6 +52,13 @@ impl Two {
         self.wait();
     }
 
+    /// One deletes it, and passes: it is gone everywhere.
+    async fn is_deleted_for_good(&self, at: usize, what: &str) {
+        self.delete(at).await;
+        self.pass(at).await;
+        assert_eq!(self.end().await, [None; 2], "{what}");
+    }
+
     /// How many documents each node has once all have met; none where the name is bound to nothing.
     async fn end(&self) -> [Option<usize>; 2] {
         let all_nodes = [0, 1].map(|at| (&self.nodes[at], &self.engines[at]));
@@ -89,9 +96,7 @@ async fn a_deletion_holds_on_a_node_whose_clock_is_behind() {
         two.delete(1).await;
         two.write(1, 10..13).await;
         two.pass(1).await;
-        two.delete(1).await;
-        two.pass(1).await;
-        assert_eq!(two.end().await, [None; 2], "a second life, ahead by {ahead_ms} ms");
+        two.is_deleted_for_good(1, &format!("a second life, ahead by {ahead_ms} ms")).await;
         // One that the node that is behind brought back.
         let two = Two::apart(ahead_ms).await;
         two.delete(0).await;
@@ -100,9 +105,7 @@ async fn a_deletion_holds_on_a_node_whose_clock_is_behind() {
         two.undelete(1).await;
         two.pass(1).await;
         two.pass(1).await;
-        two.delete(1).await;
-        two.pass(1).await;
-        assert_eq!(two.end().await, [None; 2], "brought back, ahead by {ahead_ms} ms");
+        two.is_deleted_for_good(1, &format!("brought back, ahead by {ahead_ms} ms")).await;
         // A name that only the node that is ahead has used before.
         let two = Two::apart(ahead_ms).await;
         two.delete(0).await;
@@ -110,9 +113,7 @@ async fn a_deletion_holds_on_a_node_whose_clock_is_behind() {
         two.pass(1).await;
         two.write(1, 10..13).await;
         two.pass(1).await;
-        two.delete(1).await;
-        two.pass(1).await;
-        assert_eq!(two.end().await, [None; 2], "used before, ahead by {ahead_ms} ms");
+        two.is_deleted_for_good(1, &format!("used before, ahead by {ahead_ms} ms")).await;
     }
 }
 

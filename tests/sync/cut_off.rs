@@ -4,17 +4,13 @@ use std::sync::Arc;
 
 use shoal::engine::Engine;
 
-use crate::fleet::{fresh, meet, sync};
+use crate::fleet::{fresh, meet, names, sync};
 use crate::node::{Node, all, name, put};
 use crate::unlucky::{Place, put_and_lose_power};
 
 /// Where a pass is cut off: after so many requests, and whether one more arrives.
 fn cuts() -> impl Iterator<Item = (u64, bool)> {
     (0..40).flat_map(|requests| [(requests, true), (requests, false)])
-}
-
-fn names(engine: &Engine) -> Vec<String> {
-    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
 }
 
 /// A node that has `docs` in common with the bucket.

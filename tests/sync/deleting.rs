@@ -1,18 +1,13 @@
 //! Namespaces deleted, created again and brought back on some nodes: the others follow, and nothing that was written unseen goes.
 
 use shoal::engine::merge::decide::Policy;
-use shoal::model::ids::NamespaceName;
 use shoal::model::name_patterns::NamePatterns;
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, lost, meet, options, sync};
+use crate::fleet::{bucket, lost, meet, names, options, sync};
 use crate::node::{DAY_MS, Node, all, name, put};
 use crate::upkeep::{contents, reclaim};
-
-fn names(engine: &shoal::engine::Engine) -> Vec<String> {
-    engine.named().into_iter().map(|(name, _): (NamespaceName, _)| name.name.to_string()).collect()
-}
 
 async fn two() -> (Bucket, [Node; 2], [std::sync::Arc<shoal::engine::Engine>; 2]) {
     let (bucket, nodes) = (bucket(1), [Node::new(1), Node::new(2)]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shoal::engine::Engine;
 use shoal::store::Bucket;
 
-use crate::fleet::{bucket, fresh, meet, sync};
+use crate::fleet::{bucket, fresh, meet, names, sync};
 use crate::node::{DAY_MS, Node, all, name, put};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -25,10 +25,6 @@ async fn two(clocks: [u64; 2]) -> Two {
 
 fn pairs<'a>(nodes: &'a [Node; 2], engines: &'a [Arc<Engine>; 2], first: usize) -> [(&'a Node, &'a Arc<Engine>); 2] {
     [first, 1 - first].map(|at| (&nodes[at], &engines[at]))
-}
-
-fn names(engine: &Engine) -> Vec<String> {
-    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
 }
 
 fn pass(nodes: &[Node; 2], ms: u64) {

@@ -48,6 +48,11 @@ pub async fn fresh(seed: u64, bucket: &Bucket, namespace: &str) -> Documents {
     all(&engine, namespace)
 }
 
+/// What a node has, by name.
+pub fn names(engine: &Engine) -> Vec<String> {
+    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
+}
+
 /// States that lost, as a node lists them.
 pub fn lost(engine: &Engine, namespace: &str) -> Vec<LostState> {
     let mut found = Vec::new();

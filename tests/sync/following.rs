@@ -1,11 +1,10 @@
 //! Namespaces that a node follows: it has what the bucket has, and nothing of it goes there.
 
-use shoal::engine::Engine;
 use shoal::model::name_patterns::NamePatterns;
 use shoal::store::{Bucket, Patience};
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, fresh, meet, options, sync};
+use crate::fleet::{bucket, fresh, meet, names, options, sync};
 use crate::node::{DAY_MS, Node, all, branch, name, put, write};
 
 /// A node that follows what these patterns name.
@@ -19,10 +18,6 @@ fn follower(seed: u64, patterns: &[&str]) -> Node {
 async fn keys(bucket: &Bucket) -> Vec<String> {
     let listed = bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
     listed.into_iter().map(|listed| listed.key).collect()
-}
-
-fn names(engine: &Engine) -> Vec<String> {
-    engine.named().into_iter().map(|(name, _)| name.name.to_string()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
