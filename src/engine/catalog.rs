@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! - A binding is durable as a file before it counts; the map here and the index in redb follow.
-//! - While a binding that failed may be in place, no document is written under its name, and nothing is swept: the next start
-//!   may find it.
+//! - While a binding that failed may be in place, no document is written under its name, and what it binds counts as bound: the next
+//!   start may find it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound as Edge;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::{Layout, number_of, numbered};
@@ -15,7 +16,7 @@ use crate::error::{Context, Error, Result};
 use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use crate::meta::tables::Bound;
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
-use crate::platform::disk::{Disk, create_dirs, if_there, publish, unpublish};
+use crate::platform::disk::{Disk, create_dirs, if_there, publish, try_publish, unpublish};
 
 /// The code of errors after which a binding may be durable or not.
 pub const UNKNOWN_BINDING: &str = "binding_unknown";
@@ -27,7 +28,17 @@ pub struct Catalog {
     /// Names whose newest binding cannot be read, and why. What they are bound to is unknown.
     damaged: Mutex<BTreeMap<NamespaceName, Error>>,
     /// Bindings that failed and may be in place all the same.
-    doubts: Mutex<BTreeMap<NamespaceName, PathBuf>>,
+    doubts: Mutex<BTreeMap<NamespaceName, Doubt>>,
+    /// One of them was taken back: what it was to bind may be nobody's.
+    took_back: AtomicBool,
+}
+
+/// A binding that failed and may be in place all the same.
+#[derive(Debug)]
+struct Doubt {
+    path: PathBuf,
+    /// What the next start may find the name bound to.
+    target: Option<Nsid>,
 }
 
 impl Catalog {
@@ -181,14 +192,14 @@ impl Catalog {
         let binding = NameBinding::new(name, rev, target, hlc, ended).after(lost);
         create_dirs(disk, &dir).context(|| format!("create {}", dir.display()))?;
         let path = dir.join(numbered(rev));
-        if let Err(error) = publish(disk, &path, &encode_binding(&binding)?) {
-            // It may be in place though it is not durable: the next start must not find what readers do not see now.
-            let taken_back = unpublish(disk, &path).is_ok();
-            let error = Error::from(error).context(format!("bind name {name}"));
-            if taken_back {
+        if let Err(failed) = try_publish(disk, &path, &encode_binding(&binding)?) {
+            // Where it may be in place it may not be durable: the next start must not find what readers do not see now.
+            let is_gone = !failed.may_be_there || unpublish(disk, &path).is_ok();
+            let error = Error::from(failed.error).context(format!("bind name {name}"));
+            if is_gone {
                 return Err(error);
             }
-            self.doubts().insert(name.clone(), path);
+            self.doubts().insert(name.clone(), Doubt { path, target });
             return Err(error.with_code(UNKNOWN_BINDING));
         }
         let bound = Bound { rev, target };
@@ -240,20 +251,21 @@ impl Catalog {
     /// nothing may be written that the next start would not find.
     pub fn settle(&self, disk: &dyn Disk, name: &NamespaceName) -> Result<()> {
         let mut doubts = self.doubts();
-        let Some(path) = doubts.get(name) else { return Ok(()) };
-        unpublish(disk, path).context(|| format!("take back a binding of name {name} that failed"))?;
+        let Some(doubt) = doubts.get(name) else { return Ok(()) };
+        unpublish(disk, &doubt.path).context(|| format!("take back a binding of name {name} that failed"))?;
         doubts.remove(name);
+        self.took_back.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// The same for all names. Gives whether there were any.
-    pub fn settle_all(&self, disk: &dyn Disk) -> Result<bool> {
+    /// The same for all names: the first error is given when all had their turn. Whether any was taken back since this was asked last.
+    pub fn settle_all(&self, disk: &dyn Disk) -> (bool, Result<()>) {
         let names: Vec<NamespaceName> = self.doubts().keys().cloned().collect();
-        names.iter().try_for_each(|name| self.settle(disk, name))?;
-        Ok(!names.is_empty())
+        let settled = names.iter().map(|name| self.settle(disk, name)).fold(Ok(()), Result::and);
+        (self.took_back.swap(false, Ordering::SeqCst), settled)
     }
 
-    fn doubts(&self) -> MutexGuard<'_, BTreeMap<NamespaceName, PathBuf>> {
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<NamespaceName, Doubt>> {
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -271,9 +283,17 @@ impl Catalog {
             .collect()
     }
 
-    /// Whether some name is bound to this incarnation.
+    /// Whether some name is bound to this incarnation, or the next start may find it so.
     pub fn is_bound(&self, nsid: Nsid) -> bool {
-        self.lock().values().any(|bound| bound.target == Some(nsid))
+        let is_bound = self.lock().values().any(|bound| bound.target == Some(nsid));
+        is_bound || self.doubts().values().any(|doubt| doubt.target == Some(nsid))
+    }
+
+    /// Every incarnation that a name is bound to, or that the next start may find so.
+    pub fn bound(&self) -> BTreeSet<Nsid> {
+        let mut found: BTreeSet<Nsid> = self.lock().values().filter_map(|bound| bound.target).collect();
+        found.extend(self.doubts().values().filter_map(|doubt| doubt.target));
+        found
     }
 
     /// Every bound name and its incarnation.
@@ -429,10 +449,11 @@ mod tests {
             assert_eq!(catalog.is_in_doubt(), is_unknown, "operation {at}");
             doubted += u64::from(is_unknown);
             if is_unknown {
-                assert!(catalog.settle(&disk, &name).is_err() && catalog.settle_all(&disk).is_err());
+                assert!(catalog.settle(&disk, &name).is_err() && catalog.settle_all(&disk).1.is_err());
             }
             disk.set_fault(None);
-            assert_eq!(catalog.settle_all(&disk).unwrap(), is_unknown);
+            let (took_back, settled) = catalog.settle_all(&disk);
+            assert_eq!((took_back, settled.is_ok()), (is_unknown, true), "operation {at}");
             assert!(!catalog.is_in_doubt());
             let (again, _) = Catalog::scan(&disk, &layout, Default::default()).unwrap();
             assert_eq!(again.find(&name), catalog.find(&name), "operation {at}");

@@ -38,8 +38,6 @@ impl Engine {
     /// Makes the index anew from the files. Blocking; others write meanwhile.
     pub(super) fn recount(&self) -> Result<()> {
         let context = &self.context;
-        // What a name may be bound to would not be counted.
-        self.catalog.settle_all(&*context.disk)?;
         self.put_back_from_index();
         let ((mut facts, unreadable), _alone) = self.gather()?;
         self.count_unreadable(&mut facts, &unreadable)?;
@@ -61,7 +59,7 @@ impl Engine {
     /// Puts back newest manifests and marks of deletion that only the index has: it is about to be made anew from the files.
     fn put_back_from_index(&self) {
         let context = &self.context;
-        let bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        let bound = self.catalog.bound();
         for (nsid, kin) in context.meta.all_kin().unwrap_or_default() {
             if bound.contains(&nsid) || matches!(read_deleted(context, nsid), Ok(Some(_))) {
                 continue;
@@ -147,10 +145,11 @@ impl Engine {
         Ok(found)
     }
 
-    /// Whether an incarnation counts that no name is bound to: deleted ones that can be had back have files and a mark. What a damaged
-    /// name is bound to may be any that is left.
+    /// Whether an incarnation counts that no name is bound to: deleted ones that can be had back have files and a mark, and the next start
+    /// may find a name bound to it. What a damaged name is bound to may be any that is left.
     fn is_kept_unnamed(&self, nsid: Nsid) -> bool {
-        !self.catalog.damaged().is_empty() || !matches!(read_deleted(&self.context, nsid), Ok(None))
+        let is_marked = || !matches!(read_deleted(&self.context, nsid), Ok(None));
+        !self.catalog.damaged().is_empty() || self.catalog.is_bound(nsid) || is_marked()
     }
 
     /// Reads some incarnations while nobody commits; gives those of which not everything can be read.

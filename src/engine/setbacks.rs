@@ -422,7 +422,7 @@ impl Engine {
     /// Remembers what became of the upkeep of the index and of the past, and logs it where it failed. While the index is not trusted most
     /// of it is not tried: that nothing failed says nothing then.
     pub fn note_upkeep(&self, done: &Result<()>) {
-        if done.is_ok() && !self.is_index_trusted() {
+        if done.is_ok() && !self.context.may_reclaim() {
             return;
         }
         self.context.note((NODE, Work::Index), "", done);

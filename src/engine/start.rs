@@ -148,15 +148,13 @@ impl Engine {
     /// What the background owes after a start, and after an error of the index: counts of references where they are not
     /// known to be right, and the removal of what nobody needs. Until it is done nothing is reclaimed. Blocking.
     pub fn rebuild_index(&self) -> Result<()> {
-        if self.catalog.settle_all(&*self.context.disk)? {
-            self.context.meta.distrust("a name was not bound after all");
-        }
+        let settled = self.settle_names();
         let mut dropped = Ok(());
         if !self.is_index_trusted() {
             self.recount()?;
             // At once: on a full disk the index may not be right for long.
             self.looks_without.store(0, Ordering::SeqCst);
-            if self.is_index_trusted() {
+            if self.context.may_reclaim() {
                 dropped = self.drop_past(None);
             }
         }
@@ -168,14 +166,24 @@ impl Engine {
             swept => {
                 swept?;
                 self.forget_names();
-                dropped
+                settled.and(dropped)
             }
         }
     }
 
-    /// Whether the counts of references are known to be right.
+    /// Takes back bindings that failed and may be in place all the same. Of one that is still there its namespace waits, and nobody else.
+    pub(super) fn settle_names(&self) -> Result<()> {
+        let (took_back, settled) = self.catalog.settle_all(&*self.context.disk);
+        if took_back {
+            self.context.meta.overcount("what a name was not bound to after all is counted");
+        }
+        settled
+    }
+
+    /// Whether the counts of references are known to be right. While they are not they have to be made anew, and where one of them may
+    /// be too low nothing is reclaimed.
     pub fn is_index_trusted(&self) -> bool {
-        self.context.meta.is_trusted() && !self.catalog.is_in_doubt()
+        self.context.meta.is_exact()
     }
 
     /// Opens a bound incarnation. What is damaged is set apart and said.
@@ -226,7 +234,7 @@ impl Engine {
     /// Marks the index as whole, for who only looked.
     pub fn close_index(&self) -> Result<()> {
         // What could not be read is looked for anew by the next start: it must not take it for what nobody needs.
-        let is_whole = self.context.may_reclaim() && self.context.are_counts_whole();
+        let is_whole = self.is_index_trusted() && self.context.are_counts_whole();
         self.context.meta.close(is_whole && !self.catalog.is_in_doubt())
     }
 

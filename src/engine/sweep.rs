@@ -62,7 +62,7 @@ impl Engine {
     /// The same; `forced`: whatever share of the store it is; `dry_run`: nothing is removed.
     pub(super) fn sweep_up(&self, forced: bool, dry_run: bool) -> Result<(u64, u64)> {
         let context = &self.context;
-        if !context.may_reclaim() || self.catalog.is_in_doubt() {
+        if !context.may_reclaim() {
             return Ok((0, 0));
         }
         let listed = self.listed()?;
@@ -147,7 +147,7 @@ impl Engine {
         let mut live = self.at_work();
         // What may be that of a damaged name, and whatever of a namespace is unreadable, stays.
         live.extend(context.unreadable().into_iter().filter(|(_, of)| !of.has_head).map(|(nsid, _)| nsid));
-        let mut bound: BTreeSet<Nsid> = self.catalog.all().into_iter().map(|(_, nsid)| nsid).collect();
+        let mut bound = self.catalog.bound();
         // What was deleted and can be had back keeps its files like what has a name.
         bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));
         bound.extend(context.unreadable().into_keys());

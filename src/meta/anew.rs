@@ -81,6 +81,7 @@ impl Meta {
 
     fn made(&self) {
         self.trusted.store(true, Ordering::SeqCst);
+        self.too_high.store(false, Ordering::SeqCst);
         self.reopened.store(false, Ordering::SeqCst);
         self.has_let_go.store(true, Ordering::Relaxed);
     }

@@ -42,6 +42,8 @@ pub struct Meta {
     /// Reads go on beside a write; alone is who opens or closes it.
     database: RwLock<Option<Database>>,
     trusted: AtomicBool,
+    /// Some count may be too high: what it counts stays until all is counted anew.
+    too_high: AtomicBool,
     /// It was opened anew since it was last rebuilt, and may have been begun anew.
     reopened: AtomicBool,
     /// It is in no file: the disk had no room for one.
@@ -137,6 +139,7 @@ impl Meta {
             path,
             database: RwLock::new(Some(database)),
             trusted: AtomicBool::new(false),
+            too_high: AtomicBool::new(false),
             reopened: AtomicBool::new(false),
             in_memory: AtomicBool::new(false),
             has_let_go: AtomicBool::new(true),
@@ -161,6 +164,18 @@ impl Meta {
     /// Whether counts may decide that an object goes.
     pub fn is_trusted(&self) -> bool {
         self.trusted.load(Ordering::SeqCst)
+    }
+
+    /// Whether they are right. Otherwise they are to be made anew.
+    pub fn is_exact(&self) -> bool {
+        self.is_trusted() && !self.too_high.load(Ordering::SeqCst)
+    }
+
+    /// Some count may be too high. What is free by the others may go meanwhile.
+    pub fn overcount(&self, why: &str) {
+        if !self.too_high.swap(true, Ordering::SeqCst) {
+            tracing::warn!(why, "references are counted anew, what these are of stays until then");
+        }
     }
 
     /// Nobody knows whether counts are right: what was counted may not have come to be, or more has.

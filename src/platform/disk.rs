@@ -95,23 +95,38 @@ pub fn if_there<T>(done: io::Result<T>) -> io::Result<Option<T>> {
 /// Puts a whole file in place, durably: temporary file, sync, rename, sync of the directory. Afterwards a crash finds
 /// all of it; a crash before finds nothing, or the file that was there before.
 pub fn publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    try_publish(disk, path, bytes).map_err(|failed| failed.error)
+}
+
+/// Why a file was not published.
+#[derive(Debug)]
+pub struct Unpublished {
+    pub error: io::Error,
+    /// It may be in place all the same. Otherwise it failed before it came to that: nobody sees anything of it, after a crash neither.
+    pub may_be_there: bool,
+}
+
+/// [`publish`], that says what is known of the file afterwards.
+pub fn try_publish(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), Unpublished> {
     let Some(parent) = path.parent() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display())));
+        let error = io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file's path", path.display()));
+        return Err(Unpublished { error, may_be_there: false });
     };
-    let temporary = temporary(path);
+    let (temporary, mut may_be_there) = (temporary(path), false);
     let result = (|| {
         take_away(disk, &temporary)?;
         let mut file = disk.create(&temporary)?;
         file.write(bytes)?;
         file.sync()?;
+        may_be_there = true;
         disk.rename(&temporary, path)?;
         disk.sync_dir(parent)
     })();
-    if result.is_err() {
+    result.map_err(|error| {
         // Best effort: a full disk needs the space back at once; what stays is removed at the next start.
         let _ = disk.remove(&temporary);
-    }
-    result
+        Unpublished { error, may_be_there }
+    })
 }
 
 /// Removes a file where there is one. What a removal that failed leaves is looked at: where no file is left that is no error.

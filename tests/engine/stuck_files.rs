@@ -1,12 +1,15 @@
 //! A file that cannot be removed for good: what is known of it is enough, so nothing is counted anew, and nobody else waits for it.
 
 use serde_json::json;
-use shoal::engine::Engine;
+use shoal::engine::layout::Layout;
+use shoal::engine::lineage::BranchRequest;
 use shoal::engine::setbacks::WAIT_MAX_MS;
+use shoal::engine::{CreateRequest, Engine};
 use shoal::model::ids::Project;
+use shoal::platform::disk::Disk as _;
 
 use crate::after_faults::hooked;
-use crate::node::{Node, all, name, put};
+use crate::node::{Node, all, documents, name, put};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -168,4 +171,113 @@ async fn a_time_to_live_ends_while_counts_of_references_are_not_known_to_be_righ
     assert_eq!(all(&engine, "docs").len(), 20);
     engine.undelete(&name("short"), None).await.unwrap();
     assert_eq!(all(&engine, "short").len(), 20);
+}
+
+/// Everything that makes or ends a name, while the disk neither syncs the directory of its bindings nor lets go of what is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_may_be_bound_or_not_stops_nothing_of_the_others() {
+    for how in ["created", "branched", "deleted", "brought back"] {
+        let mut node = Node::new(9);
+        node.config.retention_ms = HOUR_MS;
+        (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+        let (disk, engine) = hooked(&node);
+        for namespace in ["docs", "gone"] {
+            put(&engine, namespace, 0..20, 0).await;
+            engine.checkpoint(&name(namespace)).await.unwrap();
+        }
+        let doubted = name("doubted");
+        if ["deleted", "brought back"].contains(&how) {
+            put(&engine, "doubted", 0..20, 0).await;
+        }
+        if how == "brought back" {
+            engine.delete(&doubted).await.unwrap();
+        }
+        let stuck = Some(Layout::new("/data").bindings(&doubted).display().to_string());
+        disk.let_stick(stuck.clone());
+        disk.let_sync_fail(stuck);
+        let done = match how {
+            "created" => engine.create(&doubted, CreateRequest::default()).await.map(drop),
+            "branched" => engine.branch(&name("docs"), &doubted, BranchRequest::default()).await.map(drop),
+            "deleted" => engine.delete(&doubted).await,
+            _ => engine.undelete(&doubted, None).await.map(drop),
+        };
+        assert_eq!(done.unwrap_err().code(), "binding_unknown", "{how}");
+        engine.delete(&name("gone")).await.unwrap();
+        for n in 1..4 {
+            put(&engine, "docs", 0..9, n).await;
+            engine.checkpoint(&name("docs")).await.unwrap();
+            node.clock.advance(2 * HOUR_MS);
+            let error = engine.tend().await.unwrap_err();
+            assert!(error.message().contains("doubted"), "{how}: {error}");
+            engine.note_upkeep(&Err(error));
+            assert_eq!((engine.warning_codes(), engine.is_index_trusted()), (vec!["index_failed".to_owned()], true));
+            assert_eq!(generations(&engine).len(), 1, "{how}: what docs kept goes");
+            assert!(!deleted(&engine).contains(&name("gone").to_string()), "{how}");
+            // Counting anew and sweeping leave what the next start may need.
+            engine.rebuild_index().unwrap_err();
+            assert_eq!(engine.sweep().unwrap().0, 0, "{how}");
+        }
+        let held = Node { disk: node.disk.duplicate(), clock: node.clock.clone(), ..Node::new(10) };
+        let again = held.open();
+        let found = again.view(&doubted).ok().map(|view| documents(&view).len());
+        let expected = [("created", Some(0)), ("branched", Some(20)), ("deleted", None), ("brought back", Some(20))];
+        assert!(expected.contains(&(how, found)), "{how}: {found:?}");
+        assert!(again.check(4).unwrap().is_whole(), "{how}");
+        disk.let_stick(None);
+        disk.let_sync_fail(None);
+        engine.tend().await.unwrap();
+        engine.rebuild_index().unwrap();
+        engine.tend().await.unwrap();
+        assert_eq!((engine.is_index_trusted(), engine.sweep().unwrap().0), (true, 0), "{how}");
+        let local = Layout::new("/data").local();
+        let found = node.disk.list(&local).unwrap();
+        let is_one = |name: &str| name != "names" && node.disk.is_filled(&local.join(name));
+        let incarnations = found.iter().filter(|entry| is_one(&entry.name)).count();
+        assert_eq!(incarnations, if how == "deleted" { 2 } else { 1 }, "{how}");
+        put(&engine, "doubted", 0..9, 3).await;
+        let (expected, engine) = (all(&engine, "doubted"), node.cut_power(engine));
+        assert_eq!((all(&engine, "doubted"), all(&engine, "docs").len()), (expected, 20), "{how}");
+    }
+}
+
+/// What a flush was to commit may be in place or not, each time that it is tried: nothing of the others waits for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_manifest_that_may_be_there_or_not_stops_nothing_of_the_others() {
+    for is_stuck in [true, false] {
+        let mut node = Node::new(11);
+        node.config.retention_ms = HOUR_MS;
+        (node.config.compaction_fan_in, node.config.compaction_dead_percent) = (1_000, 1_000);
+        let (disk, engine) = hooked(&node);
+        for namespace in ["docs", "gone", "doubted"] {
+            put(&engine, namespace, 0..20, 0).await;
+            engine.checkpoint(&name(namespace)).await.unwrap();
+        }
+        engine.delete(&name("gone")).await.unwrap();
+        put(&engine, "doubted", 0..9, 1).await;
+        let dir = directory(&engine, "doubted");
+        disk.let_stick(is_stuck.then(|| dir.clone()));
+        disk.let_sync_fail(Some(dir));
+        for n in 1..4 {
+            put(&engine, "docs", 0..9, n).await;
+            engine.checkpoint(&name("docs")).await.unwrap();
+            node.clock.advance(2 * HOUR_MS);
+            engine.checkpoint(&name("doubted")).await.unwrap_err();
+            let _ = engine.tend().await;
+            assert_eq!(generations(&engine).len(), 1, "what docs kept goes");
+            assert!(deleted(&engine).is_empty());
+        }
+        assert!(!engine.is_index_trusted(), "what it may name is to be counted anew");
+        let expected = all(&engine, "doubted");
+        let held = Node { disk: node.disk.duplicate(), clock: node.clock.clone(), ..Node::new(12) };
+        let again = held.open();
+        assert_eq!((all(&again, "doubted"), again.check(4).unwrap().is_whole()), (expected.clone(), true));
+        disk.let_stick(None);
+        disk.let_sync_fail(None);
+        engine.checkpoint(&name("doubted")).await.unwrap();
+        engine.rebuild_index().unwrap();
+        assert!(engine.is_index_trusted() && engine.check(4).unwrap().is_whole());
+        assert_eq!(engine.repair().unwrap(), (0, 0), "what came to nothing went when all was counted anew");
+        let engine = node.cut_power(engine);
+        assert_eq!(all(&engine, "doubted"), expected);
+    }
 }

@@ -58,8 +58,9 @@ impl Engine {
             self.clear_ended();
         });
         self.delete_expired(now).await?;
-        if !self.is_index_trusted() {
-            return Ok(());
+        let settled = tokio::task::block_in_place(|| self.settle_names());
+        if !self.context.may_reclaim() {
+            return settled;
         }
         tokio::task::block_in_place(|| {
             self.forget_bases_in_turn();
@@ -73,7 +74,7 @@ impl Engine {
             if let Some((before, after)) = meta.shrink()? {
                 tracing::info!(before, after, "what the index does not need any more is given back");
             }
-            Ok(())
+            settled
         })
     }
 
@@ -299,7 +300,7 @@ pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> R
         let mut steps = steps(context, &head.manifest, &due)?;
         let stuck = remove(context, nsid, &mut steps).inspect_err(|_| {
             // Some are gone, or may be: what they named is counted anew.
-            context.meta.distrust("past states could not be let go of, or only some of them");
+            context.meta.overcount("past states could not be let go of, or only some of them");
         })?;
         follow(context, &head.manifest, steps)?;
         let Some((generation, error)) = stuck else { break };

@@ -11,7 +11,7 @@ use crate::format::manifest::Manifest;
 use crate::format::marks::{TagFile, VERSION, encode_tag};
 use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
-use crate::platform::disk::{create_dirs, if_there, publish, unpublish};
+use crate::platform::disk::{create_dirs, if_there, try_publish, unpublish};
 
 /// So many of the deletions that were left behind go with one tag that is set: each costs two barriers.
 const DELETED_AT_ONCE: usize = 32;
@@ -141,9 +141,9 @@ impl Engine {
             self.release_tag(Some(file))?;
             return Err(gone);
         }
-        if let Err(error) = publish(&*context.disk, &path, &bytes) {
-            take_back(context, &path, &named);
-            return Err(Error::from(error).context(format!("write {}", path.display())));
+        if let Err(failed) = try_publish(&*context.disk, &path, &bytes) {
+            take_back(context, &path, &failed, &named);
+            return Err(Error::from(failed.error).context(format!("write {}", path.display())));
         }
         if let Some(last) = before.map(|before| before.rev).filter(|last| *last != file.rev) {
             // Best effort: the newest revision is what counts.
@@ -165,7 +165,7 @@ impl Engine {
         // Those before it first, and for good: one that comes back with a power cut must not be the newest.
         disk.sync_dir(&dir).context(step)?;
         if let Err(error) = unpublish(disk, &dir.join(newest)) {
-            context.meta.distrust("it is not known whether a tag was removed");
+            context.meta.overcount("it is not known whether a tag was removed");
             return Err(Error::from(error).context(step()));
         }
         let _ = disk.remove_dir(&dir);

@@ -98,7 +98,7 @@ impl Engine {
                 tracing::warn!(namespace = %name, %error, "its time to live could not be acted on, it is tried again");
             }
         }
-        if !self.is_index_trusted() {
+        if !self.context.may_reclaim() {
             // Until all is counted not everything is known that there is.
             return Ok(());
         }

@@ -191,7 +191,7 @@ fn remove(context: &Context, target: Nsid, path: &std::path::Path) {
 
 /// What is counted too high would keep its objects for good, also after a clean stop.
 fn too_high(context: &Context) {
-    context.meta.distrust("the base of a merge may be counted too often");
+    context.meta.overcount("the base of a merge may be counted too often");
 }
 
 fn release(context: &Context, manifest: Option<Manifest>) {

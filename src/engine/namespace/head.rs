@@ -15,7 +15,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::meta::{Head as HeadFacts, ObjectFact};
 use crate::model::ids::{CommitId, Nsid, Project};
-use crate::platform::disk::{create_dirs, if_there, publish, unpublish};
+use crate::platform::disk::{Unpublished, create_dirs, if_there, try_publish, unpublish};
 
 /// How often a manifest may be replaced while it is read.
 const COMMITS_MEANWHILE_MAX: u32 = 16;
@@ -169,13 +169,13 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     if context.disk.size(&path).is_ok() {
         // An attempt that failed left it, and it may have been counted since.
         unpublish(&*context.disk, &path).context(|| format!("remove manifest {}", path.display()))?;
-        context.meta.distrust("a manifest was written after all, and is replaced");
+        context.meta.overcount("a manifest was written after all, and is replaced");
     }
     context.meta.hold(&added)?;
-    if let Err(error) = publish(&*context.disk, &path, &bytes) {
+    if let Err(failed) = try_publish(&*context.disk, &path, &bytes) {
         let added: Vec<String> = added.into_iter().map(|object| object.key).collect();
-        let is_unknown = !take_back(context, &path, &added);
-        let error = Error::from(error).context(format!("write manifest {}", path.display()));
+        let is_unknown = !take_back(context, &path, &failed, &added);
+        let error = Error::from(failed.error).context(format!("write manifest {}", path.display()));
         return Err(Failed { error, is_unknown });
     }
     let length = bytes.len() as u64;
@@ -193,15 +193,15 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     Ok(Head { manifest, crc32c, bytes: length })
 }
 
-/// Lets go of what a manifest or a tag was to name that could not be written. Where it may be in place all the same, all is
-/// counted anew: whoever reads it next needs its objects. Gives whether it is certain that it is not in place.
-pub fn take_back(context: &Context, path: &Path, added: &[String]) -> bool {
-    let gone = unpublish(&*context.disk, path);
+/// Lets go of what a manifest or a tag was to name that could not be written. Where it may be in place all the same, its objects stay
+/// counted until all is counted anew: whoever reads it next needs them. Gives whether it is certain that it is not in place.
+pub fn take_back(context: &Context, path: &Path, failed: &Unpublished, added: &[String]) -> bool {
+    let gone = if failed.may_be_there { unpublish(&*context.disk, path) } else { Ok(()) };
     let is_gone = gone.is_ok();
     match gone.map_err(Error::from).and_then(|()| context.meta.release(added)) {
         // A full disk needs the space back at once.
         Ok(free) => reclaim(context, &free),
-        Err(_) => context.meta.distrust("it is not known whether a manifest or a tag was written"),
+        Err(_) => context.meta.overcount("it is not known whether a manifest or a tag was written"),
     }
     is_gone
 }
