@@ -8,6 +8,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub const DISK_FULL: &str = "disk_full";
 /// The code of errors about a file system that takes no writes.
 pub const DISK_READ_ONLY: &str = "disk_read_only";
+/// The code of errors about files that the operating system does not let this user write.
+pub const DISK_FORBIDDEN: &str = "disk_forbidden";
 /// The code of errors about memory, or maps of files, that the operating system does not give.
 pub const OUT_OF_MEMORY: &str = "out_of_memory";
 
@@ -89,7 +91,7 @@ impl Error {
     /// What came of reading a file or a directory of the store.
     pub fn reading(error: std::io::Error) -> Self {
         let is_forbidden = error.kind() == std::io::ErrorKind::PermissionDenied;
-        let error = Error::from(error);
+        let error = if is_forbidden { Error::internal(error.to_string()) } else { Error::from(error) };
         if error.kind != Kind::Internal {
             return error;
         }
@@ -200,6 +202,10 @@ impl From<std::io::Error> for Error {
             ErrorKind::ReadOnlyFilesystem => Error::unavailable(error.to_string())
                 .with_code(DISK_READ_ONLY)
                 .with_hint("mount the data directory's file system for writing; writes resume by themselves"),
+            ErrorKind::PermissionDenied => Error::unavailable(error.to_string()).with_code(DISK_FORBIDDEN).with_hint(
+                "its owner, its mode and those of the directories above it must let this user read and write it; writes resume by \
+                 themselves",
+            ),
             ErrorKind::OutOfMemory => Error::unavailable(error.to_string())
                 .with_code(OUT_OF_MEMORY)
                 .with_hint("raise the limits on address space (RLIMIT_AS) and on maps (vm.max_map_count)"),

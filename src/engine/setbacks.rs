@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::context::Context;
-use crate::error::{DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
+use crate::error::{DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
 use crate::meta::tables::Kin;
 use crate::model::ids::Nsid;
 
@@ -38,8 +38,8 @@ pub const NODE: Nsid = Nsid(Uuid::nil());
 const NAMED_MAX: usize = 16;
 
 /// The codes of all warnings; closed, so that no label set grows.
-pub const WARNINGS: [&str; 6] =
-    [DISK_FULL, DISK_READ_ONLY, OUT_OF_MEMORY, "flush_failed", "compaction_failed", "index_failed"];
+pub const WARNINGS: [&str; 7] =
+    [DISK_FULL, DISK_READ_ONLY, DISK_FORBIDDEN, OUT_OF_MEMORY, "flush_failed", "compaction_failed", "index_failed"];
 
 /// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,7 @@ struct Setback {
 impl Setback {
     fn code(&self, work: Work) -> &'static str {
         match (self.error.code(), work) {
-            (code @ (DISK_FULL | DISK_READ_ONLY | OUT_OF_MEMORY), _) => code,
+            (code @ (DISK_FULL | DISK_READ_ONLY | DISK_FORBIDDEN | OUT_OF_MEMORY), _) => code,
             (_, Work::Flush) => "flush_failed",
             (_, Work::Compaction) => "compaction_failed",
             (_, Work::Write | Work::Commit | Work::Removal | Work::Index) => "index_failed",
@@ -318,7 +318,7 @@ impl Context {
         let done = done.map_err(|error| self.name_missing(error));
         let (key, needs) = ((NODE, Work::Write), bytes.saturating_add(WRITE_BYTES));
         match &done {
-            Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY) => {
+            Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY | DISK_FORBIDDEN) => {
                 self.takes(key, needs);
                 self.set_back(key, namespace, error);
             }
@@ -338,7 +338,7 @@ impl Context {
         let key = (NODE, Work::Commit);
         let done = done.map_err(|error| self.name_missing(error));
         match &done {
-            Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY) => {
+            Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY | DISK_FORBIDDEN) => {
                 let is_said = |((_, work), setback): (&(Nsid, Work), &Setback)| {
                     *work != key.1 && setback.code(*work) == error.code()
                 };

@@ -1,12 +1,16 @@
-//! A file that cannot be removed for good: what is known of it is enough, so nothing is counted anew, and nobody else waits for it.
+//! Files that cannot be removed, synced or written for good: what is known of them is enough, and nobody else waits for them.
+
+use std::io::ErrorKind;
 
 use serde_json::json;
 use shoal::engine::layout::Layout;
 use shoal::engine::lineage::BranchRequest;
 use shoal::engine::setbacks::WAIT_MAX_MS;
 use shoal::engine::{CreateRequest, Engine};
+use shoal::error::Kind;
 use shoal::model::ids::Project;
 use shoal::platform::disk::Disk as _;
+use shoal::platform::memory_disk::Fault;
 
 use crate::after_faults::hooked;
 use crate::node::{Node, all, documents, name, put};
@@ -280,4 +284,23 @@ async fn a_manifest_that_may_be_there_or_not_stops_nothing_of_the_others() {
         let engine = node.cut_power(engine);
         assert_eq!(all(&engine, "doubted"), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_daemon_may_not_write_is_refused_and_warned_of_until_it_may() {
+    let node = Node::new(44);
+    let engine = node.open();
+    put(&engine, "docs", 0..5, 1).await;
+    node.disk.set_fault(Some(Fault { at: node.disk.operations(), forever: true, kind: ErrorKind::PermissionDenied }));
+    let error = engine.create(&name("other"), CreateRequest::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Unavailable, "disk_forbidden"), "{error}");
+    assert!(error.hint().unwrap().contains("owner"), "{error}");
+    assert_eq!(engine.warning_codes(), ["disk_forbidden"]);
+    node.disk.set_fault(None);
+    put(&engine, "docs", 0..9, 2).await;
+    put(&engine, "other", 0..9, 2).await;
+    node.clock.advance(WAIT_MAX_MS);
+    engine.tend().await.unwrap();
+    assert_eq!(engine.warning_codes(), Vec::<String>::new());
+    assert_eq!((all(&engine, "docs").len(), all(&engine, "other").len()), (9, 9));
 }
