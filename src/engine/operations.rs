@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::catalog::UNKNOWN_BINDING;
 use super::lineage::holdings::kin;
+use super::lineage::undelete::Told;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace, moved, not_found};
 use super::sweep::{remove_empty, remove_manifests};
@@ -253,7 +254,7 @@ impl Engine {
         let _door = door.lock().await;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
         let hlc = Hlc::from_millis(self.context.clock.now_millis());
-        let deleted = tokio::task::block_in_place(|| self.unseat(name, nsid, None, hlc))?;
+        let deleted = tokio::task::block_in_place(|| self.unseat(name, nsid, None, (hlc, Told::ByThisNode)))?;
         let slot = self.slots().remove(name);
         if let Some(Ok(namespace)) = slot.as_ref().map(Slot::namespace) {
             namespace.retire().await;

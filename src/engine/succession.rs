@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::layout::conflicts_key;
 use super::lineage::holdings::{generations, kin};
+use super::lineage::undelete::Told;
 use super::merge::bases;
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, newest};
@@ -134,7 +135,7 @@ impl Engine {
         let deleted = tokio::task::block_in_place(|| {
             bases::stage(&self.context, after.nsid, theirs)?;
             self.settle_common(after.nsid)?;
-            self.unseat(name, own.nsid, Some((after.nsid, known)), hlc)
+            self.unseat(name, own.nsid, Some((after.nsid, known)), (hlc, Told::ByThisNode))
         })
         .context(|| format!("give {name} to the bucket's incarnation {}", after.nsid))?;
         self.seat(name, after.clone());
@@ -219,10 +220,18 @@ impl Engine {
     /// since.
     pub async fn delete_known(self: &Arc<Self>, name: &NamespaceName, known: &VersionVector) -> Result<bool> {
         let (name, known) = (name.clone(), known.clone());
-        self.to_the_end(move |engine| async move { engine.delete_known_now(&name, &known).await }).await
+        self.to_the_end(move |engine| async move { engine.delete_known_now(&name, &known, Told::ByThisNode).await })
+            .await
     }
 
-    async fn delete_known_now(&self, name: &NamespaceName, known: &VersionVector) -> Result<bool> {
+    /// The same where another node deleted it and the bucket knows: nobody is told that this one did.
+    pub async fn follow_deletion(self: &Arc<Self>, name: &NamespaceName, known: &VersionVector) -> Result<bool> {
+        let (name, known) = (name.clone(), known.clone());
+        self.to_the_end(move |engine| async move { engine.delete_known_now(&name, &known, Told::Already).await })
+            .await
+    }
+
+    async fn delete_known_now(&self, name: &NamespaceName, known: &VersionVector, told: Told) -> Result<bool> {
         let own = self.namespace(name)?;
         let door = self.door(name);
         let _door = door.lock().await;
@@ -234,7 +243,7 @@ impl Engine {
             return Ok(false);
         }
         let hlc = Hlc::from_millis(self.context.clock.now_millis());
-        let deleted = tokio::task::block_in_place(|| self.unseat(name, own.nsid, None, hlc))?;
+        let deleted = tokio::task::block_in_place(|| self.unseat(name, own.nsid, None, (hlc, told)))?;
         self.slots().remove(name);
         tokio::join!(biased; own.retire(), async { drop(held) });
         self.unpin(name)?;

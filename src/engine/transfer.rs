@@ -15,6 +15,7 @@ use super::catalog::UNKNOWN_BINDING;
 use super::context::Birth;
 use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
 use super::lineage::holdings::kin;
+use super::lineage::undelete::Told;
 use super::namespace::{Moment, reference};
 use super::operations::exists;
 use super::sweep::remove_empty;
@@ -374,7 +375,9 @@ impl Engine {
         let after = self.begin(name, manifest)?;
         // Asked when the references are counted: what the old incarnation still names now cannot go any more.
         let bound = match before.moment().await.and_then(|moment| check(&moment)) {
-            Ok(()) => tokio::task::block_in_place(|| self.unseat(name, old, Some((nsid, kin_after)), hlc)),
+            Ok(()) => tokio::task::block_in_place(|| {
+                self.unseat(name, old, Some((nsid, kin_after)), (hlc, Told::ByThisNode))
+            }),
             Err(error) => Err(error),
         };
         let deleted = match bound {

@@ -210,8 +210,8 @@ impl Sync {
                 );
                 (covered, Some(notice))
             };
-            if self.engine.delete_known(name, &known).await? {
-                // The bucket knows of it, and nobody here meant it.
+            if self.engine.follow_deletion(name, &known).await? {
+                // One of before that was taken back.
                 self.engine.forget_end(name, ended.nsid).await?;
                 if let Some(notice) = &notice {
                     tracing::warn!(%name, notice);

@@ -1,8 +1,10 @@
 //! Deletions and returns of one name on two nodes: what was told is not told again, and whoever acts last with knowledge of the rest decides.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use shoal::engine::Engine;
+use shoal::platform::memory_disk::{Mishap, MishapKind};
 use shoal::store::Bucket;
 
 use crate::fleet::{bucket, fresh, meet, sync};
@@ -162,5 +164,30 @@ async fn what_came_back_elsewhere_is_not_deleted_by_who_uses_the_name_again() {
                 assert_eq!(all(engine, &beside[0].0.name).len(), 2, "{what}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_kept_from_following_a_deletion_to_the_end_does_not_delete_what_came_back() {
+    for ahead_ms in AHEAD_MS {
+        let (mut after, mut is_through) = (0, false);
+        while !is_through {
+            let two = Two::apart(ahead_ms).await;
+            two.delete(1).await;
+            two.pass(1).await;
+            let disk = &two.nodes[0].disk;
+            disk.take_happened();
+            let kind = MishapKind::Fails(ErrorKind::Other);
+            disk.set_mishap(Some(Mishap { after, within: Some("/names/".to_owned()), kind }));
+            let _ = sync(&two.nodes[0], &two.engines[0], &two.bucket).await;
+            disk.set_mishap(None);
+            is_through = disk.take_happened().is_empty();
+            two.wait();
+            two.undelete(1).await;
+            two.pass(1).await;
+            assert_eq!(two.end().await, [Some(5); 2], "operation {after}, ahead by {ahead_ms} ms");
+            after += 1;
+        }
+        assert!(after > 3, "{after} operations");
     }
 }

@@ -24,7 +24,7 @@ mod share;
 mod shared_tags;
 mod tags;
 mod ttl;
-mod undelete;
+pub(super) mod undelete;
 
 pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;

@@ -28,6 +28,14 @@ pub struct DeletedNamespace {
     pub deleted_ms: u64,
 }
 
+/// Who tells the bucket that an incarnation lost its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Told {
+    ByThisNode,
+    /// It was told already: this node only follows.
+    Already,
+}
+
 impl Engine {
     /// Deleted namespaces of a project that can be had back, newest first.
     pub fn deleted(&self, project: &Project) -> Vec<DeletedNamespace> {
@@ -126,7 +134,7 @@ impl Engine {
         name: &NamespaceName,
         nsid: Nsid,
         next: Option<(Nsid, Kin)>,
-        hlc: Hlc,
+        (hlc, told): (Hlc, Told),
     ) -> Result<Option<DeletedFile>> {
         let context = &self.context;
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
@@ -145,7 +153,7 @@ impl Engine {
         let marked = if is_kept { Some(self.mark_deleted(name, nsid, hlc)?) } else { None };
         // After everything that was known of it, whatever the clock says.
         let hlc = ended.as_ref().map_or(hlc, |ended: &Ended| hlc.max(ended.seen.newest()));
-        let target = next.as_ref().map(|(nsid, _)| *nsid);
+        let (target, ended) = (next.as_ref().map(|(nsid, _)| *nsid), ended.filter(|_| told == Told::ByThisNode));
         let bound = self.catalog.bind(&*context.disk, &context.layout, name, target, hlc, ended)?;
         context.follow(name, &bound, next);
         if let (Some((deleted, _)), Ok(Some(head))) = (&marked, head) {
