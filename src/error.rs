@@ -125,6 +125,11 @@ impl Error {
         self
     }
 
+    /// The same error, with that where nothing is said yet about what to do.
+    pub fn or_hint(self, hint: &str) -> Self {
+        if self.hint.is_some() { self } else { self.with_hint(hint) }
+    }
+
     /// The same error, naming the attribute it is about.
     pub fn with_attribute(mut self, attribute: impl Into<String>) -> Self {
         self.attribute = Some(attribute.into());

@@ -200,7 +200,10 @@ impl Catalog {
                 return Err(error);
             }
             self.doubts().insert(name.clone(), Doubt { path, target });
-            return Err(error.with_code(UNKNOWN_BINDING));
+            return Err(error.with_code(UNKNOWN_BINDING).with_hint(
+                "whether it was done is not known until the disk lets go of the file, which is tried every half minute, or the daemon \
+                 starts anew; look at the disk and the kernel's log, then send the same again",
+            ));
         }
         let bound = Bound { rev, target };
         self.lock().insert(name.clone(), bound.clone());
@@ -237,8 +240,9 @@ impl Catalog {
         Ok(())
     }
 
-    /// The newest binding of a name, as its file has it.
-    pub fn newest(disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<Option<NameBinding>> {
+    /// The newest binding of a name, as its file has it, and never one that failed: that is taken back before.
+    pub fn newest(&self, disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<Option<NameBinding>> {
+        self.settle(disk, name)?;
         Ok(newest(disk, &layout.bindings(name))?.map(|(_, binding)| binding))
     }
 
@@ -252,7 +256,13 @@ impl Catalog {
     pub fn settle(&self, disk: &dyn Disk, name: &NamespaceName) -> Result<()> {
         let mut doubts = self.doubts();
         let Some(doubt) = doubts.get(name) else { return Ok(()) };
-        unpublish(disk, &doubt.path).context(|| format!("take back a binding of name {name} that failed"))?;
+        unpublish(disk, &doubt.path).context(|| format!("take back a binding of name {name} that failed")).map_err(
+            |error| {
+                error.or_hint(
+                    "it is tried every half minute: look at the disk and the kernel's log, then send the same again",
+                )
+            },
+        )?;
         doubts.remove(name);
         self.took_back.store(true, Ordering::SeqCst);
         Ok(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::UNKNOWN_BINDING;
+use super::lineage::Told;
 use super::lineage::holdings::kin;
-use super::lineage::undelete::Told;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace, moved, not_found};
 use super::sweep::{remove_empty, remove_manifests};

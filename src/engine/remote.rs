@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::catalog::Catalog;
 use super::context::Birth;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
@@ -98,7 +97,7 @@ impl Engine {
 
     /// What a name means here, newest revision; `ended` is who lost it last, of those that the bucket has. Blocking.
     pub fn binding(&self, name: &NamespaceName) -> Result<Option<NameBinding>> {
-        Catalog::newest(&*self.context.disk, &self.context.layout, name)
+        self.catalog.newest(&*self.context.disk, &self.context.layout, name)
     }
 
     /// This node's origin in a namespace.

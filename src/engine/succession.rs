@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::layout::conflicts_key;
+use super::lineage::Told;
 use super::lineage::holdings::{generations, kin};
-use super::lineage::undelete::Told;
 use super::merge::bases;
 use super::merge::decide::Policy;
 use super::merge::{MergeReport, MergeRequest, newest};

@@ -1,5 +1,6 @@
 //! Names that two nodes created apart: made one where that can be, kept under two names where not, and nothing is lost.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,7 @@ use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
 use shoal::model::write::Idempotency;
+use shoal::platform::memory_disk::Fault;
 use shoal::store::Bucket;
 use shoal::sync::Sync;
 
@@ -169,4 +171,41 @@ async fn what_is_written_while_a_name_goes_over_is_there_afterwards() {
     assert_eq!(all(&engines[1], "docs").len() as u64, 20 + count);
     meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
     assert_eq!(all(&engines[0], "docs").len() as u64, 20 + count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_may_have_gone_over_when_the_disk_failed_loses_nothing_that_is_written_then() {
+    let (mut at, mut doubted) = (0, 0);
+    loop {
+        let (bucket, nodes, engines) = two(7);
+        put(&engines[0], "docs", [1], 1).await;
+        put(&engines[1], "docs", [2], 1).await;
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        // From some operation of its pass on the disk does nothing any more.
+        let disk = &nodes[0].disk;
+        disk.set_fault(Some(Fault { at: disk.operations() + at, forever: true, kind: ErrorKind::Other }));
+        let Err(error) = sync(&nodes[0], &engines[0], &bucket).await else { break };
+        doubted += u32::from(error.code() == "binding_unknown");
+        // The bucket's clock of the name goes on meanwhile.
+        engines[1].delete(&name("docs")).await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        nodes[1].clock.advance(10);
+        // What the first one had sent by then is not deleted with it, and has the name.
+        let _ = engines[1].undelete(&name("docs"), None).await;
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        disk.set_fault(None);
+        let _ = sync(&nodes[0], &engines[0], &bucket).await;
+        put(&engines[0], "docs", [3], 2).await;
+        let [first, second] = &nodes;
+        let engine = first.cut_power(engines[0].clone());
+        meet(&[(first, &engine), (second, &engines[1])], &bucket).await;
+        for engine in [&engine, &engines[1]] {
+            let found: Vec<_> = names(engine).iter().flat_map(|named| all(engine, named).into_keys()).collect();
+            for id in [1, 2, 3] {
+                assert!(found.contains(&DocId::Uint(id)), "operation {at}: {id} of {found:?}");
+            }
+        }
+        at += 1;
+    }
+    assert!(doubted > 0, "in {at} operations");
 }

@@ -24,7 +24,7 @@ mod share;
 mod shared_tags;
 mod tags;
 mod ttl;
-pub(super) mod undelete;
+mod undelete;
 
 pub use branch::{BranchRequest, TreeNode};
 pub use history::PastState;
@@ -34,6 +34,7 @@ pub use revert::Reverted;
 pub use shared_tags::shared;
 pub use tags::Tag;
 pub use undelete::DeletedNamespace;
+pub(in crate::engine) use undelete::Told;
 
 use crate::error::Error;
 
