@@ -9,6 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::commits::Commits;
 use super::damage::Damages;
+use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::namespace::Namespace;
@@ -126,6 +127,8 @@ pub struct Context {
     pub unreadable: Mutex<AllUnreadable>,
     /// Names whose binding could not be read then.
     pub names_whole: AtomicBool,
+    /// Manifests that failed and may be in place all the same.
+    pub doubted: Doubted,
     /// Turns of who commits, and of who needs that nobody does.
     pub commits: Commits,
     /// Held by who changes a tag.

@@ -23,6 +23,7 @@ pub mod context;
 mod copies;
 mod copy_tokens;
 pub mod damage;
+mod doubted;
 pub mod filter;
 pub mod group_commit;
 mod id_ranges;

@@ -125,6 +125,9 @@ impl Engine {
             facts.beside_heads.extend(found.beside_head.into_values());
             facts.heads.push((nsid, found.head));
         }
+        for key in context.doubted.objects() {
+            *facts.references.entry(key).or_default() += 1;
+        }
         Ok(((facts, unreadable), alone))
     }
 

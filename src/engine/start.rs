@@ -13,6 +13,7 @@ use super::closing::{ByUse, WAITING_THREADS_MAX};
 use super::commits::Commits;
 use super::context::{Context, EngineConfig};
 use super::damage::Damages;
+use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::namespace::head::Head;
@@ -97,6 +98,7 @@ impl Engine {
             unreadable: Mutex::default(),
             names_whole: AtomicBool::new(true),
             commits: Commits::default(),
+            doubted: Doubted::default(),
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
@@ -148,7 +150,7 @@ impl Engine {
     /// What the background owes after a start, and after an error of the index: counts of references where they are not
     /// known to be right, and the removal of what nobody needs. Until it is done nothing is reclaimed. Blocking.
     pub fn rebuild_index(&self) -> Result<()> {
-        let settled = self.settle_names();
+        let settled = self.settle_doubts();
         let mut dropped = Ok(());
         if !self.is_index_trusted() {
             self.recount()?;
@@ -171,13 +173,14 @@ impl Engine {
         }
     }
 
-    /// Takes back bindings that failed and may be in place all the same. Of one that is still there its namespace waits, and nobody else.
-    pub(super) fn settle_names(&self) -> Result<()> {
+    /// Takes back bindings and manifests that failed and may be in place all the same. For one that is still there its namespace waits,
+    /// and nobody else.
+    pub(super) fn settle_doubts(&self) -> Result<()> {
         let (took_back, settled) = self.catalog.settle_all(&*self.context.disk);
         if took_back {
             self.context.meta.overcount("what a name was not bound to after all is counted");
         }
-        settled
+        settled.and(self.context.settle_manifests())
     }
 
     /// Whether the counts of references are known to be right. While they are not they have to be made anew, and where one of them may
@@ -199,6 +202,7 @@ impl Engine {
             return Err(super::not_found(name));
         }
         let opened = tokio::task::block_in_place(|| {
+            self.context.go_by_files(nsid).context(|| format!("open namespace {name}"))?;
             let head =
                 Head::load(&self.context, nsid).context(|| format!("open namespace {name}"))?.ok_or_else(|| {
                     Error::corrupt(format!("open namespace {name}: incarnation {nsid} has no manifest"))

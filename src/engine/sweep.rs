@@ -147,6 +147,8 @@ impl Engine {
         let mut live = self.at_work();
         // What may be that of a damaged name, and whatever of a namespace is unreadable, stays.
         live.extend(context.unreadable().into_iter().filter(|(_, of)| !of.has_head).map(|(nsid, _)| nsid));
+        // Which of two manifests says what a namespace needs may be open.
+        live.extend(context.doubted.all());
         let mut bound = self.catalog.bound();
         // What was deleted and can be had back keeps its files like what has a name.
         bound.extend(context.kin().iter().filter(|(_, kin)| kin.deleted_ms.is_some()).map(|(nsid, _)| *nsid));

@@ -58,7 +58,7 @@ impl Engine {
             self.clear_ended();
         });
         self.delete_expired(now).await?;
-        let settled = tokio::task::block_in_place(|| self.settle_names());
+        let settled = tokio::task::block_in_place(|| self.settle_doubts());
         if !self.context.may_reclaim() {
             return settled;
         }
@@ -241,6 +241,7 @@ impl Engine {
             (Ok(None), Ok(())) => Ok(Vec::new()),
             (Err(error), Ok(())) => Err(error),
         };
+        context.doubted.forget(nsid);
         context.set_right(nsid, Work::Removal);
         if context.unreadable().contains_key(&nsid) {
             context.meta.distrust("a namespace with files that could not be read is gone");
@@ -294,6 +295,8 @@ struct Step {
 pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> Result<()> {
     let _commits = context.commits.alone();
     context.commits.touch(nsid);
+    // The newest of the files may be one that the namespace does not go by.
+    context.settle_manifest(nsid)?;
     let Some(head) = Head::load(context, nsid)? else { return Ok(()) };
     let (mut due, mut failed) = (due.clone(), None);
     for _ in 0..STUCK_MAX {

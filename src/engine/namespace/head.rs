@@ -166,6 +166,7 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     let added: Vec<ObjectFact> = new.into_values().filter(|object| !old.contains(&object.key)).collect();
     let (bytes, crc32c) = encode_manifest(&manifest)?;
     let path = context.layout.manifest(manifest.nsid, manifest.generation);
+    context.settle_manifest(manifest.nsid)?;
     if context.disk.size(&path).is_ok() {
         // An attempt that failed left it, and it may have been counted since.
         unpublish(&*context.disk, &path).context(|| format!("remove manifest {}", path.display()))?;
@@ -175,6 +176,9 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
     if let Err(failed) = try_publish(&*context.disk, &path, &bytes) {
         let added: Vec<String> = added.into_iter().map(|object| object.key).collect();
         let is_unknown = !take_back(context, &path, &failed, &added);
+        if is_unknown {
+            context.doubted.add(manifest.nsid, path.clone(), added);
+        }
         let error = Error::from(failed.error).context(format!("write manifest {}", path.display()));
         return Err(Failed { error, is_unknown });
     }
