@@ -17,6 +17,8 @@ mod hook_disk;
 mod keyed_writes;
 #[path = "engine/long_texts.rs"]
 mod long_texts;
+#[path = "engine/long_values.rs"]
+mod long_values;
 #[path = "support/node.rs"]
 mod node;
 #[path = "engine/opening.rs"]

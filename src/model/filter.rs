@@ -130,6 +130,13 @@ pub struct TokenTest {
     pub last_as_prefix: bool,
 }
 
+impl TokenTest {
+    /// Whether it matters where the tokens are: one alone may be anywhere.
+    pub fn is_sequence(&self) -> bool {
+        self.mode == TokenMode::Sequence && self.tokens.len() > 1
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenMode {
     All,

@@ -2,6 +2,7 @@
 //!
 //! Work that may take long asks in its loops; what it then gets is an error to return.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::error::{Error, Result};
 pub const ROWS_PER_CHECK: u32 = 4_096;
 /// How often loops over documents ask.
 pub const DOCUMENTS_PER_CHECK: u32 = 8;
-/// How often loops over the bytes of texts ask, in bytes: with one of them a large pattern may be busy for a millisecond.
+/// How often loops over the bytes of texts and other values ask, in bytes: with one of them a large pattern may be busy for a millisecond.
 const TEXT_BYTES_PER_CHECK: u64 = 256;
 
 /// Why work must end.
@@ -28,10 +29,10 @@ pub const ABANDONED: &str = "abandoned";
 
 /// One piece of work's time and memory. Shared by its threads.
 pub struct Allowance {
-    end: Option<Box<dyn Fn() -> Option<End> + Send + Sync>>,
+    end: Option<Arc<dyn Fn() -> Option<End> + Send + Sync>>,
     bytes_max: u64,
     bytes: AtomicU64,
-    /// Of texts, looked at so far.
+    /// Of texts and other values, looked at so far.
     text_bytes: AtomicU64,
 }
 
@@ -43,7 +44,12 @@ impl Allowance {
 
     /// So much memory, and until `end` says why it is over.
     pub fn new(bytes_max: u64, end: impl Fn() -> Option<End> + Send + Sync + 'static) -> Self {
-        Allowance { end: Some(Box::new(end)), bytes_max, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
+        Allowance { end: Some(Arc::new(end)), bytes_max, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
+    }
+
+    /// The same end, and so much memory of its own.
+    pub fn with_bytes(&self, bytes_max: u64) -> Self {
+        Allowance { end: self.end.clone(), bytes_max, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
     }
 
     /// An error once the work must end.
@@ -67,7 +73,8 @@ impl Allowance {
         }
     }
 
-    /// [`Self::check`] so often that little is looked at in between, in one text or in many. `bytes` are to come, and few.
+    /// [`Self::check`] so often that little is looked at in between, in one text or in many. `bytes` are to come: few, or what is
+    /// gone through at once, so that no two such follow each other without it.
     #[inline]
     pub fn look_at(&self, bytes: usize) -> Result<()> {
         // Empty texts count, too.

@@ -14,7 +14,7 @@ use crate::node::{Node, all, name};
 use crate::write;
 
 /// A clock on which a second passes whenever it is looked at.
-struct Hurried(AtomicU64);
+pub(crate) struct Hurried(pub(crate) AtomicU64);
 
 impl Clock for Hurried {
     fn now_millis(&self) -> u64 {

@@ -18,7 +18,7 @@ use crate::platform::allowance::Allowance;
 
 /// The longest pattern of `Glob` and `Regex`, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 4_096;
-/// What the patterns of a write's filter or condition may take together, in bytes.
+/// What the patterns of a write's filter or condition, and the values that it refers to, may take together, in bytes.
 const WRITE_BYTES_MAX: u64 = 64 << 20;
 /// The key of an operand that stands for an incoming value.
 const REF_NEW: &str = "$ref_new";
@@ -33,15 +33,15 @@ pub fn bind(expr: &Expr, schema: &Schema, allowance: &Allowance) -> Result<Filte
     Binder { schema, new: New::Refused, allowance }.expr(expr)
 }
 
-/// Binds the filter of a by-filter write.
-pub fn bind_for_write(expr: &Expr, schema: &Schema) -> Result<Filter> {
-    bind(expr, schema, &Allowance::new(WRITE_BYTES_MAX, || None))
+/// Binds the filter of a by-filter write, within the time of the write's allowance.
+pub fn bind_for_write(expr: &Expr, schema: &Schema, allowance: &Allowance) -> Result<Filter> {
+    bind(expr, schema, &allowance.with_bytes(WRITE_BYTES_MAX))
 }
 
-/// Binds a write's condition: `{"$ref_new": "attr"}` is the value in `new`, and null where that has none or there is no new
-/// document. Attributes need not be filterable, because conditions read the document itself.
-pub fn bind_condition(expr: &Expr, schema: &Schema, new: Option<&Document>) -> Result<Filter> {
-    Binder { schema, new: New::Row(new), allowance: &Allowance::new(WRITE_BYTES_MAX, || None) }.expr(expr)
+/// Binds a write's condition, within the time of the write's allowance: `{"$ref_new": "attr"}` is the value in `new`, and null where
+/// that has none or there is no new document. Attributes need not be filterable, because conditions read the document itself.
+pub fn bind_condition(expr: &Expr, schema: &Schema, new: Option<&Document>, allowance: &Allowance) -> Result<Filter> {
+    Binder { schema, new: New::Row(new), allowance: &allowance.with_bytes(WRITE_BYTES_MAX) }.expr(expr)
 }
 
 /// Whether an expression has a `$ref_new`, so that it must be bound anew for every document.
@@ -119,8 +119,7 @@ impl Binder<'_> {
             return Ok(if at.op.starts_with("Not") { Filter::All } else { Filter::None });
         }
         let (indexed, allowance) = (matches!(self.new, New::Refused), self.allowance);
-        let binding = ColumnBinder { at, column, indexed, allowance };
-        binding.bind(operand, leaf.params.as_ref())
+        ColumnBinder { at, column, indexed, allowance }.bind(operand, leaf.params.as_ref())
     }
 
     fn resolve(&self, at: &Leaf<'_>, name: &Json) -> Result<Json> {
@@ -137,6 +136,9 @@ impl Binder<'_> {
             return Err(at.error(format!("$ref_new refers to attribute `{name}`, which was not found")));
         };
         let value = new.and_then(|document| document.get(column.uid()));
+        // Thousands of tests may each be against an array of a million elements.
+        let bytes = value.map_or(0, Value::logical_bytes) as usize;
+        self.allowance.look_at(bytes).and_then(|()| self.allowance.keep(bytes))?;
         Ok(value.map_or(Json::Null, |value| value_render::to_json(value, true)))
     }
 
@@ -507,6 +509,7 @@ mod tests {
     use crate::model::ids::{DocId, IdType, Version};
     use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
     use crate::model::value::{Value, Vector};
+    use crate::platform::allowance::Allowance;
     use serde_json::{Value as Json, json};
 
     fn schema() -> Schema {
@@ -538,7 +541,7 @@ mod tests {
     }
 
     fn refused(filter: Json) -> String {
-        let error = bind_for_write(&leaf(filter), &schema()).unwrap_err();
+        let error = bind_for_write(&leaf(filter), &schema(), &Allowance::unlimited()).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         error.to_string()
     }
@@ -609,18 +612,26 @@ mod tests {
     fn a_hostile_regex_is_refused_before_it_takes_memory() {
         let mut schema = schema();
         schema.columns[1].regex = true;
-        let error = bind_for_write(&leaf(json!(["tags", "Regex", "(a{1000}){1000}"])), &schema).unwrap_err();
+        let error =
+            bind_for_write(&leaf(json!(["tags", "Regex", "(a{1000}){1000}"])), &schema, &Allowance::unlimited())
+                .unwrap_err();
         assert!(error.to_string().contains("not a regular expression"));
     }
 
     #[test]
     fn empty_groups_are_decided_at_once() {
-        assert!(matches!(bind_for_write(&Expr::And(vec![]), &schema()).unwrap(), Filter::All));
-        assert!(matches!(bind_for_write(&Expr::Or(vec![]), &schema()).unwrap(), Filter::None));
+        assert!(matches!(
+            bind_for_write(&Expr::And(vec![]), &schema(), &Allowance::unlimited()).unwrap(),
+            Filter::All
+        ));
+        assert!(matches!(
+            bind_for_write(&Expr::Or(vec![]), &schema(), &Allowance::unlimited()).unwrap(),
+            Filter::None
+        ));
         let not = Expr::Not(Box::new(Expr::Not(Box::new(leaf(json!(["n", "Eq", 1]))))));
-        assert!(matches!(bind_for_write(&not, &schema()).unwrap(), Filter::Column(..)));
+        assert!(matches!(bind_for_write(&not, &schema(), &Allowance::unlimited()).unwrap(), Filter::Column(..)));
         let none = Expr::And(vec![leaf(json!(["n", "Eq", 1])), leaf(json!(["n", "In", []]))]);
-        assert!(matches!(bind_for_write(&none, &schema()).unwrap(), Filter::None));
+        assert!(matches!(bind_for_write(&none, &schema(), &Allowance::unlimited()).unwrap(), Filter::None));
     }
 
     fn document(n: Option<i64>, vector: [f32; 2]) -> Document {
@@ -638,7 +649,7 @@ mod tests {
         let schema = schema();
         let newer = leaf(json!(["n", "Lt", {"$ref_new": "n"}]));
         let holds = |expr: &Expr, old: &Document, new: Option<&Document>| {
-            matches(&bind_condition(expr, &schema, new).unwrap(), &schema, old, &[]).unwrap()
+            matches(&bind_condition(expr, &schema, new, &Allowance::unlimited()).unwrap(), &schema, old, &[]).unwrap()
         };
         let (old, new) = (document(Some(1), [1.0, 0.1]), document(Some(2), [1.0, 0.1]));
         assert!(refers_to_new(&newer) && holds(&newer, &old, Some(&new)) && !holds(&newer, &new, Some(&old)));
@@ -648,14 +659,20 @@ mod tests {
         let changed = leaf(json!(["vector", "NotEq", {"$ref_new": "vector"}]));
         assert!(!holds(&changed, &old, Some(&new)) && holds(&changed, &old, Some(&document(None, [0.0; 2]))));
         let tagged = leaf(json!(["tags", "Contains", {"$ref_new": "hidden"}]));
-        assert!(matches!(bind_condition(&tagged, &schema, None).unwrap(), Filter::None));
+        assert!(matches!(bind_condition(&tagged, &schema, None, &Allowance::unlimited()).unwrap(), Filter::None));
         let untagged = leaf(json!(["tags", "NotContains", {"$ref_new": "hidden"}]));
-        assert!(matches!(bind_condition(&untagged, &schema, Some(&new)).unwrap(), Filter::All));
-        let error = bind_for_write(&newer, &schema).unwrap_err().to_string();
+        assert!(matches!(
+            bind_condition(&untagged, &schema, Some(&new), &Allowance::unlimited()).unwrap(),
+            Filter::All
+        ));
+        let error = bind_for_write(&newer, &schema, &Allowance::unlimited()).unwrap_err().to_string();
         assert!(error.contains("$ref_new is allowed in the conditions of writes only"));
         let unknown = leaf(json!(["n", "Lt", {"$ref_new": "m"}]));
         assert!(
-            bind_condition(&unknown, &schema, None).unwrap_err().to_string().contains("`m`, which was not found")
+            bind_condition(&unknown, &schema, None, &Allowance::unlimited())
+                .unwrap_err()
+                .to_string()
+                .contains("`m`, which was not found")
         );
     }
 
@@ -669,7 +686,7 @@ mod tests {
             json!(["body", "NotEq", "a"]),
             json!(["vector", "Eq", [1, 2]]),
         ] {
-            assert!(bind_condition(&leaf(filter), &schema, None).is_ok());
+            assert!(bind_condition(&leaf(filter), &schema, None, &Allowance::unlimited()).is_ok());
         }
     }
 

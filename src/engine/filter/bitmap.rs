@@ -10,6 +10,7 @@ use roaring::{MultiOps, RoaringBitmap};
 
 use super::matches::{matches_text, matches_value, matches_with};
 use super::sequence;
+use super::texts::Texts;
 use crate::engine::analyzers::Analyzers;
 use crate::engine::view::{SegmentView, TailView, View};
 use crate::error::{Error, Result};
@@ -39,9 +40,8 @@ pub fn tail_rows(filter: &Filter, schema: &Schema, tail: &TailView, allowance: &
     let mut analyzers = Analyzers::new();
     let mut found = RoaringBitmap::new();
     for (place, row) in tail.iter() {
-        // Thousands of tests may be made of each.
         allowance.check()?;
-        if matches_with(filter, schema, &row.document, &row.terms, &mut analyzers, allowance)? {
+        if matches_with(filter, schema, &row.document, &mut Texts::of(&row.terms), &mut analyzers, allowance)? {
             found.insert(place);
         }
     }
@@ -181,7 +181,7 @@ pub fn access(filter: &Filter, schema: &Schema, segment: &Segment) -> Result<Acc
             let column = schema.column_by_uid(*uid);
             match column {
                 Some(column) if text_index(segment, column)?.is_none() => Access::Documents,
-                Some(_) if !is_sequence(test) => Access::Terms,
+                Some(_) if !test.is_sequence() => Access::Terms,
                 Some(column) if positions(segment, column)?.is_some() => Access::Positions,
                 _ => Access::Documents,
             }
@@ -192,10 +192,6 @@ pub fn access(filter: &Filter, schema: &Schema, segment: &Segment) -> Result<Acc
             _ => Access::Postings,
         },
     })
-}
-
-fn is_sequence(test: &TokenTest) -> bool {
-    test.mode == TokenMode::Sequence && test.tokens.len() > 1
 }
 
 struct Evaluation<'a> {
@@ -325,13 +321,14 @@ impl Evaluation<'_> {
         let Some(reader) = column.map(|column| text_index(self.segment, column)).transpose()?.flatten() else {
             return self.by_documents(filter, uid, within);
         };
-        if is_sequence(test)
+        if test.is_sequence()
             && let Some(positions) = self.segment.positions(uid)?
         {
             return sequence::rows(&positions, test, within, self.allowance);
         }
         let (mut all, mut any) = (within.clone(), RoaringBitmap::new());
         for (at, token) in test.tokens.iter().enumerate() {
+            self.allowance.check()?;
             let has = if test.last_as_prefix && at + 1 == test.tokens.len() {
                 rows_with_prefix(&reader, token)?
             } else {
@@ -345,7 +342,7 @@ impl Evaluation<'_> {
         match test.mode {
             TokenMode::Any => Ok(any & within),
             // Postings alone do not say where the tokens are.
-            TokenMode::Sequence if is_sequence(test) => self.by_documents(filter, uid, &all),
+            TokenMode::Sequence if test.is_sequence() => self.by_documents(filter, uid, &all),
             TokenMode::All | TokenMode::Sequence => Ok(all),
         }
     }
@@ -357,7 +354,8 @@ impl Evaluation<'_> {
             // Each may be 64 MB of text that is analysed.
             self.allowance.check()?;
             let document = scan.document(row, Some(&[uid]))?;
-            if matches_with(filter, self.schema, &document, &[], &mut self.analyzers, self.allowance)? {
+            let (texts, analyzers) = (&mut Texts::default(), &mut self.analyzers);
+            if matches_with(filter, self.schema, &document, texts, analyzers, self.allowance)? {
                 found.insert(row);
             }
         }

@@ -5,10 +5,11 @@ use std::cmp::Ordering;
 use uuid::Uuid;
 
 use super::fuzzy;
+use super::texts::Texts;
 use crate::engine::analyzers::Analyzers;
 use crate::error::Result;
 use crate::model::document::Document;
-use crate::model::filter::{Filter, IdTest, Order, Pattern, Test, TokenMode, TokenTest};
+use crate::model::filter::{Filter, IdTest, Order, Pattern, Test};
 use crate::model::ids::DocId;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
@@ -16,22 +17,23 @@ use crate::platform::allowance::Allowance;
 use crate::segment::text::terms::DocTerms;
 
 /// Whether `document` matches, however long that takes. `terms` are the document's, where the caller has them; a full-text column
-/// that is not among them is analysed anew. Who tests many documents calls [`matches_with`] and keeps the analyzers.
+/// that is not among them is analysed. Who tests many documents calls [`matches_with`] and keeps the analyzers.
 pub fn matches(
     filter: &Filter,
     schema: &Schema,
     document: &Document,
     terms: &[(ColumnUid, DocTerms)],
 ) -> Result<bool> {
-    matches_with(filter, schema, document, terms, &mut Analyzers::new(), &Allowance::unlimited())
+    matches_with(filter, schema, document, &mut Texts::of(terms), &mut Analyzers::new(), &Allowance::unlimited())
 }
 
-/// [`matches`], with analyzers that are kept from one document to the next, and within an allowance.
+/// [`matches`], with the document's texts as far as they are analysed, with analyzers that are kept from one document to the next,
+/// and within an allowance: it is asked before each test, in proportion to the value that the test goes through.
 pub fn matches_with(
     filter: &Filter,
     schema: &Schema,
     document: &Document,
-    terms: &[(ColumnUid, DocTerms)],
+    texts: &mut Texts<'_>,
     analyzers: &mut Analyzers,
     allowance: &Allowance,
 ) -> Result<bool> {
@@ -40,7 +42,7 @@ pub fn matches_with(
         Filter::None => false,
         Filter::And(all) => {
             for filter in all {
-                if !matches_with(filter, schema, document, terms, analyzers, allowance)? {
+                if !matches_with(filter, schema, document, texts, analyzers, allowance)? {
                     return Ok(false);
                 }
             }
@@ -48,19 +50,31 @@ pub fn matches_with(
         }
         Filter::Or(any) => {
             for filter in any {
-                if matches_with(filter, schema, document, terms, analyzers, allowance)? {
+                if matches_with(filter, schema, document, texts, analyzers, allowance)? {
                     return Ok(true);
                 }
             }
             false
         }
-        Filter::Not(inner) => !matches_with(inner, schema, document, terms, analyzers, allowance)?,
-        Filter::Id(test) => matches_id(test, &document.id),
-        Filter::Column(column, Test::Tokens(test)) => match document.get(*column) {
-            Some(value) => matches_tokens(test, schema, *column, value, terms, analyzers),
-            None => false,
-        },
-        Filter::Column(column, test) => matches_value(test, document.get(*column), allowance)?,
+        Filter::Not(inner) => !matches_with(inner, schema, document, texts, analyzers, allowance)?,
+        Filter::Id(test) => {
+            allowance.look_at(0)?;
+            matches_id(test, &document.id)
+        }
+        Filter::Column(column, test) => {
+            let value = document.get(*column);
+            allowance.look_at(value.map_or(0, Value::logical_bytes) as usize)?;
+            match (test, value) {
+                (Test::Tokens(test), Some(value)) => {
+                    let options = schema.column_by_uid(*column).and_then(|column| column.full_text.as_ref());
+                    match options {
+                        Some(options) => texts.pass(test, *column, options, value, analyzers, allowance)?,
+                        None => false,
+                    }
+                }
+                (test, value) => matches_value(test, value, allowance)?,
+            }
+        }
     })
 }
 
@@ -128,52 +142,6 @@ fn holds(order: Order, is: Ordering) -> bool {
         Order::Gt => is.is_gt(),
         Order::Gte => is.is_ge(),
     }
-}
-
-fn matches_tokens(
-    test: &TokenTest,
-    schema: &Schema,
-    column: ColumnUid,
-    value: &Value,
-    terms: &[(ColumnUid, DocTerms)],
-    analyzers: &mut Analyzers,
-) -> bool {
-    let Some((last, init)) = test.tokens.split_last() else { return test.mode != TokenMode::Any };
-    let given = terms.iter().find(|(uid, _)| *uid == column).map(|(_, terms)| terms);
-    let sequence = test.mode == TokenMode::Sequence && !init.is_empty();
-    let has_all = |terms: &DocTerms| init.iter().all(|t| has(terms, t)) && has_last(terms, last, test.last_as_prefix);
-    if let Some(terms) = given {
-        let passes = match test.mode {
-            TokenMode::Any => init.iter().any(|t| has(terms, t)) || has_last(terms, last, test.last_as_prefix),
-            TokenMode::All | TokenMode::Sequence => has_all(terms),
-        };
-        if !passes || !sequence {
-            return passes;
-        }
-        // Without positions a sequence needs the text, but only where all its tokens are there.
-        if let Some(passes) = terms.has_sequence(&test.tokens, test.last_as_prefix) {
-            return passes;
-        }
-    }
-    let Some(options) = schema.column_by_uid(column).and_then(|column| column.full_text.as_ref()) else {
-        return false;
-    };
-    if sequence {
-        return analyzers.get(options).has_sequence(value, &test.tokens, test.last_as_prefix);
-    }
-    let terms = analyzers.terms(options, value);
-    match test.mode {
-        TokenMode::Any => init.iter().any(|t| has(&terms, t)) || has_last(&terms, last, test.last_as_prefix),
-        TokenMode::All | TokenMode::Sequence => has_all(&terms),
-    }
-}
-
-fn has_last(terms: &DocTerms, last: &str, as_prefix: bool) -> bool {
-    if as_prefix { terms.any_with_prefix(last) } else { has(terms, last) }
-}
-
-fn has(terms: &DocTerms, token: &str) -> bool {
-    terms.tf(token) > 0
 }
 
 /// A scalar, or one element of an array, without its owner.
@@ -256,6 +224,7 @@ mod tests {
     use crate::model::ids::{DocId, Version};
     use crate::model::schema::{AttributeType, Column, FullText, Schema, Tokenizer};
     use crate::model::value::Value;
+    use crate::platform::allowance::Allowance;
     use serde_json::{Value as Json, json};
 
     fn schema() -> Schema {
@@ -305,7 +274,8 @@ mod tests {
     fn passes(fields: Json, filter: Json) -> bool {
         let schema = schema();
         let document = document(fields);
-        let bound = bind_for_write(&leaf(&filter), &schema).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        let bound = bind_for_write(&leaf(&filter), &schema, &Allowance::unlimited())
+            .unwrap_or_else(|error| panic!("{filter}: {error}"));
         let terms: Vec<_> = schema
             .columns
             .iter()
@@ -468,7 +438,7 @@ mod tests {
             (json!(["id", "Gt", null]), true),
             (json!(["id", "Lt", null]), false),
         ] {
-            let bound = bind_for_write(&leaf(&filter), &schema).unwrap();
+            let bound = bind_for_write(&leaf(&filter), &schema, &Allowance::unlimited()).unwrap();
             assert_eq!(matches(&bound, &schema, &document, &[]).unwrap(), expected, "{filter}");
         }
     }

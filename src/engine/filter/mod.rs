@@ -7,3 +7,4 @@ mod glob;
 pub mod matches;
 mod patterns;
 mod sequence;
+pub mod texts;

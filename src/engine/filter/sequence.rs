@@ -66,6 +66,8 @@ pub fn rows(
             memory.0 = needed;
         }
         for (offset, walk) in &mut walks {
+            // One row alone may have the tokens a million times.
+            allowance.check()?;
             kept.clear();
             meet(&starts, walk, *offset, |start| kept.push(start))?;
             std::mem::swap(&mut starts, &mut kept);

@@ -16,6 +16,7 @@ use super::{curve, text};
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::bind;
 use crate::engine::filter::matches::matches_with;
+use crate::engine::filter::texts::Texts;
 use crate::error::{Error, Result};
 use crate::model::compute::FRAGMENT;
 use crate::model::document::Document;
@@ -135,35 +136,63 @@ impl Binder<'_> {
 }
 
 impl Alone {
+    /// The same score for all fragments of a document: what they do not change is found out once.
+    pub(super) fn among_fragments(
+        &self,
+        scored: &Scored<'_>,
+        texts: &mut Texts<'_>,
+        analyzers: &mut Analyzers,
+    ) -> Result<Alone> {
+        let mut each = |part: &Alone| part.among_fragments(scored, texts, analyzers);
+        Ok(match self {
+            Alone::Fragment(at) => Alone::Fragment(*at),
+            Alone::Sum(parts) => Alone::Sum(parts.iter().map(each).collect::<Result<_>>()?),
+            Alone::Max(parts) => Alone::Max(parts.iter().map(each).collect::<Result<_>>()?),
+            Alone::Product(weight, part) => Alone::Product(*weight, Box::new(each(part)?)),
+            Alone::Saturate(curve, part) => Alone::Saturate(*curve, Box::new(each(part)?)),
+            Alone::Decay(curve, part) => Alone::Decay(*curve, Box::new(each(part)?)),
+            Alone::Text(..)
+            | Alone::Sparse(_)
+            | Alone::Filter(_)
+            | Alone::Attribute(_)
+            | Alone::Dist(..)
+            | Alone::Constant(_) => Alone::Constant(self.score(scored, texts, analyzers)?),
+        })
+    }
+
     /// A document's score; NaN for none.
-    pub(super) fn score(&self, scored: &Scored<'_>, analyzers: &mut Analyzers) -> Result<f64> {
+    pub(super) fn score(&self, scored: &Scored<'_>, texts: &mut Texts<'_>, analyzers: &mut Analyzers) -> Result<f64> {
         let document = scored.document;
+        if matches!(self, Alone::Text(..) | Alone::Filter(_) | Alone::Sparse(_)) {
+            // Each may go through all of a text.
+            scored.allowance.check()?;
+        }
         let mut join = |parts: &[Alone], join: fn(f64, f64) -> f64| -> Result<f64> {
             let mut joined = None;
             for part in parts {
-                let score = part.score(scored, analyzers)?;
+                let score = part.score(scored, texts, analyzers)?;
                 joined = Some(joined.map_or(score, |joined| join(joined, score)));
             }
             Ok(joined.unwrap_or(0.0))
         };
         Ok(match self {
             Alone::Text(uid, words) => match document.get(*uid) {
-                Some(value) => words.score(&analyzers.terms(&words.options, value), &words.no_others()),
+                Some(value) => words.score(texts.terms(*uid, &words.options, value, analyzers), &words.no_others()),
                 None => 0.0,
             },
             Alone::Fragment(at) => scored.fragment.get(*at).copied().unwrap_or(0.0),
             Alone::Sparse(sparse) => sparse.of_document(document),
             Alone::Sum(parts) => join(parts, add)?,
             Alone::Max(parts) => join(parts, f64::max)?,
-            Alone::Product(weight, part) => times(*weight, part.score(scored, analyzers)?),
+            Alone::Product(weight, part) => times(*weight, part.score(scored, texts, analyzers)?),
             Alone::Filter(filter) => {
-                let passes = matches_with(filter, scored.schema, document, &[], analyzers, scored.allowance)?;
+                let passes = matches_with(filter, scored.schema, document, texts, analyzers, scored.allowance)?;
                 f64::from(u8::from(passes))
             }
             Alone::Attribute(uid) => document.get(*uid).map_or(0.0, number),
             Alone::Dist(uid, origin) => document.get(*uid).map_or(f64::NAN, |value| curve::distance(value, origin)),
-            Alone::Saturate(curve, part) => curve::saturate(curve, part.score(scored, analyzers)?),
-            Alone::Decay(curve, part) => curve::decay(curve, part.score(scored, analyzers)?),
+            Alone::Saturate(curve, part) => curve::saturate(curve, part.score(scored, texts, analyzers)?),
+            Alone::Decay(curve, part) => curve::decay(curve, part.score(scored, texts, analyzers)?),
             Alone::Constant(value) => *value,
         })
     }

@@ -7,6 +7,7 @@ use super::highlight::Highlighter;
 use super::plan::Target;
 use super::score::rounded;
 use crate::engine::analyzers::Analyzers;
+use crate::engine::filter::texts::Texts;
 use crate::error::{Context, Error, Result};
 use crate::model::compute::{Compute, Computed};
 use crate::model::document::Document;
@@ -70,20 +71,22 @@ impl Computes {
         analyzers: &mut Analyzers,
         allowance: &Allowance,
     ) -> Result<Vec<(String, Computed)>> {
-        let mut found = Vec::with_capacity(self.all.len());
+        let (mut found, mut texts) = (Vec::with_capacity(self.all.len()), Texts::default());
         for (name, bound) in &self.all {
             allowance.check()?;
             let value = match bound {
                 Bound::Score(alone) => {
                     let scored = Scored { schema, document, fragment: &[], allowance };
-                    let score = rounded(alone.score(&scored, analyzers)?);
+                    let score = rounded(alone.score(&scored, &mut texts, analyzers)?);
                     (!score.is_nan()).then_some(Computed::Number(score))
                 }
                 Bound::Distance(target) => {
                     let value = document.get(target.column);
                     value.and_then(|value| target.operand.distance(value)).map(Computed::Number)
                 }
-                Bound::Highlight(highlighter) => Some(highlighter.of(schema, document, analyzers, allowance)?),
+                Bound::Highlight(highlighter) => {
+                    Some(highlighter.of(schema, document, &mut texts, analyzers, allowance)?)
+                }
             };
             found.extend(value.map(|value| (name.clone(), value)));
         }

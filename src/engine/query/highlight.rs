@@ -10,6 +10,7 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::alone::{Alone, Binder, Scored, Statistics, Words};
 use crate::engine::analyzers::Analyzers;
+use crate::engine::filter::texts::Texts;
 use crate::error::{Error, Result};
 use crate::model::compute::{Computed, FRAGMENT, Fragment, FragmentBy, Highlight, OffsetUnit, Span};
 use crate::model::document::Document;
@@ -98,6 +99,7 @@ impl Highlighter {
         &self,
         schema: &Schema,
         document: &Document,
+        texts: &mut Texts<'_>,
         analyzers: &mut Analyzers,
         allowance: &Allowance,
     ) -> Result<Computed> {
@@ -114,16 +116,23 @@ impl Highlighter {
             let places = self.take_apart(text, tokens);
             pieces.extend(places.into_iter().map(|place| Piece { string, place, score: 0.0 }));
         }
-        self.score(schema, document, &tokens, &mut pieces, analyzers, allowance)?;
+        if pieces.is_empty() {
+            return Ok(Computed::Fragments(Vec::new()));
+        }
+        let scored = Scored { schema, document, fragment: &[], allowance };
+        let rank = self.rank.among_fragments(&scored, texts, analyzers)?;
+        self.score(&rank, &scored, &tokens, &mut pieces, analyzers)?;
         pieces.retain(|piece| piece.score > 0.0);
         pieces.sort_by(|a, b| b.score.total_cmp(&a.score));
         pieces.truncate(self.limit);
-        let fragment = |piece: Piece| Fragment {
-            text: strings[piece.string].get(piece.place.clone()).unwrap_or_default().to_owned(),
-            places: self.offsets.map(|unit| self.places(strings[piece.string], &tokens[piece.string], &piece, unit)),
-            array_index: is_array.then_some(piece.string as u32),
-        };
-        Ok(Computed::Fragments(pieces.into_iter().map(fragment).collect()))
+        let mut fragments = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let (text, tokens) = (strings[piece.string], &tokens[piece.string]);
+            let places = self.offsets.map(|unit| self.places(text, tokens, &piece, unit, allowance)).transpose()?;
+            let text = text.get(piece.place).unwrap_or_default().to_owned();
+            fragments.push(Fragment { text, places, array_index: is_array.then_some(piece.string as u32) });
+        }
+        Ok(Computed::Fragments(fragments))
     }
 
     fn tokens(&self, text: &str, analyzers: &mut Analyzers) -> Vec<Token> {
@@ -153,14 +162,14 @@ impl Highlighter {
         places
     }
 
+    /// Scores the pieces by `rank`, which asks for nothing of their document that is not known.
     fn score(
         &self,
-        schema: &Schema,
-        document: &Document,
+        rank: &Alone,
+        scored: &Scored<'_>,
         tokens: &[Vec<Token>],
         pieces: &mut [Piece],
         analyzers: &mut Analyzers,
-        allowance: &Allowance,
     ) -> Result<()> {
         let texts: Vec<DocTerms> = pieces
             .iter()
@@ -171,35 +180,45 @@ impl Highlighter {
             })
             .collect();
         let length: u64 = texts.iter().map(|text| u64::from(text.length())).sum();
-        let among: Vec<Statistics> = self
-            .words
-            .iter()
-            .map(|words| {
-                let mut having = vec![0; words.terms.len()];
-                texts.iter().for_each(|text| words.for_each_in(text, |at, _| having[at] += 1));
-                let average_length = length as f64 / texts.len().max(1) as f64;
-                Statistics { texts: texts.len() as u64, average_length, having }
-            })
-            .collect();
+        let average_length = length as f64 / texts.len().max(1) as f64;
+        let mut among: Vec<Statistics> = Vec::with_capacity(self.words.len());
+        for words in &self.words {
+            scored.allowance.check()?;
+            let mut having = vec![0; words.terms.len()];
+            texts.iter().for_each(|text| words.for_each_in(text, |at, _| having[at] += 1));
+            among.push(Statistics { texts: texts.len() as u64, average_length, having });
+        }
         for (piece, text) in pieces.iter_mut().zip(&texts) {
+            // Thousands of clauses may score each of a hundred thousand.
+            scored.allowance.check()?;
             let fragment: Vec<f64> =
                 self.words.iter().zip(&among).map(|(words, among)| words.score(text, among)).collect();
-            let scored = Scored { schema, document, fragment: &fragment, allowance };
-            piece.score = self.rank.score(&scored, analyzers)?;
+            let scored = Scored { fragment: &fragment, ..*scored };
+            piece.score = rank.score(&scored, &mut Texts::default(), analyzers)?;
         }
         Ok(())
     }
 
     /// Where a piece is, and where the query's terms are in it.
-    fn places(&self, text: &str, tokens: &[Token], piece: &Piece, unit: OffsetUnit) -> (Span, Vec<Span>) {
-        let found = within(tokens, &piece.place).iter();
-        let found = found.filter(|token| self.words.iter().any(|words| words.has(&token.text)));
+    fn places(
+        &self,
+        text: &str,
+        tokens: &[Token],
+        piece: &Piece,
+        unit: OffsetUnit,
+        allowance: &Allowance,
+    ) -> Result<(Span, Vec<Span>)> {
+        allowance.check()?;
         let mut counted = Counted { text, unit, bytes: 0, units: 0 };
-        let begin = counted.at(piece.place.start);
-        let mut matches: Vec<Span> =
-            found.map(|token| (counted.at(token.place.start), counted.at(token.place.end))).collect();
+        let (begin, mut matches) = (counted.at(piece.place.start), Vec::new());
+        for token in within(tokens, &piece.place) {
+            allowance.look_at(self.words.len())?;
+            if self.words.iter().any(|words| words.has(&token.text)) {
+                matches.push((counted.at(token.place.start), counted.at(token.place.end)));
+            }
+        }
         matches.dedup();
-        ((begin, counted.at(piece.place.end)), matches)
+        Ok(((begin, counted.at(piece.place.end)), matches))
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
 use crate::engine::analyzers::Analyzers;
 use crate::engine::filter::bind::{bind_condition, bind_for_write, refers_to_new};
 use crate::engine::filter::matches::matches_with;
+use crate::engine::filter::texts::Texts;
 use crate::error::{Error, Result};
 use crate::format::record::encoded_bytes;
 use crate::model::document::Document;
@@ -22,6 +23,7 @@ use crate::model::filter::{Expr, Filter};
 use crate::model::ids::{DocId, Version};
 use crate::model::schema::{ColumnUid, FullText, Schema};
 use crate::model::write::{ByFilter, WriteOutcome, WriteRequest};
+use crate::platform::allowance::Allowance;
 
 /// Decides a prepared write against the current state. Every document it writes gets `version`.
 pub fn decide(
@@ -58,16 +60,16 @@ pub fn decide(
     if let (Some(patch), Some(values)) = (&request.patch_by_filter, prepared.patch_by_filter) {
         write.patch_by_filter(&patch.by, values)?;
     }
-    let condition = Condition::new(request.upsert_condition.as_ref(), &schema)?;
+    let condition = Condition::new(request.upsert_condition.as_ref(), &schema, current.allowance())?;
     write.each(
         prepared.upserts,
         condition.is_some(),
         |row| &row.id,
         |write, row, current| write.upsert(row, current, &condition),
     )?;
-    let condition = Condition::new(request.patch_condition.as_ref(), &schema)?;
+    let condition = Condition::new(request.patch_condition.as_ref(), &schema, current.allowance())?;
     write.each(prepared.patches, true, |row| &row.id, |write, row, current| write.patch(row, current, &condition))?;
-    let condition = Condition::new(request.delete_condition.as_ref(), &schema)?;
+    let condition = Condition::new(request.delete_condition.as_ref(), &schema, current.allowance())?;
     write.each(
         prepared.deletes,
         condition.is_some(),
@@ -105,15 +107,15 @@ impl<'a> Condition<'a> {
         !matches!(self, Condition::None)
     }
 
-    fn new(expr: Option<&'a Expr>, schema: &Schema) -> Result<Self> {
+    fn new(expr: Option<&'a Expr>, schema: &Schema, allowance: &Allowance) -> Result<Self> {
         Ok(match expr {
             None => Condition::None,
             Some(expr) if refers_to_new(expr) => {
                 // Bound once without a row, so that a wrong condition is refused whatever the rows are.
-                bind_condition(expr, schema, None)?;
+                bind_condition(expr, schema, None, allowance)?;
                 Condition::PerRow(expr)
             }
-            Some(expr) => Condition::Bound(bind_condition(expr, schema, None)?),
+            Some(expr) => Condition::Bound(bind_condition(expr, schema, None, allowance)?),
         })
     }
 }
@@ -232,7 +234,7 @@ impl Write<'_> {
 
     /// The documents of a by-filter step that no earlier step has changed.
     fn matching(&mut self, name: &str, by: &ByFilter, limit: usize) -> Result<Vec<DocId>> {
-        let filter = bind_for_write(&by.filter, self.schema)?;
+        let filter = bind_for_write(&by.filter, self.schema, self.current.allowance())?;
         self.queried(0);
         // Ids of what could not be changed by one write are not even listed.
         let fits =
@@ -327,18 +329,20 @@ impl Write<'_> {
     fn holds(&mut self, condition: &Condition<'_>, current: &Document, new: Option<&Document>) -> Result<bool> {
         let bound;
         let allowance = self.current.allowance();
+        // Reading a document may take long, and so may binding for it.
+        if condition.is_some() {
+            allowance.check()?;
+        }
         let filter = match condition {
             Condition::None => return Ok(true),
             Condition::Bound(filter) => filter,
             Condition::PerRow(expr) => {
-                // A pattern may be compiled anew for every row.
-                allowance.check()?;
-                bound = bind_condition(expr, self.schema, new)?;
+                bound = bind_condition(expr, self.schema, new, allowance)?;
                 &bound
             }
         };
         self.queried(current.logical_bytes());
-        matches_with(filter, self.schema, current, &[], &mut self.analyzers, allowance)
+        matches_with(filter, self.schema, current, &mut Texts::default(), &mut self.analyzers, allowance)
     }
 
     /// The change that a patch of `current` is; counts it. So many bytes of it the request brought. `None`, and nothing is counted,

@@ -141,34 +141,42 @@ impl DocTerms {
     }
 
     /// Whether the document has these tokens one after another; the last is a prefix where `last_as_prefix` says so. `None`
-    /// where positions were not asked for.
-    pub fn has_sequence(&self, tokens: &[String], last_as_prefix: bool) -> Option<bool> {
+    /// where positions were not asked for. `step` is told how many places are looked at next, and may end it.
+    pub fn has_sequence<E>(
+        &self,
+        tokens: &[String],
+        last_as_prefix: bool,
+        mut step: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Option<bool>, E> {
         if !self.has_positions() {
-            return None;
+            return Ok(None);
         }
-        let Some((last, init)) = tokens.split_last() else { return Some(true) };
+        let Some((last, init)) = tokens.split_last() else { return Ok(Some(true)) };
         // Where sequences begin that have all tokens so far.
         let mut starts: Option<Vec<u32>> = None;
         for (offset, token) in (0..).zip(init) {
             let positions = self.terms.find(token).map_or(&[][..], |at| self.positions_at(at));
+            step(starts.as_ref().map_or(positions.len(), Vec::len))?;
             match &mut starts {
                 None => starts = Some(positions.to_vec()),
                 Some(starts) => starts.retain(|start| positions.binary_search(&(start + offset)).is_ok()),
             }
         }
         let ends = self.terms.lower_bound(last)..self.terms.len();
-        let mut ends = ends.take_while(|at| match last_as_prefix {
+        let ends = ends.take_while(|at| match last_as_prefix {
             true => self.terms.term(*at).starts_with(last.as_str()),
             false => self.terms.term(*at) == last,
         });
         let offset = init.len() as u32;
-        Some(ends.any(|at| match &starts {
-            None => true,
-            Some(starts) => {
-                let positions = self.positions_at(at);
-                starts.iter().any(|start| positions.binary_search(&(start + offset)).is_ok())
+        for at in ends {
+            let Some(starts) = &starts else { return Ok(Some(true)) };
+            step(starts.len())?;
+            let positions = self.positions_at(at);
+            if starts.iter().any(|start| positions.binary_search(&(start + offset)).is_ok()) {
+                return Ok(Some(true));
             }
-        }))
+        }
+        Ok(Some(false))
     }
 
     /// What the terms take beside the value itself.
@@ -183,6 +191,8 @@ impl DocTerms {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::DocTerms;
 
     #[test]
@@ -215,8 +225,9 @@ mod tests {
                                     || prefix && at + 1 == window.len() && token.starts_with(asked.as_str())
                             })
                         });
-                    assert_eq!(terms.has_sequence(&asked, prefix), Some(expected), "{asked:?} {prefix}");
-                    assert_eq!(without.has_sequence(&asked, prefix), None);
+                    let has = |terms: &DocTerms| terms.has_sequence(&asked, prefix, |_| Ok::<(), Infallible>(()));
+                    assert_eq!(has(&terms), Ok(Some(expected)), "{asked:?} {prefix}");
+                    assert_eq!(has(&without), Ok(None));
                 }
             }
         }

@@ -66,14 +66,24 @@ impl Analyzer {
     }
 
     /// Whether a string or string array has these tokens one after another; the last is a prefix where `last_as_prefix` says
-    /// so. Reads no further than that is known.
-    pub fn has_sequence(&mut self, value: &Value, asked: &[String], last_as_prefix: bool) -> bool {
-        let Some((last, init)) = asked.split_last() else { return true };
+    /// so. Reads no further than that is known. `step` is told how many tokens are compared next, and may end it.
+    pub fn has_sequence<E>(
+        &mut self,
+        value: &Value,
+        asked: &[String],
+        last_as_prefix: bool,
+        mut step: impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let Some((last, init)) = asked.split_last() else { return Ok(true) };
         let is_last = |token: &str| if last_as_prefix { token.starts_with(last.as_str()) } else { token == last };
         // How many tokens each sequence that may go on has so far.
-        let (mut begun, mut found) = (Vec::new(), false);
+        let (mut begun, mut found, mut ended) = (Vec::new(), false, Ok(()));
         self.tokens(value, |token| {
             begun.push(0);
+            ended = step(begun.len());
+            if ended.is_err() {
+                return false;
+            }
             begun.retain_mut(|length| {
                 *length += 1;
                 match init.get(*length - 1) {
@@ -86,7 +96,7 @@ impl Analyzer {
             });
             !found
         });
-        found
+        ended.map(|()| found)
     }
 
     /// Calls `each` with the tokens of a string or string array in order until it says false; other values have none.
