@@ -4,8 +4,13 @@ use serde_json::Value as Json;
 
 use super::ids::DocId;
 use super::matcher::Matcher;
-use super::schema::ColumnUid;
+use super::schema::{ColumnUid, Schema};
 use super::value::Value;
+
+/// The operators that compare a scalar with what they are given, and an array's elements where they are of an array.
+const QUICK: [&str; 8] = ["Eq", "NotEq", "In", "NotIn", "Lt", "Lte", "Gt", "Gte"];
+/// More tests of one document than these are not quick, whatever they are.
+const QUICK_TESTS_MAX: usize = 16;
 
 /// A filter as the request has it: names and JSON operands, shape checked, meaning not yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,12 +22,22 @@ pub enum Expr {
 }
 
 impl Expr {
-    /// Whether a test goes through texts character by character, which may take long for one text.
-    pub fn reads_whole_texts(&self) -> bool {
+    /// Whether one document may keep its tests busy for long: a test goes through whole texts or arrays, or they are many.
+    pub fn may_take_long(&self, schema: &Schema) -> bool {
+        let mut tests = 0;
+        !self.are_quick(schema, &mut tests)
+    }
+
+    /// Whether all tests are of a scalar against given ones; counts them, and is false once they are many.
+    fn are_quick(&self, schema: &Schema, tests: &mut usize) -> bool {
         match self {
-            Expr::And(all) | Expr::Or(all) => all.iter().any(Expr::reads_whole_texts),
-            Expr::Not(inner) => inner.reads_whole_texts(),
-            Expr::Leaf(leaf) => ["Glob", "Regex", "Fuzzy", "Token"].iter().any(|operator| leaf.op.contains(operator)),
+            Expr::And(all) | Expr::Or(all) => all.iter().all(|expr| expr.are_quick(schema, tests)),
+            Expr::Not(inner) => inner.are_quick(schema, tests),
+            Expr::Leaf(leaf) => {
+                *tests += 1;
+                let is_scalar = || schema.column(&leaf.attribute).is_none_or(|column| !column.kind.is_array());
+                *tests <= QUICK_TESTS_MAX && QUICK.contains(&leaf.op.as_str()) && is_scalar()
+            }
         }
     }
 }
@@ -143,4 +158,45 @@ pub enum TokenMode {
     Any,
     /// One after another, in this order.
     Sequence,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expr, ExprLeaf, QUICK_TESTS_MAX};
+    use crate::model::schema::{AttributeType, Column, Schema};
+    use serde_json::{Value as Json, json};
+
+    fn leaf(attribute: &str, op: &str, operand: Json) -> Expr {
+        Expr::Leaf(ExprLeaf { attribute: attribute.into(), op: op.into(), operand, params: None })
+    }
+
+    #[test]
+    fn few_tests_of_scalars_are_quick_and_what_goes_through_texts_and_arrays_is_not() {
+        let column = |name: &str, kind: &str| Column::new(name, AttributeType::parse(kind).unwrap(), 0);
+        let columns = vec![column("n", "int"), column("s", "string"), column("a", "[]int")];
+        let schema = Schema { columns, ..Schema::default() };
+        let newer = || leaf("n", "Lt", json!({"$ref_new": "n"}));
+        for quick in [
+            newer(),
+            leaf("s", "NotEq", json!({"$ref_new": "s"})),
+            leaf("id", "In", json!([1, 2])),
+            leaf("s", "NotIn", json!(["a"])),
+            leaf("not there yet", "Eq", json!(null)),
+            Expr::Or(vec![leaf("n", "Eq", json!(null)), Expr::Not(Box::new(newer()))]),
+            Expr::And((0..QUICK_TESTS_MAX).map(|_| newer()).collect()),
+        ] {
+            assert!(!quick.may_take_long(&schema), "{quick:?}");
+        }
+        for op in
+            ["Contains", "NotContainsAny", "AnyGt", "Glob", "NotIGlob", "Regex", "Fuzzy", "ContainsTokenSequence"]
+        {
+            assert!(leaf("a", op, json!(1)).may_take_long(&schema), "{op}");
+            assert!(Expr::Or(vec![newer(), Expr::Not(Box::new(leaf("s", op, json!("a"))))]).may_take_long(&schema));
+        }
+        for op in ["In", "NotIn", "Eq", "NotEq"] {
+            assert!(leaf("a", op, json!([1])).may_take_long(&schema), "{op}");
+        }
+        let many = (0..=QUICK_TESTS_MAX).map(|_| Expr::And(vec![newer()]));
+        assert!(Expr::Or(many.collect()).may_take_long(&schema));
+    }
 }

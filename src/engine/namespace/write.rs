@@ -40,7 +40,9 @@ impl Namespace {
             self.wait_for_room_until(until, request.body_bytes, request.disable_backpressure).await?;
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
-            let mut prepared = compute(request, || prepare(&base, has_documents, request));
+            // Its body says how long it takes, unless its filters do.
+            let is_small = request.body_bytes <= INLINE_BYTES && !has_filters(request);
+            let mut prepared = compute(is_small, || prepare(&base, has_documents, request));
             if request.idempotency.is_none() {
                 prepared = Ok(prepared?);
             }
@@ -79,12 +81,14 @@ impl Namespace {
             let version = Version { hlc, origin: decider.origin };
             let prepared = prepared?;
             // Each keeps a processor busy for as long as its filters take: others must still be answered.
-            let looking = if looks_long(request) { self.context.looking.acquire().await.ok() } else { None };
+            let looking = if looks_long(request, &base) { self.context.looking.acquire().await.ok() } else { None };
             // Not before its turn: who waits for that must not take the room of others.
             let given = prepared.memory_bytes();
             let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else { continue };
             let now = Now { namespace: self, making: &making, allowance: self.allowance_to_look() };
-            let decision = compute(request, || decide(prepared, request, &now, version));
+            // Conditions read documents, which may be large.
+            let is_short_work = is_small && conditions(request).next().is_none();
+            let decision = compute(is_short_work, || decide(prepared, request, &now, version));
             drop(looking);
             if decision.is_err() && making.is_short() {
                 // The next time all that it may make is set aside before.
@@ -92,7 +96,7 @@ impl Namespace {
                 continue;
             }
             let decision = decision?;
-            let committed = compute(request, || self.commit(&mut decider, hlc, decision, request.idempotency));
+            let committed = compute(is_small, || self.commit(&mut decider, hlc, decision, request.idempotency));
             // It is counted with the tail now.
             drop(making);
             let (ticket, outcome) = self.note_write(request.body_bytes, committed)?;
@@ -352,21 +356,23 @@ fn check_writable(decider: &Decider) -> Result<()> {
     Ok(())
 }
 
-/// Runs what computes: at once when the request is small, else beside the threads that wait for sockets.
-fn compute<T>(request: &WriteRequest, work: impl FnOnce() -> T) -> T {
-    if request.body_bytes <= INLINE_BYTES && !looks_long(request) {
-        work()
-    } else {
-        tokio::task::block_in_place(work)
-    }
+/// Runs what computes: at once when it is short, else beside the threads that wait for sockets.
+fn compute<T>(is_short: bool, work: impl FnOnce() -> T) -> T {
+    if is_short { work() } else { tokio::task::block_in_place(work) }
 }
 
-/// Whether what a write looks at may take far longer than its body says.
-fn looks_long(request: &WriteRequest) -> bool {
+fn has_filters(request: &WriteRequest) -> bool {
+    request.delete_by_filter.is_some() || request.patch_by_filter.is_some()
+}
+
+fn conditions(request: &WriteRequest) -> impl Iterator<Item = &Expr> {
     let conditions = [&request.upsert_condition, &request.patch_condition, &request.delete_condition];
-    request.delete_by_filter.is_some()
-        || request.patch_by_filter.is_some()
-        || conditions.into_iter().flatten().any(Expr::reads_whole_texts)
+    conditions.into_iter().flatten()
+}
+
+/// Whether what a write looks at may keep a processor busy for long.
+fn looks_long(request: &WriteRequest, schema: &Schema) -> bool {
+    has_filters(request) || conditions(request).any(|condition| condition.may_take_long(schema))
 }
 
 /// What deciding sees: durable documents, and what commits on their way make of them.
