@@ -53,7 +53,8 @@ impl Doubted {
 }
 
 impl Context {
-    /// Takes back the manifest of an incarnation that is in doubt, if one is: it is not there then, and no crash brings it back.
+    /// Takes back the manifest of an incarnation that is in doubt, if one is: it is not there then, and no crash brings it back. The
+    /// caller has a turn of [`Context::commits`].
     pub fn settle_manifest(&self, nsid: Nsid) -> Result<()> {
         let mut doubted = self.doubted.lock();
         let Some(attempt) = doubted.get(&nsid) else { return Ok(()) };
@@ -64,21 +65,27 @@ impl Context {
         }
         doubted.remove(&nsid);
         self.meta.overcount("a manifest that had failed was there, and is not any more");
-        Ok(())
+        // Who counted anew meanwhile took it for the newest.
+        self.meta.settle(nsid, None, &[]).map(drop)
     }
 
     /// The same of all of them: the first error is given when all had their turn.
     pub fn settle_manifests(&self) -> Result<()> {
         let all = self.doubted.all();
-        all.into_iter().map(|nsid| self.settle_manifest(nsid)).fold(Ok(()), Result::and)
+        let settle = |nsid| {
+            let _commits = self.commits.of(nsid);
+            self.settle_manifest(nsid)
+        };
+        all.into_iter().map(settle).fold(Ok(()), Result::and)
     }
 
     /// For who is about to go by the newest manifest in the files: whether the one in doubt is there does not change any more.
     pub fn go_by_files(&self, nsid: Nsid) -> Result<()> {
-        let mut doubted = self.doubted.lock();
-        if !doubted.contains_key(&nsid) {
+        if !self.doubted.lock().contains_key(&nsid) {
             return Ok(());
         }
+        let _commits = self.commits.of(nsid);
+        let mut doubted = self.doubted.lock();
         let dir = self.layout.manifests(nsid);
         self.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
         doubted.remove(&nsid);

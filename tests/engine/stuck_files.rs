@@ -354,6 +354,8 @@ async fn a_manifest_in_doubt_costs_nothing_of_what_either_it_or_the_one_before_n
                 assert!(again.check(4).unwrap().is_whole(), "{what}, power lost {loses_power}");
             }
             fail(false);
+            engine.tend().await.unwrap();
+            assert_eq!((engine.check(4).unwrap().problems, engine.history(&name("docs")).is_ok()), (vec![], true));
             put(&engine, "docs", 50..55, 5).await;
             engine.checkpoint(&name("docs")).await.unwrap();
             node.clock.advance(2 * HOUR_MS);
