@@ -1,5 +1,5 @@
-//! Random histories in which faults pass and the node goes on: an operation of the disk, the index or the bucket fails once, in the
-//! middle of a step, and everything works again right after, without a restart.
+//! Random histories in which faults pass and the node goes on: an operation of the disk, the index or the bucket fails once, or some of
+//! the disk's in a row, in the middle of a step, and everything works again right after, without a restart.
 //!
 //! Every promise that was given is checked where it was given for: what waited for the bucket by a node that never was there
 //! before, a snapshot by restoring it, a checkpoint by the state that its manifest is, a key by sending the write again, an

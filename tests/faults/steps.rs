@@ -109,6 +109,8 @@ pub enum Ill {
 
 /// Writes that opening the index of a small node after a power cut and making it anew take.
 const INDEX_WRITES: u64 = 16;
+/// So many operations at most a disk is away for after the one that it went away with.
+const AWAY_MAX: u64 = 8;
 
 pub struct Draw<'a>(pub &'a SeededRandom);
 
@@ -219,8 +221,9 @@ impl Draw<'_> {
         };
         let after = if within.is_some() { self.pick(1 + (operations >> (2 + self.pick(4)))) } else { after };
         let kind = match self.pick(16) {
-            0..8 => MishapKind::Fails(error),
-            8..11 => MishapKind::FailsAfter(error),
+            0..6 => MishapKind::Fails(error),
+            6..8 => MishapKind::FailsAfter(error),
+            8..11 => MishapKind::GoesAway(error, 1 + self.pick(AWAY_MAX) as u32),
             11..13 => MishapKind::WritesHalf(error),
             13 => MishapKind::ReadsWrong(self.0.next_u64()),
             _ => return Ill::Full(self.pick(3) * self.pick(3_000)),

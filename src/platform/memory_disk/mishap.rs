@@ -1,11 +1,11 @@
-//! What goes wrong once with a disk in memory: the operations before it and after it go well.
+//! What goes wrong once, or for a moment, with a disk in memory: the operations before it and after it go well.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{MemoryDisk, Node, State};
 
-/// One operation that goes wrong.
+/// One operation that goes wrong, or some in a row.
 #[derive(Clone, Debug)]
 pub struct Mishap {
     /// How many operations that it could happen to go well before.
@@ -26,6 +26,10 @@ pub enum MishapKind {
     WritesHalf(io::ErrorKind),
     /// One bit of what is read is wrong: this one, counted round.
     ReadsWrong(u64),
+    /// The disk goes away: what changes something has its effect, and fails, and so many of the next operations fail without one.
+    GoesAway(io::ErrorKind, u32),
+    /// So many operations in a row fail and have no effect.
+    StaysAway(io::ErrorKind, u32),
 }
 
 /// What an operation does.
@@ -56,8 +60,8 @@ pub(super) enum Harm {
 impl MishapKind {
     fn can_happen_to(self, act: Act) -> bool {
         match self {
-            MishapKind::Fails(_) => true,
-            MishapKind::FailsAfter(_) => matches!(act, Act::Change | Act::Write),
+            MishapKind::Fails(_) | MishapKind::StaysAway(..) => true,
+            MishapKind::FailsAfter(_) | MishapKind::GoesAway(..) => matches!(act, Act::Change | Act::Write),
             MishapKind::WritesHalf(_) => act == Act::Write,
             MishapKind::ReadsWrong(_) => act == Act::Read,
         }
@@ -134,11 +138,17 @@ impl State {
             mishap.after -= 1;
             return Ok(Harm::None);
         }
-        self.mishap = None;
+        let rest = match kind {
+            MishapKind::GoesAway(error, times) | MishapKind::StaysAway(error, times @ 2..) => {
+                Some(MishapKind::StaysAway(error, times - u32::from(matches!(kind, MishapKind::StaysAway(..)))))
+            }
+            _ => None,
+        };
+        self.mishap = self.mishap.take().zip(rest).map(|(mishap, kind)| Mishap { kind, ..mishap });
         self.happened.push(format!("operation {number}, {act:?} of {path}: {kind:?}"));
         match kind {
-            MishapKind::Fails(kind) => Err(injected(kind)),
-            MishapKind::FailsAfter(kind) => Ok(Harm::FailsAfter(kind)),
+            MishapKind::Fails(kind) | MishapKind::StaysAway(kind, _) => Err(injected(kind)),
+            MishapKind::FailsAfter(kind) | MishapKind::GoesAway(kind, _) => Ok(Harm::FailsAfter(kind)),
             MishapKind::WritesHalf(kind) => Ok(Harm::WritesHalf(kind)),
             MishapKind::ReadsWrong(bit) => Ok(Harm::ReadsWrong(bit)),
         }
