@@ -13,6 +13,8 @@ mod bounds;
 mod damaged_index;
 #[path = "engine/hook_disk.rs"]
 mod hook_disk;
+#[path = "engine/in_doubt.rs"]
+mod in_doubt;
 #[path = "engine/keyed_writes.rs"]
 mod keyed_writes;
 #[path = "engine/long_texts.rs"]

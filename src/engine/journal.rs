@@ -14,7 +14,7 @@ use crate::error::{Context, Result};
 use crate::format::log::{Frame, LogHeader, PreviousLog, encode_frame, encode_header};
 use crate::format::record::Batch;
 use crate::model::ids::{Hlc, Nsid, Origin};
-use crate::platform::disk::{Disk, create_dirs, publish};
+use crate::platform::disk::{Disk, create_dirs, try_publish};
 use crate::platform::random::Random;
 
 /// Where a namespace's logs are. All directories may be absent until the first write.
@@ -100,7 +100,13 @@ impl Journal {
             create_dirs(&*disk, dir).context(|| format!("create {}", dir.display()))?;
         }
         paths.names.begin(&open_name(writer.nsid, &name));
-        publish(&*disk, &path, &bytes).context(|| format!("create log {}", path.display()))?;
+        try_publish(&*disk, &path, &bytes)
+            .map_err(|failed| {
+                // Best effort: whoever tries again has a file of another name.
+                let _ = disk.remove(&path);
+                failed.error
+            })
+            .context(|| format!("create log {}", path.display()))?;
         let file = disk.append(&path).context(|| format!("open log {}", path.display()))?;
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
         let crc32c = crc32c::crc32c(&bytes);

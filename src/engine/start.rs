@@ -173,14 +173,14 @@ impl Engine {
         }
     }
 
-    /// Takes back bindings and manifests that failed and may be in place all the same. For one that is still there its namespace waits,
-    /// and nobody else.
+    /// Makes sure of bindings, manifests and tags that failed and may be in place all the same. For one that is still in doubt its
+    /// namespace waits, and nobody else.
     pub(super) fn settle_doubts(&self) -> Result<()> {
         let (took_back, settled) = self.catalog.settle_all(&*self.context.disk);
         if took_back {
             self.context.meta.overcount("what a name was not bound to after all is counted");
         }
-        settled.and(self.context.settle_manifests())
+        settled.and(self.context.settle_files())
     }
 
     /// Whether the counts of references are known to be right. While they are not they have to be made anew, and where one of them may
@@ -239,7 +239,7 @@ impl Engine {
     pub fn close_index(&self) -> Result<()> {
         // What could not be read is looked for anew by the next start: it must not take it for what nobody needs.
         let is_whole = self.is_index_trusted() && self.context.are_counts_whole();
-        self.context.meta.close(is_whole && !self.catalog.is_in_doubt())
+        self.context.meta.close(is_whole && !self.catalog.is_in_doubt() && self.context.doubted.is_empty())
     }
 
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.

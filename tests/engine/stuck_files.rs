@@ -166,7 +166,7 @@ async fn a_time_to_live_ends_while_counts_of_references_are_not_known_to_be_righ
     assert!(!engine.is_index_trusted());
     node.clock.advance(2 * HOUR_MS);
     let error = engine.tend().await.unwrap_err();
-    assert!(error.message().contains("take back manifest"), "{error}");
+    assert!(error.message().contains("whose writing failed"), "{error}");
     assert!(!engine.is_index_trusted());
     assert!(engine.view(&name("short")).is_err() && engine.view(&name("long")).is_ok());
     disk.let_sync_fail(None);

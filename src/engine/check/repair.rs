@@ -204,6 +204,7 @@ impl Engine {
                 .with_hint("stop the daemon and run `shoal repair --data-dir DIR --drop-damaged NAME`"));
         }
         let nsid = self.catalog.find(name).ok_or_else(|| crate::engine::not_found(name))?;
+        context.go_by_files(nsid)?;
         let head = Head::load(context, nsid)
             .context(|| format!("give up what is damaged of {name}"))?
             .ok_or_else(|| Error::corrupt(format!("{name} has no manifest; it must be put back from a copy")))?;

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use super::holdings::{read_manifest, read_tag, read_tags};
 use crate::engine::Engine;
+use crate::engine::doubted::Of;
 use crate::engine::layout::numbered;
 use crate::engine::namespace::head::{keys, objects, reclaim, take_back};
 use crate::error::{Context as _, Error, Result};
@@ -142,7 +143,10 @@ impl Engine {
             return Err(gone);
         }
         if let Err(failed) = try_publish(&*context.disk, &path, &bytes) {
-            take_back(context, &path, &failed, &named);
+            if !take_back(context, &path, &failed, &named) {
+                let objects = named.into_iter().chain(keys_named(before)).collect();
+                context.doubted.add((nsid, Of::Tag), path.clone(), objects);
+            }
             return Err(Error::from(failed.error).context(format!("write {}", path.display())));
         }
         if let Some(last) = before.map(|before| before.rev).filter(|last| *last != file.rev) {

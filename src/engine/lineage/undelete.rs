@@ -90,6 +90,7 @@ impl Engine {
         };
         tokio::task::block_in_place(|| {
             let context = &self.context;
+            context.go_by_files(deleted.nsid)?;
             if let Some(head) = Head::load(context, deleted.nsid)? {
                 let (own, now) = (head.manifest.expires_ms, context.clock.now_millis());
                 match theirs {
@@ -181,6 +182,11 @@ impl Engine {
     pub(in crate::engine) fn lay_aside(&self, project: &Project, nsid: Nsid, deleted: Option<DeletedFile>) {
         match (deleted, Head::load(&self.context, nsid)) {
             (Some(deleted), Ok(Some(head))) => self.context.set_kin(nsid, kin(&head.manifest, Some(&deleted))),
+            // It has its mark, and is kept: what is known of it is read anew.
+            (Some(_), Err(error)) => {
+                tracing::warn!(%nsid, %error, "the manifest of a namespace that was just deleted could not be read");
+                self.context.meta.distrust("a deleted namespace could not be read");
+            }
             _ => self.end(project, nsid),
         }
     }

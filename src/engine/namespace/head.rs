@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::engine::context::Context;
+use crate::engine::doubted::Of;
 use crate::engine::layout::{number_of, numbered};
 use crate::engine::lineage::dates::committed;
 use crate::engine::lineage::drop_generations;
@@ -177,9 +178,15 @@ fn write(context: &Context, before: Option<&Head>, manifest: Manifest) -> Result
         let added: Vec<String> = added.into_iter().map(|object| object.key).collect();
         let is_unknown = !take_back(context, &path, &failed, &added);
         if is_unknown {
-            context.doubted.add(manifest.nsid, path.clone(), added);
+            context.doubted.add((manifest.nsid, Of::Manifest), path.clone(), added);
         }
-        let error = Error::from(failed.error).context(format!("write manifest {}", path.display()));
+        let mut error = Error::from(failed.error).context(format!("write manifest {}", path.display()));
+        if is_unknown {
+            error = error.or_hint(
+                "it is taken back as soon as the disk lets go of the file, which is tried every half minute; should the daemon stop \
+                 before that, it may have been done after all: look at the disk and the kernel's log, then send the same again",
+            );
+        }
         return Err(Failed { error, is_unknown });
     }
     let length = bytes.len() as u64;

@@ -125,7 +125,7 @@ impl Namespace {
             // A manifest whose commit failed may be there all the same; whether it is must not change any more.
             let dir = self.context.layout.manifests(self.nsid);
             self.context.disk.sync_dir(&dir).context(|| format!("sync {}", dir.display()))?;
-            self.context.doubted.forget(self.nsid);
+            self.context.has_made_sure(self.nsid);
             let found = Head::load(&self.context, self.nsid)?;
             *head = found.ok_or_else(|| Error::corrupt(format!("incarnation {} has no manifest", self.nsid)))?;
             // It takes the place of what is counted already.
