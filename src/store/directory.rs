@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::bucket::generic;
 use super::identity::{FORMAT_BYTES_MAX, FORMAT_KEY, decode, ours, replaced};
+use super::sure::Sure;
 
 /// A directory, and which store it has to be once somebody knows.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub(super) struct Directory {
     by_path: LocalFileSystem,
     /// What writes, by paths from the file system's root.
     from_root: Arc<LocalFileSystem>,
+    sure: Arc<Sure>,
 }
 
 /// A directory that is open, and is the one that is expected.
@@ -57,6 +59,7 @@ impl Directory {
             expected: Mutex::default(),
             by_path: LocalFileSystem::new_with_prefix(path)?,
             from_root: Arc::new(LocalFileSystem::new().with_fsync(true)),
+            sure: Arc::default(),
         })
     }
 
@@ -161,6 +164,30 @@ impl fmt::Display for Gone {
 
 impl std::error::Error for Gone {}
 
+/// What came of writing a key, once everything above it is durable, too.
+async fn made_sure<T: Send + 'static>(sure: Arc<Sure>, held: Held, key: StorePath, done: Result<T>) -> Result<T> {
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            // What somebody else wrote is theirs.
+            if !matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })
+            {
+                sure.has_failed(&key);
+            }
+            return Err(held.said(error));
+        }
+    };
+    let sync = tokio::task::spawn_blocking(move || {
+        let synced = sure.make_sure(held.path(), &key).map_err(|error| {
+            sure.has_failed(&key);
+            let text = format!("sync the directories above {}: {error}", held.shown.join(key.as_ref()).display());
+            object_store::Error::Generic { store: "directory", source: Box::new(Said { text, source: error.into() }) }
+        });
+        synced.map(|()| done)
+    });
+    ended("directory", sync.await)
+}
+
 /// What came of a task; one that panicked failed.
 fn ended<T>(name: &str, done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     done.unwrap_or_else(|error| Err(generic(format!("{name}: {error}"))))
@@ -245,10 +272,11 @@ impl ObjectStore for Directory {
     async fn put_opts(&self, key: &StorePath, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let held = self.hold().await?;
         let (store, path) = (Arc::clone(&self.from_root), held.path_of(key)?);
+        let (sure, key) = (Arc::clone(&self.sure), key.clone());
         // A task of its own: whoever asked may be gone before what is written through the open directory is.
         let put = tokio::spawn(async move {
             let done = store.put_opts(&path, payload, options).await;
-            done.map_err(|error| held.said(error))
+            made_sure(sure, held, key, done).await
         });
         ended(&self.name, put.await)
     }
@@ -261,10 +289,16 @@ impl ObjectStore for Directory {
         let held = self.hold().await?;
         let upload = self.from_root.put_multipart_opts(&held.path_of(key)?, options).await;
         let upload = upload.map_err(|error| held.said(error))?;
-        Ok(Box::new(Upload { under_way: Some((upload, held)), name: self.name.clone() }))
+        let (sure, key) = (Arc::clone(&self.sure), key.clone());
+        Ok(Box::new(Upload { under_way: Some((upload, held)), sure, key, name: self.name.clone() }))
     }
 
     async fn get_opts(&self, key: &StorePath, options: GetOptions) -> Result<GetResult> {
+        if self.sure.is_doubted(key) {
+            // Whoever finds what was written takes it for durable.
+            let held = self.hold().await?;
+            made_sure(Arc::clone(&self.sure), held, key.clone(), Ok(())).await?;
+        }
         self.by_path.get_opts(key, options).await
     }
 
@@ -297,6 +331,8 @@ impl ObjectStore for Directory {
 #[derive(Debug)]
 struct Upload {
     under_way: Option<(Box<dyn MultipartUpload>, Held)>,
+    sure: Arc<Sure>,
+    key: StorePath,
     name: String,
 }
 
@@ -317,7 +353,11 @@ impl MultipartUpload for Upload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let (mut upload, held) = self.under_way.take().ok_or_else(|| self.over())?;
-        let done = tokio::spawn(async move { upload.complete().await.map_err(|error| held.said(error)) });
+        let (sure, key) = (Arc::clone(&self.sure), self.key.clone());
+        let done = tokio::spawn(async move {
+            let done = upload.complete().await;
+            made_sure(sure, held, key, done).await
+        });
         ended(&self.name, done.await)
     }
 

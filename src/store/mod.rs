@@ -27,6 +27,7 @@ mod probe;
 mod read;
 mod room;
 mod staged;
+mod sure;
 mod traffic;
 mod upload;
 
