@@ -230,8 +230,15 @@ impl Catalog {
     pub fn forget(&self, disk: &dyn Disk, layout: &Layout, name: &NamespaceName) -> Result<()> {
         let dir = layout.bindings(name);
         let step = || format!("remove the bindings in {}", dir.display());
-        for file in if_there(disk.names(&dir)).context(step)?.unwrap_or_default() {
-            if_there(disk.remove(&dir.join(file))).context(step)?;
+        let mut files = if_there(disk.names(&dir)).context(step)?.unwrap_or_default();
+        files.sort_unstable_by_key(|file| number_of(file));
+        if let Some(newest) = files.pop() {
+            for file in files {
+                if_there(disk.remove(&dir.join(file))).context(step)?;
+            }
+            // Those before it first, and for good: one that is left, or comes back with a power cut, must not be the newest.
+            if_there(disk.sync_dir(&dir)).context(step)?;
+            if_there(disk.remove(&dir.join(newest))).context(step)?;
         }
         if_there(disk.sync_dir(&dir)).context(step)?;
         self.lock().remove(name);
