@@ -144,7 +144,13 @@ impl Engine {
         opened
     }
 
-    /// The same where it was opened before.
+    /// The same for who is about to change it: by then it is known what the next start finds the name bound to.
+    fn namespace_to_change(&self, name: &NamespaceName) -> Result<Arc<Namespace>> {
+        self.catalog.settle(&*self.context.disk, name)?;
+        self.namespace(name)
+    }
+
+    /// An open namespace, where it was opened before.
     fn opened(&self, name: &NamespaceName) -> Option<Result<Arc<Namespace>>> {
         let mut slots = self.slots();
         slots.follow(name);

@@ -338,13 +338,13 @@ impl Engine {
     }
 
     pub async fn update_schema(self: &Arc<Self>, name: &NamespaceName, update: SchemaUpdate) -> Result<Arc<Schema>> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|_| async move { namespace.update_schema(&update).await }).await
     }
 
     pub async fn set_labels(self: &Arc<Self>, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
         check_labels(&labels)?;
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         let now = self.context.clock.now_millis();
         self.to_the_end(|_| async move { namespace.edit_head(|manifest| manifest.set_labels(labels, now)).await })
             .await
@@ -367,7 +367,7 @@ impl Engine {
         read_only: Option<bool>,
         pinned: Option<bool>,
     ) -> Result<()> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         if let Some(read_only) = read_only
             && namespace.published().read_only != read_only
         {
@@ -441,13 +441,13 @@ impl Engine {
 
     /// Turns the tail into a segment, so that the next opening replays nothing.
     pub async fn checkpoint(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|_| async move { namespace.flush().await.map(drop) }).await
     }
 
     /// Merges all segments of a namespace into one.
     pub async fn compact(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|_| async move { namespace.compact().await }).await
     }
 
@@ -456,7 +456,7 @@ impl Engine {
         if !(1..=IDS_MAX).contains(&count) {
             return Err(Error::invalid(format!("count: expected 1 to {IDS_MAX}, got {count}")));
         }
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|_| async move { namespace.allocate_ids(count).await }).await
     }
 

@@ -2,6 +2,8 @@
 
 use serde_json::json;
 use shoal::engine::layout::Layout;
+use shoal::engine::lineage::BranchRequest;
+use shoal::engine::merge::MergeRequest;
 use shoal::model::as_of::AsOf;
 use shoal::model::ids::Project;
 use shoal::platform::disk::Disk as _;
@@ -123,4 +125,43 @@ async fn logs_that_cannot_be_made_leave_nothing() {
     put(&engine, "docs", 40..45, 5).await;
     let engine = node.cut_power(engine);
     assert_eq!(all(&engine, "docs").len(), 45);
+}
+
+/// What changes a namespace besides writes, and was told done.
+async fn change(engine: &std::sync::Arc<shoal::engine::Engine>, how: &str) {
+    let docs = name("docs");
+    match how {
+        "checkpoint" => engine.checkpoint(&docs).await.unwrap(),
+        "labels" => engine.set_labels(&docs, [("site".to_owned(), "berlin".to_owned())].into()).await.unwrap(),
+        "time to live" => drop(engine.set_ttl(&docs, Some(HOUR_MS)).await.unwrap()),
+        "tag" => drop(engine.tag(&docs, "prod", None).await.unwrap()),
+        "compact" => engine.compact(&docs).await.unwrap(),
+        "ids" => drop(engine.allocate_ids(&docs, 3).await.unwrap()),
+        "read only" => engine.update_metadata(&docs, Some(true), None).await.unwrap(),
+        "merge" => drop(engine.merge(&name("side"), &docs, MergeRequest::default()).await.unwrap()),
+        "revert" => drop(engine.revert(&docs, &AsOf::Generation(1)).await.unwrap()),
+        _ => crate::write(engine, "docs", json!({"upsert_rows": [{"id": 99}]})).await.map(drop).unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_done_after_a_deletion_in_doubt_is_there_at_the_next_start() {
+    let ways =
+        ["write", "checkpoint", "labels", "time to live", "tag", "compact", "ids", "read only", "merge", "revert"];
+    for (seed, how) in ways.into_iter().enumerate() {
+        let (node, disk, engine) = node(seed as u64).await;
+        engine.branch(&name("docs"), &name("side"), BranchRequest::default()).await.unwrap();
+        put(&engine, "side", 40..45, 5).await;
+        let names = Some(Layout::new("/data").bindings(&name("docs")).display().to_string());
+        // The file is durable, and neither that nor its removal is told.
+        disk.let_stick(names.clone());
+        disk.let_sync_fail(names);
+        assert_eq!(engine.delete(&name("docs")).await.unwrap_err().code(), "binding_unknown");
+        disk.let_stick(None);
+        disk.let_sync_fail(None);
+        change(&engine, how).await;
+        node.disk.sync_dir(&Layout::new("/data").bindings(&name("docs"))).unwrap();
+        let engine = node.cut_power(engine);
+        assert!(engine.view(&name("docs")).is_ok(), "{how}: it was done, and the namespace is gone");
+    }
 }

@@ -37,7 +37,7 @@ impl Engine {
 
     async fn tag_now(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
         check_name(tag)?;
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         let shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
             // Held while a tag is read that this one is made of, too.
@@ -79,7 +79,7 @@ impl Engine {
     /// Deletes a tag. What it alone kept is reclaimed.
     pub async fn untag(&self, name: &NamespaceName, tag: &str) -> Result<()> {
         check_name(tag)?;
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         let _shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
             let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);

@@ -51,7 +51,7 @@ fn verdict(expires_ms: u64, set: Option<Deadline>, (wall_ms, jumps_ms): (u64, i6
 impl Engine {
     /// Sets when a namespace is deleted by itself, so many milliseconds from now; `None`: never. Gives that time.
     pub async fn set_ttl(self: &Arc<Self>, name: &NamespaceName, ttl_ms: Option<u64>) -> Result<Option<u64>> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|engine| async move {
             let expires_ms = tokio::task::block_in_place(|| engine.context.expire_in(namespace.nsid, ttl_ms))?;
             let now = engine.context.clock.now_millis();

@@ -49,7 +49,7 @@ impl Engine {
 
     /// Lets go of a state that lost, or of all of them. Gives how many went. NotFound when there is no such state.
     pub async fn acknowledge(self: &Arc<Self>, name: &NamespaceName, token: Option<Uuid>) -> Result<u64> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|_| async move { namespace.drop_losers(token).await }).await
     }
 
@@ -61,7 +61,7 @@ impl Engine {
         token: Uuid,
         id: Option<Json>,
     ) -> Result<WriteOutcome> {
-        let namespace = self.namespace(name)?;
+        let namespace = self.namespace_to_change(name)?;
         let mut found = None;
         tokio::task::block_in_place(|| {
             self.conflicts(name, |lost| {

@@ -49,7 +49,7 @@ impl Engine {
             return Err(Error::invalid(format!("'{}' cannot be merged into itself", from.name))
                 .with_hint("name another source"));
         }
-        let (source, target) = (self.namespace(from)?, self.namespace(into)?);
+        let (source, target) = (self.namespace(from)?, self.namespace_to_change(into)?);
         if target.published().read_only {
             return Err(read_only(into));
         }
