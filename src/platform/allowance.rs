@@ -123,6 +123,13 @@ impl Taken<'_> {
                 "use fewer clauses, make the attributes it orders or scores by filterable, or raise server.query_bytes_max",
             ))
     }
+
+    /// Gives back some of what was taken.
+    pub fn give_back(&mut self, bytes: usize) {
+        let bytes = (bytes as u64).min(self.bytes);
+        self.bytes -= bytes;
+        self.allowance.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Taken<'_> {

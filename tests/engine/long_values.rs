@@ -201,3 +201,59 @@ async fn a_write_s_patterns_look_at_the_time_before_each_is_compiled() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_of_one_document_look_at_the_time() {
+    let document = json!({"id": 1, "n": 1, "a": (0..30).collect::<Vec<i64>>()});
+    for is_in_segment in [false, true] {
+        let engine = open(&Node::new(100), json!({"a": "[]int"}), document.clone(), is_in_segment).await;
+        let keys = ["x", "y", "z"].map(|label| json!({label: ["ForEachUnique", "a"]}));
+        let body = json!({"aggregate_by": {"n": ["Count"]}, "group_by": keys, "limit": 3});
+        check_query_ends(&engine, body.clone());
+        let (found, _) = ask(&engine, body, u64::MAX);
+        let groups = found.unwrap();
+        assert_eq!(groups.matches("Uint(1)").count(), 3, "{groups}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_query_orders_groups_thins_and_ranks_by_counts_as_its_memory() {
+    let schema = json!({
+        "s": {"type": "string", "filterable": false},
+        "t": {"type": "string", "full_text_search": true},
+    });
+    for is_in_segment in [false, true] {
+        let node = Node::new(101);
+        let engine = open(&node, schema.clone(), json!({"id": 0, "s": "s", "t": "walrus"}), false).await;
+        for part in 0..8 {
+            let rows = (part * 50..part * 50 + 50)
+                .map(|n| json!({"id": n, "s": format!("{n:05}{}", "s".repeat(4_000)), "t": "walrus"}));
+            write(&engine, "docs", json!({"upsert_rows": rows.collect::<Vec<Json>>()})).await.unwrap();
+        }
+        if is_in_segment {
+            engine.checkpoint(&name("docs")).await.unwrap();
+        }
+        let per = json!({"total": 400, "per": {"attributes": ["s"], "limit": 1}});
+        for (body, least) in [
+            (json!({"rank_by": ["s", "desc"], "limit": 300}), 300 * 4_000),
+            (json!({"aggregate_by": {"n": ["Count"]}, "group_by": ["s"], "limit": 300}), 300 * 4_000),
+            (json!({"rank_by": ["id", "asc"], "limit": per}), 400 * 4_000),
+        ] {
+            let ends = |bytes_max| {
+                let request = parse_query(body.clone()).unwrap().request;
+                let view = engine.view(&name("docs")).unwrap();
+                query::run(&view, &request, &Allowance::new(bytes_max, || None)).map(drop)
+            };
+            assert_eq!(ends(least).unwrap_err().code(), "query_too_large", "{body}, in a segment: {is_in_segment}");
+            ends(4 * least).unwrap();
+        }
+        if !is_in_segment {
+            let clauses: Vec<Json> = (0..100).map(|_| json!(["t", "BM25", "walrus"])).collect();
+            let request = parse_query(json!({"rank_by": ["Sum", clauses], "limit": 1})).unwrap().request;
+            let view = engine.view(&name("docs")).unwrap();
+            let ends = |bytes_max| query::run(&view, &request, &Allowance::new(bytes_max, || None)).map(drop);
+            assert_eq!(ends(100 * 400 * 12).unwrap_err().code(), "query_too_large");
+            ends(u64::MAX).unwrap();
+        }
+    }
+}

@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 use crate::model::query::Per;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
+use crate::platform::allowance::{Allowance, DOCUMENTS_PER_CHECK};
+
+/// What a combination takes besides its values.
+const KEY_BYTES: usize = 64;
 
 /// A bound limit per combination.
 pub(super) struct PerValue {
@@ -64,7 +68,7 @@ pub(super) fn run(
         let mut attempt = Work::new(work.allowance);
         let hits = ranked(depth, &mut attempt)?;
         let exhausted = hits.len() < depth;
-        let kept = thin(view, per, hits, wanted)?;
+        let kept = thin(view, per, hits, wanted, work.allowance)?;
         if kept.len() == wanted || exhausted {
             work.exhaustive += attempt.exhaustive;
             work.bytes += attempt.bytes;
@@ -74,14 +78,20 @@ pub(super) fn run(
     }
 }
 
-fn thin(view: &View, per: &PerValue, hits: Vec<Hit>, wanted: usize) -> Result<Vec<Hit>> {
+fn thin(view: &View, per: &PerValue, hits: Vec<Hit>, wanted: usize, allowance: &Allowance) -> Result<Vec<Hit>> {
     let mut seen: BTreeMap<Key, usize> = BTreeMap::new();
+    let mut taken = allowance.take(0)?;
     let mut kept = Vec::new();
-    for hit in hits {
+    for (at, hit) in (0..).zip(hits) {
+        allowance.check_at(at, DOCUMENTS_PER_CHECK)?;
         if kept.len() == wanted {
             break;
         }
-        let count = seen.entry(Key(values(view, per, &hit)?)).or_default();
+        let key = Key(values(view, per, &hit)?);
+        if !seen.contains_key(&key) {
+            taken.grow(key.bytes() + KEY_BYTES)?;
+        }
+        let count = seen.entry(key).or_default();
         if *count < per.limit {
             *count += 1;
             kept.push(hit);

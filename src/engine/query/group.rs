@@ -19,11 +19,13 @@ use crate::error::{Error, Result};
 use crate::model::query::{Aggregate, Group, GroupKey};
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK, Taken};
 use crate::segment::Segment;
 
 /// The most attributes to group by.
 const KEYS_MAX: usize = 8;
+/// What a group takes besides its key and its totals.
+const GROUP_BYTES: usize = 96;
 
 /// One part of a group's key.
 pub(super) struct KeyColumn {
@@ -71,9 +73,21 @@ fn bind_key(schema: &Schema, key: &GroupKey) -> Result<KeyColumn> {
     Err(Error::invalid(format!("💔 group_by: attribute \"{name}\" has type {kind}, {problem}")))
 }
 
+/// What values take in memory.
+pub(super) fn values_bytes(values: &[Option<Value>]) -> usize {
+    size_of_val(values) + values.iter().flatten().map(|value| value.heap_bytes() as usize).sum::<usize>()
+}
+
 /// A key's values; absent ones sort first.
 #[derive(Clone, PartialEq)]
 pub(super) struct Key(pub(super) Vec<Option<Value>>);
+
+impl Key {
+    /// What it takes beside itself.
+    pub(super) fn bytes(&self) -> usize {
+        values_bytes(&self.0)
+    }
+}
 
 impl Eq for Key {}
 
@@ -102,12 +116,12 @@ pub(super) fn run(
     candidates: &Candidates,
     allowance: &Allowance,
 ) -> Result<Vec<Group>> {
-    let mut groups = Groups { limit, found: BTreeMap::new() };
+    let mut groups = Groups { limit, found: BTreeMap::new(), taken: allowance.take(0)? };
     for (segment, rows) in view.segments.iter().zip(&candidates.segments) {
         in_segment(&segment.segment, keys, aggregates, rows, &mut groups, allowance)?;
     }
     for row in candidates.tail.iter().filter_map(|place| view.tail.at(place)) {
-        in_tail(row, keys, aggregates, &mut groups);
+        in_tail(row, keys, aggregates, &mut groups, allowance)?;
     }
     let group = |(key, totals): (Key, Vec<Total>)| Group {
         key: keys.iter().map(|key| key.label.clone()).zip(key.0).collect(),
@@ -117,26 +131,41 @@ pub(super) fn run(
 }
 
 /// The groups with the smallest keys.
-struct Groups {
+struct Groups<'a> {
     limit: usize,
     found: BTreeMap<Key, Vec<Total>>,
+    taken: Taken<'a>,
 }
 
-impl Groups {
-    fn merge(&mut self, key: Key, totals: &[Total]) {
-        match self.found.get_mut(&key) {
-            Some(known) => known.iter_mut().zip(totals).for_each(|(a, b)| a.merge(b)),
-            None => {
-                self.found.insert(key, totals.to_vec());
-                if self.found.len() > self.limit {
-                    self.found.pop_last();
-                }
-            }
+impl Groups<'_> {
+    fn merge(&mut self, key: Key, totals: &[Total]) -> Result<()> {
+        if let Some(known) = self.found.get_mut(&key) {
+            known.iter_mut().zip(totals).for_each(|(a, b)| a.merge(b));
+            return Ok(());
         }
+        if self.found.len() >= self.limit {
+            let Some(last) = self.found.last_entry().filter(|last| key < *last.key()) else { return Ok(()) };
+            self.taken.give_back(last.key().bytes() + totals_bytes(totals.len()));
+            last.remove();
+        }
+        self.taken.grow(key.bytes() + totals_bytes(totals.len()))?;
+        self.found.insert(key, totals.to_vec());
+        Ok(())
     }
 }
 
-fn in_tail(row: &TailRow, keys: &[KeyColumn], aggregates: &Aggregates, groups: &mut Groups) {
+/// About what the totals of one group take.
+fn totals_bytes(count: usize) -> usize {
+    GROUP_BYTES + count * size_of::<Total>()
+}
+
+fn in_tail(
+    row: &TailRow,
+    keys: &[KeyColumn],
+    aggregates: &Aggregates,
+    groups: &mut Groups<'_>,
+    allowance: &Allowance,
+) -> Result<()> {
     let choices: Vec<Vec<Option<Value>>> = keys
         .iter()
         .map(|key| {
@@ -156,16 +185,32 @@ fn in_tail(row: &TailRow, keys: &[KeyColumn], aggregates: &Aggregates, groups: &
             Measure::Sum(uid, _) => row.document.get(*uid).into_iter().for_each(|value| total.add(value)),
         }
     }
-    combinations(&choices, &mut Vec::new(), &mut |key| groups.merge(Key(key.to_vec()), &totals));
+    combinations(&choices, allowance, &mut |key| groups.merge(Key(key.to_vec()), &totals))
 }
 
-/// Calls `each` with one choice of every list, in all combinations.
-fn combinations<T: Clone>(choices: &[Vec<T>], chosen: &mut Vec<T>, each: &mut impl FnMut(&[T])) {
-    let Some((first, rest)) = choices.split_first() else { return each(chosen) };
-    for choice in first {
-        chosen.push(choice.clone());
-        combinations(rest, chosen, each);
-        chosen.pop();
+/// Calls `each` with one choice of every list, in all combinations. Of one document there may be more of them than anybody can wait for.
+fn combinations<T: Clone>(
+    choices: &[Vec<T>],
+    allowance: &Allowance,
+    each: &mut impl FnMut(&[T]) -> Result<()>,
+) -> Result<()> {
+    if choices.iter().any(Vec::is_empty) {
+        return Ok(());
+    }
+    let mut chosen: Vec<T> = choices.iter().map(|list| list[0].clone()).collect();
+    let mut at = vec![0; choices.len()];
+    loop {
+        allowance.look_at(choices.len())?;
+        each(&chosen)?;
+        // Counts on: the last list turns fastest.
+        let Some(turned) = (0..at.len()).rev().find(|list| at[*list] + 1 < choices[*list].len()) else {
+            return Ok(());
+        };
+        at[turned] += 1;
+        at[turned + 1..].fill(0);
+        for list in turned..at.len() {
+            chosen[list] = choices[list][at[list]].clone();
+        }
     }
 }
 
@@ -174,7 +219,7 @@ fn in_segment(
     keys: &[KeyColumn],
     aggregates: &Aggregates,
     rows: &RoaringBitmap,
-    groups: &mut Groups,
+    groups: &mut Groups<'_>,
     allowance: &Allowance,
 ) -> Result<()> {
     let columns =
@@ -187,10 +232,16 @@ fn in_segment(
             Measure::Sum(uid, _) => Column::open(segment, *uid, rows, allowance).map(Some),
         })
         .collect::<Result<Vec<Option<Column<'_>>>>>()?;
-    let mut found = ByOrdinals { limit: groups.limit, places: HashMap::default(), totals: Vec::new(), bound: None };
+    let mut found = ByOrdinals {
+        limit: groups.limit,
+        places: HashMap::default(),
+        totals: Vec::new(),
+        bound: None,
+        most: 0,
+        taken: allowance.take(0)?,
+    };
     let mut choices: Vec<Vec<u32>> = vec![Vec::new(); keys.len()];
     let mut values: Vec<Option<Value>> = vec![None; sums.len()];
-    let mut key = Vec::with_capacity(keys.len());
     for (count, row) in (0..).zip(rows) {
         allowance.check_at(count, ROWS_PER_CHECK)?;
         for ((key, column), choices) in keys.iter().zip(&columns).zip(&mut choices) {
@@ -208,13 +259,14 @@ fn in_segment(
                 _ => None,
             };
         }
-        combinations(&choices, &mut key, &mut |key| {
-            let Some(totals) = found.totals_of(key, aggregates) else { return };
+        combinations(&choices, allowance, &mut |key| {
+            let Some(totals) = found.totals_of(key, aggregates)? else { return Ok(()) };
             for (total, value) in totals.iter_mut().zip(&values) {
                 total.count();
                 value.iter().for_each(|value| total.add(value));
             }
-        });
+            Ok(())
+        })?;
     }
     found.shrink();
     for (ordinals, place) in &found.places {
@@ -222,25 +274,28 @@ fn in_segment(
         for (column, ordinal) in columns.iter().zip(ordinals) {
             key.push(ordinal.checked_sub(1).map(|ordinal| column.value(ordinal)).transpose()?.flatten());
         }
-        groups.merge(Key(key), &found.totals[*place]);
+        groups.merge(Key(key), &found.totals[*place])?;
     }
     Ok(())
 }
 
 /// The groups of one segment by the ordinals of their keys, which sort as the keys do.
-struct ByOrdinals {
+struct ByOrdinals<'a> {
     limit: usize,
     places: HashMap<Vec<u32>, usize, BuildHasherDefault<OrdinalHasher>>,
     totals: Vec<Vec<Total>>,
     /// Groups from here on were given up.
     bound: Option<Vec<u32>>,
+    /// So many there were at once, which is what was taken for.
+    most: usize,
+    taken: Taken<'a>,
 }
 
-impl ByOrdinals {
+impl ByOrdinals<'_> {
     /// The totals of a group; `None` when enough groups come before it.
-    fn totals_of(&mut self, key: &[u32], aggregates: &Aggregates) -> Option<&mut Vec<Total>> {
+    fn totals_of(&mut self, key: &[u32], aggregates: &Aggregates) -> Result<Option<&mut Vec<Total>>> {
         if self.bound.as_deref().is_some_and(|bound| key >= bound) {
-            return None;
+            return Ok(None);
         }
         let place = match self.places.get(key) {
             Some(place) => *place,
@@ -249,12 +304,16 @@ impl ByOrdinals {
                     self.shrink();
                     return self.totals_of(key, aggregates);
                 }
+                if self.totals.len() == self.most {
+                    self.taken.grow(size_of_val(key) + totals_bytes(aggregates.measures.len()))?;
+                    self.most += 1;
+                }
                 self.places.insert(key.to_vec(), self.totals.len());
                 self.totals.push(aggregates.zero());
                 self.totals.len() - 1
             }
         };
-        self.totals.get_mut(place)
+        Ok(self.totals.get_mut(place))
     }
 
     /// Gives up all but the first groups.

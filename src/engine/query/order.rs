@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
 use super::columns::Column;
+use super::group::values_bytes;
 use super::hits::{Hit, Smallest, id_of, tail_part};
 use super::plan::column_to_rank;
 use crate::engine::filter::matches::order_values;
@@ -19,7 +20,7 @@ use crate::model::ids::DocId;
 use crate::model::query::Direction;
 use crate::model::schema::{ColumnUid, Schema};
 use crate::model::value::Value;
-use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::platform::allowance::{Allowance, ROWS_PER_CHECK, Taken};
 use crate::segment::Segment;
 
 /// The most parts that an order has; the wire's limit.
@@ -40,6 +41,36 @@ struct Contender {
     hit: Hit,
     id: DocId,
     values: Vec<Option<Value>>,
+}
+
+/// The best rows of the parts so far, each with the values that it is compared by, and the memory for these.
+struct Contenders<'a> {
+    found: Vec<Contender>,
+    taken: Taken<'a>,
+}
+
+impl Contender {
+    fn bytes(&self) -> usize {
+        size_of::<Contender>() + self.id.heap_bytes() as usize + values_bytes(&self.values)
+    }
+}
+
+impl Contenders<'_> {
+    fn push(&mut self, contender: Contender) -> Result<()> {
+        self.taken.grow(contender.bytes())?;
+        self.found.push(contender);
+        Ok(())
+    }
+
+    /// Sorts, and gives up all but the first `k`.
+    fn keep_first(&mut self, keys: &[OrderKey], k: usize) {
+        self.found.sort_by(|a, b| {
+            let values = |column: usize| (a.values[column].as_ref(), b.values[column].as_ref());
+            compare(keys, values, || a.id.cmp(&b.id))
+        });
+        let given_up: usize = self.found.drain(k.min(self.found.len())..).map(|contender| contender.bytes()).sum();
+        self.taken.give_back(given_up);
+    }
 }
 
 pub(super) fn bind(schema: &Schema, attributes: &[(String, Direction)]) -> Result<Vec<OrderKey>> {
@@ -77,17 +108,14 @@ pub(super) fn run(
     k: usize,
     allowance: &Allowance,
 ) -> Result<Vec<Hit>> {
-    let mut all = Vec::new();
+    let mut all = Contenders { found: Vec::new(), taken: allowance.take(0)? };
     for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
         in_segment(&segment.segment, part as u32, keys, rows, k, &mut all, allowance)?;
+        all.keep_first(keys, k);
     }
     in_tail(view, keys, &candidates.tail, k, &mut all)?;
-    all.sort_by(|a, b| {
-        let values = |column: usize| (a.values[column].as_ref(), b.values[column].as_ref());
-        compare(keys, values, || a.id.cmp(&b.id))
-    });
-    all.truncate(k);
-    Ok(all.into_iter().map(|contender| contender.hit).collect())
+    all.keep_first(keys, k);
+    Ok(all.found.into_iter().map(|contender| contender.hit).collect())
 }
 
 fn in_segment(
@@ -96,7 +124,7 @@ fn in_segment(
     keys: &[OrderKey],
     rows: &RoaringBitmap,
     k: usize,
-    out: &mut Vec<Contender>,
+    out: &mut Contenders<'_>,
     allowance: &Allowance,
 ) -> Result<()> {
     let columns = keys
@@ -112,7 +140,7 @@ fn in_segment(
                 _ => None,
             });
         }
-        out.push(Contender { hit: Hit { part, row, dist: None }, id: segment.id_of(row)?, values });
+        out.push(Contender { hit: Hit { part, row, dist: None }, id: segment.id_of(row)?, values })?;
     }
     Ok(())
 }
@@ -164,7 +192,7 @@ fn best_rows(
     }
 }
 
-fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Vec<Contender>) -> Result<()> {
+fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Contenders<'_>) -> Result<()> {
     fn value<'r>(row: &'r TailRow, key: &OrderKey) -> Option<&'r Value> {
         key.column.and_then(|uid| row.document.get(uid))
     }
@@ -180,7 +208,7 @@ fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out
     rows.truncate(k);
     for (place, row) in rows {
         let values = keys.iter().map(|key| value(row, key).cloned()).collect();
-        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: id_of(view, part, place)?, values });
+        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: id_of(view, part, place)?, values })?;
     }
     Ok(())
 }

@@ -58,6 +58,8 @@ struct Analysed {
     /// Documents that have the field, and their tokens.
     documents: u64,
     tokens: u64,
+    /// What the allowance has been told that it takes.
+    counted: usize,
 }
 
 impl TextScorer {
@@ -127,9 +129,11 @@ impl TextScorer {
             documents += more_documents;
             tokens += more_tokens;
         }
-        let mut tail = Analysed::new(&self.terms, view.tail.places());
+        let mut tail = Analysed::new(&self.terms, view.tail.places(), allowance)?;
         let mut analyzers = Analyzers::new();
         for part in view.tail.parts() {
+            allowance.check()?;
+            tail.count(allowance)?;
             if let Some(terms) = part.terms().and_then(|terms| terms.text(self.uid)) {
                 tail.add_part(self, &part, terms);
                 continue;
@@ -143,6 +147,7 @@ impl TextScorer {
                 }
             }
         }
+        tail.count(allowance)?;
         documents += tail.documents;
         tokens += tail.tokens;
         self.keep(tail);
@@ -162,7 +167,7 @@ impl TextScorer {
         let Some(reader) = text_index(segment, &self.column)? else {
             let analysed = match segment.column(self.uid) {
                 Some(_) => self.analyse(view, allowance)?,
-                None => Analysed::new(&self.terms, 0),
+                None => Analysed::new(&self.terms, 0, allowance)?,
             };
             let counts = (analysed.documents, analysed.tokens);
             self.keep(analysed);
@@ -195,8 +200,7 @@ impl TextScorer {
 
     /// Analyses a segment's live documents.
     fn analyse(&self, view: &SegmentView, allowance: &Allowance) -> Result<Analysed> {
-        allowance.keep(4 * view.segment.rows() as usize)?;
-        let mut found = Analysed::new(&self.terms, view.segment.rows());
+        let mut found = Analysed::new(&self.terms, view.segment.rows(), allowance)?;
         let mut analyzers = Analyzers::new();
         let rows = view.live_rows();
         let mut scan = view.segment.scan_of(&rows, Some(&[self.uid]))?;
@@ -205,7 +209,11 @@ impl TextScorer {
             if let Some(value) = scan.document(row, Some(&[self.uid]))?.get(self.uid) {
                 found.add(self, row, &analyzers.terms(&self.options, value));
             }
+            if count.is_multiple_of(DOCUMENTS_PER_CHECK) {
+                found.count(allowance)?;
+            }
         }
+        found.count(allowance)?;
         Ok(found)
     }
 
@@ -275,14 +283,26 @@ impl TextScorer {
 }
 
 impl Analysed {
-    fn new(terms: &[QueryTerm], rows: u32) -> Self {
-        Analysed {
+    fn new(terms: &[QueryTerm], rows: u32, allowance: &Allowance) -> Result<Self> {
+        let mut analysed = Analysed {
             postings: terms.iter().map(|_| Vec::new()).collect(),
             with_prefix: RoaringBitmap::new(),
             lengths: vec![0; rows as usize],
             documents: 0,
             tokens: 0,
-        }
+            counted: 0,
+        };
+        analysed.count(allowance)?;
+        Ok(analysed)
+    }
+
+    /// Tells the allowance what it takes by now.
+    fn count(&mut self, allowance: &Allowance) -> Result<()> {
+        let lists = self.postings.iter().map(|list| size_of_val(list) + list.capacity() * size_of::<(u32, u32)>());
+        let bytes = self.lengths.len() * size_of::<u32>() + lists.sum::<usize>();
+        allowance.keep(bytes.saturating_sub(self.counted))?;
+        self.counted = self.counted.max(bytes);
+        Ok(())
     }
 
     /// Adds a document that has the field, above all before it.
