@@ -131,6 +131,9 @@ pub struct Context {
     pub doubted: Doubted,
     /// Turns of who commits, and of who needs that nobody does.
     pub commits: Commits,
+    /// Held by who stages a state for the bucket, and by who takes a name away. A deletion has seen what was staged before, and nothing
+    /// is staged after it. Taken before a turn of [`Self::commits`].
+    pub outgoing: Mutex<()>,
     /// Held by who changes a tag.
     pub tags: Mutex<()>,
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is

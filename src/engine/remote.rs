@@ -5,7 +5,7 @@
 //! or from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use super::merge::{MergeReport, MergeRequest, Work, bases, settings};
 use super::namespace::head::{Head, keys, objects};
 use super::namespace::rebase::Facts;
 use super::start::put_format;
-use super::{Engine, sweep};
+use super::{Engine, not_found, sweep};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::{NameBinding, parse_name};
@@ -173,12 +173,13 @@ impl Engine {
         Ok(is_own.then_some(staged))
     }
 
-    /// The state of a namespace as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
+    /// The state of an incarnation that has its name as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
     /// write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
     /// `tags`: how often tags were changed there then. `None` when the bucket has all of it.
     pub async fn stage_outgoing(
         self: &Arc<Self>,
         name: &NamespaceName,
+        nsid: Nsid,
         after: Option<(&Manifest, u32)>,
         tags: u64,
     ) -> Result<Option<Manifest>> {
@@ -189,6 +190,9 @@ impl Engine {
             return Ok(None);
         }
         let namespace = self.namespace(name)?;
+        if namespace.nsid != nsid {
+            return Err(not_found(name));
+        }
         if let Some((before, _)) = after
             && before.tags == tags
             && !before.is_end()
@@ -217,7 +221,14 @@ impl Engine {
             ..share.manifest.clone().of_all()
         };
         let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone())).tagged(tags);
-        tokio::task::block_in_place(|| bases::stage(&self.context, manifest.nsid, &manifest))?;
+        tokio::task::block_in_place(|| {
+            let _outgoing = self.context.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+            // Others would be told of a deletion that had not seen it, and take it for somebody else's.
+            if self.catalog.find(name) != Some(nsid) {
+                return Err(not_found(name));
+            }
+            bases::stage(&self.context, nsid, &manifest)
+        })?;
         drop(share);
         Ok(Some(manifest))
     }

@@ -99,6 +99,7 @@ impl Engine {
             names_whole: AtomicBool::new(true),
             commits: Commits::default(),
             doubted: Doubted::default(),
+            outgoing: Mutex::new(()),
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),

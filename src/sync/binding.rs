@@ -106,6 +106,12 @@ pub fn moved(name: &NamespaceName) -> Error {
     .with_hint("the next sync looks again")
 }
 
+pub fn moved_here(name: &NamespaceName) -> Error {
+    Error::conflict(format!("{name} was deleted on this node while it was sent"))
+        .with_code(NAME_MOVED)
+        .with_hint("the next sync looks again")
+}
+
 pub fn overtaken(name: &NamespaceName) -> Error {
     Error::conflict(format!("another node bound {name} at the same time")).with_hint("the next sync looks again")
 }

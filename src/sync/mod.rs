@@ -52,7 +52,7 @@ use uuid::Uuid;
 
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
@@ -337,9 +337,12 @@ impl Sync {
 
     /// One name, which is bound here, in the bucket, or in both.
     async fn bring_together(&self, attached: &mut Attached, name: &NamespaceName, rev: Option<u64>) -> Result<Done> {
+        let here = self.engine.nsid_of(name);
         // Boxed, since what a namespace may need is much, and all of it lies on the stack otherwise.
         let done = Box::pin(self.bring_as(attached, name, rev)).await;
-        if !done.as_ref().is_err_and(|error| error.code() == binding::NAME_MOVED) {
+        // It was deleted meanwhile, here or elsewhere.
+        let has_moved = |error: &Error| error.code() == binding::NAME_MOVED || self.engine.nsid_of(name) != here;
+        if !done.as_ref().is_err_and(has_moved) {
             return done;
         }
         attached.names = None;
@@ -376,6 +379,10 @@ impl Sync {
                     return self.follow_deletion(name, &ended).await;
                 }
                 let done = self.exchange(name, nsid).await?;
+                // That takes as long as it takes.
+                if self.engine.nsid_of(name) != Some(nsid) {
+                    return Err(binding::moved_here(name));
+                }
                 let bound = self.bind(attached, name, next, Some(nsid)).await?;
                 self.engine.binding_beside(name, &bound.as_met()).await?;
                 // Somebody may have ended what had no name, or none any more, who looks at the name after that.

@@ -182,7 +182,7 @@ impl Sync {
             let due = tokio::task::block_in_place(|| self.tags_due(nsid, &mut done))?;
             let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
-            let Some(ours) = engine.stage_outgoing(name, after, tags).await? else {
+            let Some(ours) = engine.stage_outgoing(name, nsid, after, tags).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };

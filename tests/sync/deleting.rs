@@ -1,12 +1,19 @@
 //! Namespaces deleted, created again and brought back on some nodes: the others follow, and nothing that was written unseen goes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::name_patterns::NamePatterns;
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, lost, meet, names, options, sync};
+use crate::fleet::{bucket, fresh, lost, meet, names, options, sync};
+use crate::hook_disk::HookDisk;
 use crate::node::{DAY_MS, Node, all, name, put};
+use crate::unlucky::Place;
 use crate::upkeep::{contents, reclaim};
 
 async fn two() -> (Bucket, [Node; 2], [std::sync::Arc<shoal::engine::Engine>; 2]) {
@@ -241,4 +248,116 @@ async fn a_namespace_that_came_back_is_gone_when_others_delete_it_before_the_nex
     live_on(1, &nodes[0], &engines[0], &bucket).await;
     meet(&[(&nodes[1], &engines[1]), (&nodes[0], &engines[0])], &bucket).await;
     assert_eq!((all(&engines[1], "docs").len(), all(&engines[1], "docs")), (1, all(&engines[0], "docs")));
+}
+
+/// A pass may wait for a deletion that is under way, and this test does not wait for it then: as long as a pass takes, and longer.
+const PASS_TAKES: Duration = Duration::from_millis(500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_deletion_that_meets_a_pass_holds_and_what_has_its_name_since_is_sent() {
+    for (was_sent, is_anew) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (bucket, node) = (bucket(1), Node::new(1));
+        let disk = HookDisk::new(node.disk.mounted());
+        let engine =
+            Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone())
+                .unwrap();
+        engine.rebuild_index().unwrap();
+        put(&engine, "docs", 0..5, 1).await;
+        if was_sent {
+            sync(&node, &engine, &bucket).await.unwrap();
+        }
+        put(&engine, "docs", 5..10, 2).await;
+        engine.checkpoint(&name("docs")).await.unwrap();
+        // The pass begins when the deletion has looked at what the bucket has, and is about to mark what it deletes.
+        let (began, begins) = tokio::sync::oneshot::channel::<()>();
+        let (ended, ends) = mpsc::channel::<()>();
+        let mut began = Some(began);
+        disk.before(move |_, path| {
+            let marks = path.to_string_lossy().contains("deleted.json");
+            if marks {
+                began.take().unwrap().send(()).unwrap();
+                let _ = ends.recv_timeout(PASS_TAKES);
+            }
+            marks
+        });
+        let link = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        let pass = tokio::spawn(async move {
+            begins.await.unwrap();
+            // Whether it comes to an end or finds that it has to look again.
+            let _ = link.run().await;
+            let _ = ended.send(());
+        });
+        engine.delete(&name("docs")).await.unwrap();
+        pass.await.unwrap();
+        if is_anew {
+            put(&engine, "docs", 20..23, 3).await;
+        }
+        for _ in 0..2 {
+            node.clock.advance(1_000);
+            sync(&node, &engine, &bucket).await.unwrap();
+        }
+        let expected = if is_anew { vec![("docs", 3)] } else { vec![] };
+        let found: Vec<(String, usize)> =
+            names(&engine).into_iter().map(|name| (name.clone(), all(&engine, &name).len())).collect();
+        let expected: Vec<(String, usize)> = expected.into_iter().map(|(name, n)| (name.to_owned(), n)).collect();
+        assert_eq!(found, expected, "was sent: {was_sent}, made anew: {is_anew}");
+        if is_anew {
+            assert_eq!(fresh(9, &bucket, "docs").await.len(), 3);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_deleted_and_made_anew_while_it_is_sent_is_the_new_one_at_any_write() {
+    for (was_sent, is_anew) in [(false, true), (false, false), (true, true), (true, false)] {
+        for writes in 0..14 {
+            let (place, node) = (Place::default(), Node::new(1));
+            let engine = node.open();
+            put(&engine, "docs", 0..5, 1).await;
+            if was_sent {
+                sync(&node, &engine, &place.bucket(&node)).await.unwrap();
+                put(&engine, "docs", 5..10, 2).await;
+            }
+            let wire = place.wire();
+            let link = place.link(&wire, &node, &engine);
+            let (there, clock) = (engine.clone(), node.clock.clone());
+            let happened = Arc::new(AtomicBool::new(false));
+            let happens = happened.clone();
+            wire.meanwhile(
+                writes,
+                Box::pin(async move {
+                    happens.store(true, Ordering::SeqCst);
+                    clock.advance(1_000);
+                    there.delete(&name("docs")).await.unwrap();
+                    if is_anew {
+                        put(&there, "docs", 20..23, 3).await;
+                    }
+                }),
+            );
+            let _ = link.run().await;
+            wire.forget_plans();
+            if !happened.load(Ordering::SeqCst) {
+                // The pass makes fewer writes.
+                break;
+            }
+            for _ in 0..2 {
+                node.clock.advance(1_000);
+                sync(&node, &engine, &place.bucket(&node)).await.unwrap();
+            }
+            let expected: Vec<&str> = if is_anew { vec!["docs"] } else { vec![] };
+            let what = format!("was sent: {was_sent}, made anew: {is_anew}, at write {writes}");
+            assert_eq!(names(&engine), expected, "{what}");
+            if is_anew {
+                assert_eq!(all(&engine, "docs").len(), 3, "{what}");
+                assert_eq!(fresh_at(&place).await, 3, "{what}");
+            }
+        }
+    }
+}
+
+async fn fresh_at(place: &Place) -> usize {
+    let node = Node::new(9);
+    let engine = node.open();
+    sync(&node, &engine, &place.bucket(&node)).await.unwrap();
+    all(&engine, "docs").len()
 }

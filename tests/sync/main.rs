@@ -21,6 +21,9 @@ mod fleet;
 mod following;
 mod full;
 mod histories;
+#[path = "../engine/hook_disk.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod hook_disk;
 mod id_ranges;
 mod little;
 mod lives;

@@ -1,6 +1,6 @@
 //! Deleted namespaces: kept for as long as retention says, and brought back whole.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::dates::Deletions;
 use super::gone;
@@ -138,6 +138,7 @@ impl Engine {
         (hlc, told): (Hlc, Told),
     ) -> Result<Option<DeletedFile>> {
         let context = &self.context;
+        let _outgoing = context.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
         // Who sweeps or counts anew sees the name gone and the incarnation deleted, or neither.
         let _commits = context.commits.of(nsid);
         let head = read_again(|| Head::load(context, nsid));
@@ -171,10 +172,10 @@ impl Engine {
 
     /// What this node had seen of what the bucket has of an incarnation, a commit of its own counted whose answer it never heard.
     fn shared(&self, nsid: Nsid) -> Result<Option<VersionVector>> {
-        let Some(mut seen) = self.common(nsid)?.map(|common| common.version_vector) else { return Ok(None) };
-        if let Some(sent) = self.unsettled(nsid)? {
-            seen.merge(&sent.version_vector);
-        }
+        let common = self.common(nsid)?.map(|common| common.version_vector);
+        let Some(sent) = self.unsettled(nsid)? else { return Ok(common) };
+        let mut seen = common.unwrap_or_default();
+        seen.merge(&sent.version_vector);
         Ok(Some(seen))
     }
 
