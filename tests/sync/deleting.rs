@@ -1,5 +1,6 @@
 //! Namespaces deleted, created again and brought back on some nodes: the others follow, and nothing that was written unseen goes.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::name_patterns::NamePatterns;
+use shoal::platform::memory_disk::{Mishap, MishapKind};
 use shoal::store::Bucket;
 use shoal::sync::{Selection, Sync};
 
@@ -360,4 +362,26 @@ async fn fresh_at(place: &Place) -> usize {
     let engine = node.open();
     sync(&node, &engine, &place.bucket(&node)).await.unwrap();
     all(&engine, "docs").len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_cannot_tell_what_it_had_seen_is_refused() {
+    let mut refused = 0;
+    for times in 1..12 {
+        let (bucket, node) = (bucket(1), Node::new(1));
+        let engine = node.open();
+        put(&engine, "docs", 0..5, 1).await;
+        sync(&node, &engine, &bucket).await.unwrap();
+        node.clock.advance(1_000);
+        let within = Some(engine.nsid_of(&name("docs")).unwrap().to_string());
+        node.disk.set_mishap(Some(Mishap { after: 0, within, kind: MishapKind::StaysAway(ErrorKind::Other, times) }));
+        let deleted = engine.delete(&name("docs")).await.is_ok();
+        node.disk.set_mishap(None);
+        refused += u32::from(!deleted);
+        node.clock.advance(1_000);
+        sync(&node, &engine, &bucket).await.unwrap();
+        let expected: Vec<&str> = if deleted { vec![] } else { vec!["docs"] };
+        assert_eq!(names(&engine), expected, "{times} operations failed");
+    }
+    assert!(refused > 0);
 }

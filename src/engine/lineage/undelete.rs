@@ -145,8 +145,14 @@ impl Engine {
         // Other nodes are told, and of what they have: what they wrote and this one has not taken in is not deleted. A deletion that
         // they are not told of does not hold: the bucket's documents would come back with the next namespace of this name.
         let seen = match (&head, read_again(|| self.shared(nsid))) {
-            (Ok(None), _) | (Err(_), Err(_)) => None,
+            (Ok(None), _) => None,
             (_, Ok(shared)) => shared,
+            // It may be read again soon; what is damaged for good says nothing to anybody.
+            (Err(head), Err(shared)) if head.is_unread() || shared.is_unread() => {
+                let error = if head.is_unread() { head } else { &shared };
+                return Err(error.duplicate().context(format!("look what the bucket has of {name}")));
+            }
+            (Err(_), Err(_)) => None,
             // The newest manifest covers what this node had in common with the bucket.
             (Ok(Some(head)), Err(_)) => Some(head.manifest.version_vector.clone()),
         };
