@@ -8,7 +8,7 @@ use crate::engine::check_labels;
 use crate::engine::write::check_schema;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, ORIGINS_MAX};
-use crate::model::ids::{IdType, Project};
+use crate::model::ids::{IdType, Project, Version};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::segment::Segment;
@@ -58,6 +58,30 @@ pub(super) fn check_facts(
         return Err(Error::invalid(format!("its newest commit is number {commits}, expected at most {COMMITS_MAX}")));
     }
     Ok(())
+}
+
+/// Checks that nothing in a segment is newer than the state that names it: what is written after such a state is newer than all that
+/// it has, and a deletion from the future would take it away again.
+pub(super) fn check_versions(manifest: &Manifest, segment: &Segment) -> Result<()> {
+    let newest = manifest.hlc.max(manifest.version_vector.newest());
+    let too_new = |what: String, version: Version| {
+        Err(Error::invalid(format!(
+            "segment {} has {what} of clock {}, and the newest commit of its state is of clock {}",
+            segment.segment_id(),
+            version.hlc.0,
+            newest.0
+        )))
+    };
+    for row in 0..segment.rows() {
+        let version = segment.version_of(row)?;
+        if version.hlc > newest {
+            return too_new(format!("document {}", segment.id_of(row)?), version);
+        }
+    }
+    match segment.tombstones()?.into_iter().find(|tombstone| tombstone.version.hlc > newest) {
+        Some(tombstone) => too_new(format!("a deletion of document {}", tombstone.id), tombstone.version),
+        None => Ok(()),
+    }
 }
 
 /// Checks that a segment's documents are ones that a namespace of this schema can have.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::foreign::{check_manifest, check_segment};
+use super::foreign::{check_manifest, check_segment, check_versions};
 use super::take::conflicts_members;
 use crate::engine::Engine;
 use crate::engine::namespace::Moment;
@@ -277,6 +277,7 @@ fn verify_together(manifest: &Manifest, objects: &Objects, base: Option<&Held>) 
             (_, None, None) => return Err(nowhere(ObjectKind::Deletions, id)),
         };
         check_segment(&manifest.schema, &segment)
+            .and_then(|()| check_versions(manifest, &segment))
             .map_err(|error| Error::corrupt(format!("{NAME}: {}", error.message())))?;
         parts.push((segment, dead));
     }
