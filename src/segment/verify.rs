@@ -1,6 +1,8 @@
 //! Checks a whole segment: every checksum, every structure, and that all indexes say what the documents say.
 
+use half::f16;
 use roaring::RoaringBitmap;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::attributes::AttributeReader;
 use super::sparse::SparseReader;
@@ -20,7 +22,22 @@ struct Column<'a> {
     vectors: Option<VectorReader<'a>>,
     sparse: Option<SparseReader<'a>>,
     present: RoaringBitmap,
-    sparse_entries: u64,
+    weights: Weights,
+}
+
+/// How many weights there are, and a sum that says which, whatever order they come in.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Weights {
+    count: u64,
+    sum: u64,
+}
+
+impl Weights {
+    fn add(&mut self, row: u32, term: &str, weight: f16) {
+        let seed = u64::from(row) << 16 | u64::from(weight.to_bits());
+        self.count += 1;
+        self.sum = self.sum.wrapping_add(xxh3_64_with_seed(term.as_bytes(), seed));
+    }
 }
 
 impl Segment {
@@ -47,7 +64,7 @@ impl Segment {
                 vectors: self.vectors(column.uid)?,
                 sparse: self.sparse(column.uid)?,
                 present: RoaringBitmap::new(),
-                sparse_entries: 0,
+                weights: Weights::default(),
             };
             if let Some(attribute) = &column.attribute {
                 attribute.verify()?;
@@ -128,7 +145,7 @@ impl Column<'_> {
             return Err(self.wrong(&format!("row {row} has a norm of {stored}, expected {}", norm(vector))));
         }
         if let Some(Value::Sparse(sparse)) = value {
-            self.sparse_entries += sparse.entries.len() as u64;
+            sparse.entries.iter().for_each(|(term, weight)| self.weights.add(row, term, *weight));
         }
         Ok(())
     }
@@ -148,14 +165,17 @@ impl Column<'_> {
         }
         if let Some(sparse) = &self.sparse {
             sparse.verify()?;
-            let (mut dimensions, mut entries) = (sparse.dimensions()?, 0);
-            while let Some((_, term)) = dimensions.next_term()? {
-                sparse.for_each(&term, |_, _| entries += 1)?;
+            let (mut dimensions, mut found) = (sparse.dimensions()?, Weights::default());
+            while let Some((text, term)) = dimensions.next_term()? {
+                sparse.for_each(&term, |row, weight| found.add(row, &text, weight))?;
             }
-            if entries != self.sparse_entries {
+            if found.count != self.weights.count {
                 return Err(
-                    self.wrong(&format!("{entries} weights in the index, {} in documents", self.sparse_entries))
+                    self.wrong(&format!("{} weights in the index, {} in documents", found.count, self.weights.count))
                 );
+            }
+            if found != self.weights {
+                return Err(self.wrong("rows have other weights in the index than in their documents"));
             }
         }
         Ok(())

@@ -204,3 +204,21 @@ fn a_newer_version_is_refused_by_its_number() {
     assert_eq!(error.message(), "damaged.seg: format version 2, this release reads up to 1");
     assert!(opened(&[0; FOOTER_BYTES]).is_err());
 }
+
+#[test]
+fn weights_that_are_not_the_documents_are_found() {
+    let schema = schema();
+    let bytes = built(&schema, &entries(&schema, 0, 20)).0;
+    let meta = decode_meta(&bytes, &decode_footer(&bytes, "whole").unwrap(), "whole").unwrap();
+    let sections: Vec<_> = meta.sections.iter().filter(|section| section.name.starts_with("sparse:")).collect();
+    assert!(!sections.is_empty());
+    let mut found = 0;
+    for section in sections {
+        for at in 0..section.bytes {
+            let damaged = resealed(&bytes, |file, _, _| file[(section.offset + at) as usize] ^= 1);
+            let error = opened(&damaged).and_then(|segment| segment.verify()).unwrap_err();
+            found += u32::from(error.message().contains("other weights in the index"));
+        }
+    }
+    assert!(found > 0);
+}

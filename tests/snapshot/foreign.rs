@@ -42,7 +42,10 @@ const EDITS: [(Edit, &str); 18] = [
 const OF_SEGMENTS: [(Edit, &str); 3] = [
     (|m| m.schema.metric = None, "has vectors of attribute 'vector', and the schema says no distance metric"),
     (|m| m.schema.id_type = Some(IdType::Uuid), "has ids that are uint, the schema says uuid"),
-    (|m| (m.hlc, m.version_vector) = (Hlc(1), Default::default()), "and the newest commit of its state is of clock 1"),
+    (
+        |m| (m.hlc, m.version_vector) = (Hlc(1), Default::default()),
+        "and the newest commit of its state is of clock 1",
+    ),
 ];
 
 fn wide(schema: &Schema, columns: usize) -> Schema {
