@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value as Json, json};
-use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::api::wire::write::{WriteBody, parse_write, parse_write_bytes};
 use shoal::engine::{Engine, EngineConfig};
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::platform::clock::ManualClock;
@@ -205,4 +205,29 @@ fn deleting_by_filter_takes_little_memory_a_document() {
         ALLOCATOR.set_limit(usize::MAX).unwrap();
         assert!(!engine.view(&docs()).unwrap().has_documents());
     });
+}
+
+/// What taking a body apart took at most besides what was there.
+fn taking(body: &[u8]) -> usize {
+    let before = ALLOCATOR.allocated();
+    // Beyond it an allocation ends the process.
+    ALLOCATOR.set_limit(before + (256 << 20)).unwrap();
+    let taken = parse_write_bytes(body);
+    let held = ALLOCATOR.allocated() - before;
+    drop(taken);
+    ALLOCATOR.set_limit(usize::MAX).unwrap();
+    held
+}
+
+#[test]
+fn narrow_rows_after_a_wide_one_and_ids_of_many_empty_columns_take_little() {
+    let _turn = turn();
+    let wide: Vec<String> = (0..1_000).map(|n| format!("\"a{n}\":1")).collect();
+    let narrow: Vec<String> = (0..100_000).map(|id| format!("{{\"id\":{id},\"a0\":1}}")).collect();
+    let rows = format!("{{\"upsert_rows\":[{{\"id\":0,{}}},{}]}}", wide.join(","), narrow.join(","));
+    assert!(taking(rows.as_bytes()) < 64 << 20);
+    let ids: Vec<String> = (0..20_000).map(|id| id.to_string()).collect();
+    let columns: Vec<String> = (0..20_000).map(|n| format!("\"{n}\":[]")).collect();
+    let body = format!("{{\"upsert_columns\":{{\"id\":[{}],{}}}}}", ids.join(","), columns.join(","));
+    taking(body.as_bytes());
 }

@@ -163,6 +163,8 @@ impl<'de> Visitor<'de> for RowSeed<'_> {
                 }
             }
         }
+        // A narrow row after a wide one must not keep the room of that one.
+        fields.shrink_to_fit();
         match id {
             Some(id) if is_id(&id) && !has_twins(&fields) => Ok(Row { id, fields }),
             _ => Err(A::Error::custom("not a plain row")),

@@ -223,12 +223,9 @@ fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Re
     let mut columns = map(path, json, "a map")?;
     let ids = columns.remove("id").ok_or_else(|| wrong(path, "missing field `id`"))?;
     let ids = sequence(&format!("{path}.id"), ids)?;
-    let first = rows.len();
-    for (at, id) in ids.into_iter().enumerate() {
-        check_id(|| format!("{path}.id[{at}]"), &id)?;
-        rows.push(Row { id, fields: Vec::with_capacity(columns.len()) });
-    }
-    let count = rows.len() - first;
+    let count = ids.len();
+    // Counted before rows get room for so many columns: a body of many ids and of many empty columns is small.
+    let mut taken: Vec<(Arc<str>, Vec<Json>)> = Vec::with_capacity(columns.len());
     for (name, values) in columns {
         let values = sequence(&format!("{path}.{name}"), values)?;
         if values.len() != count {
@@ -237,7 +234,14 @@ fn columns(path: &str, json: Json, names: &mut Names, rows: &mut Vec<Row>) -> Re
                 values.len()
             )));
         }
-        let name = names.intern(&name);
+        taken.push((names.intern(&name), values));
+    }
+    let first = rows.len();
+    for (at, id) in ids.into_iter().enumerate() {
+        check_id(|| format!("{path}.id[{at}]"), &id)?;
+        rows.push(Row { id, fields: Vec::with_capacity(taken.len()) });
+    }
+    for (name, values) in taken {
         for (row, value) in rows[first..].iter_mut().zip(values) {
             row.fields.push((Arc::clone(&name), value));
         }
