@@ -69,6 +69,15 @@ pub enum Operation {
     Sync,
 }
 
+impl Operation {
+    /// Whether it is about a namespace as it is, which has to be open for that.
+    pub fn uses_what_is_there(&self) -> bool {
+        let makes_or_ends = [Operation::Create, Operation::Delete, Operation::Undelete];
+        let is_apart = matches!(self, Operation::PollCopy(_) | Operation::Transfer(Transfer::Restore));
+        !is_apart && !makes_or_ends.contains(self)
+    }
+}
+
 /// What compares namespaces and merges them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merging {

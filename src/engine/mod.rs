@@ -93,6 +93,8 @@ pub struct Engine {
     by_use: ByUse,
     /// Threads that may wait until others are closed.
     ways: Semaphore,
+    /// Turns of requests that open a namespace.
+    openings: Semaphore,
     /// One name is created, deleted or opened at a time, per name.
     doors: Mutex<HashMap<NamespaceName, Door>>,
     /// One merge of a source (the second) into a target goes on at a time, per pair.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
 use super::catalog::Catalog;
 use super::closing::{ByUse, WAITING_THREADS_MAX};
@@ -40,6 +41,8 @@ use crate::tier::Tier;
 
 /// So many writes at a time look by filters: few of the threads that one node has, so that the rest of its requests go on.
 const LOOKING_MAX: usize = 4;
+/// So many namespaces are opened at a time for requests: each may wait for the bucket in a thread.
+const OPENED_AT_ONCE: usize = 4;
 
 impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
@@ -135,6 +138,7 @@ impl Engine {
             open: Mutex::new(Slots::default()),
             by_use: ByUse::default(),
             ways: Semaphore::new(WAITING_THREADS_MAX),
+            openings: Semaphore::new(OPENED_AT_ONCE),
             doors: Mutex::new(HashMap::new()),
             pairs: Mutex::new(HashMap::new()),
             origins: Origins::default(),
@@ -190,12 +194,31 @@ impl Engine {
         self.context.meta.is_exact()
     }
 
+    /// Opens a namespace that is bound and not open, for a request that is about to use it. Who waits for others to open it, or for a
+    /// turn, takes no thread meanwhile. Whatever is wrong is said to who uses it.
+    pub async fn open_for(&self, name: &NamespaceName) {
+        let is_closed = || self.slots().get(name).is_none().then(|| self.catalog.find(name)).flatten();
+        if is_closed().is_none() {
+            return;
+        }
+        let door = self.door(name);
+        let _door = door.lock().await;
+        let Ok(_turn) = self.openings.acquire().await else { return };
+        if let Some(nsid) = is_closed() {
+            let _ = self.open_behind_door(name, nsid, Intake::patience(&self.context));
+        }
+    }
+
     /// Opens a bound incarnation. What is damaged is set apart and said.
     pub(super) fn open_namespace(&self, name: &NamespaceName, nsid: Nsid) -> Result<Arc<Namespace>> {
         // Who waits at the door waits for room by that.
         let until = Intake::patience(&self.context);
         let door = self.door(name);
         let _door = tokio::task::block_in_place(|| door.blocking_lock());
+        self.open_behind_door(name, nsid, until)
+    }
+
+    fn open_behind_door(&self, name: &NamespaceName, nsid: Nsid, until: Instant) -> Result<Arc<Namespace>> {
         if let Some(slot) = self.slots().get(name) {
             return slot.namespace();
         }

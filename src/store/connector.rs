@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::{HeaderMap, Request, Response};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse,
     HttpResponseBody, HttpService,
@@ -27,6 +27,7 @@ use super::dial::{DialError, Dialer};
 use super::facts::{Broken, Facts, Seen, readable, seen};
 use super::pace::Pace;
 use super::patience::KERNEL_TIME_MAX;
+use super::runtime::{self, Executor};
 use super::traffic::Traffic;
 use crate::platform::clock::Clock;
 
@@ -65,7 +66,7 @@ impl std::fmt::Debug for Connector {
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         let plain = options.get_config_value(&ClientConfigKey::AllowHttp).is_some_and(|value| value == "true");
-        let client = Client::builder(TokioExecutor::new())
+        let client = Client::builder(Executor(runtime::handle()))
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(self.0.connections_idle_max)

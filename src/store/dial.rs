@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::facts::Broken;
+use super::runtime;
 use crate::error::{Context as _, Error, Result};
 
 /// How long one address may take to accept, and TLS to agree. Satellite links need two seconds for each.
@@ -129,7 +130,10 @@ impl tower_service::Service<Uri> for Dialer {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        Box::pin(self.clone().dial(uri))
+        // There, since a connection belongs to the runtime that opened it.
+        let dialled = runtime::handle().spawn(self.clone().dial(uri));
+        let ended = |error| DialError(Broken::Connect, format!("opening the connection stopped: {error}"));
+        Box::pin(async move { dialled.await.map_err(ended)? })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bucket: objects in a store that others share, over a network that may be away.
 //!
 //! [`bucket`] has the calls, of which [`read`], [`upload`] and [`list`] have their own files, [`commit`] the one protocol that decides between nodes. Below them: [`open`] and [`config`] lead to
-//! a store, [`directory`] is one of this machine's, of which [`staged`] removes what broke off, [`connector`], [`dial`] and [`pace`] carry requests, [`facts`] and [`failure`] say what went wrong, [`patience`]
+//! a store, [`directory`] is one of this machine's, of which [`staged`] removes what broke off, [`connector`], [`dial`] and [`pace`] carry requests, [`runtime`] has the threads for that, [`facts`] and [`failure`] say what went wrong, [`patience`]
 //! says how long to try, [`room`] what to leave alone, [`traffic`] counts. At attach: [`probe`] and [`identity`].
 //!
 //! - Answers to conditional writes are questions. Only the bytes under a key say who won it.
@@ -26,6 +26,7 @@ mod patience;
 mod probe;
 mod read;
 mod room;
+mod runtime;
 mod staged;
 mod sure;
 mod traffic;
@@ -41,6 +42,7 @@ pub use open::Backend;
 pub use patience::Patience;
 pub use probe::{UNCONDITIONAL, probe};
 pub use read::GET_BYTES_MAX;
+pub use runtime::handle as runtime;
 pub use staged::Swept;
 pub use traffic::{ENDINGS, Ending, REQUESTS, Request, Traffic, TrafficSnapshot};
 pub use upload::{Ledger, PART_BYTES, Source};

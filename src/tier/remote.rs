@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
-use crate::store::{Bucket, Patience};
+use crate::store::{self, Bucket, Patience};
 
 /// The code of errors about an object that a state names and that is not in the bucket.
 pub const GONE: &str = "object_gone";
@@ -19,7 +19,7 @@ pub const GONE: &str = "object_gone";
 pub struct Remote {
     bucket: Bucket,
     patience: Patience,
-    /// Who carries requests out; readers of a file are no part of it.
+    /// Who carries requests out, while threads of another one wait for them.
     pub(super) runtime: Handle,
 }
 
@@ -30,9 +30,9 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// Reads from `bucket` as long as `patience` allows. Called within the runtime that carries requests out.
+    /// Reads from `bucket` as long as `patience` allows.
     pub fn new(bucket: Bucket, patience: Patience) -> Self {
-        Remote { bucket, patience, runtime: Handle::current() }
+        Remote { bucket, patience, runtime: store::runtime() }
     }
 
     pub(super) async fn get(&self, key: &str, range: Range<u64>) -> Result<Bytes> {

@@ -46,6 +46,7 @@ mod slow;
 #[path = "../support/servers.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod started;
+mod starved;
 mod tag_misreads;
 mod tag_oracle;
 mod tags;

@@ -64,6 +64,9 @@ pub async fn carry_out(call: Call<'_>, route: Route, body: Option<Received>) -> 
     };
     // Here, as many of them may wait, and take no thread.
     call.server.engine.make_way_for(&name).await;
+    if operation.uses_what_is_there() {
+        call.server.engine.open_for(&name).await;
+    }
     let done = match operation {
         Operation::Write => documents::write(call, &name, body).await,
         Operation::StartCopy => documents::start_copy(call, &name, &body),
