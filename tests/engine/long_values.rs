@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value as Json, json};
-use shoal::api::wire::query::parse_query;
+use shoal::api::wire::query::{parse_query, parse_recall};
 use shoal::engine::{Engine, query};
 use shoal::error::Result;
 use shoal::platform::allowance::{Allowance, End};
@@ -256,4 +256,22 @@ async fn what_a_query_orders_groups_thins_and_ranks_by_counts_as_its_memory() {
             ends(u64::MAX).unwrap();
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ground_truth_of_all_sampled_queries_counts_as_memory() {
+    const ROWS: usize = 200;
+    let node = Node::new(102);
+    let schema = json!({"vector": {"type": "[2]f32", "ann": {"distance_metric": "euclidean_squared"}}});
+    let engine = open(&node, schema, json!({"id": 0, "n": 1}), false).await;
+    let rows: Vec<Json> = (0..ROWS).map(|id| json!({"id": id, "vector": [id as f64, 1.0]})).collect();
+    write(&engine, "docs", json!({"upsert_rows": rows})).await.unwrap();
+    let request = parse_recall(json!({"num": 20, "top_k": ROWS, "include_ground_truth": true})).unwrap();
+    let ends = |bytes_max| {
+        let view = engine.view(&name("docs")).unwrap();
+        query::recall(&view, &request, &*node.random, &Allowance::new(bytes_max, || None))
+    };
+    assert_eq!(ends((20 * ROWS * 32) as u64).map(drop).unwrap_err().code(), "query_too_large");
+    let found = ends(u64::MAX).unwrap();
+    assert!((found.avg_recall - 1.0).abs() < 1e-9, "{}", found.avg_recall);
 }

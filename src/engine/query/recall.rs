@@ -1,5 +1,7 @@
 //! Measures recall: what ANN finds of what comparing everything finds, for sampled or given vectors.
 
+use std::collections::HashSet;
+
 use roaring::RoaringBitmap;
 
 use super::candidates::Candidates;
@@ -44,12 +46,14 @@ pub fn recall(
         allowance.check()?;
         let found = nearest::run(view, target, &candidates, top_k, &mut Work::new(allowance))?;
         let truth = exhaustive(view, target, &candidates, top_k, allowance)?;
-        let same = |hit: &&Hit| found.iter().any(|other| (other.part, other.row) == (hit.part, hit.row));
-        let hits = truth.iter().filter(same).count();
+        let places: HashSet<(u32, u32)> = found.iter().map(|hit| (hit.part, hit.row)).collect();
+        let hits = truth.iter().filter(|hit| places.contains(&(hit.part, hit.row))).count();
         outcome.avg_recall += if truth.is_empty() { 1.0 } else { hits as f64 / truth.len() as f64 };
         outcome.avg_exhaustive_count += truth.len() as f64;
         outcome.avg_ann_count += found.len() as f64;
         if request.include_ground_truth {
+            // All queries together answer with these.
+            allowance.keep(truth.len() * size_of::<ResultRow>())?;
             let row = |hit: Hit| -> Result<ResultRow> {
                 Ok(ResultRow {
                     id: id_of(view, hit.part, hit.row)?,
