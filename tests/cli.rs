@@ -5,6 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 fn shoal() -> Command {
@@ -22,20 +23,28 @@ type Requests = Arc<Mutex<Vec<(String, String, String)>>>;
 
 /// A server that refuses the first `refusals` requests with 503 and acknowledges all others.
 fn server(refusals: usize) -> (String, Requests) {
+    serve(move |count, _| match count <= refusals {
+        true => ("503 Busy", r#"{"error":"starting"}"#),
+        false => ("200 OK", r#"{"status":"OK"}"#),
+    })
+}
+
+/// A server that answers each request by its number and its body: status and body.
+fn serve(say: impl Fn(usize, &str) -> (&'static str, &'static str) + Send + Sync + 'static) -> (String, Requests) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let requests = Requests::default();
-    let seen = requests.clone();
+    let (seen, say) = (requests.clone(), Arc::new(say));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let seen = seen.clone();
-            std::thread::spawn(move || answer(stream.unwrap(), &seen, refusals));
+            let (seen, say) = (seen.clone(), say.clone());
+            std::thread::spawn(move || answer(stream.unwrap(), &seen, &*say));
         }
     });
     (url, requests)
 }
 
-fn answer(mut stream: TcpStream, seen: &Requests, refusals: usize) {
+fn answer(mut stream: TcpStream, seen: &Requests, say: &dyn Fn(usize, &str) -> (&'static str, &'static str)) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     loop {
         let mut head = Vec::new();
@@ -55,16 +64,13 @@ fn answer(mut stream: TcpStream, seen: &Requests, refusals: usize) {
         let mut body = vec![0; header("content-length").map_or(0, |n| n.parse().unwrap())];
         reader.read_exact(&mut body).unwrap();
         let path = head[0].split(' ').nth(1).unwrap().to_owned();
+        let body = String::from_utf8(body).unwrap();
         let count = {
             let mut seen = seen.lock().unwrap();
-            seen.push((path, header("idempotency-key").unwrap_or_default(), String::from_utf8(body).unwrap()));
+            seen.push((path, header("idempotency-key").unwrap_or_default(), body.clone()));
             seen.len()
         };
-        let (status, body) = if count <= refusals {
-            ("503 Busy", r#"{"error":"starting"}"#)
-        } else {
-            ("200 OK", r#"{"status":"OK"}"#)
-        };
+        let (status, body) = say(count, &body);
         write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
     }
 }
@@ -309,5 +315,73 @@ fn the_bundled_rows_are_valid_and_go_into_one_namespace() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/packages.ndjson");
     let output = shoal().args(["import", "packages", "--url", &url, "--file", path]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "612 rows written to packages\n", "{}", stderr(&output));
+    assert_eq!(requests.lock().unwrap().len(), 1);
+}
+
+/// Imports a file by batches of one row; what else is said is given.
+fn import(url: &str, file: &std::path::Path, more: &[&str]) -> Output {
+    let mut command = shoal();
+    command.args(["import", "things", "--batch-rows", "1", "--url", url]).args(more).arg("--file").arg(file);
+    command.output().unwrap()
+}
+
+#[test]
+fn every_batch_of_every_import_has_a_key_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":1}\n{\"id\":2}\n{\"id\":1}\n").unwrap();
+    let (url, requests) = server(0);
+    for _ in 0..2 {
+        let output = import(&url, &file, &[]);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let keys: std::collections::BTreeSet<String> =
+        requests.lock().unwrap().iter().map(|(_, key, _)| key.clone()).collect();
+    assert_eq!(keys.len(), 6, "of two imports with three batches each, two of which are equal: {keys:?}");
+}
+
+#[test]
+fn a_batch_of_unknown_outcome_is_sent_with_the_same_key_by_who_resumes() {
+    for lost in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rows.ndjson");
+        std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n{\"id\":2}\n").unwrap();
+        let state = folder.path().join("rows.ndjson.shoal-import");
+        let (row, is_lost) = (format!("{{\"id\":{lost}}}"), AtomicBool::new(false));
+        let wanted = row.clone();
+        // No answer of a daemon: what became of the batch is unknown.
+        let (url, requests) = serve(move |_, body| match body.contains(&wanted) && !is_lost.swap(true, SeqCst) {
+            true => ("200 OK", "cut sho"),
+            false => ("200 OK", r#"{"status":"OK"}"#),
+        });
+        let output = import(&url, &file, &[]);
+        assert!(!output.status.success(), "the answer to batch {lost} is lost");
+        assert!(stderr(&output).contains("--resume"), "{}", stderr(&output));
+        let output = import(&url, &file, &["--resume"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(!state.exists(), "no state file stays after success");
+        // The next import is another one.
+        assert!(import(&url, &file, &[]).status.success());
+        let requests = requests.lock().unwrap();
+        let keys: Vec<&String> =
+            requests.iter().filter(|(.., body)| body.contains(&row)).map(|(_, key, _)| key).collect();
+        assert_eq!(keys.len(), 3, "batch {lost}");
+        assert!(keys[0] == keys[1] && keys[1] != keys[2], "batch {lost}: {keys:?}");
+    }
+}
+
+#[test]
+fn a_state_file_of_a_version_that_gave_imports_no_id_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1}\n").unwrap();
+    let (url, requests) = server(0);
+    let rows_hash = blake3::hash(b"{\"id\":0}\n").to_string();
+    let state = serde_json::json!({"url": url, "namespace": "things", "rows": 1, "rows_hash": rows_hash});
+    std::fs::write(folder.path().join("rows.ndjson.shoal-import"), state.to_string()).unwrap();
+    let output = import(&url, &file, &["--resume"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said, "1 rows written to things, 1 were written before\n");
     assert_eq!(requests.lock().unwrap().len(), 1);
 }

@@ -213,6 +213,23 @@ fn rows_are_imported_searched_counted_and_found_again_after_a_stop() {
 }
 
 #[test]
+fn an_import_writes_its_rows_although_the_same_were_imported_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&dir.path().join("data"));
+    let file = dir.path().join("rows.ndjson");
+    let import = |rows: &str| {
+        std::fs::write(&file, rows).unwrap();
+        let said = daemon.json(&["import", "docs", "--batch-rows", "1", "--file", file.to_str().unwrap()]);
+        let found = text(&daemon.run(&["export", "docs"]).stdout);
+        (said["rows"].as_u64().unwrap(), found.contains("\"n\":1"))
+    };
+    let old = "{\"id\":1,\"n\":1}\n";
+    assert_eq!(import(old), (1, true));
+    assert_eq!(import("{\"id\":1,\"n\":2}\n"), (1, false));
+    assert_eq!(import(old), (1, true), "what was changed since is as the file says");
+}
+
+#[test]
 fn check_repair_and_inspect_say_what_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

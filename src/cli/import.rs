@@ -1,9 +1,12 @@
 //! `shoal import`: rows from a file or standard input, several batches in flight, each written exactly once.
 //!
-//! - A batch's idempotency key is a hash of its bytes, so a repeated batch takes effect once.
+//! - A batch's idempotency key is a hash of the import's random id, its place and its bytes: a batch that is sent again takes effect once,
+//!   also by who resumes, and another import of the same rows writes them anew.
 //! - The first batch goes alone: it creates the namespace and its schema.
 //! - A state file beside an input file counts the rows known to be written without a gap, until all are; `--resume` goes on
-//!   from there.
+//!   from there: see [`state`].
+
+mod state;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,10 +17,11 @@ use bytes::Bytes;
 use clap::Args;
 use hyper::Method;
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
+use self::state::State;
 use super::http::{Client, Target, namespace};
 use super::stream::upload;
 use super::{output, progress};
@@ -127,11 +131,11 @@ impl Import {
     fn explain(&self, error: Error, state: Option<&State>) -> Error {
         let file = self.file.display();
         let how = match state {
-            Some(state) if state.is_kept => format!(
+            Some(state) if state.is_kept() => format!(
                 "once the cause is gone `shoal import {} --file {file} --resume` goes on behind the {} rows that {} counts as written",
                 self.namespace,
-                state.saved.rows,
-                state.path.display()
+                state.rows(),
+                state.path().display()
             ),
             _ => "once the cause is gone repeat the import: rows are written under their ids, so that is harmless"
                 .to_owned(),
@@ -188,7 +192,8 @@ async fn send_rows(
     progress: &ProgressBar,
 ) -> Result<Imported> {
     let path = format!("/v2/namespaces/{namespace}");
-    let skipped = state.as_deref().map_or(0, |state| state.saved.rows);
+    let skipped = state.as_deref().map_or(0, State::rows);
+    let id = state.as_deref().map_or_else(|| Uuid::new_v4().to_string(), |state| state.id().to_owned());
     let mut lines = Lines::new(input);
     for _ in 0..skipped {
         if lines.next()?.is_none() {
@@ -219,12 +224,15 @@ async fn send_rows(
             let mut client = clients.pop().ok_or_else(|| Error::internal("no client is free"))?;
             let path = path.clone();
             let sent = Batch { first: next_row, count, hash: lines.hash() };
+            if next_row == skipped
+                && let Some(state) = state.as_deref_mut()
+            {
+                // Who resumes knows the id also when no answer came to the first batch.
+                state.keep()?;
+            }
             next_row += count;
+            let key = key(&id, &path, sent.first, &body);
             flying.spawn(async move {
-                let mut hash = blake3::Hasher::new();
-                hash.update(path.as_bytes());
-                hash.update(&body);
-                let key = format!("import-{}", hash.finalize().to_hex());
                 let result = client.json(Method::POST, &path, body, Some(&key)).await.map(drop);
                 (client, sent, result)
             });
@@ -249,6 +257,15 @@ async fn send_rows(
             return broken.map_or(Ok(Imported { rows, skipped }), Err);
         }
     }
+}
+
+/// The idempotency key of the batch that begins behind `first` rows.
+fn key(import: &str, path: &str, first: u64, body: &[u8]) -> String {
+    let mut hash = blake3::Hasher::new();
+    for part in [import.as_bytes(), path.as_bytes(), &first.to_le_bytes()] {
+        hash.update(part);
+    }
+    format!("import-{}", hash.update(body).finalize().to_hex())
 }
 
 /// The rows of an input, checked to be JSON objects.
@@ -345,98 +362,6 @@ impl Done {
         while let Some(batch) = self.ahead.remove(&self.written) {
             self.written += batch.count;
             self.hash = batch.hash;
-        }
-    }
-}
-
-/// How far an import of one file into one namespace has come.
-pub(super) struct State {
-    path: PathBuf,
-    saved: Saved,
-    /// Whether it must be there: the caller asked for it. Otherwise an input beside which nothing can be written is imported without.
-    is_wanted: bool,
-    /// Whether what it says is in its file.
-    is_kept: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    url: String,
-    namespace: String,
-    rows: u64,
-    /// BLAKE3 of these rows, so that another input is not taken for this one.
-    rows_hash: String,
-}
-
-impl State {
-    /// The state beside `file` where the import is to `resume`, and at zero when there is none. Refuses one of another destination.
-    fn open(file: &Path, url: &str, namespace: &str, resume: bool) -> Result<Self> {
-        let mut name = file.as_os_str().to_owned();
-        name.push(".shoal-import");
-        let path = PathBuf::from(name);
-        let fresh =
-            Saved { url: url.into(), namespace: namespace.into(), rows: 0, rows_hash: blake3::hash(b"").to_string() };
-        if !resume {
-            return Ok(State { path, saved: fresh, is_wanted: false, is_kept: false });
-        }
-        let saved = match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fresh,
-            Err(error) => return Err(Error::from(error).context(format!("read {}", path.display()))),
-            Ok(bytes) => {
-                let saved: Saved = serde_json::from_slice(&bytes)
-                    .map_err(|error| Error::invalid(format!("import state {}: {error}", path.display())))?;
-                if (&saved.url, &saved.namespace) != (&fresh.url, &fresh.namespace) {
-                    return Err(Error::conflict(format!(
-                        "import state {} is of namespace {} at {}, expected {namespace} at {url}",
-                        path.display(),
-                        saved.namespace,
-                        saved.url
-                    ))
-                    .with_hint("remove the state file to import from the first row on"));
-                }
-                saved
-            }
-        };
-        let is_kept = saved.rows > 0;
-        Ok(State { path, saved, is_wanted: true, is_kept })
-    }
-
-    /// Refuses an input whose first rows are not the ones that were written.
-    fn check(&self, hash: blake3::Hash) -> Result<()> {
-        if self.saved.rows_hash == hash.to_string() {
-            return Ok(());
-        }
-        Err(Error::conflict(format!(
-            "the first {} rows of the input are not the ones import state {} counts as written",
-            self.saved.rows,
-            self.path.display()
-        ))
-        .with_hint("remove the state file to import from the first row on"))
-    }
-
-    /// Losing the last saves to a crash is harmless: the rows are then written once more.
-    fn save(&mut self, rows: u64, hash: blake3::Hash) -> Result<()> {
-        if rows == self.saved.rows {
-            return Ok(());
-        }
-        self.saved.rows = rows;
-        self.saved.rows_hash = hash.to_string();
-        let bytes = serde_json::to_vec(&self.saved).map_err(|error| Error::internal(error.to_string()))?;
-        let temporary = self.path.with_extension("shoal-import.tmp");
-        let saved = std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, &self.path));
-        self.is_kept = saved.is_ok();
-        match saved {
-            Err(error) if self.is_wanted => Err(Error::from(error).context(format!("save {}", self.path.display()))),
-            _ => Ok(()),
-        }
-    }
-
-    fn remove(self) -> Result<()> {
-        match std::fs::remove_file(&self.path) {
-            Err(error) if self.is_wanted && error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::from(error).context(format!("remove {}", self.path.display())))
-            }
-            _ => Ok(()),
         }
     }
 }
