@@ -6,7 +6,7 @@
 //! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `waited` what somebody waits for, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
-//! - `clones` notices that another disk writes by this one's origin;
+//! - `clones` notices that another disk writes by this one's origin, `set_back` that the bucket does not have what it had;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
 //! - `id_ranges` claims integers to make ids of;
 //! - `budget` counts the bytes of a month;
@@ -38,6 +38,7 @@ mod reclaiming;
 mod report;
 mod schedule;
 mod selection;
+mod set_back;
 pub mod status;
 mod tag_waits;
 mod tags;
@@ -105,6 +106,8 @@ pub struct Sync {
     status: Mutex<Status>,
     /// Of each incarnation the newest manifest in the bucket that this node has seen.
     seen: Mutex<BTreeMap<Nsid, Seen>>,
+    /// Whether a manifest was found to be gone.
+    is_set_back: AtomicBool,
     tag_waits: tag_waits::TagWaits,
 }
 
@@ -115,7 +118,7 @@ struct Attached {
     is_known: bool,
     /// The names there, and when they were listed.
     names: Option<(names::Newest, u64)>,
-    /// What revisions of names say, which never change.
+    /// What revisions of names say, which never change while the bucket is not put back from an older copy.
     bound: BTreeMap<(NamespaceName, u64), names::Bound>,
     /// The newest revisions of names here and there that know of each other: it takes files to say so.
     met: BTreeMap<NamespaceName, (u64, u64)>,
@@ -143,6 +146,7 @@ impl Sync {
             turn,
             status: Mutex::new(status),
             seen,
+            is_set_back: AtomicBool::new(false),
             tag_waits: tag_waits::TagWaits::default(),
         }
     }
@@ -342,12 +346,18 @@ impl Sync {
         let done = Box::pin(self.bring_as(attached, name, rev)).await;
         // It was deleted meanwhile, here or elsewhere.
         let has_moved = |error: &Error| error.code() == binding::NAME_MOVED || self.engine.nsid_of(name) != here;
-        if !done.as_ref().is_err_and(has_moved) {
-            return done;
-        }
+        let is_moved = done.as_ref().is_err_and(has_moved);
+        let was_set_back = self.was_set_back(attached).await;
+        let mut before = match done {
+            Err(_) if is_moved => Done::default(),
+            // The name may be gone with the manifests.
+            Ok(done) if was_set_back => done,
+            done => return done,
+        };
         attached.names = None;
         let rev = names::newest(&self.bucket, name, &self.options.patience).await?;
-        Box::pin(self.bring_as(attached, name, rev)).await
+        before.add(Box::pin(self.bring_as(attached, name, rev)).await?);
+        Ok(before)
     }
 
     /// That, while the revision is the name's newest.
@@ -368,6 +378,10 @@ impl Sync {
         let next = binding::next(own.as_ref(), bound.as_ref());
         let choice = binding::choose(here, own.as_ref(), bound.as_ref());
         let choice = if self.engine.follows(name) { follow::without_sending(choice) } else { choice };
+        if let Choice::Bind(nsid) = choice {
+            // No name is bound to what was not seen to be there.
+            self.forget_head(nsid);
+        }
         match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,
@@ -408,6 +422,9 @@ impl Sync {
         check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await?;
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
+        if attached.is_ahead_of(&found) {
+            self.forget_bucket(attached).await;
+        }
         attached.bound.retain(|(name, rev), _| found.known.get(name) == Some(rev));
         attached.met.retain(|name, (_, rev)| found.known.get(name) == Some(rev));
         // What could not be read may be by the next pass.

@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -357,7 +356,7 @@ impl Sync {
     /// Whether a commit happened that follows nothing. Numbers of manifests that were reclaimed are free again, to who slept
     /// meanwhile; or others have gone on from it, and reclaimed what it followed.
     async fn is_of_the_chain(&self, project: &Project, ours: &Manifest, key: &str) -> Result<bool> {
-        self.known_heads().remove(&ours.nsid);
+        self.forget_head(ours.nsid);
         let next = self.read_generation(project, ours.nsid, ours.generation + 1).await?;
         if next.and_then(|next| next.parent).is_some_and(|parent| parent.commit_id == ours.commit_id) {
             return Ok(true);
@@ -366,7 +365,7 @@ impl Sync {
         if newest.manifest.commit_id == ours.commit_id {
             // Nothing else is left, and it would be taken for the chain; else it is reclaimed with what is as old.
             self.bucket.delete(key, &self.options.patience).await?;
-            self.known_heads().remove(&ours.nsid);
+            self.forget_head(ours.nsid);
             return Ok(false);
         }
         // Nobody knows of an object that only this commit named, but from this commit.
@@ -389,6 +388,12 @@ impl Sync {
         known: Option<&Manifest>,
     ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
+        let found = self.newest_from(project, nsid, known).await?;
+        self.compare(known, found.as_ref());
+        Ok(found)
+    }
+
+    async fn newest_from(&self, project: &Project, nsid: Nsid, known: &Manifest) -> Result<Option<Found>> {
         let (seen, now) = (self.known_heads().get(&nsid).copied(), self.clock.now_millis());
         let is_known = |seen: &Seen| {
             seen.commit_id == known.commit_id && (seen.at_ms..seen.at_ms.saturating_add(KNOWN_MS)).contains(&now)
@@ -401,7 +406,7 @@ impl Sync {
             return self.newest(project, nsid, Some(known.generation + 1)).await;
         }
         let own = keys::manifest(project, nsid, known.generation);
-        if !self.is_unasked.load(SeqCst) && self.bucket.size(&own, &self.options.patience).await?.is_none() {
+        if self.looks_again() && self.bucket.size(&own, &self.options.patience).await?.is_none() {
             return self.newest(project, nsid, None).await;
         }
         Ok(Some(Found { manifest: known.clone(), crc32c }))
@@ -435,6 +440,15 @@ impl Sync {
     fn saw(&self, nsid: Nsid, commit_id: CommitId, crc32c: u32) {
         let seen = Seen { commit_id, crc32c, at_ms: self.clock.now_millis() };
         self.known_heads().insert(nsid, seen);
+    }
+
+    /// What is the newest of an incarnation is read before it is believed again.
+    pub(super) fn forget_head(&self, nsid: Nsid) {
+        self.known_heads().remove(&nsid);
+    }
+
+    pub(super) fn forget_heads(&self) {
+        self.known_heads().clear();
     }
 
     fn known_heads(&self) -> MutexGuard<'_, BTreeMap<Nsid, Seen>> {

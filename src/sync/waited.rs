@@ -94,8 +94,12 @@ impl Sync {
         let mut at = 0;
         while let Some(next) = all.get(at).cloned() {
             let began = self.clock.now_millis();
-            let done = match in_bucket.of(&next) {
-                Err(unread) => Err(unread),
+            let listed = match in_bucket.of(&next) {
+                Ok(listed) => self.as_it_is(attached, &next, listed).await,
+                unread => unread,
+            };
+            let done = match listed {
+                Err(error) => Err(error),
                 Ok(rev) if selection.is_unasked() => self.bring_together(attached, &next, rev).await,
                 Ok(rev) => self.settle(attached, &next, rev, selection).await,
             };

@@ -37,6 +37,7 @@ mod odd_store;
 mod oracle;
 mod parts;
 mod places;
+mod put_back;
 mod reclaiming;
 mod returning;
 mod reusing;

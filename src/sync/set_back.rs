@@ -1,0 +1,80 @@
+//! Notices that the bucket does not have what it had: it was put back from an older copy while this node runs, or begun anew.
+//!
+//! - Numbers of revisions and generations are used again then: all that was known of the bucket is forgotten, and read anew.
+//! - A pass that somebody asked for looks at what it is about, its name's revision and the newest manifest; one that nobody asked for does
+//!   so where a look costs nothing, else when it lists names, and when it finds a manifest gone.
+
+use std::sync::atomic::Ordering;
+
+use super::names::{self, Newest};
+use super::namespace::Found;
+use super::{Attached, Sync};
+use crate::error::Result;
+use crate::format::manifest::Manifest;
+use crate::model::ids::NamespaceName;
+
+impl Attached {
+    /// Whether names that are listed anew are older than what was read of them. What could not be listed says nothing.
+    pub(super) fn is_ahead_of(&self, listed: &Newest) -> bool {
+        let is_gone = |name, rev| listed.of(name).is_ok_and(|newest| newest.is_none_or(|newest| newest < rev));
+        self.bound.keys().any(|(name, rev)| is_gone(name, *rev))
+    }
+}
+
+impl Sync {
+    /// Whether this pass looks at what it knows, too.
+    pub(super) fn looks_again(&self) -> bool {
+        !self.is_unasked.load(Ordering::SeqCst) || self.bucket.is_directory()
+    }
+
+    /// The newest revision of a name, after one that was listed: that one, as long as it says what it said.
+    pub(super) async fn as_it_is(
+        &self,
+        attached: &mut Attached,
+        name: &NamespaceName,
+        listed: Option<u64>,
+    ) -> Result<Option<u64>> {
+        let Some(rev) = listed else { return Ok(None) };
+        let patience = &self.options.patience;
+        let known = attached.bound.get(&(name.clone(), rev));
+        let is_as_known = match known {
+            Some(_) if !self.looks_again() => true,
+            Some(known) => names::read(&self.bucket, name, rev, patience).await?.as_ref() == Some(known),
+            None => self.bound(attached, name, rev).await?.is_some(),
+        };
+        if is_as_known {
+            return Ok(listed);
+        }
+        self.forget_bucket(attached).await;
+        names::newest(&self.bucket, name, patience).await
+    }
+
+    /// Notes where the newest manifest in the bucket is not the one that this node knew, nor after it.
+    pub(super) fn compare(&self, known: &Manifest, found: Option<&Found>) {
+        let is_behind = found.is_none_or(|Found { manifest, .. }| {
+            manifest.generation < known.generation
+                || manifest.generation == known.generation && manifest.commit_id != known.commit_id
+        });
+        if is_behind {
+            self.is_set_back.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Forgets what is known of the bucket, where a manifest was found to be gone since this was asked last. Whether it was.
+    pub(super) async fn was_set_back(&self, attached: &mut Attached) -> bool {
+        let was_set_back = self.is_set_back.swap(false, Ordering::SeqCst);
+        if was_set_back {
+            self.forget_bucket(attached).await;
+        }
+        was_set_back
+    }
+
+    /// Forgets what is known of the bucket, but whose it is.
+    pub(super) async fn forget_bucket(&self, attached: &mut Attached) {
+        tracing::info!(bucket = self.bucket.name(), "the bucket does not have what it had, and is looked at anew");
+        *attached = Attached { is_known: attached.is_known, ..Attached::default() };
+        self.forget_heads();
+        // Those that were claimed may be others' next.
+        self.note_id_ranges(self.assert_id_ranges().await);
+    }
+}

@@ -1,0 +1,145 @@
+//! A bucket that is put back from an older copy, or begun anew, while nodes run: what they say is in it is in it, under its name.
+
+use std::fs;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
+use shoal::store::{Bucket, BucketConfig, Patience};
+use shoal::sync::{Selection, Sync};
+
+use crate::fleet::{bucket, fresh, options, sync};
+use crate::node::{Node, all, name, put};
+
+/// What a bucket consists of.
+type Copy = Vec<(String, Bytes)>;
+
+async fn copy(bucket: &Bucket) -> Copy {
+    let mut found = Vec::new();
+    for listed in bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap() {
+        let bytes = bucket.get(&listed.key, &Patience::ASKED).await.unwrap().unwrap();
+        found.push((listed.key, bytes));
+    }
+    found
+}
+
+/// As a tool does that knows nothing of Shoal.
+async fn put_back(bucket: &Bucket, copy: &Copy) {
+    for listed in bucket.list_all("", None, 10_000, &Patience::ASKED).await.unwrap() {
+        if listed.key != "_format.json" {
+            bucket.delete(&listed.key, &Patience::ASKED).await.unwrap();
+        }
+    }
+    for (key, bytes) in copy {
+        bucket.put(key, bytes.clone(), &Patience::ASKED).await.unwrap();
+    }
+}
+
+fn link(node: &Node, engine: &Arc<Engine>, bucket: &Bucket) -> Sync {
+    Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone())
+}
+
+fn asked() -> Selection {
+    Selection::default().only([name("docs")].into())
+}
+
+async fn run(link: &Sync, selection: &Selection) {
+    let pass = link.run_for(selection).await;
+    assert!(pass.failed.is_none(), "{:?}", pass.failed);
+}
+
+/// A node whose `docs` is in the bucket, the way there, and copies of the bucket from before: with another namespace, and with none.
+async fn begun(bucket: &Bucket) -> (Node, Arc<Engine>, Sync, [Copy; 2]) {
+    let node = Node::new(1);
+    let engine = node.open();
+    let link = link(&node, &engine, bucket);
+    put(&engine, "old", 0..3, 1).await;
+    run(&link, &Selection::default()).await;
+    let older = copy(bucket).await;
+    let anew = older.iter().filter(|(key, _)| key == "_format.json").cloned().collect();
+    put(&engine, "docs", 0..5, 1).await;
+    run(&link, &Selection::default()).await;
+    (node, engine, link, [older, anew])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_somebody_waits_for_is_there_under_its_name_after_the_bucket_was_put_back() {
+    for (at, selection) in [(0, asked()), (1, asked()), (0, Selection::default()), (1, Selection::default())] {
+        let bucket = bucket(1);
+        let (_, engine, link, copies) = begun(&bucket).await;
+        put_back(&bucket, &copies[at]).await;
+        put(&engine, "docs", [10], 2).await;
+        run(&link, &selection).await;
+        assert!(engine.unsent(&name("docs")).await.unwrap().is_durable);
+        assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"), "copy {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_bound_to_what_is_there_once_names_are_listed_again() {
+    for at in 0..2 {
+        let bucket = bucket(2);
+        let (node, engine, link, copies) = begun(&bucket).await;
+        put_back(&bucket, &copies[at]).await;
+        // Nobody asks, and nothing is written.
+        for _ in 0..2 {
+            node.clock.advance(11 * 60_000);
+            run(&link, &Selection::default().unasked()).await;
+        }
+        assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"), "copy {at}");
+        assert_eq!(fresh(9, &bucket, "old").await.len(), 3, "copy {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_nobody_waits_for_finds_its_name_gone() {
+    for at in 0..2 {
+        let bucket = bucket(3);
+        let (_, engine, link, copies) = begun(&bucket).await;
+        put_back(&bucket, &copies[at]).await;
+        put(&engine, "docs", [10], 2).await;
+        run(&link, &Selection::default().unasked()).await;
+        assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"), "copy {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_put_back_is_filled_again_by_the_next_pass() {
+    for at in 0..2 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", dir.path().display());
+        let config = BucketConfig { url, ..BucketConfig::default() };
+        let clocks = Node::new(3);
+        let bucket = Bucket::open(&config, clocks.clock.clone(), clocks.random.clone()).unwrap();
+        let (_, engine, link, copies) = begun(&bucket).await;
+        put_back(&bucket, &copies[at]).await;
+        run(&link, &Selection::default().unasked()).await;
+        assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"), "copy {at}");
+        assert_eq!(fresh(9, &bucket, "old").await.len(), 3, "copy {at}");
+        assert!(fs::exists(dir.path().join("default/default/names/docs")).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_means_something_else_since_is_read_anew() {
+    let (bucket, other) = (bucket(4), Node::new(2));
+    let (node, engine, link, _) = begun(&bucket).await;
+    let older = copy(&bucket).await;
+    let again = async |node: &Node, engine: &Arc<Engine>, ids: std::ops::Range<u64>| {
+        node.clock.advance(1_000);
+        engine.delete(&name("docs")).await.unwrap();
+        put(engine, "docs", ids, 3).await;
+    };
+    again(&node, &engine, 100..103).await;
+    run(&link, &Selection::default()).await;
+    put_back(&bucket, &older).await;
+    // The other one gives the name to another life, by the same number.
+    let there = other.open();
+    sync(&other, &there, &bucket).await.unwrap();
+    again(&other, &there, 200..203).await;
+    sync(&other, &there, &bucket).await.unwrap();
+    run(&link, &asked()).await;
+    assert_eq!(all(&engine, "docs").len(), 6);
+    assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"));
+}
