@@ -27,6 +27,8 @@ mod node;
 mod opening;
 #[path = "engine/stuck_files.rs"]
 mod stuck_files;
+#[path = "engine/turns.rs"]
+mod turns;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -15,6 +15,7 @@ use super::layout::Layout;
 use super::namespace::Namespace;
 use super::node::Node;
 use super::setbacks::Setbacks;
+use super::turns::Turns;
 use super::unreadable::AllUnreadable;
 use crate::error::Result;
 use crate::format::node::NodeFile;
@@ -149,8 +150,8 @@ pub struct Context {
     pub openings: Mutex<BTreeSet<u64>>,
     /// One segment is built from a tail at a time, so that memory stays bounded.
     pub flushing: Semaphore,
-    /// So many writes at a time look by filters, each of which keeps a processor busy.
-    pub looking: Semaphore,
+    /// Turns of writes that look by filters.
+    pub looking: Turns,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.
     pub filtering: Mutex<()>,
     /// One compaction at a time, or one piece of a copy.

@@ -5,6 +5,7 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
+//! - `turns` are those of writes that look by filters;
 //! - `group_commit` and `journal` are the log, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
@@ -54,6 +55,7 @@ mod sweep;
 pub mod tail_terms;
 mod traffic;
 pub mod transfer;
+mod turns;
 mod unnamed;
 pub mod unreadable;
 mod unsent;

@@ -24,6 +24,7 @@ use super::origins::Origins;
 use super::setbacks::Setbacks;
 use super::slots::{Slot, Slots};
 use super::sweep::SWEEP_REFUSED;
+use super::turns::Turns;
 use super::{Engine, is_damage};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::node::{
@@ -39,8 +40,6 @@ use crate::platform::random::Random;
 use crate::platform::wall::Wall;
 use crate::tier::Tier;
 
-/// So many writes at a time look by filters: few of the threads that one node has, so that the rest of its requests go on.
-const LOOKING_MAX: usize = 4;
 /// So many namespaces are opened at a time for requests: each may wait for the bucket in a thread.
 const OPENED_AT_ONCE: usize = 4;
 
@@ -110,7 +109,7 @@ impl Engine {
             room: Notify::new(),
             openings: Mutex::default(),
             flushing: Semaphore::new(1),
-            looking: Semaphore::new(LOOKING_MAX),
+            looking: Turns::default(),
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
             copying: Semaphore::new(1),

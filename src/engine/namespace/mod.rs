@@ -77,6 +77,9 @@ pub struct Namespace {
     context: Arc<Context>,
     pub name: NamespaceName,
     pub nsid: Nsid,
+    /// Held by the one of its writes that looks by filters, or is the next to: the others wait and have no turn of its project. Taken
+    /// before that turn, which is taken before the decider.
+    looking: tokio::sync::Mutex<()>,
     /// Who holds it decides what the next commit is.
     decider: tokio::sync::Mutex<Decider>,
     shared: Mutex<Shared>,

@@ -96,6 +96,7 @@ impl Namespace {
             context,
             name,
             nsid,
+            looking: tokio::sync::Mutex::new(()),
             decider: tokio::sync::Mutex::new(decider),
             shared: Mutex::new(shared),
             view: RwLock::new(view),

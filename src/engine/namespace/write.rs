@@ -36,6 +36,7 @@ impl Namespace {
     /// Carries out one write; it is durable and visible on return.
     pub async fn write(self: &Arc<Self>, request: &WriteRequest) -> Result<WriteOutcome> {
         let (mut is_short, until) = (false, self.patience_ends());
+        let mut looking = None;
         loop {
             self.wait_for_room_until(until, request.body_bytes, request.disable_backpressure).await?;
             let base = self.decided_schema().await;
@@ -45,6 +46,11 @@ impl Namespace {
             let mut prepared = compute(is_small, || prepare(&base, has_documents, request));
             if request.idempotency.is_none() {
                 prepared = Ok(prepared?);
+            }
+            // Before it decides, so that nobody waits behind one that waits for its turn. Kept where it begins anew for another schema:
+            // who changes that often must not send it back to where it began to wait.
+            if looking.is_none() && looks_long(request, &base) {
+                looking = Some((self.looking.lock().await, self.context.looking.take(&self.name.project).await?));
             }
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
@@ -80,16 +86,17 @@ impl Namespace {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
             let prepared = prepared?;
-            // Each keeps a processor busy for as long as its filters take: others must still be answered.
-            let looking = if looks_long(request, &base) { self.context.looking.acquire().await.ok() } else { None };
             // Not before its turn: who waits for that must not take the room of others.
             let given = prepared.memory_bytes();
-            let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else { continue };
+            let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else {
+                looking = None;
+                continue;
+            };
             let now = Now { namespace: self, making: &making, allowance: self.allowance_to_look() };
             // Conditions read documents, which may be large.
             let is_short_work = is_small && conditions(request).next().is_none();
             let decision = compute(is_short_work, || decide(prepared, request, &now, version));
-            drop(looking);
+            looking = None;
             if decision.is_err() && making.is_short() {
                 // The next time all that it may make is set aside before.
                 is_short = true;
