@@ -79,7 +79,8 @@ impl Engine {
                 ))
                 .with_code("other_store")
                 .with_hint(
-                    "nothing was sent; name the bucket that this node belongs to, or use another data directory",
+                    "nothing was sent; name the bucket that this node belongs to, or use another data directory; where its _format.json \
+                     was lost and another node made one anew, stop that node and copy store/_format.json of this data directory over it",
                 ));
             }
         }

@@ -1,7 +1,8 @@
 //! The bucket's `_format.json`: which format it has, and which store it is.
 //!
 //! Created once by the node that attaches first. Nodes that attach at the same time agree: one file is created, all read it.
-//! One that is damaged or newer is refused, and never written over.
+//! One that is damaged or newer is refused, and never written over. One that is missing although there are objects was lost: what a new node
+//! would make of the bucket is another store, and lock out those that it belongs to.
 //!
 //! A directory is read for it at every write, and wherever something is missing: the mount point of a disk that is away is a directory,
 //! too, and has nothing in it. A file costs next to nothing. Other stores are asked when names are listed, since each request is paid
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::bucket::Bucket;
 use super::commit::{Outcome, commit};
+use super::failure::MISCONFIGURED;
 use super::patience::Patience;
 use crate::error::{Context, Error, Result};
 use crate::format::node::{FormatFile, VERSION, decode_format, encode_format};
@@ -88,10 +90,23 @@ pub(super) fn replaced(bucket: &str, is_directory: bool, found: Option<Uuid>, ex
             "nothing was sent; mount the disk that the bucket is on, or, to begin a new bucket in this directory, copy store/_format.json \
              of the data directory into it"
         }
-        (true, Some(_)) => "nothing was sent; mount the disk that this node's bucket is on",
+        (true, Some(_)) => {
+            "nothing was sent; mount the disk that this node's bucket is on, or, where its _format.json was lost and another node made one \
+             anew, stop that node and copy store/_format.json of this node's data directory over it"
+        }
         (false, _) => "nothing was sent; put the bucket back, or start the daemon again to attach what is there",
     };
     Error::conflict(format!("{bucket} {what}, and was store {expected}")).with_code(REPLACED).with_hint(hint)
+}
+
+/// What a new node says of a bucket that belongs to a store, as `found` is in it, and does not say to which.
+pub fn unclaimed(bucket: &str, found: &str) -> Error {
+    Error::invalid(format!("{bucket} has no {FORMAT_KEY}, and has {found}: it belongs to a store, and the file was lost"))
+        .with_code(MISCONFIGURED)
+        .with_hint(
+            "nothing was sent; copy store/_format.json of a node's data directory that belongs to this bucket into it as its \
+             _format.json, or name an empty bucket",
+        )
 }
 
 pub(super) fn decode(bucket: &str, bytes: &[u8]) -> Result<FormatFile> {

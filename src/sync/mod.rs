@@ -57,7 +57,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::store::{Bucket, Patience, UNREACHABLE, check_identity, claim_identity, probe, read_identity};
+use crate::store::{Bucket, Patience, UNREACHABLE, check_identity, claim_identity, probe, read_identity, unclaimed};
 use crate::tier::Remote;
 
 use self::binding::Choice;
@@ -324,6 +324,14 @@ impl Sync {
         let found = read_identity(bucket, patience).await?;
         // Nothing is written into the bucket of another store, not even to probe it.
         found.iter().try_for_each(|found| self.belong_to(found.store))?;
+        // One that has met its bucket knows which store it is, and puts the file back.
+        if found.is_none()
+            && !tokio::task::block_in_place(|| engine.has_met_bucket())
+            && let Some(project) = names::any_project(bucket, patience).await?
+            && read_identity(bucket, patience).await?.is_none()
+        {
+            return Err(unclaimed(bucket.name(), &project.to_string()));
+        }
         probe(bucket, patience).await?;
         if found.is_none() {
             self.belong_to(claim_identity(bucket, engine.store_id(), patience).await?.store)?;

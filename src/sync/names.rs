@@ -141,6 +141,22 @@ pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<Revisions
     Ok(found)
 }
 
+/// A project that has objects in the bucket, where there is one. What cannot be listed is none of ours as far as anybody knows.
+pub async fn any_project(bucket: &Bucket, patience: &Patience) -> Result<Option<Project>> {
+    let listed = async |below: &str| match bucket.names_below(below, patience).await {
+        Err(error) if !below.is_empty() && is_of_one_place(bucket, &error) => Ok(Vec::new()),
+        listed => listed,
+    };
+    for org in listed("").await?.into_iter().filter(|part| keys::is_org(part)) {
+        for project in listed(&org).await?.iter().filter_map(|part| Project::new(&org, part).ok()) {
+            if listed(&project.to_string()).await?.iter().any(|kind| kind == "names" || kind == "namespaces") {
+                return Ok(Some(project));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Whether an error may be one place's only. In a directory one that is below may be another user's, or on a bad block; over HTTP all
 /// are asked of the same store.
 pub fn is_of_one_place(bucket: &Bucket, error: &Error) -> bool {

@@ -102,6 +102,37 @@ async fn a_disk_that_goes_away_in_the_middle_of_a_pass_is_missed_by_the_next_wri
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_full_and_lost_its_format_file_is_not_made_a_store_of_its_own() {
+    let (place, node, new) = (Place::new(), Node::new(1), Node::new(2));
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    place.link(&node, &engine).run().await.unwrap();
+    let bucket = place.open(&node);
+    let files = async || bucket.list_all("default", None, 10_000, &Patience::ASKED).await.unwrap();
+    let before = files().await;
+    let lost = fs::read(place.bucket.join("_format.json")).unwrap();
+    fs::remove_file(place.bucket.join("_format.json")).unwrap();
+    let joining = new.open();
+    put(&joining, "more", 0..10, 1).await;
+    let link = place.link(&new, &joining);
+    for _ in 0..2 {
+        let error = link.run().await.unwrap_err();
+        assert_eq!(error.code(), "bucket_misconfigured", "{error}");
+        assert!(error.message().contains("has no _format.json, and has default/default"), "{error}");
+        assert!(error.hint().unwrap().contains("copy store/_format.json of a node's data directory"), "{error}");
+    }
+    assert_eq!((files().await, place.bucket.join("_format.json").exists()), (before, false));
+    // It is the old store again for all, once its file is back.
+    let kept = node.disk.read(std::path::Path::new("/data/store/_format.json")).unwrap();
+    assert_eq!(kept, lost);
+    fs::write(place.bucket.join("_format.json"), kept).unwrap();
+    link.run().await.unwrap();
+    place.link(&node, &engine).run().await.unwrap();
+    assert_eq!(all(&joining, "docs"), all(&engine, "docs"));
+    assert_eq!(joining.store_id(), engine.store_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_the_disk_begins_no_new_bucket_until_a_person_says_so() {
     let (place, node) = (Place::new(), Node::new(1));
     let engine = node.open();
