@@ -26,7 +26,7 @@ use super::slots::{Slot, Slots};
 use super::sweep::SWEEP_REFUSED;
 use super::turns::Turns;
 use super::{Engine, is_damage};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Context as _, DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::format::node::{
     FormatFile, NODE_VERSION, NodeFile, VERSION, decode_format, decode_node, encode_format, encode_node,
 };
@@ -52,6 +52,15 @@ impl Engine {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Result<Arc<Engine>> {
+        Self::start(config, disk, clock, random).map_err(not_begun)
+    }
+
+    fn start(
+        config: EngineConfig,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Arc<Engine>> {
         let layout = Layout::new(&config.data_dir);
         let root = layout.root().to_owned();
         create_dirs(&*disk, &root).context(|| format!("create data directory {}", root.display()))?;
@@ -61,7 +70,9 @@ impl Engine {
             create_dirs(&*disk, &dir).context(|| format!("create {}", dir.display()))?;
         }
         layout.open_logs.fill(&*disk, &layout.log()).context(|| format!("list {}", layout.log().display()))?;
-        let (meta, why) = Meta::open(disk.clone(), layout.meta_file())?;
+        let (meta, why) = Meta::open(disk.clone(), layout.meta_file()).map_err(|error| {
+            error.or_hint("meta.redb is made anew from the files, nothing is lost without it: move what is in its place away, and start again")
+        })?;
         if let Err(error) = meta.keep_node(&encode_node(&node)?) {
             tracing::warn!(%error, "the index has no copy of node.json, it is made when it is rebuilt");
         }
@@ -302,6 +313,19 @@ fn known(meta: &Meta, why: Option<String>) -> (Option<String>, Known) {
         Err(error) => format!("it cannot be read ({})", error.message()),
     };
     (Some(why), Known::default())
+}
+
+/// An error of a start with what to do. Nothing goes on by itself: the process ends.
+fn not_begun(error: Error) -> Error {
+    let hint = match error.code() {
+        DISK_FULL => "free space, or inodes (`df -i`), for the data directory, and start again",
+        DISK_READ_ONLY => "mount the data directory's file system for writing, and start again",
+        DISK_FORBIDDEN => {
+            "its owner, its mode and those of the directories above it must let this user read and write it; then start again"
+        }
+        _ => return error,
+    };
+    error.with_hint(hint)
 }
 
 fn locked(root: &Path, error: io::Error) -> Error {

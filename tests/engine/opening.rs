@@ -1,6 +1,7 @@
 //! What opening a namespace costs, and what it believes: a read that opens one writes nothing, waits for no other namespace, and
 //! loses nothing to a disk that reads wrongly once.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -9,7 +10,7 @@ use std::time::Duration;
 use shoal::engine::Engine;
 use shoal::error::Result;
 use shoal::platform::disk::Disk;
-use shoal::platform::memory_disk::{Mishap, MishapKind};
+use shoal::platform::memory_disk::{Fault, Mishap, MishapKind};
 use shoal::platform::random::{Random, SeededRandom};
 
 use crate::hook_disk::HookDisk;
@@ -292,4 +293,38 @@ async fn an_index_whose_last_writes_were_never_durable_is_not_believed() {
         assert_eq!(all(&engine, "docs").len(), 9, "operation {after}");
         assert!(engine.check(3).unwrap().is_whole(), "operation {after}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_the_disk_refuses_or_that_finds_a_directory_as_its_index_says_what_to_do() {
+    let node = Node::new(39);
+    let engine = node.open();
+    put(&engine, "docs", 0..5, 1).await;
+    drop(engine);
+    let start = || {
+        let disk = Arc::new(node.disk.mounted());
+        Engine::open(node.config.clone(), disk, node.clock.clone(), node.random.clone()).err()
+    };
+    let mut failed = 0;
+    for kind in [ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem] {
+        for at in 0..40 {
+            node.disk.set_fault(Some(Fault { at: node.disk.operations() + at, forever: true, kind }));
+            let error = start();
+            node.disk.set_fault(None);
+            let Some(error) = error else { continue };
+            failed += 1;
+            let hint = error.hint().unwrap_or_default();
+            // Nothing resumes by itself in a process that ends.
+            assert!(hint.ends_with("start again") && !hint.contains("themselves"), "{kind:?} {at}: {error}: {hint}");
+        }
+    }
+    assert!(failed > 0);
+    let index = Path::new("/data/meta.redb");
+    node.disk.remove(index).unwrap();
+    node.disk.create_dir(index).unwrap();
+    let error = start().unwrap();
+    assert!(error.message().contains("/data/meta.redb"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("move what is in its place away")), "{error}");
+    node.disk.remove_dir(index).unwrap();
+    assert!(start().is_none());
 }
