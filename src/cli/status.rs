@@ -65,7 +65,9 @@ fn behind(sync: &Value) -> String {
     let namespaces = || sync["namespaces"].as_object().into_iter().flatten().filter(|(_, of)| is_told(of));
     for (name, of) in namespaces().take(NAMESPACES_MAX) {
         text.push_str(&format!("  {name}:"));
-        if of["in_bucket"] == false {
+        if of["deleted"] == true {
+            text.push_str(" deleted here, which the bucket is to be told");
+        } else if of["in_bucket"] == false {
             text.push_str(&format!(
                 " {} objects of about {} bytes to send",
                 of["pending_objects"], of["pending_bytes"]
@@ -165,12 +167,14 @@ mod tests {
     fn namespaces_are_listed_that_are_behind_or_of_which_there_is_something_to_know() {
         let sync = json!({"namespaces": {
             "a/b/behind": {"in_bucket": false, "pending_objects": 2, "pending_bytes": 70, "error": null, "notice": null},
+            "a/b/gone": {"in_bucket": false, "deleted": true, "pending_objects": 1, "error": null, "notice": null},
             "a/b/apart": {"in_bucket": true, "error": null, "notice": "kept as docs.apart-1"},
             "a/b/well": {"in_bucket": true, "error": null, "notice": null},
             "a/b/broken": {"in_bucket": true, "error": {"message": "damaged", "hint": "put it back"}},
         }});
         let told = behind(&sync);
         assert!(told.contains("a/b/behind: 2 objects of about 70 bytes to send\n"), "{told}");
+        assert!(told.contains("a/b/gone: deleted here, which the bucket is to be told\n"), "{told}");
         assert!(told.contains("a/b/apart:\n    notice: kept as docs.apart-1\n"), "{told}");
         assert!(told.contains("error: damaged\n    hint: put it back\n") && !told.contains("well"), "{told}");
     }

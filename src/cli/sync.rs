@@ -153,6 +153,8 @@ fn planned(plan: &Value) -> String {
     for (name, of) in plan["namespaces"].as_object().into_iter().flatten() {
         if let Some(why) = of["error"]["message"].as_str() {
             text.push_str(&format!("{name}: not known: {why}\n"));
+        } else if of["deleted"] == true {
+            text.push_str(&format!("{name}: deleted here, which the bucket is to be told\n"));
         } else if of["nothing_to_send"] != true {
             let known = match of["bucket_generation"].as_u64() {
                 Some(generation) => format!("the bucket has what was here at its generation {generation}"),

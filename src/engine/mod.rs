@@ -59,6 +59,7 @@ mod turns;
 mod unnamed;
 pub mod unreadable;
 mod unsent;
+mod untold;
 pub mod view;
 pub mod write;
 
@@ -83,6 +84,7 @@ use self::copy_tokens::CopyTokens;
 use self::namespace::{Moment, Namespace, not_found};
 use self::origins::Origins;
 use self::slots::{Slot, Slots};
+use self::untold::Telling;
 use crate::error::{Error, Kind, Result};
 use crate::model::ids::{NamespaceName, Nsid, Project};
 use crate::model::schema::Metric;
@@ -113,6 +115,8 @@ pub struct Engine {
     bases_seen: Mutex<Option<Nsid>>,
     /// So many of the next looks at what is due go by in which nothing of the past goes for its share of the disk.
     looks_without: AtomicU32,
+    /// What the bucket knows of names.
+    telling: Mutex<Telling>,
     /// Held by a query that reads again what there was no room for.
     narrow: Mutex<()>,
     /// Held for as long as this process uses the directory.
@@ -160,6 +164,10 @@ impl Engine {
         let mut slots = self.slots();
         slots.follow(name);
         slots.get(name).map(|slot| slot.namespace().inspect(|namespace| namespace.touch()))
+    }
+
+    fn telling(&self) -> MutexGuard<'_, Telling> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

@@ -157,6 +157,7 @@ impl Engine {
             ended: Mutex::default(),
             bases_seen: Mutex::default(),
             looks_without: AtomicU32::new(0),
+            telling: Mutex::default(),
             narrow: Mutex::new(()),
             _lock: lock,
         }))

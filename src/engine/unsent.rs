@@ -24,7 +24,9 @@ pub struct Unsent {
     pub is_durable: bool,
     /// Whether there is nothing to send: a merge of segments is sent, too.
     pub is_nothing: bool,
-    /// Objects that the newest state names and the common one does not, with one for what is in no segment yet, and tags.
+    /// Whether it is deleted, which the bucket does not know.
+    pub is_deleted: bool,
+    /// Objects that the newest state names and the common one does not, with one for what is in no segment yet, one for the name, and tags.
     pub objects: u64,
     /// Their bytes; of what is in no segment yet, the memory that it takes, or its log.
     pub bytes: u64,
@@ -63,8 +65,13 @@ impl Engine {
     }
 
     async fn unsent_beside(&self, name: &NamespaceName, open_logs: &BTreeMap<Nsid, u64>) -> Result<Unsent> {
+        if self.catalog.is_unbound(name)
+            && let Some(unsent) = tokio::task::block_in_place(|| self.unsent_deletion(name))?
+        {
+            return Ok(unsent);
+        }
         let unsent = self.unsent_documents(name, open_logs).await?;
-        tokio::task::block_in_place(|| self.with_tags(name, unsent))
+        tokio::task::block_in_place(|| self.with_name(name, self.with_tags(name, unsent)?))
     }
 
     /// With the tags that the bucket does not have, or that changed there and were not taken in; those of a namespace that is followed
@@ -214,6 +221,7 @@ fn compare(common: Option<&Manifest>, ours: &Manifest, tail: Option<(u64, u64)>)
     Unsent {
         common: common.map(|common| (common.generation, common.committed_ms)),
         is_durable: common.is_some_and(says_the_same),
+        is_deleted: false,
         is_nothing: tail.is_none() && common.is_some_and(|common| is_same(common, ours)),
         objects: missing.len() as u64 + u64::from(tail.is_some()),
         bytes: missing.iter().sum::<u64>() + tail_bytes,

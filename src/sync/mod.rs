@@ -261,9 +261,11 @@ impl Sync {
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
         Box::pin(self.attach(attached)).await?;
         self.note_id_ranges(self.claim_id_ranges().await);
+        // Before it is known what the bucket has: what is deleted from now on is told by the next pass.
+        let untold = tokio::task::block_in_place(|| self.engine.untold());
         let in_bucket = self.names(attached, selection).await?;
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
-        let mut all: Vec<&NamespaceName> = in_bucket.known.keys().chain(here.keys()).collect();
+        let mut all: Vec<&NamespaceName> = in_bucket.known.keys().chain(here.keys()).chain(&untold).collect();
         // What a branch came from first, which is older: it finds there what it shares.
         all.sort_by_key(|name| (here.get(*name), *name));
         all.dedup();
@@ -386,10 +388,7 @@ impl Sync {
         let next = binding::next(own.as_ref(), bound.as_ref());
         let choice = binding::choose(here, own.as_ref(), bound.as_ref());
         let choice = if self.engine.follows(name) { follow::without_sending(choice) } else { choice };
-        if let Choice::Bind(nsid) = choice {
-            // No name is bound to what was not seen to be there.
-            self.forget_head(nsid);
-        }
+        self.note_choice(name, &choice, own.as_ref());
         match choice {
             Choice::Nothing => Ok(Done::default()),
             Choice::Fetch(nsid) => self.fetch(name, nsid).await,

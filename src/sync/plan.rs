@@ -13,7 +13,8 @@ pub type Plan = BTreeMap<NamespaceName, Result<Unsent>>;
 impl Worker {
     /// What a pass over these namespaces, or all that take part, would send; those that are followed are left out. NotFound when one of them is not here.
     pub async fn plan(&self, names: Option<&BTreeSet<NamespaceName>>) -> Result<Plan> {
-        let here: BTreeSet<NamespaceName> = self.engine.named().into_iter().map(|(name, _)| name).collect();
+        let mut here: BTreeSet<NamespaceName> = self.engine.named().into_iter().map(|(name, _)| name).collect();
+        here.extend(tokio::task::block_in_place(|| self.engine.untold()));
         if let Some(missing) = names.into_iter().flatten().find(|name| !here.contains(name)) {
             return Err(Error::not_found(format!("namespace {missing} is not here, so there is nothing to send"))
                 .with_hint("a sync without --dry-run fetches what is in the bucket"));

@@ -153,6 +153,7 @@ impl Worker {
         match unsent {
             Ok(unsent) => {
                 shown["in_bucket"] = unsent.is_durable.into();
+                shown["deleted"] = unsent.is_deleted.into();
                 shown["bucket_generation"] = unsent.common.map(|(generation, _)| generation).into();
                 shown["pending_objects"] = unsent.objects.into();
                 shown["pending_bytes"] = unsent.bytes.into();
@@ -182,6 +183,7 @@ pub fn show_plan(plan: &Plan) -> Json {
                     "rows_in_memory": unsent.rows,
                     "nothing_to_send": unsent.is_nothing,
                     "in_bucket": unsent.is_durable,
+                    "deleted": unsent.is_deleted,
                     "bucket_generation": unsent.common.map(|(generation, _)| generation),
                     "bucket_committed_ms": unsent.common.map(|(_, committed_ms)| committed_ms),
                 }),

@@ -6,7 +6,8 @@
 
 use std::sync::atomic::Ordering;
 
-use super::names::{self, Newest};
+use super::binding::Choice;
+use super::names::{self, Bound, Newest};
 use super::namespace::Found;
 use super::{Attached, Sync};
 use crate::error::Result;
@@ -22,6 +23,23 @@ impl Attached {
 }
 
 impl Sync {
+    /// Notes what a choice says of what the bucket knows. `own` is what the name means here.
+    pub(super) fn note_choice(&self, name: &NamespaceName, choice: &Choice, own: Option<&Bound>) {
+        match choice {
+            Choice::Bind(nsid) => {
+                self.engine.lacks_name(name);
+                // No name is bound to what was not seen to be there.
+                self.forget_head(*nsid);
+            }
+            Choice::Nothing | Choice::Exchange(_) => {
+                if let Some(own) = own.filter(|own| own.ended.is_some() && !self.engine.follows(name)) {
+                    self.engine.is_told(name, own.rev);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Whether this pass looks at what it knows, too.
     pub(super) fn looks_again(&self) -> bool {
         !self.is_unasked.load(Ordering::SeqCst) || self.bucket.is_directory()

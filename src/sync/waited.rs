@@ -112,6 +112,7 @@ impl Sync {
                 }
                 return Err(error);
             }
+            self.engine.has_name(&next);
             if !selection.is_unasked() {
                 let kept = self.kept_of(&next)?.into_iter();
                 all.extend(kept.filter(|kept| !selection.excludes(kept) && !all.contains(kept)).collect::<Vec<_>>());

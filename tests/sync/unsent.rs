@@ -1,13 +1,19 @@
 //! What a node says of itself without asking the bucket: what is here only, and since when; without opening what is closed.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use shoal::engine::Engine;
+use shoal::engine::merge::decide::Policy;
 use shoal::platform::disk::Disk;
+use shoal::store::{Bucket, BucketConfig, Patience};
+use shoal::sync::{PollWaits, Schedule, Selection, Sync, Worker, WorkerConfig};
 
-use crate::fleet::{bucket, meet, sync};
-use crate::node::{Node, all, name, put, write};
+use crate::fleet::{bucket, fresh, meet, sync};
+use crate::node::{DAY_MS, Node, all, name, put, write};
+use crate::unlucky::Place;
 
 fn opened(engine: &Engine) -> u64 {
     engine.node_status()["namespaces"]["open"].as_u64().unwrap()
@@ -153,4 +159,110 @@ async fn a_log_that_cannot_be_looked_at_is_not_called_sent() {
     let there = other.open();
     sync(&other, &there, &bucket).await.unwrap();
     assert_eq!(all(&there, "docs").len(), 20);
+}
+
+/// What a daemon says of a node whose bucket is this directory.
+fn worker(node: &Node, engine: &Arc<Engine>, config: &BucketConfig) -> Worker {
+    let config = WorkerConfig {
+        bucket: config.clone(),
+        interval: Duration::from_secs(60),
+        poll_waits: PollWaits { first: Duration::from_secs(8), max: Duration::from_secs(60) },
+        policy: Policy::Lww,
+        selection: Selection::default(),
+        schedule: Schedule::default(),
+        is_metered: false,
+        monthly_bytes: 0,
+        retention: Duration::from_secs(7 * 24 * 3_600),
+        reclaim_interval: None,
+    };
+    Worker::new(engine.clone(), config, node.clock.clone(), node.random.clone()).unwrap()
+}
+
+/// Whether everything is said to be in the bucket, how many namespaces are not, for how long, and the names of these.
+async fn told(worker: &Worker) -> (bool, u64, u64, Vec<String>) {
+    let (shown, figures, plan) =
+        (worker.show().await.unwrap(), worker.figures().await.unwrap(), worker.plan(None).await.unwrap());
+    let named = shown["namespaces"].as_object().unwrap().iter().filter(|(_, of)| of["in_bucket"] == false);
+    let named: Vec<String> = named.map(|(name, _)| name.clone()).collect();
+    let planned = plan.iter().filter(|(_, unsent)| !unsent.as_ref().unwrap().is_nothing);
+    assert_eq!(named, planned.map(|(name, _)| name.to_string()).collect::<Vec<_>>());
+    assert_eq!(shown["namespaces_behind"], figures.namespaces_behind);
+    assert_eq!(shown["lag_seconds"], figures.lag_seconds);
+    (shown["in_bucket"] == true, figures.namespaces_behind, figures.lag_seconds, named)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_bucket_was_not_told_of_counts_until_it_is() {
+    let (dir, mut node) = (tempfile::tempdir().unwrap(), Node::new(7));
+    node.config.has_bucket = true;
+    node.config.retention_ms = DAY_MS;
+    let config = BucketConfig { url: format!("file://{}", dir.path().display()), ..BucketConfig::default() };
+    let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
+    let mut engine = node.open();
+    for namespace in ["keep", "secret"] {
+        put(&engine, namespace, 0..10, 1).await;
+    }
+    sync(&node, &engine, &bucket).await.unwrap();
+    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+    for round in 0..2 {
+        for is_back in [false, true] {
+            node.clock.advance(1_000);
+            match is_back {
+                false => engine.delete(&name("secret")).await.unwrap(),
+                true => engine.undelete(&name("secret"), None).await.unwrap(),
+            }
+            node.clock.advance(60_000);
+            let expected = (false, 1, 60, vec!["default/default/secret".to_owned()]);
+            assert_eq!(told(&worker(&node, &engine, &config)).await, expected, "{round} {is_back}");
+            // It does not need to be remembered.
+            engine = node.cut_power(engine);
+            let (is_in_bucket, behind, _, named) = told(&worker(&node, &engine, &config)).await;
+            assert_eq!((is_in_bucket, behind, named), (false, 1, expected.3), "{round} {is_back}");
+            sync(&node, &engine, &bucket).await.unwrap();
+            assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]), "{round} {is_back}");
+            assert_eq!(fresh(9, &bucket, "keep").await.len(), 10);
+        }
+    }
+    // What the bucket never had needs not be told of.
+    put(&engine, "other", 0..10, 1).await;
+    engine.delete(&name("other")).await.unwrap();
+    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_what_the_bucket_does_not_name_any_more_is_not_told_for_ever() {
+    let (dir, mut node) = (tempfile::tempdir().unwrap(), Node::new(8));
+    node.config.retention_ms = DAY_MS;
+    let config = BucketConfig { url: format!("file://{}", dir.path().display()), ..BucketConfig::default() };
+    let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
+    let engine = node.open();
+    put(&engine, "keep", 0..10, 1).await;
+    put(&engine, "secret", 0..10, 1).await;
+    let options = crate::fleet::options(Policy::Lww);
+    let link = Sync::new(engine.clone(), bucket.clone(), options, node.clock.clone());
+    link.run().await.unwrap();
+    // The bucket is put back from a copy that is older than the name.
+    for listed in bucket.list_all("default/default/names/secret", None, 10, &Patience::ASKED).await.unwrap() {
+        bucket.delete(&listed.key, &Patience::ASKED).await.unwrap();
+    }
+    engine.delete(&name("secret")).await.unwrap();
+    assert!(!told(&worker(&node, &engine, &config)).await.0);
+    link.run().await.unwrap();
+    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_bucket_under_no_name_is_not_called_sent() {
+    let place = Place::default();
+    let node = Node::new(1);
+    let engine = node.open();
+    let wire = place.wire();
+    let link = place.link(&wire, &node, &engine);
+    put(&engine, "docs", 0..10, 1).await;
+    wire.delay("/names/docs", true);
+    assert!(link.run().await.is_err());
+    assert!(!engine.unsent(&name("docs")).await.unwrap().is_durable);
+    wire.delay("/names/docs", false);
+    assert!(link.run_for(&Selection::default().unasked()).await.failed.is_none());
+    assert!(engine.unsent(&name("docs")).await.unwrap().is_durable);
 }
