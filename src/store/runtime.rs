@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::sync::OnceLock;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 /// Most of the work is waiting for sockets.
 const WORKERS: usize = 2;
@@ -15,8 +15,13 @@ const BLOCKING_THREADS_MAX: usize = 8;
 
 static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
 
-/// The runtime. Where the system gives no more threads, the one that asks.
+/// The runtime. Where the system gives no more threads, the one that asks; also where that has one thread, in which nobody can wait.
 pub fn handle() -> Handle {
+    if let Ok(current) = Handle::try_current()
+        && current.runtime_flavor() == RuntimeFlavor::CurrentThread
+    {
+        return current;
+    }
     let runtime = RUNTIME.get_or_init(|| {
         let built = Builder::new_multi_thread()
             .worker_threads(WORKERS)
