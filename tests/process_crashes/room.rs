@@ -294,7 +294,7 @@ async fn a_check_of_every_byte_and_a_repair_hold_no_segment_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_does_not_wait_is_refused_at_twice_the_bounds() {
+async fn a_write_that_does_not_wait_is_refused_at_twice_its_own_bounds_and_at_the_one_of_all() {
     let (flush_bytes, row) = (1 << 30, 64 << 10);
     // The namespace's tail, all tails, the log.
     for bounds in [(512 << 10, 1 << 30, 1 << 30), (1 << 30, 512 << 10, 1 << 30), (1 << 30, 1 << 30, 256 << 10)] {
@@ -315,7 +315,9 @@ async fn a_write_that_does_not_wait_is_refused_at_twice_the_bounds() {
         assert!(matches!(refused.kind(), Kind::Busy | Kind::Unavailable), "{refused}");
         let tail = node.tail_bytes("docs");
         if log_bytes_max == 1 << 30 {
-            assert!(tail > 1 << 20 && tail <= (1 << 20) + row, "{tail} bytes in the tail, {bounds:?}");
+            // What others wait for is not taken from them by who does not.
+            let most = if tails_bytes_max < 1 << 30 { tails_bytes_max } else { 2 * tail_bytes_max };
+            assert!(tail > most && tail <= most + row, "{tail} bytes in the tail, {bounds:?}");
         } else {
             // Each takes 16 KB of it.
             assert!((60..=80).contains(&id), "{id} writes in the log");
@@ -335,7 +337,7 @@ async fn a_write_that_does_not_wait_is_refused_at_twice_the_bounds() {
         }
     };
     assert_eq!(refused.kind(), Kind::Busy, "{refused}");
-    assert!(refused.message().contains("at most 1048576 and 100663296 may"), "{refused}");
+    assert!(refused.message().contains("at most 1048576 and 50331648 may"), "{refused}");
     node.write("docs", 1_000).await.unwrap();
 }
 

@@ -50,7 +50,7 @@ impl Intake {
         loop {
             // Made before the look, so that no end of a flush is missed.
             let changed = context.room.notified();
-            if !are_all_full(&context, 1) || (self.is_first() && self.are_others_small()) {
+            if !are_all_full(&context) || (self.is_first() && self.are_others_small()) {
                 return Ok(());
             }
             if context.is_stopping() {

@@ -20,8 +20,6 @@ pub(super) fn made_bytes_max(context: &Context) -> u64 {
 /// What is set aside for one write.
 pub(super) struct Making {
     context: Arc<Context>,
-    /// It goes on up to so many times the bounds.
-    times: u64,
     bytes: AtomicU64,
     /// How much of it is made by now.
     made: AtomicU64,
@@ -33,13 +31,12 @@ pub(super) struct Making {
 
 impl Making {
     /// Sets aside what the request came with, or all that the write may make where it `is_whole`; `None` while tails, and what is set aside for
-    /// others, are larger than so many times what they may be.
-    pub fn begin(context: &Arc<Context>, given: u64, is_whole: bool, times: u64) -> Option<Making> {
+    /// others, are larger than they may be.
+    pub fn begin(context: &Arc<Context>, given: u64, is_whole: bool) -> Option<Making> {
         let bytes = if is_whole { given.saturating_add(made_bytes_max(context)) } else { given };
-        let is_begun = raise(context, times, bytes, 0);
+        let is_begun = raise(context, bytes, 0);
         is_begun.then(|| Making {
             context: context.clone(),
-            times,
             bytes: bytes.into(),
             made: given.into(),
             is_whole,
@@ -54,7 +51,7 @@ impl Making {
         if missing > 0 {
             if self.is_whole {
                 self.context.made_bytes.fetch_add(missing, Ordering::Relaxed);
-            } else if !raise(&self.context, self.times, missing, missing) {
+            } else if !raise(&self.context, missing, missing) {
                 self.is_short.store(true, Ordering::Relaxed);
                 return Err(Error::busy("there is no room now for what the write makes"));
             }
@@ -78,10 +75,10 @@ impl Drop for Making {
 }
 
 /// Counts so many bytes as set aside, unless tails and all that is set aside are too much together with so many `of_it`.
-fn raise(context: &Context, times: u64, bytes: u64, of_it: u64) -> bool {
+fn raise(context: &Context, bytes: u64, of_it: u64) -> bool {
     let more = |set_aside: u64| {
         let all = context.tails_bytes.load(Ordering::Relaxed).saturating_add(set_aside).saturating_add(of_it);
-        (!is_too_much(context, all, times)).then(|| set_aside.saturating_add(bytes))
+        (!is_too_much(context, all)).then(|| set_aside.saturating_add(bytes))
     };
     context.made_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }

@@ -15,9 +15,12 @@ use crate::engine::context::Context;
 use crate::engine::setbacks::Work;
 use crate::error::{Error, Kind, Result};
 
-/// A write that does not wait goes on up to so many times the bounds at which others wait: its tail and its log are to fit into
-/// memory and onto the disk all the same, and what is opened at the next start as well.
+/// A write that does not wait goes on up to so many times the bounds of its namespace at which others wait: its tail and its log are to
+/// fit into memory and onto the disk all the same, and what is opened at the next start as well. The bound of all tails is the same for
+/// it: what it took beyond that would be taken from those who wait.
 const UNWAITED_TIMES: u64 = 2;
+/// All tails are never more than so many times as large as they may be, however many of them cannot become segments.
+const FAILING_TIMES: u64 = 2;
 /// Tails whose flushes fail count for one in so many of `tails_bytes_max` at most, so that what cannot become a segment leaves room
 /// for the writes of others; and such a tail takes no writes while it is larger than that itself.
 const FAILING_SHARE: u64 = 16;
@@ -110,8 +113,8 @@ impl Namespace {
     }
 
     /// Back-pressure: a commit of about so many bytes waits while tails or the log have no room, and is refused when that takes too long.
-    /// When they get no smaller, since flushes fail, it is refused at once, and says why. One that is not to wait (`is_unwaited`) goes on
-    /// while there is any room at all.
+    /// When they get no smaller, since flushes fail, it is refused at once, and says why. One that is not to wait (`is_unwaited`) goes on,
+    /// or is refused, at once.
     pub(super) async fn wait_for_room(self: &Arc<Self>, bytes: u64, is_unwaited: bool) -> Result<()> {
         self.wait_for_room_until(self.patience_ends(), bytes, is_unwaited).await
     }
@@ -141,11 +144,7 @@ impl Namespace {
                 if !self.is_full(1) {
                     return Ok(());
                 }
-                // What others make has room again when they are through.
-                let tails = self.context.tails_bytes.load(Ordering::Relaxed);
-                if self.is_own_full(1) || is_too_much(&self.context, tails, 1) {
-                    self.make_room()?;
-                }
+                self.make_room()?;
                 changed.await;
             }
         };
@@ -161,16 +160,15 @@ impl Namespace {
         Err(self.full(UNWAITED_TIMES))
     }
 
-    /// Whether the tail, the log or all tails are larger than so many times what writes wait at.
+    /// Whether the tail or the log are larger than so many times what writes wait at, or all tails are than that.
     fn is_full(&self, times: u64) -> bool {
-        self.is_own_full(times) || are_all_full(&self.context, times)
+        self.is_own_full(times) || are_all_full(&self.context)
     }
 
     /// Sets room aside for what a write makes of so many bytes that are `given`, and for all that it may make where it `is_short`
     /// otherwise; `None` where it is to wait for room again.
-    pub(super) fn begin_to_make(&self, given: u64, is_short: bool, is_unwaited: bool) -> Option<Making> {
-        let times = if is_unwaited { UNWAITED_TIMES } else { 1 };
-        Making::begin(&self.context, given, is_short, times)
+    pub(super) fn begin_to_make(&self, given: u64, is_short: bool) -> Option<Making> {
+        Making::begin(&self.context, given, is_short)
     }
 
     fn is_own_full(&self, times: u64) -> bool {
@@ -190,14 +188,15 @@ impl Namespace {
             self.context.tails_bytes.load(Ordering::Relaxed),
             self.context.made_bytes.load(Ordering::Relaxed),
             config.tail_bytes_max.saturating_mul(times),
-            config.tails_bytes_max.saturating_mul(times),
+            config.tails_bytes_max,
             self.log_bytes.load(Ordering::Relaxed),
             config.log_bytes_max.saturating_mul(2 * times)
         ))
         .with_hint("send the same write again later, or in smaller batches")
     }
 
-    /// Lets tails become segments: the own one where it or its log is too large, else the largest of the node. Fails where none can.
+    /// Lets tails become segments: the own one where it or its log is too large, else the largest of the node where all are. Fails where
+    /// none can. What others make has room again when they are through.
     fn make_room(self: &Arc<Self>) -> Result<()> {
         if self.is_own_full(1) {
             if let Some(error) = self.context.why_not_yet(self.nsid, Work::Flush) {
@@ -205,6 +204,9 @@ impl Namespace {
                 return Err(no_room(&format!("{own} bytes of namespace {}", self.name), &error));
             }
             self.start_flush();
+            return Ok(());
+        }
+        if !is_too_much(&self.context, self.context.tails_bytes.load(Ordering::Relaxed)) {
             return Ok(());
         }
         match make_room(&self.context) {
@@ -244,21 +246,20 @@ pub(super) fn make_room(context: &Context) -> Room {
     Room::None(refused)
 }
 
-/// Whether all tails, and what writes under way make, are larger than so many times what writes wait at.
-pub(super) fn are_all_full(context: &Context, times: u64) -> bool {
+/// Whether all tails, and what writes under way make, are larger than what writes wait at.
+pub(super) fn are_all_full(context: &Context) -> bool {
     let tails = context.tails_bytes.load(Ordering::Relaxed);
-    is_too_much(context, tails.saturating_add(context.made_bytes.load(Ordering::Relaxed)), times)
+    is_too_much(context, tails.saturating_add(context.made_bytes.load(Ordering::Relaxed)))
 }
 
-/// Whether so many bytes of all tails are more than so many times what writes wait at.
-pub(super) fn is_too_much(context: &Context, all: u64, times: u64) -> bool {
-    let config = &context.config;
-    if all <= config.tails_bytes_max.saturating_mul(times) {
+/// Whether so many bytes of all tails are more than what writes wait at.
+pub(super) fn is_too_much(context: &Context, all: u64) -> bool {
+    let max = context.config.tails_bytes_max;
+    if all <= max {
         return false;
     }
     let failing = failing_bytes(context);
-    all.saturating_sub(failing.saturating_sub(failing_max(context))) > config.tails_bytes_max.saturating_mul(times)
-        || all > config.tails_bytes_max.saturating_mul(UNWAITED_TIMES)
+    all.saturating_sub(failing.saturating_sub(failing_max(context))) > max || all > max.saturating_mul(FAILING_TIMES)
 }
 
 /// The tails whose flushes fail.

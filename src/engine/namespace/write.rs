@@ -88,7 +88,7 @@ impl Namespace {
             let prepared = prepared?;
             // Not before its turn: who waits for that must not take the room of others.
             let given = prepared.memory_bytes();
-            let Some(making) = self.begin_to_make(given, is_short, request.disable_backpressure) else {
+            let Some(making) = self.begin_to_make(given, is_short) else {
                 looking = None;
                 continue;
             };
@@ -134,7 +134,7 @@ impl Namespace {
         }
         let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
         let version = Version { hlc, origin: decider.origin };
-        let making = self.begin_to_make(makes, false, false).ok_or_else(|| self.full(1))?;
+        let making = self.begin_to_make(makes, false).ok_or_else(|| self.full(1))?;
         let schema = decider.schema.clone();
         let changes = tokio::task::block_in_place(|| {
             let mut analysis = Analyzers::new();
