@@ -548,3 +548,62 @@ async fn what_is_new_is_taken_by_a_copy_that_was_merged_into_one_segment_and_for
         assert_eq!((counts(&report), report.refused), expected, "{days} days: {report:?}");
     }
 }
+
+/// Nobody knows whether it was deleted on the side that has no such row: the policies that choose a side do not choose that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_may_be_new_is_kept_by_every_policy_that_decides() {
+    for policy in Policy::ALL {
+        for into_who_forgot in [false, true] {
+            let node = Node::new(24);
+            let engine = node.open();
+            put(&engine, "main", 0..5, 1).await;
+            engine.copy(&name("main"), &name("copy")).await.unwrap();
+            delete(&engine, "copy", 3).await;
+            engine.checkpoint(&name("copy")).await.unwrap();
+            node.clock.advance(31 * DAY_MS);
+            put(&engine, "copy", [4], 3).await;
+            engine.checkpoint(&name("copy")).await.unwrap();
+            engine.compact(&name("copy")).await.unwrap();
+            put(&engine, "main", 100..103, 4).await;
+            let (from, into) = if into_who_forgot { ("main", "copy") } else { ("copy", "main") };
+            let report = merge(&engine, from, into, policy).await.unwrap();
+            let what = format!("{policy} into {into}: {report:?}");
+            let refuses = matches!(policy, Policy::Fail | Policy::FieldsOrFail);
+            assert_eq!((report.conflicts, report.refused), (3, refuses), "{what}");
+            if !refuses {
+                // What the copy had seen and deleted is gone all the same.
+                let found = [3, 100, 101, 102].map(|id| n(&engine, into, id));
+                assert_eq!(found, [None, Some(json!(4)), Some(json!(4)), Some(json!(4))], "{what}");
+                merged(&engine, into, from, Policy::Fail).await;
+                assert_eq!(differences(&engine, into, from).await, [], "{what}");
+            }
+        }
+    }
+}
+
+/// Relatives keep deletions that were made since the first of them was branched off. One that comes from elsewhere may be older.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_deletion_that_is_older_than_a_branch_is_not_lost_with_its_tombstone() {
+    let node = Node::new(25);
+    let engine = node.open();
+    put(&engine, "main", 0..5, 1).await;
+    engine.copy(&name("main"), &name("copy")).await.unwrap();
+    node.clock.advance(1_000);
+    delete(&engine, "copy", 3).await;
+    node.clock.advance(1_000);
+    put(&engine, "main", [2], 1).await;
+    branch(&engine, "main", "child").await;
+    assert_eq!(merged(&engine, "copy", "main", Policy::Fail).await.deleted, 1);
+    node.clock.advance(40 * DAY_MS);
+    put(&engine, "main", [4], 2).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    engine.compact(&name("main")).await.unwrap();
+    put(&engine, "child", [3, 77], 5).await;
+    let report = merge(&engine, "child", "main", Policy::Fail).await.unwrap();
+    assert_eq!((report.conflicts, report.inserted, report.refused), (1, 1, true), "{report:?}");
+    assert_eq!(report.listed[0].id, DocId::Uint(3));
+    // Nor where the child did not touch it.
+    put(&engine, "child", [3], 1).await;
+    let report = merged(&engine, "main", "child", Policy::Fail).await;
+    assert_eq!((report.deleted, n(&engine, "child", 3)), (1, None), "{report:?}");
+}

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::json;
 use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
 use shoal::model::write::Idempotency;
@@ -15,7 +16,7 @@ use shoal::store::Bucket;
 use shoal::sync::Sync;
 
 use crate::fleet::{bucket, fresh, lost, meet, names, options, sync, sync_by};
-use crate::node::{Node, all, name, put, write};
+use crate::node::{Node, all, branch, name, put, write};
 
 /// Two nodes that never met.
 fn two(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
@@ -208,4 +209,54 @@ async fn a_name_that_may_have_gone_over_when_the_disk_failed_loses_nothing_that_
         at += 1;
     }
     assert!(doubted > 0, "in {at} operations");
+}
+
+/// A node that made no branch has no state that both had: what it knows of deletions is all that it can go by.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_branch_has_stays_in_it_when_its_parent_met_one_of_its_name() {
+    for deletes in [false, true] {
+        let (bucket, nodes, engines) = two(12);
+        put(&engines[0], "docs", [0], 1).await;
+        for policy in Policy::ALL {
+            branch(&engines[0], "docs", policy.name()).await;
+            put(&engines[0], policy.name(), [2, 4], 2).await;
+        }
+        nodes[1].clock.advance(1_000);
+        put(&engines[1], "docs", [8, 9], 3).await;
+        if deletes {
+            write(&engines[1], "docs", json!({"deletes": [8]})).await;
+        } else {
+            put(&engines[1], "docs", [8], 4).await;
+        }
+        meet(&[(&nodes[0], &engines[0]), (&nodes[1], &engines[1])], &bucket).await;
+        put(&engines[0], "docs", [5], 5).await;
+        sync(&nodes[0], &engines[0], &bucket).await.unwrap();
+        let node = Node::new(3);
+        let engine = node.open();
+        sync(&node, &engine, &bucket).await.unwrap();
+        let merge = async |from: &str, into: &str, policy| {
+            let request = MergeRequest { policy, ..MergeRequest::default() };
+            engine.merge(&name(from), &name(into), request).await.unwrap()
+        };
+        let ids = |namespace: &str| all(&engine, namespace).into_keys().collect::<Vec<_>>();
+        let expected: &[u64] = if deletes { &[0, 2, 4, 5, 9] } else { &[0, 2, 4, 5, 8, 9] };
+        let expected: Vec<DocId> = expected.iter().copied().map(DocId::Uint).collect();
+        for policy in Policy::ALL {
+            let report = merge("docs", policy.name(), policy).await;
+            let what = format!("{policy}, the other deleted: {deletes}: {report:?}");
+            // Of a deletion of somebody whom the branch never met nobody can say that it was none of its rows.
+            assert_eq!(report.conflicts, if deletes { 2 } else { 0 }, "{what}");
+            assert_eq!(
+                (report.refused, report.deleted),
+                (deletes && matches!(policy, Policy::Fail | Policy::FieldsOrFail), 0),
+                "{what}"
+            );
+            if !report.refused {
+                assert_eq!(ids(policy.name()), expected, "{what}");
+            }
+        }
+        // And what is new in a branch goes the other way.
+        let report = merge("ours", "docs", Policy::Ours).await;
+        assert_eq!((report.deleted, ids("docs")), (0, expected), "{report:?}");
+    }
 }

@@ -102,7 +102,7 @@ pub fn decide(theirs: State, ours: State, sides: Sides) -> Verdict {
 
 impl Verdict {
     /// Settles what vanished on one side. `theirs_live`: their side has the document. A document that may have been deleted
-    /// never comes back, and never goes, without the policy having a say.
+    /// never comes back, and never goes, without the policy having a say; where nobody knows, whoever decides anything keeps it.
     pub fn with(self, evidence: Evidence, theirs_live: bool) -> Verdict {
         match (self, evidence) {
             (Verdict::Vanished, Evidence::Had | Evidence::Unknown) => Verdict::Conflict,

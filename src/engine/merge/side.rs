@@ -125,7 +125,7 @@ impl<'a> Side<'a> {
         let manifest = &self.moment.manifest;
         let horizon = manifest.horizon;
         // In a tree of branches everybody has seen what was deleted before the first of them began; deletions that came in
-        // from elsewhere raise the horizon beyond that (see `Work::carry_out`).
+        // from elsewhere raise the horizon beyond that (see `Work::build`).
         if since(manifest, &other.moment.manifest).is_some_and(|since| horizon <= since) {
             return false;
         }

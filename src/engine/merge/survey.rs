@@ -157,7 +157,12 @@ impl Work<'_> {
         };
         let is_clash = too_large.is_some() || joined.as_ref().is_none_or(|joined| !joined.clashes.is_empty());
         let (theirs, ours) = (step.candidate.theirs.state, step.candidate.ours.state);
-        let by = if policy == Policy::Fields && too_large.is_some() { Policy::Lww } else { policy };
+        let by = match policy {
+            Policy::Fields if too_large.is_some() => Policy::Lww,
+            // Whoever chose a side did not choose that the rows go which only the other one ever had.
+            Policy::Ours | Policy::Theirs if step.is_doubted => Policy::KeepBoth,
+            policy => policy,
+        };
         Ok(End { joined, is_clash, too_large, resolution: resolve(by, theirs, ours, is_clash) })
     }
 

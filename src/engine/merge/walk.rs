@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::bases::{Base, evidence, newest_common};
 use super::changes::{Candidate, Changes};
-use super::decide::{Resolution, Sides, State, Verdict, by_content, decide};
+use super::decide::{Evidence, Resolution, Sides, State, Verdict, by_content, decide};
 use super::diff::is_same;
 use super::side::{Found, Side};
 use crate::engine::namespace::Moment;
@@ -23,6 +23,8 @@ pub struct Step {
     pub ours: Option<Arc<Document>>,
     /// Both wrote it apart, and made the same of it: only the version may change.
     pub is_same: bool,
+    /// Of a conflict: nobody knows whether the side that has no such document deleted it or never had it.
+    pub is_doubted: bool,
     /// What both sides of a conflict began with: in which base, and where.
     common: Option<(usize, Found)>,
 }
@@ -43,7 +45,8 @@ pub enum Common<'a> {
 pub struct Walk<'a> {
     pub changes: Changes<'a>,
     bases: Vec<Base<'a>>,
-    theirs_forgot: bool,
+    /// A deletion that ours has not seen may have left no trace on their side.
+    pub theirs_forgot: bool,
     ours_forgot: bool,
     /// Something of a base could not be read.
     pub has_lost_base: bool,
@@ -88,6 +91,7 @@ impl<'a> Walk<'a> {
     pub fn next_step(&mut self) -> Result<Option<Step>> {
         let Some(candidate) = self.changes.next_candidate()? else { return Ok(None) };
         let mut verdict = self.first_verdict(&candidate);
+        let mut is_doubted = false;
         if verdict == Verdict::Vanished {
             let theirs_live = candidate.theirs.state.is_live();
             let live = if theirs_live {
@@ -99,9 +103,12 @@ impl<'a> Walk<'a> {
             let (theirs, ours) = (self.changes.theirs.moment, self.changes.ours.moment);
             let common = newest_common(&self.bases, &candidate.id, theirs, ours)?;
             let absent = if theirs_live { ours } else { theirs };
-            verdict = verdict.with(evidence(common, patched_on, absent), theirs_live);
+            let evidence = evidence(common, patched_on, absent);
+            is_doubted = evidence == Evidence::Unknown;
+            verdict = verdict.with(evidence, theirs_live);
         }
-        let mut step = Step { candidate, verdict, theirs: None, ours: None, is_same: false, common: None };
+        let (theirs, ours) = (None, None);
+        let mut step = Step { candidate, verdict, theirs, ours, is_same: false, is_doubted, common: None };
         if verdict == Verdict::Conflict {
             step.theirs = self.changes.theirs.live(step.candidate.theirs)?;
             step.ours = self.changes.ours.live(step.candidate.ours)?;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::bases::Staging;
 use super::build::{Build, tombstone, visible};
-use super::decide::{Resolution, Verdict};
+use super::decide::{Resolution, State, Verdict};
 use super::losers::{Losers, Lost};
 use super::report::{MergeReport, MergeRequest};
 use super::schemas::{join, join_changes};
@@ -141,8 +141,12 @@ impl Work<'_> {
         let mut build = Build::new(&schema, &theirs.view.schema, &ours.view.schema, whole);
         let mut ids = std::mem::take(&mut site.fresh_ids).into_iter();
         let mut conflict = 0;
+        // What theirs forgot itself is not found among what differs.
+        let mut has_news_of_deletions = walk.theirs_forgot;
         while let Some(step) = walk.next_step()? {
             let id = step.candidate.id.clone();
+            has_news_of_deletions |=
+                matches!(step.candidate.theirs.state, State::Deleted(version) if !ours.vector.covers(version));
             match step.verdict {
                 Verdict::Nothing | Verdict::Vanished | Verdict::ByContent(Resolution::KeepOurs) => {}
                 Verdict::ByContent(resolution) => build.settle(&step, resolution, &mut walk, ours, site)?,
@@ -181,9 +185,10 @@ impl Work<'_> {
         let seen = ours.manifest.hlc.max(theirs.vector.newest());
         let schema = if schema == *ours.view.schema { ours.view.schema.clone() } else { Arc::new(schema.clone()) };
         let mut horizon = ours.manifest.horizon.max(theirs.manifest.horizon);
-        if root(&ours.manifest) != root(&theirs.manifest) {
-            // Deletions of a stranger may be older than the branches that keep tombstones from being dropped here.
-            horizon = horizon.max(theirs.vector.newest());
+        if has_news_of_deletions && root(&ours.manifest) != root(&theirs.manifest) {
+            // Deletions of a stranger may be older than the branches that keep tombstones from being dropped here: no branch that
+            // is there by now has seen all that will be forgotten. Of a stranger without any there is nothing to forget.
+            horizon = horizon.max(site.version.hlc);
         }
         Ok(Absorption {
             schema,
