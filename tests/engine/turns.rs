@@ -84,7 +84,7 @@ fn of(project: &str, name: &str) -> NamespaceName {
 }
 
 async fn write(engine: &Arc<Engine>, name: &NamespaceName, body: Json) -> WriteOutcome {
-    timeout(PATIENCE, engine.write(name, request(body))).await.expect("the write waits for others").unwrap()
+    timeout(PATIENCE, engine.write(name, request(body))).await.unwrap().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
