@@ -1,6 +1,6 @@
 //! A sealed log that is missing after a clean stop: its namespace is set apart until the file is back or is given up by name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use shoal::engine::Engine;
@@ -37,7 +37,7 @@ async fn without_its_log() -> (MemoryDisk, PathBuf, Vec<u8>, Documents) {
 }
 
 /// It is neither served nor written to, and is named; the other is served.
-async fn is_set_apart(engine: &Arc<Engine>, log: &Path, what: &str) {
+async fn is_set_apart(engine: &Arc<Engine>, log: &PathBuf, what: &str) {
     let error = all(engine, "docs").unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "{what}: {error}");
     let key = log.strip_prefix("/data/store").unwrap().display().to_string();
