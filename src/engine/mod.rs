@@ -33,7 +33,6 @@ pub mod journal;
 pub mod layout;
 pub mod lineage;
 pub mod merge;
-mod missing_logs;
 pub mod namespace;
 mod node;
 pub mod open_logs;

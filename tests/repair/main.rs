@@ -11,7 +11,6 @@ mod damaged;
 mod drops;
 mod every_file;
 mod limits;
-mod lost_logs;
 mod lost_pages;
 mod meanwhile;
 mod node;

@@ -182,11 +182,7 @@ impl Engine {
                     let logs = disk.list(&paths.sealed).unwrap_or_default();
                     // Where a later log is left, the gap before it sets the namespace apart.
                     let is_last = !logs.iter().filter_map(|log| first_seq_of(&log.name)).any(|later| later > first);
-                    let remedy = match is_last {
-                        true if first >= replay_from && self.catalog.is_bound(nsid) => Remedy::DropDamaged,
-                        true => Remedy::Forget,
-                        false => Remedy::FromACopy,
-                    };
+                    let remedy = if is_last { Remedy::Forget } else { Remedy::FromACopy };
                     if is_last || level < 3 {
                         report.add(label, format!("store/{key}"), what, remedy);
                     }

@@ -18,7 +18,6 @@ use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer};
 use crate::engine::layout::{log_key, prefix};
-use crate::engine::missing_logs::missing_logs;
 use crate::engine::recovery::{Unsettled, look, salvage, settle};
 use crate::engine::write::Change;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -304,16 +303,6 @@ fn load(
         }
         (found, _) => found?,
     };
-    let is_sought = |log: &str| !recovered.logs.iter().any(|found| found.name == log);
-    let missing = missing_logs(context, (name, manifest.nsid, manifest.replay_from), is_sought);
-    if let Some((key, first)) = missing.first() {
-        let Some(lost) = &mut how.lost else {
-            return Err(Error::corrupt(format!("log {key} is missing; it holds records from {first} on")));
-        };
-        lost.records.extend(
-            missing.iter().map(|(key, first)| format!("records from {first} on of log {key} (it is missing)")),
-        );
-    }
     recovered.replay(&*context.disk, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
@@ -334,8 +323,6 @@ fn load(
             }
         }
     }
-    // What is written next is above all of the logs that are given up.
-    recovered.next_seq = missing.iter().map(|(_, first)| first + 1).fold(recovered.next_seq, u64::max);
     Ok(Loaded {
         state,
         next_seq: recovered.next_seq,
