@@ -1,7 +1,7 @@
 //! Rows in the order of attribute values: absent values first ascending and last descending, ties by id.
 //!
-//! In a segment, rows are compared by ordinals, which sort as values do; values are looked up only for the best rows of each
-//! part, to put the parts together.
+//! In a segment, rows are compared by ordinals, which sort as values do. To put the parts together, values are looked up of one row of each
+//! part at a time, so that it does not matter how many rows are asked for.
 
 use std::cmp::Ordering;
 
@@ -36,41 +36,27 @@ pub(super) struct OrderKey {
 /// A row's ordinals, smallest first.
 type Ordinals = [u32; KEYS_MAX];
 
-/// A row among the best of its part.
-struct Contender {
+/// The best rows of a part that are still to come, in order, and where their values are.
+struct Ranked<'a> {
+    part: u32,
+    rows: std::vec::IntoIter<u32>,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Indexed(Vec<Option<Column<'a>>>),
+    /// Of the rows to come, where a column has no index: what was gathered of it is no longer there.
+    Held(std::vec::IntoIter<Vec<Option<Value>>>),
+    Tail,
+}
+
+/// The first row of a part that is still to come.
+struct Head {
     hit: Hit,
     id: DocId,
     values: Vec<Option<Value>>,
-}
-
-/// The best rows of the parts so far, each with the values that it is compared by, and the memory for these.
-struct Contenders<'a> {
-    found: Vec<Contender>,
-    taken: Taken<'a>,
-}
-
-impl Contender {
-    fn bytes(&self) -> usize {
-        size_of::<Contender>() + self.id.heap_bytes() as usize + values_bytes(&self.values)
-    }
-}
-
-impl Contenders<'_> {
-    fn push(&mut self, contender: Contender) -> Result<()> {
-        self.taken.grow(contender.bytes())?;
-        self.found.push(contender);
-        Ok(())
-    }
-
-    /// Sorts, and gives up all but the first `k`.
-    fn keep_first(&mut self, keys: &[OrderKey], k: usize) {
-        self.found.sort_by(|a, b| {
-            let values = |column: usize| (a.values[column].as_ref(), b.values[column].as_ref());
-            compare(keys, values, || a.id.cmp(&b.id))
-        });
-        let given_up: usize = self.found.drain(k.min(self.found.len())..).map(|contender| contender.bytes()).sum();
-        self.taken.give_back(given_up);
-    }
+    /// Its part's place among those that are put together.
+    from: usize,
 }
 
 pub(super) fn bind(schema: &Schema, attributes: &[(String, Direction)]) -> Result<Vec<OrderKey>> {
@@ -108,41 +94,89 @@ pub(super) fn run(
     k: usize,
     allowance: &Allowance,
 ) -> Result<Vec<Hit>> {
-    let mut all = Contenders { found: Vec::new(), taken: allowance.take(0)? };
-    for (part, (segment, rows)) in view.segments.iter().zip(&candidates.segments).enumerate() {
-        in_segment(&segment.segment, part as u32, keys, rows, k, &mut all, allowance)?;
-        all.keep_first(keys, k);
+    let (mut parts, mut taken) = (Vec::with_capacity(view.segments.len() + 1), allowance.take(0)?);
+    for (part, (segment, rows)) in (0..).zip(view.segments.iter().zip(&candidates.segments)) {
+        parts.push(in_segment(&segment.segment, part, keys, rows, k, (allowance, &mut taken))?);
     }
-    in_tail(view, keys, &candidates.tail, k, &mut all)?;
-    all.keep_first(keys, k);
-    Ok(all.found.into_iter().map(|contender| contender.hit).collect())
+    parts.push(in_tail(view, keys, &candidates.tail, k));
+    // The best one last.
+    let mut heads: Vec<Head> = Vec::with_capacity(parts.len());
+    let place_in = |heads: &[Head], head: &Head| heads.partition_point(|other| order(keys, other, head).is_gt());
+    for from in 0..parts.len() {
+        if let Some(head) = next_of(view, keys, &mut parts, from)? {
+            heads.insert(place_in(&heads, &head), head);
+        }
+    }
+    let mut hits = Vec::new();
+    while hits.len() < k
+        && let Some(best) = heads.pop()
+    {
+        allowance.check_at(hits.len() as u32, ROWS_PER_CHECK)?;
+        hits.push(best.hit);
+        if let Some(head) = next_of(view, keys, &mut parts, best.from)? {
+            heads.insert(place_in(&heads, &head), head);
+        }
+    }
+    Ok(hits)
 }
 
-fn in_segment(
-    segment: &Segment,
+fn order(keys: &[OrderKey], a: &Head, b: &Head) -> Ordering {
+    compare(keys, |at| (a.values[at].as_ref(), b.values[at].as_ref()), || a.id.cmp(&b.id))
+}
+
+/// The next row of one of the parts.
+fn next_of(view: &View, keys: &[OrderKey], parts: &mut [Ranked<'_>], from: usize) -> Result<Option<Head>> {
+    let ranked = &mut parts[from];
+    let Some(row) = ranked.rows.next() else { return Ok(None) };
+    let values = match &mut ranked.values {
+        Values::Indexed(columns) => values_of(columns, row)?,
+        Values::Held(values) => values.next().unwrap_or_default(),
+        Values::Tail => {
+            let row = view.tail.at(row);
+            keys.iter().map(|key| row.and_then(|row| tail_value(row, key)).cloned()).collect()
+        }
+    };
+    let hit = Hit { part: ranked.part, row, dist: None };
+    Ok(Some(Head { hit, id: id_of(view, hit.part, row)?, values, from }))
+}
+
+fn values_of(columns: &[Option<Column<'_>>], row: u32) -> Result<Vec<Option<Value>>> {
+    let mut values = Vec::with_capacity(columns.len());
+    for column in columns {
+        let ordinal = column.as_ref().map(|column| column.scalar(row)).transpose()?.flatten();
+        values.push(match (column, ordinal) {
+            (Some(column), Some(ordinal)) => column.value(ordinal)?,
+            _ => None,
+        });
+    }
+    Ok(values)
+}
+
+fn in_segment<'a>(
+    segment: &'a Segment,
     part: u32,
     keys: &[OrderKey],
     rows: &RoaringBitmap,
     k: usize,
-    out: &mut Contenders<'_>,
-    allowance: &Allowance,
-) -> Result<()> {
+    (allowance, taken): (&'a Allowance, &mut Taken<'_>),
+) -> Result<Ranked<'a>> {
     let columns = keys
         .iter()
         .map(|key| key.column.map(|uid| Column::open(segment, uid, rows, allowance)).transpose())
         .collect::<Result<Vec<_>>>()?;
-    for row in best_rows(keys, &columns, rows, k, allowance)? {
-        let mut values = Vec::with_capacity(keys.len());
-        for column in &columns {
-            let ordinal = column.as_ref().map(|column| column.scalar(row)).transpose()?.flatten();
-            values.push(match (column, ordinal) {
-                (Some(column), Some(ordinal)) => column.value(ordinal)?,
-                _ => None,
-            });
+    let best = best_rows(keys, &columns, rows, k, allowance)?;
+    let values = if columns.iter().flatten().any(|column| matches!(column, Column::Gathered(_))) {
+        let mut held = Vec::with_capacity(best.len());
+        for row in &best {
+            let values = values_of(&columns, *row)?;
+            taken.grow(values_bytes(&values))?;
+            held.push(values);
         }
-        out.push(Contender { hit: Hit { part, row, dist: None }, id: segment.id_of(row)?, values })?;
-    }
-    Ok(())
+        Values::Held(held.into_iter())
+    } else {
+        Values::Indexed(columns)
+    };
+    Ok(Ranked { part, rows: best.into_iter(), values })
 }
 
 /// The first `k` rows of a segment, whose rows are in the order of their ids.
@@ -192,25 +226,23 @@ fn best_rows(
     }
 }
 
-fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize, out: &mut Contenders<'_>) -> Result<()> {
-    fn value<'r>(row: &'r TailRow, key: &OrderKey) -> Option<&'r Value> {
-        key.column.and_then(|uid| row.document.get(uid))
-    }
-    let part = tail_part(view);
+fn tail_value<'r>(row: &'r TailRow, key: &OrderKey) -> Option<&'r Value> {
+    key.column.and_then(|uid| row.document.get(uid))
+}
+
+fn in_tail(view: &View, keys: &[OrderKey], places: &RoaringBitmap, k: usize) -> Ranked<'static> {
     let mut rows: Vec<(u32, &TailRow)> = places.iter().filter_map(|at| Some((at, &**view.tail.at(at)?))).collect();
     let order = |a: &(u32, &TailRow), b: &(u32, &TailRow)| {
-        let values = |at: usize| (value(a.1, &keys[at]), value(b.1, &keys[at]));
+        let values = |at: usize| (tail_value(a.1, &keys[at]), tail_value(b.1, &keys[at]));
         compare(keys, values, || a.1.document.id.cmp(&b.1.document.id))
     };
     if rows.len() > k && k > 0 {
         rows.select_nth_unstable_by(k - 1, order);
     }
     rows.truncate(k);
-    for (place, row) in rows {
-        let values = keys.iter().map(|key| value(row, key).cloned()).collect();
-        out.push(Contender { hit: Hit { part, row: place, dist: None }, id: id_of(view, part, place)?, values })?;
-    }
-    Ok(())
+    rows.sort_unstable_by(order);
+    let rows: Vec<u32> = rows.into_iter().map(|(place, _)| place).collect();
+    Ranked { part: tail_part(view), rows: rows.into_iter(), values: Values::Tail }
 }
 
 /// Compares two rows by each part of the order; `ids` compares their ids, ascending.
