@@ -19,7 +19,6 @@ use hyper::Method;
 use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
 use self::state::State;
 use super::http::{Client, Target, namespace};
@@ -193,7 +192,7 @@ async fn send_rows(
 ) -> Result<Imported> {
     let path = format!("/v2/namespaces/{namespace}");
     let skipped = state.as_deref().map_or(0, State::rows);
-    let id = state.as_deref().map_or_else(|| Uuid::new_v4().to_string(), |state| state.id().to_owned());
+    let id = state.as_deref().map_or_else(state::random_id, |state| state.id().to_owned());
     let mut lines = Lines::new(input);
     for _ in 0..skipped {
         if lines.next()?.is_none() {

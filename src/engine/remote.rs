@@ -174,8 +174,8 @@ impl Engine {
         Ok(is_own.then_some(staged))
     }
 
-    /// The state of an incarnation that has its name as the bucket's next commit after `after` (its newest manifest and that one's checksum); every
-    /// write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
+    /// The state of an incarnation that has its name as the bucket's next commit after `after` (its newest manifest and that one's
+    /// checksum); every write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
     /// `tags`: how often tags were changed there then. `None` when the bucket has all of it.
     pub async fn stage_outgoing(
         self: &Arc<Self>,

@@ -72,11 +72,8 @@ pub(super) fn check_versions(manifest: &Manifest, segment: &Segment) -> Result<(
             newest.0
         )))
     };
-    for row in 0..segment.rows() {
-        let version = segment.version_of(row)?;
-        if version.hlc > newest {
-            return too_new(format!("document {}", segment.id_of(row)?), version);
-        }
+    if let Some(row) = segment.rows_by_version(|version| version.hlc > newest)?.min() {
+        return too_new(format!("document {}", segment.id_of(row)?), segment.version_of(row)?);
     }
     match segment.tombstones()?.into_iter().find(|tombstone| tombstone.version.hlc > newest) {
         Some(tombstone) => too_new(format!("a deletion of document {}", tombstone.id), tombstone.version),

@@ -351,17 +351,10 @@ async fn what_is_deleted_and_made_anew_while_it_is_sent_is_the_new_one_at_any_wr
             assert_eq!(names(&engine), expected, "{what}");
             if is_anew {
                 assert_eq!(all(&engine, "docs").len(), 3, "{what}");
-                assert_eq!(fresh_at(&place).await, 3, "{what}");
+                assert_eq!(fresh(9, &place.bucket(&node), "docs").await.len(), 3, "{what}");
             }
         }
     }
-}
-
-async fn fresh_at(place: &Place) -> usize {
-    let node = Node::new(9);
-    let engine = node.open();
-    sync(&node, &engine, &place.bucket(&node)).await.unwrap();
-    all(&engine, "docs").len()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,6 +132,7 @@ impl State {
     }
 }
 
-fn random_id() -> String {
+/// An id that no other import has.
+pub fn random_id() -> String {
     Uuid::new_v4().to_string()
 }
