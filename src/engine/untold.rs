@@ -29,6 +29,14 @@ impl Engine {
         self.telling().nameless.remove(name);
     }
 
+    /// Whether the bucket has any name is not known any more, nor what it was told of them.
+    pub fn lacks_names(&self) {
+        let named: Vec<NamespaceName> = self.named().into_iter().map(|(name, _)| name).collect();
+        let mut telling = self.telling();
+        telling.told.clear();
+        telling.nameless.extend(named);
+    }
+
     /// Of this revision of a name the bucket needs not be told.
     pub fn is_told(&self, name: &NamespaceName, rev: u64) {
         self.telling().told.insert(name.clone(), rev);

@@ -116,6 +116,8 @@ pub struct Sync {
 struct Attached {
     /// Whether it was found to be the one that this node belongs to.
     is_known: bool,
+    /// Whether it was put back since a pass that read it.
+    is_to_be_read: bool,
     /// The names there, and when they were listed.
     names: Option<(names::Newest, u64)>,
     /// What revisions of names say, which never change while the bucket is not put back from an older copy.
@@ -224,8 +226,8 @@ impl Sync {
         self.edit(|status| status.started_ms = Some(began));
         let mut pass = Pass::default();
         pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
-        let counted = self.count().err();
-        pass.failed = pass.failed.or(counted);
+        pass.failed = pass.failed.or(self.count().err());
+        pass.is_another_due = std::mem::take(&mut attached.is_to_be_read);
         // What rests after a failure has what came of it for its next turn.
         if pass.failed.is_none()
             && selection.is_whole()
@@ -270,8 +272,7 @@ impl Sync {
         all.sort_by_key(|name| (here.get(*name), *name));
         all.dedup();
         let mut all: Vec<NamespaceName> = all.into_iter().filter(|name| selection.takes(name)).cloned().collect();
-        let mut failed = None;
-        let mut unreached = 0;
+        let (mut failed, mut unreached) = (None, 0);
         for _ in 0..2 {
             for name in std::mem::take(&mut all) {
                 self.count()?;

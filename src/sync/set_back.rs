@@ -3,6 +3,7 @@
 //! - Numbers of revisions and generations are used again then: all that was known of the bucket is forgotten, and read anew.
 //! - A pass that somebody asked for looks at what it is about, its name's revision and the newest manifest; one that nobody asked for does
 //!   so where a look costs nothing, else when it lists names, and when it finds a manifest gone.
+//! - What the bucket was not asked about anew counts as not sent until it is, by a pass over everything that is due at once.
 
 use std::sync::atomic::Ordering;
 
@@ -87,10 +88,14 @@ impl Sync {
         was_set_back
     }
 
-    /// Forgets what is known of the bucket, but whose it is.
+    /// Forgets what is known of the bucket, but whose it is. What is settled from now on is settled anew.
     pub(super) async fn forget_bucket(&self, attached: &mut Attached) {
         tracing::info!(bucket = self.bucket.name(), "the bucket does not have what it had, and is looked at anew");
-        *attached = Attached { is_known: attached.is_known, ..Attached::default() };
+        if !attached.is_to_be_read {
+            // Once a pass: of what it settled since it found out that is so.
+            self.engine.lacks_names();
+        }
+        *attached = Attached { is_known: attached.is_known, is_to_be_read: true, ..Attached::default() };
         self.forget_heads();
         // Those that were claimed may be others' next.
         self.note_id_ranges(self.assert_id_ranges().await);

@@ -70,6 +70,8 @@ pub struct Pass {
     pub namespaces: BTreeMap<NamespaceName, Result<Done>>,
     /// Why the pass ended early, or the first error of a namespace.
     pub failed: Option<Error>,
+    /// Whether everything is to be looked at again at once, if anybody may: the bucket is not what it was.
+    pub is_another_due: bool,
 }
 
 impl Pass {
@@ -420,6 +422,9 @@ impl Worker {
                 failures = 0;
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
+            }
+            if pass.is_another_due {
+                due = Instant::now();
             }
             let pass = Arc::new(pass);
             for waiter in asked.waiters {

@@ -1,6 +1,7 @@
 //! Nodes that share one bucket.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal::engine::Engine;
 use shoal::engine::merge::LostState;
@@ -8,8 +9,8 @@ use shoal::engine::merge::decide::Policy;
 use shoal::error::Result;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::random::SeededRandom;
-use shoal::store::{Backend, Bucket, Patience};
-use shoal::sync::{Status, Sync, SyncOptions};
+use shoal::store::{Backend, Bucket, BucketConfig, Patience};
+use shoal::sync::{PollWaits, Schedule, Selection, Status, Sync, SyncOptions, Worker, WorkerConfig};
 
 use crate::node::{Documents, Node, all, name};
 
@@ -63,4 +64,21 @@ pub fn lost(engine: &Engine, namespace: &str) -> Vec<LostState> {
         })
         .unwrap();
     found
+}
+
+/// Sync of a node as a daemon has it.
+pub fn worker(node: &Node, engine: &Arc<Engine>, config: &BucketConfig, interval: Duration) -> Worker {
+    let config = WorkerConfig {
+        bucket: config.clone(),
+        interval,
+        poll_waits: PollWaits { first: Duration::from_secs(8), max: Duration::from_secs(60) },
+        policy: Policy::Lww,
+        selection: Selection::default(),
+        schedule: Schedule::default(),
+        is_metered: false,
+        monthly_bytes: 0,
+        retention: Duration::from_secs(7 * 24 * 3_600),
+        reclaim_interval: None,
+    };
+    Worker::new(engine.clone(), config, node.clock.clone(), node.random.clone()).unwrap()
 }

@@ -1,16 +1,21 @@
 //! A bucket that is put back from an older copy, or begun anew, while nodes run: what they say is in it is in it, under its name.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
+use shoal::model::ids::NamespaceName;
 use shoal::store::{Bucket, BucketConfig, Patience};
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, fresh, options, sync};
+use crate::fleet::{bucket, fresh, options, sync, worker};
 use crate::node::{Node, all, name, put};
+
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What a bucket consists of.
 type Copy = Vec<(String, Bytes)>;
@@ -71,7 +76,7 @@ async fn a_write_that_somebody_waits_for_is_there_under_its_name_after_the_bucke
         put_back(&bucket, &copies[at]).await;
         put(&engine, "docs", [10], 2).await;
         run(&link, &selection).await;
-        assert!(engine.unsent(&name("docs")).await.unwrap().is_durable);
+        assert!(engine.unsent(&name("docs")).await.unwrap().is_durable, "copy {at}");
         assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"), "copy {at}");
     }
 }
@@ -142,4 +147,42 @@ async fn a_number_that_means_something_else_since_is_read_anew() {
     run(&link, &asked()).await;
     assert_eq!(all(&engine, "docs").len(), 6);
     assert_eq!(fresh(9, &bucket, "docs").await, all(&engine, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_lacks_of_others_is_said_and_sent_once_one_was_asked_for() {
+    for at in 0..2 {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("file://{}", dir.path().display());
+        let config = BucketConfig { url, ..BucketConfig::default() };
+        let clocks = Node::new(5);
+        let bucket = Bucket::open(&config, clocks.clock.clone(), clocks.random.clone()).unwrap();
+        let (node, engine, _, copies) = begun(&bucket).await;
+        put(&engine, "secret", 0..3, 1).await;
+        // No pass is due for long.
+        let worker = Arc::new(worker(&node, &engine, &config, HOUR));
+        let running = tokio::spawn(Arc::clone(&worker).run());
+        let pass = async |names: Option<&BTreeSet<NamespaceName>>| {
+            let pass = worker.answer(worker.ask(names).unwrap()).await.unwrap();
+            assert!(pass.failed.is_none(), "{:?}", pass.failed);
+        };
+        pass(None).await;
+        node.clock.advance(1_000);
+        engine.delete(&name("secret")).await.unwrap();
+        pass(None).await;
+        assert_eq!(worker.show().await.unwrap()["in_bucket"], true);
+        put_back(&bucket, &copies[at]).await;
+        pass(Some(&[name("docs")].into())).await;
+        let all_is_said_to_be_there = async {
+            while worker.show().await.unwrap()["in_bucket"] != true {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(HOUR / 60, all_is_said_to_be_there).await.unwrap();
+        for (namespace, count) in [("old", 3), ("docs", 5)] {
+            assert_eq!(fresh(9, &bucket, namespace).await.len(), count, "copy {at}: {namespace}");
+        }
+        worker.stop();
+        running.await.unwrap();
+    }
 }

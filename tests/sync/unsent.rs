@@ -9,11 +9,13 @@ use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::platform::disk::Disk;
 use shoal::store::{Bucket, BucketConfig, Patience};
-use shoal::sync::{PollWaits, Schedule, Selection, Sync, Worker, WorkerConfig};
+use shoal::sync::{Selection, Sync, Worker};
 
-use crate::fleet::{bucket, fresh, meet, sync};
+use crate::fleet::{bucket, fresh, meet, sync, worker};
 use crate::node::{DAY_MS, Node, all, name, put, write};
 use crate::unlucky::Place;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 fn opened(engine: &Engine) -> u64 {
     engine.node_status()["namespaces"]["open"].as_u64().unwrap()
@@ -161,23 +163,6 @@ async fn a_log_that_cannot_be_looked_at_is_not_called_sent() {
     assert_eq!(all(&there, "docs").len(), 20);
 }
 
-/// What a daemon says of a node whose bucket is this directory.
-fn worker(node: &Node, engine: &Arc<Engine>, config: &BucketConfig) -> Worker {
-    let config = WorkerConfig {
-        bucket: config.clone(),
-        interval: Duration::from_secs(60),
-        poll_waits: PollWaits { first: Duration::from_secs(8), max: Duration::from_secs(60) },
-        policy: Policy::Lww,
-        selection: Selection::default(),
-        schedule: Schedule::default(),
-        is_metered: false,
-        monthly_bytes: 0,
-        retention: Duration::from_secs(7 * 24 * 3_600),
-        reclaim_interval: None,
-    };
-    Worker::new(engine.clone(), config, node.clock.clone(), node.random.clone()).unwrap()
-}
-
 /// Whether everything is said to be in the bucket, how many namespaces are not, for how long, and the names of these.
 async fn told(worker: &Worker) -> (bool, u64, u64, Vec<String>) {
     let (shown, figures, plan) =
@@ -203,7 +188,7 @@ async fn a_name_that_the_bucket_was_not_told_of_counts_until_it_is() {
         put(&engine, namespace, 0..10, 1).await;
     }
     sync(&node, &engine, &bucket).await.unwrap();
-    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+    assert_eq!(told(&worker(&node, &engine, &config, MINUTE)).await, (true, 0, 0, vec![]));
     for round in 0..2 {
         for is_back in [false, true] {
             node.clock.advance(1_000);
@@ -213,20 +198,24 @@ async fn a_name_that_the_bucket_was_not_told_of_counts_until_it_is() {
             }
             node.clock.advance(60_000);
             let expected = (false, 1, 60, vec!["default/default/secret".to_owned()]);
-            assert_eq!(told(&worker(&node, &engine, &config)).await, expected, "{round} {is_back}");
+            assert_eq!(told(&worker(&node, &engine, &config, MINUTE)).await, expected, "{round} {is_back}");
             // It does not need to be remembered.
             engine = node.cut_power(engine);
-            let (is_in_bucket, behind, _, named) = told(&worker(&node, &engine, &config)).await;
+            let (is_in_bucket, behind, _, named) = told(&worker(&node, &engine, &config, MINUTE)).await;
             assert_eq!((is_in_bucket, behind, named), (false, 1, expected.3), "{round} {is_back}");
             sync(&node, &engine, &bucket).await.unwrap();
-            assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]), "{round} {is_back}");
+            assert_eq!(
+                told(&worker(&node, &engine, &config, MINUTE)).await,
+                (true, 0, 0, vec![]),
+                "{round} {is_back}"
+            );
             assert_eq!(fresh(9, &bucket, "keep").await.len(), 10);
         }
     }
     // What the bucket never had needs not be told of.
     put(&engine, "other", 0..10, 1).await;
     engine.delete(&name("other")).await.unwrap();
-    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+    assert_eq!(told(&worker(&node, &engine, &config, MINUTE)).await, (true, 0, 0, vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,9 +235,9 @@ async fn a_deletion_of_what_the_bucket_does_not_name_any_more_is_not_told_for_ev
         bucket.delete(&listed.key, &Patience::ASKED).await.unwrap();
     }
     engine.delete(&name("secret")).await.unwrap();
-    assert!(!told(&worker(&node, &engine, &config)).await.0);
+    assert!(!told(&worker(&node, &engine, &config, MINUTE)).await.0);
     link.run().await.unwrap();
-    assert_eq!(told(&worker(&node, &engine, &config)).await, (true, 0, 0, vec![]));
+    assert_eq!(told(&worker(&node, &engine, &config, MINUTE)).await, (true, 0, 0, vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
