@@ -187,6 +187,27 @@ fn an_old_row_keeps_no_places_of_rows_that_are_gone() {
 }
 
 #[test]
+fn a_large_commit_is_in_memory_once_beside_its_documents_until_it_is_in_the_log() {
+    const DOCUMENTS: usize = 64;
+    const BYTES: usize = 512 << 10;
+    /// The records of one frame, its payload, and the frame; and what else there is.
+    const FRAME_BYTES: usize = 16 << 20;
+    let _turn = turn();
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let engine = open(dir.path());
+        let schema = json!({"text": {"type": "string", "filterable": false}});
+        let ids: Vec<usize> = (0..DOCUMENTS).collect();
+        write(&engine, json!({"upsert_columns": {"id": ids}, "schema": schema})).await;
+        let patch = json!({"filters": ["id", "Gte", 0], "patch": {"text": "x".repeat(BYTES)}});
+        ALLOCATOR.set_limit(ALLOCATOR.allocated() + 2 * DOCUMENTS * BYTES + FRAME_BYTES).unwrap();
+        write(&engine, json!({"patch_by_filter": patch})).await;
+        ALLOCATOR.set_limit(usize::MAX).unwrap();
+        assert!(tails_bytes(&engine) >= (DOCUMENTS * BYTES) as u64);
+    });
+}
+
+#[test]
 fn deleting_by_filter_takes_little_memory_a_document() {
     const DOCUMENTS: u64 = 300_000;
     const BYTES_A_DOCUMENT: usize = 100;

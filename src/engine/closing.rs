@@ -139,7 +139,7 @@ impl Engine {
         let mut until = Instant::now() + patience;
         while wanted > 0 && self.excess() > 0 {
             // Made before the look, so that no end of a flush is missed.
-            let changed = self.context.room.notified();
+            let changed = self.context.made.room.notified();
             let look = self.close_some(wanted.min(at_once), true);
             if look.closed > 0 {
                 wanted -= look.closed.min(wanted);

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::commits::Commits;
 use super::damage::Damages;
 use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
+use super::made::Made;
 use super::namespace::Namespace;
 use super::node::Node;
 use super::setbacks::Setbacks;
@@ -142,10 +143,9 @@ pub struct Context {
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,
     /// Memory of all tails.
     pub tails_bytes: AtomicU64,
-    /// What is set aside for writes under way, which is in no tail yet.
-    pub made_bytes: AtomicU64,
-    /// Raised when a tail got smaller, and when an opening ended.
-    pub room: Notify,
+    /// What is set aside for writes under way, which is in no tail yet, and what waits for the disk. Its `room` is raised when that or a
+    /// tail got smaller, and when an opening ended.
+    pub made: Made,
     /// Openings that replay logs, by the order in which they began to.
     pub openings: Mutex<BTreeSet<u64>>,
     /// One segment is built from a tail at a time, so that memory stays bounded.
@@ -182,7 +182,7 @@ impl Context {
             let _ = self
                 .tails_bytes
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(bytes.saturating_sub(less)));
-            self.room.notify_waiters();
+            self.made.room.notify_waiters();
         }
     }
 

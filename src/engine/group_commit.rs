@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::log_frames::LogFrames;
 use crate::error::{Error, Result};
 use crate::platform::disk::DiskFile;
 
@@ -39,7 +40,7 @@ pub struct GroupCommit {
 struct State {
     /// Away while a leader writes.
     file: Option<Box<dyn DiskFile>>,
-    pending: Vec<u8>,
+    pending: LogFrames,
     /// The log's length once everything appended so far is in it.
     appended: u64,
 }
@@ -59,7 +60,7 @@ impl GroupCommit {
     /// Takes a log whose first `synced` bytes are durable and which has no others.
     pub fn new(file: Box<dyn DiskFile>, synced: u64) -> Self {
         GroupCommit {
-            state: Mutex::new(State { file: Some(file), pending: Vec::new(), appended: synced }),
+            state: Mutex::new(State { file: Some(file), pending: LogFrames::default(), appended: synced }),
             led: Condvar::new(),
             progress: watch::Sender::new(Progress { synced, failed: None }),
             barrier_micros: AtomicU64::new(u64::MAX),
@@ -82,18 +83,18 @@ impl GroupCommit {
     }
 
     /// Puts one commit's frames behind all earlier ones. `Busy` when too much waits; `Unavailable` once the log failed.
-    pub fn append(&self, frames: &[u8]) -> Result<Ticket> {
+    pub fn append(&self, frames: LogFrames) -> Result<Ticket> {
         let mut state = self.lock();
         self.check()?;
         // A commit larger than the bound must still be possible, alone.
-        if !state.pending.is_empty() && state.pending.len() + frames.len() > PENDING_BYTES_MAX {
+        let waiting = state.pending.bytes();
+        if waiting > 0 && waiting + frames.bytes() > PENDING_BYTES_MAX {
             return Err(Error::busy(format!(
-                "{} bytes wait for the disk, at most {PENDING_BYTES_MAX} may; send the same again later",
-                state.pending.len()
+                "{waiting} bytes wait for the disk, at most {PENDING_BYTES_MAX} may; send the same again later"
             )));
         }
-        state.pending.extend_from_slice(frames);
-        state.appended += frames.len() as u64;
+        state.appended += frames.bytes() as u64;
+        state.pending.append(frames);
         Ok(Ticket(state.appended))
     }
 
@@ -155,23 +156,24 @@ impl GroupCommit {
         }
     }
 
-    fn take(&self) -> Option<(Box<dyn DiskFile>, Vec<u8>)> {
+    fn take(&self) -> Option<(Box<dyn DiskFile>, LogFrames)> {
         let mut state = self.lock();
         let file = state.file.take()?;
         Some((file, std::mem::take(&mut state.pending)))
     }
 
     /// Writes and syncs; publishes the new length or the failure; puts the file back unless it failed.
-    fn lead(&self, (mut file, bytes): (Box<dyn DiskFile>, Vec<u8>)) {
+    fn lead(&self, (mut file, frames): (Box<dyn DiskFile>, LogFrames)) {
         let began = Instant::now();
-        let result = if bytes.is_empty() { Ok(()) } else { file.write(&bytes).and_then(|()| file.sync()) };
+        let bytes = frames.bytes() as u64;
+        let result = if bytes == 0 { Ok(()) } else { frames.write_to(&mut *file).and_then(|()| file.sync()) };
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.barrier_micros.store(took, Ordering::Relaxed);
         match result {
             Ok(()) => {
                 // File first: who wakes to the new length may lead the next barrier.
                 self.lock().file = Some(file);
-                self.progress.send_modify(|progress| progress.synced += bytes.len() as u64);
+                self.progress.send_modify(|progress| progress.synced += bytes);
                 self.led.notify_all();
             }
             Err(error) => {
@@ -179,7 +181,7 @@ impl GroupCommit {
                 // Best effort: a full disk gets its space back. Recovery cuts at `synced` in any case.
                 let _ = file.truncate(synced);
                 let mut state = self.lock();
-                state.pending.clear();
+                state.pending = LogFrames::default();
                 self.progress.send_modify(|progress| progress.failed = Some(Arc::new(failure(error))));
                 drop(state);
                 self.led.notify_all();
@@ -206,9 +208,16 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, Mutex, mpsc};
 
-    use super::GroupCommit;
-    use crate::error::Kind;
+    use super::{GroupCommit, LogFrames, PENDING_BYTES_MAX};
+    use crate::engine::made::Made;
+    use crate::error::{DISK_FULL, Kind};
     use crate::platform::disk::DiskFile;
+
+    fn frames(bytes: &[u8]) -> LogFrames {
+        let mut frames = LogFrames::default();
+        frames.push(bytes.to_vec());
+        frames
+    }
 
     /// Counts barriers, and fails from the nth on.
     #[derive(Clone, Default)]
@@ -245,7 +254,7 @@ mod tests {
         let file = CountingFile::default();
         let log = GroupCommit::new(Box::new(file.clone()), 0);
         for n in 1..=10 {
-            let ticket = log.append(b"frame").unwrap();
+            let ticket = log.append(frames(b"frame")).unwrap();
             log.wait(ticket).await.unwrap();
             assert_eq!(file.barriers.load(Ordering::SeqCst), n);
             assert_eq!(log.synced(), 5 * n);
@@ -256,7 +265,7 @@ mod tests {
     async fn commits_that_wait_share_a_barrier() {
         let file = CountingFile::default();
         let log = GroupCommit::new(Box::new(file.clone()), 0);
-        let tickets: Vec<_> = (0..64).map(|_| log.append(b"frame").unwrap()).collect();
+        let tickets: Vec<_> = (0..64).map(|_| log.append(frames(b"frame")).unwrap()).collect();
         for ticket in tickets {
             log.wait(ticket).await.unwrap();
         }
@@ -272,7 +281,7 @@ mod tests {
             let (log, file) = (log.clone(), file.clone());
             writers.spawn(async move {
                 for _ in 0..50 {
-                    let ticket = log.append(b"frame").unwrap();
+                    let ticket = log.append(frames(b"frame")).unwrap();
                     log.wait(ticket).await.unwrap();
                     assert!(file.synced.load(Ordering::SeqCst) >= ticket.0);
                 }
@@ -307,7 +316,7 @@ mod tests {
         for goes_well in [true, false] {
             let ((begins, has_begun), (end, ends)) = (mpsc::channel(), mpsc::channel());
             let log = Arc::new(GroupCommit::new(Box::new(SlowFile(begins, ends)), 0));
-            log.append(b"frame").unwrap();
+            log.append(frames(b"frame")).unwrap();
             let flush = || {
                 let log = log.clone();
                 std::thread::spawn(move || log.flush().map_err(|error| error.kind()))
@@ -328,14 +337,64 @@ mod tests {
     async fn after_a_failed_barrier_every_pending_and_later_commit_fails() {
         let file = CountingFile { fail_from: Some(1), ..CountingFile::default() };
         let log = GroupCommit::new(Box::new(file.clone()), 0);
-        let first = log.append(b"first").unwrap();
+        let first = log.append(frames(b"first")).unwrap();
         log.wait(first).await.unwrap();
-        let (second, third) = (log.append(b"second").unwrap(), log.append(b"third").unwrap());
+        let (second, third) = (log.append(frames(b"second")).unwrap(), log.append(frames(b"third")).unwrap());
         assert_eq!(log.wait(second).await.unwrap_err().kind(), Kind::Unavailable);
         assert_eq!(log.wait(third).await.unwrap_err().kind(), Kind::Unavailable);
-        assert_eq!(log.append(b"fourth").unwrap_err().code(), "log_failed");
+        assert_eq!(log.append(frames(b"fourth")).unwrap_err().code(), "log_failed");
         log.wait(first).await.unwrap();
         assert_eq!(log.synced(), 5);
         assert_eq!(*file.written.lock().unwrap(), b"first");
+    }
+
+    /// Has room for so many bytes, and takes what of a write has room.
+    struct FullFile(usize, Arc<Mutex<Vec<u8>>>);
+
+    impl DiskFile for FullFile {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+            let mut written = self.1.lock().unwrap();
+            let taken = bytes.len().min(self.0 - written.len());
+            written.extend_from_slice(&bytes[..taken]);
+            if taken < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn truncate(&mut self, len: u64) -> io::Result<()> {
+            self.1.lock().unwrap().truncate(usize::try_from(len).unwrap());
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_frames_that_did_not_all_have_room_none_is_in_the_log_and_none_is_counted() {
+        const LARGE: usize = 2 << 20;
+        let made = Made::default();
+        let commit = |lengths: &[usize]| {
+            let mut frames = LogFrames::counted(&made);
+            lengths.iter().for_each(|length| frames.push(vec![7; *length]));
+            frames
+        };
+        let counted = || usize::try_from(made.bytes.load(Ordering::SeqCst)).unwrap();
+        let written = Arc::new(Mutex::new(Vec::new()));
+        // The first commit has room, and of three others the first and a part of the second.
+        let log = GroupCommit::new(Box::new(FullFile(100 + LARGE + LARGE + LARGE / 2, written.clone())), 0);
+        let ticket = log.append(commit(&[100])).unwrap();
+        log.wait(ticket).await.unwrap();
+        assert_eq!(counted(), 0);
+        let tickets: Vec<_> = (0..3).map(|_| log.append(commit(&[LARGE, LARGE])).unwrap()).collect();
+        assert_eq!(counted(), 6 * LARGE);
+        // What is refused is counted no longer.
+        assert_eq!(log.append(commit(&[PENDING_BYTES_MAX])).unwrap_err().kind(), Kind::Busy);
+        assert_eq!(counted(), 6 * LARGE);
+        for ticket in tickets {
+            assert_eq!(log.wait(ticket).await.unwrap_err().code(), DISK_FULL);
+        }
+        assert_eq!((log.synced(), written.lock().unwrap().len(), counted()), (100, 100, 0));
+        assert_eq!(log.append(commit(&[100])).unwrap_err().code(), DISK_FULL);
+        assert_eq!(counted(), 0);
     }
 }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::group_commit::{GroupCommit, Ticket};
+use super::log_frames::LogFrames;
+use super::made::Made;
 use super::open_logs::{OpenLogs, open_name};
 use crate::error::{Context, Result};
 use crate::format::log::{Frame, LogHeader, PreviousLog, encode_frame, encode_header};
@@ -52,6 +54,8 @@ pub struct Journal {
     /// The length of it.
     bytes: u64,
     group: Arc<GroupCommit>,
+    /// Where what waits for the disk is counted.
+    made: Made,
 }
 
 /// A log that never changes again, in the tier under `paths.sealed`.
@@ -111,7 +115,25 @@ impl Journal {
         let group = Arc::new(GroupCommit::new(file, bytes.len() as u64));
         let crc32c = crc32c::crc32c(&bytes);
         let (newest, bytes) = (Hlc::default(), bytes.len() as u64);
-        Ok(Journal { disk, paths, writer, name, salt, first_seq, next_seq: first_seq, newest, crc32c, bytes, group })
+        Ok(Journal {
+            disk,
+            paths,
+            writer,
+            name,
+            salt,
+            first_seq,
+            next_seq: first_seq,
+            newest,
+            crc32c,
+            bytes,
+            group,
+            made: Made::default(),
+        })
+    }
+
+    /// The same, with what waits for the disk counted there.
+    pub(super) fn counted(self, made: &Made) -> Journal {
+        Journal { made: made.clone(), ..self }
     }
 
     /// Appends one commit, a frame for each batch, and gives what to wait with. It is visible to nobody else until then.
@@ -120,19 +142,24 @@ impl Journal {
         hlc: Hlc,
         batches: impl IntoIterator<Item = Batch>,
     ) -> Result<(Arc<GroupCommit>, Ticket)> {
-        let mut bytes = Vec::new();
+        // All of it before the first of it is handed over: what fails to be encoded leaves nothing in the log.
+        let mut frames = LogFrames::counted(&self.made);
+        let mut crc32c = self.crc32c;
         let mut next_seq = self.next_seq;
         let synced = self.group.synced();
         let mut batches = batches.into_iter().peekable();
         while let Some(batch) = batches.next() {
             let count = batch.records.len() as u64;
             let frame = Frame { synced, first_seq: next_seq, more: batches.peek().is_some(), hlc, batch };
-            bytes.extend(encode_frame(self.salt, &frame)?);
+            let bytes = encode_frame(self.salt, &frame)?;
+            crc32c = crc32c::crc32c_append(crc32c, &bytes);
+            frames.push(bytes);
             next_seq += count;
         }
-        let ticket = self.group.append(&bytes)?;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
-        self.bytes += bytes.len() as u64;
+        let bytes = frames.bytes() as u64;
+        let ticket = self.group.append(frames)?;
+        self.crc32c = crc32c;
+        self.bytes += bytes;
         self.next_seq = next_seq;
         self.newest = hlc;
         Ok((self.group.clone(), ticket))

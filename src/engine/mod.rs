@@ -6,7 +6,7 @@
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
 //! - `turns` are those of writes that look by filters;
-//! - `group_commit` and `journal` are the log, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
+//! - `group_commit` and `journal` are the log, `log_frames` what is on its way there, `made` counts it and what writes make, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
@@ -32,6 +32,8 @@ pub mod ids;
 pub mod journal;
 pub mod layout;
 pub mod lineage;
+mod log_frames;
+mod made;
 pub mod merge;
 pub mod namespace;
 mod node;

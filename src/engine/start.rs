@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catalog::Catalog;
@@ -17,6 +17,7 @@ use super::damage::Damages;
 use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
+use super::made::Made;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace};
 use super::node::Node;
@@ -116,8 +117,7 @@ impl Engine {
             tags: Mutex::new(()),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
-            made_bytes: AtomicU64::new(0),
-            room: Notify::new(),
+            made: Made::default(),
             openings: Mutex::default(),
             flushing: Semaphore::new(1),
             looking: Turns::default(),

@@ -1,7 +1,8 @@
 //! Bounds on logs and memory that hold for whatever fills them: changes of the schema, ids that are given out, openings, branches.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -434,4 +435,49 @@ async fn what_many_writes_make_at_once_keeps_the_bound_on_all_tails() {
         }
     };
     tokio::time::timeout(PATIENCE, all_written).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_waits_for_the_disk_counts_where_others_wait_for_room() {
+    let mut node = Node::new(74);
+    (node.config.tails_bytes_max, node.config.backpressure_wait_ms) = (1 << 20, 50);
+    let disk = HookDisk::new(node.disk.mounted());
+    let engine =
+        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
+    engine.rebuild_index().unwrap();
+    for namespace in ["slow", "other"] {
+        put(&engine, namespace, 0..1, 1).await;
+    }
+    // The disk takes long to take a commit.
+    let (end, ends) = mpsc::channel::<()>();
+    let (ends, is_at_it) = (Mutex::new(ends), Arc::new(AtomicBool::new(false)));
+    let at_it = is_at_it.clone();
+    disk.each(move |operation, _| {
+        if operation == "write" {
+            at_it.store(true, Ordering::SeqCst);
+            let _ = ends.lock().unwrap().recv();
+        }
+    });
+    let row = |bytes: usize| {
+        let schema = json!({"filling": {"type": "string", "filterable": false}});
+        json!({"upsert_rows": [{"id": 1, "filling": "x".repeat(bytes)}], "schema": schema})
+    };
+    let (behind, large) = (engine.clone(), row(600 << 10));
+    let slow = tokio::spawn(async move { write(&behind, "slow", large).await });
+    let begun = async {
+        while !is_at_it.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, begun).await.unwrap();
+    assert!(tails_bytes(&engine) < 1 << 20, "its documents alone leave room");
+    let (beside, small) = (engine.clone(), row(1_000));
+    let other = tokio::spawn(async move { write(&beside, "other", small).await });
+    let refused = tokio::time::timeout(PATIENCE / 3, other).await.expect("it is let in, and waits for the disk");
+    let refused = refused.unwrap().unwrap_err();
+    assert_eq!(refused.kind(), Kind::Busy, "{refused}");
+    drop(end);
+    slow.await.unwrap().unwrap();
+    // What was written is in memory once.
+    write(&engine, "other", row(1_000)).await.unwrap();
 }

@@ -75,7 +75,7 @@ impl fmt::Debug for HookDisk {
     }
 }
 
-/// Its barriers come to the hook, too.
+/// What is written to it and its barriers come to the hook, too.
 struct HookFile {
     file: Box<dyn DiskFile>,
     disk: HookDisk,
@@ -84,6 +84,7 @@ struct HookFile {
 
 impl DiskFile for HookFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.disk.on("write", &self.path);
         self.file.write(bytes)
     }
 

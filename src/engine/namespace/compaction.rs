@@ -141,7 +141,7 @@ impl Namespace {
                 }
             };
             namespace.compacting.store(false, Ordering::SeqCst);
-            namespace.context.room.notify_waiters();
+            namespace.context.made.room.notify_waiters();
             if let Err(error) = &done {
                 namespace.context.report_error(&namespace.name.to_string(), error);
             }

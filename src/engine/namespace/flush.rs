@@ -45,7 +45,7 @@ pub(super) struct Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.flag.store(false, Ordering::SeqCst);
-        self.context.room.notify_waiters();
+        self.context.made.room.notify_waiters();
     }
 }
 
@@ -80,7 +80,7 @@ impl Namespace {
     pub(super) async fn turn<'a>(&'a self, flag: &'a AtomicBool) -> Turn<'a> {
         loop {
             // Made before the look, so that no end is missed.
-            let ended = self.context.room.notified();
+            let ended = self.context.made.room.notified();
             if !flag.swap(true, Ordering::SeqCst) {
                 return Turn { flag, context: &self.context };
             }

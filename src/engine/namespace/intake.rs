@@ -49,7 +49,7 @@ impl Intake {
         self.begin();
         loop {
             // Made before the look, so that no end of a flush is missed.
-            let changed = context.room.notified();
+            let changed = context.made.room.notified();
             if !are_all_full(&context) || (self.is_first() && self.are_others_small()) {
                 return Ok(());
             }
@@ -125,6 +125,6 @@ impl Drop for Intake {
         }
         self.context.tail_changed(self.bytes, 0);
         // Who waits may be the first now, and what was opened may become a segment.
-        self.context.room.notify_waiters();
+        self.context.made.room.notify_waiters();
     }
 }

@@ -1,8 +1,9 @@
 //! Room for what a write makes: counted with all tails before it is made, until it is in a tail or is not to be.
 //!
 //! Invariants:
-//! - A write goes on while tails and what others make are no larger than tails may be. So all of it together is as large as that, or
-//!   larger by what one write makes: what came with its request, and [`made_bytes_max`] of documents that are there.
+//! - A write goes on while tails, what others make and what of it waits for the disk are no larger than tails may be. So all of it
+//!   together is as large as that, or larger by what one write makes, and once more as it is encoded: what came with its request, and
+//!   [`made_bytes_max`] of documents that are there.
 //! - Who waits for room has none set aside, so none waits for another that waits for it.
 
 use std::sync::Arc;
@@ -50,7 +51,7 @@ impl Making {
         let missing = made.saturating_sub(self.bytes.load(Ordering::Relaxed));
         if missing > 0 {
             if self.is_whole {
-                self.context.made_bytes.fetch_add(missing, Ordering::Relaxed);
+                self.context.made.bytes.fetch_add(missing, Ordering::Relaxed);
             } else if !raise(&self.context, missing, missing) {
                 self.is_short.store(true, Ordering::Relaxed);
                 return Err(Error::busy("there is no room now for what the write makes"));
@@ -69,8 +70,8 @@ impl Making {
 
 impl Drop for Making {
     fn drop(&mut self) {
-        self.context.made_bytes.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.context.room.notify_waiters();
+        self.context.made.bytes.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.context.made.room.notify_waiters();
     }
 }
 
@@ -80,5 +81,5 @@ fn raise(context: &Context, bytes: u64, of_it: u64) -> bool {
         let all = context.tails_bytes.load(Ordering::Relaxed).saturating_add(set_aside).saturating_add(of_it);
         (!is_too_much(context, all)).then(|| set_aside.saturating_add(bytes))
     };
-    context.made_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    context.made.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }

@@ -56,7 +56,7 @@ impl Namespace {
         tokio::spawn(async move {
             let done = namespace.flush_now().await;
             namespace.flushing.store(false, Ordering::SeqCst);
-            namespace.context.room.notify_waiters();
+            namespace.context.made.room.notify_waiters();
             if done.is_ok() {
                 // What came meanwhile found a flush under way, and may be the last for long.
                 namespace.flush_when_due();
@@ -65,7 +65,7 @@ impl Namespace {
             // Who wants to close it waits until nobody has it.
             let context = namespace.context.clone();
             drop(namespace);
-            context.room.notify_waiters();
+            context.made.room.notify_waiters();
         });
         true
     }
@@ -140,7 +140,7 @@ impl Namespace {
         }
         let room = async {
             loop {
-                let changed = self.context.room.notified();
+                let changed = self.context.made.room.notified();
                 if !self.is_full(1) {
                     return Ok(());
                 }
@@ -186,7 +186,7 @@ impl Namespace {
             self.tail_bytes.load(Ordering::Relaxed),
             self.name,
             self.context.tails_bytes.load(Ordering::Relaxed),
-            self.context.made_bytes.load(Ordering::Relaxed),
+            self.context.made.bytes.load(Ordering::Relaxed),
             config.tail_bytes_max.saturating_mul(times),
             config.tails_bytes_max,
             self.log_bytes.load(Ordering::Relaxed),
@@ -249,7 +249,7 @@ pub(super) fn make_room(context: &Context) -> Room {
 /// Whether all tails, and what writes under way make, are larger than what writes wait at.
 pub(super) fn are_all_full(context: &Context) -> bool {
     let tails = context.tails_bytes.load(Ordering::Relaxed);
-    is_too_much(context, tails.saturating_add(context.made_bytes.load(Ordering::Relaxed)))
+    is_too_much(context, tails.saturating_add(context.made.bytes.load(Ordering::Relaxed)))
 }
 
 /// Whether so many bytes of all tails are more than what writes wait at.

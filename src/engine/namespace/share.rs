@@ -35,7 +35,7 @@ impl Namespace {
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
             self.drain(&mut decider).await?;
-            let ended = self.context.room.notified();
+            let ended = self.context.made.room.notified();
             if self.flushing.load(Ordering::SeqCst) {
                 drop(decider);
                 ended.await;

@@ -305,7 +305,7 @@ impl Namespace {
             let random = &*self.context.random;
             // It waits for barriers.
             let create = || Journal::create(disk, paths, writer, decider.next_seq, previous, random);
-            decider.journal = Some(tokio::task::block_in_place(create)?);
+            decider.journal = Some(tokio::task::block_in_place(create)?.counted(&self.context.made));
         }
         let Some(journal) = &mut decider.journal else { return Err(Error::internal("the log is not open")) };
         let counts = !changes.is_empty() || extras.schema.is_some();
