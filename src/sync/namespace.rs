@@ -12,7 +12,7 @@ use super::{Sync, binding, keys};
 use crate::engine::merge::schemas::SCHEMA_CLASH;
 use crate::engine::remote::{TakenIn, keys_of, objects_of, owner_of};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
+use crate::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::store::{Outcome, commit, follows, newest, write_hint};
 use crate::tier::GONE;
@@ -346,7 +346,13 @@ impl Sync {
             return Ok(false);
         }
         let below = keys::manifests(project, ours.nsid);
-        if !follows(bucket, &key_of, ours.generation, &below, patience).await? {
+        let is_next = match ours.parent {
+            Some(Parent { commit_id, .. }) => {
+                self.has(project, (ours.nsid, ours.generation.saturating_sub(1), commit_id)).await?
+            }
+            None => follows(bucket, &key_of, ours.generation, &below, patience).await?,
+        };
+        if !is_next {
             return self.is_of_the_chain(project, ours, &key).await;
         }
         self.saw(ours.nsid, ours.commit_id, crc32c);
@@ -389,7 +395,7 @@ impl Sync {
     ) -> Result<Option<Found>> {
         let Some(known) = known else { return self.newest(project, nsid, None).await };
         let found = self.newest_from(project, nsid, known).await?;
-        self.compare(known, found.as_ref());
+        self.compare(project, known, found.as_ref()).await?;
         Ok(found)
     }
 
@@ -405,8 +411,7 @@ impl Sync {
         if self.bucket.size(&next, &self.options.patience).await?.is_some() {
             return self.newest(project, nsid, Some(known.generation + 1)).await;
         }
-        let own = keys::manifest(project, nsid, known.generation);
-        if self.looks_again() && self.bucket.size(&own, &self.options.patience).await?.is_none() {
+        if self.looks_again() && !self.has(project, (nsid, known.generation, known.commit_id)).await? {
             return self.newest(project, nsid, None).await;
         }
         Ok(Some(Found { manifest: known.clone(), crc32c }))

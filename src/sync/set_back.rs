@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use super::binding::Choice;
 use super::names::{self, Bound, Newest};
 use super::namespace::Found;
-use super::{Attached, Sync};
-use crate::error::Result;
+use super::{Attached, Sync, keys};
+use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
-use crate::model::ids::NamespaceName;
+use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 
 impl Attached {
     /// Whether names that are listed anew are older than what was read of them. What could not be listed says nothing.
@@ -68,15 +68,38 @@ impl Sync {
         names::newest(&self.bucket, name, patience).await
     }
 
-    /// Notes where the newest manifest in the bucket is not the one that this node knew, nor after it.
-    pub(super) fn compare(&self, known: &Manifest, found: Option<&Found>) {
-        let is_behind = found.is_none_or(|Found { manifest, .. }| {
-            manifest.generation < known.generation
-                || manifest.generation == known.generation && manifest.commit_id != known.commit_id
-        });
+    /// Whether a state is the bucket's by its number: numbers of a bucket that was put back are used again. One that cannot be read is.
+    pub(super) async fn has(
+        &self,
+        project: &Project,
+        (nsid, generation, commit_id): (Nsid, u64, CommitId),
+    ) -> Result<bool> {
+        match self.read_generation(project, nsid, generation).await {
+            Ok(there) => Ok(there.is_some_and(|there| there.commit_id == commit_id)),
+            Err(error) if error.kind() == Kind::Corrupt => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes where the newest manifest in the bucket is not the one that this node knew, nor goes on from it.
+    pub(super) async fn compare(&self, project: &Project, known: &Manifest, found: Option<&Found>) -> Result<()> {
+        let is_behind = match found.map(|found| &found.manifest) {
+            None => true,
+            Some(newest) if newest.generation <= known.generation => newest.commit_id != known.commit_id,
+            Some(newest) if newest.generation == known.generation + 1 => {
+                newest.parent.is_some_and(|parent| parent.commit_id != known.commit_id)
+            }
+            // What was reclaimed, or cannot be read, says nothing.
+            Some(_) => match self.read_generation(project, known.nsid, known.generation).await {
+                Ok(there) => there.is_some_and(|there| there.commit_id != known.commit_id),
+                Err(error) if error.kind() == Kind::Corrupt => false,
+                Err(error) => return Err(error),
+            },
+        };
         if is_behind {
             self.is_set_back.store(true, Ordering::SeqCst);
         }
+        Ok(())
     }
 
     /// Forgets what is known of the bucket, where a manifest was found to be gone since this was asked last. Whether it was.

@@ -13,7 +13,7 @@ use shoal::store::{Bucket, BucketConfig, Patience};
 use shoal::sync::{Selection, Sync};
 
 use crate::fleet::{bucket, fresh, options, sync, worker};
-use crate::node::{Node, all, name, put};
+use crate::node::{Node, all, branch, name, put};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -185,4 +185,58 @@ async fn what_it_lacks_of_others_is_said_and_sent_once_one_was_asked_for() {
         worker.stop();
         running.await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_node_sent_anew_is_not_taken_for_what_was_there_by_the_same_number() {
+    for (at, selection) in [(0, asked()), (1, asked()), (0, Selection::default()), (1, Selection::default())] {
+        for (is_unasked, writes) in [(false, 1), (true, 1), (false, 4), (true, 4)] {
+            let (bucket, nodes) = (bucket(7), [Node::new(1), Node::new(2)]);
+            let engines = [nodes[0].open(), nodes[1].open()];
+            let links = [link(&nodes[0], &engines[0], &bucket), link(&nodes[1], &engines[1], &bucket)];
+            let anew = copy(&bucket).await;
+            put(&engines[0], "docs", [1], 1).await;
+            run(&links[0], &Selection::default()).await;
+            run(&links[1], &Selection::default()).await;
+            let older = copy(&bucket).await;
+            put(&engines[0], "docs", [2], 2).await;
+            run(&links[0], &Selection::default()).await;
+            run(&links[1], &Selection::default()).await;
+            put_back(&bucket, &[&older, &anew][at]).await;
+            // The first notices, and sends what makes the same number of states, or more.
+            for n in 0..writes {
+                put(&engines[0], "docs", [10 + n], 3).await;
+                run(&links[0], &asked()).await;
+            }
+            put(&engines[1], "docs", [20], 4).await;
+            let selection = if is_unasked { selection.unasked() } else { selection.clone() };
+            run(&links[1], &selection).await;
+            let found = fresh(9, &bucket, "docs").await;
+            assert_eq!(found, all(&engines[1], "docs"), "copy {at}, {selection:?}, {writes} writes");
+            assert_eq!(found.len() as u64, 3 + writes, "copy {at}, {selection:?}, {writes} writes");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_branch_has_of_others_is_there_too_though_another_node_sent_the_branch_anew() {
+    let (bucket, nodes) = (bucket(8), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    let links = [link(&nodes[0], &engines[0], &bucket), link(&nodes[1], &engines[1], &bucket)];
+    let anew = copy(&bucket).await;
+    put(&engines[0], "main", 0..50, 1).await;
+    engines[0].checkpoint(&name("main")).await.unwrap();
+    branch(&engines[0], "main", "docs").await;
+    for link in &links {
+        run(link, &Selection::default()).await;
+    }
+    put_back(&bucket, &anew).await;
+    // What the branch shares with it is in none of its states any more.
+    put(&engines[0], "main", 0..50, 2).await;
+    engines[0].compact(&name("main")).await.unwrap();
+    run(&links[0], &Selection::default()).await;
+    put(&engines[1], "docs", [100], 3).await;
+    run(&links[1], &asked()).await;
+    assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[1], "docs"));
+    assert_eq!(all(&engines[1], "docs").len(), 51);
 }
