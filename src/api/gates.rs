@@ -1,4 +1,5 @@
-//! Who may go on: memory for bodies, shared by all requests, and turns for queries, by namespace and in all.
+//! Who may go on: memory for bodies, shared by all requests, and turns for queries, by namespace and in all, these shared by
+//! projects.
 //!
 //! What a request holds in memory is always accounted for, so a request that needs more keeps what it has while it waits.
 //! Two of them may then wait for each other; every wait is bounded, and the one that gives up first lets the other go on.
@@ -11,19 +12,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::ServerConfig;
 use crate::error::{Error, Result};
-use crate::model::ids::NamespaceName;
+use crate::model::ids::{NamespaceName, Project};
+use crate::platform::turns::{self, Turns};
 
 /// Memory is handed out in units of this many bytes.
 const UNIT_BYTES: u64 = 1 << 10;
 /// Idle namespaces are forgotten when more than this many are known.
 const NAMESPACES_REMEMBERED: usize = 256;
+/// So many queries are answered at once at least, however few processors there are: some of them wait for the disk or for their clients.
+const QUERIES_AT_ONCE_MIN: usize = 4;
 
 /// The gates of one server.
 pub struct Gates {
     memory: Arc<Semaphore>,
     memory_units: u32,
     memory_wait: Duration,
-    queries: Arc<Semaphore>,
+    queries: Turns<Project>,
     per_namespace: Mutex<HashMap<NamespaceName, Arc<Semaphore>>>,
     per_namespace_max: usize,
     query_wait: Duration,
@@ -38,7 +42,7 @@ pub struct Share {
 /// A query's turn; over when dropped.
 pub struct Turn {
     _namespace: OwnedSemaphorePermit,
-    _node: OwnedSemaphorePermit,
+    _node: turns::Turn<Project>,
 }
 
 impl Gates {
@@ -50,7 +54,7 @@ impl Gates {
             memory: Arc::new(Semaphore::new(units as usize)),
             memory_units: units,
             memory_wait: Duration::from_millis(config.ingest_wait_ms),
-            queries: Arc::new(Semaphore::new((2 * processors).max(4))),
+            queries: Turns::new("queries", (2 * processors).max(QUERIES_AT_ONCE_MIN)),
             per_namespace: Mutex::default(),
             per_namespace_max: config.queries_concurrent_max.max(1),
             query_wait: Duration::from_millis(config.query_wait_ms),
@@ -85,8 +89,8 @@ impl Gates {
         Ok(())
     }
 
-    /// Waits for a query's turn. `Busy` when too many are before it.
-    pub async fn turn(&self, name: &NamespaceName) -> Result<Turn> {
+    /// Waits for a query's turn. `are_others`: the node has further projects. `Busy` when too many are before it.
+    pub async fn turn(&self, name: &NamespaceName, are_others: bool) -> Result<Turn> {
         let gate = {
             let mut gates = self.per_namespace.lock().unwrap_or_else(PoisonError::into_inner);
             if gates.len() > NAMESPACES_REMEMBERED {
@@ -103,10 +107,8 @@ impl Gates {
             ))
             .with_hint("send the same again a little later"));
         };
-        match Arc::clone(&self.queries).acquire_owned().await {
-            Ok(node) => Ok(Turn { _namespace: namespace, _node: node }),
-            Err(_) => Err(Error::unavailable("the server is stopping")),
-        }
+        let node = self.queries.take(&name.project, are_others).await?;
+        Ok(Turn { _namespace: namespace, _node: node })
     }
 }
 
@@ -149,8 +151,8 @@ mod tests {
         let gates = Gates::new(&ServerConfig { queries_concurrent_max: 2, ..ServerConfig::default() });
         let name = Project::default_project().namespace("docs").unwrap();
         let other = Project::default_project().namespace("other").unwrap();
-        let _held = (gates.turn(&name).await.unwrap(), gates.turn(&name).await.unwrap());
-        assert_eq!(gates.turn(&name).await.map(drop).unwrap_err().kind(), Kind::Busy);
-        assert!(gates.turn(&other).await.is_ok());
+        let _held = (gates.turn(&name, false).await.unwrap(), gates.turn(&name, false).await.unwrap());
+        assert_eq!(gates.turn(&name, false).await.map(drop).unwrap_err().kind(), Kind::Busy);
+        assert!(gates.turn(&other, false).await.is_ok());
     }
 }

@@ -26,7 +26,7 @@ pub async fn run<T: Send + 'static>(
     name: &NamespaceName,
     work: impl FnOnce(&Server, &Allowance) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let turn = server.gates.turn(name).await?;
+    let turn = server.turn(name).await?;
     let abandoned = Arc::new(AtomicBool::new(false));
     let _waiting = Waiting(Arc::clone(&abandoned));
     let until = Instant::now() + Duration::from_millis(server.config.query_timeout_ms);
@@ -60,7 +60,7 @@ pub async fn take_turn<T: Send + 'static, F: Future<Output = Result<T>> + Send +
     looks: bool,
     work: impl FnOnce(Arc<Server>, Arc<Allowance>) -> F,
 ) -> Result<T> {
-    let turn = server.gates.turn(name).await?;
+    let turn = server.turn(name).await?;
     let abandoned = Arc::new(AtomicBool::new(false));
     let _waiting = Waiting(Arc::clone(&abandoned));
     let is_abandoned = Arc::clone(&abandoned);

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::gates::Gates;
+use super::gates::{Gates, Turn};
 use super::limits::ServerConfig;
 use super::refusals::Refusals;
 use super::{connections, request};
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::model::ids::NamespaceName;
 use crate::ops::metrics::Metrics;
 
 /// Exports, imports and snapshots under way at once: each has a thread, and an import up to a segment in memory.
@@ -57,6 +58,11 @@ impl Server {
             config,
             engine,
         }
+    }
+
+    /// Waits for a query's turn.
+    pub async fn turn(&self, name: &NamespaceName) -> Result<Turn> {
+        self.gates.turn(name, self.engine.has_several_projects()).await
     }
 
     /// Whether the log is to have a warning: the first of its text, while there were not too many.

@@ -15,8 +15,8 @@ use super::layout::Layout;
 use super::made::Made;
 use super::namespace::Namespace;
 use super::node::Node;
+use super::projects::Projects;
 use super::setbacks::Setbacks;
-use super::turns::Turns;
 use super::unreadable::AllUnreadable;
 use crate::error::Result;
 use crate::format::node::NodeFile;
@@ -28,6 +28,7 @@ use crate::model::query::Recall;
 use crate::platform::clock::Clock;
 use crate::platform::disk::Disk;
 use crate::platform::random::Random;
+use crate::platform::turns::Turns;
 use crate::platform::wall::{StoreClock, Wall};
 use crate::tier::Tier;
 
@@ -151,7 +152,9 @@ pub struct Context {
     /// One segment is built from a tail at a time, so that memory stays bounded.
     pub flushing: Semaphore,
     /// Turns of writes that look by filters.
-    pub looking: Turns,
+    pub looking: Turns<Project>,
+    /// Who shares them.
+    pub projects: Projects,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.
     pub filtering: Mutex<()>,
     /// One compaction at a time, or one piece of a copy.
@@ -234,6 +237,7 @@ impl Context {
 
     /// Lets the index follow a binding that is durable, and what is known of an incarnation with it.
     pub fn follow(&self, name: &NamespaceName, bound: &Bound, known: Option<(Nsid, Kin)>) {
+        self.projects.note(&name.project);
         let known = known.map(|(nsid, kin)| (nsid, self.take_kin(nsid, kin)));
         if let Err(error) = self.meta.bind(&name.to_string(), bound, known) {
             self.say_index_fails(&error);

@@ -58,6 +58,11 @@ impl Engine {
         }
     }
 
+    /// Whether this node is shared by several projects.
+    pub fn has_several_projects(&self) -> bool {
+        self.context.projects.are_several()
+    }
+
     /// Whether an error is of a name that means another incarnation by now than the one that was `used`.
     fn has_moved(&self, name: &NamespaceName, used: Option<Nsid>, error: &Error) -> bool {
         error.code() == EXISTS || (error.kind() == Kind::NotFound && self.catalog.find(name) != used)

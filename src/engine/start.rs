@@ -22,10 +22,10 @@ use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace};
 use super::node::Node;
 use super::origins::Origins;
+use super::projects::Projects;
 use super::setbacks::Setbacks;
 use super::slots::{Slot, Slots};
 use super::sweep::SWEEP_REFUSED;
-use super::turns::Turns;
 use super::{Engine, is_damage};
 use crate::error::{Context as _, DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::format::node::{
@@ -38,11 +38,15 @@ use crate::platform::clock::Clock;
 use crate::platform::disk::{Disk, TEMPORARY_SUFFIX, create_dirs, if_there, publish, temporary};
 use crate::platform::mmap::FULL;
 use crate::platform::random::Random;
+use crate::platform::turns::Turns;
 use crate::platform::wall::Wall;
 use crate::tier::Tier;
 
 /// So many namespaces are opened at a time for requests: each may wait for the bucket in a thread.
 const OPENED_AT_ONCE: usize = 4;
+/// So many writes look by filters at a time, or by long conditions, each of which keeps a processor busy for as long as that takes: few of
+/// the threads that one node has, so that the rest of its requests go on.
+const LOOKING_AT_ONCE: usize = 4;
 
 impl Engine {
     /// Opens a data directory, or makes one of an empty directory. Refused while another process has it, when it is of a
@@ -90,6 +94,8 @@ impl Engine {
                 (Catalog::scan(&*disk, &layout, known.names)?.0, BTreeMap::new())
             }
         };
+        let projects = Projects::default();
+        catalog.all().iter().for_each(|(name, _)| projects.note(&name.project));
         let wall = Wall::resume(meta.clock().unwrap_or_default());
         let context = Context {
             tier: Tier::new(
@@ -120,7 +126,8 @@ impl Engine {
             made: Made::default(),
             openings: Mutex::default(),
             flushing: Semaphore::new(1),
-            looking: Turns::default(),
+            looking: Turns::new("writes that look by filters", LOOKING_AT_ONCE),
+            projects,
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),
             copying: Semaphore::new(1),

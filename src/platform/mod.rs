@@ -11,4 +11,5 @@ pub mod open_files;
 pub mod random;
 pub mod reads;
 pub mod real_disk;
+pub mod turns;
 pub mod wall;

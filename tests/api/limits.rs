@@ -173,3 +173,49 @@ fn requests_under_way_finish_when_the_server_stops() {
     stopping.join().unwrap();
     assert!(began.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn slow_readers_of_one_project_leave_turns_for_the_queries_of_another() {
+    const QUERIES: usize = 20;
+    let daemon = Daemon::start();
+    let wide = "x".repeat(1 << 20);
+    for id in 0..24 {
+        let written = daemon.post(
+            "/acme/slow/v2/namespaces/docs",
+            &json!({"upsert_rows": [{"id": id, "text": wide}],
+            "schema": {"text": {"type": "string", "filterable": false}}}),
+        );
+        assert_eq!(written.status, 200, "{}", written.text());
+    }
+    for path in ["/acme/slow/v2/namespaces/few", "/acme/other/v2/namespaces/docs"] {
+        assert_eq!(daemon.post(path, &json!({"upsert_rows": [{"id": 1}]})).status, 200);
+    }
+    // More than there are turns, each with an answer that no buffer takes.
+    let turns = (2 * std::thread::available_parallelism().map_or(2, |n| n.get())).max(4);
+    let body = json!({"against": "few"}).to_string();
+    let request = format!(
+        "POST /acme/slow/v1/namespaces/docs/diff HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        daemon.address,
+        body.len()
+    );
+    let mut readers: Vec<_> = (0..=turns).map(|_| daemon.connect()).collect();
+    for reader in &mut readers {
+        reader.write_all(request.as_bytes()).unwrap();
+    }
+    // Each turn that the project may have is taken once as many answers have begun.
+    for reader in &mut readers {
+        reader.set_nonblocking(true).unwrap();
+    }
+    let began = Instant::now();
+    let has_begun = |reader: &std::net::TcpStream| reader.peek(&mut [0]).is_ok_and(|bytes| bytes == 1);
+    while readers.iter().filter(|reader| has_begun(reader)).count() < turns / 2 {
+        assert!(began.elapsed() < Duration::from_secs(20), "no answers");
+        std::thread::yield_now();
+    }
+    for n in 0..QUERIES {
+        let body = json!({"rank_by": ["id", "asc"], "limit": 1});
+        let reply = daemon.post("/acme/other/v2/namespaces/docs/query", &body);
+        assert_eq!(reply.status, 200, "query {n}: {}", reply.text());
+    }
+}

@@ -53,7 +53,7 @@ async fn diff(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<A
         };
     refuse_unknown(&fields, "`against`, `as_of`, `against_as_of`, `include_attributes`, `exclude_attributes`")?;
     check_scope(call.head, &call.server.config, Scope::Read, &against.project)?;
-    let turn = call.server.gates.turn(name).await?;
+    let turn = call.server.turn(name).await?;
     let diff = call.server.engine.diff((&against, against_as_of.as_ref()), (name, as_of.as_ref())).await?;
     let (old_shown, new_shown) = diff.shown(&projection)?;
     let (engine, name) = (call.server.engine.clone(), name.clone());
@@ -125,7 +125,7 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
 }
 
 async fn conflicts(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {
-    let turn = call.server.gates.turn(name).await?;
+    let turn = call.server.turn(name).await?;
     let (engine, name) = (call.server.engine.clone(), name.clone());
     Answer::lines(move |pipe| {
         let _turn = turn;

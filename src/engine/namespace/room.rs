@@ -160,6 +160,11 @@ impl Namespace {
         Err(self.full(UNWAITED_TIMES))
     }
 
+    /// Whether a write goes on without a wait, or without being refused where it `is_unwaited`.
+    pub(super) fn has_room(&self, is_unwaited: bool) -> bool {
+        !self.is_full(if is_unwaited { UNWAITED_TIMES } else { 1 })
+    }
+
     /// Whether the tail or the log are larger than so many times what writes wait at, or all tails are than that.
     fn is_full(&self, times: u64) -> bool {
         self.is_own_full(times) || are_all_full(&self.context)

@@ -38,7 +38,11 @@ impl Namespace {
         let (mut is_short, until) = (false, self.patience_ends());
         let mut looking = None;
         loop {
-            self.wait_for_room_until(until, request.body_bytes, request.disable_backpressure).await?;
+            // Who has a turn and finds room goes on with it; who waits keeps none.
+            if looking.is_none() || !self.has_room(request.disable_backpressure) {
+                looking = None;
+                self.wait_for_room_until(until, request.body_bytes, request.disable_backpressure).await?;
+            }
             let base = self.decided_schema().await;
             let has_documents = self.shared().state.has_documents();
             // Its body says how long it takes, unless its filters do.
@@ -47,10 +51,12 @@ impl Namespace {
             if request.idempotency.is_none() {
                 prepared = Ok(prepared?);
             }
-            // Before it decides, so that nobody waits behind one that waits for its turn. Kept where it begins anew for another schema:
-            // who changes that often must not send it back to where it began to wait.
+            // Before it decides, so that nobody waits behind one that waits for its turn. Kept where it begins anew for another schema and
+            // has room: who changes that often must not send it back to where it began to wait.
             if looking.is_none() && looks_long(request, &base) {
-                looking = Some((self.looking.lock().await, self.context.looking.take(&self.name.project).await?));
+                let own = self.looking.lock().await;
+                let (project, are_others) = (&self.name.project, self.context.projects.are_several());
+                looking = Some((own, self.context.looking.take(project, are_others).await?));
             }
             let mut decider = self.decider.lock().await;
             self.make_ready(&mut decider).await?;
