@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use shoal::engine::Engine;
 use shoal::error::Kind;
+use shoal::model::ids::Project;
 use shoal::model::write::SchemaUpdate;
 
 use crate::hook_disk::HookDisk;
 use crate::node::{Node, all, branch, documents, name, put};
-use crate::{logs_below, write};
+use crate::{logs_below, request, write};
 
 /// A test that waits longer than this for what is under way has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -480,4 +481,61 @@ async fn what_waits_for_the_disk_counts_where_others_wait_for_room() {
     slow.await.unwrap().unwrap();
     // What was written is in memory once.
     write(&engine, "other", row(1_000)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[expect(clippy::await_holding_lock, reason = "a gate that other threads wait at")]
+async fn a_project_that_fills_all_tails_leaves_room_for_the_small_write_of_another() {
+    const BOUND: u64 = 1 << 20;
+    let mut node = Node::new(74);
+    node.config.tails_bytes_max = BOUND;
+    node.config.backpressure_wait_ms = PATIENCE.as_millis() as u64;
+    let disk = HookDisk::new(node.disk.mounted());
+    let engine =
+        Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
+    engine.rebuild_index().unwrap();
+    let other = Project::new("org", "other").unwrap().namespace("docs").unwrap();
+    engine.write(&other, request(json!({"upsert_rows": [{"id": 1}]}))).await.unwrap();
+    // No segment comes to be before the tails are full.
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let before = gate.clone();
+    disk.each(move |_, path| {
+        if path.to_string_lossy().contains("/segments/") && path.to_string_lossy().contains("tmp") {
+            drop(before.lock());
+        }
+    });
+    let greedy = |n: u64, id: u64| {
+        let rows = json!([{"id": id, "text": "x".repeat(20_000)}]);
+        let schema = json!({"text": {"type": "string", "filterable": false}});
+        let body = json!({"upsert_rows": rows, "schema": schema, "disable_backpressure": true});
+        let (engine, of) = (engine.clone(), format!("n{n}"));
+        async move { write(&engine, &of, body).await }
+    };
+    let mut id = 0;
+    let refused = loop {
+        id += 1;
+        match greedy(id % 8, id).await {
+            Err(error) => break error,
+            Ok(_) => assert!(id < 1_000, "nothing is refused"),
+        }
+    };
+    assert_eq!(refused.kind(), Kind::Busy, "{refused}");
+    let full = tails_bytes(&engine);
+    assert!(full <= BOUND + BOUND / 8, "{full} bytes");
+    // One segment later there is room for who waits, whatever the others go on to ask for.
+    let small = engine.write(&other, request(json!({"upsert_rows": [{"id": 2}]})));
+    let asking = async {
+        let mut closed = Some(closed);
+        loop {
+            id += 1;
+            let _ = greedy(id % 8, id).await;
+            closed.take();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        written = tokio::time::timeout(PATIENCE, small) => assert_eq!(written.unwrap().unwrap().upserted, 1),
+        () = asking => {}
+    }
 }
