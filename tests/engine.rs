@@ -27,6 +27,8 @@ mod node;
 mod opening;
 #[path = "engine/stuck_files.rs"]
 mod stuck_files;
+#[path = "engine/sums.rs"]
+mod sums;
 #[path = "engine/turns.rs"]
 mod turns;
 
