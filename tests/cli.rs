@@ -293,6 +293,57 @@ fn every_key_of_the_configuration_is_printed() {
     }
 }
 
+/// Which of the values of `n` each accepted write of id 1 had, in order.
+fn versions(requests: &Requests) -> Vec<String> {
+    let requests = requests.lock().unwrap();
+    let mut seen = Vec::new();
+    for (.., body) in requests.iter() {
+        let after = body.split("\"n\":").skip(1);
+        seen.extend(after.map(|rest| rest.chars().take_while(char::is_ascii_digit).collect::<String>()));
+    }
+    seen
+}
+
+#[test]
+fn the_last_row_of_a_document_wins_though_an_older_one_is_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    let rows = |id: &str| {
+        format!("{{\"id\":0}}\n{{\"id\":{id},\"n\":1}}\n{{\"n\":2,\"id\":{id}}}\n{{\"id\":{id},\"n\":3}}\n")
+    };
+    for (id, batch_rows) in [("1", "1"), ("\"a\"", "1"), ("1", "10")] {
+        std::fs::write(&file, rows(id)).unwrap();
+        let is_refused = std::sync::atomic::AtomicBool::new(false);
+        let (url, requests) = serve(move |_, body| {
+            let is_first = body.contains("\"n\":1") && !is_refused.swap(true, std::sync::atomic::Ordering::SeqCst);
+            if is_first { ("503 Busy", r#"{"error":"busy"}"#) } else { ("200 OK", r#"{"status":"OK"}"#) }
+        });
+        let mut command = shoal();
+        command.args(["import", "things", "--batch-rows", batch_rows, "--url", &url, "--file"]).arg(&file);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        // The older one was refused at first.
+        assert_eq!(versions(&requests), ["1", "1", "2", "3"], "{id} by {batch_rows}");
+    }
+}
+
+#[test]
+fn no_newer_row_of_a_document_is_written_before_an_import_that_broke_off_is_resumed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.ndjson");
+    std::fs::write(&file, "{\"id\":0}\n{\"id\":1,\"n\":1}\n{\"id\":1,\"n\":2}\n").unwrap();
+    let is_refused = std::sync::atomic::AtomicBool::new(false);
+    let (url, requests) = serve(move |_, body| {
+        let is_first = body.contains("\"n\":1") && !is_refused.swap(true, std::sync::atomic::Ordering::SeqCst);
+        if is_first { ("400 Bad Request", r#"{"error":"no"}"#) } else { ("200 OK", r#"{"status":"OK"}"#) }
+    });
+    assert!(!import(&url, &file, &[]).status.success());
+    assert_eq!(versions(&requests), ["1"]);
+    let output = import(&url, &file, &["--resume"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(versions(&requests), ["1", "1", "2"]);
+}
+
 #[test]
 fn an_import_of_another_input_does_not_resume_on_this_ones_state() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,16 +2,19 @@
 //!
 //! - A batch's idempotency key is a hash of the import's random id, its place and its bytes: a batch that is sent again takes effect once,
 //!   also by who resumes, and another import of the same rows writes them anew.
+//! - Of one document's rows the last one wins: a batch has one of them at most, and goes when no batch that has another is on its way.
 //! - The first batch goes alone: it creates the namespace and its schema.
 //! - A state file beside an input file counts the rows known to be written without a gap, until all are; `--resume` goes on
 //!   from there: see [`state`].
 
+mod ids;
 mod state;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
@@ -20,6 +23,7 @@ use indicatif::ProgressBar;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
+use self::ids::Ids;
 use self::state::State;
 use super::http::{Client, Target, namespace};
 use super::stream::upload;
@@ -195,9 +199,8 @@ async fn send_rows(
     let id = state.as_deref().map_or_else(state::random_id, |state| state.id().to_owned());
     let mut lines = Lines::new(input);
     for _ in 0..skipped {
-        if lines.next()?.is_none() {
-            break;
-        }
+        let Some(row) = lines.next()? else { break };
+        lines.count(&row);
     }
     if let Some(state) = state.as_deref() {
         state.check(lines.hash())?;
@@ -209,6 +212,7 @@ async fn send_rows(
         clients.push(Client::new(target)?);
     }
     let mut flying: JoinSet<(Client, Batch, Result<()>)> = JoinSet::new();
+    let mut flying_ids: Vec<Arc<Ids>> = Vec::new();
     let mut next_row = skipped;
     let mut rows = 0;
     let mut limit = 1;
@@ -219,10 +223,30 @@ async fn send_rows(
             Err(error) => (None, Some(error)),
         };
         let ended = batch.is_none();
-        if let Some((body, count)) = batch {
+        let meets =
+            |flying: &[Arc<Ids>]| batch.as_ref().is_some_and(|(.., ids)| flying.iter().any(|other| other.meet(ids)));
+        while flying.len() >= limit || (ended && !flying.is_empty()) || meets(&flying_ids) {
+            let Some(landed) = flying.join_next().await else { break };
+            let (client, sent, result) =
+                landed.map_err(|error| Error::internal(format!("write a batch: {error}")))?;
+            let (first, last) = (sent.first + 1, sent.first + sent.count);
+            result.map_err(|error| error.context(format!("write rows {first} to {last}")))?;
+            clients.push(client);
+            flying_ids.retain(|ids| !Arc::ptr_eq(ids, &sent.ids));
+            limit = IN_FLIGHT_MAX;
+            rows += sent.count;
+            progress.inc(sent.count);
+            done.add(sent);
+            *written = done.written;
+            if let Some(state) = state.as_deref_mut() {
+                state.save(done.written, done.hash)?;
+            }
+        }
+        if let Some((body, count, ids)) = batch {
             let mut client = clients.pop().ok_or_else(|| Error::internal("no client is free"))?;
             let path = path.clone();
-            let sent = Batch { first: next_row, count, hash: lines.hash() };
+            let sent = Batch { first: next_row, count, hash: lines.hash(), ids: Arc::new(ids) };
+            flying_ids.push(sent.ids.clone());
             if next_row == skipped
                 && let Some(state) = state.as_deref_mut()
             {
@@ -235,22 +259,6 @@ async fn send_rows(
                 let result = client.json(Method::POST, &path, body, Some(&key)).await.map(drop);
                 (client, sent, result)
             });
-        }
-        while flying.len() >= limit || (ended && !flying.is_empty()) {
-            let Some(landed) = flying.join_next().await else { break };
-            let (client, sent, result) =
-                landed.map_err(|error| Error::internal(format!("write a batch: {error}")))?;
-            let (first, last) = (sent.first + 1, sent.first + sent.count);
-            result.map_err(|error| error.context(format!("write rows {first} to {last}")))?;
-            clients.push(client);
-            limit = IN_FLIGHT_MAX;
-            rows += sent.count;
-            progress.inc(sent.count);
-            done.add(sent);
-            *written = done.written;
-            if let Some(state) = state.as_deref_mut() {
-                state.save(done.written, done.hash)?;
-            }
         }
         if ended {
             return broken.map_or(Ok(Imported { rows, skipped }), Err);
@@ -272,20 +280,30 @@ struct Lines<'a> {
     input: &'a mut dyn BufRead,
     line: u64,
     hasher: blake3::Hasher,
+    /// A row that was read and is not given out yet.
+    held: Option<String>,
 }
 
 impl<'a> Lines<'a> {
     fn new(input: &'a mut dyn BufRead) -> Self {
-        Lines { input, line: 0, hasher: blake3::Hasher::new() }
+        Lines { input, line: 0, hasher: blake3::Hasher::new(), held: None }
     }
 
-    /// A hash of all rows given out so far.
+    /// A hash of all rows counted so far.
     fn hash(&self) -> blake3::Hash {
         self.hasher.finalize()
     }
 
+    /// Takes a row that was given out into the hash.
+    fn count(&mut self, row: &str) {
+        self.hasher.update(row.as_bytes()).update(b"\n");
+    }
+
     /// The next line that is not blank.
     fn next(&mut self) -> Result<Option<String>> {
+        if let Some(held) = self.held.take() {
+            return Ok(Some(held));
+        }
         loop {
             let mut text = String::new();
             self.line += 1;
@@ -301,17 +319,21 @@ impl<'a> Lines<'a> {
             if !row.get().starts_with('{') {
                 return Err(Error::invalid(format!("line {}: expected a JSON object, got another value", self.line)));
             }
-            self.hasher.update(trimmed.as_bytes()).update(b"\n");
             return Ok(Some(trimmed.to_owned()));
         }
     }
 
-    /// The body of the next write and how many rows it has.
-    fn batch(&mut self, settings: &Settings) -> Result<Option<(Bytes, u64)>> {
+    /// The body of the next write, how many rows it has, and of which documents: each of another one.
+    fn batch(&mut self, settings: &Settings) -> Result<Option<(Bytes, u64, Ids)>> {
         let mut body = String::from("{\"upsert_rows\":[");
-        let mut count = 0;
+        let (mut count, mut ids) = (0, Ids::default());
         while count < u64::from(settings.batch_rows) && body.len() < BATCH_BYTES_MAX {
             let Some(row) = self.next()? else { break };
+            if !ids.add(&row) {
+                self.held = Some(row);
+                break;
+            }
+            self.count(&row);
             if count > 0 {
                 body.push(',');
             }
@@ -330,7 +352,7 @@ impl<'a> Lines<'a> {
             body.push_str(schema.get());
         }
         body.push('}');
-        Ok(Some((body.into(), count)))
+        Ok(Some((body.into(), count, ids)))
     }
 }
 
@@ -340,6 +362,7 @@ struct Batch {
     count: u64,
     /// Of all rows from the input's first to this batch's last.
     hash: blake3::Hash,
+    ids: Arc<Ids>,
 }
 
 /// Which rows are written, when batches finish in any order.
@@ -371,7 +394,7 @@ mod tests {
 
     #[test]
     fn only_rows_without_a_gap_count_as_written() {
-        let batch = |first, count| Batch { first, count, hash: blake3::hash(&[count as u8]) };
+        let batch = |first, count| Batch { first, count, hash: blake3::hash(&[count as u8]), ids: Arc::default() };
         let mut done = Done::new(5, blake3::hash(b""));
         done.add(batch(7, 3));
         assert_eq!((done.written, done.hash), (5, blake3::hash(b"")));
@@ -384,7 +407,7 @@ mod tests {
         let mut input = "{\"id\": 1}\n\n{\"id\":2}\n{\"id\":3}\n".as_bytes();
         let mut lines = Lines::new(&mut input);
         let settings = Settings { batch_rows: 2, metric: Some("cosine_distance".into()), schema: None };
-        let (body, count) = lines.batch(&settings).unwrap().unwrap();
+        let (body, count, _) = lines.batch(&settings).unwrap().unwrap();
         assert_eq!(count, 2);
         assert_eq!(body, "{\"upsert_rows\":[{\"id\": 1},{\"id\":2}],\"distance_metric\":\"cosine_distance\"}");
         assert_eq!(lines.batch(&settings).unwrap().unwrap().1, 1);
