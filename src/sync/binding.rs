@@ -85,9 +85,12 @@ pub fn beside(name: &NamespaceName, what: &str, node: Uuid, attempt: u32) -> Res
     name.project.namespace(&format!("{kept}{end}"))
 }
 
+/// The code of a pass that waits for a person: both the namespace that was deleted here and the one in its place were written to.
+pub const DELETED_AND_WRITTEN: &str = "deleted_and_written";
+
 pub fn written_elsewhere(name: &NamespaceName) -> Error {
     Error::conflict(format!("{name} was deleted and created again here, and other nodes wrote to the deleted one since"))
-        .with_code("deleted_and_written")
+        .with_code(DELETED_AND_WRITTEN)
         .with_hint("delete the new one here; the next sync brings the old one back, and the new one can be undeleted by its incarnation")
 }
 

@@ -253,10 +253,14 @@ async fn a_namespace_does_not_take_the_place_of_one_that_somebody_wrote_to_meanw
             assert_eq!(link.run().await.unwrap_err().code(), "deleted_and_written", "{part}");
             assert_eq!(fresh(9, &place.bucket(&nodes[0]), "docs").await.len(), 6, "{part}");
         }
+        let warnings = link.status().warnings();
+        assert_eq!((warnings.len(), &warnings[0]["code"]), (1, &"deleted_and_written".into()), "{warnings:?}");
+        assert_eq!(warnings[0]["namespaces"], serde_json::json!(["default/default/docs"]));
         // As it is said: the new one is deleted here, and had back beside the old one.
         nodes[0].clock.advance(1_000);
         engines[0].delete(&name("docs")).await.unwrap();
         link.run().await.unwrap();
+        assert!(link.status().warnings().is_empty(), "{part}");
         assert_eq!(all(&engines[0], "docs").len(), 6, "{part}");
     }
 }
