@@ -314,7 +314,10 @@ fn of_file_system(bucket: &str, error: &object_store::Error) -> Failure {
 pub(super) fn full(bucket: &str, what: impl std::fmt::Display) -> Error {
     Error::unavailable(format!("{bucket}: the store has no room: {what}"))
         .with_code(FULL)
-        .with_hint("free space there, or raise the bucket's quota; uploads resume by themselves")
+        .with_hint(
+            "make room there, or raise the bucket's quota: a directory's file system may be out of bytes or of inodes (`df -h` and `df -i` \
+             say so); uploads resume by themselves",
+        )
 }
 
 /// Whether a file system had no room.
