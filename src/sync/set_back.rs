@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::binding::Choice;
 use super::names::{self, Bound, Newest};
 use super::namespace::Found;
-use super::{Attached, Sync, keys};
+use super::{Attached, Sync};
 use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};

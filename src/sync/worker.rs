@@ -505,8 +505,11 @@ mod tests {
     #[test]
     fn only_what_trying_again_can_mend_or_stops_everything_delays_the_others() {
         let name = Project::default_project().namespace("docs").unwrap();
-        let of =
-            |error: Error| Pass { failed: Some(error.duplicate()), namespaces: [(name.clone(), Err(error))].into() };
+        let of = |error: Error| Pass {
+            failed: Some(error.duplicate()),
+            namespaces: [(name.clone(), Err(error))].into(),
+            ..Pass::default()
+        };
         assert!(of(Error::unavailable("away")).is_to_be_spared());
         assert!(!of(Error::conflict("diverged")).is_to_be_spared());
         assert!(Pass { failed: Some(Error::invalid("other store")), ..Pass::default() }.is_to_be_spared());

@@ -202,7 +202,7 @@ async fn what_another_node_sent_anew_is_not_taken_for_what_was_there_by_the_same
             put(&engines[0], "docs", [2], 2).await;
             run(&links[0], &Selection::default()).await;
             run(&links[1], &Selection::default()).await;
-            put_back(&bucket, &[&older, &anew][at]).await;
+            put_back(&bucket, [&older, &anew][at]).await;
             // The first notices, and sends what makes the same number of states, or more.
             for n in 0..writes {
                 put(&engines[0], "docs", [10 + n], 3).await;

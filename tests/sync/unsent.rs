@@ -1,7 +1,6 @@
 //! What a node says of itself without asking the bucket: what is here only, and since when; without opening what is closed.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
