@@ -30,12 +30,16 @@ impl Sync {
     /// The name means `own` here and `other` in the bucket.
     pub(super) async fn settle_collision(
         &self,
+        attached: &mut Attached,
         name: &NamespaceName,
         (own, other): (Nsid, Nsid),
-        rev: u64,
+        next: names::Bound,
     ) -> Result<Done> {
-        if let Some(ended) = self.was_deleted(name, own, rev).await? {
+        if let Some(ended) = self.was_deleted(name, own, next.rev.saturating_sub(1)).await? {
             return self.make_way(name, &ended, Some(other)).await;
+        }
+        if let Some(ended) = tokio::task::block_in_place(|| self.ended_before(own, other))? {
+            return self.tell_deletion(attached, name, (other, ended), (next, Some(own))).await;
         }
         let Some(found) = self.newest(&name.project, other, None).await? else {
             return Err(binding::no_manifest(name, other));

@@ -413,7 +413,7 @@ impl Sync {
             }
             Choice::Delete(nsid, ended) => self.tell_deletion(attached, name, (nsid, ended), (next, here)).await,
             Choice::Follow(ended) => self.make_way(name, &ended, bound.and_then(|bound| bound.target)).await,
-            Choice::Collision(own, other) => self.settle_collision(name, (own, other), rev.unwrap_or(0)).await,
+            Choice::Collision(own, other) => self.settle_collision(attached, name, (own, other), next).await,
         }
     }
 

@@ -13,6 +13,7 @@ use super::namespace::Found;
 use super::{Attached, Sync};
 use crate::error::{Kind, Result};
 use crate::format::manifest::Manifest;
+use crate::format::names::Ended;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 
 impl Attached {
@@ -39,6 +40,15 @@ impl Sync {
             }
             _ => {}
         }
+    }
+
+    /// What was deleted here before `own` had the name in the bucket, too: the bucket is older than that. Blocking.
+    pub(super) fn ended_before(&self, own: Nsid, other: Nsid) -> Result<Option<Ended>> {
+        if !self.engine.is_laid_aside(other) || self.engine.common(own)?.is_none() {
+            return Ok(None);
+        }
+        let common = self.engine.common(other)?;
+        Ok(common.map(|common| Ended { nsid: other, seen: common.version_vector }))
     }
 
     /// Whether this pass looks at what it knows, too.

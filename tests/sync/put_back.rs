@@ -12,8 +12,8 @@ use shoal::model::ids::NamespaceName;
 use shoal::store::{Bucket, BucketConfig, Patience};
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, fresh, options, sync, worker};
-use crate::node::{Node, all, branch, name, put};
+use crate::fleet::{bucket, fresh, names, options, sync, worker};
+use crate::node::{DAY_MS, Node, all, branch, name, put};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -239,4 +239,29 @@ async fn what_a_branch_has_of_others_is_there_too_though_another_node_sent_the_b
     run(&links[1], &asked()).await;
     assert_eq!(fresh(9, &bucket, "docs").await, all(&engines[1], "docs"));
     assert_eq!(all(&engines[1], "docs").len(), 51);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_a_name_keeps_it_where_the_bucket_knows_only_what_was_deleted_before() {
+    for selection in [Selection::default(), asked(), Selection::default().unasked()] {
+        let (bucket, mut node) = (bucket(10), Node::new(1));
+        (node.config.retention_ms, node.config.has_bucket) = (DAY_MS, true);
+        let engine = node.open();
+        let link = link(&node, &engine, &bucket);
+        put(&engine, "docs", [1], 1).await;
+        run(&link, &Selection::default()).await;
+        let older = copy(&bucket).await;
+        node.clock.advance(1_000);
+        engine.delete(&name("docs")).await.unwrap();
+        run(&link, &Selection::default()).await;
+        put(&engine, "docs", [2, 3], 2).await;
+        run(&link, &Selection::default()).await;
+        let expected = all(&engine, "docs");
+        put_back(&bucket, &older).await;
+        node.clock.advance(11 * 60_000);
+        run(&link, &selection).await;
+        assert_eq!(all(&engine, "docs"), expected);
+        assert_eq!(names(&engine), ["docs"]);
+        assert_eq!(fresh(9, &bucket, "docs").await, expected);
+    }
 }

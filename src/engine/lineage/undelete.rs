@@ -37,6 +37,11 @@ pub(in crate::engine) enum Told {
 }
 
 impl Engine {
+    /// Whether an incarnation was deleted on this node and can be had back.
+    pub fn is_laid_aside(&self, nsid: Nsid) -> bool {
+        self.context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some())
+    }
+
     /// Deleted namespaces of a project that can be had back, newest first.
     pub fn deleted(&self, project: &Project) -> Vec<DeletedNamespace> {
         let prefix = format!("{project}/");
