@@ -1,9 +1,12 @@
 //! What one piece of work may use: time, until nobody waits for it any longer, and memory.
 //!
-//! Work that may take long asks in its loops; what it then gets is an error to return.
+//! Work that may take long asks in its loops; what it then gets is an error to return. Where it waits, deep below, for what others bring,
+//! that is asked by the thread that waits: it knows whose work it does.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 
@@ -27,9 +30,49 @@ pub enum End {
 /// The code of the error that ends work nobody waits for.
 pub const ABANDONED: &str = "abandoned";
 
+/// How often who waits asks.
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+type Ends = Option<Arc<dyn Fn() -> Option<End> + Send + Sync>>;
+
+thread_local! {
+    /// When the work of this thread ends.
+    static ENDS: RefCell<Ends> = const { RefCell::new(None) };
+}
+
+/// An error once the work that this thread does must end.
+pub fn check_work() -> Result<()> {
+    checked(&Limit::of_this_thread().0)
+}
+
+/// When some work ends, for those threads that do a part of it.
+#[derive(Clone)]
+pub struct Limit(Ends);
+
+impl Limit {
+    pub fn of_this_thread() -> Self {
+        Limit(ENDS.with_borrow(Ends::clone))
+    }
+
+    /// Does a part of the work on this thread: what it waits for below is waited for no longer than the work may take.
+    pub fn doing<T>(&self, part: impl FnOnce() -> T) -> T {
+        let _before = Before(ENDS.replace(self.0.clone()));
+        part()
+    }
+}
+
+/// Puts back when the work of this thread ended before.
+struct Before(Ends);
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        ENDS.set(self.0.take());
+    }
+}
+
 /// One piece of work's time and memory. Shared by its threads.
 pub struct Allowance {
-    end: Option<Arc<dyn Fn() -> Option<End> + Send + Sync>>,
+    end: Ends,
     bytes_max: u64,
     bytes: AtomicU64,
     /// Of texts and other values, looked at so far.
@@ -52,25 +95,14 @@ impl Allowance {
         Allowance { end: self.end.clone(), bytes_max, bytes: AtomicU64::new(0), text_bytes: AtomicU64::new(0) }
     }
 
+    /// When the work that this is for ends.
+    pub fn limit(&self) -> Limit {
+        Limit(self.end.clone())
+    }
+
     /// An error once the work must end.
     pub fn check(&self) -> Result<()> {
-        match self.end.as_ref().and_then(|end| end()) {
-            None => Ok(()),
-            Some(End::Abandoned) => {
-                Err(Error::unavailable("given up: nobody waits for the answer").with_code(ABANDONED))
-            }
-            Some(End::TimeIsUp) => Err(Error::invalid("the query was not done in the time it has")
-                .with_code("query_timeout")
-                .with_hint("narrow it by filters, ask for less at once, or raise server.query_timeout_ms")),
-            Some(End::WriteTimeIsUp(ms)) => Err(Error::invalid(format!(
-                "the filters and conditions of the write were not done in the {ms} ms they have; nothing is written"
-            ))
-            .with_code("query_timeout")
-            .with_hint(
-                "narrow them by ids or filterable attributes, write their patterns shorter, write to fewer documents at once, \
-                 or raise server.query_timeout_ms",
-            )),
-        }
+        checked(&self.end)
     }
 
     /// [`Self::check`] so often that little is looked at in between, in one text or in many. `bytes` are to come: few, or what is
@@ -100,6 +132,27 @@ impl Allowance {
     /// Takes memory until the work is done.
     pub fn keep(&self, bytes: usize) -> Result<()> {
         self.take(bytes).map(std::mem::forget)
+    }
+}
+
+/// What work gets that ends so.
+fn checked(ends: &Ends) -> Result<()> {
+    match ends.as_ref().and_then(|end| end()) {
+        None => Ok(()),
+        Some(End::Abandoned) => {
+            Err(Error::unavailable("given up: nobody waits for the answer").with_code(ABANDONED))
+        }
+        Some(End::TimeIsUp) => Err(Error::invalid("the query was not done in the time it has")
+            .with_code("query_timeout")
+            .with_hint("narrow it by filters, ask for less at once, or raise server.query_timeout_ms")),
+        Some(End::WriteTimeIsUp(ms)) => Err(Error::invalid(format!(
+            "the filters and conditions of the write were not done in the {ms} ms they have; nothing is written"
+        ))
+        .with_code("query_timeout")
+        .with_hint(
+            "narrow them by ids or filterable attributes, write their patterns shorter, write to fewer documents at once, \
+             or raise server.query_timeout_ms",
+        )),
     }
 }
 

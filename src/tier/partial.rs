@@ -20,6 +20,7 @@ use super::remote::{Remote, no_bucket};
 use super::room::Wanted;
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
+use crate::platform::allowance::{LOOK_EVERY, check_work};
 use crate::platform::disk::{RandomFile, if_there, publish};
 use crate::platform::mmap::{Coming as Read, Fill};
 
@@ -247,7 +248,7 @@ impl Partial {
         are_here
     }
 
-    /// Waits for blocks that are coming.
+    /// Waits for blocks that are coming, as long as the work that wants them may take.
     fn wait(&self, wanted: &RoaringBitmap) -> std::result::Result<(), Option<Error>> {
         let mut state = self.state();
         loop {
@@ -258,7 +259,8 @@ impl Partial {
             if wanted.is_disjoint(&state.coming) {
                 return Err(state.failed.as_ref().map(Error::duplicate));
             }
-            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+            check_work().map_err(Some)?;
+            state = self.arrived.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::platform::allowance::{LOOK_EVERY, check_work};
 use crate::store::{self, Bucket, Patience};
 
 /// The code of errors about an object that a state names and that is not in the bucket.
@@ -54,7 +55,7 @@ impl Remote {
         self.begin(async move { remote.get(&key, range).await })()
     }
 
-    /// Begins to read; what is given back waits for it, on a thread that may wait.
+    /// Begins to read; what is given back waits for it, on a thread that may wait, as long as the work that wants it may take.
     pub(super) fn begin<T: Send + 'static>(
         &self,
         read: impl Future<Output = Result<T>> + Send + 'static,
@@ -65,7 +66,14 @@ impl Remote {
             let _ = done.send(read.await);
         });
         let stopped = || Error::unavailable("a read of the bucket stopped without an answer");
-        Box::new(move || tokio::task::block_in_place(|| answer.recv()).map_err(|_| stopped())?)
+        let wait = move || loop {
+            match answer.recv_timeout(LOOK_EVERY) {
+                Ok(read) => return read,
+                Err(RecvTimeoutError::Timeout) => check_work()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(stopped()),
+            }
+        };
+        Box::new(move || tokio::task::block_in_place(wait))
     }
 }
 

@@ -73,7 +73,8 @@ pub fn run_scoring_all(view: &View, request: &QueryRequest, allowance: &Allowanc
 }
 
 fn answer_all(view: &View, request: &QueryRequest, allowance: &Allowance, scores_all: bool) -> Result<QueryOutcome> {
-    let (outcome, reads) = reads::measured(|| answer_each(view, request, allowance, scores_all));
+    let (outcome, reads) =
+        reads::measured(|| allowance.limit().doing(|| answer_each(view, request, allowance, scores_all)));
     let mut outcome = outcome?;
     outcome.stats.cache_hit_ratio = reads.hit_ratio();
     outcome.stats.rounds = reads.rounds;

@@ -14,7 +14,7 @@ use super::{Work, late};
 use crate::engine::view::{SegmentView, View};
 use crate::error::{Error, Result};
 use crate::model::value::Value;
-use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
+use crate::platform::allowance::{Allowance, Limit, ROWS_PER_CHECK};
 use crate::platform::reads;
 use crate::segment::Ahead;
 use crate::segment::vectors::{
@@ -192,11 +192,14 @@ pub(super) fn side_by_side<J: Sync>(
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, PARALLEL_MAX);
     let each = jobs.len().div_ceil(threads);
-    let run = &run;
+    let (run, limit) = (&run, &Limit::of_this_thread());
     let parts = std::thread::scope(|scope| {
         let running: Vec<_> = jobs
             .chunks(each)
-            .map(|jobs| scope.spawn(move || reads::measured(|| jobs.iter().map(run).collect::<Result<Vec<_>>>())))
+            .map(|jobs| {
+                let part = move || jobs.iter().map(run).collect::<Result<Vec<_>>>();
+                scope.spawn(move || reads::measured(|| limit.doing(part)))
+            })
             .collect();
         let stopped = || Error::internal("a search of a segment stopped without an answer");
         let ended = |(found, reads)| {
