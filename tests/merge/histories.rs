@@ -59,6 +59,11 @@ impl Model {
         other.vector.iter().all(|(origin, step)| self.seen(*origin) >= *step)
     }
 
+    /// Whether it has seen everything that both others have.
+    fn covers_common(&self, a: &Model, b: &Model) -> bool {
+        a.vector.iter().all(|(origin, step)| self.seen(*origin) >= b.seen(*origin).min(*step))
+    }
+
     fn documents(&self) -> BTreeMap<u64, u64> {
         self.last.iter().filter_map(|(id, (_, value))| Some((*id, (*value)?))).collect()
     }
@@ -71,9 +76,7 @@ impl Model {
                 || theirs.covers_all(base) && self.covers_all(base),
                 |version| theirs.covers(version) && self.covers(version),
             );
-            let covers_both =
-                theirs.vector.iter().all(|(origin, step)| base.seen(*origin) >= self.seen(*origin).min(*step));
-            is_common.then_some(Common { is_newest: covers_both, version, value })
+            is_common.then_some(Common { is_newest: base.covers_common(self, theirs), version, value })
         };
         bases.iter().filter_map(of).max_by_key(|common| (common.is_newest, common.version))
     }
@@ -151,6 +154,11 @@ impl Model {
     }
 }
 
+/// A namespace and its ancestors, up to the first that is gone.
+fn line_of(parents: &[Option<usize>], alive: &[usize], at: usize) -> Vec<usize> {
+    std::iter::successors(Some(at), |at| parents[*at].filter(|_| alive.contains(at))).collect()
+}
+
 fn found(engine: &Engine, namespace: &str) -> BTreeMap<u64, u64> {
     let documents = all(engine, namespace);
     let document = |(id, row): (DocId, BTreeMap<String, serde_json::Value>)| match id {
@@ -169,6 +177,7 @@ async fn history(seed: u64, is_told: bool) {
     // Of every namespace the state that it began with, and of every merge the source's last state.
     let mut first: Vec<Option<Model>> = vec![None];
     let mut merged: BTreeMap<(usize, usize), Model> = BTreeMap::new();
+    let mut parents: Vec<Option<usize>> = vec![None];
     let mut alive: Vec<usize> = vec![0];
     let mut version = 0;
     let pick = |n: u64| node.random.next_u64() % n;
@@ -203,13 +212,15 @@ async fn history(seed: u64, is_told: bool) {
                 branch(&engine, &models[at].0, &to).await;
                 let model = models[at].1.clone();
                 first.push(Some(model.clone()));
+                parents.push(Some(at));
                 models.push((to, Model { origin: models.len(), ..model }));
             }
             10 if pick(2) == 0 => engine = node.cut_power(engine),
             16 if at > 0 => {
                 engine.delete(&name(&models[at].0)).await.unwrap();
                 alive.retain(|other| *other != at);
-                merged.retain(|(from, into), _| *from != at && *into != at);
+                first[at] = None;
+                merged.retain(|(_, into), _| *into != at);
             }
             _ if alive.len() > 1 => {
                 let others: Vec<usize> = alive.iter().copied().filter(|other| *other != at).collect();
@@ -218,11 +229,16 @@ async fn history(seed: u64, is_told: bool) {
                     [Policy::Fail, Policy::Lww, Policy::Fields, Policy::FieldsOrFail, Policy::Ours, Policy::Theirs];
                 let policy = policies[pick(6) as usize];
                 let report = merge(&engine, &models[from].0, &models[at].0, policy).await.unwrap();
-                let bases: Vec<&Model> = [merged.get(&(from, at)), merged.get(&(at, from))]
-                    .into_iter()
-                    .chain([first[from].as_ref(), first[at].as_ref()])
-                    .flatten()
-                    .collect();
+                let own =
+                    [merged.get(&(from, at)), merged.get(&(at, from)), first[from].as_ref(), first[at].as_ref()];
+                let mut bases: Vec<&Model> = own.into_iter().flatten().collect();
+                // What their ancestors knew counts where it is all that both have in common.
+                let family: BTreeSet<usize> =
+                    [from, at].into_iter().flat_map(|side| line_of(&parents, &alive, side)).collect();
+                let is_of_family = |pair: &(usize, usize)| family.contains(&pair.0) && family.contains(&pair.1);
+                let among = merged.iter().filter(|(pair, _)| is_of_family(pair)).map(|(_, base)| base);
+                let relatives = among.chain(family.iter().filter_map(|of| first[*of].as_ref()));
+                bases.extend(relatives.filter(|base| base.covers_common(&models[from].1, &models[at].1)));
                 let expected = models[at].1.merge(&models[from].1, policy, version, &bases);
                 if is_told {
                     println!("    merged {from} into {at} by {policy}: {report:?}");
@@ -232,6 +248,8 @@ async fn history(seed: u64, is_told: bool) {
                     models[at].1 = expected;
                     if report.commit.is_some() {
                         merged.insert((from, at), models[from].1.clone());
+                        // Those of who is gone go with that.
+                        merged.retain(|(from, into), _| *into != at || alive.contains(from));
                     }
                 }
                 let again = merge(&engine, &models[from].0, &models[at].0, policy).await.unwrap();

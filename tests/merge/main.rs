@@ -14,4 +14,5 @@ mod node;
 mod origins;
 mod phrases;
 mod policies;
+mod relatives;
 mod unread;

@@ -20,7 +20,7 @@ use crate::engine::namespace::head::{keys, objects, reclaim};
 use crate::engine::namespace::{Moment, Namespace};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
-use crate::model::ids::{DocId, Nsid};
+use crate::model::ids::{DocId, NamespaceName, Nsid};
 use crate::model::version_vector::VersionVector;
 use crate::platform::disk::{create_dirs, if_there, publish};
 
@@ -62,7 +62,7 @@ pub fn unreadable(context: &Context, target: Nsid) -> Result<Vec<(Nsid, PathBuf,
 }
 
 /// The incarnations whose states an incarnation keeps, by the names of the files.
-fn sources_of(context: &Context, target: Nsid) -> Result<BTreeSet<Nsid>> {
+pub(super) fn sources_of(context: &Context, target: Nsid) -> Result<BTreeSet<Nsid>> {
     let dir = context.layout.bases(target);
     let names =
         if_there(context.disk.names(&dir)).map_err(Error::reading).context(|| format!("list {}", dir.display()))?;
@@ -243,22 +243,33 @@ impl Engine {
 
     /// The states that source and target may have had in common. An error where one that is there cannot be read: without it the
     /// merge would take what one side has undone or deleted for new.
-    pub(super) fn common_states(&self, source: &Namespace, target: &Namespace) -> Result<Vec<Arc<Moment>>> {
+    pub(super) fn common_states(
+        &self,
+        (source, target): (&Namespace, &Namespace),
+        (theirs, ours): (&Moment, &Moment),
+    ) -> Result<Vec<Arc<Moment>>> {
         let context = &self.context;
         let (s, t) = (source.nsid, target.nsid);
         let mut found = Vec::new();
         for (at, of, namespace) in [(t, s, target), (s, t, source)] {
             for path in [context.layout.base(at, of), next_path(context, at, of)] {
                 let base = read(context, &path).and_then(|base| self.open_base(target, base));
-                found.extend(base.map_err(|error| unread(error, namespace))?);
+                found.extend(base.map_err(|error| unread(error, &namespace.name))?);
             }
         }
         for side in [source, target].into_iter().filter(|side| side.published().lineage.is_some()) {
             let first = match read_manifest(context, side.nsid, 0) {
                 Err(error) if error.code() == GONE => None,
-                first => Some(first.map_err(|error| error.context(in_common(side)))?),
+                first => Some(first.map_err(|error| error.context(in_common(&side.name)))?),
             };
-            found.extend(self.open_base(target, first).map_err(|error| error.context(in_common(side)))?);
+            found.extend(self.open_base(target, first).map_err(|error| error.context(in_common(&side.name)))?);
+        }
+        let is_all = |state: &Arc<Moment>| {
+            state.vector.covers_common(&theirs.vector, &ours.vector) && is_common(&state.vector, theirs, ours)
+        };
+        // Two states of one incarnation are brought together by what they had in common themselves.
+        if s != t && !found.iter().any(is_all) {
+            found.extend(self.states_of_relatives((source, target), (theirs, ours))?);
         }
         Ok(found)
     }
@@ -268,17 +279,16 @@ impl Engine {
     }
 }
 
-fn in_common(keeps: &Namespace) -> String {
-    format!("read the state that both sides of the merge had in common, kept by {}", keeps.name)
+fn in_common(keeps: &NamespaceName) -> String {
+    format!("read the state that both sides of the merge had in common, kept by {keeps}")
 }
 
-fn unread(error: Error, keeps: &Namespace) -> Error {
+pub(super) fn unread(error: Error, keeps: &NamespaceName) -> Error {
     let error = error.context(in_common(keeps));
     match error.kind() {
         Kind::Corrupt => error.with_hint(format!(
-            "put the file back from a copy, or stop the daemon and run `shoal repair --data-dir DIR --drop-damaged {}`: the \
-             next merge compares with an older state then, and may show more conflicts",
-            keeps.name
+            "put the file back from a copy, or stop the daemon and run `shoal repair --data-dir DIR --drop-damaged {keeps}`: \
+             the next merge compares with an older state then, and may show more conflicts"
         )),
         _ => error,
     }
@@ -305,7 +315,7 @@ pub fn newest_common(bases: &[Base], id: &DocId, theirs: &Moment, ours: &Moment)
         let found = base.side.find(id)?;
         let is_common = match found.state.version() {
             Some(version) => theirs.vector.covers(version) && ours.vector.covers(version),
-            None => is_common(base.side.moment, theirs, ours),
+            None => is_common(&base.side.moment.vector, theirs, ours),
         };
         if is_common && newest.is_none_or(|(known_at, known)| rank(known_at, known) < rank(at, found)) {
             newest = Some((at, found));
@@ -314,8 +324,9 @@ pub fn newest_common(bases: &[Base], id: &DocId, theirs: &Moment, ours: &Moment)
     Ok(newest)
 }
 
-fn is_common(base: &Moment, theirs: &Moment, ours: &Moment) -> bool {
-    theirs.vector.covers_all(&base.vector) && ours.vector.covers_all(&base.vector)
+/// Whether both sides have seen all that a state has.
+pub(super) fn is_common(base: &VersionVector, theirs: &Moment, ours: &Moment) -> bool {
+    theirs.vector.covers_all(base) && ours.vector.covers_all(base)
 }
 
 /// Whether the side that does not know a document once had it.

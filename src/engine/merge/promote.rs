@@ -142,7 +142,7 @@ impl Engine {
         Work {
             request,
             theirs,
-            open_bases: Box::new(move || self.common_states(source, target)),
+            open_bases: Box::new(move |theirs, ours| self.common_states((source, target), (theirs, ours))),
             losers,
             report: MergeReport::default(),
             listed_bytes: 0,

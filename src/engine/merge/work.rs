@@ -31,8 +31,8 @@ use crate::segment::merge::Input;
 /// A segment is copied when at least one in so many of its rows is taken.
 const COPIED_SHARE: u64 = 8;
 
-/// Gives the states that both may have had in common. Asked for only when something depends on it.
-pub type OpenBases<'a> = Box<dyn Fn() -> Result<Vec<Arc<Moment>>> + Send + 'a>;
+/// Gives the states that both, theirs and ours, may have had in common. Asked for only when something depends on it.
+pub type OpenBases<'a> = Box<dyn Fn(&Moment, &Moment) -> Result<Vec<Arc<Moment>>> + Send + 'a>;
 
 /// One merge, of one state of the source.
 pub struct Work<'a> {
@@ -203,7 +203,7 @@ impl Work<'_> {
     fn bases(&mut self, theirs: &Moment, ours: &Moment) -> Result<Vec<Arc<Moment>>> {
         let known = match self.bases.take() {
             Some(known) => known,
-            None if Walk::new(theirs, ours, &[])?.needs_bases(&self.allowance)? => (self.open_bases)()?,
+            None if Walk::new(theirs, ours, &[])?.needs_bases(&self.allowance)? => (self.open_bases)(theirs, ours)?,
             None => Vec::new(),
         };
         self.bases = Some(known.clone());
