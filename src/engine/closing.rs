@@ -32,6 +32,8 @@ const CLOSED_PER_OPENED: usize = 2;
 pub(super) const WAITING_THREADS_MAX: usize = 8;
 /// So often one is looked at, at most, that was flushed and is in use still.
 const LOOKS_MAX: u8 = 4;
+/// So long after a look another one comes, where somebody had what was flushed: not everybody says when that is let go of.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// So many are looked at, at most, for some that can be closed.
 const LOOKED_AT_ONCE: usize = 64;
 
@@ -57,6 +59,8 @@ struct Look {
     closed: usize,
     /// They can be closed once they are flushed.
     flushing: usize,
+    /// Those of them that are flushed, and that somebody has.
+    used: usize,
 }
 
 /// Open namespaces by the time of a use: the last one, or an earlier one.
@@ -144,7 +148,10 @@ impl Engine {
             if look.closed > 0 {
                 wanted -= look.closed.min(wanted);
                 until = Instant::now() + patience;
-            } else if look.flushing == 0 || timeout_at(until, changed).await.is_err() {
+                continue;
+            }
+            let again = if look.used > 0 { until.min(Instant::now() + LOOK_AGAIN) } else { until };
+            if look.flushing == 0 || (timeout_at(again, changed).await.is_err() && again == until) {
                 return;
             }
         }
@@ -172,6 +179,7 @@ impl Engine {
                 // Who flushed it lets go of it in a moment.
                 Taken::Used if (1..LOOKS_MAX).contains(&looks) => {
                     look.flushing += 1;
+                    look.used += 1;
                     later.push((used, Seat { name, looks: looks + 1 }));
                 }
                 Taken::Waits if looks == 0 => later.push((used, Seat::of(name))),
@@ -246,5 +254,72 @@ impl Engine {
     /// How many namespaces are open.
     pub fn open_count(&self) -> usize {
         self.slots().open()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Poll;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use crate::engine::{Engine, EngineConfig};
+    use crate::model::ids::{NamespaceName, Project};
+    use crate::model::write::{Row, WriteRequest};
+    use crate::platform::clock::ManualClock;
+    use crate::platform::memory_disk::MemoryDisk;
+    use crate::platform::random::SeededRandom;
+
+    /// A test that waits longer than this for what is under way has failed.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn name(text: &str) -> NamespaceName {
+        Project::default_project().namespace(text).unwrap()
+    }
+
+    fn row() -> WriteRequest {
+        WriteRequest { upserts: vec![Row { id: json!(1), fields: Vec::new() }], ..WriteRequest::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_makes_way_closes_what_is_flushed_soon_after_somebody_silent_lets_go_of_it() {
+        let config =
+            EngineConfig { open_namespaces_max: 1, backpressure_wait_ms: 3_600_000, ..EngineConfig::new("/data") };
+        let (clock, random) = (Arc::new(ManualClock::at(1_700_000_000_000)), Arc::new(SeededRandom::new(1)));
+        let engine = Engine::open(config, Arc::new(MemoryDisk::default()), clock, random).unwrap();
+        engine.rebuild_index().unwrap();
+        // The first is flushed when the second is made, and that flush waits; the others are in use.
+        let flushes = engine.context.flushing.acquire().await.unwrap();
+        let mut used = Vec::new();
+        for n in 0..super::WAITED_TIMES {
+            let of_it = name(&format!("docs-{n}"));
+            engine.write(&of_it, row()).await.unwrap();
+            if n > 0 {
+                used.push(engine.namespace(&of_it).unwrap());
+            }
+        }
+        let more = name("more");
+        let mut client = pin!(engine.write(&more, row()));
+        let is_pending = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending, "it waits for the flush");
+        let is_first = |namespace: &Arc<_>| used.iter().all(|other| !Arc::ptr_eq(other, namespace));
+        let first = engine.context.open_namespaces().into_iter().find(is_first).unwrap();
+        drop(flushes);
+        let is_done = async {
+            while Arc::strong_count(&first) > 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, is_done).await.unwrap();
+        let is_pending = poll_fn(|cx| Poll::Ready(client.as_mut().poll(cx).is_pending())).await;
+        assert!(is_pending, "somebody has it");
+        // Nobody is told of this.
+        drop(first);
+        tokio::time::timeout(PATIENCE, client).await.unwrap().unwrap();
+        assert!(!engine.context.open_namespaces().iter().any(|namespace| namespace.name == name("docs-0")));
     }
 }

@@ -146,6 +146,7 @@ impl Namespace {
                 namespace.context.report_error(&namespace.name.to_string(), error);
             }
             namespace.note(Work::Compaction, &done);
+            namespace.let_go();
         });
     }
 

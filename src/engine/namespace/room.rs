@@ -62,12 +62,16 @@ impl Namespace {
                 namespace.flush_when_due();
                 namespace.start_compaction();
             }
-            // Who wants to close it waits until nobody has it.
-            let context = namespace.context.clone();
-            drop(namespace);
-            context.made.room.notify_waiters();
+            namespace.let_go();
         });
         true
+    }
+
+    /// Ends work in the background: who wants to close the namespace waits until nobody has it.
+    pub(super) fn let_go(self: Arc<Self>) {
+        let context = self.context.clone();
+        drop(self);
+        context.made.room.notify_waiters();
     }
 
     /// Whether a flush is under way.
