@@ -63,8 +63,8 @@ pub fn check(call: Call<'_>, name: &NamespaceName) -> Result<()> {
         ))
 }
 
-/// For how long at most what is here of a namespace may have been behind the bucket, in milliseconds. `None` without a bucket, and
-/// for what the bucket never had.
+/// For how long at most what is here of a namespace may have been behind the bucket, in milliseconds. `None` without a bucket, for
+/// what the bucket never had, and where the clock does not tell.
 pub fn staleness_ms(call: Call<'_>, name: &NamespaceName) -> Option<u64> {
     let worker = call.server.config.sync.as_ref()?;
     if worker.takes(name) { worker.staleness_ms(name) } else { None }

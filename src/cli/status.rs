@@ -144,7 +144,8 @@ fn sync_lines(sync: &Value) -> String {
 fn following(sync: &Value, bucket: &str) -> String {
     let mut text = match sync["staleness_seconds"].as_u64() {
         Some(seconds) => format!("\nsync: follows {bucket}, at most {seconds} s behind\n"),
-        None => format!("\nsync: follows {bucket}, which never had it\n"),
+        None if sync["bucket_generation"].is_null() => format!("\nsync: follows {bucket}, which never had it\n"),
+        None => format!("\nsync: follows {bucket}, and does not know by its clock how far behind\n"),
     };
     if let objects @ 1.. = sync["pending_objects"].as_u64().unwrap_or(0) {
         text.push_str(&format!("  {objects} objects from before it was followed are not sent (sync.follow)\n"));
@@ -188,6 +189,9 @@ mod tests {
             json!({"bucket": "s3://data", "following": true, "staleness_seconds": 7, "pending_objects": 2});
         let told = sync_lines(&followed);
         assert!(told.contains("follows s3://data, at most 7 s behind") && told.contains("2 objects"), "{told}");
+        let of = |generation| json!({"bucket": "s3://data", "following": true, "staleness_seconds": null, "bucket_generation": generation});
+        assert!(sync_lines(&of(json!(null))).contains("never had it"));
+        assert!(sync_lines(&of(json!(3))).contains("does not know by its clock how far behind"));
         let error = json!({"message": "gone\u{1b}[2J", "hint": "mount it", "code": "bucket_unreachable"});
         let behind = json!({"bucket": "s3://data", "in_bucket": false, "pending_objects": 2, "error": error});
         let told = sync_lines(&behind);

@@ -295,6 +295,12 @@ impl Context {
         self.wall.lock().unwrap_or_else(PoisonError::into_inner).age_ms(since_ms, now)
     }
 
+    /// How long ago at most it was that another clock, which was right, showed `since_ms`; `None` where the wall clock does not tell.
+    pub fn age_at_most_ms(&self, since_ms: u64) -> Option<u64> {
+        let (now, _) = self.look_at_wall();
+        self.wall.lock().unwrap_or_else(PoisonError::into_inner).age_at_most_ms(since_ms, now)
+    }
+
     /// The time by which something may be called old, if any is believed.
     pub fn believed_time(&self, store: Option<StoreClock>) -> Option<u64> {
         self.look_at_wall();

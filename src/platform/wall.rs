@@ -67,6 +67,10 @@ pub struct Wall {
     /// What it showed last and, in this process, when.
     last: Option<(u64, Option<u64>)>,
     jumps_ms: i64,
+    /// The sum of all jumps that another process saw, and whether the wall went back between that one and this: for how long the machine
+    /// was off is not known then.
+    jumps_before_ms: i64,
+    went_back: bool,
     /// The stretches before the last jump, oldest first, and where the one since begins.
     before: VecDeque<Stretch>,
     since_ms: u64,
@@ -79,7 +83,8 @@ impl Wall {
     /// Goes on from what another process saw.
     pub fn resume(remembered: Option<Remembered>) -> Self {
         let last = remembered.map(|remembered| (remembered.wall_ms, None));
-        Wall { last, jumps_ms: remembered.map_or(0, |remembered| remembered.jumps_ms), ..Wall::default() }
+        let jumps_ms = remembered.map_or(0, |remembered| remembered.jumps_ms);
+        Wall { last, jumps_ms, jumps_before_ms: jumps_ms, ..Wall::default() }
     }
 
     /// Is told what the wall shows now and then, and how much time has passed since some moment. Whether that is to be kept durably:
@@ -105,6 +110,7 @@ impl Wall {
         if away <= DRIFT_MS {
             return false;
         }
+        self.went_back |= wall_ms < expected && last.is_some_and(|(_, seen)| seen.is_none());
         let by = i64::try_from(away).unwrap_or(i64::MAX);
         let (jumps_ms, last_ms) = (self.jumps_ms, last.map_or(wall_ms, |(last_ms, _)| last_ms));
         self.jumps_ms = jumps_ms.saturating_add(if wall_ms > expected { by } else { -by });
@@ -156,6 +162,17 @@ impl Wall {
             (stretch.from_ms..=stretch.until_ms.min(now_ms)).contains(&at_ms).then(|| now_ms - at_ms)
         });
         found.unwrap_or_else(|| wall_ms.saturating_sub(since_ms))
+    }
+
+    /// How long ago at most it was that some other clock, which was right, showed `since_ms`, when this one shows `wall_ms`. `None` where
+    /// it does not tell: while it is doubted, where it went back since a process before this one, and where it is not that late yet.
+    pub fn age_at_most_ms(&self, since_ms: u64, wall_ms: u64) -> Option<u64> {
+        let back = self.jumps_before_ms.saturating_sub(self.jumps_ms).max(0);
+        if self.doubted.is_some() || (self.went_back && back > 0) {
+            return None;
+        }
+        // By what it would show if it had not been set back since the start.
+        wall_ms.saturating_add_signed(back).checked_sub(since_ms)
     }
 
     /// The sum of all jumps up to the last look.
@@ -234,6 +251,36 @@ mod tests {
     }
 
     #[test]
+    fn what_another_clock_dated_is_never_called_younger_than_it_is() {
+        // An hour passes, and another one in which the machine is off or not; what is asked for was a day before.
+        for (off, by, told) in [
+            (true, 0, Some(0)),
+            (true, -1, None),
+            (true, -61, None),
+            (true, 60, Some(60)),
+            (false, 0, Some(0)),
+            (false, -1, Some(0)),
+            (false, -60, Some(0)),
+            (false, 60, Some(60)),
+            (false, -61, None),
+            (false, 61, None),
+        ] {
+            let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: -7 }));
+            wall.look(30 * DAY + 60 * MINUTE, 0);
+            if off {
+                wall = Wall::resume(wall.remembered());
+            }
+            let passed = if off && by < 0 { 0 } else { 60 };
+            let shown = (30 * DAY + (60 + passed) * MINUTE).saturating_add_signed(by * MINUTE as i64);
+            wall.look(shown, 60 * MINUTE);
+            let age = wall.age_at_most_ms(29 * DAY, shown);
+            let expected = told.map(|more: u64| DAY + (120 + more) * MINUTE);
+            assert_eq!(age, expected, "off {off}, set by {by} minutes");
+            assert_eq!(wall.age_at_most_ms(shown + 121 * MINUTE, shown), None, "nobody saw that");
+        }
+    }
+
+    #[test]
     fn how_long_ago_something_was_is_told_whatever_the_clock_was_set_to() {
         let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7 }));
         let (mut seen, mut shown) = (Vec::new(), 0_u64);
@@ -246,6 +293,7 @@ mod tests {
                 assert_eq!(wall.age_ms(*since, shown), (minute - then) * MINUTE, "of minute {then} at {minute}");
             }
         }
+        assert_eq!(wall.age_at_most_ms(shown - DAY, shown), None, "it is doubted");
         assert_eq!(wall.age_ms(shown + DAY, shown), 0, "nobody saw that");
         assert_eq!(wall.age_ms(shown - 20 * DAY, shown), 20 * DAY + 5 * MINUTE, "by what it had jumped by before");
     }

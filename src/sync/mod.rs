@@ -475,7 +475,7 @@ impl Sync {
         Ok(bound)
     }
 
-    /// `began`: when the bucket was asked.
+    /// `began`: when the bucket was asked, by time that passes.
     fn note(&self, name: &NamespaceName, began: u64, done: Result<Done>) -> Result<()> {
         let now = self.clock.now_millis();
         self.edit(|status| {

@@ -60,16 +60,31 @@ impl Worker {
         Ok(shown)
     }
 
-    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew.
+    /// For how long at most what is here of a namespace may have been behind the bucket. `None` when this node never knew, and where
+    /// its clock does not tell.
     pub fn staleness_ms(&self, name: &NamespaceName) -> Option<u64> {
+        let steady = self.clock.steady_millis();
         let known = self.known(name).and_then(|known| known.fresh_ms);
         if let Some(since) = known {
-            return Some(tokio::task::block_in_place(|| self.engine.age_ms(since)));
+            return Some(steady.saturating_sub(since));
         }
         // Another process may have met the bucket since, this one did not.
         let since = self.engine.common_since(name)?;
-        let up_ms = self.clock.steady_millis().saturating_sub(self.began_ms);
-        Some(tokio::task::block_in_place(|| self.engine.age_ms(since)).max(up_ms))
+        let age = tokio::task::block_in_place(|| self.engine.age_at_most_ms(since))?;
+        Some(age.max(steady.saturating_sub(self.began_ms)))
+    }
+
+    /// The most of all that this node follows. `None` without any, and where that of one is not told.
+    fn staleness_of_all_ms(&self) -> Option<u64> {
+        let mut most = None;
+        for name in self.followed() {
+            match self.staleness_ms(&name) {
+                Some(ms) => most = most.max(Some(ms)),
+                None if self.engine.common_since(&name).is_some() => return None,
+                None => {}
+            }
+        }
+        most
     }
 
     /// Numbers for a collector.
@@ -83,7 +98,7 @@ impl Worker {
             failures: self.failures(),
             month_bytes: self.budget().bytes(self.clock.now_millis()).1,
             following: self.followed().count() as u64,
-            staleness_seconds: self.followed().filter_map(|name| self.staleness_ms(&name)).max().map(|ms| ms / 1_000),
+            staleness_seconds: self.staleness_of_all_ms().map(|ms| ms / 1_000),
             ..SyncFigures::default()
         };
         if let Some(traffic) = self.traffic() {

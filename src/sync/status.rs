@@ -58,7 +58,7 @@ pub struct NamespaceStatus {
     pub succeeded_ms: Option<u64>,
     pub tried_ms: Option<u64>,
     pub error: Option<Told>,
-    /// When the bucket was last asked for what is here now: all that it had then is here.
+    /// When the bucket was last asked for what is here now, by time that passes: all that it had then is here.
     pub fresh_ms: Option<u64>,
     /// Since the start.
     pub sent: super::Carried,
@@ -98,7 +98,7 @@ pub(super) fn is_missed(code: &str) -> bool {
 }
 
 impl NamespaceStatus {
-    /// `began`: when the bucket was asked.
+    /// `began`: when the bucket was asked, by time that passes.
     pub(super) fn follow(&mut self, done: Done, began: u64, now: u64) {
         self.fresh_ms = Some(began);
         self.generation = done.generation.or(self.generation);

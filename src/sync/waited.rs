@@ -93,7 +93,7 @@ impl Sync {
         let mut all = vec![name.clone()];
         let mut at = 0;
         while let Some(next) = all.get(at).cloned() {
-            let began = self.clock.now_millis();
+            let began = self.clock.steady_millis();
             let listed = match in_bucket.of(&next) {
                 Ok(listed) => self.as_it_is(attached, &next, listed).await,
                 unread => unread,

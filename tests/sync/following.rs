@@ -8,7 +8,7 @@ use crate::fleet::{bucket, fresh, meet, names, options, sync};
 use crate::node::{DAY_MS, Node, all, branch, name, put, write};
 
 /// A node that follows what these patterns name.
-fn follower(seed: u64, patterns: &[&str]) -> Node {
+pub fn follower(seed: u64, patterns: &[&str]) -> Node {
     let patterns: Vec<String> = patterns.iter().map(|text| (*text).to_owned()).collect();
     let mut node = Node::new(seed);
     node.config.followed = NamePatterns::parse("follow", &patterns).unwrap();

@@ -46,6 +46,12 @@ impl Engine {
         self.context.age_ms(since_ms)
     }
 
+    /// How long ago at most it was that another clock, which was right, showed `since_ms`. `None` where this one does not tell: it is
+    /// doubted, went back while the machine was off, or is not that late yet.
+    pub fn age_at_most_ms(&self, since_ms: u64) -> Option<u64> {
+        self.context.age_at_most_ms(since_ms)
+    }
+
     /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
