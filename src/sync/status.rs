@@ -7,12 +7,13 @@ use serde_json::{Value as Json, json};
 use super::binding::DELETED_AND_WRITTEN;
 use super::namespace::Done;
 use super::reclaiming::LastReclaim;
-use crate::error::Error;
+use crate::error::{DISK_FULL, Error};
 use crate::model::ids::NamespaceName;
 use crate::store::{FULL, MISCONFIGURED, REPLACED, UNREACHABLE};
 
-/// The codes of all warnings about the bucket, and about namespaces that wait for a person; closed, so that no label set grows.
-pub const WARNINGS: [&str; 5] = [FULL, REPLACED, UNREACHABLE, MISCONFIGURED, DELETED_AND_WRITTEN];
+/// The codes of all warnings about the bucket, about what comes from there and has no room here, and about namespaces that wait for a
+/// person; closed, so that no label set grows.
+pub const WARNINGS: [&str; 6] = [FULL, REPLACED, UNREACHABLE, MISCONFIGURED, DELETED_AND_WRITTEN, DISK_FULL];
 /// After so many passes in a row that a bucket did not answer, or refused, operators are told. Of a directory they are told at once: no
 /// link leads there that may be away.
 pub const MISSED_MAX: u32 = 3;

@@ -307,14 +307,20 @@ async fn what_does_not_fit_on_the_disk_is_not_begun_and_writes_go_on() {
     let engine = node.open();
     node.disk.leave_free(Some(RESERVE + 2 * MIB));
     let bucket = place.clear();
-    let error = asked(&node, &engine, &bucket).await.unwrap_err();
+    let options = SyncOptions { policy: Policy::Lww, patience: PATIENCE };
+    let link = Sync::new(engine.clone(), bucket.clone(), options, node.clock.clone());
+    let error = link.run().await.unwrap_err();
     assert_eq!(error.code(), "disk_full", "{error}");
     assert!(error.hint().unwrap().contains("storage.tier_bytes_max"));
     assert!(bytes_down(&bucket) < MIB && free(&node) > RESERVE, "nothing of it was fetched");
+    let warnings = link.status().warnings();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!((&warnings[0]["code"], &warnings[0]["namespaces_total"]), (&"disk_full".into(), &1.into()));
     put(&engine, "own", 0..10, 1).await;
     assert_eq!(all(&engine, "own").len(), 10);
     node.disk.leave_free(Some(RESERVE + 5 * MIB));
-    asked(&node, &engine, &bucket).await.unwrap();
+    link.run().await.unwrap();
+    assert!(link.status().warnings().is_empty());
     assert_eq!(all(&engine, "docs"), all(&writer, "docs"));
     assert!(free(&node) >= RESERVE - MIB, "{} bytes free", free(&node));
 }

@@ -28,7 +28,7 @@ pub fn ready(call: Call<'_>) -> Result<Answer> {
         // Those to other namespaces than the damaged ones are answered, too.
         let engine = &call.server.engine;
         let (damaged, mut warnings) = (engine.damaged_files(), engine.warning_codes());
-        warnings.extend(codes(&bucket_warnings(call)));
+        warnings.extend(codes(&bucket_warnings(call, &warnings)));
         return Ok(Answer::ok(&json!({"status": "ok", "damaged": damaged, "warnings": warnings})));
     }
     Answer::json(503, &json!({"status": "stopping"}))
@@ -39,7 +39,7 @@ pub async fn metrics(call: Call<'_>) -> Result<Answer> {
     let metrics = &call.server.metrics;
     metrics.set_node(&figures(&status));
     let mut warned = codes(status["warnings"].as_array().map_or(&[], Vec::as_slice));
-    warned.extend(codes(&bucket_warnings(call)));
+    warned.extend(codes(&bucket_warnings(call, &warned)));
     let all = WARNINGS.iter().chain(&sync::WARNINGS);
     metrics.set_warnings(all.map(|code| (*code, warned.iter().any(|warned| warned == code))));
     let sync = match &call.server.config.sync {
@@ -49,9 +49,12 @@ pub async fn metrics(call: Call<'_>) -> Result<Answer> {
     metrics.text(sync.as_ref()).map(Answer::metrics)
 }
 
-/// What operators are to know of the bucket.
-fn bucket_warnings(call: Call<'_>) -> Vec<Json> {
-    call.server.config.sync.as_ref().map_or_else(Vec::new, |worker| worker.status().warnings())
+/// What operators are to know of the bucket, beside what they are told of the node: nothing is told twice.
+fn bucket_warnings(call: Call<'_>, told: &[impl AsRef<str>]) -> Vec<Json> {
+    let Some(worker) = &call.server.config.sync else { return Vec::new() };
+    let mut warnings = worker.status().warnings();
+    warnings.retain(|warning| told.iter().all(|told| warning["code"] != told.as_ref()));
+    warnings
 }
 
 fn codes(warnings: &[Json]) -> Vec<String> {
@@ -83,7 +86,8 @@ fn figures(status: &Json) -> NodeFigures {
 pub async fn status(call: Call<'_>) -> Result<Answer> {
     let mut status = beside(|| Ok(call.server.engine.node_status()))?;
     if let Some(warnings) = status["warnings"].as_array_mut() {
-        warnings.extend(bucket_warnings(call));
+        let told = codes(warnings);
+        warnings.extend(bucket_warnings(call, &told));
     }
     status["sync"] = match &call.server.config.sync {
         Some(worker) => worker.show_node().await?,
