@@ -258,6 +258,11 @@ impl Engine {
         let door = self.door(name);
         let _door = door.lock().await;
         let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
+        self.delete_behind_door(name, nsid).await
+    }
+
+    /// Deletes the incarnation that has a name. The caller holds its door.
+    pub(super) async fn delete_behind_door(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
         let hlc = Hlc::from_millis(self.context.clock.now_millis());
         let deleted = tokio::task::block_in_place(|| self.unseat(name, nsid, None, (hlc, Told::ByThisNode)))?;
         let slot = self.slots().remove(name);

@@ -44,6 +44,14 @@ impl Meta {
         })
     }
 
+    /// The time to live of an incarnation, where it was set here.
+    pub fn deadline(&self, nsid: Nsid) -> Result<Option<Deadline>> {
+        self.read(|transaction| {
+            let row = transaction.open_table(DEADLINES)?.get(nsid.0.as_bytes())?.map(|row| row.value());
+            Ok(row.map(|(expires_ms, jumps_ms)| Deadline { expires_ms, jumps_ms }))
+        })
+    }
+
     /// The times to live that were set here.
     pub fn deadlines(&self) -> Result<Vec<(Nsid, Deadline)>> {
         self.read(|transaction| {

@@ -4,6 +4,9 @@
 //! ([`Wall::jumps_ms`]), and moves the time by what it jumped since: so it counts the time that passed, whatever the clock shows. Where
 //! another node set it the wall clock decides, while that is believed.
 //!
+//! Invariant: a time to live is set, moved and acted on behind the door of its name, and who acts on it looks at it there. So what is
+//! answered to who sets it holds: it was set before the namespace was due for deletion, or there was none any more.
+//!
 //! [`Wall::jumps_ms`]: crate::platform::wall::Wall::jumps_ms
 
 use std::collections::BTreeMap;
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::engine::merge::settings;
 use crate::engine::namespace::head::Head;
+use crate::engine::namespace::{Namespace, not_found};
 use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::format::names::parse_name;
@@ -53,6 +57,11 @@ impl Engine {
     pub async fn set_ttl(self: &Arc<Self>, name: &NamespaceName, ttl_ms: Option<u64>) -> Result<Option<u64>> {
         let namespace = self.namespace_to_change(name)?;
         self.to_the_end(|engine| async move {
+            let door = engine.door(&namespace.name);
+            let _door = door.lock().await;
+            if engine.catalog.find(&namespace.name) != Some(namespace.nsid) {
+                return Err(not_found(&namespace.name));
+            }
             let expires_ms = tokio::task::block_in_place(|| engine.context.expire_in(namespace.nsid, ttl_ms))?;
             let now = engine.context.clock.now_millis();
             namespace.edit_head(|manifest| manifest.set_expiry(expires_ms, now)).await?;
@@ -85,16 +94,8 @@ impl Engine {
             let verdict = verdict(expires_ms, set.get(&nsid).copied(), clock, now);
             let named = parse_name(&name).filter(|name| self.catalog.find(name) == Some(nsid));
             let Some(name) = named.filter(|_| verdict != Verdict::Stays) else { continue };
-            let done = match verdict {
-                Verdict::Moves(to) => self.move_expiry(&name, nsid, to, clock.1).await,
-                // Its state says what sync needs to know: that it ended by its time.
-                Verdict::IsDue(at) if at != expires_ms => match self.move_expiry(&name, nsid, at, clock.1).await {
-                    Ok(()) => self.end_by_time(&name).await,
-                    failed => failed,
-                },
-                _ => self.end_by_time(&name).await,
-            };
-            if let Err(error) = done {
+            let moves = !matches!(verdict, Verdict::IsDue(at) if at == expires_ms);
+            if let Err(error) = self.act_on_time(&name, nsid, moves, now).await {
                 tracing::warn!(namespace = %name, %error, "its time to live could not be acted on, it is tried again");
             }
         }
@@ -106,10 +107,41 @@ impl Engine {
         gone.into_iter().try_for_each(|nsid| context.meta.set_deadline(nsid, None))
     }
 
-    async fn end_by_time(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
-        self.delete(name).await?;
-        tracing::info!(namespace = %name, "deleted, its time was up");
-        Ok(())
+    /// Does what a time to live asks for as it is by now: somebody may have changed it since it was found to be due. What is to be moved is
+    /// open by then.
+    async fn act_on_time(
+        self: &Arc<Self>,
+        name: &NamespaceName,
+        nsid: Nsid,
+        moves: bool,
+        now: Option<u64>,
+    ) -> Result<()> {
+        let namespace = if moves { Some(self.namespace(name)?) } else { None };
+        let name = name.clone();
+        self.to_the_end(move |engine| async move {
+            let door = engine.door(&name);
+            let _door = door.lock().await;
+            let expires_ms = engine.context.kin().get(&nsid).and_then(|kin| kin.expires_ms);
+            let Some(expires_ms) = expires_ms.filter(|_| engine.catalog.find(&name) == Some(nsid)) else {
+                return Ok(());
+            };
+            let set = engine.context.meta.deadline(nsid)?;
+            let clock = engine.context.look_at_wall();
+            let verdict = verdict(expires_ms, set, clock, now);
+            if let Verdict::Moves(to) | Verdict::IsDue(to) = verdict
+                && to != expires_ms
+            {
+                // Its state says what sync needs to know: when it ended by its time. One that is not open has its turn the next time.
+                let Some(namespace) = namespace.filter(|namespace| namespace.nsid == nsid) else { return Ok(()) };
+                engine.move_expiry(&namespace, Deadline { expires_ms: to, jumps_ms: clock.1 }).await?;
+            }
+            if let Verdict::IsDue(_) = verdict {
+                engine.delete_behind_door(&name, nsid).await?;
+                tracing::info!(namespace = %name, "deleted, its time was up");
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Whether the time of an incarnation is up of which the bucket has `theirs`, whatever that says besides: when it was deleted here, or at
@@ -126,22 +158,18 @@ impl Engine {
         {
             return Ok(true);
         }
-        let set = context.meta.deadlines()?.into_iter().find(|(set, _)| *set == nsid).map(|(_, set)| set);
+        let set = context.meta.deadline(nsid)?;
         Ok(matches!(verdict(expires_ms, set, context.look_at_wall(), now), Verdict::IsDue(_)))
     }
 
-    /// Writes down when a namespace ends by the clock as it is now, for who reads that and for other nodes.
-    async fn move_expiry(&self, name: &NamespaceName, nsid: Nsid, to: u64, jumps_ms: i64) -> Result<()> {
-        let namespace = self.namespace(name)?;
-        if namespace.nsid != nsid {
-            return Ok(());
-        }
-        let deadline = Deadline { expires_ms: to, jumps_ms };
+    /// Writes down when a namespace ends by the clock as it is now, for who reads that and for other nodes. The caller holds its door.
+    async fn move_expiry(&self, namespace: &Namespace, deadline: Deadline) -> Result<()> {
+        let (nsid, to) = (namespace.nsid, deadline.expires_ms);
         // Nobody set it anew: what another node sets since then counts.
         namespace.edit_head(|manifest| manifest.expires_ms = Some(to)).await?;
         tokio::task::block_in_place(|| self.context.meta.set_deadline(nsid, Some(deadline)))?;
-        self.follow_expiry(nsid, name, Some(to));
-        tracing::info!(namespace = %name, "the clock jumped since its time to live was set, which is counted on");
+        self.follow_expiry(nsid, &namespace.name, Some(to));
+        tracing::info!(namespace = %namespace.name, "the clock jumped since its time to live was set, which is counted on");
         Ok(())
     }
 }
