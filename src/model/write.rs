@@ -88,7 +88,7 @@ pub struct WriteOutcome {
     pub bytes_written: u64,
     /// Logical bytes read for conditions and filters; `None` when there were none.
     pub bytes_queried: Option<u64>,
-    /// The state after this write, for the `ETag` header.
+    /// The state after this write, for the `ETag` header. Empty where it is `replayed`, as are the ids.
     pub etag: String,
     /// This is the stored answer of an earlier request with the same `Idempotency-Key`.
     pub replayed: bool,

@@ -61,6 +61,9 @@ fn a_write_sent_twice_under_one_key_happens_once() {
     let again = daemon.send("POST", PATH, &key, body.as_bytes());
     assert_eq!((again.status, again.header("idempotency-replayed")), (200, Some("true")), "{}", again.text());
     assert_eq!(again.json()["rows_upserted"], first.json()["rows_upserted"]);
+    // What it would name is not what the first one made: the next conditional write would replace what another wrote since.
+    assert_eq!((again.header("etag"), again.json().get("upserted_ids")), (None, None), "{}", again.text());
+    assert!(first.header("etag").is_some());
     let answer = daemon.query("docs", &json!({"rank_by": ["id", "asc"], "limit": 9, "include_attributes": true}));
     assert_eq!(answer["rows"], json!([{"id": 1, "n": 2}]));
     let other = json!({"upsert_rows": [{"id": 9}]}).to_string();

@@ -172,7 +172,7 @@ impl Namespace {
         Ok(None)
     }
 
-    /// The answer of the first write with this key, once that is durable.
+    /// What is kept of the answer of the first write with this key, once that is durable: its counts.
     pub(super) async fn repeat(&self, kept: Kept, key: &Idempotency) -> Result<WriteOutcome> {
         let entry = kept.answer.entry;
         if entry.body_hash != key.body_hash {
@@ -190,8 +190,9 @@ impl Namespace {
             rows_remaining: entry.rows_remaining,
             filter_matched: entry.filter_matched,
             bytes_written: entry.bytes_written,
-            etag: self.view().etag.clone(),
             replayed: true,
+            // No state is named: the one that the first answer named is not kept, and by the one of now, which others may have made since,
+            // a conditional write would replace what they wrote. Nor are ids kept.
             ..WriteOutcome::default()
         })
     }
