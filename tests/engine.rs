@@ -11,6 +11,8 @@ mod again;
 mod bounds;
 #[path = "engine/damaged_index.rs"]
 mod damaged_index;
+#[path = "engine/etags.rs"]
+mod etags;
 #[path = "engine/expiring.rs"]
 mod expiring;
 #[path = "engine/hook_disk.rs"]

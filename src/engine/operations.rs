@@ -8,7 +8,7 @@ use super::catalog::UNKNOWN_BINDING;
 use super::lineage::Told;
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
-use super::namespace::{Intake, Namespace, moved, not_found};
+use super::namespace::{Intake, Namespace, etag, moved, not_found};
 use super::sweep::{remove_empty, remove_manifests};
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
@@ -124,13 +124,13 @@ impl Engine {
         Ok(outcome)
     }
 
-    /// Creates an empty namespace. `Invalid` with code `exists` when the name is taken.
-    pub async fn create(self: &Arc<Self>, name: &NamespaceName, request: CreateRequest) -> Result<()> {
+    /// Creates an empty namespace, and gives its state, for `ETag`. `Invalid` with code `exists` when the name is taken.
+    pub async fn create(self: &Arc<Self>, name: &NamespaceName, request: CreateRequest) -> Result<String> {
         let name = name.clone();
         self.to_the_end(|engine| async move { engine.create_now(&name, request).await }).await
     }
 
-    async fn create_now(&self, name: &NamespaceName, request: CreateRequest) -> Result<()> {
+    async fn create_now(&self, name: &NamespaceName, request: CreateRequest) -> Result<String> {
         check_labels(&request.labels)?;
         let mut schema = Schema { metric: request.metric, ..Schema::default() };
         if let Some(update) = &request.schema {
@@ -139,11 +139,13 @@ impl Engine {
         let mut manifest = self.first_manifest(name, schema, request.labels);
         manifest.expires_ms = tokio::task::block_in_place(|| self.context.expire_in(manifest.nsid, request.ttl_ms))?;
         let known = kin(&manifest, None);
+        // As soon as the name is bound others may write.
+        let etag = etag(manifest.data_seq, manifest.hlc, manifest.origin);
         let (namespace, _) = self.give_birth(name, manifest, None).await?;
         self.context.set_kin(namespace.nsid, known);
         drop(namespace);
         self.close_idle();
-        Ok(())
+        Ok(etag)
     }
 
     /// What a new, empty incarnation begins with.

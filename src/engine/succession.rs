@@ -169,7 +169,7 @@ impl Engine {
         report.conflicts += work.report.conflicts;
         report.inserted += work.report.inserted;
         report.updated += work.report.updated;
-        report.commit = committed.or(report.commit);
+        report.commit = committed.map(|absorbed| absorbed.commit).or(report.commit);
         Ok(())
     }
 

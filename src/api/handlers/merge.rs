@@ -120,8 +120,7 @@ async fn merge(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<
         return Answer::json(412, &answer);
     }
     answer["status"] = "OK".into();
-    let etag = call.server.engine.etag(name).unwrap_or_default();
-    Ok(Answer::ok(&answer).with_etag(&etag))
+    Ok(Answer::ok(&answer).with_etag(&report.etag))
 }
 
 async fn conflicts(call: Call<'_>, name: &NamespaceName) -> Result<Answer> {

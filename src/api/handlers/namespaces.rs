@@ -33,8 +33,7 @@ pub async fn create(call: Call<'_>, name: &NamespaceName, body: &Received) -> Re
         ttl_ms: take(&mut fields, "ttl").map(|json| parse_ttl("ttl", &json)).transpose()?,
     };
     refuse_unknown(&fields, "`schema`, `distance_metric`, `labels`, `ttl`")?;
-    call.server.engine.create(name, request).await?;
-    let etag = call.server.engine.etag(name).unwrap_or_default();
+    let etag = call.server.engine.create(name, request).await?;
     Ok(done("namespace created").with_etag(&etag))
 }
 

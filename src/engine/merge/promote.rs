@@ -102,7 +102,9 @@ impl Engine {
             }
         });
         let mut report = work.report;
-        report.commit = done?;
+        if let Some(absorbed) = done? {
+            (report.commit, report.etag) = (Some(absorbed.commit), absorbed.etag);
+        }
         Ok(report)
     }
 

@@ -56,6 +56,8 @@ pub struct MergeReport {
     pub left_out: Vec<String>,
     /// Generation and identity of the commit; `None` when nothing was to be committed.
     pub commit: Option<(u64, CommitId)>,
+    /// The state that the commit made, for `ETag`; where there is none, the one that was looked at.
+    pub etag: String,
 }
 
 /// Documents that are too large to be joined: how many, and the first of them.

@@ -61,6 +61,7 @@ impl Absorb for Work<'_> {
     fn survey(&mut self, ours: &Moment) -> Result<bool> {
         let theirs = self.theirs.clone();
         let looked = self.look_over(ours);
+        self.report.etag.clone_from(&ours.view.etag);
         theirs.view.believed(ours.view.believed(looked))
     }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::flush::{place_deletions, reference};
 use super::open::open_part;
 use super::reuse::Reusable;
-use super::state::Part;
+use super::state::{Part, etag};
 use super::{Decider, Moment, Namespace};
 use crate::engine::layout::{conflicts_key, segment_key};
 use crate::engine::merge::bases::Staging;
@@ -60,6 +60,14 @@ pub(in crate::engine) struct Absorption {
     pub hlc: Hlc,
     /// Tombstones below this may be gone.
     pub horizon: Hlc,
+}
+
+/// What was committed.
+pub(in crate::engine) struct Absorbed {
+    /// Generation and identity of the commit.
+    pub commit: (u64, CommitId),
+    /// The state that it made.
+    pub etag: String,
 }
 
 /// Where new objects are built.
@@ -166,7 +174,7 @@ impl Namespace {
         self: &Arc<Self>,
         work: &mut impl Absorb,
         seen: Hlc,
-    ) -> Result<Option<(u64, CommitId)>> {
+    ) -> Result<Option<Absorbed>> {
         // Segments must neither come nor go meanwhile. In this order: who waits for `replacing` holds nothing that is needed here.
         let flushing = self.turn(&self.flushing).await;
         let replacing = self.replacing.lock().await;
@@ -187,11 +195,13 @@ impl Namespace {
         if done.is_err() {
             self.open_anew(&mut decider).await;
         }
+        // Before anybody else writes.
+        let etag = etag(decider.data_seq, decider.hlc, decider.origin);
         drop(decider);
         drop(replacing);
         drop(flushing);
         self.start_compaction();
-        done.map(Some)
+        done.map(|commit| Some(Absorbed { commit, etag }))
     }
 
     /// Builds what the commit of `work` on top of a state names; what fails leaves nothing. `seen`: the newest clock of the other

@@ -44,6 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 pub(in crate::engine) use self::flush::{reference, write_deletions};
 pub(in crate::engine) use self::intake::Intake;
+pub(in crate::engine) use self::state::etag;
 pub use self::write::moved;
 
 use self::answers::Answers;
