@@ -319,6 +319,14 @@ impl Context {
         Ok(expires_ms)
     }
 
+    /// An incarnation ends when another was to, in whose place it is: what this node counts that by is the same, durably.
+    pub fn carry_deadline(&self, from: Nsid, to: Nsid) -> Result<()> {
+        match self.meta.deadline(from)? {
+            Some(set) => self.meta.set_deadline(to, Some(set)),
+            None => Ok(()),
+        }
+    }
+
     /// Tombstones older than this may be dropped from an incarnation in `project`, of the tree that began with `root`: its relatives
     /// need those made since the first of them was branched off.
     pub fn horizon(&self, project: &Project, root: Nsid) -> Hlc {

@@ -15,13 +15,15 @@ use super::catalog::UNKNOWN_BINDING;
 use super::context::Birth;
 use super::layout::{conflicts_key, conflicts_token, deletions_key, segment_key};
 use super::lineage::Told;
-use super::lineage::holdings::kin;
-use super::namespace::{Moment, reference};
+use super::lineage::holdings::{kin, read_tags};
+use super::merge::settings;
+use super::namespace::{Moment, read_only, reference};
 use super::operations::exists;
 use super::sweep::remove_empty;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::conflicts::decode_conflicts;
 use crate::format::manifest::{Manifest, SegmentRef};
+use crate::format::marks::TagFile;
 use crate::model::ids::{CommitId, Hlc, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::platform::mmap::Mapping;
@@ -321,8 +323,9 @@ impl Newborn {
             .await
     }
 
-    /// Commits the first manifest and takes over the name from the incarnation it is bound to, which ends. `check` has the
-    /// last word on that one's state; nothing is written to it in between. Gives the number of documents.
+    /// Commits the first manifest and takes over the name from the incarnation it is bound to, which ends, and what is set of that one:
+    /// labels and the time to live. `check` has the last word on that one's state; nothing is written to it in between. Gives the number
+    /// of documents.
     pub async fn succeed(
         self,
         manifest: Manifest,
@@ -355,10 +358,28 @@ impl Drop for Newborn {
 }
 
 impl Engine {
+    /// Refuses to put another incarnation in the place of one that takes no writes, or has tags, which stay with their incarnation.
+    /// Blocking.
+    pub fn check_replaceable(&self, name: &NamespaceName, manifest: &Manifest) -> Result<()> {
+        if manifest.read_only {
+            return Err(read_only());
+        }
+        let is_there = |file: &Result<TagFile>| file.as_ref().map_or(true, |file| file.manifest.is_some());
+        match read_tags(&self.context, manifest.nsid)?.iter().filter(|file| is_there(file)).count() {
+            0 => Ok(()),
+            count => Err(Error::conflict(format!(
+                "namespace {name} has {count} tag{}, which would be lost with the incarnation whose place is to be taken",
+                if count == 1 { "" } else { "s" }
+            ))
+            .with_code("has_tags")
+            .with_hint("delete its tags first, or restore under another name and give this one as the base")),
+        }
+    }
+
     async fn take_over(
         self: &Arc<Self>,
         name: &NamespaceName,
-        manifest: Manifest,
+        mut manifest: Manifest,
         check: impl FnOnce(&Moment) -> Result<()>,
     ) -> Result<u64> {
         let before = self.namespace(name)?;
@@ -368,18 +389,22 @@ impl Engine {
             return Err(Error::conflict(format!("namespace {name} was deleted meanwhile")));
         }
         let held = before.hold_writes().await?;
+        // Until it has ended: nothing is set of it or named of it that its successor does not have, and nothing that it names goes.
+        let last = before.hold_head().await?;
+        let moment = before.moment_beside(&last);
+        tokio::task::block_in_place(|| {
+            self.check_replaceable(name, &moment.manifest)?;
+            check(&moment)?;
+            settings::of(&moment.manifest).give_to(&mut manifest);
+            self.context.carry_deadline(moment.nsid, manifest.nsid)
+        })?;
         let context = &self.context;
         let (nsid, old) = (manifest.nsid, before.nsid);
         let hlc = Hlc::from_millis(context.clock.now_millis()).max(manifest.hlc);
         let kin_after = kin(&manifest, None);
         let after = self.begin(name, manifest)?;
-        // Asked when the references are counted: what the old incarnation still names now cannot go any more.
-        let bound = match before.moment().await.and_then(|moment| check(&moment)) {
-            Ok(()) => tokio::task::block_in_place(|| {
-                self.unseat(name, old, Some((nsid, kin_after)), (hlc, Told::ByThisNode))
-            }),
-            Err(error) => Err(error),
-        };
+        let bound =
+            tokio::task::block_in_place(|| self.unseat(name, old, Some((nsid, kin_after)), (hlc, Told::ByThisNode)));
         let deleted = match bound {
             Ok(deleted) => deleted,
             Err(error) => {
@@ -392,7 +417,7 @@ impl Engine {
         };
         self.seat(name, after.clone());
         // The end of the old life is marked before who waits to write to it goes on.
-        tokio::join!(biased; before.retire(), async { drop(held) });
+        tokio::join!(biased; before.retire(), async { drop((last, held)) });
         tokio::task::block_in_place(|| self.lay_aside(&name.project, old, deleted));
         Ok(after.view().documents())
     }

@@ -55,7 +55,7 @@ struct Held {
 }
 
 /// Makes the namespace `name` of a snapshot. An incremental one goes on from the state of `base`, or of `name` itself, whose
-/// incarnation then ends. Invalid with code [`DAMAGED`] when a byte of it is wrong or missing; nothing is changed then.
+/// incarnation then ends: its labels and its time to live stay, and it is refused where that takes no writes or has tags. Invalid with code [`DAMAGED`] when a byte of it is wrong or missing; nothing is changed then.
 pub async fn restore(
     engine: &Arc<Engine>,
     name: &NamespaceName,
@@ -79,6 +79,10 @@ pub async fn restore(
                 .with_hint("restore the snapshot of that commit first, or take a full one"),
                 _ => error,
             })?;
+            if holder == name {
+                // Said before all of it is read, and asked again at the end.
+                tokio::task::block_in_place(|| engine.check_replaceable(name, &moment.manifest))?;
+            }
             check_base(&moment, needed, holder)?;
             let conflicts = tokio::task::block_in_place(|| engine.conflicts_of(&moment.manifest))?;
             if description.knows_conflicts() {

@@ -15,6 +15,7 @@ use shoal::format::snapshot::{Description, SnapshotReader};
 use shoal::format::snapshot_writer::SnapshotWriter;
 use shoal::model::document::Document;
 use shoal::model::ids::{DocId, NamespaceName, Project};
+use shoal::model::write::WriteRequest;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::MemoryDisk;
@@ -65,9 +66,13 @@ pub fn name(text: &str) -> NamespaceName {
     Project::default_project().namespace(text).unwrap()
 }
 
-pub async fn write(engine: &Arc<Engine>, to: &str, body: Json) {
+pub fn request(body: Json) -> WriteRequest {
     let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&name(to), *request).await.unwrap();
+    *request
+}
+
+pub async fn write(engine: &Arc<Engine>, to: &str, body: Json) {
+    engine.write(&name(to), request(body)).await.unwrap();
 }
 
 /// Columns of every type.

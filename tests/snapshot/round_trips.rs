@@ -1,14 +1,18 @@
 //! What went in comes out: every type, deletions, tails, lineage, flattened, since an earlier commit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::json;
+use shoal::engine::Engine;
 use shoal::error::Kind;
 use shoal::model::as_of::AsOf;
 use shoal::model::ids::CommitId;
+use shoal::platform::clock::Clock as _;
 use shoal::snapshot::take::{Extent, take};
 
-use super::node::{Full, Node, contents, files, fill, name, plain, restored, row, rows, snapshot, write};
+use super::node::{Full, Node, contents, files, fill, name, plain, request, restored, row, rows, snapshot, write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_brings_every_document_to_another_node_as_it_was() {
@@ -160,6 +164,74 @@ async fn an_increment_is_refused_where_its_base_is_not() {
     shoal::snapshot::restore::restore(&engine, &name("next"), Some(&name("base")), bundle).await.unwrap();
     engine.delete(&name("base")).await.unwrap();
     assert_eq!(contents(&engine, &name("next")).await.unwrap(), contents(&engine, &name("docs")).await.unwrap());
+}
+
+/// An increment for `docs`, which is at its base.
+async fn one_behind(node: &Node) -> (Arc<Engine>, Vec<u8>) {
+    let engine = node.open().unwrap();
+    fill(&engine, "source").await;
+    let full = snapshot(&engine, "source", Extent::Full).await.unwrap();
+    let commit = engine.moment_at(&name("source"), None).await.unwrap().manifest.commit_id;
+    restored(&engine, "docs", &full).await.unwrap();
+    write(&engine, "source", rows(50, 52)).await;
+    let labels = [("from".to_owned(), "source".to_owned())].into();
+    engine.set_labels(&name("source"), labels).await.unwrap();
+    let increment = snapshot(&engine, "source", Extent::Since(AsOf::Commit(commit))).await.unwrap();
+    (engine, increment)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_increment_leaves_what_was_set_of_the_namespace_that_takes_it() {
+    const HOUR_MS: u64 = 3_600_000;
+    let node = Node::new(14);
+    let (engine, increment) = one_behind(&node).await;
+    let docs = name("docs");
+    let labels: BTreeMap<String, String> = [("team".to_owned(), "x".to_owned())].into();
+    engine.set_labels(&docs, labels.clone()).await.unwrap();
+    let expires_ms = engine.set_ttl(&docs, Some(2 * HOUR_MS)).await.unwrap();
+    restored(&engine, "docs", &increment).await.unwrap();
+    let after = engine.moment_at(&docs, None).await.unwrap();
+    assert_eq!(contents(&engine, &docs).await.unwrap(), contents(&engine, &name("source")).await.unwrap());
+    assert_eq!((&after.manifest.labels, after.manifest.expires_ms), (&labels, expires_ms));
+    // This node goes on counting what passes, whatever the clock shows.
+    node.clock.set(node.clock.now_millis() + HOUR_MS / 2);
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    let known = engine.tree(&docs.project).unwrap();
+    let shown = known.iter().find(|one| one.name == "docs").map(|one| one.expires_ms);
+    assert_eq!(shown, Some(expires_ms.map(|ms| ms + HOUR_MS / 2)));
+    node.clock.advance(HOUR_MS);
+    engine.tend().await.unwrap();
+    assert!(engine.view(&docs).is_err(), "its time is up");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_increment_is_refused_where_nothing_is_to_be_written_or_tags_would_be_lost() {
+    let node = Node::new(15);
+    let (engine, increment) = one_behind(&node).await;
+    let docs = name("docs");
+    let before = contents(&engine, &docs).await.unwrap();
+    engine.update_metadata(&docs, Some(true), None).await.unwrap();
+    let refusal = engine.write(&docs, request(rows(60, 61))).await.unwrap_err();
+    let error = restored(&engine, "docs", &increment).await.unwrap_err();
+    assert_eq!((error.kind(), error.message()), (refusal.kind(), refusal.message()));
+    engine.update_metadata(&docs, Some(false), None).await.unwrap();
+    for tag in ["release-7", "gone"] {
+        engine.tag(&docs, tag, None).await.unwrap();
+    }
+    engine.untag(&docs, "gone").await.unwrap();
+    let error = restored(&engine, "docs", &increment).await.unwrap_err();
+    assert_eq!((error.kind(), error.code()), (Kind::Conflict, "has_tags"), "{error}");
+    assert!(error.message().contains("has 1 tag"), "{error}");
+    assert_eq!(contents(&engine, &docs).await.unwrap(), before);
+    assert_eq!(engine.view_at(&docs, Some(&AsOf::Tag("release-7".into()))).unwrap().documents(), 30);
+    // As the hint says: onto another name, with this one as the base, or without the tags.
+    let bundle = std::io::Cursor::new(increment.clone());
+    shoal::snapshot::restore::restore(&engine, &name("next"), Some(&docs), bundle).await.unwrap();
+    assert_eq!(engine.tags(&docs).unwrap().len(), 1);
+    engine.untag(&docs, "release-7").await.unwrap();
+    restored(&engine, "docs", &increment).await.unwrap();
+    assert_eq!(contents(&engine, &docs).await.unwrap(), contents(&engine, &name("next")).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

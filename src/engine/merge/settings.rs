@@ -22,6 +22,17 @@ pub struct Settings {
     pub apart: BTreeSet<&'static str>,
 }
 
+/// What is set of one state.
+pub fn of(manifest: &Manifest) -> Settings {
+    Settings {
+        labels: manifest.labels.clone(),
+        read_only: manifest.read_only,
+        expires_ms: manifest.expires_ms,
+        set_ms: manifest.set_ms.clone(),
+        apart: BTreeSet::new(),
+    }
+}
+
 impl Settings {
     /// Whether a state has just these.
     pub fn are_of(&self, manifest: &Manifest) -> bool {

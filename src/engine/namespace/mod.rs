@@ -46,6 +46,7 @@ pub(in crate::engine) use self::flush::{reference, write_deletions};
 pub(in crate::engine) use self::intake::Intake;
 pub(in crate::engine) use self::state::etag;
 pub use self::write::moved;
+pub(in crate::engine) use self::write::read_only;
 
 use self::answers::Answers;
 use self::head::Head;

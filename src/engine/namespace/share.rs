@@ -94,6 +94,13 @@ impl Namespace {
         Ok(Share { manifest, _head: head })
     }
 
+    /// The newest manifest as it is, whatever is in no segment yet. Nothing is committed while the result is held.
+    pub(in crate::engine) async fn hold_head(&self) -> Result<Share<'_>> {
+        let head = self.head.lock().await;
+        self.check_alive()?;
+        Ok(Share { manifest: head.manifest.clone(), _head: head })
+    }
+
     /// `Busy` unless a manifest has everything that was acknowledged up to a moment.
     pub(in crate::engine) fn check_committed(&self, manifest: &Manifest, acknowledged: Progress) -> Result<()> {
         let committed = (manifest.data_seq, manifest.hlc);

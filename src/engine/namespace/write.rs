@@ -363,10 +363,12 @@ impl Namespace {
 }
 
 fn check_writable(decider: &Decider) -> Result<()> {
-    if decider.read_only {
-        return Err(Error::invalid("💔 Writes not permitted. This namespace is read-only."));
-    }
-    Ok(())
+    if decider.read_only { Err(read_only()) } else { Ok(()) }
+}
+
+/// The refusal of what would change a namespace that takes no writes.
+pub(in crate::engine) fn read_only() -> Error {
+    Error::invalid("💔 Writes not permitted. This namespace is read-only.")
 }
 
 /// Runs what computes: at once when it is short, else beside the threads that wait for sockets.
