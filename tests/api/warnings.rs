@@ -42,6 +42,36 @@ fn keys_that_mean_nothing_are_ignored_with_a_warning() {
 }
 
 #[test]
+fn keys_that_mean_nothing_inside_of_others_are_named_with_their_place() {
+    let daemon = filled();
+    let path = "/v2/namespaces/new";
+    for (what, key, meant) in [
+        ("branch_from_namespace", "asof", " (did you mean as_of?)"),
+        ("branch_from_namespace", "time_to_live", ""),
+        ("copy_from_namespace", "as_of", ""),
+    ] {
+        let body = json!({what: {"source_namespace": "docs", key: "x"}});
+        let reply = daemon.post(path, &body);
+        let warning = format!("ignored unknown keys: {what}.{key}{meant}");
+        assert_eq!((reply.status, reply.header("shoal-warning")), (200, Some(warning.as_str())), "{}", reply.text());
+        let again = daemon.send("DELETE", path, &[], b"");
+        assert_eq!(again.status, 200, "{}", again.text());
+    }
+    let filter = json!({"filters": ["n", "Eq", 1], "patch": {"n": 1}, "condition": ["n", "Eq", 7]});
+    let reply = daemon.post("/v2/namespaces/docs", &json!({"patch_by_filter": filter, "upsert_row": []}));
+    let warning = "ignored unknown keys: upsert_row (did you mean upsert_rows?), patch_by_filter.condition";
+    assert_eq!((reply.status, reply.header("shoal-warning")), (200, Some(warning)), "{}", reply.text());
+    for right in [
+        json!({"branch_from_namespace": {"source_namespace": "docs", "as_of": null, "ttl": "1h"}}),
+        json!({"copy_from_namespace": {"source_namespace": "docs", "dest_encryption": {"mode": "default"}}}),
+    ] {
+        let reply = daemon.post(path, &right);
+        assert_eq!((reply.status, reply.header("shoal-warning")), (200, None), "{}", reply.text());
+        assert_eq!(daemon.send("DELETE", path, &[], b"").status, 200);
+    }
+}
+
+#[test]
 fn an_operator_that_nobody_knows_is_named() {
     let daemon = filled();
     for (rank_by, operator) in [(json!(["n", "Nearest", [1, 2]]), "Nearest"), (json!(["n", "BM26", "x", {}]), "BM26")]

@@ -51,15 +51,17 @@ async fn write_here(
     let Received { bytes, share } = body;
     let mut request = match parse(&bytes, parse_write_bytes)? {
         WriteBody::Write(request) => request,
-        WriteBody::Copy(_) if call.head.headers.contains_key(IF_MATCH) => return Err(if_match_refused("copies")),
-        WriteBody::Copy(source) => {
+        WriteBody::Copy(..) if call.head.headers.contains_key(IF_MATCH) => return Err(if_match_refused("copies")),
+        WriteBody::Copy(source, ignored) => {
             let source = source_of(name, "copy_from_namespace", &source)?;
             let copied = call.server.engine.copy(&source, name).await?;
-            return Ok((Answer::ok(&copy_json(copied, Some(call.micros()))), None));
+            let answer = Answer::ok(&copy_json(copied, Some(call.micros())));
+            return Ok((warned(call, name, answer, warning(&ignored)), None));
         }
-        WriteBody::Branch(source, request) => {
+        WriteBody::Branch(source, request, ignored) => {
             let source = source_of(name, "branch_from_namespace", &source)?;
-            return Ok((super::lineage::branch(call, name, &source, request).await?, None));
+            let answer = super::lineage::branch(call, name, &source, request).await?;
+            return Ok((warned(call, name, answer, warning(&ignored)), None));
         }
     };
     let ignored = warning(&request.ignored);
@@ -124,12 +126,12 @@ pub(super) fn copy_json(documents: u64, micros: Option<u64>) -> Json {
 }
 
 pub fn start_copy(call: Call<'_>, name: &NamespaceName, body: &Received) -> Result<Answer> {
-    let WriteBody::Copy(source) = parse(&body.bytes, parse_write_bytes)? else {
+    let WriteBody::Copy(source, ignored) = parse(&body.bytes, parse_write_bytes)? else {
         return Err(Error::invalid("only copy_from_namespace can be started asynchronously")
             .with_hint("send other writes without `/async`; they are answered when they are durable"));
     };
     let token = call.server.engine.start_copy(&source_of(name, "copy_from_namespace", &source)?, name, false)?;
-    Ok(Answer::ok(&json!({ "token": token })))
+    Ok(warned(call, name, Answer::ok(&json!({ "token": token })), warning(&ignored)))
 }
 
 pub fn poll_copy(call: Call<'_>, name: &NamespaceName, token: &str) -> Result<Answer> {

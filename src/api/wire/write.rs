@@ -47,10 +47,10 @@ const WRITE_KEYS: [&str; 18] = [
 #[derive(Clone, Debug)]
 pub enum WriteBody {
     Write(Box<WriteRequest>),
-    /// The source namespace's name.
-    Copy(String),
-    /// The parent's name.
-    Branch(String, BranchRequest),
+    /// The source namespace's name, and what is said of keys that were ignored.
+    Copy(String, Vec<String>),
+    /// The parent's name, and the same.
+    Branch(String, BranchRequest, Vec<String>),
 }
 
 /// Reads a write body from its bytes.
@@ -73,18 +73,18 @@ fn from_parts(parts: Parts) -> Result<WriteBody> {
     let Parts { mut upserts, mut patches, rest: mut body, mut names } = parts;
     refuse_unsupported(&mut body)?;
     if let Some(source) = take(&mut body, "branch_from_namespace") {
-        let (source, request) = branch_source(source)?;
+        let (source, request, ignored) = branch_source(source)?;
         if !upserts.is_empty() || !patches.is_empty() || body.values().any(|json| !json.is_null()) {
             return Err(Error::invalid("💔 branch_from_namespace cannot be used with other write request fields"));
         }
-        return Ok(WriteBody::Branch(source, request));
+        return Ok(WriteBody::Branch(source, request, ignored));
     }
     if let Some(source) = take(&mut body, "copy_from_namespace") {
-        let source = copy_source(source)?;
+        let (source, ignored) = copy_source(source)?;
         if !upserts.is_empty() || !patches.is_empty() || body.values().any(|json| !json.is_null()) {
             return Err(Error::invalid("💔 copy_from_namespace cannot be used with other write request fields"));
         }
-        return Ok(WriteBody::Copy(source));
+        return Ok(WriteBody::Copy(source, ignored));
     }
     if let Some(json) = take(&mut body, "upsert_columns") {
         columns("upsert_columns", json, &mut names, &mut upserts)?;
@@ -101,8 +101,10 @@ fn from_parts(parts: Parts) -> Result<WriteBody> {
     let allow_partial = flag(&mut body, "delete_by_filter_allow_partial")?.unwrap_or(false);
     request.delete_by_filter = delete_filter.map(|filter| ByFilter { filter, allow_partial });
     let allow_partial = flag(&mut body, "patch_by_filter_allow_partial")?.unwrap_or(false);
+    let mut inside = Vec::new();
     if let Some(json) = take(&mut body, "patch_by_filter") {
-        request.patch_by_filter = Some(patch_by_filter(json, allow_partial, &mut names)?);
+        let (patch, ignored) = patch_by_filter(json, allow_partial, &mut names)?;
+        (request.patch_by_filter, inside) = (Some(patch), ignored);
     }
     request.return_affected_ids = flag(&mut body, "return_affected_ids")?.unwrap_or(false);
     request.disable_backpressure = flag(&mut body, "disable_backpressure")?.unwrap_or(false);
@@ -112,6 +114,7 @@ fn from_parts(parts: Parts) -> Result<WriteBody> {
     request.schema = take(&mut body, "schema").map(|json| parse_schema("schema", json)).transpose()?;
     check_complete(&request)?;
     request.ignored = ignored("", &body, &WRITE_KEYS);
+    request.ignored.extend(inside);
     Ok(WriteBody::Write(Box::new(request)))
 }
 
@@ -154,11 +157,11 @@ fn check_encryption(encryption: &Json) -> Result<()> {
         .with_hint("leave out `encryption`, and encrypt the data directory's file system"))
 }
 
-/// The parent, and what is ours beside the contract: `as_of` and `ttl`.
-fn branch_source(json: Json) -> Result<(String, BranchRequest)> {
+/// The parent, what is ours beside the contract: `as_of` and `ttl`, and what is said of other keys.
+fn branch_source(json: Json) -> Result<(String, BranchRequest, Vec<String>)> {
     let path = "branch_from_namespace";
     let mut config = match json {
-        Json::String(source) => return Ok((source, BranchRequest::default())),
+        Json::String(source) => return Ok((source, BranchRequest::default(), Vec::new())),
         other => map(path, other, "a string or a map")?,
     };
     let as_of =
@@ -167,16 +170,18 @@ fn branch_source(json: Json) -> Result<(String, BranchRequest)> {
     match take(&mut config, "source_namespace") {
         Some(source) => {
             let source = string("branch_from_namespace.source_namespace", source)?;
-            Ok((source, BranchRequest { as_of, ttl_ms }))
+            let ignored = ignored("branch_from_namespace.", &config, &["source_namespace", "as_of", "ttl"]);
+            Ok((source, BranchRequest { as_of, ttl_ms }, ignored))
         }
         None => Err(wrong(path, "missing field `source_namespace`")),
     }
 }
 
-fn copy_source(json: Json) -> Result<String> {
+/// The source, and what is said of keys that mean nothing.
+fn copy_source(json: Json) -> Result<(String, Vec<String>)> {
     let path = "copy_from_namespace";
     let mut config = match json {
-        Json::String(source) => return Ok(source),
+        Json::String(source) => return Ok((source, Vec::new())),
         other => map(path, other, "a string or a map")?,
     };
     if take(&mut config, "source_region").is_some() {
@@ -187,7 +192,11 @@ fn copy_source(json: Json) -> Result<String> {
         check_encryption(&encryption)?;
     }
     match take(&mut config, "source_namespace") {
-        Some(source) => string("copy_from_namespace.source_namespace", source),
+        Some(source) => {
+            let source = string("copy_from_namespace.source_namespace", source)?;
+            let known = ["source_namespace", "source_region", "dest_encryption"];
+            Ok((source, ignored("copy_from_namespace.", &config, &known)))
+        }
         None => Err(wrong(path, "missing field `source_namespace`")),
     }
 }
@@ -267,7 +276,8 @@ fn deletes(body: &mut Map<String, Json>) -> Result<Vec<Json>> {
     }
 }
 
-fn patch_by_filter(json: Json, allow_partial: bool, names: &mut Names) -> Result<PatchByFilter> {
+/// The patch, and what is said of keys that mean nothing.
+fn patch_by_filter(json: Json, allow_partial: bool, names: &mut Names) -> Result<(PatchByFilter, Vec<String>)> {
     let path = "patch_by_filter";
     let mut config = map(path, json, "struct PatchByFilter")?;
     let filter = config.remove("filters").ok_or_else(|| wrong(path, "missing field `filters`"))?;
@@ -275,7 +285,8 @@ fn patch_by_filter(json: Json, allow_partial: bool, names: &mut Names) -> Result
     let fields = map("patch_by_filter.patch", patch, "a map")?;
     let fields = fields.into_iter().map(|(name, value)| (names.intern(&name), value)).collect();
     let filter = parse_filter("patch_by_filter.filters", filter)?;
-    Ok(PatchByFilter { by: ByFilter { filter, allow_partial }, fields })
+    let ignored = ignored("patch_by_filter.", &config, &["filters", "patch"]);
+    Ok((PatchByFilter { by: ByFilter { filter, allow_partial }, fields }, ignored))
 }
 
 fn check_complete(request: &WriteRequest) -> Result<()> {
@@ -381,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_copy_stands_alone() {
-        assert!(matches!(parse_write(json!({"copy_from_namespace": "a"})), Ok(WriteBody::Copy(s)) if s == "a"));
+        assert!(matches!(parse_write(json!({"copy_from_namespace": "a"})), Ok(WriteBody::Copy(s, _)) if s == "a"));
         assert!(error(json!({"copy_from_namespace": "a", "deletes": [1]})).contains("cannot be used with other"));
     }
 }
