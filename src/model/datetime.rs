@@ -2,9 +2,12 @@
 
 /// Milliseconds of one day.
 const DAY_MS: i64 = 86_400_000;
+/// The days, counted from 1970, of the instants that have a notation: the years 0 to 9999 of UTC.
+const NOTED_DAYS: std::ops::Range<i64> = -719_528..2_932_897;
 
 /// Reads `YYYY-MM-DD`, or `YYYY-MM-DDTHH:MM:SS` with an optional fraction and an optional `Z` or `±hh:mm`; without a zone
-/// it is UTC. Milliseconds since 1970-01-01 UTC, finer digits cut off; `None` when it is no such instant.
+/// it is UTC. Milliseconds since 1970-01-01 UTC, finer digits cut off; `None` when it is no such instant, or when it has no such notation
+/// in UTC: what is written can be read, and written again.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let day = days_from_civil(number(bytes, 0, 4)?, number(bytes, 5, 2)?, number(bytes, 8, 2)?)?;
@@ -21,7 +24,8 @@ pub fn parse(text: &str) -> Option<i64> {
     }
     let (millis, zone) = fraction(&bytes[19..])?;
     let local = ((hour * 60 + minute) * 60 + second) * 1_000 + millis;
-    Some(day * DAY_MS + local - offset_ms(zone)?)
+    let millis = day * DAY_MS + local - offset_ms(zone)?;
+    NOTED_DAYS.contains(&millis.div_euclid(DAY_MS)).then_some(millis)
 }
 
 /// Writes an instant as `YYYY-MM-DDTHH:MM:SSZ`, with `.mmm` before the `Z` where it is not a whole second.
@@ -31,7 +35,7 @@ pub fn format(millis: i64) -> String {
     let (hour, minute, second) = (time / 3_600_000, time / 60_000 % 60, time / 1_000 % 60);
     let year = match year {
         0..=9_999 => format!("{year:04}"),
-        // Such instants cannot be written, but files may hold any number.
+        // Such instants are not taken, but files may hold any number, and earlier releases took some.
         _ => format!("{year:+07}"),
     };
     let fraction = match time % 1_000 {
@@ -145,6 +149,10 @@ mod tests {
             "+2026-01-01",
             "2026-01-0é",
             "20é6-01-01",
+            // What it is in UTC has no notation.
+            "9999-12-31T23:59:59-00:01",
+            "9999-12-31T23:59:59-23:59",
+            "0000-01-01T00:00:00+00:01",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }
@@ -156,6 +164,10 @@ mod tests {
             let millis = day * 86_400_000 + 45_296_007;
             assert_eq!(parse(&format(millis)), Some(millis), "{day}");
         }
+        for edge in ["0000-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z"] {
+            assert_eq!(parse(edge).map(format).as_deref(), Some(edge));
+        }
+        assert_eq!(parse("9999-12-31T23:59:59+00:01").map(format).as_deref(), Some("9999-12-31T23:58:59Z"));
         assert_eq!(format(0), "1970-01-01T00:00:00Z");
         assert_eq!(format(-1), "1969-12-31T23:59:59.999Z");
         let _ = (format(i64::MIN), format(i64::MAX));

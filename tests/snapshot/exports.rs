@@ -13,7 +13,7 @@ use shoal::platform::memory_disk::Fault;
 use shoal::snapshot::take::Extent;
 
 use super::node::{
-    Node, contents, exported, files, fill, imported, name, plain, restored, row, rows, snapshot, write,
+    Node, contents, exported, files, fill, imported, name, plain, request, restored, row, rows, snapshot, write,
 };
 
 /// What differs between two namespaces, in either direction.
@@ -183,6 +183,30 @@ async fn a_clock_that_nobody_could_go_on_from_is_refused() {
         assert!(error.message().starts_with(&format!("{whose}: clock {} is beyond", u64::MAX)), "{error}");
     }
     assert_eq!(imported(&engine, "back", ended(&lines[..lines.len() - 1]).as_bytes()).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instant_that_has_no_notation_is_carried_and_read_where_it_is_stored() {
+    let node = Node::new(42);
+    let engine = node.open().unwrap();
+    let schema = json!({"t": "datetime", "all": "[]datetime"});
+    let last = "9999-12-31T23:59:59Z";
+    write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "t": last, "all": [last]}], "schema": schema})).await;
+    let beyond = json!({"upsert_rows": [{"id": 1, "t": "9999-12-31T23:59:59-00:01"}], "schema": schema});
+    assert!(engine.write(&name("docs"), request(beyond)).await.is_err());
+    let whole = String::from_utf8(exported(&engine, "docs").await.unwrap()).unwrap();
+    // As earlier releases took it, with an offset.
+    let late = whole.replace(&format!("\"{last}\""), "253402300859000");
+    let lines: Vec<&str> = late.lines().collect();
+    let altered = ended(&lines[..lines.len() - 1]);
+    imported(&engine, "late", altered.as_bytes()).await.unwrap();
+    let stored = contents(&engine, &name("late")).await.unwrap();
+    let stored = stored.values().next().unwrap();
+    assert!(format!("{:?}", stored.fields).contains("253402300859000"), "{stored:?}");
+    let again = String::from_utf8(exported(&engine, "late").await.unwrap()).unwrap();
+    assert_eq!(again.lines().nth(1), Some(lines[1]));
+    restored(&engine, "again", &snapshot(&engine, "late", Extent::Full).await.unwrap()).await.unwrap();
+    assert_eq!(differences(&engine, "late", "again").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
