@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use serde_json::json;
+use shoal::api::wire::write::parse_schema;
 use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::lineage::BranchRequest;
 use shoal::engine::merge::MergeRequest;
@@ -238,6 +239,30 @@ async fn a_revert_makes_the_documents_what_they_were_by_one_more_commit() {
     engine.merge(&name("main"), &name("try"), Default::default()).await.unwrap();
     assert_eq!(all(&engine, "try"), bad);
     assert_eq!(engine.revert(&name("main"), &AsOf::Tag("no".into())).await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revert_is_done_once_though_an_attribute_was_dropped_since() {
+    for anew in [false, true] {
+        let node = Node::new(31);
+        let engine = node.open();
+        write(&engine, "main", json!({"upsert_rows": [{"id": 1, "x": 1, "y": "k"}, {"id": 2, "x": 2}]})).await;
+        engine.tag(&name("main"), "before", None).await.unwrap();
+        engine.update_schema(&name("main"), parse_schema("", json!({"x": {"drop": true}})).unwrap()).await.unwrap();
+        if anew {
+            write(&engine, "main", json!({"schema": {"x": "string"}, "patch_rows": [{"id": 1, "x": "text"}]})).await;
+        }
+        write(&engine, "main", json!({"patch_rows": [{"id": 1, "y": "l"}]})).await;
+        let before = AsOf::Tag("before".into());
+        let done = engine.revert(&name("main"), &before).await.unwrap();
+        assert_eq!((done.written, done.deleted), (1, 0));
+        let reverted = all(&engine, "main");
+        assert_eq!(reverted.values().next().unwrap().get("y"), Some(&json!("k")));
+        assert!(reverted.values().all(|row| !row.contains_key("x")), "{reverted:?}");
+        let again = engine.revert(&name("main"), &before).await.unwrap();
+        assert_eq!((again.written, again.deleted), (0, 0));
+        assert_eq!(all(&engine, "main"), reverted);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
