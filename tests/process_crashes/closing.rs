@@ -192,7 +192,11 @@ async fn a_namespace_whose_log_cannot_be_sealed_stays_open_until_it_can() {
             node.disk.fail(Some(("rename", "/wal/", ErrorKind::Other)));
             assert_eq!(node.engine.open_count(), OPEN_MAX);
             assert_eq!(
-                node.engine.create(&name("more"), CreateRequest::default()).await.map_err(|e| e.to_string()),
+                node.engine
+                    .create(&name("more"), CreateRequest::default())
+                    .await
+                    .map(drop)
+                    .map_err(|e| e.to_string()),
                 Ok(())
             );
             assert_eq!(node.engine.open_count(), OPEN_MAX, "only what was just made could be closed");

@@ -384,7 +384,7 @@ async fn a_disk_that_is_full_is_called_so_whatever_met_it() {
         let ask = || async {
             let (engine, docs, other) = (&node.engine, name("docs"), name("other"));
             match what {
-                "a namespace" => engine.create(&other, CreateRequest::default()).await,
+                "a namespace" => engine.create(&other, CreateRequest::default()).await.map(drop),
                 "a branch" => engine.branch(&docs, &other, BranchRequest::default()).await,
                 "a tag" => engine.tag(&docs, "then", None).await.map(drop),
                 "labels" => engine.set_labels(&docs, labels()).await,
