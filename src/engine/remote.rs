@@ -372,7 +372,7 @@ impl Engine {
             if generations(context, nsid)?.is_empty() {
                 return Ok(false);
             }
-            let is_kept = context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some());
+            let is_kept = self.is_laid_aside(nsid);
             if !is_kept {
                 self.discard(&name.project, nsid);
             }

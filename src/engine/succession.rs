@@ -67,7 +67,7 @@ impl Engine {
             return Err(not_found(name));
         }
         let nsid = theirs.nsid;
-        if self.context.kin().get(&nsid).is_some_and(|kin| kin.deleted_ms.is_some()) {
+        if self.is_laid_aside(nsid) {
             // It may hold writes that the bucket never had.
             let why = format!("incarnation {nsid} of {name} was deleted on this node before, and can be had back");
             return Ok(HandedOver::Apart(Error::conflict(why)));

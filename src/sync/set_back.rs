@@ -78,33 +78,35 @@ impl Sync {
         names::newest(&self.bucket, name, patience).await
     }
 
-    /// Whether a state is the bucket's by its number: numbers of a bucket that was put back are used again. One that cannot be read is.
-    pub(super) async fn has(
+    /// Whether a state is the bucket's by its number: numbers of a bucket that was put back are used again.
+    pub(super) async fn has(&self, project: &Project, state: (Nsid, u64, CommitId)) -> Result<bool> {
+        Ok(self.is_at_its_number(project, state).await? == Some(true))
+    }
+
+    /// The same, and `None` where there is no state of that number. One that cannot be read is taken for this one.
+    async fn is_at_its_number(
         &self,
         project: &Project,
         (nsid, generation, commit_id): (Nsid, u64, CommitId),
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         match self.read_generation(project, nsid, generation).await {
-            Ok(there) => Ok(there.is_some_and(|there| there.commit_id == commit_id)),
-            Err(error) if error.kind() == Kind::Corrupt => Ok(true),
+            Ok(there) => Ok(there.map(|there| there.commit_id == commit_id)),
+            Err(error) if error.kind() == Kind::Corrupt => Ok(Some(true)),
             Err(error) => Err(error),
         }
     }
 
     /// Notes where the newest manifest in the bucket is not the one that this node knew, nor goes on from it.
     pub(super) async fn compare(&self, project: &Project, known: &Manifest, found: Option<&Found>) -> Result<()> {
+        let state = (known.nsid, known.generation, known.commit_id);
         let is_behind = match found.map(|found| &found.manifest) {
             None => true,
             Some(newest) if newest.generation <= known.generation => newest.commit_id != known.commit_id,
             Some(newest) if newest.generation == known.generation + 1 => {
                 newest.parent.is_some_and(|parent| parent.commit_id != known.commit_id)
             }
-            // What was reclaimed, or cannot be read, says nothing.
-            Some(_) => match self.read_generation(project, known.nsid, known.generation).await {
-                Ok(there) => there.is_some_and(|there| there.commit_id != known.commit_id),
-                Err(error) if error.kind() == Kind::Corrupt => false,
-                Err(error) => return Err(error),
-            },
+            // What was reclaimed says nothing.
+            Some(_) => self.is_at_its_number(project, state).await? == Some(false),
         };
         if is_behind {
             self.is_set_back.store(true, Ordering::SeqCst);

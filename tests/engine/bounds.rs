@@ -18,6 +18,18 @@ use crate::{logs_below, request, write};
 /// A test that waits longer than this for what is under way has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A gate: while it is locked no segment comes to be.
+fn before_segments(disk: &HookDisk) -> Arc<Mutex<()>> {
+    let gate = Arc::new(Mutex::new(()));
+    let before = gate.clone();
+    disk.each(move |_, path| {
+        if path.to_string_lossy().contains("/segments/") && path.to_string_lossy().contains("tmp") {
+            drop(before.lock());
+        }
+    });
+    gate
+}
+
 fn column(n: usize) -> String {
     format!("{n:04}{}", "x".repeat(60))
 }
@@ -394,14 +406,8 @@ async fn what_many_writes_make_at_once_keeps_the_bound_on_all_tails() {
         Engine::open(node.config.clone(), Arc::new(disk.clone()), node.clock.clone(), node.random.clone()).unwrap();
     engine.rebuild_index().unwrap();
     // No segment comes to be meanwhile, so what is written stays where it is counted.
-    let gate = Arc::new(Mutex::new(()));
+    let gate = before_segments(&disk);
     let closed = gate.lock().unwrap();
-    let before = gate.clone();
-    disk.each(move |_, path| {
-        if path.to_string_lossy().contains("/segments/") && path.to_string_lossy().contains("tmp") {
-            drop(before.lock());
-        }
-    });
     let write_all = || {
         let writers: Vec<_> = (0..NAMESPACES)
             .map(|n| {
@@ -497,14 +503,8 @@ async fn a_project_that_fills_all_tails_leaves_room_for_the_small_write_of_anoth
     let other = Project::new("org", "other").unwrap().namespace("docs").unwrap();
     engine.write(&other, request(json!({"upsert_rows": [{"id": 1}]}))).await.unwrap();
     // No segment comes to be before the tails are full.
-    let gate = Arc::new(Mutex::new(()));
+    let gate = before_segments(&disk);
     let closed = gate.lock().unwrap();
-    let before = gate.clone();
-    disk.each(move |_, path| {
-        if path.to_string_lossy().contains("/segments/") && path.to_string_lossy().contains("tmp") {
-            drop(before.lock());
-        }
-    });
     let greedy = |n: u64, id: u64| {
         let rows = json!([{"id": id, "text": "x".repeat(20_000)}]);
         let schema = json!({"text": {"type": "string", "filterable": false}});

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use shoal::platform::clock::{Clock as _, ManualClock};
 use shoal::platform::wall::StoreClock;
-use shoal::store::{Bucket, BucketConfig};
+use shoal::store::Bucket;
 use shoal::sync::CLOCK_DOUBTED;
 
-use crate::fleet::{bucket, sync, worker};
+use crate::fleet::{bucket, directory, sync, worker};
 use crate::following::follower;
 use crate::node::{DAY_MS, Node, all, name, put};
 use crate::reclaiming::{churn, keys, two};
@@ -60,13 +60,6 @@ async fn a_time_to_live_that_another_node_set_ends_by_the_clock_of_a_bucket_that
     assert!(engines[1].view(&name("docs")).is_err(), "its time is up");
 }
 
-/// A directory that is a bucket.
-fn place() -> (tempfile::TempDir, BucketConfig) {
-    let dir = tempfile::tempdir().unwrap();
-    let url = format!("file://{}", dir.path().display());
-    (dir, BucketConfig { url, ..BucketConfig::default() })
-}
-
 /// For how long at most it may be behind, as its namespace and its metric say.
 async fn behind(worker: &shoal::sync::Worker) -> Option<u64> {
     let behind = worker.staleness_ms(&name("docs"));
@@ -76,7 +69,7 @@ async fn behind(worker: &shoal::sync::Worker) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn for_how_long_a_node_was_cut_off_is_not_told_by_a_clock_that_went_back() {
-    let (_dir, config) = place();
+    let (_dir, config) = directory();
     let (node, mut other) = (Node::new(1), follower(2, &["*/*/docs"]));
     let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
     let engine = node.open();
@@ -117,7 +110,7 @@ async fn for_how_long_a_node_was_cut_off_is_not_told_by_a_clock_that_went_back()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn for_how_long_a_node_is_cut_off_is_told_by_time_that_passed() {
-    let (_dir, config) = place();
+    let (_dir, config) = directory();
     let node = Node::new(1);
     let engine = node.open();
     put(&engine, "docs", 0..3, 1).await;

@@ -24,6 +24,13 @@ pub fn bucket(seed: u64) -> Bucket {
     Bucket::over(Backend::in_memory(), clock, random)
 }
 
+/// A directory to be a bucket.
+pub fn directory() -> (tempfile::TempDir, BucketConfig) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("file://{}", dir.path().display());
+    (dir, BucketConfig { url, ..BucketConfig::default() })
+}
+
 pub async fn sync(node: &Node, engine: &Arc<Engine>, bucket: &Bucket) -> Result<Status> {
     sync_by(node, engine, bucket, Policy::Lww).await
 }

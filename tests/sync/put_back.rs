@@ -9,10 +9,10 @@ use bytes::Bytes;
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::NamespaceName;
-use shoal::store::{Bucket, BucketConfig, Patience};
+use shoal::store::{Bucket, Patience};
 use shoal::sync::{Selection, Sync};
 
-use crate::fleet::{bucket, fresh, names, options, sync, worker};
+use crate::fleet::{bucket, directory, fresh, names, options, sync, worker};
 use crate::node::{DAY_MS, Node, all, branch, name, put};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -112,9 +112,7 @@ async fn a_write_that_nobody_waits_for_finds_its_name_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_was_put_back_is_filled_again_by_the_next_pass() {
     for at in 0..2 {
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("file://{}", dir.path().display());
-        let config = BucketConfig { url, ..BucketConfig::default() };
+        let (dir, config) = directory();
         let clocks = Node::new(3);
         let bucket = Bucket::open(&config, clocks.clock.clone(), clocks.random.clone()).unwrap();
         let (_, engine, link, copies) = begun(&bucket).await;
@@ -152,9 +150,7 @@ async fn a_number_that_means_something_else_since_is_read_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_lacks_of_others_is_said_and_sent_once_one_was_asked_for() {
     for at in 0..2 {
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("file://{}", dir.path().display());
-        let config = BucketConfig { url, ..BucketConfig::default() };
+        let (_dir, config) = directory();
         let clocks = Node::new(5);
         let bucket = Bucket::open(&config, clocks.clock.clone(), clocks.random.clone()).unwrap();
         let (node, engine, _, copies) = begun(&bucket).await;

@@ -7,10 +7,10 @@ use serde_json::json;
 use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::platform::disk::Disk;
-use shoal::store::{Bucket, BucketConfig, Patience};
+use shoal::store::{Bucket, Patience};
 use shoal::sync::{Selection, Sync, Worker};
 
-use crate::fleet::{bucket, fresh, meet, sync, worker};
+use crate::fleet::{bucket, directory, fresh, meet, sync, worker};
 use crate::node::{DAY_MS, Node, all, name, put, write};
 use crate::unlucky::Place;
 
@@ -177,10 +177,9 @@ async fn told(worker: &Worker) -> (bool, u64, u64, Vec<String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_the_bucket_was_not_told_of_counts_until_it_is() {
-    let (dir, mut node) = (tempfile::tempdir().unwrap(), Node::new(7));
+    let ((_dir, config), mut node) = (directory(), Node::new(7));
     node.config.has_bucket = true;
     node.config.retention_ms = DAY_MS;
-    let config = BucketConfig { url: format!("file://{}", dir.path().display()), ..BucketConfig::default() };
     let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
     let mut engine = node.open();
     for namespace in ["keep", "secret"] {
@@ -219,9 +218,8 @@ async fn a_name_that_the_bucket_was_not_told_of_counts_until_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_of_what_the_bucket_does_not_name_any_more_is_not_told_for_ever() {
-    let (dir, mut node) = (tempfile::tempdir().unwrap(), Node::new(8));
+    let ((_dir, config), mut node) = (directory(), Node::new(8));
     node.config.retention_ms = DAY_MS;
-    let config = BucketConfig { url: format!("file://{}", dir.path().display()), ..BucketConfig::default() };
     let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
     let engine = node.open();
     put(&engine, "keep", 0..10, 1).await;
