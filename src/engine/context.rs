@@ -20,8 +20,8 @@ use super::setbacks::Setbacks;
 use super::unreadable::AllUnreadable;
 use crate::error::Result;
 use crate::format::node::NodeFile;
-use crate::meta::Meta;
 use crate::meta::tables::{Bound, Deadline, Kin};
+use crate::meta::{KeptLog, Meta};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::model::name_patterns::NamePatterns;
 use crate::model::query::Recall;
@@ -210,9 +210,9 @@ impl Context {
         Birth { context: self.clone(), nsid }
     }
 
-    /// Counts objects that their writer still needs. The caller holds `commits`.
-    pub fn keep(&self, keys: &[String]) {
-        if let Err(error) = self.meta.keep_logs(keys) {
+    /// Counts logs that their writer still needs. The caller holds `commits`.
+    pub fn keep(&self, logs: &[KeptLog]) {
+        if let Err(error) = self.meta.keep_logs(logs) {
             self.say_index_fails(&error);
         }
     }

@@ -10,7 +10,7 @@
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
-//! - `damage` lists the files that are damaged, `unreadable` says what they may hold;
+//! - `damage` lists the files that are damaged, `unreadable` says what they may hold, `missing_logs` which logs are gone;
 //! - `copies` are those made in the background, `copy_tokens` says which are under way and what became of the others;
 //! - `setbacks` is what failed and is tried again, `unnamed` what goes where its manifest does not come to be;
 //! - `lineage` is where namespaces come from and what stays of them.
@@ -35,6 +35,7 @@ pub mod lineage;
 mod log_frames;
 mod made;
 pub mod merge;
+mod missing_logs;
 pub mod namespace;
 mod node;
 pub mod open_logs;

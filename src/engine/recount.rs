@@ -41,6 +41,7 @@ impl Engine {
         self.put_back_from_index();
         let ((mut facts, unreadable), _alone) = self.gather()?;
         self.count_unreadable(&mut facts, &unreadable)?;
+        self.count_missing_logs(&mut facts);
         let heads = facts.heads.len();
         // An index that was begun anew has nothing of what no rebuild makes. A full disk has room for that afterwards.
         let kept = context.keep_node();

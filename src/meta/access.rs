@@ -11,7 +11,7 @@ use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 
 use super::backend::{from_redb, open_database};
 use super::tables::{
-    self, ANSWERS, COPIES, DEADLINES, HISTORY, KIN, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, STATE,
+    self, ANSWERS, COPIES, DEADLINES, HISTORY, KIN, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, SEALED, STATE,
 };
 use super::{Meta, remove};
 use crate::error::{Context, Error, Kind, Result};
@@ -115,6 +115,7 @@ pub(super) fn begin(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(COPIES)?;
         transaction.delete_table(ANSWERS)?;
         transaction.open_table(DEADLINES)?;
+        transaction.open_table(SEALED)?;
         make_tables(transaction)
     })
 }

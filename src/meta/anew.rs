@@ -12,8 +12,10 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransacti
 use super::access::{self, caught, give_back, make_tables};
 use super::backend::{from_redb, open_database};
 use super::references::write_objects;
-use super::tables::{self, COPIES, DEADLINES, HISTORY, KIN, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, STATE};
-use super::{CACHE_BYTES, Facts, Meta, remove};
+use super::tables::{
+    self, COPIES, DEADLINES, HISTORY, KIN, MANIFESTS, NAMES, OBJECTS, PINS, REFERENCES, SEALED, STATE,
+};
+use super::{CACHE_BYTES, Facts, Meta, remove, sealed};
 use crate::error::{DISK_FULL, Error, Result};
 
 /// What of the index no file has.
@@ -21,6 +23,7 @@ use crate::error::{DISK_FULL, Error, Result};
 struct Kept {
     copies: Vec<(String, Vec<u8>)>,
     deadlines: Vec<([u8; 16], (u64, i64))>,
+    sealed: Vec<(String, (u64, u64, u32))>,
     state: Vec<(String, u64)>,
 }
 
@@ -153,6 +156,7 @@ fn fill(transaction: &WriteTransaction, facts: &Facts) -> Result<(), redb::Error
             kin.insert(nsid.0.as_bytes(), known.encode().as_slice())?;
         }
     }
+    sealed::retain(transaction, |key| facts.references.contains_key(key))?;
     transaction.open_table(STATE)?.insert(tables::COUNTED, 1)?;
     write_objects(transaction, &facts.beside_heads)?;
     facts.heads.iter().try_for_each(|(_, head)| write_objects(transaction, &head.objects))
@@ -170,6 +174,10 @@ impl Kept {
             let (id, deadline) = row?;
             kept.deadlines.push((*id.value(), deadline.value()));
         }
+        for row in transaction.open_table(SEALED)?.iter()? {
+            let (key, row) = row?;
+            kept.sealed.push((key.value().to_owned(), row.value()));
+        }
         for row in transaction.open_table(STATE)?.iter()? {
             let (key, value) = row?;
             kept.state.push((key.value().to_owned(), value.value()));
@@ -185,6 +193,10 @@ impl Kept {
         let mut deadlines = transaction.open_table(DEADLINES)?;
         for (id, deadline) in &self.deadlines {
             deadlines.insert(id, deadline)?;
+        }
+        let mut sealed = transaction.open_table(SEALED)?;
+        for (key, row) in &self.sealed {
+            sealed.insert(key.as_str(), row)?;
         }
         let mut state = transaction.open_table(STATE)?;
         for (key, value) in &self.state {

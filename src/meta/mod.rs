@@ -13,6 +13,7 @@ mod clock;
 mod past;
 mod references;
 mod seal;
+mod sealed;
 mod shrink;
 pub mod tables;
 
@@ -25,7 +26,8 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransacti
 
 use self::access::give_back;
 use self::backend::open_database;
-use self::references::{count, hold, release};
+use self::references::{hold, release};
+pub use self::sealed::KeptLog;
 use self::tables::{Bound, COPIES, Kin, MANIFESTS, NAMES, OBJECTS, PINS, Past, STATE};
 use crate::error::{Context, DISK_FULL, DISK_READ_ONLY, Error, Kind, Result};
 use crate::model::ids::Nsid;
@@ -195,11 +197,6 @@ impl Meta {
         self.unless_empty(objects, Durability::None, |transaction| hold(transaction, objects))
     }
 
-    /// Counts one more reference to each log that its writer still needs, and no manifest names. Lazy, too.
-    pub fn keep_logs(&self, keys: &[String]) -> Result<()> {
-        self.unless_empty(keys, Durability::None, |transaction| count(transaction, keys.iter()))
-    }
-
     /// Where there is nothing to count there is no transaction to wait for.
     fn unless_empty<T>(
         &self,
@@ -336,7 +333,7 @@ impl Meta {
                 is_marked = !self.reopened.load(Ordering::SeqCst);
                 access::write(database, Durability::Immediate, |transaction| {
                     transaction.open_table(STATE)?.insert(tables::CLEAN, u64::from(is_marked))?;
-                    Ok(())
+                    if is_marked { sealed::vouch(transaction) } else { Ok(()) }
                 })
             })?;
         }

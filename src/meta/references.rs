@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 
-use super::tables::{OBJECTS, REFERENCES};
+use super::tables::{OBJECTS, REFERENCES, SEALED};
 use super::{Meta, ObjectFact};
 use crate::error::Result;
 
@@ -74,6 +74,7 @@ pub(super) fn count<'a>(
 pub(super) fn release(transaction: &WriteTransaction, keys: &[String]) -> Result<Vec<String>, redb::Error> {
     let mut references = transaction.open_table(REFERENCES)?;
     let mut objects = transaction.open_table(OBJECTS)?;
+    let mut sealed = transaction.open_table(SEALED)?;
     let mut free = Vec::new();
     for key in keys {
         let count = references.get(key.as_str())?.map_or(0, |count| count.value());
@@ -82,6 +83,7 @@ pub(super) fn release(transaction: &WriteTransaction, keys: &[String]) -> Result
         } else {
             references.remove(key.as_str())?;
             objects.remove(key.as_str())?;
+            sealed.remove(key.as_str())?;
             free.push(key.clone());
         }
     }

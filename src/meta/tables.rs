@@ -27,6 +27,9 @@ pub const KIN: TableDefinition<&[u8; 16], &[u8]> = TableDefinition::new("kin");
 pub const COPIES: TableDefinition<&str, &[u8]> = TableDefinition::new("copies");
 /// Incarnation to when it is deleted by itself, where this node set that: [`Deadline`]. Not made of any file.
 pub const DEADLINES: TableDefinition<&[u8; 16], (u64, i64)> = TableDefinition::new("deadlines");
+/// Key of a sealed log with records to the origin that wrote it, how many clean stops there were before, and a checksum of all three. Not
+/// made of any file.
+pub const SEALED: TableDefinition<&str, (u64, u64, u32)> = TableDefinition::new("sealed");
 /// Facts about the index itself, and what the wall clock showed last.
 pub const STATE: TableDefinition<&str, u64> = TableDefinition::new("state");
 
@@ -37,6 +40,8 @@ pub const CLEAN: &str = "clean";
 /// In [`STATE`]: what the wall clock showed last, and the sum of its jumps, as 64 bits in two's complement.
 pub const WALL: &str = "wall";
 pub const JUMPS: &str = "jumps";
+/// In [`STATE`]: how many clean stops there were.
+pub const STOPS: &str = "stops";
 /// In [`STATE`]: 1 once references were counted from the files: no count is below the truth since.
 pub const COUNTED: &str = "counted";
 

@@ -11,6 +11,7 @@ mod damaged;
 mod drops;
 mod every_file;
 mod limits;
+mod lost_logs;
 mod lost_pages;
 mod meanwhile;
 mod node;

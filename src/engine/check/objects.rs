@@ -9,6 +9,7 @@ use super::{Remedy, Report, restore};
 use crate::engine::Engine;
 use crate::engine::journal::first_seq_of;
 use crate::engine::layout::log_key;
+use crate::engine::missing_logs::missing_logs;
 use crate::engine::namespace::head::objects;
 use crate::engine::remote::owner_of;
 use crate::error::{Error, Result};
@@ -173,6 +174,8 @@ impl Engine {
         if self.context.may_reclaim() {
             // The writer holds its logs until their records are in segments.
             let own = log_key(&name.project, nsid, "");
+            let missing = head.map(|head| missing_logs(&self.context, (name, head), replay_from)).unwrap_or_default();
+            let missing: BTreeSet<String> = missing.into_iter().map(|(key, _)| key).collect();
             for key in self.context.meta.references_below(&own)? {
                 let found = if_there(disk.size(&self.context.tier.path(&key)));
                 let is_there = !matches!(found, Ok(None));
@@ -182,7 +185,11 @@ impl Engine {
                     let logs = disk.list(&paths.sealed).unwrap_or_default();
                     // Where a later log is left, the gap before it sets the namespace apart.
                     let is_last = !logs.iter().filter_map(|log| first_seq_of(&log.name)).any(|later| later > first);
-                    let remedy = if is_last { Remedy::Forget } else { Remedy::FromACopy };
+                    let remedy = match is_last {
+                        true if missing.contains(&key) && self.catalog.is_bound(nsid) => Remedy::DropDamaged,
+                        true => Remedy::Forget,
+                        false => Remedy::FromACopy,
+                    };
                     if is_last || level < 3 {
                         report.add(label, format!("store/{key}"), what, remedy);
                     }

@@ -17,6 +17,7 @@ use super::{Decider, Namespace, Progress, stopping};
 use crate::engine::context::Context;
 use crate::engine::journal::SealedLog;
 use crate::engine::layout::{deletions_key, log_key, segment_key};
+use crate::engine::missing_logs::kept;
 use crate::engine::setbacks::Work;
 use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
@@ -169,7 +170,7 @@ impl Namespace {
         let _commits = self.context.commits.of(self.nsid);
         match tokio::task::block_in_place(|| journal.seal()) {
             Ok(sealed) => {
-                self.context.keep(&[log_key(&self.name.project, self.nsid, &sealed.name)]);
+                self.context.keep(&[kept(&self.name.project, (self.nsid, decider.origin), &sealed)]);
                 decider.sealed.push(sealed);
                 self.many_logs.store(are_many(&decider.sealed), Ordering::Relaxed);
                 Ok(())

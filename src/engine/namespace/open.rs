@@ -18,11 +18,13 @@ use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer};
 use crate::engine::layout::{log_key, prefix};
+use crate::engine::missing_logs::{kept, missing_logs};
 use crate::engine::recovery::{Unsettled, look, salvage, settle};
 use crate::engine::write::Change;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::deletions;
 use crate::format::manifest::{Manifest, SegmentRef};
+use crate::meta::KeptLog;
 use crate::model::document::Document;
 use crate::model::ids::{Hlc, NamespaceName};
 use crate::model::schema::Schema;
@@ -158,8 +160,12 @@ impl Namespace {
             // What moves into the tier is counted.
             let _commits = context.commits.of(self.nsid);
             let settled = settle(&*context.disk, &paths, self.nsid, &unsettled)?;
-            let key = |log: &String| log_key(&self.name.project, self.nsid, log);
-            context.keep(&settled.moved.iter().map(key).collect::<Vec<String>>());
+            let of = |name: &String| {
+                let log = decider.sealed.iter().find(|log| log.name == *name);
+                let key = || KeptLog { key: log_key(&self.name.project, self.nsid, name), writer: None };
+                log.map_or_else(key, |log| kept(&self.name.project, (self.nsid, decider.origin), log))
+            };
+            context.keep(&settled.moved.iter().map(of).collect::<Vec<KeptLog>>());
             Ok(settled)
         });
         let settled = settled.inspect_err(|_: &Error| {
@@ -303,6 +309,15 @@ fn load(
         }
         (found, _) => found?,
     };
+    let missing = missing_logs(context, (name, manifest), recovered.next_seq);
+    if let Some((key, first)) = missing.first() {
+        let Some(lost) = &mut how.lost else {
+            return Err(Error::corrupt(format!("log {key} is missing; it holds records from {first} on")));
+        };
+        let lines =
+            missing.iter().map(|(key, first)| format!("records from {first} on of log {key} (it is missing)"));
+        lost.records.extend(lines);
+    }
     recovered.replay(&*context.disk, &mut |frame| {
         // A commit without records has no place in the sequence: the clock tells that the manifest has it.
         if frame.batch.records() == 0 && frame.hlc <= manifest.hlc {
@@ -323,6 +338,8 @@ fn load(
             }
         }
     }
+    // What is written next is above all of the logs that are given up.
+    recovered.next_seq = missing.iter().map(|(_, first)| first + 1).fold(recovered.next_seq, u64::max);
     Ok(Loaded {
         state,
         next_seq: recovered.next_seq,
