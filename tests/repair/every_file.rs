@@ -56,11 +56,10 @@ fn fate(file: &str, cut: bool, damage: Damage, all_files: &[String], newest: &[S
             }
         }
         _ if file.starts_with("/data/local/") && is_newest => {
-            if cut {
-                Fate::Healed
-            } else {
-                Fate::Restored
-            }
+            // Of a deleted namespace only a repair writes it again.
+            let mark = format!("{}/deleted.json", file.rsplit_once('/').unwrap().0);
+            let is_damaged = damage != Damage::Deleted;
+            if cut && !(all_files.contains(&mark) && is_damaged) { Fate::Healed } else { Fate::Restored }
         }
         // Retention removes past states, too: that one is not there says nothing.
         _ if file.starts_with("/data/local/") => {

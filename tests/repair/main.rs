@@ -10,6 +10,7 @@ mod daemon;
 mod damaged;
 mod drops;
 mod every_file;
+mod killed;
 mod limits;
 mod lost_logs;
 mod lost_pages;

@@ -17,7 +17,7 @@ mod objects;
 mod repair;
 pub mod restore;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,11 +26,13 @@ pub use self::repair::{Action, RepairReport, RepairRequest};
 use super::Engine;
 use super::catalog::stored;
 use super::layout::prefix;
+use super::lineage::holdings::read_deleted;
 use super::namespace::Namespace;
 use super::sweep::parts;
 use crate::error::{Error, Kind, Result};
 use crate::format::names::parse_name;
 use crate::format::node::{decode_format, decode_node};
+use crate::meta::tables::Kin;
 use crate::model::ids::{NamespaceName, Nsid, Project};
 
 /// The most problems one report lists; more are counted.
@@ -290,12 +292,30 @@ impl Engine {
     /// What has a name, and what was deleted and can be had back.
     fn incarnations(&self, scope: &Scope) -> Vec<(String, NamespaceName, Nsid)> {
         let bound = self.catalog.all().into_iter().map(|(name, nsid)| (name.to_string(), name, nsid));
-        let kin = self.context.kin();
-        let deleted = kin
-            .iter()
-            .filter(|(_, kin)| kin.deleted_ms.is_some())
-            .filter_map(|(nsid, kin)| Some((format!("{}{DELETED}", kin.name), parse_name(&kin.name)?, *nsid)));
+        let deleted = self.ended().into_iter();
+        let deleted = deleted.filter_map(|(nsid, name)| Some((format!("{name}{DELETED}"), parse_name(&name)?, nsid)));
         bound.chain(deleted).filter(|(_, name, _)| scope.has(name)).collect()
+    }
+
+    /// The incarnations that were deleted and can be had back, with their names. After a kill, and of what is damaged, only marks say so.
+    fn ended(&self) -> BTreeMap<Nsid, String> {
+        let context = &self.context;
+        let mut deleted: BTreeMap<Nsid, String> =
+            context.deleted().into_iter().map(|(nsid, kin)| (nsid, kin.name)).collect();
+        let known: BTreeMap<Nsid, Kin> = context.meta.all_kin().unwrap_or_default().into_iter().collect();
+        for name in context.disk.names(&context.layout.local()).unwrap_or_default() {
+            let Some(nsid) = name.parse().ok().map(Nsid).filter(|nsid| !self.catalog.is_bound(*nsid)) else {
+                continue;
+            };
+            let name = match read_deleted(context, nsid) {
+                Ok(mark) => mark.map(|mark| mark.name),
+                Err(_) => known.get(&nsid).map(|kin| kin.name.clone()),
+            };
+            if let Some(name) = name {
+                deleted.entry(nsid).or_insert(name);
+            }
+        }
+        deleted
     }
 
     fn check_node(&self, report: &mut Report) {

@@ -177,10 +177,14 @@ impl Engine {
             let missing = head.map(|head| missing_logs(&self.context, (name, head), replay_from)).unwrap_or_default();
             let missing: BTreeSet<String> = missing.into_iter().map(|(key, _)| key).collect();
             for key in self.context.meta.references_below(&own)? {
+                let first = key.strip_prefix(&own).and_then(first_seq_of).unwrap_or(0);
+                // Its records are in segments: who counts it still, as after a kill while a file cannot be read, counts too much.
+                if first < replay_from {
+                    continue;
+                }
                 let found = if_there(disk.size(&self.context.tier.path(&key)));
                 let is_there = !matches!(found, Ok(None));
                 if !is_there && !head.is_some_and(|head| head.logs.iter().any(|log| log.key == key)) {
-                    let first = key.strip_prefix(&own).and_then(first_seq_of).unwrap_or(0);
                     let what = format!("it is missing; it holds records from {first} on");
                     let logs = disk.list(&paths.sealed).unwrap_or_default();
                     // Where a later log is left, the gap before it sets the namespace apart.
