@@ -36,7 +36,7 @@ use self::remote::no_bucket;
 pub use self::cache::{Cache, Held};
 pub use self::coming::Incoming;
 pub use self::going::Going;
-pub use self::placed::Placed;
+pub use self::placed::{Barriers, Placed};
 pub use self::remote::{GONE, Remote, gone};
 
 /// How much an object's writer gathers before it writes.
@@ -54,6 +54,7 @@ pub struct Tier {
     cache: Cache,
     coming: Coming,
     going: PathBuf,
+    barriers: Barriers,
 }
 
 impl Tier {
@@ -67,7 +68,12 @@ impl Tier {
         bytes_max: u64,
     ) -> Self {
         let (cache, coming) = (Cache::new(disk.clone(), cache, bytes_max), Coming::new(disk.clone(), coming));
-        Tier { disk, root, written: AtomicU64::new(0), cache, coming, going }
+        Tier { disk, root, written: AtomicU64::new(0), cache, coming, going, barriers: Barriers::default() }
+    }
+
+    /// How long barriers of this disk take.
+    pub fn barriers(&self) -> &Barriers {
+        &self.barriers
     }
 
     /// The objects that are here in part.

@@ -99,8 +99,11 @@ impl Staging {
 }
 
 /// [`stage`] beside the merge, which waits for it before it commits. When this returns the state's objects are counted: they cannot
-/// go any more. `None` where no thread is to be had, and all of it is done.
+/// go any more. `None` where barriers are not worth a thread or none is to be had, and all of it is done.
 pub fn stage_beside(context: &Arc<Context>, target: Nsid, manifest: &Manifest) -> Result<Option<Staging>> {
+    if !context.tier.barriers().are_slow() {
+        return stage(context, target, manifest).map(|()| None);
+    }
     let (counted, is_counted) = channel();
     let (of, state) = (context.clone(), manifest.clone());
     let work = move || stage_and_tell(&of, target, &state, || counted.send(()).unwrap_or_default());
