@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::Engine;
+
 use shoal::error::Result;
 use shoal::model::ids::{Nsid, Version};
+use shoal::model::write::Idempotency;
 use shoal::platform::memory_disk::Fault;
 use shoal::sync::{Awaited, Done, RETAINED_MAX, Reclaim, Selection, Sync};
 
@@ -295,10 +298,7 @@ async fn what_was_written_after_a_flush_that_failed_is_in_the_bucket_once_it_was
 /// Writes a document, and says what commit that was.
 async fn write_one(engine: &Arc<Engine>, id: u64) -> (Nsid, Version) {
     let body = json!({"upsert_rows": [{"id": id, "n": 1}]});
-    let shoal::api::wire::write::WriteBody::Write(request) = shoal::api::wire::write::parse_write(body).unwrap()
-    else {
-        panic!("expected a write")
-    };
+    let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
     engine.write(&name("docs"), *request).await.unwrap().commit.unwrap()
 }
 
@@ -334,4 +334,36 @@ async fn a_write_is_said_to_be_in_the_bucket_only_once_a_manifest_there_covers_i
     together(&link).await.unwrap();
     assert!(has(&written).await);
     assert_ne!(engines[0].nsid_of(&name("docs")), Some(nsid));
+}
+
+/// What a write that changes nothing has to leave is an answer under its key, for who sends it again here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyed_write_that_changes_nothing_is_not_waited_for_and_survives_no_deletion() {
+    let place = Place::default();
+    let (nodes, engines) = two(&place).await;
+    let wires = [place.wire(), place.wire()];
+    let links = [0, 1].map(|at| place.link(&wires[at], &nodes[at], &engines[at]));
+    for link in &links {
+        link.run().await.unwrap();
+    }
+    let nothing = [json!({"delete_by_filter": ["n", "Lt", 0]}), json!({"patch_rows": [{"id": 99, "n": 1}]})];
+    for (key, body) in nothing.into_iter().enumerate() {
+        let WriteBody::Write(mut request) = parse_write(body).unwrap() else { panic!("expected a write") };
+        request.idempotency = Some(Idempotency { key_hash: [key as u8; 16], body_hash: [1; 16] });
+        let outcome = engines[0].write(&name("docs"), *request).await.unwrap();
+        assert_eq!((outcome.commit, outcome.deleted + outcome.patched), (None, 0));
+        let (nsid, seen) = engines[0].acknowledged(&name("docs")).unwrap();
+        let has = links[0].has_in_bucket(&name("docs"), &mut Awaited::all(nsid, seen)).await.unwrap();
+        assert!(has, "what there is to wait for is there already");
+    }
+    engines[0].allocate_ids(&name("docs"), 3).await.unwrap();
+    links[0].run().await.unwrap();
+    nodes[1].clock.advance(1_000);
+    engines[1].delete(&name("docs")).await.unwrap();
+    for at in [1, 0, 1] {
+        links[at].run().await.unwrap();
+    }
+    for engine in &engines {
+        assert_eq!(engine.named(), [], "nobody wrote what the deletion had not seen");
+    }
 }

@@ -223,7 +223,7 @@ pub struct State {
     pub data_seq: u64,
     /// Not below that of anything that is here, whoever wrote it.
     pub hlc: Hlc,
-    /// The clock of this writer's newest commit; 0 before its first.
+    /// The clock of this writer's newest commit that changed something; 0 before its first.
     pub own: Hlc,
     pub ids_reserved: u64,
     /// What the newest manifest has seen. The writer's own newest commit is at `own`.
@@ -247,7 +247,8 @@ impl State {
             self.ids_reserved = reserved;
         }
         self.hlc = self.hlc.max(version.hlc);
-        if version.origin == self.origin {
+        // Of answers and of ids that were given out nobody else has to know.
+        if counts && version.origin == self.origin {
             self.own = self.own.max(version.hlc);
         }
         self.data_seq += u64::from(counts);

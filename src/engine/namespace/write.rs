@@ -287,8 +287,10 @@ impl Namespace {
             bytes_written: outcome.bytes_written,
         });
         let extras = Extras { schema: decision.schema, idempotency, ids_reserved: None };
+        let counts = !decision.changes.is_empty() || extras.schema.is_some();
         let ticket = self.append(decider, hlc, decision.changes, extras)?;
-        outcome.commit = Some((self.nsid, Version { hlc, origin: decider.origin }));
+        // An answer alone is for this node: there is no commit that a bucket would have to have.
+        outcome.commit = counts.then_some((self.nsid, Version { hlc, origin: decider.origin }));
         outcome.etag = etag(decider.data_seq, decider.hlc, decider.origin);
         Ok((Some(ticket), outcome))
     }
