@@ -27,6 +27,8 @@ struct Counted {
     file: TrafficFile,
     /// The link's counters when they were last looked at: up and down, since the start.
     seen: (u64, u64),
+    /// The last time it was kept.
+    is_kept: bool,
 }
 
 impl Budget {
@@ -34,7 +36,7 @@ impl Budget {
         let month = month_of(now_ms);
         let fresh = TrafficFile { format: VERSION, month, bytes_up: 0, bytes_down: 0 };
         let file = engine.traffic().filter(|kept| kept.month >= fresh.month).unwrap_or(fresh);
-        Budget { engine, bytes_max, counted: Mutex::new(Counted { file, seen: (0, 0) }) }
+        Budget { engine, bytes_max, counted: Mutex::new(Counted { file, seen: (0, 0), is_kept: true }) }
     }
 
     fn counted(&self) -> MutexGuard<'_, Counted> {
@@ -56,7 +58,7 @@ impl Budget {
         }
         file.bytes_up = file.bytes_up.saturating_add(more_up);
         file.bytes_down = file.bytes_down.saturating_add(more_down);
-        self.keep(file);
+        self.keep(&mut counted);
     }
 
     /// Is told the time that is believed: what was counted for a month after that was of this one. Blocking.
@@ -64,14 +66,19 @@ impl Budget {
         let (mut counted, month) = (self.counted(), month_of(now_ms));
         if now_ms >= UNSET_BEFORE_MS && counted.file.month > month {
             counted.file.month = month;
-            self.keep(&counted.file);
+            self.keep(&mut counted);
         }
     }
 
-    fn keep(&self, file: &TrafficFile) {
-        if let Err(error) = self.engine.keep_traffic(file) {
+    /// Says once that it is not kept, until it is again: it is tried at every look at the link.
+    fn keep(&self, counted: &mut Counted) {
+        let kept = self.engine.keep_traffic(&counted.file);
+        if let Err(error) = &kept
+            && counted.is_kept
+        {
             tracing::warn!(%error, "the bytes of this month are known until the next start only");
         }
+        counted.is_kept = kept.is_ok();
     }
 
     /// What may go over the link in a month, if that is bounded, and what did in this one.
