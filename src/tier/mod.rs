@@ -194,6 +194,17 @@ impl Tier {
         self.disk.size(&self.path(key)).is_ok_and(|size| bytes == 0 || size == bytes)
     }
 
+    /// Whether an object that is not here is brought when it is wanted: the bucket has it. Asks for its last byte. Blocking.
+    pub fn is_elsewhere(&self, key: &str, bytes: u64) -> Result<bool> {
+        let remote = self.cache.remote().filter(|_| self.reads_in_parts() && bytes > 0 && !self.has(key, 0));
+        let Some(remote) = remote else { return Ok(false) };
+        match remote.wait_for(key, bytes - 1..bytes) {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == GONE => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Says that the bucket has an object that is here whole: it may go whenever room is needed.
     pub fn let_go(&self, key: &str) -> Result<()> {
         self.cache.take(key, &self.path(key))

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::engine::Engine;
+use shoal::engine::check::Remedy;
 use shoal::engine::merge::decide::Policy;
 use shoal::engine::query::run;
 use shoal::model::query::{Answer, QueryOutcome};
@@ -375,4 +376,29 @@ async fn an_object_that_somebody_removed_is_named_and_the_rest_is_served() {
     assert_eq!(error.code(), "object_gone", "{error}");
     assert!(error.message().contains("/segments/") && error.hint().is_some(), "{error}");
     assert_eq!(ids(&ask(&part, &by_vector(7)).unwrap()), found, "what is here is served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_past_state_names_and_the_bucket_has_is_not_called_lost() {
+    let Meeting { bucket, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+    let other = Node::new(9);
+    let engine = other.open();
+    sync(&other, &engine, &bucket).await.unwrap();
+    write(&engine, "docs", json!({"patch_rows": [{"id": 17, "n": 4_711}]})).await;
+    engine.compact(&name("docs")).await.unwrap();
+    sync(&other, &engine, &bucket).await.unwrap();
+    sync(&node, &part, &bucket).await.unwrap();
+    let report = part.check(4).unwrap();
+    assert_eq!(report.problems, []);
+    assert!(report.in_bucket >= 2, "the segment of now and that of before: {report:?}");
+    // What neither has is.
+    let patience = options(Policy::Lww).patience;
+    for object in bucket.list_all("", None, 10_000, &patience).await.unwrap() {
+        if object.key.contains("/segments/") {
+            bucket.delete(&object.key, &patience).await.unwrap();
+        }
+    }
+    let report = part.check(4).unwrap();
+    let said: Vec<_> = report.problems.iter().map(|problem| problem.remedy).collect();
+    assert_eq!(said, [Remedy::Lost], "{report:?}");
 }

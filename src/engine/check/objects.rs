@@ -30,12 +30,17 @@ impl Engine {
         let in_bucket: BTreeSet<&str> =
             common.iter().flat_map(|common| &common.segments).map(|segment| segment.key.as_str()).collect();
         for (key, (fact, is_needed)) in &chain.objects {
-            if !self.context.tier.has(key, 0) && in_bucket.contains(key.as_str()) {
+            // What only states of the past name the bucket may have, too. Where it cannot be asked, that is said.
+            let elsewhere = match in_bucket.contains(key.as_str()) {
+                true => Ok(!self.context.tier.has(key, 0)),
+                false => self.context.tier.is_elsewhere(key, fact.bytes),
+            };
+            if let Ok(true) = elsewhere {
                 report.objects += 1;
                 report.in_bucket += 1;
                 continue;
             }
-            match self.verify(fact, level) {
+            match elsewhere.and_then(|_| self.verify(fact, level)) {
                 Ok(()) => {
                     report.objects += 1;
                     report.bytes += fact.bytes;
