@@ -153,6 +153,8 @@ pub struct Context {
     pub flushing: Semaphore,
     /// Turns of writes that look by filters.
     pub looking: Turns<Project>,
+    /// Turns of those who make and end names and tags.
+    pub changing: Turns<Project>,
     /// Who shares them.
     pub projects: Projects,
     /// One write at a time holds in memory what its filter looks at and the disk has no room for.

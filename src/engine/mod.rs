@@ -5,7 +5,7 @@
 //! - `merge` compares namespaces and merges them;
 //! - `write` decides, `filter` and `query` answer, `view` is the snapshot they answer from, with
 //!   `tail_terms` for the rows that are in no segment yet;
-//! - `projects` says whether a node has several, which share turns then;
+//! - `projects` says whether a node has several, which share turns then, `changing` gives turns to who makes and ends names and tags;
 //! - `group_commit` and `journal` are the log, `log_frames` what is on its way there, `made` counts it and what writes make, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
 //! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
@@ -17,6 +17,7 @@
 
 pub mod analyzers;
 pub mod catalog;
+mod changing;
 pub mod check;
 mod closing;
 pub mod commits;

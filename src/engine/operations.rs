@@ -83,8 +83,8 @@ impl Engine {
         if let Err(error) = self.catalog.check_name(name) {
             return (None, Err(error));
         }
-        let (name, request) = (name.clone(), request.clone());
-        (None, self.to_the_end(|engine| async move { engine.first_write(&name, &request).await }).await)
+        let (of, request) = (name.clone(), request.clone());
+        (None, self.in_turn(name, |engine| async move { engine.first_write(&of, &request).await }).await)
     }
 
     /// Runs an operation of several steps in a task of its own: who asked for it may go away in the middle.
@@ -127,7 +127,7 @@ impl Engine {
     /// Creates an empty namespace, and gives its state, for `ETag`. `Invalid` with code `exists` when the name is taken.
     pub async fn create(self: &Arc<Self>, name: &NamespaceName, request: CreateRequest) -> Result<String> {
         let name = name.clone();
-        self.to_the_end(|engine| async move { engine.create_now(&name, request).await }).await
+        self.in_turn(&name.clone(), |engine| async move { engine.create_now(&name, request).await }).await
     }
 
     async fn create_now(&self, name: &NamespaceName, request: CreateRequest) -> Result<String> {
@@ -253,7 +253,7 @@ impl Engine {
     /// Deletes a namespace; its name can be used again at once.
     pub async fn delete(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
         let name = name.clone();
-        self.to_the_end(|engine| async move { engine.delete_now(&name).await }).await
+        self.in_turn(&name.clone(), |engine| async move { engine.delete_now(&name).await }).await
     }
 
     async fn delete_now(&self, name: &NamespaceName) -> Result<()> {

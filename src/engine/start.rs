@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::catalog::Catalog;
+use super::changing::CHANGES_AT_ONCE;
 use super::closing::{ByUse, WAITING_THREADS_MAX};
 use super::commits::Commits;
 use super::context::{Context, EngineConfig};
@@ -127,6 +128,7 @@ impl Engine {
             openings: Mutex::default(),
             flushing: Semaphore::new(1),
             looking: Turns::new("writes that look by filters", LOOKING_AT_ONCE),
+            changing: Turns::new("changes of names and tags", CHANGES_AT_ONCE),
             projects,
             filtering: Mutex::new(()),
             compacting: Semaphore::new(1),

@@ -10,8 +10,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use shoal::engine::Engine;
 use shoal::engine::merge::MergeRequest;
+use shoal::engine::{CreateRequest, Engine};
 use shoal::error::Kind;
 use shoal::format::ids;
 use shoal::format::segment::{decode_footer, decode_meta};
@@ -432,6 +432,58 @@ async fn barriers_that_stall_leave_threads_for_everything_else() {
         writer.await.unwrap();
     }
     assert_eq!(stalled.load(Ordering::SeqCst), 3, "some writer never came to its barrier");
+}
+
+/// More of them than there are threads wait for the disk: queries of others go on meanwhile.
+#[test]
+fn changes_of_names_and_tags_that_stall_leave_threads_for_everything_else() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(32).build().unwrap();
+    let node = Node::new(44);
+    let (disk, engine) = hooked(&node);
+    let names = |what: &str| (0..40).map(|n| name(&format!("{what}{n}"))).collect::<Vec<_>>();
+    runtime.block_on(async {
+        put(&engine, "docs", 0..5, 1).await;
+        for name in names("old") {
+            engine.create(&name, CreateRequest::default()).await.unwrap();
+        }
+    });
+    let (stalled, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
+    let (counted, waited) = (stalled.clone(), is_over.clone());
+    disk.each(move |operation, path| {
+        if operation == "barrier" && path.starts_with("/data/local") {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let over = waited.0.lock().unwrap();
+            drop(waited.1.wait_while(over, |over| !*over).unwrap());
+        }
+    });
+    let mut changes = Vec::new();
+    for (old, new) in names("old").into_iter().zip(names("new")) {
+        let (tags, creates) = (engine.clone(), engine.clone());
+        changes.push(runtime.spawn(async move { tags.tag(&old, "v1", None).await.map(drop) }));
+        changes.push(runtime.spawn(async move { creates.create(&new, CreateRequest::default()).await.map(drop) }));
+    }
+    let began = Instant::now();
+    while stalled.load(Ordering::SeqCst) == 0 && began.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    let (done, is_done) = mpsc::channel();
+    for _ in 0..8 {
+        let (done, engine) = (done.clone(), engine.clone());
+        runtime.spawn(async move {
+            let found = tokio::task::spawn_blocking(move || look(&engine).len()).await.unwrap();
+            done.send(found).unwrap();
+        });
+    }
+    let answers: Vec<_> = (0..8).map(|_| is_done.recv_timeout(PATIENCE)).collect();
+    *is_over.0.lock().unwrap() = true;
+    is_over.1.notify_all();
+    runtime.block_on(async {
+        for change in changes {
+            change.await.unwrap().unwrap();
+        }
+    });
+    assert_eq!(answers, vec![Ok(5); 8]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

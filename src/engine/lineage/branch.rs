@@ -47,14 +47,15 @@ impl Engine {
         request: BranchRequest,
     ) -> Result<()> {
         let (from, to) = (from.clone(), to.clone());
-        self.to_the_end(|engine| async move { engine.fork(&from, &to, &request, true).await.map(drop) }).await
+        self.in_turn(&to.clone(), |engine| async move { engine.fork(&from, &to, &request, true).await.map(drop) })
+            .await
     }
 
     /// Copies a namespace: a new one without lineage that references the same objects. Gives its documents.
     pub async fn copy(self: &Arc<Self>, from: &NamespaceName, to: &NamespaceName) -> Result<u64> {
         let (from, to) = (from.clone(), to.clone());
         let request = BranchRequest::default();
-        self.to_the_end(|engine| async move { engine.fork(&from, &to, &request, false).await }).await
+        self.in_turn(&to.clone(), |engine| async move { engine.fork(&from, &to, &request, false).await }).await
     }
 
     async fn fork(

@@ -32,6 +32,7 @@ pub struct Tag {
 impl Engine {
     /// Names a state; the newest one when `as_of` is `None`. Refused with `exists` when the tag is there.
     pub async fn tag(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
+        let _turn = self.turn_to_change(name).await?;
         self.context.note_commit(self.tag_now(name, tag, as_of).await)
     }
 
@@ -79,6 +80,7 @@ impl Engine {
     /// Deletes a tag. What it alone kept is reclaimed.
     pub async fn untag(&self, name: &NamespaceName, tag: &str) -> Result<()> {
         check_name(tag)?;
+        let _turn = self.turn_to_change(name).await?;
         let namespace = self.namespace_to_change(name)?;
         let _shared = namespace.share().await?;
         tokio::task::block_in_place(|| {

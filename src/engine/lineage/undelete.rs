@@ -63,7 +63,7 @@ impl Engine {
     /// ends with that.
     pub async fn undelete(self: &Arc<Self>, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
         let name = name.clone();
-        self.to_the_end(move |engine| async move { engine.undelete_now(&name, nsid, None).await }).await
+        self.in_turn(&name.clone(), move |engine| async move { engine.undelete_now(&name, nsid, None).await }).await
     }
 
     /// The same of an incarnation of which the bucket has `theirs`, for which no person asked: its time to live stays, or is what somebody
