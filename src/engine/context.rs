@@ -12,6 +12,7 @@ use super::damage::Damages;
 use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
+use super::lineage::TagTurns;
 use super::made::Made;
 use super::namespace::Namespace;
 use super::node::Node;
@@ -137,8 +138,8 @@ pub struct Context {
     /// Held by who stages a state for the bucket, and by who takes a name away. A deletion has seen what was staged before, and nothing
     /// is staged after it. Taken before a turn of [`Self::commits`].
     pub outgoing: Mutex<()>,
-    /// Held by who changes a tag.
-    pub tags: Mutex<()>,
+    /// Turns of who changes tags.
+    pub tags: TagTurns,
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is
     /// trusted.
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,

@@ -18,6 +18,7 @@ use super::damage::Damages;
 use super::doubted::Doubted;
 use super::ids::Uuids;
 use super::layout::Layout;
+use super::lineage::TagTurns;
 use super::made::Made;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace};
@@ -121,7 +122,7 @@ impl Engine {
             commits: Commits::default(),
             doubted: Doubted::default(),
             outgoing: Mutex::new(()),
-            tags: Mutex::new(()),
+            tags: TagTurns::default(),
             kin: Mutex::new(kin),
             tails_bytes: AtomicU64::new(0),
             made: Made::default(),

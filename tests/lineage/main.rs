@@ -7,7 +7,11 @@ mod clocks;
 mod damaged;
 mod deleted;
 mod full;
+#[path = "../engine/hook_disk.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod hook_disk;
 mod many;
+mod many_tags;
 mod node;
 mod past;
 mod share;

@@ -52,6 +52,7 @@ mod tag_misreads;
 mod tag_oracle;
 mod tags;
 mod tags_lost;
+mod tags_untold;
 mod unlucky;
 mod unmounted;
 mod unreadable;

@@ -32,7 +32,7 @@ pub use names::There;
 pub use retention::drop_generations;
 pub use revert::Reverted;
 pub use shared_tags::shared;
-pub use tags::Tag;
+pub use tags::{TAGS_MAX, Tag, TagTurns, UNTOLD_MAX};
 pub use undelete::DeletedNamespace;
 pub(in crate::engine) use undelete::Told;
 

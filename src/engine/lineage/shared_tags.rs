@@ -81,7 +81,8 @@ impl Engine {
     /// Puts the bucket's revision of a tag, whose objects are here, in the place of what is here of it. False, and nothing changes,
     /// when that is newer. Blocking.
     pub fn take_tag(&self, nsid: Nsid, file: &TagFile) -> Result<bool> {
-        let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.context.tags.of(nsid);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let before = read_tag(&self.context, nsid, &file.tag)?;
         if before.as_ref().is_some_and(|before| before.rev > file.rev) {
             return Ok(false);
@@ -92,7 +93,8 @@ impl Engine {
 
     /// Forgets a tag, unless it was changed after revision `rev`: the bucket has forgotten it, or never knew of it. Blocking.
     pub fn forget_tag(&self, nsid: Nsid, tag: &str, rev: u64) -> Result<()> {
-        let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.context.tags.of(nsid);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         match read_tag(&self.context, nsid, tag)?.filter(|known| known.rev == rev) {
             Some(known) => self.remove_tag(nsid, &known),
             None => Ok(()),
@@ -106,7 +108,8 @@ impl Engine {
         if if_there(self.context.disk.size(&path)).context(|| format!("read {}", path.display()))?.is_none() {
             return Ok(());
         }
-        let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.context.tags.of(nsid);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         for tag in self.tag_revisions(nsid)?.keys() {
             match read_tag(&self.context, nsid, tag)? {
                 Some(known) if known.manifest.is_some() => {
@@ -154,7 +157,8 @@ impl Engine {
     }
 
     fn put_detached(&self, nsid: Nsid, file: TagFile, copied: Manifest) -> Result<Option<TagFile>> {
-        let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.context.tags.of(nsid);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let known = read_tag(&self.context, nsid, &file.tag)?;
         if known.as_ref().map(|known| known.rev) != Some(file.rev) {
             return Ok(None);

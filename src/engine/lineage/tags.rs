@@ -1,8 +1,12 @@
 //! Tags: a name for one commit, kept until it is deleted.
+//!
+//! A deleted tag leaves a file that says so, for a bucket and for other nodes that have the tag. Where they may, that stays until the
+//! bucket is told; else as long as past states are kept, and of too many the oldest go.
 
-use std::sync::PoisonError;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::holdings::{read_manifest, read_tag, read_tags};
+use super::holdings::{list, read_manifest, read_tag, read_tags};
 use crate::engine::Engine;
 use crate::engine::doubted::Of;
 use crate::engine::layout::numbered;
@@ -14,10 +18,25 @@ use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::platform::disk::{create_dirs, if_there, try_publish, unpublish};
 
-/// So many of the deletions that were left behind go with one tag that is set: each costs two barriers.
+/// So many of the deletions that were left behind are looked for, and go, with one tag that is set: each costs two barriers.
 const DELETED_AT_ONCE: usize = 32;
-/// The most tags of one namespace.
+/// The most tags of one namespace. Where nobody needs to be told of deletions, those that are kept count, too.
 pub const TAGS_MAX: usize = 1_024;
+/// The most deleted tags of one namespace that a bucket is still to be told of, beside the others.
+pub const UNTOLD_MAX: usize = TAGS_MAX;
+
+/// Turns of who changes tags: one at a time of each incarnation.
+#[derive(Debug, Default)]
+pub struct TagTurns(Mutex<BTreeMap<Nsid, Arc<Mutex<()>>>>);
+
+impl TagTurns {
+    /// Held by who changes a tag of an incarnation.
+    pub fn of(&self, nsid: Nsid) -> Arc<Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        turns.entry(nsid).or_default().clone()
+    }
+}
 
 /// A tag and what it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +60,9 @@ impl Engine {
         let namespace = self.namespace_to_change(name)?;
         let shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
+            let turn = self.context.tags.of(namespace.nsid);
             // Held while a tag is read that this one is made of, too.
-            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let manifest = match as_of {
                 None => shared.manifest.clone(),
                 Some(as_of) => self.past_manifest(&namespace, as_of)?,
@@ -54,15 +74,8 @@ impl Engine {
                     .with_code("exists")
                     .with_hint("delete it first, or choose another name"));
             }
-            let is_there = |file: &Result<TagFile>| file.as_ref().map_or(true, |file| file.manifest.is_some());
-            let tags = read_tags(&self.context, namespace.nsid)?;
-            if tags.iter().filter(|file| is_there(file)).count() >= TAGS_MAX {
-                return Err(Error::invalid(format!(
-                    "{name} has {TAGS_MAX} tags, which is the most; delete one first"
-                )));
-            }
+            self.make_room(name, (namespace.nsid, tag), known.is_some())?;
             let at_ms = self.context.clock.now_millis();
-            self.forget_deleted(namespace.nsid, tag, &tags)?;
             // One that another node deleted is forgotten here, and has a number in the bucket all the same.
             let there = self.known_tags(namespace.nsid)?.revisions.get(tag).copied();
             let (rev, tag) = (next_rev(at_ms, known.as_ref().map(|known| known.rev).max(there)), tag.to_owned());
@@ -84,7 +97,8 @@ impl Engine {
         let namespace = self.namespace_to_change(name)?;
         let _shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
-            let _turn = self.context.tags.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = self.context.tags.of(namespace.nsid);
+            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let known = read_tag(&self.context, namespace.nsid, tag)?;
             let Some(known) = known.filter(|known| known.manifest.is_some()) else {
                 return Err(Error::not_found(format!("{name} has no tag '{tag}'")));
@@ -111,19 +125,48 @@ impl Engine {
         Ok(known.is_none() && !self.context.tier.cache().is_attached() && !self.is_shared(nsid)?)
     }
 
-    /// Removes what says of tags other than `but` that they were deleted, where nobody needs to be told, as long after that as past states
-    /// are kept: a bucket may be there by then, and another node of a copied directory. The caller holds `tags`.
-    fn forget_deleted(&self, nsid: Nsid, but: &str, tags: &[Result<TagFile>]) -> Result<()> {
-        let old = self.context.clock.now_millis().saturating_sub(self.context.config.retention_ms);
-        let is_left = |file: &&TagFile| file.manifest.is_none() && file.tag != but && file.at_ms <= old;
-        let mut left = tags.iter().flatten().filter(is_left).take(DELETED_AT_ONCE).peekable();
-        if left.peek().is_some() && self.is_here_only(nsid)? {
-            left.try_for_each(|file| self.remove_tag(nsid, file))?;
+    /// Refuses one more tag where a namespace has the most, and removes what says of others that they were deleted, where nobody needs
+    /// to be told: as long after that as past states are kept (a bucket may be there by then, and another node of a copied directory),
+    /// and the oldest where there are too many. Others are read only where their number says that there may be too many, but for a few.
+    /// The caller has the turn.
+    fn make_room(&self, name: &NamespaceName, (nsid, tag): (Nsid, &str), is_known: bool) -> Result<()> {
+        // Where it is not known, nothing is forgotten.
+        let (context, is_here_only) = (&self.context, self.is_here_only(nsid).unwrap_or(false));
+        let mut others = list(context, &context.layout.tags(nsid))?;
+        others.retain(|other| other != tag);
+        let now = context.clock.now_millis();
+        if others.len() < TAGS_MAX {
+            // All have their turn: the clock says where it begins.
+            let first = usize::try_from(now).unwrap_or_default() % others.len().max(1);
+            others.rotate_left(first);
+            others.truncate(if is_here_only { DELETED_AT_ONCE } else { 0 });
         }
-        Ok(())
+        let files: Vec<_> = others.iter().filter_map(|other| read_tag(context, nsid, other).transpose()).collect();
+        // One whose file is damaged is there all the same.
+        let mut deleted: Vec<&TagFile> = files.iter().flatten().filter(|file| file.manifest.is_none()).collect();
+        if files.len() - deleted.len() >= TAGS_MAX {
+            return Err(Error::invalid(format!("{name} has {TAGS_MAX} tags, which is the most; delete one first")));
+        }
+        if !is_here_only {
+            return match deleted.len() {
+                UNTOLD_MAX.. if !is_known => Err(Error::invalid(format!(
+                    "{name} has {} deleted tags that its bucket was not told of, expected fewer than {UNTOLD_MAX} for a new one",
+                    deleted.len()
+                ))
+                .with_hint("let a pass tell the bucket; where none does, go on in a branch, which has tags of its own")),
+                _ => Ok(()),
+            };
+        }
+        // Some more than one, so that not all are read for the next one again.
+        let spare = (files.len() + DELETED_AT_ONCE).saturating_sub(TAGS_MAX);
+        let old = now.saturating_sub(context.config.retention_ms);
+        deleted.sort_by_key(|file| file.at_ms);
+        let goes = |(at, file): &(usize, &TagFile)| *at < spare || file.at_ms <= old;
+        let gone = deleted.into_iter().enumerate().take_while(goes).take(DELETED_AT_ONCE);
+        gone.map(|(_, file)| file).try_for_each(|file| self.remove_tag(nsid, file))
     }
 
-    /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller holds `tags`. `is_there` is asked
+    /// Makes a revision durable, its objects counted first, and lets go of the one before. The caller has the turn. `is_there` is asked
     /// once they are counted: nothing that is there then can go any more.
     pub(super) fn put_tag(
         &self,
@@ -158,7 +201,7 @@ impl Engine {
         self.release_tag(before)
     }
 
-    /// Removes what is here of a tag, durably. The caller holds `tags`.
+    /// Removes what is here of a tag, durably. The caller has the turn.
     pub(super) fn remove_tag(&self, nsid: Nsid, known: &TagFile) -> Result<()> {
         let context = &self.context;
         let (disk, dir) = (&*context.disk, context.layout.tags(nsid).join(&known.tag));
