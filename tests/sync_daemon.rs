@@ -122,6 +122,67 @@ fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
     assert_eq!(files(&second), before);
     assert_eq!(one.status()["error"]["code"], "other_store");
     assert_eq!(one.count(), Some(20));
+    // What is to be done is told wherever operators look, and nothing is said to be in that bucket.
+    let node = one.ask("GET", "/v1/status", &[], &Value::Null).2;
+    let warning = &node["warnings"][0];
+    assert_eq!(warning["code"], "bucket_misconfigured", "{node}");
+    assert!(warning["hint"].as_str().unwrap().contains("name the bucket that this node belongs to"), "{warning}");
+    assert!(one.body("/metrics").contains("shoal_warnings{code=\"bucket_misconfigured\"} 1\n"));
+    assert!(one.is_ready() && one.body("/readyz").contains("bucket_misconfigured"));
+    // Who waits is answered by the first pass, which no other one could better.
+    let failures = || {
+        let metrics = one.body("/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("shoal_sync_failures_total ")).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    let before = failures();
+    let rows = json!({"upsert_rows": [{"id": 20, "n": 20}]});
+    let (status, _, body) = one.ask("POST", "/v2/namespaces/docs", &["prefer: wait=bucket, wait=20"], &rows);
+    assert_eq!(
+        (status, &body["code"], &body["durable_locally"]),
+        (503, &"bucket_timeout".into(), &true.into()),
+        "{body}"
+    );
+    assert!(body.to_string().contains("is store"), "{body}");
+    let query = json!({"rank_by": ["id", "asc"], "top_k": 10});
+    let read = ["prefer: read=bucket, wait=20"];
+    let (status, _, body) = one.ask("POST", "/v2/namespaces/docs/query", &read, &query);
+    assert_eq!((status, &body["code"]), (503, &"bucket_not_read".into()), "{body}");
+    assert!(body["hint"].as_str().unwrap().contains("name the bucket that this node belongs to"), "{body}");
+    assert_eq!(failures() - before, 2.0);
+    // Its own one has what it had, and all the rest once it is named again.
+    assert_eq!(one.stop().0, Some(0));
+    let one = Daemon::start(&data, &bucket, &ON_REQUEST);
+    assert!(one.run(&["sync", "--wait"]).status.success());
+    assert_eq!(one.status()["in_bucket"], true);
+    let node = one.ask("GET", "/v1/status", &[], &Value::Null).2;
+    assert_eq!(node["warnings"], json!([]));
+}
+
+#[test]
+fn a_bucket_of_another_store_is_not_said_to_have_what_is_in_ones_own() {
+    let (dir, bucket) = place();
+    let second = dir.path().join("second");
+    std::fs::create_dir(&second).unwrap();
+    let (data, other) = (dir.path().join("one"), dir.path().join("other"));
+    for (data, bucket) in [(&data, &bucket), (&other, &second)] {
+        let node = Daemon::start(data, bucket, &ON_REQUEST);
+        node.write(0..10);
+        assert!(node.run(&["sync", "--wait"]).status.success());
+        assert_eq!(node.stop().0, Some(0));
+    }
+    // Nothing was written since.
+    let one = Daemon::start(&data, &second, &ON_REQUEST);
+    assert!(!one.run(&["sync", "--wait"]).status.success());
+    let status = one.status();
+    let docs = one.ask("GET", "/v1/namespaces/docs/status", &[], &Value::Null).2["sync"].clone();
+    assert!(status["namespaces_behind"] == 1 && status["in_bucket"] == false, "{status}");
+    for docs in [&status["namespaces"]["default/default/docs"], &docs] {
+        assert_eq!((&docs["in_bucket"], &docs["bucket_generation"]), (&false.into(), &Value::Null), "{docs}");
+        assert!(docs["pending_objects"].as_u64().unwrap() > 0, "{docs}");
+    }
+    let told = text(&one.run(&["status", "docs"]).stdout);
+    assert!(!told.contains("everything is in"), "{told}");
 }
 
 #[test]

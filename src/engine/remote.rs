@@ -26,6 +26,7 @@ use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
 use crate::model::schema::Schema;
 use crate::model::version_vector::VersionVector;
 use crate::platform::mmap::{Mapping, lacks_room};
+use crate::store::OTHER_STORE;
 use crate::tier::{Going, Incoming};
 
 /// What becomes of a state that was taken in.
@@ -77,7 +78,7 @@ impl Engine {
                 return Err(Error::invalid(format!(
                     "{bucket} is store {store}, and this node's {name} was exchanged with store {own}"
                 ))
-                .with_code("other_store")
+                .with_code(OTHER_STORE)
                 .with_hint(
                     "nothing was sent; name the bucket that this node belongs to, or use another data directory; where its _format.json \
                      was lost and another node made one anew, stop that node and copy store/_format.json of this data directory over it",

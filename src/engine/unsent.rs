@@ -78,7 +78,7 @@ impl Engine {
     /// stay here.
     fn with_tags(&self, name: &NamespaceName, mut unsent: Unsent) -> Result<Unsent> {
         let Some(nsid) = self.catalog.find(name).filter(|_| !self.follows(name)) else { return Ok(unsent) };
-        if let Some(common) = self.common(nsid)?
+        if let Some(common) = self.known_there(name, nsid)?
             && common.tags > 0
             && common.tags != self.known_tags(nsid)?.changes
         {
@@ -110,7 +110,7 @@ impl Engine {
         let (bytes, rows) = namespace.unflushed();
         // A change of the schema is no row.
         let is_ahead = rows > 0 || namespace.progress().0 != moment.manifest.data_seq;
-        let common = tokio::task::block_in_place(|| self.common(namespace.nsid))?;
+        let common = tokio::task::block_in_place(|| self.known_there(name, namespace.nsid))?;
         let mut unsent = compare(common.as_ref(), &moment.manifest, is_ahead.then_some((bytes, rows)));
         if !unsent.is_durable {
             let oldest = tokio::task::block_in_place(|| namespace.oldest_unsent(&moment, common.as_ref()))?;
@@ -128,7 +128,7 @@ impl Engine {
 
     fn unsent_at_rest(&self, name: &NamespaceName, open_logs: &BTreeMap<Nsid, u64>) -> Result<Option<Unsent>> {
         let Some(AtRest { manifest, log_bytes }) = self.at_rest(name, open_logs)? else { return Ok(None) };
-        let common = self.common(manifest.nsid)?;
+        let common = self.known_there(name, manifest.nsid)?;
         let unsent = compare(common.as_ref(), &manifest, (log_bytes > 0).then_some((log_bytes, 0)));
         let since = common.as_ref().map_or(manifest.created_ms, |common| common.committed_ms);
         Ok(Some(Unsent { since_ms: (!unsent.is_durable).then_some(since), ..unsent }))

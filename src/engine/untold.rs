@@ -2,12 +2,15 @@
 //!
 //! A binding says who lost the name for as long as the bucket is to be told of it, so that is known after a start, too. Of what the bucket
 //! never had under the name nobody is told, and it stays in the file: that a pass found nothing to tell is known until the next start.
+//!
+//! While another store, or none, is where the bucket was, nothing of what was exchanged is known to be there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Engine, Unsent};
 use crate::error::Result;
-use crate::model::ids::NamespaceName;
+use crate::format::manifest::Manifest;
+use crate::model::ids::{NamespaceName, Nsid};
 
 /// What passes found of names.
 #[derive(Debug, Default)]
@@ -16,6 +19,8 @@ pub(super) struct Telling {
     told: BTreeMap<NamespaceName, u64>,
     /// Those that the bucket is being told of.
     nameless: BTreeSet<NamespaceName>,
+    /// Whether the bucket was found not to be this node's.
+    is_foreign: bool,
 }
 
 impl Engine {
@@ -35,6 +40,19 @@ impl Engine {
         let mut telling = self.telling();
         telling.told.clear();
         telling.nameless.extend(named);
+    }
+
+    /// Whether the bucket is not the one that this node exchanged with: then all that is here counts as not sent.
+    pub fn note_bucket(&self, is_foreign: bool) {
+        self.telling().is_foreign = is_foreign;
+    }
+
+    /// What the bucket has of a namespace. What is followed came from there, and is not sent anyway.
+    pub(super) fn known_there(&self, name: &NamespaceName, nsid: Nsid) -> Result<Option<Manifest>> {
+        if self.telling().is_foreign && !self.follows(name) {
+            return Ok(None);
+        }
+        self.common(nsid)
     }
 
     /// Of this revision of a name the bucket needs not be told.

@@ -25,6 +25,8 @@ use crate::format::node::{FormatFile, VERSION, decode_format, encode_format};
 pub const FORMAT_KEY: &str = "_format.json";
 /// The code of the error that says that another store, or none, is where the bucket was.
 pub const REPLACED: &str = "bucket_replaced";
+/// The code of the error that says that the bucket is of another store than what this node exchanged with one.
+pub const OTHER_STORE: &str = "other_store";
 /// A longer file in a directory is none of ours.
 pub(super) const FORMAT_BYTES_MAX: u64 = 4 << 10;
 
@@ -110,9 +112,11 @@ pub fn unclaimed(bucket: &str, found: &str) -> Error {
 }
 
 pub(super) fn decode(bucket: &str, bytes: &[u8]) -> Result<FormatFile> {
-    let file = decode_format(bytes, FORMAT_KEY).context(|| bucket.to_owned())?;
-    match file.format {
+    let file = decode_format(bytes, FORMAT_KEY).context(|| bucket.to_owned());
+    let file = file.and_then(|file| match file.format {
         0 => Err(Error::corrupt(format!("{bucket}: {FORMAT_KEY}: format version 0"))),
         _ => Ok(file),
-    }
+    });
+    // It stays so until a person mends it.
+    file.map_err(|error| error.with_code(MISCONFIGURED))
 }

@@ -36,7 +36,7 @@ pub use bucket::{Bucket, Created};
 pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, follows, newest, read_hint, write_hint};
 pub use config::{BucketConfig, Location, REQUESTS_CONCURRENT_MAX, Vendor};
 pub use failure::{FULL, MISCONFIGURED, UNREACHABLE};
-pub use identity::{FORMAT_KEY, REPLACED, check_identity, claim_identity, read_identity, unclaimed};
+pub use identity::{FORMAT_KEY, OTHER_STORE, REPLACED, check_identity, claim_identity, read_identity, unclaimed};
 pub use list::{Listed, PAGE_KEYS_MAX, Page};
 pub use open::Backend;
 pub use patience::Patience;

@@ -237,20 +237,10 @@ impl Sync {
             tracing::warn!(%error, "what is left of objects on their way that nobody wants any more stays");
         }
         let now = self.clock.now_millis();
-        self.edit(|status| {
-            status.finished_ms = Some(now);
-            let is_missed = pass.failed.as_ref().is_some_and(|error| status::is_missed(error.code()));
-            status.missed = if is_missed { status.missed.saturating_add(1) } else { 0 };
-            match &pass.failed {
-                // What went well for some says nothing of the others.
-                None if !selection.is_whole() => {}
-                None => {
-                    status.succeeded_ms = Some(now);
-                    status.error = None;
-                }
-                Some(error) => status.error = Some(status::told(error)),
-            }
-        });
+        if pass.failed.as_ref().is_some_and(status::is_foreign) {
+            self.engine.note_bucket(true);
+        }
+        self.edit(|status| status.ended(pass.failed.as_ref(), selection.is_whole(), now));
         pass
     }
 
@@ -266,6 +256,7 @@ impl Sync {
         // Before it is known what the bucket has: what is deleted from now on is told by the next pass.
         let untold = tokio::task::block_in_place(|| self.engine.untold());
         let in_bucket = self.names(attached, selection).await?;
+        self.engine.note_bucket(false);
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let mut all: Vec<&NamespaceName> = in_bucket.known.keys().chain(here.keys()).chain(&untold).collect();
         // What a branch came from first, which is older: it finds there what it shares.

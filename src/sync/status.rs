@@ -9,7 +9,7 @@ use super::namespace::Done;
 use super::reclaiming::LastReclaim;
 use crate::error::{DISK_FULL, Error};
 use crate::model::ids::NamespaceName;
-use crate::store::{FULL, MISCONFIGURED, REPLACED, UNREACHABLE};
+use crate::store::{FULL, MISCONFIGURED, OTHER_STORE, REPLACED, UNCONDITIONAL, UNREACHABLE};
 
 /// The codes of all warnings about the bucket, about what comes from there and has no room here, and about namespaces that wait for a
 /// person; closed, so that no label set grows.
@@ -70,6 +70,22 @@ pub struct NamespaceStatus {
 }
 
 impl Status {
+    /// Notes how a pass ended, over everything or not.
+    pub(super) fn ended(&mut self, failed: Option<&Error>, is_whole: bool, now: u64) {
+        self.finished_ms = Some(now);
+        let is_missed = failed.is_some_and(|error| is_missed(warned_as(error.code())));
+        self.missed = if is_missed { self.missed.saturating_add(1) } else { 0 };
+        match failed {
+            // What went well for some says nothing of the others.
+            None if !is_whole => {}
+            None => {
+                self.succeeded_ms = Some(now);
+                self.error = None;
+            }
+            Some(error) => self.error = Some(told(error)),
+        }
+    }
+
     /// What operators are to know of the bucket: one entry for each code.
     pub fn warnings(&self) -> Vec<Json> {
         WARNINGS.iter().filter_map(|code| self.warning(code)).collect()
@@ -77,8 +93,9 @@ impl Status {
 
     fn warning(&self, code: &str) -> Option<Json> {
         let of_namespaces = self.namespaces.iter().filter_map(|(name, known)| Some((name, known.error.as_ref()?)));
-        let failed: Vec<(&NamespaceName, &Told)> = of_namespaces.filter(|(_, told)| told.code == code).collect();
-        let of_all = self.error.as_ref().filter(|told| told.code == code);
+        let failed: Vec<(&NamespaceName, &Told)> =
+            of_namespaces.filter(|(_, told)| warned_as(told.code) == code).collect();
+        let of_all = self.error.as_ref().filter(|told| warned_as(told.code) == code);
         if is_missed(code) && (of_all.is_none() || self.missed < MISSED_MAX && !self.bucket.starts_with("file:")) {
             return None;
         }
@@ -93,9 +110,24 @@ impl Status {
     }
 }
 
-/// Whether an error of this code says that the bucket did not answer, or refused.
-pub(super) fn is_missed(code: &str) -> bool {
+/// The code of the warning about an error: what a person mends by naming another bucket, or by mending this one, is one warning.
+fn warned_as(code: &'static str) -> &'static str {
+    if [OTHER_STORE, UNCONDITIONAL].contains(&code) { MISCONFIGURED } else { code }
+}
+
+/// Whether a warning of this code says that the bucket did not answer, or refused.
+fn is_missed(code: &str) -> bool {
     [UNREACHABLE, MISCONFIGURED].contains(&code)
+}
+
+/// Whether an error says that no pass goes better until a person mends something.
+pub(super) fn is_refused(error: &Error) -> bool {
+    [MISCONFIGURED, REPLACED].contains(&warned_as(error.code()))
+}
+
+/// Whether an error says that the bucket is not this node's.
+pub(super) fn is_foreign(error: &Error) -> bool {
+    [OTHER_STORE, REPLACED].contains(&error.code())
 }
 
 impl NamespaceStatus {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::namespace::Done;
 use super::polls::{PollWaits, Polls};
-use super::status::told;
+use super::status::{is_refused, told};
 use super::{Budget, NamespaceStatus, Schedule, Selection, Status, Sync, SyncOptions};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
@@ -323,27 +323,32 @@ impl Worker {
     }
 
     /// Waits until a pass that began from now on has brought a namespace together with the bucket. A pass that fails is
-    /// followed by others until `end`; then Unavailable with code `bucket_timeout`, which says why the last one failed. NotFound
-    /// when nobody has the namespace.
+    /// followed by others until `end`, or until one is refused, which a person has to mend; then Unavailable with code `bucket_timeout`,
+    /// which says why the last one failed. NotFound when nobody has the namespace.
     pub async fn together(&self, name: &NamespaceName, end: Instant) -> Result<Done> {
         let names = BTreeSet::from([name.clone()]);
         let mut answer = self.ask(Some(&names))?;
         let mut last: Option<Error> = None;
         loop {
             let Ok(pass) = tokio::time::timeout_at(end, &mut answer).await else {
-                let bucket = &self.config.bucket.url;
-                let why = last.as_ref().map_or("no pass of sync was over in time".to_owned(), Error::to_string);
-                let error = Error::unavailable(format!("{name} is not together with {bucket} yet: {why}"));
-                let hint = last.as_ref().and_then(Error::hint).unwrap_or("`shoal status` says how far sync is");
-                return Err(error.with_code(TIMEOUT).with_hint(hint));
+                return Err(self.not_together(name, last.as_ref()));
             };
             match pass.map_err(|_| stopping())?.of(name) {
                 Ok(done) => return Ok(done),
                 Err(error) if error.kind() == Kind::NotFound => return Err(error),
+                Err(error) if is_refused(&error) => return Err(self.not_together(name, Some(&error))),
                 Err(error) => last = Some(error),
             }
             answer = self.enlist(Some(&names), false)?;
         }
+    }
+
+    fn not_together(&self, name: &NamespaceName, last: Option<&Error>) -> Error {
+        let why = last.map_or("no pass of sync was over in time".to_owned(), Error::to_string);
+        let hint = last.and_then(Error::hint).unwrap_or("`shoal status` says how far sync is");
+        Error::unavailable(format!("{name} is not together with {} yet: {why}", self.config.bucket.url))
+            .with_code(TIMEOUT)
+            .with_hint(hint)
     }
 
     /// No further pass begins, and who waits is told so.

@@ -1,13 +1,17 @@
 //! Two nodes and a bucket: what one writes the other has, whatever happened in between.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
-use shoal::store::Patience;
-use shoal::sync::Sync;
+use shoal::store::{FORMAT_KEY, Patience};
+use shoal::sync::{MISSED_MAX, Sync};
 
 use crate::fleet::{bucket, fresh, lost, meet, options, sync, sync_by};
 use crate::node::{DAY_MS, Node, all, branch, name, put, write};
+use crate::odd_store::OddStore;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_writes_a_fresh_one_has_after_one_sync() {
@@ -188,6 +192,46 @@ async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
     let error = sync(&node, &engine, &second).await.unwrap_err();
     assert_eq!(error.code(), "other_store", "{error}");
     assert_eq!(second.list_all("", None, 10_000, &Patience::ASKED).await.unwrap(), before);
+    // All that is here counts as not sent, until the bucket is the node's own again.
+    let unsent = engine.unsent(&name("docs")).await.unwrap();
+    assert!(!unsent.is_durable && !unsent.is_nothing && unsent.objects > 0, "{unsent:?}");
+    assert!(unsent.common.is_none() && unsent.since_ms.is_some(), "{unsent:?}");
+    sync(&node, &engine, &first).await.unwrap();
+    assert!(engine.unsent(&name("docs")).await.unwrap().is_durable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_no_pass_can_use_until_a_person_mends_it_is_told_as_misconfigured() {
+    let (first, second, node, other) = (bucket(7), bucket(8), Node::new(1), Node::new(2));
+    let (engine, there) = (node.open(), other.open());
+    put(&engine, "docs", 0..10, 1).await;
+    put(&there, "docs", 0..10, 1).await;
+    sync(&node, &engine, &first).await.unwrap();
+    sync(&other, &there, &second).await.unwrap();
+    let body = br#"{"format":99,"store":"00000000-0000-0000-0000-000000000001"}"#;
+    let newer =
+        [format!("{{\"crc32c\":\"{:08x}\",\"body\":", crc32c::crc32c(body)).as_bytes(), body, b"}\n"].concat();
+    let (of_newer, of_damaged) = (bucket(9), bucket(10));
+    of_newer.put(FORMAT_KEY, newer.into(), &Patience::ASKED).await.unwrap();
+    of_damaged.put(FORMAT_KEY, b"{}".to_vec().into(), &Patience::ASKED).await.unwrap();
+    let careless = Arc::new(OddStore::default());
+    careless.ignores_conditions.store(true, Ordering::SeqCst);
+    for (refused, said) in [
+        (second, "is store"),
+        (of_newer, "format version 99"),
+        (of_damaged, "is not a sealed metadata file"),
+        (careless.bucket(&node), "ignores conditions"),
+    ] {
+        let link = Sync::new(engine.clone(), refused, options(Policy::Lww), node.clock.clone());
+        for _ in 0..MISSED_MAX {
+            assert!(link.status().warnings().is_empty(), "{said}");
+            link.run().await.unwrap_err();
+        }
+        let warnings = link.status().warnings();
+        assert_eq!(warnings.len(), 1, "{said}: {warnings:?}");
+        assert_eq!(warnings[0]["code"], "bucket_misconfigured");
+        assert!(warnings[0]["message"].as_str().unwrap().contains(said), "{warnings:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,9 +1,9 @@
-//! A store that reads tags wrong a few times, or has no room for large objects.
+//! A store that reads tags wrong a few times, has no room for large objects, or ignores conditions.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -28,6 +28,8 @@ pub struct OddStore {
     /// What was written of objects that there was no room for.
     pub written: AtomicU64,
     pub largest: AtomicU64,
+    /// Whether it creates what is there.
+    pub ignores_conditions: AtomicBool,
 }
 
 impl OddStore {
@@ -59,6 +61,7 @@ impl ObjectStore for OddStore {
             let source = Box::new(io::Error::from(io::ErrorKind::StorageFull));
             return Err(object_store::Error::Generic { store: "odd", source });
         }
+        let options = if self.ignores_conditions.load(SeqCst) { PutOptions::default() } else { options };
         self.store.put_opts(path, payload, options).await
     }
 

@@ -65,6 +65,10 @@ async fn what_is_written_while_the_disk_is_away_is_not_said_to_be_in_the_bucket_
     let link = place.link(&node, &engine);
     link.run().await.unwrap();
     place.unmount();
+    // Of what was sent before nothing is in an empty directory, either.
+    assert_says_so(&link.run().await.unwrap_err());
+    let unsent = engine.unsent(&name("docs")).await.unwrap();
+    assert!(!unsent.is_durable && unsent.common.is_none(), "{unsent:?}");
     for (id, selection) in
         [(20, Selection::default().unasked()), (21, Selection::default().only([name("docs")].into()))]
     {
