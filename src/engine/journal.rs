@@ -5,6 +5,7 @@
 //! - Sequence numbers run on without holes from one log to the next; a hole means that a file is missing.
 //! - An open log that another process or a failed sync left is never appended to: the next write starts a new file.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -205,11 +206,17 @@ pub fn first_seq_of(name: &str) -> Option<u64> {
     name.split('-').next().and_then(|digits| digits.parse().ok())
 }
 
-/// The directory for sealed logs is there.
+/// Where the directory for sealed logs was empty a sweep may have taken it away: one that could not read of whom it is.
 pub(super) fn move_to_tier(disk: &dyn Disk, paths: &LogPaths, nsid: Nsid, name: &str) -> Result<()> {
     let (from, to) = (paths.open.join(open_name(nsid, name)), paths.sealed.join(name));
     let step = || format!("seal log {}", from.display());
-    disk.rename(&from, &to).context(step)?;
+    match disk.rename(&from, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_dirs(disk, &paths.sealed).context(step)?;
+            disk.rename(&from, &to).context(step)?;
+        }
+        renamed => renamed.context(step)?,
+    }
     paths.names.end(&open_name(nsid, name));
     // The old name may come back with a power cut: recovery takes the new one then.
     disk.sync_dir(&paths.sealed).context(step)

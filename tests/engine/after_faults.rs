@@ -434,6 +434,21 @@ async fn barriers_that_stall_leave_threads_for_everything_else() {
     assert_eq!(stalled.load(Ordering::SeqCst), 3, "some writer never came to its barrier");
 }
 
+/// A sweep that cannot read of whom a directory is takes it away where nothing is in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_sealed_though_the_directory_for_it_was_taken_away() {
+    let node = Node::new(45);
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 0).await;
+    engine.checkpoint(&name("docs")).await.unwrap();
+    put(&engine, "docs", 10..12, 1).await;
+    let nsid = engine.status(&name("docs")).unwrap()["nsid"].as_str().unwrap().to_owned();
+    let dir = format!("/data/store/default/default/namespaces/{nsid}/wal");
+    node.disk.remove_dir(Path::new(&dir)).unwrap();
+    engine.checkpoint(&name("docs")).await.unwrap();
+    assert_eq!((look(&engine).len(), tail_rows(&engine)), (12, 0));
+}
+
 /// More of them than there are threads wait for the disk: queries of others go on meanwhile.
 #[test]
 fn changes_of_names_and_tags_that_stall_leave_threads_for_everything_else() {

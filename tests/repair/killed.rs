@@ -20,8 +20,8 @@ async fn a_log_whose_records_are_in_segments_is_not_missed_where_a_past_state_is
     let nsid = engine.status(&name("docs")).unwrap()["nsid"].as_str().unwrap().to_owned();
     let killed = copy(&disk);
     let past = format!("/local/{nsid}");
-    let past = files(&killed).into_iter().filter(|file| file.display().to_string().contains(&past));
-    let past = past.filter(|file| file.ends_with("00000000000000000001.json")).next().unwrap();
+    let mut all_of = files(&killed).into_iter().filter(|file| file.display().to_string().contains(&past));
+    let past = all_of.find(|file| file.ends_with("00000000000000000001.json")).unwrap();
     let mut bytes = killed.read(&past).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;

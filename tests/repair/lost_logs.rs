@@ -141,7 +141,7 @@ async fn a_log_that_was_rightly_let_go_of_sets_nobody_apart_whatever_the_index_c
     }
     let is_log = |file: &PathBuf| file.extension().is_some_and(|end| end == "wal");
     let logs = || files(&disk).into_iter().filter(is_log).collect::<Vec<PathBuf>>();
-    assert_eq!(logs(), [PathBuf::new(); 0]);
+    assert_eq!(logs(), Vec::<PathBuf>::new());
     // No document changes.
     let body = json!({"patch_rows": [{"id": 99, "n": 1}]});
     let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
