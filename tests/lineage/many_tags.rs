@@ -30,7 +30,7 @@ fn leave_deleted(node: &Node, engine: &Engine, tag: &str, ago_ms: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_deleted_tags_the_youngest_are_kept_and_no_more() {
+async fn of_many_deleted_tags_the_youngest_are_kept_and_no_more_where_no_bucket_knows() {
     let node = Node::new(93);
     let mut engine = node.open();
     put(&engine, "main", 0..20, 1).await;
