@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use daemon::{ALL_THE_TIME, Daemon, ON_REQUEST, files, is_together, place, serve, shoal, text};
@@ -101,8 +102,8 @@ fn a_bucket_that_is_away_does_not_hold_the_stop() {
     assert!(!waiting.join().unwrap().status.success());
 }
 
-#[test]
-fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
+/// A directory of a node, its bucket, and that of another store.
+fn two_stores() -> (tempfile::TempDir, PathBuf, [PathBuf; 2]) {
     let (dir, bucket) = place();
     let second = dir.path().join("second");
     std::fs::create_dir(&second).unwrap();
@@ -113,6 +114,12 @@ fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
         assert!(node.run(&["sync", "--wait"]).status.success());
         assert_eq!(node.stop().0, Some(0));
     }
+    (dir, data, [bucket, second])
+}
+
+#[test]
+fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
+    let (_dir, data, [bucket, second]) = two_stores();
     let before = files(&second);
     let one = Daemon::start(&data, &second, &ON_REQUEST);
     one.write(10..20);
@@ -161,16 +168,7 @@ fn another_stores_bucket_is_refused_in_words_and_nothing_is_written_there() {
 
 #[test]
 fn a_bucket_of_another_store_is_not_said_to_have_what_is_in_ones_own() {
-    let (dir, bucket) = place();
-    let second = dir.path().join("second");
-    std::fs::create_dir(&second).unwrap();
-    let (data, other) = (dir.path().join("one"), dir.path().join("other"));
-    for (data, bucket) in [(&data, &bucket), (&other, &second)] {
-        let node = Daemon::start(data, bucket, &ON_REQUEST);
-        node.write(0..10);
-        assert!(node.run(&["sync", "--wait"]).status.success());
-        assert_eq!(node.stop().0, Some(0));
-    }
+    let (_dir, data, [_, second]) = two_stores();
     // Nothing was written since.
     let one = Daemon::start(&data, &second, &ON_REQUEST);
     assert!(!one.run(&["sync", "--wait"]).status.success());

@@ -400,6 +400,38 @@ async fn a_log_that_cannot_be_read_keeps_nobody_else_from_reclaiming() {
     assert_eq!(documents(&engine.view(&name("docs")).unwrap()).len(), 1);
 }
 
+/// Barriers that wait until they may go on.
+struct Stall {
+    count: Arc<AtomicU64>,
+    is_over: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stall {
+    /// From now on those of paths below `prefix`.
+    fn of(disk: &HookDisk, prefix: &'static str) -> Self {
+        let stall = Stall { count: Arc::default(), is_over: Arc::default() };
+        let (count, is_over) = (stall.count.clone(), stall.is_over.clone());
+        disk.each(move |operation, path| {
+            if operation == "barrier" && path.starts_with(prefix) {
+                count.fetch_add(1, Ordering::SeqCst);
+                let over = is_over.0.lock().unwrap();
+                drop(is_over.1.wait_while(over, |over| !*over).unwrap());
+            }
+        });
+        stall
+    }
+
+    /// How many have come.
+    fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn end(&self) {
+        *self.is_over.0.lock().unwrap() = true;
+        self.is_over.1.notify_all();
+    }
+}
+
 /// As many barriers take long as there are threads: what needs no barrier waits for none of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn barriers_that_stall_leave_threads_for_everything_else() {
@@ -408,30 +440,21 @@ async fn barriers_that_stall_leave_threads_for_everything_else() {
     for to in ["docs", "other", "third"] {
         put(&engine, to, 0..5, 1).await;
     }
-    let (stalled, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
-    let (counted, waited) = (stalled.clone(), is_over.clone());
-    disk.each(move |operation, path| {
-        if operation == "barrier" && path.starts_with("/data/log") {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let over = waited.0.lock().unwrap();
-            drop(waited.1.wait_while(over, |over| !*over).unwrap());
-        }
-    });
+    let stall = Stall::of(&disk, "/data/log");
     let writers = ["docs", "other", "third"].map(|to| {
         let engine = engine.clone();
         tokio::spawn(async move { put(&engine, to, 5..10, 2).await })
     });
     let began = Instant::now();
-    while stalled.load(Ordering::SeqCst) < 3 && began.elapsed() < PATIENCE {
+    while stall.count() < 3 && began.elapsed() < PATIENCE {
         let served = tokio::time::timeout(PATIENCE, tokio::spawn(async {})).await;
         assert!(served.is_ok(), "nothing is served while barriers stall");
     }
-    *is_over.0.lock().unwrap() = true;
-    is_over.1.notify_all();
+    stall.end();
     for writer in writers {
         writer.await.unwrap();
     }
-    assert_eq!(stalled.load(Ordering::SeqCst), 3, "some writer never came to its barrier");
+    assert_eq!(stall.count(), 3, "some writer never came to its barrier");
 }
 
 /// A sweep that cannot read of whom a directory is takes it away where nothing is in it.
@@ -463,15 +486,7 @@ fn changes_of_names_and_tags_that_stall_leave_threads_for_everything_else() {
             engine.create(&name, CreateRequest::default()).await.unwrap();
         }
     });
-    let (stalled, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new((Mutex::new(false), Condvar::new())));
-    let (counted, waited) = (stalled.clone(), is_over.clone());
-    disk.each(move |operation, path| {
-        if operation == "barrier" && path.starts_with("/data/local") {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let over = waited.0.lock().unwrap();
-            drop(waited.1.wait_while(over, |over| !*over).unwrap());
-        }
-    });
+    let stall = Stall::of(&disk, "/data/local");
     let mut changes = Vec::new();
     for (old, new) in names("old").into_iter().zip(names("new")) {
         let (tags, creates) = (engine.clone(), engine.clone());
@@ -479,7 +494,7 @@ fn changes_of_names_and_tags_that_stall_leave_threads_for_everything_else() {
         changes.push(runtime.spawn(async move { creates.create(&new, CreateRequest::default()).await.map(drop) }));
     }
     let began = Instant::now();
-    while stalled.load(Ordering::SeqCst) == 0 && began.elapsed() < PATIENCE {
+    while stall.count() == 0 && began.elapsed() < PATIENCE {
         std::thread::yield_now();
     }
     let (done, is_done) = mpsc::channel();
@@ -491,8 +506,7 @@ fn changes_of_names_and_tags_that_stall_leave_threads_for_everything_else() {
         });
     }
     let answers: Vec<_> = (0..8).map(|_| is_done.recv_timeout(PATIENCE)).collect();
-    *is_over.0.lock().unwrap() = true;
-    is_over.1.notify_all();
+    stall.end();
     runtime.block_on(async {
         for change in changes {
             change.await.unwrap().unwrap();

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
+use shoal::engine::Engine;
 use shoal::engine::merge::decide::Policy;
 use shoal::model::ids::DocId;
-use shoal::store::{FORMAT_KEY, Patience};
+use shoal::store::{Bucket, FORMAT_KEY, Patience};
 use shoal::sync::{MISSED_MAX, Sync};
 
 use crate::fleet::{bucket, fresh, lost, meet, options, sync, sync_by};
@@ -180,14 +181,20 @@ async fn a_month_of_writes_and_merges_of_segments_comes_back_in_one_sync() {
     assert_eq!(fresh(7, &bucket, "docs").await, all(&engine, "docs"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
+/// A node, its bucket, and that of another store.
+async fn two_stores() -> (Node, Arc<Engine>, [Bucket; 2]) {
     let (first, second, node, other) = (bucket(7), bucket(8), Node::new(1), Node::new(2));
     let (engine, there) = (node.open(), other.open());
     put(&engine, "docs", 0..10, 1).await;
     put(&there, "docs", 0..10, 1).await;
     sync(&node, &engine, &first).await.unwrap();
     sync(&other, &there, &second).await.unwrap();
+    (node, engine, [first, second])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
+    let (node, engine, [first, second]) = two_stores().await;
     let before = second.list_all("", None, 10_000, &Patience::ASKED).await.unwrap();
     let error = sync(&node, &engine, &second).await.unwrap_err();
     assert_eq!(error.code(), "other_store", "{error}");
@@ -202,12 +209,7 @@ async fn a_bucket_of_another_store_is_refused_and_nothing_is_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_no_pass_can_use_until_a_person_mends_it_is_told_as_misconfigured() {
-    let (first, second, node, other) = (bucket(7), bucket(8), Node::new(1), Node::new(2));
-    let (engine, there) = (node.open(), other.open());
-    put(&engine, "docs", 0..10, 1).await;
-    put(&there, "docs", 0..10, 1).await;
-    sync(&node, &engine, &first).await.unwrap();
-    sync(&other, &there, &second).await.unwrap();
+    let (node, engine, [_, second]) = two_stores().await;
     let body = br#"{"format":99,"store":"00000000-0000-0000-0000-000000000001"}"#;
     let newer =
         [format!("{{\"crc32c\":\"{:08x}\",\"body\":", crc32c::crc32c(body)).as_bytes(), body, b"}\n"].concat();
