@@ -168,6 +168,11 @@ fn found(engine: &Engine, namespace: &str) -> BTreeMap<u64, u64> {
     documents.into_iter().map(document).collect()
 }
 
+/// How many commits a namespace has.
+fn commits(engine: &Engine, namespace: &str) -> u64 {
+    engine.status(&name(namespace)).unwrap()["data_seq"].as_u64().unwrap()
+}
+
 async fn history(seed: u64, is_told: bool) {
     let mut node = Node::new(seed);
     // Who is deleted is gone at once, and its origin another's.
@@ -177,6 +182,8 @@ async fn history(seed: u64, is_told: bool) {
     // Of every namespace the state that it began with, and of every merge the source's last state.
     let mut first: Vec<Option<Model>> = vec![None];
     let mut merged: BTreeMap<(usize, usize), Model> = BTreeMap::new();
+    // Of every namespace the states that it was in, by the commits that they have.
+    let mut been: Vec<BTreeMap<u64, Model>> = vec![BTreeMap::from([(0, Model::default())])];
     let mut parents: Vec<Option<usize>> = vec![None];
     let mut alive: Vec<usize> = vec![0];
     let mut version = 0;
@@ -212,6 +219,7 @@ async fn history(seed: u64, is_told: bool) {
                 branch(&engine, &models[at].0, &to).await;
                 let model = models[at].1.clone();
                 first.push(Some(model.clone()));
+                been.push(BTreeMap::new());
                 parents.push(Some(at));
                 models.push((to, Model { origin: models.len(), ..model }));
             }
@@ -228,6 +236,7 @@ async fn history(seed: u64, is_told: bool) {
                 let policies =
                     [Policy::Fail, Policy::Lww, Policy::Fields, Policy::FieldsOrFail, Policy::Ours, Policy::Theirs];
                 let policy = policies[pick(6) as usize];
+                let kept = [from, at].map(|of| (of, engine.history(&name(&models[of].0)).unwrap()));
                 let report = merge(&engine, &models[from].0, &models[at].0, policy).await.unwrap();
                 let own =
                     [merged.get(&(from, at)), merged.get(&(at, from)), first[from].as_ref(), first[at].as_ref()];
@@ -238,7 +247,22 @@ async fn history(seed: u64, is_told: bool) {
                 let is_of_family = |pair: &(usize, usize)| family.contains(&pair.0) && family.contains(&pair.1);
                 let among = merged.iter().filter(|(pair, _)| is_of_family(pair)).map(|(_, base)| base);
                 let relatives = among.chain(family.iter().filter_map(|of| first[*of].as_ref()));
-                bases.extend(relatives.filter(|base| base.covers_common(&models[from].1, &models[at].1)));
+                let has_all = |base: &&Model| base.covers_common(&models[from].1, &models[at].1);
+                bases.extend(relatives.filter(has_all));
+                // So does what they were themselves, as far as it is kept: of either the oldest state.
+                let own = kept.iter().filter_map(|(of, kept)| {
+                    let mut states = kept.iter().rev().filter_map(|state| been[*of].get(&state.data_seq));
+                    states.find(has_all)
+                });
+                let is_all =
+                    |base: &&Model| has_all(base) && models[from].1.covers_all(base) && models[at].1.covers_all(base);
+                if !bases.iter().any(is_all) {
+                    let own: Vec<&Model> = own.collect();
+                    match own.iter().find(|base| is_all(base)) {
+                        Some(base) => bases.push(base),
+                        None => bases.extend(own),
+                    }
+                }
                 let expected = models[at].1.merge(&models[from].1, policy, version, &bases);
                 if is_told {
                     println!("    merged {from} into {at} by {policy}: {report:?}");
@@ -257,8 +281,10 @@ async fn history(seed: u64, is_told: bool) {
             }
             _ => {}
         }
-        for (namespace, model) in alive.iter().map(|at| &models[*at]) {
+        for at in &alive {
+            let (namespace, model) = &models[*at];
             assert_eq!(found(&engine, namespace), model.documents(), "{what}: {namespace}");
+            been[*at].insert(commits(&engine, namespace), model.clone());
         }
     }
     let report = engine.check(3).unwrap();

@@ -238,13 +238,17 @@ async fn fields_keep_what_each_side_changed_of_one_document() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn patches_are_joined_without_a_base() {
-    let node = Node::new(7);
+    let mut node = Node::new(7);
+    node.config.retention_ms = 0;
     let engine = node.open();
     write(&engine, "main", json!({"upsert_rows": [{"id": 1, "a": 1, "b": 1}]})).await;
-    // A copy has no lineage, so nobody keeps the state that both began with.
+    // A copy has no lineage, so nobody keeps the state that both began with, once it is past.
     engine.copy(&name("main"), &name("copy")).await.unwrap();
     patch(&engine, "main", json!({"id": 1, "a": 2})).await;
     patch(&engine, "copy", json!({"id": 1, "b": 2})).await;
+    for namespace in ["main", "copy"] {
+        engine.checkpoint(&name(namespace)).await.unwrap();
+    }
     let report = merged(&engine, "copy", "main", Policy::Fields).await;
     assert_eq!((report.conflicts, report.listed[0].token, &report.listed[0].base), (1, None, &None));
     let found = all(&engine, "main").remove(&DocId::Uint(1)).unwrap();
@@ -554,7 +558,8 @@ async fn what_is_new_is_taken_by_a_copy_that_was_merged_into_one_segment_and_for
 async fn a_row_that_may_be_new_is_kept_by_every_policy_that_decides() {
     for policy in Policy::ALL {
         for into_who_forgot in [false, true] {
-            let node = Node::new(24);
+            let mut node = Node::new(24);
+            node.config.retention_ms = 0;
             let engine = node.open();
             put(&engine, "main", 0..5, 1).await;
             engine.copy(&name("main"), &name("copy")).await.unwrap();
@@ -565,6 +570,7 @@ async fn a_row_that_may_be_new_is_kept_by_every_policy_that_decides() {
             engine.checkpoint(&name("copy")).await.unwrap();
             engine.compact(&name("copy")).await.unwrap();
             put(&engine, "main", 100..103, 4).await;
+            engine.checkpoint(&name("main")).await.unwrap();
             let (from, into) = if into_who_forgot { ("main", "copy") } else { ("copy", "main") };
             let report = merge(&engine, from, into, policy).await.unwrap();
             let what = format!("{policy} into {into}: {report:?}");

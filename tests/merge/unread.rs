@@ -72,8 +72,12 @@ async fn a_merge_whose_common_state_cannot_be_read_is_refused_and_right_afterwar
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_base_that_is_damaged_for_good_is_given_up_by_name_and_merges_go_on() {
-    let node = Node::new(81);
+    let mut node = Node::new(81);
+    node.config.retention_ms = 0;
     let mut engine = apart(&node, true).await;
+    for namespace in ["main", "child"] {
+        engine.checkpoint(&name(namespace)).await.unwrap();
+    }
     let dir = dir_of(&engine, "main").join("bases");
     let base = dir.join(&node.disk.list(&dir).unwrap()[0].name);
     node.disk.rot(&base, |bytes| bytes.truncate(20)).unwrap();

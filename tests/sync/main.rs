@@ -30,6 +30,7 @@ mod lives;
 mod lost;
 mod meeting;
 mod meetings;
+mod merged_elsewhere;
 mod month;
 #[path = "../support/node.rs"]
 mod node;

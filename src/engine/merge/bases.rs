@@ -273,6 +273,9 @@ impl Engine {
         // Two states of one incarnation are brought together by what they had in common themselves.
         if s != t && !found.iter().any(is_all) {
             found.extend(self.states_of_relatives((source, target), (theirs, ours))?);
+            if !found.iter().any(is_all) {
+                found.extend(self.states_of_own_past((source, target), (theirs, ours))?);
+            }
         }
         Ok(found)
     }

@@ -7,8 +7,8 @@
 //! - `decide` says what becomes of one document, and is pure; `fields` joins two states attribute by attribute;
 //! - `diff` gives differences; `promote` merges, by `work`, which walks over what differs with `walk`: `survey` looks first, `build`
 //!   is what the commit will name;
-//! - `schemas` joins schemas, `settings` what is set of one namespace, `bases` keeps what both once had in common, and `relatives` finds
-//!   what their ancestors keep of that; `losers` keeps what a merge did not take;
+//! - `schemas` joins schemas, `settings` what is set of one namespace, `bases` keeps what both once had in common, `relatives` finds
+//!   what their ancestors keep of that, and `own_past` what they were themselves; `losers` keeps what a merge did not take;
 //! - `conflicts` lists what a merge did not take, and writes it again; `report` says what a merge did.
 
 pub mod bases;
@@ -19,6 +19,7 @@ pub mod decide;
 pub mod diff;
 pub mod fields;
 mod losers;
+mod own_past;
 mod promote;
 mod relatives;
 pub mod report;

@@ -95,7 +95,7 @@ impl Engine {
 }
 
 /// A state of which something is damaged or missing is unknown: only files of bases can be given up.
-fn or_lost<T>(by: Nsid, read: Result<T>) -> Result<Option<T>> {
+pub(super) fn or_lost<T>(by: Nsid, read: Result<T>) -> Result<Option<T>> {
     match read {
         Err(error) if error.kind() == Kind::Corrupt => {
             say_lost(by, &error);
@@ -106,5 +106,5 @@ fn or_lost<T>(by: Nsid, read: Result<T>) -> Result<Option<T>> {
 }
 
 fn say_lost(by: Nsid, error: &Error) {
-    tracing::warn!(nsid = %by, %error, "a merge does not compare with a state that an ancestor keeps");
+    tracing::warn!(nsid = %by, %error, "a merge does not compare with a state that is kept of this incarnation");
 }
