@@ -114,9 +114,9 @@ impl Work<'_> {
             looked => looked?,
         }
         self.report.left_out = left_out;
-        let objects = ours.manifest.conflicts.len() as u64 + self.report.conflicts / LOSERS_MAX as u64;
-        if !self.lets_go() && !self.report.refused && objects > CONFLICTS_MAX as u64 {
-            return Err(full_of_conflicts(objects as usize));
+        let (kept, new) = (ours.manifest.conflicts.len(), self.report.conflicts as usize / LOSERS_MAX);
+        if !self.lets_go() && !self.report.refused && kept + new > CONFLICTS_MAX {
+            return Err(full_of_conflicts(kept, new));
         }
         // Where no document changes, what theirs has seen is to be committed all the same: what is written here from now on is
         // on top of it, and conflicts that it settled are settled.

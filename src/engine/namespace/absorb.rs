@@ -324,9 +324,9 @@ fn check_room(ours: &Moment, site: &Site, built: &Absorption, lets_go: bool) -> 
         return Err(Error::unavailable(format!("{segments} segments, a namespace has at most {SEGMENTS_MAX}"))
             .with_hint("compact the namespace, then merge again"));
     }
-    let conflicts = ours.manifest.conflicts.len() + site.conflicts.len();
-    if conflicts > CONFLICTS_MAX && !lets_go {
-        return Err(full_of_conflicts(conflicts));
+    let (kept, new) = (ours.manifest.conflicts.len(), site.conflicts.len());
+    if kept + new > CONFLICTS_MAX && !lets_go {
+        return Err(full_of_conflicts(kept, new));
     }
     if built.vector.len() >= ORIGINS_MAX {
         return Err(Error::invalid(format!(
@@ -342,11 +342,20 @@ fn check_room(ours: &Moment, site: &Site, built: &Absorption, lets_go: bool) -> 
     Ok(())
 }
 
-/// The refusal of a merge whose losers have no room.
-pub(in crate::engine) fn full_of_conflicts(objects: usize) -> Error {
-    Error::invalid(format!("{objects} objects of unresolved conflicts, a namespace has at most {CONFLICTS_MAX}"))
-        .with_code("conflicts_full")
-        .with_hint("acknowledge or replay conflicts, then merge again")
+/// The refusal of a merge whose losers have no room beside those that are kept already.
+pub(in crate::engine) fn full_of_conflicts(kept: usize, new: usize) -> Error {
+    let hint = match new > CONFLICTS_MAX {
+        false => "acknowledge or replay conflicts, then merge again",
+        true => {
+            "one merge has no room for so many rows that lose: merge an earlier state of the source first (`as_of`), and so on"
+        }
+    };
+    Error::invalid(format!(
+        "the merge would leave {new} objects of rows that lost beside {kept} of unresolved conflicts, a namespace has at most \
+         {CONFLICTS_MAX}"
+    ))
+    .with_code("conflicts_full")
+    .with_hint(hint)
 }
 
 /// The refusal of a merge into a namespace that takes no writes.
