@@ -230,6 +230,7 @@ fn other(path: &Path) -> Option<&'static str> {
         _ if path.iter().any(|part| part == "_probe") => Some("what a probe left"),
         // How a directory that is a bucket has what is not whole yet.
         _ if file.contains('#') => Some("upload into a directory"),
+        _ if path.iter().rev().nth(1).is_some_and(|dir| dir == "reserve") => Some("reserve for a full disk"),
         _ if area(path) == Some("coming") => Some("object on its way"),
         _ => None,
     }

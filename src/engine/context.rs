@@ -17,6 +17,7 @@ use super::made::Made;
 use super::namespace::Namespace;
 use super::node::Node;
 use super::projects::Projects;
+use super::reserve::Reserve;
 use super::setbacks::Setbacks;
 use super::unreadable::AllUnreadable;
 use crate::error::Result;
@@ -170,6 +171,7 @@ pub struct Context {
     pub stopping: AtomicBool,
     /// What failed and is tried again.
     pub setbacks: Setbacks,
+    pub reserve: Reserve,
     /// How many states of conflicts were let go of for want of room.
     pub conflicts_let_go: AtomicU64,
     /// Counts uses of namespaces, to tell which was used longest ago.

@@ -1,7 +1,7 @@
 //! Where everything lies in the data directory.
 //!
 //! ```text
-//! node.json  traffic.json  meta.redb  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
+//! node.json  traffic.json  meta.redb  reserve/  log/  local/{nsid}/{generation:020}.json  local/names/{org}/{project}/{name}/{rev:020}.json
 //! local/{nsid}/answers/{generation:020}-{newest:020}.ans
 //! local/{nsid}/deleted.json  local/{nsid}/tags/{tag}/{rev:020}.json  local/{nsid}/tags.json  local/{nsid}/bases/{nsid}.json
 //! store/_format.json  store/{org}/{project}/namespaces/{nsid}/{wal,segments,deletions}/...
@@ -45,6 +45,11 @@ impl Layout {
 
     pub fn meta_file(&self) -> PathBuf {
         self.root.join("meta.redb")
+    }
+
+    /// Files whose room is for what frees some.
+    pub fn reserve(&self) -> PathBuf {
+        self.root.join("reserve")
     }
 
     pub fn store(&self) -> PathBuf {

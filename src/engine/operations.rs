@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::UNKNOWN_BINDING;
-use super::lineage::Told;
 use super::lineage::holdings::kin;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace, etag, moved, not_found};
 use super::sweep::{remove_empty, remove_manifests};
 use super::view::View;
 use super::write::{apply_schema_update, prepare};
-use super::{CreateRequest, Engine, Slot, query};
+use super::{CreateRequest, Engine, query};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::{Manifest, VERSION};
 use crate::format::node::Pin;
@@ -41,6 +40,7 @@ impl Engine {
     /// Carries out one write; it is durable and visible on return. The namespace is created when it writes documents.
     pub async fn write(self: &Arc<Self>, name: &NamespaceName, request: WriteRequest) -> Result<WriteOutcome> {
         self.catalog.settle(&*self.context.disk, name)?;
+        self.check_room_for(name, &request)?;
         self.make_way_for(name).await;
         let request = Arc::new(request);
         let mut tries_left = NAME_TRIES;
@@ -132,6 +132,7 @@ impl Engine {
 
     async fn create_now(&self, name: &NamespaceName, request: CreateRequest) -> Result<String> {
         check_labels(&request.labels)?;
+        self.context.check_space(0, || format!("namespace {name}"))?;
         let mut schema = Schema { metric: request.metric, ..Schema::default() };
         if let Some(update) = &request.schema {
             schema = apply_schema_update(&schema, update, false)?;
@@ -250,38 +251,6 @@ impl Engine {
         })
     }
 
-    /// Deletes a namespace; its name can be used again at once.
-    pub async fn delete(self: &Arc<Self>, name: &NamespaceName) -> Result<()> {
-        let name = name.clone();
-        self.in_turn(&name.clone(), |engine| async move { engine.delete_now(&name).await }).await
-    }
-
-    async fn delete_now(&self, name: &NamespaceName) -> Result<()> {
-        let door = self.door(name);
-        let _door = door.lock().await;
-        let Some(nsid) = self.catalog.find(name) else { return Err(not_found(name)) };
-        self.delete_behind_door(name, nsid).await
-    }
-
-    /// Deletes the incarnation that has a name. The caller holds its door.
-    pub(super) async fn delete_behind_door(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
-        let hlc = Hlc::from_millis(self.context.clock.now_millis());
-        let deleted = tokio::task::block_in_place(|| self.unseat(name, nsid, None, (hlc, Told::ByThisNode)))?;
-        let slot = self.slots().remove(name);
-        if let Some(Ok(namespace)) = slot.as_ref().map(Slot::namespace) {
-            namespace.retire().await;
-        }
-        self.unpin(name)?;
-        let is_kept = deleted.is_some();
-        tokio::task::block_in_place(|| {
-            self.lay_aside(&name.project, nsid, deleted);
-            if !is_kept && let Err(error) = self.forget_name(name) {
-                tracing::warn!(%name, %error, "a name that is bound to nothing is kept");
-            }
-        });
-        Ok(())
-    }
-
     /// Removes what no index knows of: manifests, and logs of this incarnation that nobody else references.
     pub(super) fn remove_files(&self, project: &Project, nsid: Nsid) {
         let context = &self.context;
@@ -351,15 +320,22 @@ impl Engine {
 
     pub async fn update_schema(self: &Arc<Self>, name: &NamespaceName, update: SchemaUpdate) -> Result<Arc<Schema>> {
         let namespace = self.namespace_to_change(name)?;
-        self.to_the_end(|_| async move { namespace.update_schema(&update).await }).await
+        self.to_the_end(|engine| async move {
+            engine.context.check_space(0, || format!("a schema of {}", namespace.name))?;
+            namespace.update_schema(&update).await
+        })
+        .await
     }
 
     pub async fn set_labels(self: &Arc<Self>, name: &NamespaceName, labels: BTreeMap<String, String>) -> Result<()> {
         check_labels(&labels)?;
         let namespace = self.namespace_to_change(name)?;
         let now = self.context.clock.now_millis();
-        self.to_the_end(|_| async move { namespace.edit_head(|manifest| manifest.set_labels(labels, now)).await })
-            .await
+        self.to_the_end(|engine| async move {
+            engine.context.check_space(0, || format!("labels of {}", namespace.name))?;
+            namespace.edit_head(|manifest| manifest.set_labels(labels, now)).await
+        })
+        .await
     }
 
     /// Refuses or allows writes, pins or unpins; `None` leaves as it is.
@@ -380,6 +356,9 @@ impl Engine {
         pinned: Option<bool>,
     ) -> Result<()> {
         let namespace = self.namespace_to_change(name)?;
+        if pinned != Some(false) || read_only.is_some() {
+            self.context.check_space(0, || format!("settings of {name}"))?;
+        }
         if let Some(read_only) = read_only
             && namespace.published().read_only != read_only
         {
@@ -469,7 +448,11 @@ impl Engine {
             return Err(Error::invalid(format!("count: expected 1 to {IDS_MAX}, got {count}")));
         }
         let namespace = self.namespace_to_change(name)?;
-        self.to_the_end(|_| async move { namespace.allocate_ids(count).await }).await
+        self.to_the_end(|engine| async move {
+            engine.context.check_space(0, || format!("ids of {}", namespace.name))?;
+            namespace.allocate_ids(count).await
+        })
+        .await
     }
 
     /// Whether new work is taken.

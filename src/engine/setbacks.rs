@@ -29,9 +29,11 @@ pub const COMMIT_BYTES: u64 = 1 << 20;
 /// Room that a write needs beside its bytes: a log begins with a header, and files take whole blocks.
 const WRITE_BYTES: u64 = 64 << 10;
 /// Files that a commit may make: objects, a log, a manifest and their directories. Where fewer may be made, files are what is missing.
-const COMMIT_FILES: u64 = 16;
-const FILES_HINT: &str = "let the data directory's file system have more inodes (`df -i` says how many are free), or remove files from it; \
-                          it is done by itself then";
+pub const COMMIT_FILES: u64 = 16;
+const FILES_HINT: &str = "let the data directory's file system have more inodes (`df -i` says how many are free), remove files from it, or \
+                          delete namespaces or tags; what waits is done by itself then";
+const BYTES_HINT: &str =
+    "free space on the data directory's file system, or delete namespaces or tags; what waits is done by itself then";
 /// What belongs to no namespace.
 pub const NODE: Nsid = Nsid(Uuid::nil());
 /// So many namespaces a warning names.
@@ -146,6 +148,15 @@ impl Setbacks {
         let done = change(&mut table);
         self.count.store(table.failed.len() + table.needs.len(), Ordering::SeqCst);
         done
+    }
+
+    /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes. A merge may be larger than the disk.
+    pub(super) fn waits_for_bytes(&self) -> Option<u64> {
+        let table = self.lock();
+        let waits = |((_, work), setback): &(&(Nsid, Work), &Setback)| {
+            matches!(work, Work::Write | Work::Commit | Work::Flush) && setback.error.code() == DISK_FULL
+        };
+        table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).max()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -281,7 +292,7 @@ impl Context {
             what()
         ))
         .with_code(DISK_FULL)
-        .with_hint("free space on the data directory's file system; it is done by itself then"))
+        .with_hint(BYTES_HINT))
     }
 
     /// The same for work that is tried again, which takes what it took before where that was more.
@@ -395,6 +406,9 @@ impl Engine {
     /// second; looks at nothing while nothing failed.
     pub async fn try_again(self: &Arc<Self>) {
         let context = &self.context;
+        if context.is_room_wanted() {
+            tokio::task::block_in_place(|| self.drop_deleted_for_room());
+        }
         for (nsid, work) in context.due_again() {
             let namespace = context.open_namespaces().into_iter().find(|namespace| namespace.nsid == nsid);
             match (work, namespace) {

@@ -25,6 +25,7 @@ use super::namespace::{Intake, Namespace};
 use super::node::Node;
 use super::origins::Origins;
 use super::projects::Projects;
+use super::reserve::Reserve;
 use super::setbacks::Setbacks;
 use super::slots::{Slot, Slots};
 use super::sweep::SWEEP_REFUSED;
@@ -137,6 +138,7 @@ impl Engine {
             wall: Mutex::new(wall),
             stopping: AtomicBool::new(false),
             setbacks: Setbacks::default(),
+            reserve: Reserve::default(),
             conflicts_let_go: AtomicU64::new(0),
             uses: AtomicU64::new(0),
             namespaces: Mutex::default(),

@@ -140,6 +140,7 @@ impl Engine {
         if self.catalog.find(name).is_some() {
             return Err(exists(name));
         }
+        self.context.check_space(0, || format!("namespace {name}"))?;
         Ok(self.successor(name))
     }
 

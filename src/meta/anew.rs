@@ -7,7 +7,10 @@
 
 use std::sync::atomic::Ordering;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{
+    Database, Durability, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, Value,
+    WriteTransaction,
+};
 
 use super::access::{self, caught, give_back, make_tables};
 use super::backend::{from_redb, open_database};
@@ -82,6 +85,24 @@ impl Meta {
         Ok(())
     }
 
+    /// Takes the index into memory as it is, and lets its file go: for who frees room on a disk that has none. Whether it did; not where it
+    /// was in memory already.
+    pub fn give_way(&self) -> Result<bool> {
+        let mut held = self.alone();
+        if self.is_in_memory() || self.closed.load(Ordering::SeqCst) {
+            return Ok(false);
+        }
+        // One that failed is not looked at: it is opened anew by who needs it, and made anew.
+        let Some(database) = held.as_ref() else { return Ok(false) };
+        let copy = in_memory()?;
+        caught(|| copy_all(database, &copy)).map_err(|error| error.context("take the index into memory"))?;
+        // Where the file cannot be removed it is met again by the next start, which finds that its stop was not clean.
+        let removed = remove(&*self.disk, &self.path);
+        self.in_memory.store(true, Ordering::SeqCst);
+        give_back(held.replace(copy));
+        removed.map(|()| true)
+    }
+
     fn made(&self) {
         self.trusted.store(true, Ordering::SeqCst);
         self.too_high.store(false, Ordering::SeqCst);
@@ -119,6 +140,37 @@ fn filled(database: Database, facts: &Facts, kept: &Kept) -> Result<Database> {
             Err(error.context("make the index anew"))
         }
     }
+}
+
+/// Copies every table.
+fn copy_all(from: &Database, to: &Database) -> Result<(), redb::Error> {
+    let from = from.begin_read()?;
+    access::write(to, Durability::Immediate, |to| {
+        copy_table(&from, to, COPIES)?;
+        copy_table(&from, to, DEADLINES)?;
+        copy_table(&from, to, SEALED)?;
+        copy_table(&from, to, STATE)?;
+        copy_table(&from, to, REFERENCES)?;
+        copy_table(&from, to, NAMES)?;
+        copy_table(&from, to, MANIFESTS)?;
+        copy_table(&from, to, OBJECTS)?;
+        copy_table(&from, to, PINS)?;
+        copy_table(&from, to, HISTORY)?;
+        copy_table(&from, to, KIN)
+    })
+}
+
+fn copy_table<K: Key + 'static, V: Value + 'static>(
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+    table: TableDefinition<K, V>,
+) -> Result<(), redb::Error> {
+    let mut copy = to.open_table(table)?;
+    for row in from.open_table(table)?.iter()? {
+        let (key, value) = row?;
+        copy.insert(key.value(), value.value())?;
+    }
+    Ok(())
 }
 
 fn fill(transaction: &WriteTransaction, facts: &Facts) -> Result<(), redb::Error> {

@@ -34,6 +34,15 @@ pub struct WriteRequest {
     pub ignored: Vec<String>,
 }
 
+impl WriteRequest {
+    /// Whether it deletes documents, and does nothing else.
+    pub fn only_deletes(&self) -> bool {
+        let deletes = !self.deletes.is_empty() || self.delete_by_filter.is_some();
+        let makes = !self.upserts.is_empty() || !self.patches.is_empty() || self.patch_by_filter.is_some();
+        deletes && !makes && self.schema.is_none()
+    }
+}
+
 /// One row of an upsert or patch. A missing `id` in an upsert is refused, unless ids are generated for it.
 #[derive(Clone, Debug)]
 pub struct Row {

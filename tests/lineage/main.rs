@@ -10,6 +10,7 @@ mod full;
 #[path = "../engine/hook_disk.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod hook_disk;
+mod last_room;
 mod many;
 mod many_tags;
 mod node;

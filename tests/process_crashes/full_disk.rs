@@ -1,7 +1,9 @@
 //! A full disk: writes are refused and say why, reads are served, and writing resumes by itself once there is room.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
@@ -11,8 +13,10 @@ use shoal::error::Kind;
 use shoal::model::ids::{NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::platform::clock::ManualClock;
+use shoal::platform::disk::Disk;
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 use shoal::platform::random::SeededRandom;
+use shoal::platform::real_disk::RealDisk;
 
 use super::daemon::{Client, Daemon, command};
 use super::machine::{Mounted, skipped};
@@ -115,6 +119,91 @@ fn on_a_full_ext4_reads_are_served_and_writes_resume_by_themselves() {
     match Mounted::ext4(16 << 20) {
         Ok(mounted) => serve_on_a_full_disk(&mounted.path),
         Err(why) => skipped("a full ext4", &why),
+    }
+}
+
+/// Takes what the file system has left.
+fn take_all(ballast: &Path) {
+    let mut file = std::fs::File::create(ballast).unwrap();
+    while file.write_all(&[7; 4096]).and_then(|()| file.sync_data()).is_ok() {}
+}
+
+/// Asks until it is done; it is refused for want of room only.
+fn until_done(mut ask: impl FnMut() -> (u16, Json)) {
+    for _ in 0..3_000 {
+        let (status, answer) = ask();
+        if status == 200 {
+            return;
+        }
+        assert_eq!((status, &answer["code"]), (503, &json!("disk_full")), "{answer}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("room did not come back");
+}
+
+fn free_a_full_disk(mounted: &Path) {
+    let data = mounted.join("data");
+    let daemon = Daemon::start(&data);
+    let mut client = daemon.client();
+    let path = |n: u64| format!("/v2/namespaces/n{n}");
+    client.must(&path(0), &row(0));
+    assert_eq!(client.send("PUT", "/v1/namespaces/n0/tags/kept", &json!({})).unwrap().0, 200);
+    let (mut id, mut refused) = (1, 0);
+    while refused < 3 {
+        let done = client.post(&path(id / 20), &row(id)).unwrap().0 == 200;
+        (id, refused) = if done { (id + 1, 0) } else { (id, refused + 1) };
+    }
+    assert_eq!(std::fs::read_dir(data.join("reserve")).unwrap().count(), 16);
+    assert!(id > 200, "{id} rows");
+    // What is small and new stops where it would take the last room.
+    let branch = json!({"branch_from_namespace": "n0"});
+    for (method, made, body) in
+        [("POST", "/v2/namespaces/b", &branch), ("PUT", "/v1/namespaces/n0/tags/t", &json!({}))]
+    {
+        let sent = (0..5_000).map(|n| client.send(method, &format!("{made}{n}"), body).unwrap());
+        let refusal =
+            sent.map(|(status, answer)| (status, answer["code"].clone())).find(|(status, _)| *status != 200);
+        assert_eq!(refusal, Some((503, json!("disk_full"))), "{made}");
+    }
+    assert!(RealDisk.free_bytes(mounted).unwrap() > 800 << 10);
+    take_all(&mounted.join("ballast"));
+    assert_eq!(client.post("/v2/namespaces/n9", &row(180)).unwrap().1["code"], "disk_full");
+    assert_eq!(client.send("DELETE", "/v1/namespaces/n0/tags/kept", &Json::Null).unwrap().0, 200);
+    for body in [json!({"deletes": [1]}), json!({"delete_by_filter": ["id", "Eq", 2]})] {
+        client.must(&path(0), &body);
+    }
+    assert_eq!(client.send("PUT", "/v1/namespaces/n0/ttl", &json!({"ttl": "1h"})).unwrap().0, 200);
+    for n in 1..5 {
+        assert_eq!(client.send("DELETE", &path(n), &Json::Null).unwrap().0, 200, "n{n}");
+    }
+    until_done(|| client.post(&path(0), &row(10_000)).unwrap());
+    // Full again, killed, and started while it is full.
+    take_all(&mounted.join("more"));
+    daemon.kill();
+    let daemon = Daemon::start(&data);
+    let mut client = daemon.client();
+    for n in 5..9 {
+        assert_eq!(client.send("DELETE", &path(n), &Json::Null).unwrap().0, 200, "n{n}, started on a full disk");
+    }
+    until_done(|| client.post(&path(0), &row(10_001)).unwrap());
+    daemon.kill();
+    let (is_whole, said) = command(&["check", "--level", "3"], &data);
+    assert!(is_whole, "{said}");
+}
+
+#[test]
+fn a_file_system_in_memory_that_others_filled_to_the_last_byte_has_room_again_after_deletions() {
+    match Mounted::tmpfs(16 << 20) {
+        Ok(mounted) => free_a_full_disk(&mounted.path),
+        Err(why) => skipped("a tmpfs without any room", &why),
+    }
+}
+
+#[test]
+fn an_ext4_that_others_filled_to_the_last_byte_has_room_again_after_deletions() {
+    match Mounted::ext4(24 << 20) {
+        Ok(mounted) => free_a_full_disk(&mounted.path),
+        Err(why) => skipped("an ext4 without any room", &why),
     }
 }
 

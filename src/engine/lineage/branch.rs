@@ -74,6 +74,7 @@ impl Engine {
             )
             .with_hint("make a deep copy, which shares nothing"));
         }
+        self.context.check_space(0, || format!("namespace {to}"))?;
         let source = self.namespace(from)?;
         let door = self.door(to);
         let _door = door.lock().await;

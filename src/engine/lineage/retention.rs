@@ -55,6 +55,12 @@ impl Engine {
     /// [`Engine::tend`], by another clock for what is kept for a time: at `now` in milliseconds. Where nobody knows the time nothing
     /// goes for its age, and past states only where they take too much.
     pub async fn tend_at(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
+        let done = self.tend_now(now).await;
+        self.make_reserve().await;
+        done
+    }
+
+    async fn tend_now(self: &Arc<Self>, now: Option<u64>) -> Result<()> {
         self.try_again().await;
         self.flush_old(now.is_some()).await;
         self.close_all_idle().await;
@@ -118,7 +124,7 @@ impl Engine {
         }
     }
 
-    fn discard_deleted(&self, nsid: Nsid) {
+    pub(in crate::engine) fn discard_deleted(&self, nsid: Nsid) {
         let name = self.context.kin().get(&nsid).map(|kin| kin.name.clone());
         let Some(name) = name.and_then(|name| parse_name(&name)) else { return };
         let door = self.door(&name);
@@ -204,6 +210,7 @@ impl Engine {
                 failed.get_or_insert(error.context(format!("let go of past states of {nsid}")));
             }
         }
+        self.drop_deleted_for_room();
         failed.map_or(Ok(()), Err)
     }
 
@@ -212,6 +219,7 @@ impl Engine {
         let context = &self.context;
         let (_, stored) = context.meta.object_totals().unwrap_or_default();
         let free = context.disk.free_bytes(context.layout.root()).unwrap_or_default();
+        let free = free.saturating_add(context.reserve.bytes());
         (stored.saturating_add(manifests).saturating_add(free) / 100)
             .saturating_mul(u64::from(context.config.retention_disk_percent))
     }

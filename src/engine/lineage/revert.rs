@@ -31,6 +31,7 @@ impl Engine {
 
     async fn revert_now(&self, name: &NamespaceName, as_of: &AsOf) -> Result<Reverted> {
         let namespace = self.namespace_to_change(name)?;
+        self.context.check_space(0, || format!("what {name} was"))?;
         // Its documents are written anew: nothing is believed for having been right before.
         let past = Arc::new(self.moment_at(name, Some(as_of)).await?.unchecked());
         for _ in 0..ATTEMPTS_MAX {

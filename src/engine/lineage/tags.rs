@@ -57,6 +57,7 @@ impl Engine {
 
     async fn tag_now(&self, name: &NamespaceName, tag: &str, as_of: Option<&AsOf>) -> Result<Tag> {
         check_name(tag)?;
+        self.context.check_space(0, || format!("tag '{tag}' of {name}"))?;
         let namespace = self.namespace_to_change(name)?;
         let shared = namespace.share().await?;
         tokio::task::block_in_place(|| {
@@ -106,7 +107,7 @@ impl Engine {
             let at_ms = self.context.clock.now_millis();
             let (rev, tag) = (next_rev(at_ms, Some(known.rev)), tag.to_owned());
             let file = TagFile { format: VERSION, tag, rev, at_ms, manifest: None };
-            self.put_tag(namespace.nsid, &file, Some(&known), || Ok(()))
+            self.context.freeing(|| self.put_tag(namespace.nsid, &file, Some(&known), || Ok(())))
         })
     }
 

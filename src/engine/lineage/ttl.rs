@@ -62,6 +62,11 @@ impl Engine {
             if engine.catalog.find(&namespace.name) != Some(namespace.nsid) {
                 return Err(not_found(&namespace.name));
             }
+            let what = || format!("a time to live of {}", namespace.name);
+            match ttl_ms {
+                Some(_) => engine.context.check_last_room(what)?,
+                None => engine.context.check_space(0, what)?,
+            }
             let expires_ms = tokio::task::block_in_place(|| engine.context.expire_in(namespace.nsid, ttl_ms))?;
             let now = engine.context.clock.now_millis();
             namespace.edit_head(|manifest| manifest.set_expiry(expires_ms, now)).await?;

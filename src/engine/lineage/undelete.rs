@@ -81,6 +81,9 @@ impl Engine {
     }
 
     async fn undelete_now(&self, name: &NamespaceName, nsid: Option<Nsid>, theirs: Option<&Manifest>) -> Result<()> {
+        if theirs.is_none() {
+            self.context.check_space(0, || format!("namespace {name}"))?;
+        }
         let door = self.door(name);
         let _door = door.lock().await;
         if self.catalog.find(name).is_some() {

@@ -49,6 +49,7 @@ impl Engine {
             return Err(Error::invalid(format!("'{}' cannot be merged into itself", from.name))
                 .with_hint("name another source"));
         }
+        self.context.check_space(0, || format!("a merge into {into}"))?;
         let (source, target) = (self.namespace(from)?, self.namespace_to_change(into)?);
         if target.published().read_only {
             return Err(read_only(into));

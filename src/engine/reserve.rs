@@ -1,0 +1,215 @@
+//! The last room of a disk: kept for what frees some, so that a full disk never refuses what would make it less full.
+//!
+//! Three things are let go in turn:
+//! - what [`Context::check_space`] leaves free: nothing new is begun that would take of it. What frees room at once may take all of it, what
+//!   frees some later (deleted rows, a time to live) leaves [`LAST_BYTES`] to that;
+//! - the reserve, for where others took that too: files that are there for their room only. They are made again when there is much more
+//!   room than they take, so that they never take the room of a disk that is full;
+//! - the index's file, where there is no reserve (yet): the index goes on in memory until the disk has room for it.
+//!
+//! What is deleted while the disk is full is deleted for its room: then deleted namespaces go for good, the oldest first, until there is as
+//! much as what waits takes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::context::Context;
+use super::setbacks::{COMMIT_BYTES, COMMIT_FILES};
+use crate::error::{DISK_FULL, Error, Result};
+use crate::platform::disk::{create_dirs, take_away};
+
+/// The reserve: as many files as a commit may make, with the bytes that one may take.
+const FILES: u64 = COMMIT_FILES;
+const FILE_BYTES: usize = 64 << 10;
+const RESERVE_BYTES: u64 = FILES * FILE_BYTES as u64;
+/// Who frees room later leaves so much to who does at once.
+const LAST_BYTES: u64 = COMMIT_BYTES / 2;
+const LAST_FILES: u64 = COMMIT_FILES / 2;
+/// What one deletion may take.
+const STEP_BYTES: u64 = 64 << 10;
+const STEP_FILES: u64 = 4;
+
+/// What is known of the reserve.
+#[derive(Default)]
+pub struct Reserve {
+    state: Mutex<State>,
+    /// Something was deleted while the disk was full, and has not had its room yet.
+    is_wanted: AtomicBool,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// Nobody looked since the start.
+    #[default]
+    Unknown,
+    Whole,
+    LetGo,
+}
+
+impl Reserve {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it has of the disk.
+    pub fn bytes(&self) -> u64 {
+        if *self.lock() == State::Whole { RESERVE_BYTES } else { 0 }
+    }
+}
+
+impl Context {
+    fn has(&self, bytes: u64, files: u64) -> bool {
+        self.free_bytes().is_none_or(|free| free >= bytes) && self.free_files().is_none_or(|free| free >= files)
+    }
+
+    /// Does what frees room at once. On a full disk it has the room of the reserve, or of the index.
+    pub fn freeing<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        if !self.has(LAST_BYTES, LAST_FILES) {
+            self.let_reserve_go();
+        }
+        if !self.has(STEP_BYTES, STEP_FILES) {
+            self.let_index_go();
+        }
+        match work() {
+            // A quota may be used up where the disk is not.
+            Err(error) if error.code() == DISK_FULL && (self.let_reserve_go() || self.let_index_go()) => work(),
+            done => done,
+        }
+    }
+
+    /// Fails where what frees room later would take the last of what frees some at once. The reserve goes first.
+    pub fn check_last_room(&self, what: impl FnOnce() -> String) -> Result<()> {
+        let has_room = || self.has(LAST_BYTES, LAST_FILES);
+        if has_room() || (self.let_reserve_go() && has_room()) {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "no room for {}: it frees some later only, and the last {LAST_BYTES} bytes and {LAST_FILES} inodes are for what does at once",
+            what()
+        ))
+        .with_code(DISK_FULL)
+        .with_hint("delete namespaces or tags first, or free space on the data directory's file system"))
+    }
+
+    /// Lets the reserve go; whether there was any.
+    fn let_reserve_go(&self) -> bool {
+        let mut state = self.reserve.lock();
+        if *state == State::LetGo {
+            return false;
+        }
+        *state = State::LetGo;
+        let dir = self.layout.reserve();
+        let removed = self.remove_reserve();
+        if removed > 0 {
+            tracing::warn!(dir = %dir.display(), "the disk is full, the reserve is let go for what frees room");
+        }
+        removed > 0
+    }
+
+    fn remove_reserve(&self) -> usize {
+        let dir = self.layout.reserve();
+        let names = self.disk.names(&dir).unwrap_or_default();
+        let removed = names.iter().filter(|name| self.disk.remove(&dir.join(name)).is_ok()).count();
+        if removed > 0 {
+            // Some file systems give the room to others not before that.
+            let _ = self.disk.sync_dir(&dir);
+        }
+        removed
+    }
+
+    fn let_index_go(&self) -> bool {
+        match self.meta.give_way() {
+            Ok(has_gone) => {
+                if has_gone {
+                    tracing::warn!("the disk is full, the index is kept in memory until there is room for it");
+                }
+                has_gone
+            }
+            Err(error) => {
+                self.say_index_fails(&error);
+                false
+            }
+        }
+    }
+
+    /// So many bytes are to be free, for what found the disk full and for the reserve where that is not there.
+    fn wanted_bytes(&self, has_reserve: bool) -> u64 {
+        let reserve = if has_reserve { 0 } else { RESERVE_BYTES + COMMIT_BYTES };
+        self.setbacks.waits_for_bytes().unwrap_or(0).saturating_add(COMMIT_BYTES).saturating_add(reserve)
+    }
+
+    fn wanted_files(has_reserve: bool) -> u64 {
+        if has_reserve { COMMIT_FILES } else { FILES + 2 * COMMIT_FILES }
+    }
+
+    /// Makes the reserve where it is not there and the disk has room for it and for everything that waits.
+    pub fn make_reserve(&self) {
+        let mut state = self.reserve.lock();
+        if *state == State::Unknown {
+            *state = if self.is_reserve_whole() { State::Whole } else { State::LetGo };
+        }
+        if *state == State::Whole || !self.has(self.wanted_bytes(false), Self::wanted_files(false)) {
+            return;
+        }
+        match self.fill_reserve() {
+            Ok(()) => *state = State::Whole,
+            Err(error) => {
+                self.remove_reserve();
+                self.say_now_and_then("no reserve is made for a full disk, it is tried again", &error.into());
+            }
+        }
+    }
+
+    fn is_reserve_whole(&self) -> bool {
+        let files = self.disk.list(&self.layout.reserve()).unwrap_or_default();
+        files.len() as u64 == FILES && files.iter().all(|file| file.len == FILE_BYTES as u64)
+    }
+
+    fn fill_reserve(&self) -> std::io::Result<()> {
+        let dir = self.layout.reserve();
+        create_dirs(&*self.disk, &dir)?;
+        for number in 0..FILES {
+            let path = dir.join(format!("{number:02}"));
+            take_away(&*self.disk, &path)?;
+            let mut file = self.disk.create(&path)?;
+            file.write(&filling(number))?;
+            file.sync()?;
+        }
+        self.disk.sync_dir(&dir)
+    }
+
+    /// Remembers that something was deleted, where the disk is full.
+    pub fn note_deletion(&self) {
+        if self.setbacks.waits_for_bytes().is_some() || !self.has(COMMIT_BYTES, COMMIT_FILES) {
+            self.reserve.is_wanted.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether something was deleted for its room.
+    pub fn is_room_wanted(&self) -> bool {
+        self.reserve.is_wanted.load(Ordering::SeqCst)
+    }
+
+    /// Whether what was deleted on a full disk has not given it enough room yet.
+    pub fn wants_room(&self) -> bool {
+        let has_reserve = self.reserve.bytes() > 0;
+        let wants =
+            self.is_room_wanted() && !self.has(self.wanted_bytes(has_reserve), Self::wanted_files(has_reserve));
+        if !wants {
+            self.reserve.is_wanted.store(false, Ordering::SeqCst);
+        }
+        wants
+    }
+}
+
+/// What is in a file of the reserve: nothing that a file system could pack, or leave out as it does zeros. By SplitMix64.
+fn filling(number: u64) -> Vec<u8> {
+    let mut state = number << 32;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    };
+    (0..FILE_BYTES / 8).flat_map(|_| next().to_le_bytes()).collect()
+}
