@@ -7,6 +7,8 @@ use super::namespace::not_found;
 use super::setbacks::Work;
 use super::{Engine, Slot};
 use crate::error::Result;
+use crate::format::names::parse_name;
+use crate::meta::tables::Kin;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::model::write::WriteRequest;
 
@@ -32,7 +34,7 @@ impl Engine {
     /// Deletes the incarnation that has a name. The caller holds its door.
     pub(super) async fn delete_behind_door(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
         let (context, hlc) = (&self.context, Hlc::from_millis(self.context.clock.now_millis()));
-        context.note_deletion();
+        context.note_deletion(&name.project);
         let unseat = || self.unseat(name, nsid, None, (hlc, Told::ByThisNode));
         let deleted = tokio::task::block_in_place(|| context.freeing(unseat))?;
         let slot = self.slots().remove(name);
@@ -57,17 +59,24 @@ impl Engine {
         let _ = tokio::task::spawn_blocking(move || context.make_reserve()).await;
     }
 
-    /// Lets go of deleted namespaces for good, the oldest first, while somebody deletes for want of room and there is not enough. Blocking.
+    /// Lets go of deleted namespaces of projects in which somebody deletes for want of room for good, the oldest first, while there is not
+    /// enough. Blocking.
     pub(super) fn drop_deleted_for_room(&self) {
         let context = &self.context;
-        if !context.may_reclaim() || !context.wants_room() {
+        let projects = context.room_wanted_by();
+        if !context.may_reclaim() || projects.is_empty() {
             return;
         }
-        let mut all: Vec<(u64, Nsid)> =
-            context.deleted().into_iter().filter_map(|(nsid, kin)| Some((kin.deleted_ms?, nsid))).collect();
+        let is_theirs = |kin: &Kin| parse_name(&kin.name).is_some_and(|name| projects.contains(&name.project));
+        let mut all: Vec<(u64, Nsid)> = context
+            .deleted()
+            .into_iter()
+            .filter(|(_, kin)| is_theirs(kin))
+            .filter_map(|(nsid, kin)| Some((kin.deleted_ms?, nsid)))
+            .collect();
         all.sort_unstable();
         for (_, nsid) in all {
-            if !context.may_reclaim() || !context.wants_room() {
+            if !context.may_reclaim() || context.room_wanted_by().is_empty() {
                 return;
             }
             // What the bucket is to be told of is needed for that.

@@ -7,15 +7,16 @@
 //!   room than they take, so that they never take the room of a disk that is full;
 //! - the index's file, where there is no reserve (yet): the index goes on in memory until the disk has room for it.
 //!
-//! What is deleted while the disk is full is deleted for its room: then deleted namespaces go for good, the oldest first, until there is as
-//! much as what waits takes.
+//! What is deleted while the disk is full is deleted for its room: then deleted namespaces of its project go for good, the oldest first,
+//! until there is as much as what waits takes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::context::Context;
 use super::setbacks::{COMMIT_BYTES, COMMIT_FILES};
 use crate::error::{DISK_FULL, Error, Result};
+use crate::model::ids::Project;
 use crate::platform::disk::{create_dirs, take_away};
 
 /// The reserve: as many files as a commit may make, with the bytes that one may take.
@@ -33,8 +34,8 @@ const STEP_FILES: u64 = 4;
 #[derive(Default)]
 pub struct Reserve {
     state: Mutex<State>,
-    /// Something was deleted while the disk was full, and has not had its room yet.
-    is_wanted: AtomicBool,
+    /// Projects in which something was deleted while the disk was full, which has not had its room yet.
+    wanted_by: Mutex<BTreeSet<Project>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -49,6 +50,10 @@ enum State {
 impl Reserve {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted_by(&self) -> MutexGuard<'_, BTreeSet<Project>> {
+        self.wanted_by.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it has of the disk.
@@ -178,27 +183,27 @@ impl Context {
         self.disk.sync_dir(&dir)
     }
 
-    /// Remembers that something was deleted, where the disk is full.
-    pub fn note_deletion(&self) {
+    /// Remembers that something of a project was deleted, where the disk is full.
+    pub fn note_deletion(&self, project: &Project) {
         if self.setbacks.waits_for_bytes().is_some() || !self.has(COMMIT_BYTES, COMMIT_FILES) {
-            self.reserve.is_wanted.store(true, Ordering::SeqCst);
+            self.reserve.wanted_by().insert(project.clone());
         }
     }
 
     /// Whether something was deleted for its room.
     pub fn is_room_wanted(&self) -> bool {
-        self.reserve.is_wanted.load(Ordering::SeqCst)
+        !self.reserve.wanted_by().is_empty()
     }
 
-    /// Whether what was deleted on a full disk has not given it enough room yet.
-    pub fn wants_room(&self) -> bool {
+    /// The projects in which something was deleted on a full disk; none once it has enough room.
+    pub fn room_wanted_by(&self) -> BTreeSet<Project> {
         let has_reserve = self.reserve.bytes() > 0;
         let wants =
             self.is_room_wanted() && !self.has(self.wanted_bytes(has_reserve), Self::wanted_files(has_reserve));
         if !wants {
-            self.reserve.is_wanted.store(false, Ordering::SeqCst);
+            self.reserve.wanted_by().clear();
         }
-        wants
+        self.reserve.wanted_by().clone()
     }
 }
 

@@ -10,10 +10,11 @@ use shoal::engine::merge::MergeRequest;
 use shoal::engine::{CreateRequest, Engine};
 use shoal::error::Result;
 use shoal::model::as_of::AsOf;
+use shoal::model::ids::Project;
 use shoal::platform::disk::Disk;
 use shoal::platform::random::{Random, SeededRandom};
 
-use crate::node::{DAY_MS, Node, all, branch, name};
+use crate::node::{DAY_MS, Node, all, branch, documents, name};
 use crate::share::deleted;
 
 /// What is kept for what frees room.
@@ -205,4 +206,27 @@ async fn the_reserve_is_not_made_of_the_room_of_a_full_disk_and_what_is_deleted_
     let engine = node.open();
     engine.tend().await.unwrap();
     assert_eq!(reserve(&node), (16, KEPT_BYTES));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_deletes_on_a_full_disk_takes_nothing_that_another_project_could_have_back() {
+    let (node, engine) = a_node(155).await;
+    let theirs = Project::new("acme", "search").unwrap().namespace("docs").unwrap();
+    let WriteBody::Write(request) = parse_write(rows(1)).unwrap() else { panic!("expected a write") };
+    engine.write(&theirs, *request).await.unwrap();
+    let found = |engine: &Engine| documents(&engine.view(&theirs).unwrap());
+    let before = found(&engine);
+    engine.delete(&theirs).await.unwrap();
+    engine.tend().await.unwrap();
+    node.disk.leave_free(Some(0));
+    for n in 2..10 {
+        engine.delete(&name(&format!("n{n}"))).await.unwrap();
+    }
+    engine.tend().await.unwrap();
+    assert_eq!(deleted(&engine), Vec::<String>::new());
+    node.disk.leave_free(Some(16 << 20));
+    engine.tend().await.unwrap();
+    engine.undelete(&theirs, None).await.unwrap();
+    assert_eq!(found(&engine), before);
+    assert!(engine.check(4).unwrap().is_whole());
 }
