@@ -9,7 +9,7 @@ use super::{Engine, Slot};
 use crate::error::Result;
 use crate::format::names::parse_name;
 use crate::meta::tables::Kin;
-use crate::model::ids::{Hlc, NamespaceName, Nsid};
+use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
 use crate::model::write::WriteRequest;
 
 impl Engine {
@@ -67,20 +67,23 @@ impl Engine {
         if !context.may_reclaim() || projects.is_empty() {
             return;
         }
-        let is_theirs = |kin: &Kin| parse_name(&kin.name).is_some_and(|name| projects.contains(&name.project));
-        let mut all: Vec<(u64, Nsid)> = context
-            .deleted()
-            .into_iter()
-            .filter(|(_, kin)| is_theirs(kin))
-            .filter_map(|(nsid, kin)| Some((kin.deleted_ms?, nsid)))
-            .collect();
+        let theirs = |kin: Kin, nsid: Nsid| {
+            let project = parse_name(&kin.name).map(|name| name.project)?;
+            projects.contains(&project).then_some((kin.deleted_ms?, nsid, project))
+        };
+        let mut all: Vec<(u64, Nsid, Project)> =
+            context.deleted().into_iter().filter_map(|(nsid, kin)| theirs(kin, nsid)).collect();
         all.sort_unstable();
-        for (_, nsid) in all {
-            if !context.may_reclaim() || context.room_wanted_by().is_empty() {
+        for (_, nsid, project) in all {
+            let wanted_by = context.room_wanted_by();
+            if !context.may_reclaim() || wanted_by.is_empty() {
                 return;
             }
             // What the bucket is to be told of is needed for that.
-            if context.why_not_yet(nsid, Work::Removal).is_none() && !self.waits_for_sync(nsid) {
+            if wanted_by.contains(&project)
+                && context.why_not_yet(nsid, Work::Removal).is_none()
+                && !self.waits_for_sync(nsid)
+            {
                 self.discard_deleted(nsid);
             }
         }

@@ -33,23 +33,15 @@ const STEP_FILES: u64 = 4;
 /// What is known of the reserve.
 #[derive(Default)]
 pub struct Reserve {
-    state: Mutex<State>,
+    /// How many of its files are there; `None` while nobody looked since the start.
+    files: Mutex<Option<u64>>,
     /// Projects in which something was deleted while the disk was full, which has not had its room yet.
     wanted_by: Mutex<BTreeSet<Project>>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum State {
-    /// Nobody looked since the start.
-    #[default]
-    Unknown,
-    Whole,
-    LetGo,
-}
-
 impl Reserve {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn files(&self) -> MutexGuard<'_, Option<u64>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanted_by(&self) -> MutexGuard<'_, BTreeSet<Project>> {
@@ -58,7 +50,11 @@ impl Reserve {
 
     /// What it has of the disk.
     pub fn bytes(&self) -> u64 {
-        if *self.lock() == State::Whole { RESERVE_BYTES } else { 0 }
+        self.files().unwrap_or_default() * FILE_BYTES as u64
+    }
+
+    fn is_whole(&self) -> bool {
+        *self.files() == Some(FILES)
     }
 }
 
@@ -67,25 +63,23 @@ impl Context {
         self.free_bytes().is_none_or(|free| free >= bytes) && self.free_files().is_none_or(|free| free >= files)
     }
 
-    /// Does what frees room at once. On a full disk it has the room of the reserve, or of the index.
+    /// Does what frees room at once. On a full disk it has the room of the reserve, of which it takes no more than it needs, or of the index.
     pub fn freeing<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
-        if !self.has(LAST_BYTES, LAST_FILES) {
-            self.let_reserve_go();
-        }
-        if !self.has(STEP_BYTES, STEP_FILES) {
+        if !self.let_reserve_go_until(STEP_BYTES, STEP_FILES) {
             self.let_index_go();
         }
-        match work() {
-            // A quota may be used up where the disk is not.
-            Err(error) if error.code() == DISK_FULL && (self.let_reserve_go() || self.let_index_go()) => work(),
-            done => done,
+        loop {
+            match work() {
+                // A quota may be used up where the disk is not, and others may take what was let go.
+                Err(error) if error.code() == DISK_FULL && (self.let_one_go() || self.let_index_go()) => {}
+                done => return done,
+            }
         }
     }
 
     /// Fails where what frees room later would take the last of what frees some at once. The reserve goes first.
     pub fn check_last_room(&self, what: impl FnOnce() -> String) -> Result<()> {
-        let has_room = || self.has(LAST_BYTES, LAST_FILES);
-        if has_room() || (self.let_reserve_go() && has_room()) {
+        if self.let_reserve_go_until(LAST_BYTES, LAST_FILES) {
             return Ok(());
         }
         Err(Error::unavailable(format!(
@@ -96,30 +90,41 @@ impl Context {
         .with_hint("delete namespaces or tags first, or free space on the data directory's file system"))
     }
 
-    /// Lets the reserve go; whether there was any.
-    fn let_reserve_go(&self) -> bool {
-        let mut state = self.reserve.lock();
-        if *state == State::LetGo {
-            return false;
+    /// Lets files of the reserve go until so much is free; whether it is.
+    fn let_reserve_go_until(&self, bytes: u64, files: u64) -> bool {
+        while !self.has(bytes, files) {
+            if !self.let_one_go() {
+                return false;
+            }
         }
-        *state = State::LetGo;
-        let dir = self.layout.reserve();
-        let removed = self.remove_reserve();
-        if removed > 0 {
-            tracing::warn!(dir = %dir.display(), "the disk is full, the reserve is let go for what frees room");
-        }
-        removed > 0
+        true
     }
 
-    fn remove_reserve(&self) -> usize {
+    /// Lets a file of the reserve go; whether there was one.
+    fn let_one_go(&self) -> bool {
+        let mut files = self.reserve.files();
+        if *files == Some(0) {
+            return false;
+        }
         let dir = self.layout.reserve();
-        let names = self.disk.names(&dir).unwrap_or_default();
-        let removed = names.iter().filter(|name| self.disk.remove(&dir.join(name)).is_ok()).count();
-        if removed > 0 {
+        let mut left = self.disk.names(&dir).unwrap_or_default();
+        let gone = left.pop().is_some_and(|name| self.disk.remove(&dir.join(name)).is_ok());
+        *files = Some(if gone { left.len() as u64 } else { 0 });
+        if gone {
             // Some file systems give the room to others not before that.
             let _ = self.disk.sync_dir(&dir);
+            let error = Error::unavailable(format!("{} files of {} are left", left.len(), dir.display()));
+            self.say_now_and_then("the disk is full, the reserve is let go for what frees room", &error);
         }
-        removed
+        gone
+    }
+
+    fn remove_reserve(&self) {
+        let dir = self.layout.reserve();
+        for name in self.disk.names(&dir).unwrap_or_default() {
+            // It is in the way of nothing, and made anew.
+            let _ = self.disk.remove(&dir.join(name));
+        }
     }
 
     fn let_index_go(&self) -> bool {
@@ -137,10 +142,11 @@ impl Context {
         }
     }
 
-    /// So many bytes are to be free, for what found the disk full and for the reserve where that is not there.
-    fn wanted_bytes(&self, has_reserve: bool) -> u64 {
+    /// So many bytes are to be free, for what found the disk full of a project, or of all, and for the reserve where that is not there.
+    fn wanted_bytes(&self, project: Option<&Project>, has_reserve: bool) -> u64 {
         let reserve = if has_reserve { 0 } else { RESERVE_BYTES + COMMIT_BYTES };
-        self.setbacks.waits_for_bytes().unwrap_or(0).saturating_add(COMMIT_BYTES).saturating_add(reserve)
+        let waits = self.setbacks.waits_for_bytes(project).unwrap_or(0);
+        waits.saturating_add(COMMIT_BYTES).saturating_add(reserve)
     }
 
     fn wanted_files(has_reserve: bool) -> u64 {
@@ -149,17 +155,18 @@ impl Context {
 
     /// Makes the reserve where it is not there and the disk has room for it and for everything that waits.
     pub fn make_reserve(&self) {
-        let mut state = self.reserve.lock();
-        if *state == State::Unknown {
-            *state = if self.is_reserve_whole() { State::Whole } else { State::LetGo };
+        let mut files = self.reserve.files();
+        if files.is_none() {
+            *files = Some(if self.is_reserve_whole() { FILES } else { 0 });
         }
-        if *state == State::Whole || !self.has(self.wanted_bytes(false), Self::wanted_files(false)) {
+        if *files == Some(FILES) || !self.has(self.wanted_bytes(None, false), Self::wanted_files(false)) {
             return;
         }
         match self.fill_reserve() {
-            Ok(()) => *state = State::Whole,
+            Ok(()) => *files = Some(FILES),
             Err(error) => {
                 self.remove_reserve();
+                *files = Some(0);
                 self.say_now_and_then("no reserve is made for a full disk, it is tried again", &error.into());
             }
         }
@@ -183,9 +190,9 @@ impl Context {
         self.disk.sync_dir(&dir)
     }
 
-    /// Remembers that something of a project was deleted, where the disk is full.
+    /// Remembers that something of a project was deleted, where the disk is full, or too full for something of that project.
     pub fn note_deletion(&self, project: &Project) {
-        if self.setbacks.waits_for_bytes().is_some() || !self.has(COMMIT_BYTES, COMMIT_FILES) {
+        if self.setbacks.waits_for_bytes(Some(project)).is_some() || !self.has(COMMIT_BYTES, COMMIT_FILES) {
             self.reserve.wanted_by().insert(project.clone());
         }
     }
@@ -195,15 +202,15 @@ impl Context {
         !self.reserve.wanted_by().is_empty()
     }
 
-    /// The projects in which something was deleted on a full disk; none once it has enough room.
+    /// The projects in which something was deleted on a full disk, and that have not enough room yet.
     pub fn room_wanted_by(&self) -> BTreeSet<Project> {
-        let has_reserve = self.reserve.bytes() > 0;
-        let wants =
-            self.is_room_wanted() && !self.has(self.wanted_bytes(has_reserve), Self::wanted_files(has_reserve));
-        if !wants {
-            self.reserve.wanted_by().clear();
-        }
-        self.reserve.wanted_by().clone()
+        let has_reserve = self.reserve.is_whole();
+        let wants = |project: &Project| {
+            !self.has(self.wanted_bytes(Some(project), has_reserve), Self::wanted_files(has_reserve))
+        };
+        let mut wanted_by = self.reserve.wanted_by();
+        wanted_by.retain(wants);
+        wanted_by.clone()
     }
 }
 

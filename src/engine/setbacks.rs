@@ -15,8 +15,9 @@ use uuid::Uuid;
 use super::Engine;
 use super::context::Context;
 use crate::error::{DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
+use crate::format::names::parse_name;
 use crate::meta::tables::Kin;
-use crate::model::ids::Nsid;
+use crate::model::ids::{Nsid, Project};
 
 /// How long work waits after its first failure.
 pub const WAIT_MIN_MS: u64 = 1_000;
@@ -150,11 +151,17 @@ impl Setbacks {
         done
     }
 
-    /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes. A merge may be larger than the disk.
-    pub(super) fn waits_for_bytes(&self) -> Option<u64> {
+    /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes of a project, or of all. A merge may
+    /// be larger than the disk.
+    pub(super) fn waits_for_bytes(&self, project: Option<&Project>) -> Option<u64> {
         let table = self.lock();
+        let is_of = |setback: &Setback| {
+            project.is_none_or(|project| parse_name(&setback.namespace).is_some_and(|name| name.project == *project))
+        };
         let waits = |((_, work), setback): &(&(Nsid, Work), &Setback)| {
-            matches!(work, Work::Write | Work::Commit | Work::Flush) && setback.error.code() == DISK_FULL
+            matches!(work, Work::Write | Work::Commit | Work::Flush)
+                && setback.error.code() == DISK_FULL
+                && is_of(setback)
         };
         table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).max()
     }

@@ -32,6 +32,7 @@ mod keys;
 mod names;
 mod namespace;
 mod objects;
+mod pass;
 mod plan;
 mod polls;
 mod reclaiming;
@@ -66,6 +67,7 @@ pub use self::collect::{CLOCK_DOUBTED, RECLAIM_REFUSED, RETAINED_MAX, Reclaim, R
 pub use self::namespace::Done;
 use self::namespace::Seen;
 pub use self::objects::Carried;
+pub use self::pass::Pass;
 pub use self::plan::Plan;
 pub use self::polls::PollWaits;
 pub use self::reclaiming::{LastReclaim, Reclaiming};
@@ -74,7 +76,7 @@ pub use self::schedule::Schedule;
 pub use self::selection::Selection;
 pub use self::status::{MISSED_MAX, NamespaceStatus, Status, WARNINGS};
 pub use self::waited::Awaited;
-pub use self::worker::{Pass, TIMEOUT, Worker, WorkerConfig};
+pub use self::worker::{TIMEOUT, Worker, WorkerConfig};
 pub use crate::tier::GONE as OBJECT_GONE;
 
 /// A pass ends when the bucket was not reached for this many namespaces one after another: the others would wait in vain.

@@ -7,7 +7,7 @@
 //! - A namespace that cannot be brought together by trying again delays nobody else.
 //! - The node serves without the bucket: nothing but those who asked waits here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::namespace::Done;
+use super::pass::Pass;
 use super::polls::{PollWaits, Polls};
 use super::status::{is_refused, told};
 use super::{Budget, NamespaceStatus, Schedule, Selection, Status, Sync, SyncOptions};
@@ -61,35 +62,6 @@ pub struct WorkerConfig {
     pub retention: Duration,
     /// How often the rest is deleted there by itself; `None`: on request only.
     pub reclaim_interval: Option<Duration>,
-}
-
-/// What a pass came to.
-#[derive(Debug, Default)]
-pub struct Pass {
-    /// What was done for each namespace that was come to.
-    pub namespaces: BTreeMap<NamespaceName, Result<Done>>,
-    /// Why the pass ended early, or the first error of a namespace.
-    pub failed: Option<Error>,
-    /// Whether everything is to be looked at again at once, if anybody may: the bucket is not what it was.
-    pub is_another_due: bool,
-}
-
-impl Pass {
-    /// What was done for a namespace. NotFound when it is neither here nor in the bucket.
-    pub fn of(&self, name: &NamespaceName) -> Result<Done> {
-        match (self.namespaces.get(name), &self.failed) {
-            (Some(done), _) => done.as_ref().cloned().map_err(Error::duplicate),
-            (None, Some(error)) => Err(error.duplicate()),
-            (None, None) => Err(Error::not_found(format!("namespace {name} is neither here nor in the bucket"))),
-        }
-    }
-
-    /// Whether to wait longer before the next: the bucket was not reached, or refuses this node as a whole.
-    fn is_to_be_spared(&self) -> bool {
-        let passes = |error: &Error| matches!(error.kind(), Kind::Unavailable | Kind::Busy);
-        let mut errors = self.namespaces.values().filter_map(|done| done.as_ref().err()).peekable();
-        self.failed.is_some() && (errors.peek().is_none() || errors.any(passes))
-    }
 }
 
 /// What is asked of the next pass.
@@ -205,12 +177,21 @@ impl Worker {
                 Ok(sync)
             }
             Err(error) => {
-                let away = self.config.bucket.absence().filter(|_| self.engine.has_met_bucket());
+                let away = self.note_absence().filter(|_| self.engine.has_met_bucket());
                 let error = away.unwrap_or(error);
                 link.status.error = Some(told(&error));
                 Err(error)
             }
         }
+    }
+
+    /// Of a directory that is not there nothing is said to be in it.
+    fn note_absence(&self) -> Option<Error> {
+        let away = self.config.bucket.absence();
+        if away.is_some() {
+            self.engine.note_bucket(true);
+        }
+        away
     }
 
     /// Says in the log that a pass is not through: what is new at once, the same again once a minute.
@@ -370,15 +351,18 @@ impl Worker {
         let mut polls = Polls::new(self.config.poll_waits);
         // While the bucket is away, nobody looks at it but passes.
         let mut polls_from = due;
+        // When those who wait on after a failure may have another pass.
+        let mut again = due;
         loop {
             tokio::task::block_in_place(|| {
                 if let Some(now) = self.engine.believed_time(self.store_clock()) {
                     self.budget.believe(now);
                 }
             });
+            let is_asked = !self.pending().is_empty();
             let next = match self.closed_for(self.clock.now_millis()) {
-                Some(wait) if self.pending().is_empty() => Instant::now() + wait,
-                Some(_) => due,
+                _ if is_asked => due.min(again),
+                Some(wait) => Instant::now() + wait,
                 None => polls.next().map_or(due, |poll| due.min(poll.max(polls_from))),
             };
             tokio::select! {
@@ -394,8 +378,8 @@ impl Worker {
             let polled = if may_poll { polls.due(Instant::now()) } else { BTreeSet::new() };
             let asked = {
                 let mut pending = self.pending();
-                // Who waits on after a failure waits until the next is due.
-                if !is_due && !pending.afresh { Asked::default() } else { std::mem::take(&mut *pending) }
+                let may = is_due || again <= Instant::now() || pending.afresh;
+                if may { std::mem::take(&mut *pending) } else { Asked::default() }
             };
             let selection = match is_scheduled || asked.everything {
                 true if asked.is_empty() => self.config.selection.unasked().without(polls.resting(Instant::now())),
@@ -419,12 +403,15 @@ impl Worker {
             if pass.failed.is_some() {
                 self.failures.fetch_add(1, Ordering::Relaxed);
             }
-            if pass.is_to_be_spared() {
-                due = Instant::now() + self.draw(wait_bound(failures));
-                polls_from = due;
+            let may_go_better = pass.may_go_better();
+            if may_go_better {
+                again = Instant::now() + self.draw(wait_bound(failures));
                 failures = failures.saturating_add(1);
+            }
+            if pass.is_to_be_spared() {
+                (due, polls_from) = (again, again);
             } else if selection.is_whole() || is_due {
-                failures = 0;
+                failures = if may_go_better { failures } else { 0 };
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
             }
@@ -465,7 +452,10 @@ impl Worker {
         let pass = sync.run_for(selection).await;
         match &pass.failed {
             None => tracing::debug!(namespaces = pass.namespaces.len(), "sync is done"),
-            Some(error) => self.log(error),
+            Some(error) => {
+                self.log(error);
+                self.note_absence();
+            }
         }
         pass
     }
@@ -497,27 +487,11 @@ async fn given_up(stop: &mut watch::Receiver<bool>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pass, WAIT_MAX, wait_bound};
-    use crate::error::Error;
-    use crate::model::ids::Project;
+    use super::{WAIT_MAX, wait_bound};
 
     #[test]
     fn waits_double_up_to_ten_minutes() {
         assert_eq!([0, 1, 5].map(|failures| wait_bound(failures).as_secs()), [1, 2, 32]);
         assert_eq!((wait_bound(30), wait_bound(u32::MAX)), (WAIT_MAX, WAIT_MAX));
-    }
-
-    #[test]
-    fn only_what_trying_again_can_mend_or_stops_everything_delays_the_others() {
-        let name = Project::default_project().namespace("docs").unwrap();
-        let of = |error: Error| Pass {
-            failed: Some(error.duplicate()),
-            namespaces: [(name.clone(), Err(error))].into(),
-            ..Pass::default()
-        };
-        assert!(of(Error::unavailable("away")).is_to_be_spared());
-        assert!(!of(Error::conflict("diverged")).is_to_be_spared());
-        assert!(Pass { failed: Some(Error::invalid("other store")), ..Pass::default() }.is_to_be_spared());
-        assert!(!Pass::default().is_to_be_spared());
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use shoal::engine::Engine;
@@ -10,9 +11,9 @@ use shoal::engine::merge::decide::Policy;
 use shoal::error::Error;
 use shoal::platform::disk::Disk;
 use shoal::store::{Bucket, BucketConfig, Patience};
-use shoal::sync::{Selection, Sync};
+use shoal::sync::{Selection, Sync, Worker};
 
-use crate::fleet::{fresh, options};
+use crate::fleet::{fresh, options, worker};
 use crate::node::{Node, all, name, put};
 
 struct Place {
@@ -40,9 +41,12 @@ impl Place {
         fs::rename(&self.disk, &self.bucket).unwrap();
     }
 
+    fn config(&self) -> BucketConfig {
+        BucketConfig { url: format!("file://{}", self.bucket.display()), ..BucketConfig::default() }
+    }
+
     fn open(&self, node: &Node) -> Bucket {
-        let config = BucketConfig { url: format!("file://{}", self.bucket.display()), ..BucketConfig::default() };
-        Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap()
+        Bucket::open(&self.config(), node.clock.clone(), node.random.clone()).unwrap()
     }
 
     fn link(&self, node: &Node, engine: &Arc<Engine>) -> Sync {
@@ -158,4 +162,32 @@ async fn a_start_without_the_disk_begins_no_new_bucket_until_a_person_says_so() 
     fs::write(place.bucket.join("_format.json"), format).unwrap();
     place.link(&node, &engine).run().await.unwrap();
     assert_eq!(fresh(3, &place.open(&node), "docs").await, all(&engine, "docs"));
+}
+
+/// While it runs, and at a start.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_to_be_in_a_bucket_whose_mount_point_is_gone() {
+    let (place, node) = (Place::new(), Node::new(1));
+    let config = place.config();
+    let worker = |engine: &Arc<Engine>| {
+        let worker = Arc::new(worker(&node, engine, &config, Duration::from_secs(3_600)));
+        tokio::spawn(worker.clone().run());
+        worker
+    };
+    let is_there = async |engine: &Arc<Engine>| engine.unsent(&name("docs")).await.unwrap().is_durable;
+    let pass = async |worker: &Worker| worker.answer(worker.ask(None).unwrap()).await.unwrap();
+    let engine = node.open();
+    put(&engine, "docs", 0..10, 1).await;
+    let running = worker(&engine);
+    assert!(pass(&running).await.failed.is_none() && is_there(&engine).await);
+    fs::rename(&place.bucket, &place.disk).unwrap();
+    assert_eq!(pass(&running).await.failed.as_ref().unwrap().code(), "bucket_unreachable");
+    assert!(!is_there(&engine).await);
+    running.stop();
+    let engine = node.cut_power(engine);
+    let started = worker(&engine);
+    assert!(!is_there(&engine).await);
+    fs::rename(&place.disk, &place.bucket).unwrap();
+    assert!(pass(&started).await.failed.is_none() && is_there(&engine).await);
+    started.stop();
 }
