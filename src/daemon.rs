@@ -26,6 +26,8 @@ use crate::sync::Worker;
 const INDEX_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what failed is due again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// How long a stop waits for what upkeep is in the middle of.
+const UPKEEP_GRACE: Duration = Duration::from_secs(10);
 
 /// Files beside those of connections and of namespaces' logs: the index, what is just written or mapped, connections to a bucket.
 const FILES_RESERVED: usize = 128;
@@ -95,8 +97,12 @@ pub async fn run(
         reloading.abort();
     }
     watchdog.abort();
-    rebuilding.abort();
-    retrying.abort();
+    engine.begin_to_stop();
+    for upkeep in [rebuilding, retrying] {
+        upkeep.abort();
+        // It ends where it waits next; what it is in the middle of is in the index before that is closed.
+        let _ = tokio::time::timeout(UPKEEP_GRACE, upkeep).await;
+    }
     engine.shutdown().await.context(|| "stop")?;
     tracing::info!("stopped");
     served

@@ -29,6 +29,8 @@ mod long_values;
 mod node;
 #[path = "engine/opening.rs"]
 mod opening;
+#[path = "engine/stopping.rs"]
+mod stopping;
 #[path = "engine/stuck_files.rs"]
 mod stuck_files;
 #[path = "engine/sums.rs"]

@@ -289,9 +289,14 @@ impl Engine {
         self.context.meta.close(is_whole && !self.catalog.is_in_doubt() && self.context.doubted.is_empty())
     }
 
+    /// From now on nothing is begun that can wait for the next start.
+    pub fn begin_to_stop(&self) {
+        self.context.stopping.store(true, Ordering::SeqCst);
+    }
+
     /// Seals every log and marks the stop as clean. Nothing may be written afterwards.
     pub async fn shutdown(&self) -> Result<()> {
-        self.context.stopping.store(true, Ordering::SeqCst);
+        self.begin_to_stop();
         let mut failed = None;
         for namespace in self.open_namespaces() {
             if let Err(error) = namespace.stop().await {
@@ -300,6 +305,8 @@ impl Engine {
         }
         tokio::task::block_in_place(|| {
             self.remember_parts();
+            // Whoever changes files and what the index says of them is done with both, or sees that the node is stopping.
+            let _alone = self.context.commits.alone();
             self.close_index()
         })?;
         failed.map_or(Ok(()), Err)

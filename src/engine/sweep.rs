@@ -71,6 +71,9 @@ impl Engine {
         // Most of it is needed. What is not is looked at again while nobody commits, who then waits for little.
         let first = self.leftovers(listed)?;
         let alone = context.commits.alone();
+        if context.is_stopping() {
+            return Ok((0, 0));
+        }
         let left = self.leftovers(first.listed)?;
         if !forced {
             left.check_share(context, store_bytes)?;

@@ -32,6 +32,9 @@ impl Engine {
         }
         // Nobody makes the index anew meanwhile.
         let _commits = context.commits.together();
+        if context.is_stopping() {
+            return Ok(false);
+        }
         context.meta.unname(&name.to_string())?;
         self.catalog.forget(&*context.disk, &context.layout, name)?;
         Ok(true)

@@ -125,6 +125,9 @@ impl Engine {
     }
 
     pub(in crate::engine) fn discard_deleted(&self, nsid: Nsid) {
+        if self.context.is_stopping() {
+            return;
+        }
         let name = self.context.kin().get(&nsid).map(|kin| kin.name.clone());
         let Some(name) = name.and_then(|name| parse_name(&name)) else { return };
         let door = self.door(&name);
@@ -238,7 +241,8 @@ impl Engine {
         let context = &self.context;
         let commits = context.commits.alone();
         context.commits.touch(nsid);
-        if self.catalog.is_bound(nsid) {
+        // The index may be closed by now: the next start finds what is left.
+        if self.catalog.is_bound(nsid) || context.is_stopping() {
             return;
         }
         let read = Holdings::read(context, nsid).inspect(|held| held.iter().for_each(|held| held.report(context)));
@@ -308,6 +312,9 @@ struct Step {
 /// too high then, until it is back or gone itself and all is counted anew.
 pub fn drop_generations(context: &Context, nsid: Nsid, due: &BTreeSet<u64>) -> Result<()> {
     let _commits = context.commits.alone();
+    if context.is_stopping() {
+        return Ok(());
+    }
     context.commits.touch(nsid);
     // The newest of the files may be one that the namespace does not go by.
     context.settle_manifest(nsid)?;
