@@ -157,7 +157,7 @@ impl Context {
     pub fn make_reserve(&self) {
         let mut files = self.reserve.files();
         if files.is_none() {
-            *files = Some(if self.is_reserve_whole() { FILES } else { 0 });
+            *files = Some(self.reserve_files());
         }
         if *files == Some(FILES) || !self.has(self.wanted_bytes(None, false), Self::wanted_files(false)) {
             return;
@@ -172,9 +172,11 @@ impl Context {
         }
     }
 
-    fn is_reserve_whole(&self) -> bool {
-        let files = self.disk.list(&self.layout.reserve()).unwrap_or_default();
-        files.len() as u64 == FILES && files.iter().all(|file| file.len == FILE_BYTES as u64)
+    /// How many files of it are there; all only where none lacks a byte.
+    fn reserve_files(&self) -> u64 {
+        let there = self.disk.list(&self.layout.reserve()).unwrap_or_default();
+        let is_whole = there.len() as u64 == FILES && there.iter().all(|file| file.len == FILE_BYTES as u64);
+        if is_whole { FILES } else { (there.len() as u64).min(FILES - 1) }
     }
 
     fn fill_reserve(&self) -> std::io::Result<()> {

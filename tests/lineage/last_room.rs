@@ -171,6 +171,22 @@ async fn a_node_that_starts_on_a_disk_without_any_room_lets_namespaces_be_delete
         drop(engine);
         assert_eq!(all(&node.open(), "n1").len(), 10);
     }
+    // A part of the reserve is one, too.
+    let (node, engine) = a_node(157).await;
+    engine.tend().await.unwrap();
+    node.disk.leave_free(Some(0));
+    engine.delete(&name("n2")).await.unwrap();
+    let left = reserve(&node).0;
+    assert!((1..16).contains(&left));
+    drop(engine);
+    let engine = node.open();
+    engine.make_reserve().await;
+    for n in 3..10 {
+        // Others take what came free.
+        node.disk.leave_free(Some(0));
+        engine.delete(&name(&format!("n{n}"))).await.unwrap();
+    }
+    assert!(reserve(&node).0 < left);
     // Retention that was made shorter needs no room, either.
     let (mut node, engine) = a_node(154).await;
     drop(engine);
