@@ -403,21 +403,23 @@ impl Worker {
             if pass.failed.is_some() {
                 self.failures.fetch_add(1, Ordering::Relaxed);
             }
-            let may_go_better = pass.may_go_better();
-            if may_go_better {
-                again = Instant::now() + self.draw(wait_bound(failures));
+            let wait = pass.may_go_better().then(|| {
                 failures = failures.saturating_add(1);
-            }
+                self.draw(wait_bound(failures - 1))
+            });
             if pass.is_to_be_spared() {
-                (due, polls_from) = (again, again);
+                due = Instant::now() + wait.unwrap_or_default();
+                polls_from = due;
             } else if selection.is_whole() || is_due {
-                failures = if may_go_better { failures } else { 0 };
+                failures = if wait.is_some() { failures } else { 0 };
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
             }
             if pass.is_another_due {
                 due = Instant::now();
             }
+            // What a person has to mend is not tried for those who wait on before it is for all.
+            again = wait.map_or(due, |wait| Instant::now() + wait);
             let pass = Arc::new(pass);
             for waiter in asked.waiters {
                 // Who does not wait any more does not need it.

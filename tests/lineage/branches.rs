@@ -1,9 +1,12 @@
 //! Branches cost nothing, see nothing of each other, and outlive their parents.
 
+use shoal::api::wire::write::parse_schema;
+use shoal::engine::Engine;
 use shoal::engine::lineage::BranchRequest;
 use shoal::error::Kind;
+use shoal::model::as_of::AsOf;
 
-use crate::node::{DAY_MS, HOUR_MS, Node, all, branch, name, objects, put, write};
+use crate::node::{DAY_MS, HOUR_MS, Node, all, at, branch, name, objects, put, write};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,4 +143,54 @@ async fn a_write_after_very_many_branches_makes_a_segment_of_their_logs() {
     }
     assert_eq!(all(&engine, "main").len(), 17);
     assert_eq!(all(&engine, "b10").len(), 11);
+}
+
+/// However the log before the change came to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_schema_that_no_write_follows_is_in_what_is_branched_copied_and_tagged() {
+    for ended_by in ["branch", "tag", "stop", "power cut", "nothing", "parent"] {
+        let node = Node::new(13);
+        let mut engine = node.open();
+        let of = if ended_by == "parent" { "child" } else { "main" };
+        write(&engine, "main", json!({"upsert_rows": [{"id": 1, "secret": "x", "n": 1}]})).await;
+        match ended_by {
+            "branch" => branch(&engine, "main", "before").await,
+            "tag" => drop(engine.tag(&name("main"), "before", None).await.unwrap()),
+            "stop" => {
+                engine.shutdown().await.unwrap();
+                drop(engine);
+                engine = node.open();
+            }
+            "power cut" => engine = node.cut_power(engine),
+            "parent" => branch(&engine, "main", "child").await,
+            _ => {}
+        }
+        let change = json!({"secret": {"drop": true}, "q": "int"});
+        engine.update_schema(&name(of), parse_schema("", change).unwrap()).await.unwrap();
+        if ended_by == "parent" {
+            // A commit that says nothing of the schema.
+            engine.set_labels(&name(of), [("a".to_owned(), "b".to_owned())].into()).await.unwrap();
+        }
+        let expected = all(&engine, of);
+        let columns = |engine: &Engine, of: &str| -> Vec<String> {
+            engine.view(&name(of)).unwrap().schema.columns.iter().map(|column| column.name.to_string()).collect()
+        };
+        let has = columns(&engine, of);
+        assert!(!format!("{expected:?}").contains("secret"), "{expected:?}");
+        branch(&engine, of, "branch").await;
+        engine.copy(&name(of), &name("copy")).await.unwrap();
+        engine.tag(&name(of), "after", None).await.unwrap();
+        for again in [false, true] {
+            for to in ["branch", "copy", of] {
+                assert_eq!(
+                    (all(&engine, to), columns(&engine, to)),
+                    (expected.clone(), has.clone()),
+                    "{ended_by} {to}"
+                );
+            }
+            assert_eq!(at(&engine, of, AsOf::Tag("after".to_owned())).unwrap(), expected, "{ended_by}");
+            engine = if again { engine } else { node.cut_power(engine) };
+        }
+        assert!(engine.check(4).unwrap().is_whole());
+    }
 }

@@ -10,12 +10,15 @@ use crate::engine::layout::log_key;
 use crate::engine::setbacks::Work;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOGS_MAX, LogRef, Manifest};
-use crate::model::ids::{Origin, Project};
+use crate::model::ids::{Hlc, Origin, Project};
 
 /// A state is flushed before it is shared when more bytes of logs, or more logs, are to be named: whoever references it replays them into
 /// a tail of its own. What a branch of a branch began with counts, too, so a chain of branches names no more.
 const SHARED_LOG_BYTES_MAX: u64 = 1 << 20;
 const SHARED_LOGS_MAX: usize = 16;
+
+/// How often a state is flushed for a change of its schema that came after the one before.
+const SHARE_TRIES: u32 = 8;
 
 /// A namespace's newest state as another incarnation may reference it.
 pub struct Share<'a> {
@@ -29,7 +32,7 @@ impl Namespace {
     /// objects. They stay for as long as the result is held, and nothing is committed here meanwhile. Where its logs are long, or many, it
     /// is flushed once before: who references them replays them, every one of those anew.
     pub(in crate::engine) async fn share(self: &Arc<Self>) -> Result<Share<'_>> {
-        let mut is_flushed = false;
+        let (mut is_flushed, mut tries) = (false, 0);
         // A frozen tail has no logs of its own boundary in a manifest until it is a segment.
         loop {
             let mut decider = self.decider.lock().await;
@@ -43,7 +46,20 @@ impl Namespace {
             }
             self.seal(&mut decider)?;
             let head = self.head.lock().await;
-            let logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
+            let mut logs = log_refs(&head.manifest, &self.name.project, decider.origin, &decider.sealed);
+            if !logs.is_empty() && decider.sealed.iter().any(|log| says_without_records(log, &head.manifest)) {
+                if self.has_tail() {
+                    drop((head, decider));
+                    if tries == SHARE_TRIES {
+                        return Err(Error::busy(format!("the schema of {} changes all the time", self.name)));
+                    }
+                    tries += 1;
+                    self.flush().await?;
+                    continue;
+                }
+                // Their records came to nothing.
+                logs.clear();
+            }
             let bytes = logs.iter().map(|log| log.bytes).sum::<u64>();
             let is_much = logs.len() > SHARED_LOGS_MAX || bytes > SHARED_LOG_BYTES_MAX;
             let may_flush = !is_flushed && self.context.why_not_yet(self.nsid, Work::Flush).is_none();
@@ -83,13 +99,12 @@ impl Namespace {
         self.check_committed(&head.manifest, acknowledged)?;
         let mut manifest = head.manifest.clone();
         if !manifest.logs.is_empty() {
-            let shared = self.shared();
-            if !shared.state.tail.is_empty() || shared.state.frozen.is_some() {
+            if self.has_tail() {
                 return Err(Error::busy(format!("namespace {} has records that are in no segment yet", self.name)));
             }
             // Inherited logs without a document: all they may have changed is the schema.
             manifest.logs.clear();
-            manifest.schema = (*shared.state.schema).clone();
+            manifest.schema = (*self.shared().state.schema).clone();
         }
         Ok(Share { manifest, _head: head })
     }
@@ -114,6 +129,11 @@ impl Namespace {
         .with_hint("nothing is lost; try again a little later"))
     }
 
+    fn has_tail(&self) -> bool {
+        let shared = self.shared();
+        !shared.state.tail.is_empty() || shared.state.frozen.is_some()
+    }
+
     /// The newest state, which is not older than what was shared.
     pub(in crate::engine) fn moment_beside(&self, share: &Share<'_>) -> Moment {
         let shared = self.shared();
@@ -125,6 +145,14 @@ impl Namespace {
             manifest: share.manifest.clone(),
         }
     }
+}
+
+/// Whether a log has a change of the schema that the newest manifest has not, and no record: no manifest can name it, and who replays the
+/// records before it goes by the schema that these were written with. What a manifest inherited is replayed, too.
+fn says_without_records(log: &SealedLog, newest: &Manifest) -> bool {
+    log.next_seq == log.first_seq
+        && log.newest > Hlc::default()
+        && (log.newest > newest.hlc || !newest.logs.is_empty())
 }
 
 /// The logs a manifest names already from others, and this writer's own.
