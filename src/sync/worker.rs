@@ -240,7 +240,8 @@ impl Worker {
         self.is_running.load(Ordering::SeqCst)
     }
 
-    pub(super) fn failures(&self) -> u64 {
+    /// How many passes failed since the start.
+    pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 

@@ -191,3 +191,29 @@ async fn nothing_is_said_to_be_in_a_bucket_whose_mount_point_is_gone() {
     assert!(pass(&started).await.failed.is_none() && is_there(&engine).await);
     started.stop();
 }
+
+/// Whoever waits for it waits for the next pass over everything, as a person has to mend it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_person_is_not_tried_over_and_over_for_who_waits_for_it() {
+    let (place, nodes) = (Place::new(), [Node::new(1), Node::new(2)]);
+    let engines = [nodes[0].open(), nodes[1].open()];
+    put(&engines[0], "docs", 0..10, 1).await;
+    for n in [0, 1] {
+        place.link(&nodes[n], &engines[n]).run().await.unwrap();
+    }
+    nodes[0].clock.advance(1_000);
+    engines[0].delete(&name("docs")).await.unwrap();
+    put(&engines[0], "docs", [1], 2).await;
+    put(&engines[1], "docs", [2], 3).await;
+    place.link(&nodes[1], &engines[1]).run().await.unwrap();
+    let worker = Arc::new(worker(&nodes[0], &engines[0], &place.config(), Duration::from_secs(3_600)));
+    let running = tokio::spawn(worker.clone().run());
+    // Passes begin by themselves within five seconds of the start.
+    let end = tokio::time::Instant::now() + Duration::from_secs(7);
+    let error = worker.together(&name("docs"), end).await.unwrap_err();
+    assert!(error.message().contains("not together"), "{error}");
+    // That one, one that was due meanwhile, and one that was asked for after that.
+    assert!((1..=3).contains(&worker.failures()), "{} passes", worker.failures());
+    worker.stop();
+    running.await.unwrap();
+}
