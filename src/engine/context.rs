@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::commits::Commits;
 use super::damage::Damages;
@@ -144,6 +144,8 @@ pub struct Context {
     /// Incarnations that are more than a bound name: branches, deleted ones, ones that expire. Whole while the index is
     /// trusted.
     pub kin: Mutex<BTreeMap<Nsid, Kin>>,
+    /// Whether that was read since the start.
+    pub is_kin_known: watch::Sender<bool>,
     /// Memory of all tails.
     pub tails_bytes: AtomicU64,
     /// What is set aside for writes under way, which is in no tail yet, and what waits for the disk. Its `room` is raised when that or a

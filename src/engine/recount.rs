@@ -49,6 +49,7 @@ impl Engine {
         context.meta.rebuild(&facts).context(|| "make the index anew, without which nothing is reclaimed")?;
         kept.or_else(|_| context.keep_node())?;
         *context.kin() = facts.kin.iter().cloned().collect();
+        context.is_kin_known.send_replace(true);
         context.set_unreadable(unreadable);
         context.names_whole.store(self.catalog.damaged().is_empty(), Ordering::SeqCst);
         if heads > 0 {

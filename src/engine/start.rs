@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::catalog::Catalog;
@@ -125,6 +125,7 @@ impl Engine {
             outgoing: Mutex::new(()),
             tags: TagTurns::default(),
             kin: Mutex::new(kin),
+            is_kin_known: watch::Sender::new(why.is_none() || is_new),
             tails_bytes: AtomicU64::new(0),
             made: Made::default(),
             openings: Mutex::default(),

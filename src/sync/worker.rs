@@ -452,6 +452,10 @@ impl Worker {
                 return Pass { failed: Some(error), ..Pass::default() };
             }
         };
+        if let Err(error) = self.engine.kin_known().await {
+            // What is written here is to be in the bucket however long that takes.
+            self.log(&error);
+        }
         let pass = sync.run_for(selection).await;
         match &pass.failed {
             None => tracing::debug!(namespaces = pass.namespaces.len(), "sync is done"),

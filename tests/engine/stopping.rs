@@ -4,10 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
+use serde_json::json;
+use shoal::engine::Engine;
+use shoal::engine::merge::MergeRequest;
+use shoal::engine::merge::decide::Policy;
+use shoal::platform::random::SeededRandom;
 use tokio::runtime::Handle;
 
 use crate::after_faults::hooked;
-use crate::node::{Node, all, name, put};
+use crate::node::{Node, all, branch, name, put, write};
 
 /// So long a stop may go on beside the upkeep where that does not hold it up.
 const BESIDE: Duration = Duration::from_millis(300);
@@ -60,4 +65,40 @@ async fn a_stop_while_what_was_deleted_goes_leaves_none_of_it_half_gone() {
         assert_eq!(all(&engine, of).len(), 8);
     }
     assert_eq!(all(&engine, "docs").len(), 5);
+}
+
+/// After a power cut it is read while requests are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_start_has_not_read_yet_is_waited_for() {
+    let node = Node::new(62);
+    let engine = node.open();
+    write(&engine, "main", json!({"upsert_rows": [{"id": 1, "a": 1, "b": 1}]})).await;
+    for (of, patch) in [("x", json!({"id": 1, "a": 9})), ("y", json!({"id": 1, "b": 7}))] {
+        branch(&engine, "main", of).await;
+        write(&engine, of, json!({"patch_rows": [patch]})).await;
+    }
+    put(&engine, "gone", 0..5, 1).await;
+    engine.delete(&name("gone")).await.unwrap();
+    drop(engine);
+    node.disk.power_cut(&SeededRandom::new(62));
+    let disk = Arc::new(node.disk.mounted());
+    let engine = Engine::open(node.config.clone(), disk, node.clock.clone(), node.random.clone()).unwrap();
+    assert!(!engine.is_index_trusted());
+    let (merges, undeletes) = (engine.clone(), engine.clone());
+    let mut merge = tokio::spawn(async move {
+        let request = MergeRequest { policy: Policy::FieldsOrFail, ..MergeRequest::default() };
+        merges.merge(&name("x"), &name("y"), request).await.unwrap()
+    });
+    let mut undelete = tokio::spawn(async move { undeletes.undelete(&name("gone"), None).await });
+    let soon = Duration::from_millis(100);
+    assert!(tokio::time::timeout(soon, &mut merge).await.is_err());
+    assert!(tokio::time::timeout(soon, &mut undelete).await.is_err());
+    tokio::task::block_in_place(|| engine.rebuild_index()).unwrap();
+    undelete.await.unwrap().unwrap();
+    assert_eq!(merge.await.unwrap().clashing, 0);
+    assert_eq!(all(&engine, "gone").len(), 5);
+    assert_eq!(
+        all(&engine, "y").values().next().unwrap(),
+        &[("a".to_owned(), json!(9)), ("b".to_owned(), json!(7))].into()
+    );
 }

@@ -92,7 +92,8 @@ pub async fn put_ttl(call: Call<'_>, name: &NamespaceName, body: &Received) -> R
     Ok(Answer::ok(&json!({"status": "OK", "expires_at": expires_ms.map(time)})))
 }
 
-pub fn deleted(call: Call<'_>, project: &Project) -> Result<Answer> {
+pub async fn deleted(call: Call<'_>, project: &Project) -> Result<Answer> {
+    call.server.engine.kin_known().await?;
     let found: Vec<Json> = call
         .server
         .engine
@@ -131,7 +132,8 @@ pub async fn revert(call: Call<'_>, name: &NamespaceName, body: &Received) -> Re
 }
 
 /// Every namespace of a project and what it was branched from.
-pub fn tree(call: Call<'_>, project: &Project) -> Result<Answer> {
+pub async fn tree(call: Call<'_>, project: &Project) -> Result<Answer> {
+    call.server.engine.kin_known().await?;
     let nodes: Vec<Json> = beside(|| call.server.engine.tree(project))?
         .into_iter()
         .map(|node| {

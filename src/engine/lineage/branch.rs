@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::holdings::{kin, read_manifest};
 use crate::engine::namespace::head::Head;
@@ -17,6 +18,9 @@ use crate::format::manifest::{Lineage, Manifest};
 use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin, Project};
 use uuid::Uuid;
+
+/// How long a request waits for what a start reads in the background.
+const KIN_WAIT: Duration = Duration::from_secs(10);
 
 /// How a branch is made.
 #[derive(Clone, Debug, Default)]
@@ -166,6 +170,21 @@ impl Engine {
             committed_ms: now,
             ..manifest.clone()
         }
+    }
+
+    /// Waits until it is known again what was branched from what, and what was deleted: after a stop that was not clean that is read from
+    /// the files while the node serves.
+    pub async fn kin_known(&self) -> Result<()> {
+        let mut known = self.context.is_kin_known.subscribe();
+        let is_known = tokio::time::timeout(KIN_WAIT, known.wait_for(|known| *known)).await;
+        if is_known.is_ok() {
+            return Ok(());
+        }
+        Err(Error::unavailable("what was branched and deleted is being read anew after a stop that was not clean")
+            .with_code("index_rebuilding")
+            .with_hint(
+                "send the same again a little later; `index_trusted` of the node's status says when it is done",
+            ))
     }
 
     /// The namespaces of a project in order of name, each with its parent.

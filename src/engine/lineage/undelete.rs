@@ -62,6 +62,7 @@ impl Engine {
     /// Brings a deleted namespace back under its name; the one deleted last, or the incarnation that is asked for. A time to live
     /// ends with that.
     pub async fn undelete(self: &Arc<Self>, name: &NamespaceName, nsid: Option<Nsid>) -> Result<()> {
+        self.kin_known().await?;
         let name = name.clone();
         self.in_turn(&name.clone(), move |engine| async move { engine.undelete_now(&name, nsid, None).await }).await
     }

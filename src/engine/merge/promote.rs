@@ -34,6 +34,7 @@ impl Engine {
         request: MergeRequest,
         allowance: Arc<Allowance>,
     ) -> Result<MergeReport> {
+        self.kin_known().await?;
         let (source, target) = (source.clone(), target.clone());
         self.to_the_end(|engine| async move { engine.merge_now(&source, &target, &request, allowance).await }).await
     }
