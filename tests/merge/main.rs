@@ -5,6 +5,7 @@
 mod costs;
 mod crashes;
 mod differences;
+mod dropped;
 mod gate;
 mod histories;
 mod losers;

@@ -28,10 +28,33 @@ pub fn join(theirs: &Schema, ours: &Schema) -> Result<(Schema, Vec<String>)> {
             }
             Some(own) => return Err(kinds_clash(column, own, OF_A_MERGE)),
             None if ours.epoch_of(&column.name) > column.epoch => left_out.push(column.name.clone()),
-            None => joined.columns.push(column.clone()),
+            None => {
+                joined.columns.push(column.clone());
+                // As often was it dropped: the next drop counts on from there.
+                raise(&mut joined, &column.name, column.epoch);
+            }
         }
     }
+    bounded(&joined)?;
     checked(joined).map(|joined| (joined, left_out))
+}
+
+/// An attribute was dropped so often at least.
+fn raise(schema: &mut Schema, name: &str, epoch: u32) {
+    match schema.dropped.iter_mut().find(|(dropped, _)| dropped == name) {
+        Some((_, known)) => *known = (*known).max(epoch),
+        None if epoch > 0 => schema.dropped.push((name.to_owned(), epoch)),
+        None => {}
+    }
+}
+
+fn bounded(joined: &Schema) -> Result<()> {
+    let count = joined.dropped.len();
+    if count <= COLUMNS_MAX {
+        return Ok(());
+    }
+    let what = format!("both sides together dropped {count} attributes, at most {COLUMNS_MAX} may be dropped");
+    Err(Error::invalid(what).with_code(SCHEMA_CLASH))
 }
 
 /// The schema of one namespace that two nodes changed apart, since the state `common`: what either changed counts. An attribute that one of
@@ -41,16 +64,9 @@ pub fn join_changes(theirs: &Schema, ours: &Schema, common: Option<&Schema>) -> 
     let mut joined = joined_types(theirs, ours, OF_SYNC)?;
     let mut left_out = Vec::new();
     for (name, epoch) in &theirs.dropped {
-        match joined.dropped.iter_mut().find(|(dropped, _)| dropped == name) {
-            Some((_, known)) => *known = (*known).max(*epoch),
-            None => joined.dropped.push((name.clone(), *epoch)),
-        }
+        raise(&mut joined, name, *epoch);
     }
-    if joined.dropped.len() > COLUMNS_MAX {
-        let count = joined.dropped.len();
-        let what = format!("both nodes together dropped {count} attributes, at most {COLUMNS_MAX} may be dropped");
-        return Err(Error::invalid(what).with_code(SCHEMA_CLASH));
-    }
+    bounded(&joined)?;
     let gone = joined.dropped.clone();
     let is_gone = |column: &Column| gone.iter().any(|(name, epoch)| *name == column.name && *epoch > column.epoch);
     joined.columns.retain(|column| !is_gone(column));

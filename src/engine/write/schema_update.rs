@@ -129,25 +129,27 @@ fn drop_column(schema: &mut Schema, name: &str) -> Result<()> {
     if name == "id" {
         return Err(refuse(name, "the id cannot be dropped"));
     }
-    let before = schema.columns.len();
+    let epoch = schema.column(name).map(|column| column.epoch);
     schema.columns.retain(|column| column.name != name);
     for column in &mut schema.columns {
         column.derived_from.take_if(|source| source == name);
     }
     let dropped = schema.dropped.iter().position(|(dropped, _)| dropped == name);
-    match (before == schema.columns.len(), dropped) {
+    match (epoch, dropped) {
         // A request that is sent again must not fail.
-        (true, Some(_)) => Ok(()),
-        (true, None) => Err(refuse(name, "attribute not found, so it cannot be dropped")),
-        (false, Some(at)) => {
-            schema.dropped[at].1 += 1;
+        (None, Some(_)) => Ok(()),
+        (None, None) => Err(refuse(name, "attribute not found, so it cannot be dropped")),
+        // What a merge of an earlier release brought may have an epoch that was counted elsewhere.
+        (Some(epoch), Some(at)) => {
+            let count = &mut schema.dropped[at].1;
+            *count = (*count).max(epoch).saturating_add(1);
             Ok(())
         }
-        (false, None) if schema.dropped.len() >= COLUMNS_MAX => {
+        (Some(_), None) if schema.dropped.len() >= COLUMNS_MAX => {
             Err(refuse(name, format!("{COLUMNS_MAX} attributes were dropped before, no more are allowed")))
         }
-        (false, None) => {
-            schema.dropped.push((name.to_owned(), 1));
+        (Some(epoch), None) => {
+            schema.dropped.push((name.to_owned(), epoch.saturating_add(1)));
             Ok(())
         }
     }
