@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
-use shoal::api::wire::write::{WriteBody, parse_write};
+use shoal::api::wire::write::{WriteBody, parse_schema, parse_write};
 use shoal::engine::lineage::BranchRequest;
 use shoal::engine::merge::MergeRequest;
 use shoal::engine::{CreateRequest, Engine};
@@ -255,18 +255,45 @@ async fn what_another_project_has_no_room_for_takes_nothing_that_was_deleted() {
     engine.tend().await.unwrap();
     node.disk.leave_free(Some(8 << 20));
     let of = |project: &str| Project::new("acme", project).unwrap().namespace("docs").unwrap();
-    let too_large = async |name| {
+    let too_large = async |name, bytes: u64| {
         let WriteBody::Write(mut request) = parse_write(rows(1)).unwrap() else { panic!("expected a write") };
-        request.body_bytes = 60 << 20;
+        request.body_bytes = bytes;
         assert_eq!(engine.write(&name, *request).await.unwrap_err().code(), "disk_full");
     };
-    too_large(of("search")).await;
+    let much = 60 << 20;
+    too_large(of("search"), much).await;
     engine.delete(&name("n9")).await.unwrap();
     engine.tend().await.unwrap();
     assert_eq!(deleted(&engine).len(), 2);
-    // Who is refused, and deletes, has the room of what was deleted.
-    too_large(name("n1")).await;
+    // Nor does one that it gave up, when it asks for less, and however much another asks for.
+    too_large(name("n1"), much).await;
+    too_large(of("search"), much).await;
+    node.disk.leave_free(Some(KEPT_BYTES + (16 << 10)));
+    too_large(name("n1"), 17 << 10).await;
     engine.delete(&name("n8")).await.unwrap();
+    assert_eq!(deleted(&engine).len(), 2, "the room of one is enough");
+    // Who is refused, and deletes, has the room of what was deleted.
+    too_large(name("n1"), much).await;
+    engine.delete(&name("n7")).await.unwrap();
     assert_eq!(deleted(&engine), Vec::<String>::new());
+    assert!(engine.check(4).unwrap().is_whole());
+}
+
+/// Its newest log has a change of the schema alone, and whoever shares it makes a segment first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tag_goes_from_a_full_disk_though_the_schema_changed_last() {
+    let (node, engine) = a_node(158).await;
+    engine.tend().await.unwrap();
+    let n1 = name("n1");
+    for tag in ["first", "second"] {
+        engine.tag(&n1, tag, None).await.unwrap();
+    }
+    engine.update_schema(&n1, parse_schema("", json!({"q": "int"})).unwrap()).await.unwrap();
+    node.disk.leave_free(Some(0));
+    engine.untag(&n1, "first").await.unwrap();
+    // What was is named without a segment of what is.
+    node.disk.leave_free(Some(KEPT_BYTES));
+    engine.tag(&n1, "third", Some(&AsOf::Tag("second".to_owned()))).await.unwrap();
+    assert_eq!(engine.tags(&n1).unwrap().len(), 2);
     assert!(engine.check(4).unwrap().is_whole());
 }

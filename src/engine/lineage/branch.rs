@@ -86,7 +86,7 @@ impl Engine {
             return Err(exists(to));
         }
         // The source's head is held until the new references are counted: nothing it names can go meanwhile.
-        let shared = source.share().await?;
+        let shared = source.share_at(request.as_of.as_ref()).await?;
         let documents = source.view().documents();
         let (manifest, past) = match &request.as_of {
             None => (shared.manifest.clone(), None),

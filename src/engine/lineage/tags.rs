@@ -59,7 +59,7 @@ impl Engine {
         check_name(tag)?;
         self.context.check_space(0, || format!("tag '{tag}' of {name}"))?;
         let namespace = self.namespace_to_change(name)?;
-        let shared = namespace.share().await?;
+        let shared = namespace.share_at(as_of).await?;
         tokio::task::block_in_place(|| {
             let turn = self.context.tags.of(namespace.nsid);
             // Held while a tag is read that this one is made of, too.
@@ -96,7 +96,8 @@ impl Engine {
         check_name(tag)?;
         let _turn = self.turn_to_change(name).await?;
         let namespace = self.namespace_to_change(name)?;
-        let _shared = namespace.share().await?;
+        // Nothing is committed meanwhile, and nothing of the newest state is needed.
+        let _head = namespace.hold_head().await?;
         tokio::task::block_in_place(|| {
             let turn = self.context.tags.of(namespace.nsid);
             let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,6 +10,7 @@ use crate::engine::layout::log_key;
 use crate::engine::setbacks::Work;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOGS_MAX, LogRef, Manifest};
+use crate::model::as_of::AsOf;
 use crate::model::ids::{Hlc, Origin, Project};
 
 /// A state is flushed before it is shared when more bytes of logs, or more logs, are to be named: whoever references it replays them into
@@ -132,6 +133,14 @@ impl Namespace {
     fn has_tail(&self) -> bool {
         let shared = self.shared();
         !shared.state.tail.is_empty() || shared.state.frozen.is_some()
+    }
+
+    /// The newest state, or where a past one is asked for what holds that: nothing is committed while the result is.
+    pub(in crate::engine) async fn share_at(self: &Arc<Self>, as_of: Option<&AsOf>) -> Result<Share<'_>> {
+        match as_of {
+            None => self.share().await,
+            Some(_) => self.hold_head().await,
+        }
     }
 
     /// The newest state, which is not older than what was shared.
