@@ -50,6 +50,7 @@ pub mod query;
 pub mod reclaim;
 mod recount;
 pub mod recovery;
+mod refused;
 pub mod remote;
 mod reserve;
 pub mod setbacks;

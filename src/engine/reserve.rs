@@ -145,7 +145,11 @@ impl Context {
     /// So many bytes are to be free, for what found the disk full of a project, or of all, and for the reserve where that is not there.
     fn wanted_bytes(&self, project: Option<&Project>, has_reserve: bool) -> u64 {
         let reserve = if has_reserve { 0 } else { RESERVE_BYTES + COMMIT_BYTES };
-        let waits = self.setbacks.waits_for_bytes(project).unwrap_or(0);
+        let waits = match project {
+            Some(project) => self.setbacks.waits_for_bytes_of(project, self.clock.now_millis()),
+            None => self.setbacks.waits_for_bytes(),
+        };
+        let waits = waits.unwrap_or(0);
         waits.saturating_add(COMMIT_BYTES).saturating_add(reserve)
     }
 
@@ -194,7 +198,9 @@ impl Context {
 
     /// Remembers that something of a project was deleted, where the disk is full, or too full for something of that project.
     pub fn note_deletion(&self, project: &Project) {
-        if self.setbacks.waits_for_bytes(Some(project)).is_some() || !self.has(COMMIT_BYTES, COMMIT_FILES) {
+        if self.setbacks.waits_for_bytes_of(project, self.clock.now_millis()).is_some()
+            || !self.has(COMMIT_BYTES, COMMIT_FILES)
+        {
             self.reserve.wanted_by().insert(project.clone());
         }
     }

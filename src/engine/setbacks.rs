@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::Engine;
 use super::context::Context;
+use super::refused::RefusedWrites;
 use crate::error::{DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
 use crate::format::names::parse_name;
 use crate::meta::tables::Kin;
@@ -111,6 +112,7 @@ fn fits(needs: u64, free: u64) -> bool {
 #[derive(Default)]
 pub struct Setbacks {
     table: Mutex<Table>,
+    refused: RefusedWrites,
     /// How many entries there are, so that nobody waits for a lock when there are none.
     count: AtomicUsize,
 }
@@ -151,19 +153,27 @@ impl Setbacks {
         done
     }
 
-    /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes of a project, or of all. A merge may
-    /// be larger than the disk.
-    pub(super) fn waits_for_bytes(&self, project: Option<&Project>) -> Option<u64> {
+    /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes. A merge may be larger than the disk.
+    pub(super) fn waits_for_bytes(&self) -> Option<u64> {
+        self.needs_of(|_, _| true).max()
+    }
+
+    /// The same of one project: its last write that was refused a moment ago, and what its namespaces try again.
+    pub(super) fn waits_for_bytes_of(&self, project: &Project, now: u64) -> Option<u64> {
+        let is_of = |nsid: Nsid, setback: &Setback| {
+            nsid != NODE && parse_name(&setback.namespace).is_some_and(|name| name.project == *project)
+        };
+        self.needs_of(is_of).chain(self.refused.of(project, now)).max()
+    }
+
+    fn needs_of(&self, is_of: impl Fn(Nsid, &Setback) -> bool) -> impl Iterator<Item = u64> {
         let table = self.lock();
-        let is_of = |setback: &Setback| {
-            project.is_none_or(|project| parse_name(&setback.namespace).is_some_and(|name| name.project == *project))
+        let is_asked = |work| matches!(work, Work::Write | Work::Commit | Work::Flush);
+        let waits = |((nsid, work), setback): &(&(Nsid, Work), &Setback)| {
+            is_asked(*work) && setback.error.code() == DISK_FULL && is_of(*nsid, setback)
         };
-        let waits = |((_, work), setback): &(&(Nsid, Work), &Setback)| {
-            matches!(work, Work::Write | Work::Commit | Work::Flush)
-                && setback.error.code() == DISK_FULL
-                && is_of(setback)
-        };
-        table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).max()
+        let needs: Vec<u64> = table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).collect();
+        needs.into_iter()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -337,10 +347,14 @@ impl Context {
         let (key, needs) = ((NODE, Work::Write), bytes.saturating_add(WRITE_BYTES));
         match &done {
             Err(error) if matches!(error.code(), DISK_FULL | DISK_READ_ONLY | DISK_FORBIDDEN) => {
+                if error.code() == DISK_FULL {
+                    self.setbacks.refused.note(namespace, needs, self.clock.now_millis());
+                }
                 self.takes(key, needs);
                 self.set_back(key, namespace, error);
             }
             Ok(_) if !self.setbacks.is_empty() => {
+                self.setbacks.refused.forget(namespace, needs);
                 let takes = self.setbacks.lock().needs.get(&key).copied().unwrap_or(0);
                 if takes <= needs {
                     self.set_right(NODE, Work::Write);
