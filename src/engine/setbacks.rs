@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::Engine;
 use super::context::Context;
-use super::refused::RefusedWrites;
+use super::{Engine, refused::RefusedWrites};
 use crate::error::{DISK_FORBIDDEN, DISK_FULL, DISK_READ_ONLY, Error, OUT_OF_MEMORY, Result};
 use crate::format::names::parse_name;
 use crate::meta::tables::Kin;
@@ -155,7 +154,7 @@ impl Setbacks {
 
     /// How many bytes the largest takes of what found the disk full, of writes, commits and flushes. A merge may be larger than the disk.
     pub(super) fn waits_for_bytes(&self) -> Option<u64> {
-        self.needs_of(|_, _| true).max()
+        self.needs_of(|_, _| true).into_iter().max()
     }
 
     /// The same of one project: its last write that was refused a moment ago, and what its namespaces try again.
@@ -163,17 +162,16 @@ impl Setbacks {
         let is_of = |nsid: Nsid, setback: &Setback| {
             nsid != NODE && parse_name(&setback.namespace).is_some_and(|name| name.project == *project)
         };
-        self.needs_of(is_of).chain(self.refused.of(project, now)).max()
+        self.needs_of(is_of).into_iter().chain(self.refused.of(project, now)).max()
     }
 
-    fn needs_of(&self, is_of: impl Fn(Nsid, &Setback) -> bool) -> impl Iterator<Item = u64> {
+    fn needs_of(&self, is_of: impl Fn(Nsid, &Setback) -> bool) -> Vec<u64> {
         let table = self.lock();
         let is_asked = |work| matches!(work, Work::Write | Work::Commit | Work::Flush);
-        let waits = |((nsid, work), setback): &(&(Nsid, Work), &Setback)| {
-            is_asked(*work) && setback.error.code() == DISK_FULL && is_of(*nsid, setback)
+        let waits = |((of, work), setback): &(&(Nsid, Work), &Setback)| {
+            is_asked(*work) && setback.error.code() == DISK_FULL && is_of(*of, setback)
         };
-        let needs: Vec<u64> = table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).collect();
-        needs.into_iter()
+        table.failed.iter().filter(waits).map(|(_, setback)| setback.needs).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

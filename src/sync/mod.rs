@@ -261,8 +261,10 @@ impl Sync {
         self.engine.note_bucket(false);
         let here: BTreeMap<NamespaceName, Nsid> = self.engine.named().into_iter().collect();
         let mut all: Vec<&NamespaceName> = in_bucket.known.keys().chain(here.keys()).chain(&untold).collect();
-        // What a branch came from first, which is older: it finds there what it shares.
-        all.sort_by_key(|name| (here.get(*name), *name));
+        // What a branch came from first, which is older: it finds there what it shares. Last what was not reached the last time: whatever
+        // that lies in, the others are come to before.
+        let unreached = self.status().unreached();
+        all.sort_by_key(|name| (unreached.contains(*name), here.get(*name), *name));
         all.dedup();
         let mut all: Vec<NamespaceName> = all.into_iter().filter(|name| selection.takes(name)).cloned().collect();
         let (mut failed, mut unreached) = (None, 0);

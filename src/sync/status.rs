@@ -1,6 +1,6 @@
 //! What a person is told of sync: per namespace what was carried, when, and why it is not further.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};
 
@@ -89,6 +89,12 @@ impl Status {
     /// What operators are to know of the bucket: one entry for each code.
     pub fn warnings(&self) -> Vec<Json> {
         WARNINGS.iter().filter_map(|code| self.warning(code)).collect()
+    }
+
+    /// Namespaces with something that the last pass over them did not reach.
+    pub(super) fn unreached(&self) -> BTreeSet<NamespaceName> {
+        let is_unreached = |known: &NamespaceStatus| known.error.as_ref().is_some_and(|e| e.code == UNREACHABLE);
+        self.namespaces.iter().filter(|(_, known)| is_unreached(known)).map(|(name, _)| name.clone()).collect()
     }
 
     fn warning(&self, code: &str) -> Option<Json> {

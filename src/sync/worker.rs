@@ -362,10 +362,11 @@ impl Worker {
             });
             let is_asked = !self.pending().is_empty();
             let next = match self.closed_for(self.clock.now_millis()) {
-                _ if is_asked => due.min(again),
+                Some(_) if is_asked => due,
                 Some(wait) => Instant::now() + wait,
                 None => polls.next().map_or(due, |poll| due.min(poll.max(polls_from))),
             };
+            let next = if is_asked { next.min(again) } else { next };
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -385,7 +386,8 @@ impl Worker {
             let selection = match is_scheduled || asked.everything {
                 true if asked.is_empty() => self.config.selection.unasked().without(polls.resting(Instant::now())),
                 true => self.config.selection.clone(),
-                false if !asked.names.is_empty() => self.config.selection.only(asked.names),
+                // However many ask, who follows looks.
+                false if !asked.names.is_empty() => self.config.selection.only(&asked.names | &polled),
                 false if !polled.is_empty() => self.config.selection.only(polled).unasked(),
                 false => continue,
             };

@@ -429,3 +429,29 @@ async fn a_commit_that_was_reclaimed_before_it_was_heard_of_costs_a_new_origin_a
     put(&engines[0], "docs", [11], 4).await;
     assert_nothing_lost(&nodes, &engines, &bucket, 5 - 2 + 2 + 3).await;
 }
+
+/// Three that are not reached end a pass: the others are come to before them the next time.
+#[tokio::test(flavor = "multi_thread")]
+async fn namespaces_that_are_never_reached_keep_no_other_from_the_bucket() {
+    let (place, node) = (Place::default(), Node::new(1));
+    let engine = node.open();
+    let all_names = ["a", "b", "c", "d", "e"];
+    for namespace in all_names {
+        node.clock.advance(1);
+        put(&engine, namespace, 0..5, 1).await;
+    }
+    let wire = place.wire();
+    let bad = ["a", "b", "c"].map(|namespace| format!("{}/segments/", engine.nsid_of(&name(namespace)).unwrap()));
+    wire.refuse(bad.to_vec());
+    let link = place.link(&wire, &node, &engine);
+    for _ in 0..2 {
+        assert_eq!(run(&link).await.unwrap_err().code(), "bucket_unreachable");
+    }
+    for namespace in all_names {
+        let is_there = engine.unsent(&name(namespace)).await.unwrap().is_durable;
+        assert_eq!(is_there, ["d", "e"].contains(&namespace), "{namespace}");
+    }
+    wire.refuse(Vec::new());
+    run(&link).await.unwrap();
+    assert_eq!(fresh(9, &place.bucket(&node), "a").await, all(&engine, "a"));
+}

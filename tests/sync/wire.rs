@@ -52,6 +52,8 @@ struct Plan {
     meanwhile: Option<(u64, &'static str, Meanwhile)>,
     /// Conditional writes of which keys are given up, and arrive late.
     delayed: Option<&'static str>,
+    /// Writes of keys with any of these in them fail.
+    refused: Vec<String>,
 }
 
 /// A put that is still on its way.
@@ -108,6 +110,11 @@ impl Wire {
         self.plan().delayed = is_delayed.then_some(part);
     }
 
+    /// Has writes of keys with any of these in them fail, and no others.
+    pub fn refuse(&self, parts: Vec<String>) {
+        self.plan().refused = parts;
+    }
+
     /// Takes back what was planned and did not come to pass.
     pub fn forget_plans(&self) {
         let mut plan = self.plan();
@@ -146,6 +153,9 @@ impl Wire {
         };
         if plan.delayed.is_some_and(|part| kind == "create" && path.contains(part)) {
             return (Some(Fault::Late(Duration::ZERO)), meanwhile);
+        }
+        if plan.refused.iter().any(|part| is_write(part)) {
+            return (Some(Fault::Before(Lie::Failed)), meanwhile);
         }
         let count = plan.asked.entry((kind, path.to_owned())).or_default();
         *count += 1;
