@@ -198,10 +198,11 @@ fn not_listening(listen: SocketAddr, error: std::io::Error) -> Error {
 /// Lets go of what is kept for a time, and makes segments of old tails, rebuilt or not.
 async fn keep_index(engine: Arc<Engine>, sync: Option<Arc<Worker>>) {
     let (mut pauses, mut quiet) = (0, QUIET_PAUSES);
-    engine.make_reserve().await;
     loop {
         let working = engine.clone();
         let done = tokio::task::spawn_blocking(move || working.rebuild_index()).await;
+        // After that: who stops soon after a start leaves an index that is right.
+        engine.make_reserve().await;
         pauses = match &done {
             Ok(done) => rebuild_pauses(pauses, done.is_ok(), quiet),
             Err(_) => 0,

@@ -34,6 +34,11 @@ impl Pass {
         self.has_ended_for(|error| [UNREACHABLE, MISCONFIGURED, FULL].contains(&error.code()))
     }
 
+    /// Whether the bucket was reached for a namespace: then what was not is of the others.
+    pub(super) fn has_reached(&self) -> bool {
+        self.namespaces.values().flatten().any(|done| done.generation.is_some())
+    }
+
     /// Whether those who wait on are to have another: what failed may be done by trying again.
     pub(super) fn may_go_better(&self) -> bool {
         self.has_ended_for(|error| matches!(error.kind(), Kind::Unavailable | Kind::Busy)) || self.is_to_be_spared()
@@ -48,7 +53,7 @@ impl Pass {
 
 #[cfg(test)]
 mod tests {
-    use super::{FULL, Pass, UNREACHABLE};
+    use super::{Done, FULL, Pass, UNREACHABLE};
     use crate::error::{DISK_FULL, Error};
     use crate::model::ids::Project;
 
@@ -68,6 +73,11 @@ mod tests {
         }
         let diverged = of(Error::conflict("diverged"));
         assert!(!diverged.may_go_better() && !diverged.is_to_be_spared());
+        let mut beside = of(Error::unavailable("away").with_code(UNREACHABLE));
+        assert!(!beside.has_reached());
+        let other = Project::default_project().namespace("other").unwrap();
+        beside.namespaces.insert(other, Ok(Done { generation: Some(3), ..Done::default() }));
+        assert!(beside.has_reached());
         let ended = Pass { failed: Some(Error::invalid("other store")), ..Pass::default() };
         assert!(ended.is_to_be_spared() && ended.may_go_better());
         assert!(!Pass::default().is_to_be_spared());

@@ -411,8 +411,13 @@ impl Worker {
                 self.draw(wait_bound(failures - 1))
             });
             if pass.is_to_be_spared() {
-                due = Instant::now() + wait.unwrap_or_default();
-                polls_from = due;
+                let wait = wait.unwrap_or_default();
+                if pass.has_reached() {
+                    due = Instant::now() + wait.min(self.config.interval);
+                } else {
+                    due = Instant::now() + wait;
+                    polls_from = due;
+                }
             } else if selection.is_whole() || is_due {
                 failures = if wait.is_some() { failures } else { 0 };
                 // Nodes that began together drift apart.
