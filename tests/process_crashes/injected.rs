@@ -116,6 +116,11 @@ fn no_acknowledged_write_is_lost_when_the_nth_sync_or_rename_fails() {
     eprintln!("errors of the disk in {rounds} histories, no acknowledged write lost");
 }
 
+fn reserve_bytes(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir.join("reserve")).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum()
+}
+
 #[test]
 fn a_durable_write_of_one_document_costs_exactly_one_barrier() {
     if let Some(why) = no_strace() {
@@ -132,6 +137,8 @@ fn a_durable_write_of_one_document_costs_exactly_one_barrier() {
     // A start after a kill has the index made anew, and says when it is.
     let daemon = Daemon::start(&dir);
     daemon.client().must("/v2/namespaces/docs", &body(0));
+    // It is made once, beside whatever is written.
+    wait_for("the reserve", || reserve_bytes(&dir) == 1 << 20);
     daemon.kill();
     let daemon = traced(&["--seccomp-bpf", "-ttt", "-e", calls], &output).run(&dir);
     let mut client = daemon.client();
