@@ -18,6 +18,7 @@ use super::setbacks::{COMMIT_BYTES, COMMIT_FILES};
 use crate::error::{DISK_FULL, Error, Result};
 use crate::model::ids::Project;
 use crate::platform::disk::{create_dirs, take_away};
+use crate::platform::random::{Random, SeededRandom};
 
 /// The reserve: as many files as a commit may make, with the bytes that one may take.
 const FILES: u64 = COMMIT_FILES;
@@ -222,14 +223,8 @@ impl Context {
     }
 }
 
-/// What is in a file of the reserve: nothing that a file system could pack, or leave out as it does zeros. By SplitMix64.
+/// What is in a file of the reserve: nothing that a file system could pack, or leave out as it does zeros.
 fn filling(number: u64) -> Vec<u8> {
-    let mut state = number << 32;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    };
-    (0..FILE_BYTES / 8).flat_map(|_| next().to_le_bytes()).collect()
+    let random = SeededRandom::new(number << 32);
+    (0..FILE_BYTES / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect()
 }

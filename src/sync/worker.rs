@@ -361,12 +361,12 @@ impl Worker {
                 }
             });
             let is_asked = !self.pending().is_empty();
+            let pass_at = if is_asked { due.min(again) } else { due };
             let next = match self.closed_for(self.clock.now_millis()) {
-                Some(_) if is_asked => due,
+                Some(_) if is_asked => pass_at,
                 Some(wait) => Instant::now() + wait,
-                None => polls.next().map_or(due, |poll| due.min(poll.max(polls_from))),
+                None => polls.next().map_or(pass_at, |poll| pass_at.min(poll.max(polls_from))),
             };
-            let next = if is_asked { next.min(again) } else { next };
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -406,10 +406,8 @@ impl Worker {
             if pass.failed.is_some() {
                 self.failures.fetch_add(1, Ordering::Relaxed);
             }
-            let wait = pass.may_go_better().then(|| {
-                failures = failures.saturating_add(1);
-                self.draw(wait_bound(failures - 1))
-            });
+            let wait = pass.may_go_better().then(|| self.draw(wait_bound(failures)));
+            failures = failures.saturating_add(u32::from(wait.is_some()));
             if pass.is_to_be_spared() {
                 let wait = wait.unwrap_or_default();
                 if pass.has_reached() {
@@ -419,7 +417,9 @@ impl Worker {
                     polls_from = due;
                 }
             } else if selection.is_whole() || is_due {
-                failures = if wait.is_some() { failures } else { 0 };
+                if wait.is_none() {
+                    failures = 0;
+                }
                 // Nodes that began together drift apart.
                 due = Instant::now() + self.config.interval.mul_f64(0.75) + self.draw(self.config.interval / 2);
             }

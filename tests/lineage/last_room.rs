@@ -11,6 +11,7 @@ use shoal::engine::{CreateRequest, Engine};
 use shoal::error::Result;
 use shoal::model::as_of::AsOf;
 use shoal::model::ids::Project;
+use shoal::model::write::WriteRequest;
 use shoal::platform::disk::Disk;
 use shoal::platform::random::{Random, SeededRandom};
 
@@ -21,9 +22,13 @@ use crate::share::deleted;
 const KEPT_BYTES: u64 = 1 << 20;
 const RESERVE: &str = "/data/reserve";
 
-async fn ask(engine: &Arc<Engine>, namespace: &str, body: Json) -> Result<()> {
+fn request(body: Json) -> WriteRequest {
     let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&name(namespace), *request).await.map(drop)
+    *request
+}
+
+async fn ask(engine: &Arc<Engine>, namespace: &str, body: Json) -> Result<()> {
+    engine.write(&name(namespace), request(body)).await.map(drop)
 }
 
 /// About 100 kB that are like no others.
@@ -230,8 +235,7 @@ async fn the_reserve_is_not_made_of_the_room_of_a_full_disk_and_what_is_deleted_
 async fn who_deletes_on_a_full_disk_takes_nothing_that_another_project_could_have_back() {
     let (node, engine) = a_node(155).await;
     let theirs = Project::new("acme", "search").unwrap().namespace("docs").unwrap();
-    let WriteBody::Write(request) = parse_write(rows(1)).unwrap() else { panic!("expected a write") };
-    engine.write(&theirs, *request).await.unwrap();
+    engine.write(&theirs, request(rows(1))).await.unwrap();
     let found = |engine: &Engine| documents(&engine.view(&theirs).unwrap());
     let before = found(&engine);
     engine.delete(&theirs).await.unwrap();
@@ -256,9 +260,8 @@ async fn what_another_project_has_no_room_for_takes_nothing_that_was_deleted() {
     node.disk.leave_free(Some(8 << 20));
     let of = |project: &str| Project::new("acme", project).unwrap().namespace("docs").unwrap();
     let too_large = async |name, bytes: u64| {
-        let WriteBody::Write(mut request) = parse_write(rows(1)).unwrap() else { panic!("expected a write") };
-        request.body_bytes = bytes;
-        assert_eq!(engine.write(&name, *request).await.unwrap_err().code(), "disk_full");
+        let request = WriteRequest { body_bytes: bytes, ..request(rows(1)) };
+        assert_eq!(engine.write(&name, request).await.unwrap_err().code(), "disk_full");
     };
     let much = 60 << 20;
     too_large(of("search"), much).await;
