@@ -99,7 +99,10 @@ impl Engine {
         };
         let projects = Projects::default();
         catalog.all().iter().for_each(|(name, _)| projects.note(&name.project));
-        let wall = Wall::resume(meta.clock().unwrap_or_default());
+        let wall = match meta.clock().unwrap_or_default() {
+            None if is_new => Wall::default(),
+            seen => Wall::resume(seen, clock.steady_millis()),
+        };
         let context = Context {
             tier: Tier::new(
                 disk.clone(),

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use super::catalog::directories;
 use super::context::Context;
+use super::layout::number_of;
 use super::lineage::holdings::generations;
 use super::namespace::head::{Head, reclaim};
 use super::recovery::is_needed;
@@ -315,6 +316,13 @@ fn remove_chain(context: &Context, nsid: Nsid, is_whole: &mut bool) -> io::Resul
     // The mark goes first, durably: what a crash leaves of the chain is never taken for a namespace to be had back.
     let mark = context.layout.deleted_mark(nsid);
     unpublish(&*context.disk, &mark)?;
+    // The newest manifest next, durably: while the index still knows both, the mark is put back only beside it, and then all is there.
+    let newest = entries.iter().filter_map(|entry| number_of(&entry.name)).max();
+    let newest = newest.map(|newest| context.layout.manifest(nsid, newest));
+    if let Some(newest) = &newest {
+        remove_one(context, newest, is_whole)?;
+        context.disk.sync_dir(&dir)?;
+    }
     // Before the chain, durably: the same incarnation may come from the bucket again, and nothing of this life counts in that.
     let tags = context.layout.tags(nsid);
     for tag in context.disk.list(&tags).unwrap_or_default() {
@@ -324,7 +332,7 @@ fn remove_chain(context: &Context, nsid: Nsid, is_whole: &mut bool) -> io::Resul
     remove_files_of(context, &context.layout.bases(nsid), is_whole)?;
     remove_files_of(context, &context.layout.answers(nsid), is_whole)?;
     for path in entries.iter().filter(|entry| !entry.is_dir).map(|entry| dir.join(&entry.name)) {
-        if path != mark {
+        if path != mark && Some(&path) != newest.as_ref() {
             remove_one(context, &path, is_whole)?;
         }
     }

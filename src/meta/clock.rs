@@ -5,7 +5,7 @@ use redb::{Durability, ReadableTable};
 use uuid::Uuid;
 
 use super::Meta;
-use super::tables::{DEADLINES, Deadline, JUMPS, STATE, WALL};
+use super::tables::{DEADLINES, DOUBTED, Deadline, JUMPS, STATE, WALL};
 use crate::error::Result;
 use crate::model::ids::Nsid;
 use crate::platform::wall::Remembered;
@@ -17,7 +17,8 @@ impl Meta {
             let table = transaction.open_table(STATE)?;
             let Some(wall) = table.get(WALL)? else { return Ok(None) };
             let jumps_ms = table.get(JUMPS)?.map_or(0, |jumps| jumps.value().cast_signed());
-            Ok(Some(Remembered { wall_ms: wall.value(), jumps_ms }))
+            let doubted_ms = table.get(DOUBTED)?.map(|ran| ran.value());
+            Ok(Some(Remembered { wall_ms: wall.value(), jumps_ms, doubted_ms }))
         })
     }
 
@@ -28,6 +29,10 @@ impl Meta {
             let mut table = transaction.open_table(STATE)?;
             table.insert(WALL, seen.wall_ms)?;
             table.insert(JUMPS, seen.jumps_ms.cast_unsigned())?;
+            match seen.doubted_ms {
+                Some(ran_ms) => table.insert(DOUBTED, ran_ms)?,
+                None => table.remove(DOUBTED)?,
+            };
             Ok(())
         })
     }

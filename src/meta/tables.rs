@@ -40,6 +40,8 @@ pub const CLEAN: &str = "clean";
 /// In [`STATE`]: what the wall clock showed last, and the sum of its jumps, as 64 bits in two's complement.
 pub const WALL: &str = "wall";
 pub const JUMPS: &str = "jumps";
+/// In [`STATE`]: while the wall clock is doubted, for how many milliseconds processes have.
+pub const DOUBTED: &str = "doubted";
 /// In [`STATE`]: how many clean stops there were.
 pub const STOPS: &str = "stops";
 /// In [`STATE`]: 1 once references were counted from the files: no count is below the truth since.

@@ -2,7 +2,8 @@
 //!
 //! Boxes start without a battery behind their clock, and clocks are set. Time that passed on the wall and not otherwise is a jump, and
 //! the wall is doubted: until a store tells the time, or for a day. What a process before this one saw last is gone on from: a wall that
-//! went back since, or on by more than machines are off, jumped, too.
+//! went back since, or on by more than machines are off, jumped, too. A doubt outlasts the process, and so does how long the node has run
+//! with it; where nobody knows what a process before this one saw, the wall is doubted as well.
 //!
 //! The sum of all jumps is kept, of small ones, too: somebody who sets a clock on by half an hour is no reason to doubt it, and no time
 //! passed. What the wall shows less that sum moves only as time passes: what is to last so long from now on is measured by it, and
@@ -49,6 +50,29 @@ pub struct Remembered {
     pub wall_ms: u64,
     /// The sum of all jumps.
     pub jumps_ms: i64,
+    /// For how long processes have doubted the wall, where the last one did.
+    pub doubted_ms: Option<u64>,
+}
+
+/// A wall that nobody believes.
+#[derive(Debug)]
+struct Doubt {
+    /// Since when this process does.
+    since: u64,
+    /// For how long others did before it.
+    before_ms: u64,
+    /// How often a store had told the time until then, where that was asked.
+    said: Option<u64>,
+}
+
+impl Doubt {
+    fn since(since: u64, before_ms: u64) -> Self {
+        Doubt { since, before_ms, said: None }
+    }
+
+    fn ran_ms(&self, steady_ms: u64) -> u64 {
+        self.before_ms.saturating_add(steady_ms.saturating_sub(self.since))
+    }
 }
 
 /// A time between two jumps. By the wall without its jumps, from the last look before the one that noticed the first to the one that
@@ -74,17 +98,21 @@ pub struct Wall {
     /// The stretches before the last jump, oldest first, and where the one since begins.
     before: VecDeque<Stretch>,
     since_ms: u64,
-    /// When it jumped, and how often a store had told the time until then, where that was asked.
-    doubted: Option<(u64, Option<u64>)>,
+    doubted: Option<Doubt>,
     kept: Option<u64>,
 }
 
 impl Wall {
-    /// Goes on from what another process saw.
-    pub fn resume(remembered: Option<Remembered>) -> Self {
-        let last = remembered.map(|remembered| (remembered.wall_ms, None));
-        let jumps_ms = remembered.map_or(0, |remembered| remembered.jumps_ms);
-        Wall { last, jumps_ms, jumps_before_ms: jumps_ms, ..Wall::default() }
+    /// Goes on from what another process saw, where there was one; nobody may know what that was. `steady_ms`: as in [`Wall::look`], now.
+    pub fn resume(remembered: Option<Remembered>, steady_ms: u64) -> Self {
+        let Some(Remembered { wall_ms, jumps_ms, doubted_ms }) = remembered else {
+            tracing::warn!(
+                "what the clock showed until the last stop is lost with the index; nothing goes for its age until the bucket tells the time, or for a day"
+            );
+            return Wall { doubted: Some(Doubt::since(steady_ms, 0)), ..Wall::default() };
+        };
+        let doubted = doubted_ms.map(|before_ms| Doubt::since(steady_ms, before_ms));
+        Wall { last: Some((wall_ms, None)), jumps_ms, jumps_before_ms: jumps_ms, doubted, ..Wall::default() }
     }
 
     /// Is told what the wall shows now and then, and how much time has passed since some moment. Whether that is to be kept durably:
@@ -123,7 +151,7 @@ impl Wall {
         if away <= JUMP_MS {
             return true;
         }
-        self.doubted = Some((steady_ms, None));
+        self.doubted = Some(Doubt::since(steady_ms, 0));
         tracing::warn!(
             minutes = Duration::from_millis(away).as_secs() / 60,
             "the clock jumped; nothing goes for its age until the bucket tells the time, or for a day"
@@ -135,9 +163,9 @@ impl Wall {
     pub fn believed(&mut self, wall_ms: u64, steady_ms: u64, store: Option<StoreClock>) -> Option<u64> {
         self.jumped(wall_ms, steady_ms);
         let said = store.map_or(0, |store| store.said);
-        if let Some((since, before)) = &mut self.doubted {
-            let before = *before.get_or_insert(said);
-            if said > before || steady_ms.saturating_sub(*since) >= DOUBT_MS {
+        if let Some(doubt) = &mut self.doubted {
+            let before = *doubt.said.get_or_insert(said);
+            if said > before || doubt.ran_ms(steady_ms) >= DOUBT_MS {
                 self.doubted = None;
             }
         }
@@ -149,7 +177,9 @@ impl Wall {
 
     /// What the next process is to go on from; none before the first look.
     pub fn remembered(&self) -> Option<Remembered> {
-        self.last.map(|(wall_ms, _)| Remembered { wall_ms, jumps_ms: self.jumps_ms })
+        let (wall_ms, seen) = self.last?;
+        let doubted_ms = self.doubted.as_ref().map(|doubt| doubt.ran_ms(seen.unwrap_or(doubt.since)));
+        Some(Remembered { wall_ms, jumps_ms: self.jumps_ms, doubted_ms })
     }
 
     /// How long ago it was that the wall showed `since_ms`, when it shows `wall_ms`: at least, where it showed that several times.
@@ -221,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_jump_between_two_processes_is_doubted_and_counted_and_a_night_is_not() {
-        let resumed = |wall_ms| Wall::resume(Some(Remembered { wall_ms, jumps_ms: 5 }));
+        let resumed = |wall_ms| Wall::resume(Some(Remembered { wall_ms, jumps_ms: 5, doubted_ms: None }), 3);
         for (now, jump) in [(100, 0), (130, 0), (131, 31), (1_000, 900), (99, -1), (0, -100)] {
             let mut wall = resumed(100 * DAY);
             let believed = wall.believed(now * DAY, 3, None);
@@ -229,9 +259,36 @@ mod tests {
             assert_eq!(wall.jumps_ms(), 5 + jump * DAY as i64, "day {now}");
             let passed = DAY + MINUTE;
             assert_eq!(wall.believed(now * DAY + passed, 3 + passed, None), Some(now * DAY + passed), "day {now}");
-            let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms() };
+            let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms(), doubted_ms: None };
             assert_eq!(wall.remembered(), Some(remembered));
         }
+    }
+
+    #[test]
+    fn a_doubt_outlasts_processes_until_they_have_run_for_a_day_together() {
+        let mut shown = 30 * DAY;
+        let mut wall = Wall::default();
+        wall.look(shown, 0);
+        shown += 60 * DAY;
+        assert_eq!(wall.believed(shown, 0, None), None);
+        for boot in 0..4 {
+            shown += DAY / 4 - MINUTE;
+            assert_eq!(wall.believed(shown, 5 + DAY / 4 - MINUTE, None), None, "boot {boot}");
+            // Nobody knows for how long it is off.
+            shown += DAY;
+            wall = Wall::resume(wall.remembered(), 5);
+            assert_eq!(wall.believed(shown, 5, None), None, "boot {boot}");
+        }
+        shown += 4 * MINUTE;
+        assert_eq!(wall.believed(shown, 5 + 4 * MINUTE, None), Some(shown));
+        assert_eq!(Wall::resume(wall.remembered(), 9).believed(shown, 9, None), Some(shown));
+    }
+
+    #[test]
+    fn a_clock_of_which_nobody_knows_what_it_showed_is_doubted() {
+        let mut wall = Wall::resume(None, 7);
+        assert_eq!(wall.believed(30 * DAY, 7, None), None);
+        assert_eq!(wall.believed(31 * DAY, 7 + DAY, None), Some(31 * DAY));
     }
 
     #[test]
@@ -265,10 +322,10 @@ mod tests {
             (false, -61, None),
             (false, 61, None),
         ] {
-            let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: -7 }));
+            let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: -7, doubted_ms: None }), 0);
             wall.look(30 * DAY + 60 * MINUTE, 0);
             if off {
-                wall = Wall::resume(wall.remembered());
+                wall = Wall::resume(wall.remembered(), 0);
             }
             let passed = if off && by < 0 { 0 } else { 60 };
             let shown = (30 * DAY + (60 + passed) * MINUTE).saturating_add_signed(by * MINUTE as i64);
@@ -282,7 +339,7 @@ mod tests {
 
     #[test]
     fn how_long_ago_something_was_is_told_whatever_the_clock_was_set_to() {
-        let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7 }));
+        let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7, doubted_ms: None }), 0);
         let (mut seen, mut shown) = (Vec::new(), 0_u64);
         for (minute, by) in [(0, 0), (10, 360), (20, -720), (30, 20 * 525_600), (40, -5)] {
             shown = 30 * DAY + minute * MINUTE;

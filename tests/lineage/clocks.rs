@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shoal::engine::Engine;
 use shoal::model::as_of::AsOf;
 use shoal::platform::clock::{Clock, ManualClock};
+use shoal::platform::disk::Disk;
 
 use crate::node::{DAY_MS, Documents, HOUR_MS, Node, all, at, name, put};
 
@@ -275,4 +276,34 @@ async fn how_long_ago_something_was_does_not_change_with_the_clock() {
     let engine = node.cut_power(engine);
     node.clock.advance(HOUR_MS / 60);
     assert_eq!(engine.age_ms(shows(&node) - HOUR_MS / 60), HOUR_MS / 60);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jump_is_doubted_for_a_day_of_running_whatever_restarts_and_however_the_index_is_lost() {
+    let node = Node::new(71);
+    let mut engine = node.open();
+    put(&engine, "main", 0..3, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    put(&engine, "main", 0..3, 2).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    engine.tend_at(engine.believed_time(None)).await.unwrap();
+    let kept = engine.history(&name("main")).unwrap().len();
+    node.clock.set(shows(&node) + 400 * DAY_MS);
+    for n in 0..4 {
+        if n == 2 {
+            drop(engine);
+            node.disk.remove(&node.config.data_dir.join("meta.redb")).unwrap();
+            engine = node.open();
+        } else {
+            engine = node.cut_power(engine);
+        }
+        engine.tend_at(engine.believed_time(None)).await.unwrap();
+        assert_eq!(engine.history(&name("main")).unwrap().len(), kept, "start {n}");
+        node.clock.advance(HOUR_MS);
+        engine.tend_at(engine.believed_time(None)).await.unwrap();
+        assert_eq!(engine.history(&name("main")).unwrap().len(), kept, "an hour after start {n}");
+    }
+    node.clock.advance(DAY_MS);
+    engine.tend_at(engine.believed_time(None)).await.unwrap();
+    assert!(engine.history(&name("main")).unwrap().len() < kept, "by the time that it shows for a day they are old");
 }

@@ -113,6 +113,8 @@ async fn a_power_cut_while_retention_lets_go_brings_back_the_whole_or_nothing() 
         assert!(report.is_whole(), "operation {at}: {:?}", report.problems);
         if engine.undelete(&name("main"), None).await.is_ok() {
             assert_eq!(all(&engine, "main"), before, "operation {at}");
+            let tags = engine.tags(&name("main")).unwrap();
+            assert_eq!(tags.iter().map(|tag| tag.name.as_str()).collect::<Vec<_>>(), ["t"], "operation {at}");
             engine.delete(&name("main")).await.unwrap();
             node.clock.advance(8 * DAY_MS);
         }
