@@ -43,3 +43,15 @@ fn a_start_with_a_tail_of_8_mib_answers_soon() {
     );
     assert!(answered < BOUND, "first answer after {answered:?}, expected {BOUND:?} at most");
 }
+
+#[test]
+fn a_daemon_that_has_done_nothing_takes_little_of_a_limit_on_data() {
+    let (_folder, dir) = data_dir();
+    let daemon = Daemon::start(&dir);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let data = status.lines().find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB"));
+    let data: u64 = data.unwrap().trim().parse().unwrap();
+    // Stacks of threads among it; the allocator reserves what it may need, and that is no data.
+    assert!(data < 96 << 10, "{data} KiB");
+    daemon.stop();
+}
