@@ -458,8 +458,10 @@ fn on_a_metered_link_passes_begin_only_when_asked_for() {
     one.until("everything in the bucket", is_together);
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(one.run(&["sync", "--metered", "true", "docs"]).status.code(), Some(2));
-    let (status, _, body) = one.ask("POST", "/v1/sync", &[], &json!({"metered": true, "wait": true}));
-    assert_eq!(status, 400, "{body}");
+    for refused in [json!({"metered": true, "wait": true}), json!({"reclaim": true, "wait": true})] {
+        let (status, _, body) = one.ask("POST", "/v1/sync", &[], &refused);
+        assert_eq!(status, 400, "{refused}: {body}");
+    }
 }
 
 #[test]

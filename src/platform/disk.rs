@@ -42,6 +42,10 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Bytes an unprivileged writer may still use on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
+    /// How many bytes the file system of a path has in all; `None` where nobody knows.
+    fn all_bytes(&self, _path: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
     /// Files and directories that may still be made there; `None` where nothing but bytes bounds them.
     fn free_files(&self, _path: &Path) -> io::Result<Option<u64>> {
         Ok(None)

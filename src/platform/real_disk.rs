@@ -125,6 +125,11 @@ impl Disk for RealDisk {
         Ok(stat.f_bavail * stat.f_frsize)
     }
 
+    fn all_bytes(&self, path: &Path) -> io::Result<Option<u64>> {
+        let stat = stat_fs(path)?;
+        Ok(Some(stat.f_blocks * stat.f_frsize))
+    }
+
     fn free_files(&self, path: &Path) -> io::Result<Option<u64>> {
         let stat = stat_fs(path)?;
         // File systems that make inodes as they need them say that they have none at all.

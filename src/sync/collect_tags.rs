@@ -40,6 +40,7 @@ impl Sync {
         }
         let listed = self.listed_tags(of.project(), of.nsid).await?;
         tokio::task::block_in_place(|| self.look_for_lost_tags(of, newest, &listed))?;
+        let mut set = BTreeMap::new();
         for (tag, revs) in listed {
             for rev in &revs {
                 let is_newest = Some(rev) == revs.last() && !of.is_dead;
@@ -48,7 +49,10 @@ impl Sync {
                 let file = decode_tag(&bytes, &key)?;
                 tags::check(&file, of.nsid, (&tag, *rev), &key)?;
                 match &file.manifest {
-                    Some(manifest) if is_newest => found.named.extend(keys_of(manifest)),
+                    Some(manifest) if is_newest => {
+                        found.named.extend(keys_of(manifest));
+                        set.insert(tag.clone(), *rev);
+                    }
                     None if is_newest && file.at_ms > until_ms => {}
                     None if is_newest && found.deleted.len() == DELETIONS_MAX => {}
                     gone => {
@@ -60,6 +64,10 @@ impl Sync {
                     }
                 }
             }
+        }
+        let again = tokio::task::block_in_place(|| self.engine.take_tags_again(of.nsid, &set))?;
+        if !again.is_empty() {
+            tracing::warn!(namespace = %of.name, tags = ?again, "tags of which the files here are lost are taken from the bucket again");
         }
         Ok(found)
     }

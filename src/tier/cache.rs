@@ -4,6 +4,7 @@
 //! anew: a fresh file takes the blocks over that are worth it, and who opens the object from then on uses that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -84,13 +85,22 @@ impl Shared {
 
     /// How many bytes the disk lacks for so many more, those counted that are left alone.
     fn lacking_on_disk(&self, bytes: u64, wanted: Wanted) -> u64 {
-        bytes.saturating_add(wanted.reserve()).saturating_sub(self.free_on_disk())
+        bytes.saturating_add(self.left_alone(wanted)).saturating_sub(self.free_on_disk())
+    }
+
+    fn left_alone(&self, wanted: Wanted) -> u64 {
+        let all = self.of_disk(|disk, dir| disk.all_bytes(dir)).flatten();
+        all.map_or(wanted.reserve(), |all| wanted.reserve_of(all))
     }
 
     fn free_on_disk(&self) -> u64 {
+        self.of_disk(|disk, dir| disk.free_bytes(dir)).unwrap_or(u64::MAX)
+    }
+
+    fn of_disk<T>(&self, ask: impl Fn(&dyn Disk, &Path) -> io::Result<T>) -> Option<T> {
         // The directory is made with the first object in it.
-        let free = self.disk.free_bytes(&self.root);
-        free.or_else(|_| self.disk.free_bytes(self.root.parent().unwrap_or(&self.root))).unwrap_or(u64::MAX)
+        let said = ask(&*self.disk, &self.root);
+        said.or_else(|_| ask(&*self.disk, self.root.parent().unwrap_or(&self.root))).ok()
     }
 
     /// Whether there is room for bytes that are wanted once. Objects that nobody has open go for it.
@@ -115,10 +125,13 @@ impl Shared {
         let free = self.free_on_disk();
         Err(Error::unavailable(format!(
             "no room for {bytes} bytes of {key}: the disk has {free} bytes free, and {} are left alone",
-            wanted.reserve()
+            self.left_alone(wanted)
         ))
         .with_code(DISK_FULL)
-        .with_hint("free some space, or set storage.tier_bytes_max to less than the disk has"))
+        .with_hint(
+            "free some space: until then nothing more is fetched, and what was written here to namespaces of which something is to be fetched \
+             is not sent; a bucket that is larger than the disk needs storage.tier_bytes_max",
+        ))
     }
 
     /// Takes room for bytes of an object that are about to come. Objects that nobody has open go first.

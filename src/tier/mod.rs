@@ -205,6 +205,12 @@ impl Tier {
         }
     }
 
+    /// Whether the bucket has so long an object, whatever is here of it. Where it cannot be asked that is not known. Blocking.
+    pub fn is_in_bucket(&self, key: &str, bytes: u64) -> bool {
+        let remote = self.cache.remote().filter(|_| bytes > 0);
+        remote.is_some_and(|remote| remote.wait_for(key, bytes - 1..bytes).is_ok())
+    }
+
     /// Says that the bucket has an object that is here whole: it may go whenever room is needed.
     pub fn let_go(&self, key: &str) -> Result<()> {
         self.cache.take(key, &self.path(key))

@@ -27,6 +27,15 @@ impl Wanted {
             Wanted::Now => DISK_RESERVE_BYTES,
         }
     }
+
+    /// What is left free of one that has so many bytes in all: on a small one that is a part of it.
+    pub fn reserve_of(self, all_bytes: u64) -> u64 {
+        let part = match self {
+            Wanted::Always => all_bytes / 32,
+            Wanted::Now => all_bytes / 8,
+        };
+        part.min(self.reserve())
+    }
 }
 
 /// In four parts of the bound: what may be taken by reading. The rest is for files that are begun anew.
@@ -105,7 +114,18 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use super::Room;
+    use super::{DISK_RESERVE_BYTES, DISK_RESERVE_LEAST_BYTES, Room, Wanted};
+
+    #[test]
+    fn a_small_disk_has_a_part_of_it_left_alone() {
+        for (all, now, always) in [
+            (64 << 20, 8 << 20, 2 << 20),
+            (512 << 20, DISK_RESERVE_BYTES, DISK_RESERVE_LEAST_BYTES),
+            (u64::MAX, DISK_RESERVE_BYTES, DISK_RESERVE_LEAST_BYTES),
+        ] {
+            assert_eq!((Wanted::Now.reserve_of(all), Wanted::Always.reserve_of(all)), (now, always));
+        }
+    }
 
     #[test]
     fn room_is_made_for_a_quarter_at_once() {

@@ -64,6 +64,8 @@ pub struct Run {
     taken: BTreeMap<String, (u64, u64)>,
     /// Something went wrong in this step.
     is_ill: bool,
+    /// Whether the disk is full during this step.
+    is_full: bool,
     /// Wrong bytes were read since the node started: what it has in memory may be damaged, and answers say so.
     is_spoiled: bool,
     /// Whose file is damaged for good: it answers rightly or not at all.
@@ -122,6 +124,7 @@ impl Run {
             snapshots: Vec::new(),
             taken: BTreeMap::new(),
             is_ill: false,
+            is_full: false,
             is_spoiled: false,
             victim: None,
             what: format!("seed {seed}, at the start"),
@@ -189,6 +192,13 @@ impl Run {
         }
     }
 
+    /// Whether something waited in vain for the index, of which a fault kept the last start from making it anew: it is made now, as a
+    /// daemon does after a pause.
+    fn waits_for_index<T>(&self, done: &Result<T>) -> bool {
+        let waits = done.as_ref().is_err_and(|error| error.code() == "index_rebuilding");
+        waits && self.engine().rebuild_index().is_ok()
+    }
+
     /// What an answer says of the step. Without a fault nothing is left open, unless memory was spoiled.
     fn became<T>(&self, done: &Result<T>) -> Became {
         match done {
@@ -223,6 +233,7 @@ impl Run {
         let (operations, requests) = (self.node.disk.operations(), self.place.requests());
         let is_others = step.whose().is_some_and(|of| self.victim.is_some_and(|victim| of != victim));
         self.is_ill = ill.is_some() || self.victim.is_some() && !is_others;
+        self.is_full = matches!(ill, Some(Ill::Full(_)));
         match &ill {
             Some(Ill::Disk(mishap)) => self.node.disk.set_mishap(Some(mishap.clone())),
             Some(Ill::Bucket(from, to, fault)) => self.place.plan(Some((requests + from, requests + to, *fault))),
@@ -729,7 +740,10 @@ impl Run {
             return;
         }
         let request = MergeRequest { policy: merge::decide::Policy::Lww, ..MergeRequest::default() };
-        let done = self.engine().merge(&name(from), &name(to), request).await;
+        let mut done = self.engine().merge(&name(from), &name(to), request.clone()).await;
+        if self.waits_for_index(&done) {
+            done = self.engine().merge(&name(from), &name(to), request).await;
+        }
         let became = self.became(&done);
         let pairs = source.iter().flatten().flat_map(|s| target.iter().flatten().map(move |t| (s, t)));
         let merged: Can = pairs.map(|(s, t)| Some(Arc::new(t.merged(s)))).collect();
@@ -746,6 +760,7 @@ impl Run {
     async fn delete(&mut self, at: &'static str) {
         let done = self.engine().delete(&name(at)).await;
         let became = self.became(&done);
+        let is_full = self.is_full;
         let now = self.clock.now_millis();
         let name = self.of(at);
         let there: Can = name.can.iter().filter(|state| state.is_some()).cloned().collect();
@@ -756,6 +771,10 @@ impl Run {
                 name.set(vec![None]);
                 name.begin_life(0);
                 name.is_open = false;
+                if is_full {
+                    // What is deleted then is deleted for its room, with what was deleted before.
+                    self.names.values_mut().flat_map(|name| &mut name.deleted).for_each(|(since, ..)| *since = 0);
+                }
             }
             Became::Refused => {
                 let is_there = name.is_surely_there();
@@ -772,7 +791,10 @@ impl Run {
     }
 
     async fn undelete(&mut self, at: &'static str) {
-        let done = self.engine().undelete(&name(at), None).await;
+        let mut done = self.engine().undelete(&name(at), None).await;
+        if self.waits_for_index(&done) {
+            done = self.engine().undelete(&name(at), None).await;
+        }
         let became = self.became(&done);
         let now = self.clock.now_millis();
         let ill = self.is_ill || self.is_spoiled;

@@ -135,3 +135,21 @@ async fn a_check_heals_at_once_what_is_as_it_should_be() {
     let request = RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None, force: false };
     assert_eq!(engine.repair_in(&request).unwrap().remaining, []);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_of_the_past_whose_manifest_is_missing_is_reported_until_a_repair_forgets_it() {
+    let disk = full(false).await;
+    let engine = open(&disk).unwrap();
+    engine.rebuild_index().unwrap();
+    assert!(engine.check(1).unwrap().is_whole());
+    let nsid = engine.status(&name("docs")).unwrap()["nsid"].as_str().unwrap().to_owned();
+    let generation = engine.history(&name("docs")).unwrap()[1].generation;
+    let missing = format!("local/{nsid}/{generation:020}.json");
+    disk.remove(&Path::new("/data").join(&missing)).unwrap();
+    let found = engine.check(1).unwrap().problems;
+    assert_eq!(found.iter().map(|problem| problem.file.as_str()).collect::<Vec<_>>(), [missing]);
+    engine
+        .repair_in(&RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None, force: false })
+        .unwrap();
+    assert!(engine.check(1).unwrap().is_whole());
+}

@@ -61,7 +61,7 @@ fn fate(file: &str, cut: bool, damage: Damage, all_files: &[String], newest: &[S
             let is_damaged = damage != Damage::Deleted;
             if cut && !(all_files.contains(&mark) && is_damaged) { Fate::Healed } else { Fate::Restored }
         }
-        // Retention removes past states, too: that one is not there says nothing.
+        // Of one that is not there only an index that is trusted knows, and a repair forgets it.
         _ if file.starts_with("/data/local/") => {
             if damage == Damage::Deleted {
                 Fate::Unnoticed

@@ -7,13 +7,16 @@ use serde_json::json;
 use shoal::engine::Engine;
 use shoal::engine::check::{Remedy, RepairReport, RepairRequest, Scope};
 use shoal::engine::merge::decide::Policy;
+use shoal::model::as_of::AsOf;
 use shoal::platform::disk::{Disk, publish};
 use shoal::platform::memory_disk::{Mishap, MishapKind};
 use shoal::store::Bucket;
 use shoal::sync::Sync;
 
 use crate::fleet::{bucket, meet, options, sync};
-use crate::node::{Node, all, name, put, write};
+use crate::node::{DAY_MS, Node, all, name, put, write};
+use crate::tags::{at, tag};
+use crate::upkeep::reclaim;
 
 /// Two nodes that are together, with a segment and a deletion bitmap.
 async fn together() -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
@@ -137,4 +140,65 @@ async fn what_is_read_wrong_is_not_sent_and_a_later_pass_sends_what_is_there() {
         assert_eq!(crate::fleet::fresh(9, &bucket, "docs").await, all(&engine, "docs"), "{after}: {first:?}");
     }
     assert!(refused > 0, "nothing was read wrong");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_tag_needs_is_read_again_and_a_lost_tag_is_taken_from_the_bucket_again() {
+    let (bucket, nodes, engines) = together().await;
+    let both = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+    let (node, engine) = both[0];
+    tag(engine, "docs", "t").await;
+    let tagged = all(engine, "docs");
+    meet(&both, &bucket).await;
+    put(engine, "docs", 0..40, 3).await;
+    engine.compact(&name("docs")).await.unwrap();
+    meet(&both, &bucket).await;
+    let newest = all(engine, "docs");
+    let in_tag: Vec<PathBuf> = {
+        let nsid = engine.status(&name("docs")).unwrap()["nsid"].as_str().unwrap().to_owned();
+        let dir = PathBuf::from(format!("/data/local/{nsid}/tags/t"));
+        node.disk.list(&dir).unwrap().into_iter().map(|entry| dir.join(entry.name)).collect()
+    };
+    let has_tag = |engine: &Engine| engine.view_at(&name("docs"), Some(&AsOf::Tag("t".into()))).is_ok();
+    let mut mended = 0;
+    for file in objects(node) {
+        let whole = node.disk.read(&file).unwrap();
+        damage(node, &file);
+        let is_found = !engine.check(3).unwrap().is_whole();
+        let _attached = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        let done = repair(engine, None).unwrap();
+        if is_found && done.remaining.is_empty() {
+            mended += 1;
+            assert!(node.disk.read(&file).unwrap() == whole, "{}", file.display());
+        }
+        publish(&node.disk, &file, &whole).unwrap();
+        assert_eq!((at(engine, "docs", "t"), all(engine, "docs")), (tagged.clone(), newest.clone()));
+    }
+    assert!(mended >= 3, "{mended}");
+    for is_damaged in [true, false] {
+        for file in &in_tag {
+            if is_damaged { damage(node, file) } else { node.disk.remove(file).unwrap() }
+        }
+        assert!(!has_tag(engine));
+        // A pass that finds no news asks for nothing.
+        sync(node, engine, &bucket).await.unwrap();
+        assert!(!has_tag(engine));
+        if is_damaged {
+            let done = repair(engine, None).unwrap();
+            assert!(done.actions[0].what.ends_with("in the next pass: t"), "{done:?}");
+        } else {
+            assert!(reclaim(node, engine, &bucket, DAY_MS).await.failed.is_none());
+        }
+        sync(node, engine, &bucket).await.unwrap();
+        assert_eq!(at(engine, "docs", "t"), tagged, "damaged: {is_damaged}");
+        engine.rebuild_index().unwrap();
+        assert_eq!(engine.check(4).unwrap().problems, []);
+    }
+    let engine = node.cut_power(engine.clone());
+    assert_eq!(at(&engine, "docs", "t"), tagged);
+    engine.untag(&name("docs"), "t").await.unwrap();
+    sync(node, &engine, &bucket).await.unwrap();
+    repair(&engine, None).unwrap();
+    meet(&[(node, &engine), both[1]], &bucket).await;
+    assert!(!has_tag(&engine) && !has_tag(both[1].1), "a deleted one stays so");
 }

@@ -47,6 +47,11 @@ pub async fn sync(call: Call<'_>, project: &Project, body: &Received) -> Result<
     let names = names.map(|names| named(project, &names)).transpose()?;
     let worker = worker(call)?;
     if reclaim {
+        if wait {
+            return Err(Error::invalid(
+                "wait: a request with `reclaim` is answered when that is done, and asks for no pass",
+            ));
+        }
         let ask = Reclaim { forced, dry_run, ..worker.reclaim_settings() };
         let run = worker.reclaim(names.as_ref(), &ask).await?;
         if let Some(error) = run.failed {

@@ -71,6 +71,14 @@ impl Engine {
                 }
             }
         }
+        if context.meta.is_trusted() {
+            // Nothing but the index says that there was one between others.
+            let known = context.meta.history(nsid)?.into_iter().map(|(generation, _)| generation);
+            for missing in known.filter(|generation| !all.contains(generation)) {
+                let file = self.below_root(&context.layout.manifest(nsid, missing));
+                report.add(label, file, "it is missing", Remedy::Forget);
+            }
+        }
         self.check_marks(report, label, name, nsid, &mut chain)?;
         Ok(chain)
     }

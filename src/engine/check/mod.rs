@@ -121,8 +121,8 @@ pub enum Remedy {
     DropDamaged,
     /// Only what this one file is good for is lost: a state of the past, a tag. Nothing needs to be done.
     Lost,
-    /// A log that only the index knows of, of a deleted namespace or one that does without it: put it back from a copy, or `repair`
-    /// forgets it.
+    /// Only the index knows of it: a log of a deleted namespace or one that does without it, or the manifest of a state of the past. Put it
+    /// back from a copy, or `repair` forgets it.
     Forget,
     /// The file must be put back from a copy.
     FromACopy,

@@ -22,6 +22,7 @@ use crate::format::deletions;
 use crate::format::manifest::{DeletionsRef, Manifest};
 use crate::format::names::parse_name;
 use crate::format::node::{FormatFile, VERSION, encode_format};
+use crate::meta::ObjectFact;
 use crate::model::ids::NamespaceName;
 use crate::platform::disk::{publish, unpublish};
 
@@ -80,7 +81,7 @@ impl Engine {
             let mut action = Action { namespace: problem.namespace.clone(), what, failed: None };
             if !request.dry_run {
                 let done = match problem.file.strip_prefix("store/").filter(|_| problem.remedy == Remedy::ReadAgain) {
-                    Some(key) => self.read_again(key).inspect(|()| read_again.extend([key.to_owned()])),
+                    Some(key) => self.read_again(problem, key).inspect(|()| read_again.extend([key.to_owned()])),
                     None => self.put_back(problem),
                 };
                 action.failed = done.err().map(|error| error.message().to_owned());
@@ -90,6 +91,7 @@ impl Engine {
         if !read_again.is_empty() {
             self.open_anew(&read_again)?;
         }
+        self.compare_tags(request, &mut report);
         if let Some(name) = &request.drop_damaged {
             let given_up = self.drop_damaged(name, request)?;
             report.actions.extend(given_up.into_iter().map(|what| Action {
@@ -104,7 +106,7 @@ impl Engine {
                 report.actions.push(Action { namespace: problem.namespace.clone(), what, failed: None });
             }
             let what = format!(
-                "make meta.redb anew from {} namespaces, and remove {} objects of {} bytes that nobody references",
+                "make meta.redb anew from {} namespaces, and remove what nobody references, at most {} objects of {} bytes",
                 found.namespaces, found.orphans, found.orphan_bytes
             );
             report.actions.push(Action { namespace: "store".to_owned(), what, failed: None });
@@ -187,10 +189,35 @@ impl Engine {
     }
 
     /// Reads what the bucket has of an object.
-    fn read_again(&self, key: &str) -> Result<()> {
-        let fact =
-            self.in_bucket(key).ok_or_else(|| Error::unavailable(format!("{key}: is not in the bucket any more")))?;
+    fn read_again(&self, problem: &Problem, key: &str) -> Result<()> {
+        let fact = self.in_bucket(key).or_else(|| self.written_down(problem, key));
+        let fact = fact.ok_or_else(|| Error::unavailable(format!("{key}: nothing here needs it any more")))?;
         self.context.tier.read_again(key, fact.bytes, fact.crc32c)
+    }
+
+    /// What a state or a tag of the namespace with a problem says of an object.
+    fn written_down(&self, problem: &Problem, key: &str) -> Option<ObjectFact> {
+        let scope = Scope::Namespace(parse_name(problem.namespace.trim_end_matches(DELETED))?);
+        let those = self.incarnations(&scope).into_iter().filter(|(label, ..)| *label == problem.namespace);
+        let chains =
+            those.flat_map(|(label, name, nsid)| self.check_chain(&mut Report::default(), &label, &name, nsid));
+        chains.into_iter().find_map(|mut chain| chain.objects.remove(key)).map(|(fact, _)| fact)
+    }
+
+    /// Has the next pass take tags from the bucket again of which the files here are damaged, where it has them as far as is known.
+    fn compare_tags(&self, request: &RepairRequest, report: &mut RepairReport) {
+        for (label, _, nsid) in self.incarnations(&request.scope) {
+            // Of one that is missing nobody here knows whether it was deleted: a reclaim looks into the bucket.
+            let Ok(there) = self.tag_revisions(nsid) else { continue };
+            let Ok(tags) = self.lost_tags(nsid, &there) else { continue };
+            if tags.is_empty() {
+                continue;
+            }
+            let what = format!("take tags from the bucket again in the next pass: {}", tags.join(", "));
+            let done = if request.dry_run { Ok(tags) } else { self.take_tags_again(nsid, &there) };
+            let failed = done.err().map(|error| error.message().to_owned());
+            report.actions.push(Action { namespace: label, what, failed });
+        }
     }
 
     /// Commits a state without the objects that are damaged; says what goes with each.

@@ -17,7 +17,7 @@ use crate::engine::layout::{conflicts_key, segment_key};
 use crate::engine::namespace::{Moment, Namespace, reference, write_deletions};
 use crate::engine::remote::keys_of;
 use crate::engine::view::SegmentView;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
 use crate::format::marks::{TAGS_SHARED_MAX, TagFile, TagsFile, VERSION, decode_tags, encode_tags};
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
@@ -89,6 +89,60 @@ impl Engine {
         }
         self.put_tag(nsid, file, before.as_ref(), || Ok(()))?;
         Ok(true)
+    }
+
+    /// Those of the tags `there` in the bucket of which the same revision was here and is missing or damaged now. Blocking.
+    pub fn lost_tags(&self, nsid: Nsid, there: &BTreeMap<String, u64>) -> Result<Vec<String>> {
+        let (known, here) = (self.known_tags(nsid)?.revisions, self.tag_revisions(nsid)?);
+        let is_lost = |tag: &str, rev: u64| match here.get(tag) {
+            None => true,
+            Some(own) => *own == rev && self.is_damaged_tag(nsid, tag),
+        };
+        let was_here = there.iter().filter(|(tag, rev)| known.get(*tag) == Some(*rev));
+        Ok(was_here.filter(|(tag, rev)| is_lost(tag, **rev)).map(|(tag, _)| tag.clone()).collect())
+    }
+
+    /// Has the next pass take the lost ones of the tags `there` from the bucket again; one that is damaged goes first. Gives their names.
+    /// Blocking.
+    pub fn take_tags_again(&self, nsid: Nsid, there: &BTreeMap<String, u64>) -> Result<Vec<String>> {
+        let turn = self.context.tags.of(nsid);
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = self.lost_tags(nsid, there)?;
+        for tag in &lost {
+            self.drop_damaged_tag(nsid, tag)?;
+        }
+        if !lost.is_empty() {
+            let mut known = self.known_tags(nsid)?;
+            known.revisions.retain(|tag, _| !lost.contains(tag));
+            known.changes = 0;
+            self.note_tags(nsid, &known)?;
+        }
+        Ok(lost)
+    }
+
+    /// Whether a tag's file is not what was written; one that cannot be read may be whole.
+    fn is_damaged_tag(&self, nsid: Nsid, tag: &str) -> bool {
+        let is_damaged = || {
+            read_tag(&self.context, nsid, tag).is_err_and(|error| error.kind() == Kind::Corrupt && !error.is_unread())
+        };
+        is_damaged() && is_damaged()
+    }
+
+    fn drop_damaged_tag(&self, nsid: Nsid, tag: &str) -> Result<()> {
+        let (disk, dir) = (&*self.context.disk, self.context.layout.tags(nsid).join(tag));
+        let step = || format!("remove the damaged tag in {}", dir.display());
+        let _commits = self.context.commits.of(nsid);
+        let files = if_there(disk.names(&dir)).context(step)?.unwrap_or_default();
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.context.meta.distrust("what a damaged tag held is counted");
+        for file in files {
+            disk.remove(&dir.join(file)).context(step)?;
+        }
+        disk.sync_dir(&dir).context(step)?;
+        let _ = disk.remove_dir(&dir);
+        Ok(())
     }
 
     /// Forgets a tag, unless it was changed after revision `rev`: the bucket has forgotten it, or never knew of it. Blocking.
