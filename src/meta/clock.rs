@@ -5,7 +5,7 @@ use redb::{Durability, ReadableTable};
 use uuid::Uuid;
 
 use super::Meta;
-use super::tables::{DEADLINES, DOUBTED, Deadline, JUMPS, STATE, WALL};
+use super::tables::{DEADLINES, DOUBTED, Deadline, JUMPS, STATE, WALL, WENT_BACK_FROM};
 use crate::error::Result;
 use crate::model::ids::Nsid;
 use crate::platform::wall::Remembered;
@@ -17,8 +17,9 @@ impl Meta {
             let table = transaction.open_table(STATE)?;
             let Some(wall) = table.get(WALL)? else { return Ok(None) };
             let jumps_ms = table.get(JUMPS)?.map_or(0, |jumps| jumps.value().cast_signed());
-            let doubted_ms = table.get(DOUBTED)?.map(|ran| ran.value());
-            Ok(Some(Remembered { wall_ms: wall.value(), jumps_ms, doubted_ms }))
+            let from_ms = table.get(WENT_BACK_FROM)?.map(|from| from.value());
+            let doubted = table.get(DOUBTED)?.map(|ran| (ran.value(), from_ms));
+            Ok(Some(Remembered { wall_ms: wall.value(), jumps_ms, doubted }))
         })
     }
 
@@ -29,10 +30,13 @@ impl Meta {
             let mut table = transaction.open_table(STATE)?;
             table.insert(WALL, seen.wall_ms)?;
             table.insert(JUMPS, seen.jumps_ms.cast_unsigned())?;
-            match seen.doubted_ms {
-                Some(ran_ms) => table.insert(DOUBTED, ran_ms)?,
-                None => table.remove(DOUBTED)?,
-            };
+            let (ran_ms, from_ms) = seen.doubted.unzip();
+            for (key, value) in [(DOUBTED, ran_ms), (WENT_BACK_FROM, from_ms.flatten())] {
+                match value {
+                    Some(value) => table.insert(key, value)?,
+                    None => table.remove(key)?,
+                };
+            }
             Ok(())
         })
     }

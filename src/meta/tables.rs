@@ -42,6 +42,8 @@ pub const WALL: &str = "wall";
 pub const JUMPS: &str = "jumps";
 /// In [`STATE`]: while the wall clock is doubted, for how many milliseconds processes have.
 pub const DOUBTED: &str = "doubted";
+/// In [`STATE`]: while it is doubted because it went back, what it showed before.
+pub const WENT_BACK_FROM: &str = "went back from";
 /// In [`STATE`]: how many clean stops there were.
 pub const STOPS: &str = "stops";
 /// In [`STATE`]: 1 once references were counted from the files: no count is below the truth since.

@@ -50,8 +50,8 @@ pub struct Remembered {
     pub wall_ms: u64,
     /// The sum of all jumps.
     pub jumps_ms: i64,
-    /// For how long processes have doubted the wall, where the last one did.
-    pub doubted_ms: Option<u64>,
+    /// Where the wall is doubted: for how long processes have, and what it showed before it went back, if it did.
+    pub doubted: Option<(u64, Option<u64>)>,
 }
 
 /// A wall that nobody believes.
@@ -61,13 +61,20 @@ struct Doubt {
     since: u64,
     /// For how long others did before it.
     before_ms: u64,
+    /// What the wall showed before it went back, where it did.
+    from_ms: Option<u64>,
     /// How often a store had told the time until then, where that was asked.
     said: Option<u64>,
 }
 
 impl Doubt {
-    fn since(since: u64, before_ms: u64) -> Self {
-        Doubt { since, before_ms, said: None }
+    fn new(since: u64, before_ms: u64, from_ms: Option<u64>) -> Self {
+        Doubt { since, before_ms, from_ms, said: None }
+    }
+
+    /// Whether the wall shows what it would if it had never gone back, and the machine had been off since.
+    fn is_undone(&self, wall_ms: u64) -> bool {
+        self.from_ms.is_some_and(|from| (from..=from.saturating_add(OFF_MS_MAX)).contains(&wall_ms))
     }
 
     fn ran_ms(&self, steady_ms: u64) -> u64 {
@@ -105,13 +112,13 @@ pub struct Wall {
 impl Wall {
     /// Goes on from what another process saw, where there was one; nobody may know what that was. `steady_ms`: as in [`Wall::look`], now.
     pub fn resume(remembered: Option<Remembered>, steady_ms: u64) -> Self {
-        let Some(Remembered { wall_ms, jumps_ms, doubted_ms }) = remembered else {
+        let Some(Remembered { wall_ms, jumps_ms, doubted }) = remembered else {
             tracing::warn!(
                 "what the clock showed until the last stop is lost with the index; nothing goes for its age until the bucket tells the time, or for a day"
             );
-            return Wall { doubted: Some(Doubt::since(steady_ms, 0)), ..Wall::default() };
+            return Wall { doubted: Some(Doubt::new(steady_ms, 0, None)), ..Wall::default() };
         };
-        let doubted = doubted_ms.map(|before_ms| Doubt::since(steady_ms, before_ms));
+        let doubted = doubted.map(|(before_ms, from_ms)| Doubt::new(steady_ms, before_ms, from_ms));
         Wall { last: Some((wall_ms, None)), jumps_ms, jumps_before_ms: jumps_ms, doubted, ..Wall::default() }
     }
 
@@ -128,6 +135,10 @@ impl Wall {
 
     fn jumped(&mut self, wall_ms: u64, steady_ms: u64) -> bool {
         let last = self.last.replace((wall_ms, Some(steady_ms)));
+        if last.is_some_and(|(_, seen)| seen.is_none()) {
+            // It was wrong for one start, and is set again.
+            self.doubted.take_if(|doubt| doubt.is_undone(wall_ms));
+        }
         let expected = match last {
             None => wall_ms,
             Some((before_ms, Some(before))) => before_ms.saturating_add(steady_ms.saturating_sub(before)),
@@ -151,7 +162,7 @@ impl Wall {
         if away <= JUMP_MS {
             return true;
         }
-        self.doubted = Some(Doubt::since(steady_ms, 0));
+        self.doubted = Some(Doubt::new(steady_ms, 0, Some(last_ms).filter(|_| wall_ms < expected)));
         tracing::warn!(
             minutes = Duration::from_millis(away).as_secs() / 60,
             "the clock jumped; nothing goes for its age until the bucket tells the time, or for a day"
@@ -178,8 +189,8 @@ impl Wall {
     /// What the next process is to go on from; none before the first look.
     pub fn remembered(&self) -> Option<Remembered> {
         let (wall_ms, seen) = self.last?;
-        let doubted_ms = self.doubted.as_ref().map(|doubt| doubt.ran_ms(seen.unwrap_or(doubt.since)));
-        Some(Remembered { wall_ms, jumps_ms: self.jumps_ms, doubted_ms })
+        let doubted = self.doubted.as_ref().map(|doubt| (doubt.ran_ms(seen.unwrap_or(doubt.since)), doubt.from_ms));
+        Some(Remembered { wall_ms, jumps_ms: self.jumps_ms, doubted })
     }
 
     /// How long ago it was that the wall showed `since_ms`, when it shows `wall_ms`: at least, where it showed that several times.
@@ -251,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_jump_between_two_processes_is_doubted_and_counted_and_a_night_is_not() {
-        let resumed = |wall_ms| Wall::resume(Some(Remembered { wall_ms, jumps_ms: 5, doubted_ms: None }), 3);
+        let resumed = |wall_ms| Wall::resume(Some(Remembered { wall_ms, jumps_ms: 5, doubted: None }), 3);
         for (now, jump) in [(100, 0), (130, 0), (131, 31), (1_000, 900), (99, -1), (0, -100)] {
             let mut wall = resumed(100 * DAY);
             let believed = wall.believed(now * DAY, 3, None);
@@ -259,7 +270,7 @@ mod tests {
             assert_eq!(wall.jumps_ms(), 5 + jump * DAY as i64, "day {now}");
             let passed = DAY + MINUTE;
             assert_eq!(wall.believed(now * DAY + passed, 3 + passed, None), Some(now * DAY + passed), "day {now}");
-            let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms(), doubted_ms: None };
+            let remembered = Remembered { wall_ms: now * DAY + passed, jumps_ms: wall.jumps_ms(), doubted: None };
             assert_eq!(wall.remembered(), Some(remembered));
         }
     }
@@ -282,6 +293,24 @@ mod tests {
         shown += 4 * MINUTE;
         assert_eq!(wall.believed(shown, 5 + 4 * MINUTE, None), Some(shown));
         assert_eq!(Wall::resume(wall.remembered(), 9).believed(shown, 9, None), Some(shown));
+    }
+
+    #[test]
+    fn a_clock_that_was_wrong_for_one_start_is_believed_again_when_it_is_right() {
+        for (back, off, is_believed) in [(29 * DAY, DAY, true), (2 * 60 * MINUTE, 0, true), (DAY, 31 * DAY, false)] {
+            let mut wall = Wall::default();
+            wall.look(100 * DAY, 0);
+            let mut wall = Wall::resume(wall.remembered(), 5);
+            assert_eq!(wall.believed(100 * DAY - back, 5, None), None);
+            let mut wall = Wall::resume(wall.remembered(), 5);
+            let shown = 100 * DAY + off;
+            assert_eq!(wall.believed(shown, 5, None).is_some(), is_believed, "{back} back, {off} off");
+        }
+        let mut wall = Wall::default();
+        wall.look(100 * DAY, 0);
+        wall.look(120 * DAY, 0);
+        let mut wall = Wall::resume(wall.remembered(), 5);
+        assert_eq!(wall.believed(120 * DAY, 5, None), None, "it went on, and nothing says that it was off");
     }
 
     #[test]
@@ -322,7 +351,7 @@ mod tests {
             (false, -61, None),
             (false, 61, None),
         ] {
-            let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: -7, doubted_ms: None }), 0);
+            let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: -7, doubted: None }), 0);
             wall.look(30 * DAY + 60 * MINUTE, 0);
             if off {
                 wall = Wall::resume(wall.remembered(), 0);
@@ -339,7 +368,7 @@ mod tests {
 
     #[test]
     fn how_long_ago_something_was_is_told_whatever_the_clock_was_set_to() {
-        let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7, doubted_ms: None }), 0);
+        let mut wall = Wall::resume(Some(Remembered { wall_ms: 30 * DAY, jumps_ms: 7, doubted: None }), 0);
         let (mut seen, mut shown) = (Vec::new(), 0_u64);
         for (minute, by) in [(0, 0), (10, 360), (20, -720), (30, 20 * 525_600), (40, -5)] {
             shown = 30 * DAY + minute * MINUTE;

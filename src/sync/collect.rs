@@ -219,7 +219,8 @@ impl Sync {
             return Ok(());
         }
         Err(Error::conflict(
-            "this machine's clock jumped, and the bucket does not tell the time: nobody knows how old anything in it is",
+            "this machine's clock jumped, or what it showed before is lost, and the bucket does not tell the time: nobody knows how old anything \
+             in it is",
         )
         .with_code(CLOCK_DOUBTED)
         .with_hint("nothing was deleted; see that the clock is right: a day after it jumped it is believed again"))
