@@ -248,14 +248,20 @@ async fn history(seed: u64, is_told: bool) {
                 let among = merged.iter().filter(|(pair, _)| is_of_family(pair)).map(|(_, base)| base);
                 let relatives = among.chain(family.iter().filter_map(|of| first[*of].as_ref()));
                 let has_all = |base: &&Model| base.covers_common(&models[from].1, &models[at].1);
+                let is_all =
+                    |base: &&Model| has_all(base) && models[from].1.covers_all(base) && models[at].1.covers_all(base);
                 bases.extend(relatives.filter(has_all));
+                if !bases.iter().any(is_all) {
+                    // So does what either took from others.
+                    let is_others = |(of, by): &(usize, usize)| [from, at].contains(by) && !family.contains(of);
+                    let taken = merged.iter().filter(|(pair, _)| is_others(pair)).map(|(_, base)| base);
+                    bases.extend(taken.filter(has_all));
+                }
                 // So does what they were themselves, as far as it is kept: of either the oldest state.
                 let own = kept.iter().filter_map(|(of, kept)| {
                     let mut states = kept.iter().rev().filter_map(|state| been[*of].get(&state.data_seq));
                     states.find(has_all)
                 });
-                let is_all =
-                    |base: &&Model| has_all(base) && models[from].1.covers_all(base) && models[at].1.covers_all(base);
                 if !bases.iter().any(is_all) {
                     let own: Vec<&Model> = own.collect();
                     match own.iter().find(|base| is_all(base)) {

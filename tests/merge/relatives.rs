@@ -11,7 +11,7 @@ use shoal::error::Kind;
 use shoal::model::ids::DocId;
 use shoal::platform::disk::Disk as _;
 
-use crate::node::{Node, all, branch, name, put};
+use crate::node::{Node, all, branch, name, put, write};
 use crate::policies::merge;
 
 /// A parent `p` and its branch `b`, which both changed document 3; then `b` was merged into `p`, and each has a branch (`q` of `p`, `c`
@@ -196,4 +196,39 @@ async fn a_merge_goes_on_where_what_an_ancestor_began_with_is_damaged() {
     assert_eq!((report.refused, report.conflicts), (true, 1), "{report:?}");
     merge(&engine, "c", "p", Policy::Theirs).await.unwrap();
     assert_eq!(third(&engine, "p"), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_side_took_from_a_branch_of_the_other_is_what_both_had() {
+    for first in [Policy::Theirs, Policy::KeepBoth, Policy::Fields, Policy::Lww] {
+        for second in
+            [Policy::Fail, Policy::Lww, Policy::Fields, Policy::Ours, Policy::KeepBoth, Policy::FieldsOrFail]
+        {
+            for is_deleted in [true, false] {
+                let node = Node::new(93);
+                let engine = node.open();
+                put(&engine, "m", 0..6, 1).await;
+                branch(&engine, "m", "b").await;
+                node.clock.advance(1);
+                put(&engine, "b", [3], 7).await;
+                node.clock.advance(1);
+                put(&engine, "m", [3], 5).await;
+                branch(&engine, "m", "of-m").await;
+                node.clock.advance(1);
+                match is_deleted {
+                    true => write(&engine, "m", json!({"deletes": [3]})).await,
+                    false => put(&engine, "m", [3], 6).await,
+                }
+                node.clock.advance(1);
+                merge(&engine, "of-m", "b", first).await.unwrap();
+                assert_eq!(third(&engine, "b"), 5, "{first}");
+                let expected = all(&engine, "m").get(&DocId::Uint(3)).cloned();
+                let report = merge(&engine, "b", "m", second).await.unwrap();
+                let what = format!("{first}, then {second}, deleted: {is_deleted}");
+                assert_eq!((report.refused, report.conflicts), (false, 0), "{what}: {report:?}");
+                // What lost in the first merge may have come as a document of its own.
+                assert_eq!(all(&engine, "m").get(&DocId::Uint(3)), expected.as_ref(), "{what}");
+            }
+        }
+    }
 }

@@ -1,14 +1,15 @@
 //! Nodes that hold a namespace of the bucket in part, and read the rest when it is wanted.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::engine::Engine;
-use shoal::engine::check::Remedy;
+use shoal::engine::check::{Remedy, RepairRequest, Scope};
 use shoal::engine::merge::decide::Policy;
 use shoal::engine::query::run;
+use shoal::model::as_of::AsOf;
 use shoal::model::query::{Answer, QueryOutcome};
 use shoal::platform::allowance::Allowance;
 use shoal::platform::disk::Disk;
@@ -401,4 +402,52 @@ async fn what_only_a_past_state_names_and_the_bucket_has_is_not_called_lost() {
     let report = part.check(4).unwrap();
     let said: Vec<_> = report.problems.iter().map(|problem| problem.remedy).collect();
     assert_eq!(said, [Remedy::Lost], "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_wanted_whole_is_missed_and_read_again() {
+    for is_of_tag in [false, true] {
+        let Meeting { bucket, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+        write(&part, "docs", json!({"deletes": [17]})).await;
+        part.checkpoint(&name("docs")).await.unwrap();
+        sync(&node, &part, &bucket).await.unwrap();
+        part.tag(&name("docs"), "t", None).await.unwrap();
+        if is_of_tag {
+            write(&part, "docs", json!({"deletes": [18]})).await;
+            part.checkpoint(&name("docs")).await.unwrap();
+        }
+        sync(&node, &part, &bucket).await.unwrap();
+        drop(part);
+        let mut bitmaps = files_ending(&node, ".del");
+        // Names begin with the time.
+        bitmaps.sort();
+        assert_eq!(bitmaps.len(), 1 + usize::from(is_of_tag), "{bitmaps:?}");
+        node.disk.remove(&bitmaps[0]).unwrap();
+        let part = node.open();
+        part.rebuild_index().unwrap();
+        let _attached = Sync::new(part.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        let found = part.check(4).unwrap().problems;
+        assert!(found.iter().any(|problem| problem.file.ends_with(".del")), "{found:?}");
+        let done =
+            part.repair_in(&RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None, force: false });
+        assert_eq!(done.unwrap().remaining, [], "of a tag: {is_of_tag}");
+        assert_eq!(part.check(4).unwrap().problems, []);
+        assert!(ask(&part, &by_vector(7)).is_ok());
+        assert!(part.view_at(&name("docs"), Some(&AsOf::Tag("t".into()))).is_ok());
+    }
+}
+
+fn files_ending(node: &Node, end: &str) -> Vec<PathBuf> {
+    let (mut found, mut dirs) = (Vec::new(), vec![PathBuf::from("/data/store")]);
+    while let Some(dir) = dirs.pop() {
+        for entry in node.disk.list(&dir).unwrap() {
+            let path = dir.join(&entry.name);
+            match entry.is_dir {
+                true => dirs.push(path),
+                false if entry.name.ends_with(end) => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found
 }

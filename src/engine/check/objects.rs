@@ -33,7 +33,8 @@ impl Engine {
             // What only states of the past name the bucket may have, too. Where it cannot be asked, that is said.
             let elsewhere = match in_bucket.contains(key.as_str()) {
                 true => Ok(!self.context.tier.has(key, 0)),
-                false => self.context.tier.is_elsewhere(key, fact.bytes),
+                false if is_read_in_parts(key) => self.context.tier.is_elsewhere(key, fact.bytes),
+                false => Ok(false),
             };
             if let Ok(true) = elsewhere {
                 report.objects += 1;
@@ -302,4 +303,9 @@ fn lost(head: Option<&Manifest>, key: &str, error: &Error) -> String {
         return format!("{what}; it says which {} of {} rows of {} are dead", object.rows, segment.rows, segment.key);
     }
     format!("{what}; a state of the past or a tag needs it")
+}
+
+/// Whether parts of an object are brought as they are wanted; all others are wanted here whole.
+fn is_read_in_parts(key: &str) -> bool {
+    key.contains("/segments/")
 }

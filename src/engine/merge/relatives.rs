@@ -1,7 +1,8 @@
 //! What both sides of a merge had in common by what was merged into their ancestors: a branch begins with that, and has no bases of its
 //! own.
 //!
-//! Looked at are the first states of the ancestors of both sides, and the bases of merges among all of these. Of them any state will do
+//! Looked at are the first states of the ancestors of both sides, and the bases of merges among all of these; and where none of them is it,
+//! the bases that the sides keep of others, as of a branch of the one that was merged into the other. Of them any state will do
 //! that has seen all that both sides have: where both have seen its version of a document, that is the newest that both had. One that
 //! has not says less than is known without it, and is left alone. What an ancestor let go of is unknown.
 
@@ -19,6 +20,9 @@ use crate::model::ids::Nsid;
 
 /// So far up the lines of both sides it is looked: each ancestor costs the listing of a directory, and the reading of a manifest.
 pub const ANCESTORS_MAX: usize = 16;
+
+/// So many others, those that were made last, are asked what a side took from them: each costs the reading of a manifest.
+pub const OTHERS_MAX: usize = 32;
 
 /// So many states are opened: each costs the replaying of its logs.
 pub const OPENED_MAX: usize = 8;
@@ -40,7 +44,16 @@ impl Engine {
                 Err(error) => self.miss(*by, error)?,
             }
         }
-        known.retain(|(_, state)| state.version_vector.covers_common(&theirs.vector, &ours.vector));
+        let may_be = |state: &Manifest| state.version_vector.covers_common(&theirs.vector, &ours.vector);
+        known.retain(|(_, state)| may_be(state));
+        if !known.iter().any(|(_, state)| is_common(&state.version_vector, theirs, ours)) {
+            for by in sides {
+                match self.states_taken_by(by, &family) {
+                    Ok(taken) => known.extend(taken.into_iter().filter(may_be).map(|state| (by, state))),
+                    Err(error) => self.miss(by, error)?,
+                }
+            }
+        }
         // One that has seen just what both have knows of every document what the others can only know of some.
         if let Some(at) = known.iter().position(|(_, state)| is_common(&state.version_vector, theirs, ours)) {
             known = vec![known.swap_remove(at)];
@@ -71,14 +84,29 @@ impl Engine {
         let is_known = |of: &Nsid| sides.contains(&by) && sides.contains(of);
         let mut kept = Vec::new();
         for of in sources_of(context, by)?.iter().filter(|of| **of != by && family.contains(of) && !is_known(of)) {
-            kept.extend(read(context, &context.layout.base(by, *of))?);
-            kept.extend(read(context, &next_path(context, by, *of))?);
+            kept.extend(self.bases_of(by, *of)?);
         }
         let is_branch = context.kin().get(&by).is_some_and(|kin| kin.lineage.is_some());
         if is_branch && !is_known(&by) {
             kept.extend(or_lost(by, read(context, &context.layout.manifest(by, 0)))?.flatten());
         }
         Ok(kept)
+    }
+
+    /// What a side keeps of those outside the family that were merged into it.
+    fn states_taken_by(&self, by: Nsid, family: &BTreeSet<Nsid>) -> Result<Vec<Manifest>> {
+        let mut taken = Vec::new();
+        let sources = sources_of(&self.context, by)?;
+        for of in sources.iter().rev().filter(|of| !family.contains(of)).take(OTHERS_MAX) {
+            taken.extend(self.bases_of(by, *of)?);
+        }
+        Ok(taken)
+    }
+
+    fn bases_of(&self, by: Nsid, of: Nsid) -> Result<impl Iterator<Item = Manifest>> {
+        let context = &self.context;
+        let newest = read(context, &context.layout.base(by, of))?;
+        Ok(newest.into_iter().chain(read(context, &next_path(context, by, of))?))
     }
 
     /// What cannot be read of a namespace that is there is an error, as of the sides themselves. Of one that is deleted it is unknown:
