@@ -252,9 +252,10 @@ async fn history(seed: u64, is_told: bool) {
                     |base: &&Model| has_all(base) && models[from].1.covers_all(base) && models[at].1.covers_all(base);
                 bases.extend(relatives.filter(has_all));
                 if !bases.iter().any(is_all) {
-                    // So does what either took from others.
+                    // So does what either took from others, and what those began with.
                     let is_others = |(of, by): &(usize, usize)| [from, at].contains(by) && !family.contains(of);
-                    let taken = merged.iter().filter(|(pair, _)| is_others(pair)).map(|(_, base)| base);
+                    let others = merged.iter().filter(|(pair, _)| is_others(pair));
+                    let taken = others.flat_map(|((of, _), base)| [Some(base), first[*of].as_ref()]).flatten();
                     bases.extend(taken.filter(has_all));
                 }
                 // So does what they were themselves, as far as it is kept: of either the oldest state.

@@ -232,3 +232,32 @@ async fn what_one_side_took_from_a_branch_of_the_other_is_what_both_had() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_branch_of_the_source_began_with_is_what_both_had_where_it_was_merged_first() {
+    for policy in [Policy::Fail, Policy::Lww, Policy::Fields, Policy::Theirs, Policy::FieldsOrFail] {
+        for is_deleted in [true, false] {
+            let node = Node::new(94);
+            let engine = node.open();
+            put(&engine, "m", 0..6, 1).await;
+            branch(&engine, "m", "b").await;
+            put(&engine, "b", [5], 2).await;
+            branch(&engine, "b", "of-b").await;
+            node.clock.advance(1);
+            match is_deleted {
+                true => write(&engine, "of-b", json!({"deletes": [3]})).await,
+                false => put(&engine, "of-b", [3], 6).await,
+            }
+            node.clock.advance(1);
+            // As it was.
+            put(&engine, "b", [3], 1).await;
+            node.clock.advance(1);
+            merge(&engine, "of-b", "m", policy).await.unwrap();
+            let expected = all(&engine, "m");
+            let report = merge(&engine, "b", "m", policy).await.unwrap();
+            let what = format!("{policy}, deleted: {is_deleted}");
+            assert_eq!((report.refused, report.conflicts), (false, 0), "{what}: {report:?}");
+            assert_eq!(all(&engine, "m"), expected, "{what}");
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //! own.
 //!
 //! Looked at are the first states of the ancestors of both sides, and the bases of merges among all of these; and where none of them is it,
-//! the bases that the sides keep of others, as of a branch of the one that was merged into the other. Of them any state will do
+//! the bases that the sides keep of others, as of a branch of the one that was merged into the other, and what those others began with. Of
+//! them any state will do
 //! that has seen all that both sides have: where both have seen its version of a document, that is the newest that both had. One that
 //! has not says less than is known without it, and is left alone. What an ancestor let go of is unknown.
 
@@ -86,11 +87,19 @@ impl Engine {
         for of in sources_of(context, by)?.iter().filter(|of| **of != by && family.contains(of) && !is_known(of)) {
             kept.extend(self.bases_of(by, *of)?);
         }
-        let is_branch = context.kin().get(&by).is_some_and(|kin| kin.lineage.is_some());
-        if is_branch && !is_known(&by) {
-            kept.extend(or_lost(by, read(context, &context.layout.manifest(by, 0)))?.flatten());
+        if !is_known(&by) {
+            kept.extend(self.beginning_of(by)?);
         }
         Ok(kept)
+    }
+
+    /// What a branch began with, where it is kept: a state of its parent's.
+    fn beginning_of(&self, branch: Nsid) -> Result<Option<Manifest>> {
+        let context = &self.context;
+        if context.kin().get(&branch).is_none_or(|kin| kin.lineage.is_none()) {
+            return Ok(None);
+        }
+        Ok(or_lost(branch, read(context, &context.layout.manifest(branch, 0)))?.flatten())
     }
 
     /// What a side keeps of those outside the family that were merged into it.
@@ -99,6 +108,7 @@ impl Engine {
         let sources = sources_of(&self.context, by)?;
         for of in sources.iter().rev().filter(|of| !family.contains(of)).take(OTHERS_MAX) {
             taken.extend(self.bases_of(by, *of)?);
+            taken.extend(self.beginning_of(*of)?);
         }
         Ok(taken)
     }
