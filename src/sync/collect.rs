@@ -130,6 +130,9 @@ impl Sync {
             }
             let until_ms = now.saturating_sub(ask.retention_ms);
             let tagged = self.tagged(of, &found.manifest, until_ms).await?;
+            if !ask.dry_run {
+                self.take_lost_tags(of, &tagged)?;
+            }
             let mut survey = self.survey(of, &found.manifest, ask, &tagged).await?;
             if found.manifest.is_end() && is_within(ask.retention_ms) && !is_going_on {
                 // What is new may be from who is bringing it back: another end would have it all sent once more.

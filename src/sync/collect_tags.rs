@@ -21,6 +21,8 @@ pub(super) const DELETIONS_MAX: usize = 1_024;
 pub(super) struct Tagged {
     /// What those need that hold.
     pub named: BTreeSet<String>,
+    /// Those, with their newest revisions.
+    set: BTreeMap<String, u64>,
     /// What the others named.
     pub past: BTreeSet<String>,
     /// Keys of revisions that nobody needs.
@@ -40,7 +42,6 @@ impl Sync {
         }
         let listed = self.listed_tags(of.project(), of.nsid).await?;
         tokio::task::block_in_place(|| self.look_for_lost_tags(of, newest, &listed))?;
-        let mut set = BTreeMap::new();
         for (tag, revs) in listed {
             for rev in &revs {
                 let is_newest = Some(rev) == revs.last() && !of.is_dead;
@@ -51,7 +52,7 @@ impl Sync {
                 match &file.manifest {
                     Some(manifest) if is_newest => {
                         found.named.extend(keys_of(manifest));
-                        set.insert(tag.clone(), *rev);
+                        found.set.insert(tag.clone(), *rev);
                     }
                     None if is_newest && file.at_ms > until_ms => {}
                     None if is_newest && found.deleted.len() == DELETIONS_MAX => {}
@@ -65,11 +66,16 @@ impl Sync {
                 }
             }
         }
-        let again = tokio::task::block_in_place(|| self.engine.take_tags_again(of.nsid, &set))?;
+        Ok(found)
+    }
+
+    /// Has the next pass take tags from the bucket again of which the files here are lost.
+    pub(super) fn take_lost_tags(&self, of: &Of<'_>, tagged: &Tagged) -> Result<()> {
+        let again = tokio::task::block_in_place(|| self.engine.take_tags_again(of.nsid, &tagged.set))?;
         if !again.is_empty() {
             tracing::warn!(namespace = %of.name, tags = ?again, "tags of which the files here are lost are taken from the bucket again");
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Has the next pass compare all tags where one was lost that the bucket had and nobody says to have changed since.

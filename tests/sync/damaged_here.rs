@@ -11,7 +11,7 @@ use shoal::model::as_of::AsOf;
 use shoal::platform::disk::{Disk, publish};
 use shoal::platform::memory_disk::{Mishap, MishapKind};
 use shoal::store::Bucket;
-use shoal::sync::Sync;
+use shoal::sync::{Reclaim, Selection, Sync};
 
 use crate::fleet::{bucket, meet, options, sync};
 use crate::node::{DAY_MS, Node, all, name, put, write};
@@ -31,7 +31,8 @@ async fn together() -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
     (bucket, nodes, engines)
 }
 
-fn objects(node: &Node) -> Vec<PathBuf> {
+/// The files of the objects of a node, in the order of their names.
+pub fn objects(node: &Node) -> Vec<PathBuf> {
     let (mut found, mut dirs) = (Vec::new(), vec![PathBuf::from("/data/store/default")]);
     while let Some(dir) = dirs.pop() {
         for entry in node.disk.list(&dir).unwrap() {
@@ -50,7 +51,7 @@ fn damage(node: &Node, file: &Path) {
     publish(&node.disk, file, &bytes).unwrap();
 }
 
-fn repair(engine: &Engine, drop_damaged: Option<&str>) -> shoal::error::Result<RepairReport> {
+pub fn repair(engine: &Engine, drop_damaged: Option<&str>) -> shoal::error::Result<RepairReport> {
     let drop_damaged = drop_damaged.map(name);
     engine.repair_in(&RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged, force: false })
 }
@@ -183,6 +184,15 @@ async fn what_only_a_tag_needs_is_read_again_and_a_lost_tag_is_taken_from_the_bu
         // A pass that finds no news asks for nothing.
         sync(node, engine, &bucket).await.unwrap();
         assert!(!has_tag(engine));
+        let before: Vec<_> = in_tag.iter().map(|file| node.disk.read(file).ok()).collect();
+        let would = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+        let ask = Reclaim { retention_ms: DAY_MS, dry_run: true, ..Reclaim::default() };
+        assert!(would.reclaim(&Selection::default(), &ask).await.failed.is_none());
+        let request = RepairRequest { scope: Scope::Store, dry_run: true, drop_damaged: None, force: false };
+        engine.repair_in(&request).unwrap();
+        sync(node, engine, &bucket).await.unwrap();
+        let after: Vec<_> = in_tag.iter().map(|file| node.disk.read(file).ok()).collect();
+        assert_eq!((after, has_tag(engine)), (before, false), "dry runs change nothing");
         if is_damaged {
             let done = repair(engine, None).unwrap();
             assert!(done.actions[0].what.ends_with("in the next pass: t"), "{done:?}");
