@@ -85,7 +85,10 @@ impl Shared {
 
     /// How many bytes the disk lacks for so many more, those counted that are left alone.
     fn lacking_on_disk(&self, bytes: u64, wanted: Wanted) -> u64 {
-        bytes.saturating_add(self.left_alone(wanted)).saturating_sub(self.free_on_disk())
+        let (free, most) = (self.free_on_disk(), wanted.reserve());
+        // Only where that is not there it depends on how large the disk is.
+        let left_alone = if free >= bytes.saturating_add(most) { most } else { self.left_alone(wanted) };
+        bytes.saturating_add(left_alone).saturating_sub(free)
     }
 
     fn left_alone(&self, wanted: Wanted) -> u64 {

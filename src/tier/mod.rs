@@ -196,19 +196,17 @@ impl Tier {
 
     /// Whether an object that is not here is brought when it is wanted: the bucket has it. Asks for its last byte. Blocking.
     pub fn is_elsewhere(&self, key: &str, bytes: u64) -> Result<bool> {
-        let remote = self.cache.remote().filter(|_| self.reads_in_parts() && bytes > 0 && !self.has(key, 0));
-        let Some(remote) = remote else { return Ok(false) };
+        if self.reads_in_parts() && !self.has(key, 0) { self.is_in_bucket(key, bytes) } else { Ok(false) }
+    }
+
+    /// Whether the bucket has so long an object, whatever is here of it. Asks for its last byte. Blocking.
+    pub fn is_in_bucket(&self, key: &str, bytes: u64) -> Result<bool> {
+        let Some(remote) = self.cache.remote().filter(|_| bytes > 0) else { return Ok(false) };
         match remote.wait_for(key, bytes - 1..bytes) {
             Ok(_) => Ok(true),
             Err(error) if error.code() == GONE => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// Whether the bucket has so long an object, whatever is here of it. Where it cannot be asked that is not known. Blocking.
-    pub fn is_in_bucket(&self, key: &str, bytes: u64) -> bool {
-        let remote = self.cache.remote().filter(|_| bytes > 0);
-        remote.is_some_and(|remote| remote.wait_for(key, bytes - 1..bytes).is_ok())
     }
 
     /// Says that the bucket has an object that is here whole: it may go whenever room is needed.

@@ -32,6 +32,14 @@ async fn family(node: &Node, policy: Policy) -> Arc<Engine> {
     engine
 }
 
+/// Deletes document 3, or writes it anew.
+async fn change(engine: &Arc<Engine>, of: &str, is_deleted: bool) {
+    match is_deleted {
+        true => write(engine, of, json!({"deletes": [3]})).await,
+        false => put(engine, of, [3], 6).await,
+    }
+}
+
 fn third(engine: &Engine, namespace: &str) -> u64 {
     all(engine, namespace)[&DocId::Uint(3)]["n"].as_u64().unwrap()
 }
@@ -215,10 +223,7 @@ async fn what_one_side_took_from_a_branch_of_the_other_is_what_both_had() {
                 put(&engine, "m", [3], 5).await;
                 branch(&engine, "m", "of-m").await;
                 node.clock.advance(1);
-                match is_deleted {
-                    true => write(&engine, "m", json!({"deletes": [3]})).await,
-                    false => put(&engine, "m", [3], 6).await,
-                }
+                change(&engine, "m", is_deleted).await;
                 node.clock.advance(1);
                 merge(&engine, "of-m", "b", first).await.unwrap();
                 assert_eq!(third(&engine, "b"), 5, "{first}");
@@ -244,10 +249,7 @@ async fn what_a_branch_of_the_source_began_with_is_what_both_had_where_it_was_me
             put(&engine, "b", [5], 2).await;
             branch(&engine, "b", "of-b").await;
             node.clock.advance(1);
-            match is_deleted {
-                true => write(&engine, "of-b", json!({"deletes": [3]})).await,
-                false => put(&engine, "of-b", [3], 6).await,
-            }
+            change(&engine, "of-b", is_deleted).await;
             node.clock.advance(1);
             // As it was.
             put(&engine, "b", [3], 1).await;

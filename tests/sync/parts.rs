@@ -1,12 +1,12 @@
 //! Nodes that hold a namespace of the bucket in part, and read the rest when it is wanted.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use shoal::api::wire::query::parse_query;
 use shoal::engine::Engine;
-use shoal::engine::check::{Remedy, RepairRequest, Scope};
+use shoal::engine::check::Remedy;
 use shoal::engine::merge::decide::Policy;
 use shoal::engine::query::run;
 use shoal::model::as_of::AsOf;
@@ -18,6 +18,7 @@ use shoal::store::Bucket;
 use shoal::sync::Sync;
 use tokio::sync::OnceCell;
 
+use crate::damaged_here::{objects, repair};
 use crate::fleet::{bucket, meet, options, sync};
 use crate::node::{Node, all, name, write};
 
@@ -418,9 +419,9 @@ async fn a_file_that_is_wanted_whole_is_missed_and_read_again() {
         }
         sync(&node, &part, &bucket).await.unwrap();
         drop(part);
-        let mut bitmaps = files_ending(&node, ".del");
         // Names begin with the time.
-        bitmaps.sort();
+        let bitmaps: Vec<_> =
+            objects(&node).into_iter().filter(|path| path.extension() == Some("del".as_ref())).collect();
         assert_eq!(bitmaps.len(), 1 + usize::from(is_of_tag), "{bitmaps:?}");
         node.disk.remove(&bitmaps[0]).unwrap();
         let part = node.open();
@@ -428,26 +429,9 @@ async fn a_file_that_is_wanted_whole_is_missed_and_read_again() {
         let _attached = Sync::new(part.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
         let found = part.check(4).unwrap().problems;
         assert!(found.iter().any(|problem| problem.file.ends_with(".del")), "{found:?}");
-        let done =
-            part.repair_in(&RepairRequest { scope: Scope::Store, dry_run: false, drop_damaged: None, force: false });
-        assert_eq!(done.unwrap().remaining, [], "of a tag: {is_of_tag}");
+        assert_eq!(repair(&part, None).unwrap().remaining, [], "of a tag: {is_of_tag}");
         assert_eq!(part.check(4).unwrap().problems, []);
         assert!(ask(&part, &by_vector(7)).is_ok());
         assert!(part.view_at(&name("docs"), Some(&AsOf::Tag("t".into()))).is_ok());
     }
-}
-
-fn files_ending(node: &Node, end: &str) -> Vec<PathBuf> {
-    let (mut found, mut dirs) = (Vec::new(), vec![PathBuf::from("/data/store")]);
-    while let Some(dir) = dirs.pop() {
-        for entry in node.disk.list(&dir).unwrap() {
-            let path = dir.join(&entry.name);
-            match entry.is_dir {
-                true => dirs.push(path),
-                false if entry.name.ends_with(end) => found.push(path),
-                false => {}
-            }
-        }
-    }
-    found
 }

@@ -50,8 +50,8 @@ impl Engine {
                     let remedy = match &chain.head {
                         Some(head) if *is_needed && self.is_recomputable(head, key) => Remedy::Restore,
                         _ if self.in_bucket(key).is_some() => Remedy::ReadAgain,
-                        // What a tag or a state of the past names it may have, too.
-                        _ if self.context.tier.is_in_bucket(key, fact.bytes) => Remedy::ReadAgain,
+                        // What a tag or a state of the past names it may have, too, as far as it can be asked.
+                        _ if self.context.tier.is_in_bucket(key, fact.bytes).unwrap_or(false) => Remedy::ReadAgain,
                         _ if *is_needed => Remedy::DropDamaged,
                         _ => Remedy::Lost,
                     };

@@ -23,7 +23,7 @@ use crate::format::manifest::{DeletionsRef, Manifest};
 use crate::format::names::parse_name;
 use crate::format::node::{FormatFile, VERSION, encode_format};
 use crate::meta::ObjectFact;
-use crate::model::ids::NamespaceName;
+use crate::model::ids::{NamespaceName, Nsid};
 use crate::platform::disk::{publish, unpublish};
 
 /// What is to be repaired.
@@ -160,13 +160,11 @@ impl Engine {
         }
         let not_any_more = || Error::unavailable(format!("{file}: what it can be made from is not there any more"));
         let label = problem.namespace.trim_end_matches(DELETED);
-        let name = parse_name(label).ok_or_else(not_any_more)?;
         if file.starts_with("local/names/") {
             let known = context.meta.names()?.remove(label).ok_or_else(not_any_more)?;
-            return put(&*context.disk, &context.layout, &name, &known);
+            return put(&*context.disk, &context.layout, &parse_name(label).ok_or_else(not_any_more)?, &known);
         }
-        let scope = Scope::Namespace(name);
-        for (_, _, nsid) in self.incarnations(&scope).into_iter().filter(|(label, ..)| *label == problem.namespace) {
+        for (_, _, nsid) in self.incarnations_with(problem) {
             let _commits = context.commits.of(nsid);
             let kin = context.kin().get(&nsid).cloned();
             if file.ends_with("/deleted.json")
@@ -188,6 +186,13 @@ impl Engine {
         Err(not_any_more())
     }
 
+    /// The incarnations that a problem may be of: several deleted ones may have had one name.
+    fn incarnations_with(&self, problem: &Problem) -> impl Iterator<Item = (String, NamespaceName, Nsid)> {
+        let scope = parse_name(problem.namespace.trim_end_matches(DELETED)).map(Scope::Namespace);
+        let named = scope.map(|scope| self.incarnations(&scope)).unwrap_or_default();
+        named.into_iter().filter(|(label, ..)| *label == problem.namespace)
+    }
+
     /// Reads what the bucket has of an object.
     fn read_again(&self, problem: &Problem, key: &str) -> Result<()> {
         let fact = self.in_bucket(key).or_else(|| self.written_down(problem, key));
@@ -197,10 +202,9 @@ impl Engine {
 
     /// What a state or a tag of the namespace with a problem says of an object.
     fn written_down(&self, problem: &Problem, key: &str) -> Option<ObjectFact> {
-        let scope = Scope::Namespace(parse_name(problem.namespace.trim_end_matches(DELETED))?);
-        let those = self.incarnations(&scope).into_iter().filter(|(label, ..)| *label == problem.namespace);
-        let chains =
-            those.flat_map(|(label, name, nsid)| self.check_chain(&mut Report::default(), &label, &name, nsid));
+        let chains = self
+            .incarnations_with(problem)
+            .flat_map(|(label, name, nsid)| self.check_chain(&mut Report::default(), &label, &name, nsid));
         chains.into_iter().find_map(|mut chain| chain.objects.remove(key)).map(|(fact, _)| fact)
     }
 

@@ -128,21 +128,13 @@ impl Engine {
         is_damaged() && is_damaged()
     }
 
+    /// Removes a tag of which nobody can read what it holds, where it is there.
     fn drop_damaged_tag(&self, nsid: Nsid, tag: &str) -> Result<()> {
-        let (disk, dir) = (&*self.context.disk, self.context.layout.tags(nsid).join(tag));
-        let step = || format!("remove the damaged tag in {}", dir.display());
-        let _commits = self.context.commits.of(nsid);
-        let files = if_there(disk.names(&dir)).context(step)?.unwrap_or_default();
-        if files.is_empty() {
-            return Ok(());
-        }
-        self.context.meta.distrust("what a damaged tag held is counted");
-        for file in files {
-            disk.remove(&dir.join(file)).context(step)?;
-        }
-        disk.sync_dir(&dir).context(step)?;
-        let _ = disk.remove_dir(&dir);
-        Ok(())
+        let context = &self.context;
+        let _commits = context.commits.of(nsid);
+        let Some(rev) = newest_revision(context, &context.layout.tags(nsid).join(tag))? else { return Ok(()) };
+        context.meta.distrust("what a damaged tag held is counted");
+        self.remove_tag_files(nsid, tag, rev)
     }
 
     /// Forgets a tag, unless it was changed after revision `rev`: the bucket has forgotten it, or never knew of it. Blocking.

@@ -205,11 +205,17 @@ impl Engine {
 
     /// Removes what is here of a tag, durably. The caller has the turn.
     pub(super) fn remove_tag(&self, nsid: Nsid, known: &TagFile) -> Result<()> {
+        let _commits = self.context.commits.of(nsid);
+        self.remove_tag_files(nsid, &known.tag, known.rev)?;
+        self.release_tag(Some(known))
+    }
+
+    /// Removes a tag's files. The caller commits, and counts what they named.
+    pub(super) fn remove_tag_files(&self, nsid: Nsid, tag: &str, newest: u64) -> Result<()> {
         let context = &self.context;
-        let (disk, dir) = (&*context.disk, context.layout.tags(nsid).join(&known.tag));
+        let (disk, dir) = (&*context.disk, context.layout.tags(nsid).join(tag));
         let step = || format!("remove the tag in {}", dir.display());
-        let _commits = context.commits.of(nsid);
-        let newest = numbered(known.rev);
+        let newest = numbered(newest);
         for name in disk.names(&dir).context(step)?.into_iter().filter(|name| *name != newest) {
             disk.remove(&dir.join(name)).context(step)?;
         }
@@ -220,7 +226,7 @@ impl Engine {
             return Err(Error::from(error).context(step()));
         }
         let _ = disk.remove_dir(&dir);
-        self.release_tag(Some(known))
+        Ok(())
     }
 
     fn release_tag(&self, gone: Option<&TagFile>) -> Result<()> {

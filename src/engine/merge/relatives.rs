@@ -3,9 +3,8 @@
 //!
 //! Looked at are the first states of the ancestors of both sides, and the bases of merges among all of these; and where none of them is it,
 //! the bases that the sides keep of others, as of a branch of the one that was merged into the other, and what those others began with. Of
-//! them any state will do
-//! that has seen all that both sides have: where both have seen its version of a document, that is the newest that both had. One that
-//! has not says less than is known without it, and is left alone. What an ancestor let go of is unknown.
+//! them any state will do that has seen all that both sides have: where both have seen its version of a document, that is the newest that
+//! both had. One that has not says less than is known without it, and is left alone. What an ancestor let go of is unknown.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::model::ids::Nsid;
 /// So far up the lines of both sides it is looked: each ancestor costs the listing of a directory, and the reading of a manifest.
 pub const ANCESTORS_MAX: usize = 16;
 
-/// So many others, those that were made last, are asked what a side took from them: each costs the reading of a manifest.
+/// So many others, those that were made last, are asked what a side took from them: each costs the reading of two manifests.
 pub const OTHERS_MAX: usize = 32;
 
 /// So many states are opened: each costs the replaying of its logs.
@@ -39,24 +38,27 @@ impl Engine {
         let sides = [source.nsid, target.nsid];
         let family: BTreeSet<Nsid> = sides.into_iter().flat_map(|side| self.line_of(side)).collect();
         let mut known = Vec::new();
-        for by in &family {
-            match self.states_kept_by(*by, &family, sides) {
-                Ok(kept) => known.extend(kept.into_iter().map(|state| (*by, state))),
-                Err(error) => self.miss(*by, error)?,
-            }
-        }
         let may_be = |state: &Manifest| state.version_vector.covers_common(&theirs.vector, &ours.vector);
-        known.retain(|(_, state)| may_be(state));
-        if !known.iter().any(|(_, state)| is_common(&state.version_vector, theirs, ours)) {
+        let look = |known: &mut Vec<_>, by: Nsid, kept: Result<Vec<Manifest>>| match kept {
+            Ok(kept) => {
+                known.extend(kept.into_iter().filter(may_be).map(|state| (by, state)));
+                Ok(())
+            }
+            Err(error) => self.miss(by, error),
+        };
+        for by in &family {
+            look(&mut known, *by, self.states_kept_by(*by, &family, sides))?;
+        }
+        let newest = |known: &[(Nsid, Manifest)]| {
+            known.iter().position(|(_, state)| is_common(&state.version_vector, theirs, ours))
+        };
+        if newest(&known).is_none() {
             for by in sides {
-                match self.states_taken_by(by, &family) {
-                    Ok(taken) => known.extend(taken.into_iter().filter(may_be).map(|state| (by, state))),
-                    Err(error) => self.miss(by, error)?,
-                }
+                look(&mut known, by, self.states_taken_by(by, &family))?;
             }
         }
         // One that has seen just what both have knows of every document what the others can only know of some.
-        if let Some(at) = known.iter().position(|(_, state)| is_common(&state.version_vector, theirs, ours)) {
+        if let Some(at) = newest(&known) {
             known = vec![known.swap_remove(at)];
         }
         known.truncate(OPENED_MAX);
