@@ -56,6 +56,7 @@ impl Sync {
             Some(Found { manifest, .. }) => {
                 let condemned = self.condemned_since(common.map(|common| common.generation), manifest).await;
                 let mut named = keys_of(manifest);
+                named.extend(self.engine.superseded(name, common, manifest).await?);
                 // Conflicts that others settled go when their state is taken in.
                 named.extend(common.into_iter().flat_map(|common| common.conflicts.iter().cloned()));
                 // What others own is held for a first state only.

@@ -20,7 +20,9 @@ use tokio::sync::OnceCell;
 
 use crate::damaged_here::{objects, repair};
 use crate::fleet::{bucket, meet, options, sync};
-use crate::node::{Node, all, name, write};
+use crate::node::{DAY_MS, Node, all, name, write};
+use crate::reclaiming::keys;
+use crate::upkeep::reclaim;
 
 /// So much that vectors are searched by clusters.
 const ROWS: u64 = 4_500;
@@ -378,6 +380,46 @@ async fn an_object_that_somebody_removed_is_named_and_the_rest_is_served() {
     assert_eq!(error.code(), "object_gone", "{error}");
     assert!(error.message().contains("/segments/") && error.hint().is_some(), "{error}");
     assert_eq!(ids(&ask(&part, &by_vector(7)).unwrap()), found, "what is here is served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_little_goes_over_to_what_took_the_place_of_segments_that_were_reclaimed() {
+    let nothing = json!({});
+    let unsent = json!({
+        "patch_rows": [{"id": 17, "n": 4_711}], "deletes": [18, 19],
+        "upsert_rows": [{"id": 100_000, "n": 7, "text": "w1 w2", "vector": vec![0.5; DIMS]}],
+    });
+    // What the other node writes again later prevails.
+    let both = json!({"patch_rows": [{"id": 3, "n": 5_000}], "deletes": [4]});
+    for (unsent, rows) in [(nothing, ROWS), (unsent, ROWS - 1), (both, ROWS)] {
+        let Meeting { bucket, node, part, .. } = meeting(|bytes| 4 * bytes).await;
+        let other = Node::new(9);
+        let engine = other.open();
+        sync(&other, &engine, &bucket).await.unwrap();
+        if unsent != json!({}) {
+            write(&part, "docs", unsent.clone()).await;
+        }
+        let before = keys(&bucket).await;
+        other.clock.advance(1_000);
+        write(&engine, "docs", json!({"patch_rows": [{"id": 3, "n": 4_712}, {"id": 4, "n": 4_713}]})).await;
+        engine.compact(&name("docs")).await.unwrap();
+        for _ in 0..3 {
+            other.clock.advance(DAY_MS);
+            sync(&other, &engine, &bucket).await.unwrap();
+            reclaim(&other, &engine, &bucket, 0).await;
+        }
+        let after = keys(&bucket).await;
+        assert!(before.iter().any(|key| key.contains("/segments/") && !after.contains(key)), "nothing was reclaimed");
+        node.clock.advance(3 * DAY_MS);
+        meet(&[(&node, &part), (&other, &engine)], &bucket).await;
+        let documents = all(&part, "docs");
+        assert_eq!(documents.len() as u64, rows, "{unsent}");
+        assert_eq!(documents, all(&engine, "docs"), "{unsent}");
+        // What it was before cannot be read any more, and that is said.
+        let problems = part.check(4).unwrap().problems;
+        assert!(problems.iter().all(|problem| problem.what.contains("a state of the past")), "{problems:?}");
+        assert!(part.held_in_parts().objects > 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

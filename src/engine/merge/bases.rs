@@ -23,6 +23,7 @@ use crate::format::manifest::{Manifest, decode_manifest, encode_manifest};
 use crate::model::ids::{DocId, NamespaceName, Nsid};
 use crate::model::version_vector::VersionVector;
 use crate::platform::disk::{create_dirs, if_there, publish};
+use crate::tier::GONE as NOWHERE;
 
 /// The bases of so many incarnations are looked at in one pass of the background: each costs the listing of a directory.
 pub const BASES_LOOKS_MAX: usize = 64;
@@ -281,7 +282,14 @@ impl Engine {
     }
 
     fn open_base(&self, target: &Namespace, manifest: Option<Manifest>) -> Result<Option<Arc<Moment>>> {
-        manifest.map(|manifest| target.past(manifest).map(Arc::new)).transpose()
+        match manifest.map(|manifest| target.past(manifest)).transpose() {
+            // Of what nobody has any more nobody knows anything.
+            Err(error) if error.code() == NOWHERE => {
+                tracing::warn!(namespace = %target.name, %error, "a merge does not compare with a state that was in common");
+                Ok(None)
+            }
+            opened => Ok(opened?.map(Arc::new)),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use super::flush::place_deletions;
 use super::state::Part;
 use super::{Decider, Moment, Namespace};
 use crate::engine::merge::settings;
+use crate::engine::merge::side::Side;
 use crate::engine::unnamed::Unnamed;
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
@@ -24,6 +25,8 @@ pub(in crate::engine) struct Facts<'a> {
     /// The newest state that both had in common.
     pub common: Option<&'a Manifest>,
     pub theirs: &'a Manifest,
+    /// Segments of this node's state that are not read: the other side has seen all that they have, and does without them.
+    pub superseded: &'a BTreeSet<String>,
 }
 
 impl Facts<'_> {
@@ -70,8 +73,9 @@ impl Namespace {
         }
         drop(ours);
         self.flush_held(&mut decider).await?;
-        let ours = Arc::new(self.moment().await?);
+        let ours = self.moment().await?;
         let theirs = tokio::task::block_in_place(|| self.past(facts.theirs.clone()))?;
+        let ours = Arc::new(tokio::task::block_in_place(|| self.but_for(facts.superseded, ours, &theirs))?);
         let seen = theirs.vector.newest().max(theirs.manifest.hlc);
         let mut work = work(ours);
         // Whether there is news is another question here: the other state itself is.
@@ -90,6 +94,17 @@ impl Namespace {
         drop(flushing);
         self.start_compaction();
         done.map(|commit| (Some(work), Some(commit)))
+    }
+
+    /// What is here without segments that `theirs` supersedes: documents that only these have are not known there then, and are what
+    /// they are in `theirs`. Where a deletion may have left no trace here, what is not known might be deleted, and all is read.
+    fn but_for(&self, superseded: &BTreeSet<String>, ours: Moment, theirs: &Moment) -> Result<Moment> {
+        if superseded.is_empty() || Side::new(&ours).may_have_forgotten(&Side::new(theirs)) {
+            return Ok(ours);
+        }
+        let mut manifest = ours.manifest.clone();
+        manifest.segments.retain(|segment| !superseded.contains(&segment.key));
+        Ok(Moment { vector: ours.vector, ..self.past(manifest)? })
     }
 
     /// Whether the other state has something that is no document and that is not here.
