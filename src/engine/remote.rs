@@ -197,13 +197,14 @@ impl Engine {
 
     /// The state of an incarnation that has its name as the bucket's next commit after `after` (its newest manifest and that one's
     /// checksum); every write acknowledged before is in it. Its objects stay until [`Engine::settle_common`] or [`Engine::withdraw_staged`].
-    /// `tags`: how often tags were changed there then. `None` when the bucket has all of it.
+    /// `tags`: how often tags were changed there then; `at_ms`: the time, by the bucket's clock where it has one. `None` when the bucket has all of it.
     pub async fn stage_outgoing(
         self: &Arc<Self>,
         name: &NamespaceName,
         nsid: Nsid,
         after: Option<(&Manifest, u32)>,
         tags: u64,
+        at_ms: u64,
     ) -> Result<Option<Manifest>> {
         if let Some((before, _)) = after
             && before.tags == tags
@@ -239,7 +240,7 @@ impl Engine {
             generation: after.map_or(0, |(before, _)| before.generation + 1),
             parent: after.map(|(before, crc32c)| Parent { commit_id: before.commit_id, crc32c }),
             commit_id: CommitId(self.context.random.uuid_v7(now)),
-            committed_ms: now,
+            committed_ms: at_ms,
             ..share.manifest.clone().of_all()
         };
         let manifest = manifest.fenced(after.and_then(|(before, _)| before.fence.clone())).tagged(tags);

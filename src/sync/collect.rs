@@ -235,19 +235,26 @@ impl Sync {
         let now = self.bucket_now();
         let mut named = named(newest);
         let mut oldest = newest.clone();
+        let mut next_ms = now;
         for count in 1..LATE_MAX {
-            // The one before was replaced when this one was committed. One that a fence follows, and nothing else, is no past state.
-            let is_old = oldest.committed_ms <= now.saturating_sub(retention_ms) || retention_ms == 0;
-            let is_late = oldest.committed_ms > now.saturating_sub(KNOWN_MS);
-            let is_too_many = count >= RETAINED_MAX && !is_late;
-            if oldest.generation <= floor || is_too_many || is_old && !oldest.is_fence() {
+            if oldest.generation <= floor || retention_ms == 0 && !oldest.is_fence() {
                 break;
             }
             let Some(before) = self.read_generation(of.project(), of.nsid, oldest.generation - 1).await? else {
                 break;
             };
+            // The one before was replaced when this one was committed. Of that a clock that was behind tells only that it was before the next.
+            let is_behind = oldest.committed_ms < before.committed_ms;
+            let replaced_ms = if is_behind { next_ms } else { oldest.committed_ms.min(next_ms) };
+            // One that a fence follows, and nothing else, is no past state.
+            let is_old = replaced_ms <= now.saturating_sub(retention_ms);
+            let is_late = replaced_ms > now.saturating_sub(KNOWN_MS);
+            let is_too_many = count >= RETAINED_MAX && !is_late;
+            if is_too_many || is_old && !oldest.is_fence() {
+                break;
+            }
             named.extend(self::named(&before));
-            oldest = before;
+            (oldest, next_ms) = (before, replaced_ms);
         }
         Ok((oldest.generation, named))
     }

@@ -181,7 +181,7 @@ impl Sync {
             let due = tokio::task::block_in_place(|| self.tags_due(nsid, &mut done))?;
             let tags = found.as_ref().map_or(0, |found| found.manifest.tags) + u64::from(!due.is_empty());
             let after = found.as_ref().map(|found| (&found.manifest, found.crc32c));
-            let Some(ours) = engine.stage_outgoing(name, nsid, after, tags).await? else {
+            let Some(ours) = engine.stage_outgoing(name, nsid, after, tags, self.bucket_now()).await? else {
                 done.generation = found.map(|found| found.manifest.generation);
                 return Ok(done);
             };
@@ -199,7 +199,7 @@ impl Sync {
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
                 self.tags_sent(nsid, is_compared.then_some(tags), sent)?;
-                let slept_ms = self.clock.now_millis().abs_diff(ours.committed_ms);
+                let slept_ms = self.bucket_now().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.
                     let lacking = self.hold(name, &ours).await?;

@@ -130,3 +130,31 @@ async fn for_how_long_a_node_is_cut_off_is_told_by_time_that_passed() {
         assert_eq!(worker.staleness_ms(&name("docs")), Some(passed));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_behind_makes_no_state_old_that_it_replaces() {
+    let (bucket, nodes, engines) = two(1).await;
+    let (behind, right) = (Node::new(3), (&nodes[0], &engines[0]));
+    right.0.clock.advance(40 * DAY_MS);
+    churn(right.0, right.1, &bucket, 2).await;
+    // Since its first start: no jump tells it.
+    let engine = behind.open();
+    sync(&behind, &engine, &bucket).await.unwrap();
+    put(&engine, "docs", [7], 9).await;
+    engine.compact(&name("docs")).await.unwrap();
+    sync(&behind, &engine, &bucket).await.unwrap();
+    let before = keys(&bucket).await;
+    let manifests = |keys: &[String]| keys.iter().filter(|key| key.contains("/manifests/")).count();
+    assert!(manifests(&before) > 2);
+    right.0.clock.advance(1_000);
+    let run = reclaim(right.0, right.1, &bucket, 7 * DAY_MS).await;
+    assert!(run.failed.is_none(), "{:?}", run.failed);
+    // All was replaced within two days.
+    assert_eq!(keys(&bucket).await, before);
+    // Whoever comes next by a clock that is right says by when it was.
+    put(right.1, "docs", [8], 10).await;
+    sync(right.0, right.1, &bucket).await.unwrap();
+    right.0.clock.advance(8 * DAY_MS);
+    assert!(reclaim(right.0, right.1, &bucket, 7 * DAY_MS).await.failed.is_none());
+    assert!(manifests(&keys(&bucket).await) < manifests(&before));
+}
