@@ -140,10 +140,13 @@ impl Engine {
         let Some(common) = common.filter(|common| theirs.version_vector.covers_all(&common.version_vector)) else {
             return Ok(BTreeSet::new());
         };
-        let keys = |state: &Manifest| state.segments.iter().map(|segment| segment.key.clone()).collect::<BTreeSet<_>>();
+        let keys =
+            |state: &Manifest| state.segments.iter().map(|segment| segment.key.clone()).collect::<BTreeSet<_>>();
         let (before, after) = (keys(common), keys(theirs));
         let is_over = |segment: &SegmentRef| {
-            before.contains(&segment.key) && !after.contains(&segment.key) && !self.has_object(&segment.key, segment.bytes)
+            before.contains(&segment.key)
+                && !after.contains(&segment.key)
+                && !self.has_object(&segment.key, segment.bytes)
         };
         let ours = self.newest(name).await?;
         Ok(ours.segments.into_iter().filter(is_over).map(|segment| segment.key).collect())

@@ -45,6 +45,8 @@ pub enum Created {
 #[derive(Clone)]
 pub struct Bucket {
     pub(super) inner: Arc<Inner>,
+    /// Whether it writes into the room that is spared for what makes room.
+    pub(super) frees: bool,
 }
 
 pub(super) struct Inner {
@@ -97,7 +99,7 @@ impl Bucket {
             random,
             traffic,
         };
-        Bucket { inner: Arc::new(inner) }
+        Bucket { inner: Arc::new(inner), frees: false }
     }
 
     /// What errors call it, such as `s3://bucket/prefix`. Has no secret in it.

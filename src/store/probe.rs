@@ -23,6 +23,7 @@ const PROBES_MAX: u32 = 8;
 
 /// Fails when nodes cannot share the store. Leaves nothing behind, unless it cannot remove its keys.
 pub async fn probe(bucket: &Bucket, patience: &Patience) -> Result<()> {
+    let bucket = &bucket.for_room();
     let mut turns = patience.begin();
     let mut last = Error::unavailable("nothing was asked");
     while turns.attempts() < PROBES_MAX {

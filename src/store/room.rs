@@ -1,6 +1,8 @@
 //! Room in the bucket: what found none is not sent over and over.
 //!
 //! - A directory's file system is asked first how much is free, and nothing is written for which there is no room.
+//! - [`SPARED_BYTES`] of it are left to what makes room again, such as a reclaim's lists: nothing that is full to the last byte could
+//!   be reclaimed.
 //! - What a store refused all the same, such as beyond a quota, waits from [`WAIT_MIN_MS`] up to [`WAIT_MAX_MS`], twice as long after
 //!   each time, and so does what is as large; unless as much became free since.
 
@@ -17,6 +19,9 @@ use crate::platform::real_disk::RealDisk;
 /// Two tries in five minutes, and a third after ten.
 const WAIT_MIN_MS: u64 = 160_000;
 const WAIT_MAX_MS: u64 = 600_000;
+
+/// So many bytes of a directory's file system are written by what makes room only.
+pub const SPARED_BYTES: u64 = 1 << 20;
 
 /// The smallest object for which there was no room.
 pub(super) struct Refused {
@@ -39,6 +44,11 @@ impl Refused {
 }
 
 impl Bucket {
+    /// The same bucket for what makes room, or is gone again in a moment.
+    pub fn for_room(&self) -> Bucket {
+        Bucket { frees: true, ..self.clone() }
+    }
+
     /// Sends an object of so many bytes, if the bucket is there and may have room for it; counts what is sent in one piece.
     pub(super) async fn with_room<T>(
         &self,
@@ -47,8 +57,10 @@ impl Bucket {
     ) -> object_store::Result<T> {
         self.standing().await?;
         let free = self.free_bytes().await;
-        if let Some(free) = free.filter(|free| *free < bytes) {
-            let what = format!("{bytes} bytes are to be written, and {free} are free");
+        let spared = if self.frees { 0 } else { SPARED_BYTES };
+        if let Some(free) = free.filter(|free| *free < bytes.saturating_add(spared)) {
+            let beside = if self.frees { "" } else { ", of which 1 MiB is left for what makes room" };
+            let what = format!("{bytes} bytes are to be written, and {free} are free{beside}");
             return Err(ours(full(self.name(), what)));
         }
         if let Some(refused) = self.refused().as_ref().filter(|refused| refused.holds(bytes, self.now_ms(), free)) {

@@ -295,7 +295,7 @@ impl Sync {
             before: newest.fence.clone(),
             condemned: survey.condemned.iter().map(|object| &object.key).chain(&tagged.deleted).cloned().collect(),
         };
-        self.bucket.put(&sweep, Bytes::from(encode_sweep(&list)?), patience).await?;
+        self.bucket.for_room().put(&sweep, Bytes::from(encode_sweep(&list)?), patience).await?;
         let fence = Manifest {
             generation,
             parent: Some(Parent { commit_id: newest.commit_id, crc32c: found.crc32c }),
@@ -309,7 +309,7 @@ impl Sync {
         }
         // Best effort, as after any commit.
         let current = keys::current(of.project(), of.nsid);
-        if let Err(error) = write_hint(&self.bucket, &current, generation, patience).await {
+        if let Err(error) = write_hint(&self.bucket.for_room(), &current, generation, patience).await {
             tracing::debug!(namespace = %of.name, %error, "the hint at the newest generation is not written");
         }
         Ok(Some(fence))

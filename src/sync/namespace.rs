@@ -340,7 +340,9 @@ impl Sync {
         let (bytes, crc32c) = encode_manifest(ours)?;
         let is_mine = |found: &[u8]| Ok(decode_manifest(found, &key)?.0.commit_id == ours.commit_id);
         let key_of = |generation| keys::manifest(project, ours.nsid, generation);
-        let (bucket, patience) = (&self.bucket, &self.options.patience);
+        // After a fence, or the end, objects go.
+        let bucket = if ours.is_fence() || ours.is_end() { self.bucket.for_room() } else { self.bucket.clone() };
+        let (bucket, patience) = (&bucket, &self.options.patience);
         let outcome = commit(bucket, &key_of, ours.generation, Bytes::from(bytes), &is_mine, patience).await?;
         if outcome != Outcome::Won {
             return Ok(false);

@@ -10,12 +10,14 @@ use serde_json::json;
 use shoal::engine::merge::decide::Policy;
 use shoal::error::{Error, Kind, Result};
 use shoal::platform::random::{Random, SeededRandom};
-use shoal::store::{Bucket, BucketConfig, Patience, Source};
+use shoal::store::{Bucket, BucketConfig, Patience, Source, probe};
 use shoal::sync::{Selection, Sync, SyncOptions};
 
-use crate::fleet::fresh;
+use crate::fleet::{fresh, options};
+use crate::machine::{Mounted, skipped};
 use crate::node::{Node, all, name, put, write};
 use crate::odd_store::OddStore;
+use crate::upkeep::reclaim;
 
 /// Longer than any file system.
 struct Huge(Arc<AtomicU64>);
@@ -84,4 +86,51 @@ async fn what_finds_no_room_is_written_twice_at_most_in_five_minutes_and_once_mo
     link.run().await.unwrap();
     assert!(link.status().warnings().is_empty() && engine.unsent(&name("docs")).await.unwrap().is_durable);
     assert_eq!(fresh(2, &bucket, "docs").await, all(&engine, "docs"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_nodes_filled_has_room_again_after_a_reclaim() {
+    const BYTES: u64 = 12 << 20;
+    let mounted = match Mounted::tmpfs(BYTES) {
+        Ok(mounted) => mounted,
+        Err(why) => return skipped("a directory that is full", &why),
+    };
+    let node = Node::new(1);
+    let config = BucketConfig { url: format!("file://{}", mounted.path.display()), ..BucketConfig::default() };
+    let bucket = Bucket::open(&config, node.clock.clone(), node.random.clone()).unwrap();
+    let engine = node.open();
+    let link = Sync::new(engine.clone(), bucket.clone(), options(Policy::Lww), node.clock.clone());
+    let random = SeededRandom::new(1);
+    let text = |numbers: usize| (0..numbers).map(|_| format!("{:016x}", random.next_u64())).collect::<String>();
+    let schema = json!({"text": {"type": "string", "filterable": false}});
+    let mut failed = None;
+    // Each state takes the place of the one before, which nobody needs.
+    for _ in 0..100 {
+        write(&engine, "docs", json!({"upsert_rows": [{"id": 1, "text": text(60_000)}], "schema": schema})).await;
+        engine.compact(&name("docs")).await.unwrap();
+        failed = link.run_for(&Selection::default().unasked()).await.failed;
+        if failed.is_some() {
+            break;
+        }
+    }
+    assert_eq!(failed.unwrap().code(), "bucket_full");
+    // What is small goes on, for long.
+    for n in 0..3_000 {
+        put(&engine, "small", [n], n).await;
+        node.clock.advance(1_000);
+        link.run_for(&Selection::default().unasked()).await;
+        if !engine.unsent(&name("small")).await.unwrap().is_durable {
+            break;
+        }
+    }
+    assert!(!engine.unsent(&name("small")).await.unwrap().is_durable, "there is room for all of it");
+    probe(&bucket, &Patience::ASKED).await.unwrap();
+    let run = reclaim(&node, &engine, &bucket, 0).await;
+    let freed: u64 = run.namespaces.values().flatten().map(|done| done.bytes).sum();
+    assert!(run.failed.is_none() && freed > BYTES / 2, "{run:?}");
+    node.clock.advance(600_000);
+    link.run().await.unwrap();
+    for namespace in ["docs", "small"] {
+        assert_eq!(fresh(2, &bucket, namespace).await, all(&engine, namespace));
+    }
 }

@@ -28,6 +28,9 @@ mod id_ranges;
 mod little;
 mod lives;
 mod lost;
+#[path = "../process_crashes/machine.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod machine;
 mod meeting;
 mod meetings;
 mod merged_elsewhere;
