@@ -42,6 +42,29 @@ impl Engine {
         self.context.tier.reads_in_parts() && segment.bytes >= PART_BYTES_MIN && self.pinned_since(name).is_none()
     }
 
+    /// Segments of a namespace's newest state that are here in part at most, and that the bucket's newer state `theirs` does without: it
+    /// has seen all that they have, and whoever goes over to it need not read them. By then they may be nowhere.
+    pub async fn superseded(
+        &self,
+        name: &NamespaceName,
+        common: Option<&Manifest>,
+        theirs: &Manifest,
+    ) -> Result<BTreeSet<String>> {
+        let Some(common) = common.filter(|common| theirs.version_vector.covers_all(&common.version_vector)) else {
+            return Ok(BTreeSet::new());
+        };
+        let keys =
+            |state: &Manifest| state.segments.iter().map(|segment| segment.key.clone()).collect::<BTreeSet<_>>();
+        let (before, after) = (keys(common), keys(theirs));
+        let is_over = |segment: &SegmentRef| {
+            before.contains(&segment.key)
+                && !after.contains(&segment.key)
+                && !self.has_object(&segment.key, segment.bytes)
+        };
+        let ours = self.newest(name).await?;
+        Ok(ours.segments.into_iter().filter(is_over).map(|segment| segment.key).collect())
+    }
+
     /// Writes down what is here in part, so that the next process need not read it again. Blocking.
     pub(super) fn remember_parts(&self) {
         if let Err(error) = self.context.tier.cache().save() {

@@ -19,7 +19,7 @@ use super::namespace::rebase::Facts;
 use super::start::put_format;
 use super::{Engine, not_found, sweep};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::format::manifest::{Manifest, Parent, SegmentRef};
+use crate::format::manifest::{Manifest, Parent};
 use crate::format::names::{NameBinding, parse_name};
 use crate::meta::ObjectFact;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Origin};
@@ -127,29 +127,6 @@ impl Engine {
     pub async fn renew(self: &Arc<Self>, name: &NamespaceName, keys: &BTreeSet<String>) -> Result<()> {
         let (namespace, keys) = (self.namespace(name)?, keys.clone());
         self.to_the_end(|_| async move { namespace.renew(&keys).await }).await
-    }
-
-    /// Segments of a namespace's newest state that are here in part at most, and that the bucket's newer state `theirs` does without: it
-    /// has seen all that they have, and whoever goes over to it need not read them. By then they may be nowhere.
-    pub async fn superseded(
-        &self,
-        name: &NamespaceName,
-        common: Option<&Manifest>,
-        theirs: &Manifest,
-    ) -> Result<BTreeSet<String>> {
-        let Some(common) = common.filter(|common| theirs.version_vector.covers_all(&common.version_vector)) else {
-            return Ok(BTreeSet::new());
-        };
-        let keys =
-            |state: &Manifest| state.segments.iter().map(|segment| segment.key.clone()).collect::<BTreeSet<_>>();
-        let (before, after) = (keys(common), keys(theirs));
-        let is_over = |segment: &SegmentRef| {
-            before.contains(&segment.key)
-                && !after.contains(&segment.key)
-                && !self.has_object(&segment.key, segment.bytes)
-        };
-        let ours = self.newest(name).await?;
-        Ok(ours.segments.into_iter().filter(is_over).map(|segment| segment.key).collect())
     }
 
     /// The manifest of a namespace of which nothing is known.
