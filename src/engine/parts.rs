@@ -66,7 +66,7 @@ impl Engine {
     }
 
     /// Writes down what is here in part, so that the next process need not read it again. Blocking.
-    pub(super) fn remember_parts(&self) {
+    pub fn remember_parts(&self) {
         if let Err(error) = self.context.tier.cache().save() {
             tracing::warn!(%error, "what is here of the bucket's objects is not written down, a restart would read it again");
         }
