@@ -395,7 +395,7 @@ async fn a_node_that_has_little_goes_over_to_what_took_the_place_of_segments_tha
     for (unsent, rows, is_cut) in
         [(nothing.clone(), ROWS, true), (nothing, ROWS, false), (unsent, ROWS - 1, false), (both, ROWS, false)]
     {
-        let Meeting { bucket, mut node, mut part, .. } = meeting(|bytes| 4 * bytes).await;
+        let Meeting { bucket, node, mut part, .. } = meeting(|bytes| 4 * bytes).await;
         let other = Node::new(9);
         let engine = other.open();
         sync(&other, &engine, &bucket).await.unwrap();
