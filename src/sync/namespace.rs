@@ -178,6 +178,7 @@ impl Sync {
             if is_over {
                 self.heed_fences(name, nsid, common.as_ref(), None).await?;
                 tokio::task::block_in_place(|| engine.forget_sent_tags(nsid))?;
+                self.withdraw_unborn(name, nsid).await?;
             }
             done.add(Done { notice: self.part_from_lenders(name, nsid).await?, ..Done::default() });
             let due = tokio::task::block_in_place(|| self.tags_due(nsid, &mut done))?;
@@ -267,6 +268,15 @@ impl Sync {
             tokio::task::block_in_place(|| self.engine.settle_common(nsid))?;
         }
         Ok(true)
+    }
+
+    /// Lets go of what a first state was to hold that its end was quicker than: no state comes to name it, so no fence would.
+    async fn withdraw_unborn(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        let staged = tokio::task::block_in_place(|| self.engine.unsettled(nsid))?;
+        match staged.filter(|staged| staged.generation == 0) {
+            Some(staged) => self.withdraw_holds(name, &staged, &keys_of(&staged)).await,
+            None => Ok(()),
+        }
     }
 
     /// Finds out what became of a commit whose answer this node never heard, now that `newest` is there: others may have gone on
