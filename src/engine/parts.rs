@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use super::Engine;
+use super::context::Context;
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SegmentRef};
@@ -66,10 +67,13 @@ impl Engine {
     }
 
     /// Writes down what is here in part, so that the next process need not read it again. Blocking.
-    pub fn remember_parts(&self) {
-        if let Err(error) = self.context.tier.cache().save() {
-            tracing::warn!(%error, "what is here of the bucket's objects is not written down, a restart would read it again");
-        }
+    pub(super) fn remember_parts(&self) {
+        say_unless_saved(self.context.tier.cache().save());
+    }
+
+    /// The same of the segments of one state. Blocking.
+    pub fn remember_parts_of(&self, state: &Manifest) {
+        self.context.remember_parts_of(state);
     }
 
     /// The bucket has all of a namespace's state `common`: what of it is large may go from here whenever room is needed. What something
@@ -190,5 +194,18 @@ impl Engine {
             Err(error) => self.note_damage(name, error),
         }
         found
+    }
+}
+
+impl Context {
+    /// Writes down what is here of the segments of a state.
+    pub(super) fn remember_parts_of(&self, state: &Manifest) {
+        say_unless_saved(self.tier.cache().save_some(state.segments.iter().map(|segment| &segment.key)));
+    }
+}
+
+fn say_unless_saved(saved: Result<()>) {
+    if let Err(error) = saved {
+        tracing::warn!(%error, "what is here of the bucket's objects is not written down, a restart would read it again");
     }
 }

@@ -280,11 +280,7 @@ impl Engine {
             }
         };
         match &slot {
-            Slot::Open(namespace) => {
-                // What an opening reads the next one needs, when the bucket may have it no more.
-                tokio::task::block_in_place(|| self.remember_parts());
-                self.seat(name, namespace.clone());
-            }
+            Slot::Open(namespace) => self.seat(name, namespace.clone()),
             Slot::Quarantined(_) => self.slots().insert(name.clone(), slot.clone()),
         }
         slot.namespace()

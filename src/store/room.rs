@@ -59,7 +59,10 @@ impl Bucket {
         let free = self.free_bytes().await;
         let spared = if self.frees { 0 } else { SPARED_BYTES };
         if let Some(free) = free.filter(|free| *free < bytes.saturating_add(spared)) {
-            let beside = if self.frees { "" } else { ", of which 1 MiB is left for what makes room" };
+            let beside = match spared >> 20 {
+                0 => String::new(),
+                mib => format!(", of which {mib} MiB is left for what makes room"),
+            };
             let what = format!("{bytes} bytes are to be written, and {free} are free{beside}");
             return Err(ours(full(self.name(), what)));
         }

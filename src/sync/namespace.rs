@@ -97,7 +97,6 @@ impl Sync {
         self.engine.adopt(name, found.manifest.clone()).await?;
         // A second deletion, by anybody, is not to be taken for one that did not hold.
         self.engine.forget_end(name, nsid).await?;
-        tokio::task::block_in_place(|| self.engine.remember_parts());
         let mut done = Done { fetched, generation, notice, ..Done::default() };
         self.take_in_tags(name, (None, &found.manifest), &mut done).await?;
         Ok(done)
@@ -133,7 +132,7 @@ impl Sync {
         {
             self.bring_home(name, &common, &mut done).await?;
             tokio::task::block_in_place(|| self.engine.let_go(name, &common))?;
-            tokio::task::block_in_place(|| self.engine.remember_parts());
+            tokio::task::block_in_place(|| self.engine.remember_parts_of(&common));
         }
         Ok(done)
     }

@@ -478,4 +478,13 @@ impl Cache {
         let objects: Vec<Arc<Partial>> = self.shared.objects().values().cloned().collect();
         objects.iter().try_for_each(|object| object.save())
     }
+
+    /// The same of these objects only.
+    pub fn save_some<'a>(&self, keys: impl Iterator<Item = &'a String>) -> Result<()> {
+        let objects: Vec<Arc<Partial>> = {
+            let all = self.shared.objects();
+            keys.filter_map(|key| all.get(key).cloned()).collect()
+        };
+        objects.iter().try_for_each(|object| object.save())
+    }
 }

@@ -49,6 +49,8 @@ impl Namespace {
         let mut intake = Intake::new(&context, until);
         let how = How { intake: Some(&mut intake), lost: None };
         let loaded = load(&context, &name, &head.manifest, None, how).context(|| format!("open namespace {name}"))?;
+        // The next opening needs what this one read, when the bucket may have it no more.
+        context.remember_parts_of(&head.manifest);
         let namespace = Self::of(context, name, head, loaded);
         intake.hand_over(namespace.unflushed().0);
         if tokio::runtime::Handle::try_current().is_ok() {
