@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::collect::{Of, Reclaim, Reclaimed};
+use super::namespace::KNOWN_MS;
 use super::{Attached, Selection, Sync, keys, names};
 use crate::engine::layout::{number_of, prefix};
 use crate::error::{Error, Result};
@@ -129,8 +130,13 @@ impl Sync {
     pub(super) async fn bury(&self, of: &Of<'_>, ask: &Reclaim) -> Result<Reclaimed> {
         let (patience, mut done) = (&self.options.patience, Reclaimed::default());
         let newest = self.newest(of.project(), of.nsid, None).await?;
-        let until = self.bucket_now().saturating_sub(ask.retention_ms);
-        let is_due = |last: &Manifest| last.is_end() && last.fence.as_ref().is_some_and(|fence| fence.at_ms <= until);
+        let now = self.bucket_now();
+        let is_due = |last: &Manifest| {
+            // Who commits a first state looks again for what it holds when that took it longer: until then this end is in its way.
+            let least_ms = if last.generation == 0 { KNOWN_MS } else { 0 };
+            let until = now.saturating_sub(ask.retention_ms.max(least_ms));
+            last.is_end() && last.fence.as_ref().is_some_and(|fence| fence.at_ms <= until)
+        };
         if ask.dry_run || !newest.is_none_or(|found| is_due(&found.manifest)) {
             return Ok(done);
         }

@@ -41,14 +41,22 @@ pub(super) fn foreign<'a>(
 }
 
 impl Sync {
-    /// Holds what the first state `ours` names of others. Gives what cannot be held, since nobody can promise that it is there.
-    pub(super) async fn hold(&self, name: &NamespaceName, ours: &Manifest) -> Result<BTreeSet<String>> {
+    /// Holds what the first state `ours` names of others. Gives what cannot be held, since nobody can promise that it is there. Adds to
+    /// `wider` of whom more is held, for a first state that did not come to be.
+    pub(super) async fn hold(
+        &self,
+        name: &NamespaceName,
+        ours: &Manifest,
+        wider: &mut BTreeSet<Nsid>,
+    ) -> Result<BTreeSet<String>> {
         let needed = foreign(ours.nsid, &keys_of(ours));
         if needed.is_empty() {
             return Ok(BTreeSet::new());
         }
         for (owner, objects) in &needed {
-            self.write_hold(name, ours.nsid, *owner, objects).await?;
+            if self.write_hold(name, ours.nsid, *owner, objects).await? {
+                wider.insert(*owner);
+            }
         }
         // Only now: a fence that comes later finds the holds.
         let mut lacking: BTreeSet<String> = needed.values().flatten().cloned().collect();
@@ -96,14 +104,27 @@ impl Sync {
         Ok(())
     }
 
-    /// Makes sure that a hold names these objects.
+    /// Lets go of what only first states that did not come to be held of `owners`, now that `ours` has taken their place. What is not
+    /// let go of here costs space, and nothing else.
+    pub(super) async fn narrow_to_first(&self, name: &NamespaceName, ours: &Manifest, owners: &BTreeSet<Nsid>) {
+        let needed = foreign(ours.nsid, &keys_of(ours));
+        let nothing = BTreeSet::new();
+        for owner in owners {
+            let objects = needed.get(owner).unwrap_or(&nothing);
+            if let Err(error) = self.narrow_hold(&name.project, &name.to_string(), ours.nsid, *owner, objects).await {
+                tracing::debug!(namespace = %name, %owner, %error, "more is held in the bucket than is needed");
+            }
+        }
+    }
+
+    /// Makes sure that a hold names these objects. Whether it names more.
     async fn write_hold(
         &self,
         name: &NamespaceName,
         holder: Nsid,
         owner: Nsid,
         objects: &BTreeSet<String>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         for _ in 0..ATTEMPTS {
             let revs = self.revisions(&name.project, holder, owner).await?;
             let known = match revs.last() {
@@ -112,12 +133,12 @@ impl Sync {
             };
             let known: BTreeSet<String> = known.into_iter().flat_map(|known| known.objects).collect();
             if known.is_superset(objects) {
-                return Ok(());
+                return Ok(known.len() > objects.len());
             }
             // A commit that nobody knows the outcome of may need what was held before.
-            let all = known.union(objects).cloned().collect();
+            let all: BTreeSet<String> = known.union(objects).cloned().collect();
             if self.next_hold(&name.project, &name.to_string(), holder, owner, &revs, &all).await? {
-                return Ok(());
+                return Ok(all.len() > objects.len());
             }
         }
         Err(Error::busy(format!("another node holds objects for {name}, too, and changes that all the time")))

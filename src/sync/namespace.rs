@@ -6,6 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::holds::foreign;
 use super::objects::Carried;
 use super::tags::Uploads;
 use super::{Sync, binding, keys};
@@ -140,7 +141,7 @@ impl Sync {
     /// Brings the incarnation that a name is bound to here together with the bucket's.
     pub(super) async fn exchange(&self, name: &NamespaceName, nsid: Nsid) -> Result<Done> {
         let (engine, patience) = (&self.engine, &self.options.patience);
-        let (mut done, mut uploads) = (Done::default(), Uploads::default());
+        let (mut done, mut uploads, mut wider) = (Done::default(), Uploads::default(), BTreeSet::new());
         for _ in 0..ATTEMPTS {
             let common = tokio::task::block_in_place(|| engine.common(nsid))?;
             let found = self.newest_after(&name.project, nsid, common.as_ref()).await?;
@@ -188,8 +189,9 @@ impl Sync {
                 return Ok(done);
             };
             if found.is_none() {
-                let lacking = self.hold(name, &ours).await?;
+                let lacking = self.hold(name, &ours, &mut wider).await?;
                 if !lacking.is_empty() {
+                    wider.extend(foreign(nsid, &keys_of(&ours)).into_keys());
                     self.withdraw_holds(name, &ours, &lacking).await?;
                     tokio::task::block_in_place(|| engine.withdraw_staged(nsid));
                     self.renew(name, &lacking).await?;
@@ -201,10 +203,11 @@ impl Sync {
             if self.commit(&name.project, &ours).await? {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
                 self.tags_sent(nsid, is_compared.then_some(tags), sent)?;
+                self.narrow_to_first(name, &ours, &wider).await;
                 let slept_ms = self.bucket_now().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.
-                    let lacking = self.hold(name, &ours).await?;
+                    let lacking = self.hold(name, &ours, &mut wider).await?;
                     if !lacking.is_empty() {
                         self.renew(name, &lacking).await?;
                         continue;
@@ -251,8 +254,9 @@ impl Sync {
         if !follows {
             return Ok(false);
         }
+        let mut wider = BTreeSet::new();
         if newest.is_none() {
-            let lacking = self.hold(name, &staged).await?;
+            let lacking = self.hold(name, &staged, &mut wider).await?;
             if !lacking.is_empty() {
                 // The commit may happen yet, unless another takes its place.
                 if self.end_unborn(&name.project, &staged, (nsid, &staged.name)).await? {
@@ -265,6 +269,7 @@ impl Sync {
         self.send(&staged, newest, done).await?;
         if self.commit(&name.project, &staged).await? {
             tokio::task::block_in_place(|| self.engine.settle_common(nsid))?;
+            self.narrow_to_first(name, &staged, &wider).await;
         }
         Ok(true)
     }
