@@ -4,7 +4,7 @@
 //! that it took before and that are in no range of its own are given up: their namespaces go on with others.
 
 use super::Engine;
-use super::node::next_block;
+use super::node::{current_range, next_block, next_claimed};
 use crate::error::Result;
 use crate::format::claims::{RANGE_MAX, RANGES_MAX, first_of, range_of};
 use crate::format::node::{IdBlocks, IdRange};
@@ -36,7 +36,14 @@ impl Engine {
         }
         let taken = file.id_blocks.filter(|_| file.id_ranges.is_empty()).and_then(IdBlocks::take);
         let random = &self.context.random;
-        let any = || (random.next_u64() % (u64::from(RANGE_MAX) + 1)) as u32;
+        let is_own = |range: u32| file.id_ranges.iter().any(|own| own.range == range);
+        // There are more ranges than one node may have.
+        let any = || loop {
+            let range = (random.next_u64() % (u64::from(RANGE_MAX) + 1)) as u32;
+            if !is_own(range) {
+                break range;
+            }
+        };
         let range = taken.map_or_else(any, |(_, block)| range_of(block));
         Some(IdRange { range, claim: random.uuid_v7(self.now_millis()) })
     }
@@ -44,11 +51,18 @@ impl Engine {
     /// A claim is in the bucket: from now on blocks are taken of it, once none is left of the one before.
     pub fn keep_id_range(&self, range: IdRange) -> Result<()> {
         self.context.edit_node(|node| {
-            let next = node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block));
-            node.id_ranges.push(range);
-            if next.is_none_or(|next| !node.id_ranges.iter().any(|own| own.range == next)) {
-                node.id_blocks = Some(IdBlocks { first: first_of(range.range), taken: 0 });
+            let first = match node.id_ranges.is_empty() {
+                // What was given before there were claims is not given again.
+                true => node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| block),
+                false => None,
+            };
+            let is_used_up = node.id_ranges.is_empty() || next_claimed(node).is_none();
+            if is_used_up {
+                let first = first.filter(|block| range_of(*block) == range.range);
+                let first = first.unwrap_or_else(|| first_of(range.range));
+                node.id_blocks = Some(IdBlocks { first, taken: 0 });
             }
+            node.id_ranges.push(range);
             true
         })
     }
@@ -56,10 +70,16 @@ impl Engine {
     /// A range is another node's: nothing more is taken of it.
     pub fn give_up_id_range(&self, range: u32) -> Result<()> {
         self.context.edit_node(|node| {
+            let next = match node.id_ranges.is_empty() {
+                true => node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block)),
+                false => node.id_blocks.map(current_range),
+            };
+            let after = node.id_ranges.iter().skip_while(|own| own.range != range).nth(1);
+            let after = after.map(|own| IdBlocks { first: first_of(own.range), taken: 0 });
             node.id_ranges.retain(|own| own.range != range);
-            let next = node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block));
             if next == Some(range) {
-                node.id_blocks = None;
+                // Where others are left and none comes after it, all of them are used up, and it stays where it was.
+                node.id_blocks = after.or(node.id_blocks.filter(|_| !node.id_ranges.is_empty()));
             }
             true
         })

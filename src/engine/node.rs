@@ -11,11 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::Layout;
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::format::claims::{first_of, range_of};
-use crate::format::node::{BLOCKS, IdBlocks, NODE_VERSION, NodeFile, encode_node};
+use crate::format::claims::{RANGE_BLOCKS, RANGES_MAX, first_of, range_of};
+use crate::format::node::{BLOCKS, IdBlocks, IdRange, NODE_VERSION, NodeFile, encode_node};
 use crate::meta::Meta;
 use crate::platform::disk::{Disk, publish};
 use crate::platform::random::Random;
+
+/// How many ranges are claimed before blocks are taken of them.
+const CLAIMED_AHEAD: usize = 1;
 
 /// `node.json`, and its copy in the index.
 pub struct Node {
@@ -51,14 +54,15 @@ impl Node {
         let mut file = self.lock();
         let mut next = file.clone();
         let Some((blocks, block)) = next_block(&next, random) else {
-            return Err(match next.id_ranges.is_empty() {
-                true => Error::new(
-                    Kind::Invalid,
-                    format!("all {BLOCKS} blocks of integer ids of this node are given out"),
-                )
-                .with_code("ids_used_up")
-                .with_hint("choose ids of your own, or use a namespace with UUIDs"),
-                false => Error::unavailable("all integer ids that this node has claimed in the bucket are given out")
+            let used_up = |what| {
+                Error::new(Kind::Invalid, format!("all {what} blocks of integer ids of this node are given out"))
+                    .with_code("ids_used_up")
+                    .with_hint("choose ids of your own, or use a namespace with UUIDs")
+            };
+            return Err(match next.id_ranges.len() {
+                0 => used_up(BLOCKS),
+                RANGES_MAX.. => used_up(RANGES_MAX as u32 * RANGE_BLOCKS),
+                _ => Error::unavailable("all integer ids that this node has claimed in the bucket are given out")
                     .with_code("ids_unclaimed")
                     .with_hint("the next sync claims others; ids of your own, and UUIDs, need no claim"),
             });
@@ -84,20 +88,34 @@ impl Node {
     }
 }
 
-/// The next block that nobody was given, and the sequence from then on: of the ranges that were claimed, one after another, or
-/// from a random one on while there are none.
+/// The next block that nobody was given, and the sequence from then on: of the ranges that were claimed, or from a random one on
+/// while there are none.
 pub fn next_block(file: &NodeFile, random: &dyn Random) -> Option<(IdBlocks, u32)> {
-    let first = || match file.id_ranges.first() {
-        Some(own) => IdBlocks { first: first_of(own.range), taken: 0 },
-        None => IdBlocks { first: 1 + (random.next_u64() % u64::from(BLOCKS)) as u32, taken: 0 },
-    };
-    let blocks = file.id_blocks.unwrap_or_else(first);
-    if let Some(next) = blocks.take().filter(|(_, block)| owns(file, *block)) {
-        return Some(next);
+    let any = || IdBlocks { first: 1 + (random.next_u64() % u64::from(BLOCKS)) as u32, taken: 0 };
+    match file.id_ranges.is_empty() {
+        true => file.id_blocks.unwrap_or_else(any).take(),
+        false => next_claimed(file),
     }
-    let last = range_of(blocks.first + blocks.taken.saturating_sub(1));
-    let after = file.id_ranges.iter().skip_while(|own| own.range != last).nth(1)?;
-    IdBlocks { first: first_of(after.range), taken: 0 }.take()
+}
+
+/// The next block of the ranges that were claimed: one range after another, in the order of the claims. The range that a block is
+/// followed by may have been used up long ago, when it was claimed before.
+pub fn next_claimed(file: &NodeFile) -> Option<(IdBlocks, u32)> {
+    let begin = |own: &IdRange| IdBlocks { first: first_of(own.range), taken: 0 }.take();
+    let blocks = file.id_blocks?;
+    let at = file.id_ranges.iter().position(|own| own.range == current_range(blocks))?;
+    // Only the last is not begun, but where a node once went from the end of a range on into one that was claimed before.
+    if at + CLAIMED_AHEAD < file.id_ranges.len().saturating_sub(1) {
+        return None;
+    }
+    let next = blocks.take().filter(|(_, block)| range_of(*block) == current_range(blocks));
+    next.or_else(|| begin(file.id_ranges.get(at + 1)?))
+}
+
+/// The range that blocks are taken of.
+pub fn current_range(blocks: IdBlocks) -> u32 {
+    let last = IdBlocks { taken: blocks.taken.saturating_sub(1), ..blocks };
+    range_of(last.take().map_or(blocks.first, |(_, block)| block))
 }
 
 fn owns(file: &NodeFile, block: u32) -> bool {

@@ -195,7 +195,7 @@ impl Engine {
         Ok(lenders)
     }
 
-    fn project_of(&self, nsid: Nsid) -> Result<Option<Project>> {
+    pub(super) fn project_of(&self, nsid: Nsid) -> Result<Option<Project>> {
         let head = Head::load(&self.context, nsid)?;
         Ok(head.and_then(|head| parse_name(&head.manifest.name)).map(|name| name.project))
     }

@@ -367,10 +367,7 @@ impl Engine {
     /// whether there was one. Conflict when the incarnation has another name here.
     pub async fn revive(self: &Arc<Self>, name: &NamespaceName, theirs: &Manifest) -> Result<bool> {
         let (context, nsid) = (&self.context, theirs.nsid);
-        if self.catalog.is_bound(nsid) {
-            let what = format!("incarnation {nsid} of {name} has another name on this node");
-            return Err(Error::conflict(what).with_hint("delete one of the two names"));
-        }
+        self.check_free(name, nsid)?;
         let kept = tokio::task::block_in_place(|| {
             if generations(context, nsid)?.is_empty() {
                 return Ok(false);
@@ -385,6 +382,23 @@ impl Engine {
             self.undelete_for(name, theirs).await?;
         }
         Ok(kept)
+    }
+
+    /// Conflict when an incarnation that a name is to mean has another name here, or was of another project.
+    pub(super) fn check_free(&self, name: &NamespaceName, nsid: Nsid) -> Result<()> {
+        if self.catalog.is_bound(nsid) {
+            let what = format!("incarnation {nsid} of {name} has another name on this node");
+            return Err(Error::conflict(what).with_hint("delete one of the two names"));
+        }
+        // What is damaged of it is read again, or said, where it is needed.
+        match tokio::task::block_in_place(|| self.project_of(nsid)) {
+            Ok(Some(project)) if project != name.project => {
+                let what = format!("incarnation {nsid} of {name} is of project {project} on this node");
+                Err(Error::conflict(what)
+                    .with_hint("some node wrote a wrong name into the bucket: delete that name there"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether the bucket's state of an incarnation is staged that could not be taken in: when it is deleted, sync puts what is here under

@@ -67,6 +67,7 @@ impl Engine {
             return Err(not_found(name));
         }
         let nsid = theirs.nsid;
+        self.check_free(name, nsid)?;
         if self.is_laid_aside(nsid) {
             // It may hold writes that the bucket never had.
             let why = format!("incarnation {nsid} of {name} was deleted on this node before, and can be had back");

@@ -21,6 +21,9 @@ use crate::error::{Error, Result};
 /// The most keys of one page; what S3 answers with at once.
 pub const PAGE_KEYS_MAX: usize = 1_000;
 
+/// The code of the error for a place that has more below it than was asked for at most.
+pub const TOO_MANY_KEYS: &str = "too_many_keys";
+
 /// An object as listings show it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
@@ -173,7 +176,8 @@ impl Bucket {
             let page = self.list_some(prefix, last.as_deref().or(after), count, patience).await?;
             all.extend(page.objects);
             if all.len() > keys_max {
-                return Err(Error::invalid(format!("list {prefix:?}: more than {keys_max} keys")));
+                let text = format!("list {prefix:?}: more than {keys_max} keys");
+                return Err(Error::invalid(text).with_code(TOO_MANY_KEYS));
             }
             if !page.more {
                 return Ok(all);

@@ -37,7 +37,7 @@ pub use commit::{COMMIT_UNKNOWN, IsMine, KeyOf, Outcome, commit, follows, newest
 pub use config::{BucketConfig, Location, REQUESTS_CONCURRENT_MAX, Vendor};
 pub use failure::{FULL, MISCONFIGURED, UNREACHABLE};
 pub use identity::{FORMAT_KEY, OTHER_STORE, REPLACED, check_identity, claim_identity, read_identity, unclaimed};
-pub use list::{Listed, PAGE_KEYS_MAX, Page};
+pub use list::{Listed, PAGE_KEYS_MAX, Page, TOO_MANY_KEYS};
 pub use open::Backend;
 pub use patience::Patience;
 pub use probe::{UNCONDITIONAL, probe};

@@ -37,11 +37,22 @@ impl Sync {
         revisions.retain(|name, _| !apart.iter().any(|apart| apart.is_in(&name.project)));
         *unread = names::failed(&apart, selection);
         let (mut alive, mut ended) = (BTreeSet::new(), BTreeMap::new());
-        let projects: BTreeSet<Project> = revisions.keys().map(|name| name.project.clone()).collect();
+        let mut projects: BTreeSet<Project> = revisions.keys().map(|name| name.project.clone()).collect();
         for (name, revs) in revisions {
             let mut later: Option<names::Bound> = None;
             for rev in revs.into_iter().rev() {
-                let Some(bound) = self.bound(attached, &name, rev).await? else { continue };
+                let bound = match self.bound(attached, &name, rev).await {
+                    Err(error) if names::is_of_one_object(&self.bucket, &error) => {
+                        tracing::warn!(%error, %name, "what was deleted of its project is not reclaimed");
+                        projects.remove(&name.project);
+                        if selection.is_about(|about| *about == name) {
+                            unread.get_or_insert(error);
+                        }
+                        break;
+                    }
+                    bound => bound?,
+                };
+                let Some(bound) = bound else { continue };
                 if later.is_none() {
                     alive.extend(bound.target);
                     let before = bound.ended.iter().map(|ended| ended.nsid);
@@ -57,6 +68,8 @@ impl Sync {
             }
         }
         let until = self.bucket_now().saturating_sub(ask.retention_ms);
+        // Whoever a name that cannot be read is bound to is not dead, whatever name it had before.
+        ended.retain(|_, (name, _)| projects.contains(&name.project));
         let here: BTreeSet<Nsid> = self.engine.named().into_iter().map(|(_, nsid)| nsid).collect();
         for (project, nsid) in self.incarnations(projects).await? {
             if alive.contains(&nsid) || ended.contains_key(&nsid) {

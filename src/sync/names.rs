@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use super::{Selection, keys};
 use crate::engine::lineage::There;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::format::names::{Ended, NameBinding, decode_binding, encode_binding};
 use crate::model::ids::{Hlc, NamespaceName, Nsid, Project};
-use crate::store::{Bucket, Listed, Outcome, Patience, REPLACED, commit};
+use crate::store::{Bucket, Listed, Outcome, Patience, REPLACED, TOO_MANY_KEYS, commit};
 
-/// The most projects and the most revisions of names that one node takes part in.
-const PROJECTS_MAX: usize = 10_000;
+/// The most projects of one bucket, each of which is listed for itself.
+const PROJECTS_MAX: usize = 1_000_000;
+/// The most revisions of names of one project. One that has more is not brought together with anything, and the others are.
 const REVISIONS_MAX: usize = 1_000_000;
 
 /// What a name means in the bucket, newest revision.
@@ -124,6 +125,10 @@ pub async fn newest_after(
 
 /// All revisions of every name. Objects of namespaces are not listed for it, and nothing that no key of ours begins with is entered.
 pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<Revisions> {
+    revisions_up_to(bucket, REVISIONS_MAX, patience).await
+}
+
+async fn revisions_up_to(bucket: &Bucket, of_project_max: usize, patience: &Patience) -> Result<Revisions> {
     let mut found = Revisions::default();
     let mut projects = 0;
     for org in bucket.names_below("", patience).await?.into_iter().filter(|part| keys::is_org(part)) {
@@ -135,7 +140,7 @@ pub async fn revisions(bucket: &Bucket, patience: &Patience) -> Result<Revisions
             if projects > PROJECTS_MAX {
                 return Err(Error::invalid(format!("{}: more than {PROJECTS_MAX} projects", bucket.name())));
             }
-            found.list(bucket, &project, patience).await?;
+            found.list(bucket, &project, of_project_max, patience).await?;
         }
     }
     Ok(found)
@@ -158,24 +163,32 @@ pub async fn any_project(bucket: &Bucket, patience: &Patience) -> Result<Option<
 }
 
 /// Whether an error may be one place's only. In a directory one that is below may be another user's, or on a bad block; over HTTP all
-/// are asked of the same store.
+/// are asked of the same store. That there is too much below it is any place's own.
 pub fn is_of_one_place(bucket: &Bucket, error: &Error) -> bool {
-    bucket.is_directory() && error.code() != REPLACED
+    bucket.is_directory() && error.code() != REPLACED || error.code() == TOO_MANY_KEYS
+}
+
+/// Whether an error about one object of the bucket may be that object's only: what it says, or where it is.
+pub fn is_of_one_object(bucket: &Bucket, error: &Error) -> bool {
+    matches!(error.kind(), Kind::Corrupt | Kind::Unsupported) || is_of_one_place(bucket, error)
 }
 
 impl Revisions {
     /// Those of one project.
-    async fn list(&mut self, bucket: &Bucket, project: &Project, patience: &Patience) -> Result<()> {
+    async fn list(&mut self, bucket: &Bucket, project: &Project, max: usize, patience: &Patience) -> Result<()> {
         let below = keys::names(project);
-        match bucket.list_all(&below, None, REVISIONS_MAX, patience).await {
+        match bucket.list_all(&below, None, max, patience).await {
             Ok(listed) => self.extend(&listed),
             Err(error) if !is_of_one_place(bucket, &error) => return Err(error),
+            Err(error) if error.code() == TOO_MANY_KEYS => {
+                self.unless_unread(bucket, &below, Err::<(), _>(error))?;
+            }
             // Perhaps it is of one name only.
             Err(_) => {
                 let names = bucket.names_below(&below, patience).await;
                 for name in self.unless_unread(bucket, &below, names)?.unwrap_or_default() {
                     let below = format!("{below}/{name}");
-                    let listed = bucket.list_all(&below, None, REVISIONS_MAX, patience).await;
+                    let listed = bucket.list_all(&below, None, max, patience).await;
                     if let Some(listed) = self.unless_unread(bucket, &below, listed)? {
                         self.extend(&listed);
                     }
@@ -236,5 +249,35 @@ pub async fn bind(
     match commit(bucket, &|rev| keys::binding(name, rev), rev, bytes, &is_mine, patience).await? {
         Outcome::Won => Ok(bound),
         Outcome::Lost(found) => Ok(decode_binding(&found, &key)?.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{keys, revisions_up_to};
+    use crate::error::Kind;
+    use crate::model::ids::Project;
+    use crate::platform::clock::ManualClock;
+    use crate::platform::random::SeededRandom;
+    use crate::store::{Backend, Bucket, Patience};
+
+    #[tokio::test]
+    async fn a_project_with_too_many_names_costs_no_other_its_own() {
+        let (clock, random) = (Arc::new(ManualClock::at(0)), Arc::new(SeededRandom::new(1)));
+        let bucket = Bucket::over(Backend::in_memory(), clock, random);
+        let [many, few] = ["many", "few"].map(|project| Project::new("acme", project).unwrap());
+        for (project, count) in [(&many, 5), (&few, 4)] {
+            for at in 0..count {
+                let name = project.namespace(&format!("docs{at}")).unwrap();
+                bucket.put(&keys::binding(&name, 0), "x".into(), &Patience::ASKED).await.unwrap();
+            }
+        }
+        let found = revisions_up_to(&bucket, 4, &Patience::ASKED).await.unwrap();
+        assert_eq!(found.known.keys().filter(|name| name.project == few).count(), 4);
+        assert!(found.known.keys().all(|name| name.project == few));
+        assert!(found.unread.iter().all(|unread| unread.is_in(&many) && unread.error().kind() == Kind::Invalid));
+        assert_eq!(found.unread.len(), 1);
     }
 }

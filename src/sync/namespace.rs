@@ -7,7 +7,7 @@ use std::sync::{MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::holds::foreign;
-use super::objects::Carried;
+use super::objects::{Carried, check_objects};
 use super::tags::Uploads;
 use super::{Sync, binding, keys};
 use crate::engine::merge::schemas::SCHEMA_CLASH;
@@ -443,7 +443,7 @@ impl Sync {
             return Ok(None);
         };
         let (manifest, crc32c) = decode_manifest(&bytes, &key(generation))?;
-        let manifest = check(manifest, nsid, generation, &key(generation))?;
+        let manifest = check(manifest, project, (nsid, generation), &key(generation))?;
         self.saw(nsid, manifest.commit_id, crc32c);
         Ok(Some(Found { manifest, crc32c }))
     }
@@ -457,7 +457,7 @@ impl Sync {
     ) -> Result<Option<Manifest>> {
         let key = keys::manifest(project, nsid, generation);
         let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { return Ok(None) };
-        check(decode_manifest(&bytes, &key)?.0, nsid, generation, &key).map(Some)
+        check(decode_manifest(&bytes, &key)?.0, project, (nsid, generation), &key).map(Some)
     }
 
     fn saw(&self, nsid: Nsid, commit_id: CommitId, crc32c: u32) {
@@ -479,7 +479,8 @@ impl Sync {
     }
 }
 
-fn check(manifest: Manifest, nsid: Nsid, generation: u64, key: &str) -> Result<Manifest> {
+fn check(manifest: Manifest, project: &Project, (nsid, generation): (Nsid, u64), key: &str) -> Result<Manifest> {
+    check_objects(project, &manifest, key)?;
     match manifest.nsid == nsid && manifest.generation == generation {
         true => Ok(manifest),
         false => Err(Error::corrupt(format!(

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+use super::keys;
 use crate::engine::Engine;
 use crate::engine::layout::conflicts_token;
+use crate::engine::remote::{keys_of, owner_of};
 use crate::error::{Error, Result};
 use crate::format::conflicts::{BYTES_MAX as CONFLICTS_BYTES_MAX, decode_conflicts};
+use crate::format::manifest::Manifest;
 use crate::meta::ObjectFact;
+use crate::model::ids::Project;
 use crate::store::{Bucket, Ledger, Patience};
 use crate::tier::{Incoming, gone};
 
@@ -36,6 +40,16 @@ impl AddAssign for Carried {
     fn add_assign(&mut self, other: Carried) {
         self.objects += other.objects;
         self.bytes += other.bytes;
+    }
+}
+
+/// Corrupt when a state of the bucket, which `key` has, names what is no object of a namespace of its own project: through such
+/// a name what others have here would be read, or replaced.
+pub fn check_objects(project: &Project, state: &Manifest, key: &str) -> Result<()> {
+    let below = format!("{}/", keys::namespaces(project));
+    match keys_of(state).into_iter().find(|object| !object.starts_with(&below) || owner_of(object).is_none()) {
+        Some(object) => Err(Error::corrupt(format!("{key}: names {object}, expected objects below {below} only"))),
+        None => Ok(()),
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
 use super::collect::{Of, Reclaim, Reclaimed};
+use super::names::is_of_one_object;
 use super::status::{Told, told};
 use super::worker::{SLEEP_MAX, WAIT_MAX};
 use super::{Selection, Sync, Worker};
@@ -172,11 +173,16 @@ impl Sync {
         due.retain(|(name, ..)| !self.engine.follows(name));
         let mut live = Vec::new();
         for (name, rev) in self.names(&mut attached, selection).await?.known {
-            if selection.takes(&name)
-                && !self.engine.follows(&name)
-                && let Some(nsid) = self.bound(&mut attached, &name, rev).await?.and_then(|bound| bound.target)
-            {
-                live.push((name, nsid, false));
+            if !selection.takes(&name) || self.engine.follows(&name) {
+                continue;
+            }
+            match self.bound(&mut attached, &name, rev).await {
+                Ok(bound) => live.extend(bound.and_then(|bound| bound.target).map(|nsid| (name, nsid, false))),
+                Err(error) if is_of_one_object(&self.bucket, &error) => {
+                    tracing::warn!(%name, %error, "not reclaimed, the others are");
+                    run.failed.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
         // Branches before what they came from: what they let go of may go in the same run.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::fences::Condemned;
 use super::namespace::{Done, Found};
+use super::objects::check_objects;
 use super::{Sync, keys};
 use crate::engine::lineage::shared;
 use crate::engine::remote::{keys_of, objects_of};
@@ -239,6 +240,7 @@ impl Sync {
         let Some(bytes) = self.bucket.get(&key, &self.options.patience).await? else { return Ok(()) };
         let file = decode_tag(&bytes, &key)?;
         check(&file, nsid, (tag, rev), &key)?;
+        file.manifest.as_ref().map_or(Ok(()), |state| check_objects(&name.project, state, &key))?;
         let own = tokio::task::block_in_place(|| self.engine.tag_file(nsid, tag));
         if let (Some(_), Ok(Some(own))) = (unsent, &own)
             && state_of(own) != state_of(&file)

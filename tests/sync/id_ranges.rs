@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use shoal::engine::Engine;
-use shoal::format::node::{IdBlocks, decode_node, encode_node};
+use shoal::format::node::{IdBlocks, IdRange, decode_node, encode_node};
 use shoal::model::ids::DocId;
 use shoal::platform::disk::{Disk, publish};
 use shoal::store::Patience;
@@ -112,4 +112,69 @@ async fn a_node_that_only_follows_claims_nothing() {
     sync(&other, &there, &bucket).await.unwrap();
     assert!(there.id_ranges().is_empty());
     assert_eq!(bucket.list_all("_ids", None, 100, &Patience::ASKED).await.unwrap().len(), 1);
+}
+
+fn range(range: u32) -> IdRange {
+    IdRange { range, claim: uuid::Uuid::from_u128(u128::from(range)) }
+}
+
+/// Takes a block for each of `count` new namespaces, none of which was given before; how many there were.
+async fn take(engine: &Arc<Engine>, count: usize, given: &mut BTreeSet<DocId>) -> usize {
+    for taken in 0..count {
+        let namespace = format!("fork{}", given.len());
+        branch(engine, "docs", &namespace).await;
+        let ids = engine.allocate_ids(&name(&namespace), 1).await;
+        engine.delete(&name(&namespace)).await.unwrap();
+        let Ok(ids) = ids else { return taken };
+        assert!(given.insert(ids[0].clone()), "{:?} is given twice", ids[0]);
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_block_is_given_twice_in_whatever_order_ranges_are_claimed_and_lost() {
+    let node = Node::new(1);
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    let mut given = BTreeSet::new();
+    // A range is followed by one that was claimed before it, and by the first of all, round the end.
+    for claimed in [11, 500, 10, 0, 32_767] {
+        engine.keep_id_range(range(claimed)).unwrap();
+        let blocks = if claimed == 0 { 63 } else { 64 };
+        assert_eq!(take(&engine, 70, &mut given).await, blocks, "range {claimed}");
+    }
+    // One that is lost is not gone on with, nor are those that were used up before.
+    engine.keep_id_range(range(40)).unwrap();
+    assert_eq!(take(&engine, 3, &mut given).await, 3);
+    engine.give_up_id_range(40).unwrap();
+    assert_eq!(take(&engine, 3, &mut given).await, 0);
+    engine.keep_id_range(range(39)).unwrap();
+    engine.keep_id_range(range(41)).unwrap();
+    assert_eq!(take(&engine, 3, &mut given).await, 3);
+    engine.give_up_id_range(39).unwrap();
+    assert_eq!(take(&engine, 70, &mut given).await, 64);
+    // What it has is not asked for again.
+    assert!((0..100).filter_map(|_| engine.wants_id_range()).all(|wanted| wanted.range != 41));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_gave_blocks_again_goes_on_with_new_ones() {
+    let node = Node::new(1);
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let path = Path::new("/data/node.json");
+    let mut file = decode_node(&node.disk.read(path).unwrap(), "node.json").unwrap();
+    // As of a release that went from the end of a range on into the next one, whoever it was claimed for.
+    file.id_ranges = vec![range(11), range(500), range(10)];
+    file.id_blocks = Some(IdBlocks { first: 640, taken: 70 });
+    publish(&node.disk, path, &encode_node(&file).unwrap()).unwrap();
+    let engine = node.open();
+    let mut given = BTreeSet::new();
+    assert_eq!(take(&engine, 3, &mut given).await, 0);
+    assert!(engine.wants_id_range().is_some());
+    engine.keep_id_range(range(700)).unwrap();
+    assert_eq!(take(&engine, 70, &mut given).await, 64);
+    assert!(given.iter().all(|id| matches!(id, DocId::Uint(id) if *id >= (700 * 64) << 32)));
 }

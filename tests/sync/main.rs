@@ -19,6 +19,7 @@ mod ending;
 mod faulty_store;
 mod fleet;
 mod following;
+mod foreign;
 mod full;
 mod histories;
 #[path = "../engine/hook_disk.rs"]
