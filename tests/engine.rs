@@ -35,6 +35,8 @@ mod stopping;
 mod stuck_files;
 #[path = "engine/sums.rs"]
 mod sums;
+#[path = "engine/taken_away.rs"]
+mod taken_away;
 #[path = "engine/turns.rs"]
 mod turns;
 

@@ -224,6 +224,13 @@ impl Context {
         }
     }
 
+    /// Remembers logs that are gone though what they hold was acknowledged. The caller holds `commits`.
+    pub fn miss(&self, logs: &[KeptLog]) {
+        if let Err(error) = self.meta.miss_logs(logs) {
+            self.say_index_fails(&error);
+        }
+    }
+
     pub fn kin(&self) -> MutexGuard<'_, BTreeMap<Nsid, Kin>> {
         self.kin.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,6 +14,7 @@ use super::context::Context;
 use super::journal::{SealedLog, first_seq_of};
 use super::layout::log_key;
 use super::namespace::head::Head;
+use super::open_logs::open_name;
 use super::sweep::parts;
 use crate::format::manifest::{Manifest, decode_manifest};
 use crate::meta::{Facts, KeptLog};
@@ -37,7 +38,8 @@ pub fn missing_logs(
     // An index that fails knows nothing.
     let sealed = context.meta.sealed_below(&own).unwrap_or_default();
     let mut missing: Vec<(String, u64)> = needed(sealed, manifest, from).collect();
-    missing.retain(|(key, _)| is_gone(context, key));
+    // One that is there now and was not found is as good as missing, this time.
+    missing.retain(|(key, _)| is_not_sealed(context, key));
     if missing.is_empty() {
         return missing;
     }
@@ -45,6 +47,7 @@ pub fn missing_logs(
     let newest = Head::load(context, manifest.nsid).ok().flatten().map(|head| head.manifest);
     let newest = newest.filter(|newest| newest.origin == manifest.origin);
     missing.retain(|(_, first)| newest.as_ref().is_some_and(|newest| *first >= newest.replay_from));
+    missing.iter().for_each(|(key, _)| look_for(context, key));
     missing
 }
 
@@ -57,8 +60,30 @@ fn needed(logs: Vec<(String, Origin)>, manifest: &Manifest, from: u64) -> impl I
     })
 }
 
-fn is_gone(context: &Context, key: &str) -> bool {
+/// Whether a log is for certain neither in the tier nor open.
+pub fn is_gone(context: &Context, key: &str) -> bool {
+    is_not_sealed(context, key) && !is_open(context, key)
+}
+
+fn is_not_sealed(context: &Context, key: &str) -> bool {
     matches!(if_there(context.disk.size(&context.tier.path(key))), Ok(None))
+}
+
+/// Whether a log is not sealed, as one is that was put back where it was.
+pub fn is_open(context: &Context, key: &str) -> bool {
+    let path = open_name_of(key).map(|name| context.layout.log().join(name));
+    path.is_some_and(|path| matches!(if_there(context.disk.size(&path)), Ok(Some(_))))
+}
+
+/// Has the next opening look for a log where it was before it was sealed, too.
+pub fn look_for(context: &Context, key: &str) {
+    if let Some(name) = open_name_of(key) {
+        context.layout.open_logs.begin(&name);
+    }
+}
+
+fn open_name_of(key: &str) -> Option<String> {
+    Some(open_name(parts(key)?.0, key.rsplit('/').next()?))
 }
 
 impl Engine {

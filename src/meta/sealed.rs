@@ -5,6 +5,7 @@
 //!   manifest says whether the log is needed. So a row that stayed, or that a power cut brought back, does no harm.
 //! - Rows are believed once a clean stop came after them: a directory that was copied while it was written to may have an index that is
 //!   younger than its logs, and is whole without them.
+//! - Rows of logs that this process had read, and finds gone, are believed at once.
 //! - A row has a checksum of its own: redb does not look at those of its pages when it reads them.
 
 use redb::{Durability, ReadableTable, WriteTransaction};
@@ -14,6 +15,9 @@ use super::references::count;
 use super::tables::{SEALED, STATE, STOPS};
 use crate::error::Result;
 use crate::model::ids::Origin;
+
+/// What a row says in place of clean stops where it waits for none.
+const CERTAIN: u64 = u64::MAX;
 
 /// A sealed log that its writer still needs, and that no manifest names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +30,23 @@ pub struct KeptLog {
 impl Meta {
     /// Counts one more reference to each log, and remembers that those with records are there. Lazy.
     pub fn keep_logs(&self, logs: &[KeptLog]) -> Result<()> {
-        self.unless_empty(logs, Durability::None, |transaction| {
+        self.keep_since(logs, Durability::None, |transaction| stops(&transaction.open_table(STATE)?))
+    }
+
+    /// The same for logs that are gone though what they hold was acknowledged. Durable.
+    pub fn miss_logs(&self, logs: &[KeptLog]) -> Result<()> {
+        self.keep_since(logs, Durability::Immediate, |_| Ok(CERTAIN))
+    }
+
+    fn keep_since(
+        &self,
+        logs: &[KeptLog],
+        durability: Durability,
+        since: impl Fn(&WriteTransaction) -> Result<u64, redb::Error>,
+    ) -> Result<()> {
+        self.unless_empty(logs, durability, |transaction| {
             count(transaction, logs.iter().map(|log| &log.key))?;
-            let stops = stops(&transaction.open_table(STATE)?)?;
+            let stops = since(transaction)?;
             let mut sealed = transaction.open_table(SEALED)?;
             for KeptLog { key, writer } in logs {
                 if let Some(writer) = writer {
@@ -51,7 +69,7 @@ impl Meta {
                 }
                 let (writer, stops, known) = row.value();
                 let writer = Origin(writer);
-                if stops < now && sum(key.value(), writer, stops) == known {
+                if (stops < now || stops == CERTAIN) && sum(key.value(), writer, stops) == known {
                     found.push((key.value().to_owned(), writer));
                 }
             }

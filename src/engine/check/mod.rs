@@ -318,6 +318,12 @@ impl Engine {
         deleted
     }
 
+    /// An error where the file that says which store this is cannot be read.
+    fn check_format(&self) -> Result<()> {
+        let format = self.context.disk.read(&self.context.layout.format_file()).map_err(Error::from);
+        format.and_then(|bytes| decode_format(&bytes, "_format.json")).map(|_| ())
+    }
+
     fn check_node(&self, report: &mut Report) {
         let layout = &self.context.layout;
         let disk = &self.context.disk;
@@ -326,8 +332,7 @@ impl Engine {
         if let Err(error) = node.and_then(|bytes| decode_node(&bytes, "node.json")) {
             report.add("store", "node.json", error.message(), Remedy::Restore);
         }
-        let format = disk.read(&layout.format_file()).map_err(Error::from);
-        if let Err(error) = format.and_then(|bytes| decode_format(&bytes, "_format.json")) {
+        if let Err(error) = self.check_format() {
             report.add("store", self.below_root(&layout.format_file()), error.message(), Remedy::Restore);
         }
         if let Ok(names) = self.context.meta.names() {

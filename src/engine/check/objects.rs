@@ -9,7 +9,7 @@ use super::{Remedy, Report, restore};
 use crate::engine::Engine;
 use crate::engine::journal::first_seq_of;
 use crate::engine::layout::log_key;
-use crate::engine::missing_logs::missing_logs;
+use crate::engine::missing_logs::{is_gone, missing_logs};
 use crate::engine::namespace::head::objects;
 use crate::engine::remote::owner_of;
 use crate::error::{Error, Result};
@@ -190,9 +190,9 @@ impl Engine {
                 if first < replay_from {
                     continue;
                 }
-                let found = if_there(disk.size(&self.context.tier.path(&key)));
-                let is_there = !matches!(found, Ok(None));
-                if !is_there && !head.is_some_and(|head| head.logs.iter().any(|log| log.key == key)) {
+                if is_gone(&self.context, &key)
+                    && !head.is_some_and(|head| head.logs.iter().any(|log| log.key == key))
+                {
                     let what = format!("it is missing; it holds records from {first} on");
                     let logs = disk.list(&paths.sealed).unwrap_or_default();
                     // Where a later log is left, the gap before it sets the namespace apart.

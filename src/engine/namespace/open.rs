@@ -18,7 +18,7 @@ use crate::engine::analyzers::Analyzers;
 use crate::engine::context::Context;
 use crate::engine::journal::{Distrust, SealedLog, Writer};
 use crate::engine::layout::{log_key, prefix};
-use crate::engine::missing_logs::{kept, missing_logs};
+use crate::engine::missing_logs::{is_gone, kept, look_for, missing_logs};
 use crate::engine::recovery::{Unsettled, look, salvage, settle};
 use crate::engine::write::Change;
 use crate::error::{Context as _, Error, Kind, Result};
@@ -124,6 +124,10 @@ impl Namespace {
 
     /// Makes everything in memory anew from the files, after the log failed. Readers keep the last view until it is done.
     pub(super) async fn reopen(&self, decider: &mut Decider) -> Result<()> {
+        let (origin, own) = {
+            let shared = self.shared();
+            (shared.state.origin, shared.state.own)
+        };
         let mut head = self.head.lock().await;
         let distrust = decider.distrust.clone();
         let mut loaded = tokio::task::block_in_place(|| {
@@ -137,6 +141,10 @@ impl Namespace {
             load(&self.context, &self.name, &head.manifest, distrust.as_ref(), How::default())
         })
         .context(|| format!("reopen namespace {}", self.name))?;
+        if loaded.state.origin == origin && loaded.state.own < own {
+            drop(head);
+            return Err(tokio::task::block_in_place(|| self.miss_logs(decider)));
+        }
         self.publish_head(&head);
         // How much of a log that failed may be trusted is known to nobody else until it is settled.
         *decider = Decider { distrust, ..self::decider(&mut loaded, &head) };
@@ -147,6 +155,23 @@ impl Namespace {
         self.publish_view(&shared.state);
         self.follow_tail(&shared, before);
         Ok(())
+    }
+
+    /// Sets the namespace apart because writes that it showed are in no file any more, and has the next opening ask for the logs that are gone.
+    fn miss_logs(&self, decider: &Decider) -> Error {
+        let context = &self.context;
+        let names = decider.sealed.iter().map(|log| &log.name).chain(decider.distrust.as_ref().map(|log| &log.name));
+        let keys = names.map(|name| log_key(&self.name.project, self.nsid, name));
+        let gone: Vec<String> = keys.filter(|key| is_gone(context, key)).collect();
+        let _commits = context.commits.of(self.nsid);
+        let kept = gone.iter().map(|key| KeptLog { key: key.clone(), writer: Some(decider.origin) });
+        context.miss(&kept.collect::<Vec<_>>());
+        gone.iter().for_each(|key| look_for(context, key));
+        self.set_apart(match gone.first() {
+            Some(key) => Error::corrupt(format!("log {key} is missing; it holds writes that were acknowledged"))
+                .with_hint("put the file back where it was, or give up what it holds: `shoal check` says how"),
+            None => Error::corrupt(format!("the files of {} lack writes that were acknowledged", self.name)),
+        })
     }
 
     /// Does what opening left to the first write: seals open logs, and removes what a crash left.
