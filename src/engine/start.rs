@@ -374,7 +374,10 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
     // Either file can be made from what the other one and the index say; nobody can read a newer format from them.
     let node = match node {
         Err(error) if error.kind() == Kind::Corrupt => Some(node_from_index(disk, layout)?.ok_or_else(|| {
-            error.with_hint("put node.json back from a copy, or remove it: the node then takes a new identity")
+            error.with_hint(
+                "put node.json back from a copy that is younger than the last namespace that was given integer ids, or they are given \
+                 again; or remove it: the node then takes a new identity",
+            )
         })?),
         Ok(None) if !matches!(format, Ok(None)) => node_from_index(disk, layout)?,
         node => node?,
