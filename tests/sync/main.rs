@@ -14,6 +14,7 @@ mod damaged;
 mod damaged_here;
 mod deleting;
 mod ending;
+mod far_rows;
 #[path = "../support/faulty_store.rs"]
 #[expect(dead_code, reason = "other tests need the rest")]
 mod faulty_store;

@@ -8,7 +8,7 @@ use crate::engine::layout::numbered;
 use crate::engine::lineage::holdings::{generations, read_deleted, read_tags};
 use crate::engine::merge::{kept_by, unreadable};
 use crate::engine::namespace::answers::{AnswersFile, answer_files};
-use crate::engine::namespace::head::objects;
+use crate::engine::namespace::head::{Head, objects};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::{Manifest, decode_manifest};
 use crate::meta::ObjectFact;
@@ -74,7 +74,14 @@ impl Engine {
         if context.meta.is_trusted() {
             // Nothing but the index says that there was one between others.
             let known = context.meta.history(nsid)?.into_iter().map(|(generation, _)| generation);
-            for missing in known.filter(|generation| !all.contains(generation)) {
+            let missing: Vec<u64> = known.filter(|generation| !all.contains(generation)).collect();
+            // By now the head is above all that it replaced.
+            let head = if missing.is_empty() { None } else { Head::load(context, nsid).ok().flatten() };
+            for missing in missing {
+                if head.as_ref().is_some_and(|head| missing >= head.manifest.generation) {
+                    context.meta.distrust("the index has a past state that never was");
+                    continue;
+                }
                 let file = self.below_root(&context.layout.manifest(nsid, missing));
                 report.add(label, file, "it is missing", Remedy::Forget);
             }

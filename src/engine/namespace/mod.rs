@@ -15,6 +15,7 @@
 pub mod absorb;
 pub mod answers;
 mod apply;
+mod bring;
 pub mod compaction;
 mod conflict_room;
 mod flush;

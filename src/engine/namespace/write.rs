@@ -51,6 +51,12 @@ impl Namespace {
             if request.idempotency.is_none() {
                 prepared = Ok(prepared?);
             }
+            let brought = match &prepared {
+                Ok(prepared) if self.context.tier.reads_in_parts() => {
+                    compute(false, || self.bring(prepared, request))
+                }
+                _ => Ok(()),
+            };
             // Before it decides, so that nobody waits behind one that waits for its turn. Kept where it begins anew for another schema and
             // has room: who changes that often must not send it back to where it began to wait.
             if looking.is_none() && looks_long(request, &base) {
@@ -92,6 +98,7 @@ impl Namespace {
             let hlc = next_clock(decider.hlc, self.context.clock.now_millis());
             let version = Version { hlc, origin: decider.origin };
             let prepared = prepared?;
+            brought?;
             // Not before its turn: who waits for that must not take the room of others.
             let given = prepared.memory_bytes();
             let Some(making) = self.begin_to_make(given, is_short) else {

@@ -121,7 +121,7 @@ impl<'a> Condition<'a> {
 }
 
 /// Documents that are read at a time.
-const DOCUMENTS_AT_ONCE: usize = 256;
+pub const DOCUMENTS_AT_ONCE: usize = 256;
 
 struct Write<'a> {
     schema: &'a Schema,

@@ -13,7 +13,7 @@ pub mod typing;
 
 use std::sync::Arc;
 
-pub use decide::decide;
+pub use decide::{DOCUMENTS_AT_ONCE, decide};
 pub use possible::check_schema;
 pub use prepare::{Prepared, prepare};
 pub use schema_update::apply_schema_update;
