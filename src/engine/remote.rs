@@ -394,8 +394,9 @@ impl Engine {
         match tokio::task::block_in_place(|| self.project_of(nsid)) {
             Ok(Some(project)) if project != name.project => {
                 let what = format!("incarnation {nsid} of {name} is of project {project} on this node");
-                Err(Error::conflict(what)
-                    .with_hint("some node wrote a wrong name into the bucket: delete that name there"))
+                Err(Error::conflict(what).with_hint(
+                    "some node binds a name in the bucket to what another project has: find out which it is",
+                ))
             }
             _ => Ok(()),
         }
