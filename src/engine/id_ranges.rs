@@ -4,9 +4,9 @@
 //! that it took before and that are in no range of its own are given up: their namespaces go on with others.
 
 use super::Engine;
-use super::node::{current_range, next_block, next_claimed};
+use super::node::{begin, current_range, next_block, next_claimed};
 use crate::error::Result;
-use crate::format::claims::{RANGE_MAX, RANGES_MAX, first_of, range_of};
+use crate::format::claims::{RANGE_MAX, RANGES_MAX, range_of};
 use crate::format::node::{IdBlocks, IdRange};
 
 /// Another range is claimed while fewer blocks than this are left.
@@ -51,17 +51,13 @@ impl Engine {
     /// A claim is in the bucket: from now on blocks are taken of it, once none is left of the one before.
     pub fn keep_id_range(&self, range: IdRange) -> Result<()> {
         self.context.edit_node(|node| {
-            let first = match node.id_ranges.is_empty() {
+            let going_on = match node.id_ranges.is_empty() {
                 // What was given before there were claims is not given again.
-                true => node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| block),
-                false => None,
+                true => node.id_blocks.and_then(IdBlocks::take).map(|(_, first)| IdBlocks { first, taken: 0 }),
+                false => node.id_blocks.filter(|_| next_claimed(node).is_some()),
             };
-            let is_used_up = node.id_ranges.is_empty() || next_claimed(node).is_none();
-            if is_used_up {
-                let first = first.filter(|block| range_of(*block) == range.range);
-                let first = first.unwrap_or_else(|| first_of(range.range));
-                node.id_blocks = Some(IdBlocks { first, taken: 0 });
-            }
+            let is_claimed = |blocks: &IdBlocks| !node.id_ranges.is_empty() || current_range(*blocks) == range.range;
+            node.id_blocks = Some(going_on.filter(is_claimed).unwrap_or(begin(&range)));
             node.id_ranges.push(range);
             true
         })
@@ -74,8 +70,7 @@ impl Engine {
                 true => node.id_blocks.and_then(IdBlocks::take).map(|(_, block)| range_of(block)),
                 false => node.id_blocks.map(current_range),
             };
-            let after = node.id_ranges.iter().skip_while(|own| own.range != range).nth(1);
-            let after = after.map(|own| IdBlocks { first: first_of(own.range), taken: 0 });
+            let after = node.id_ranges.iter().skip_while(|own| own.range != range).nth(1).map(begin);
             node.id_ranges.retain(|own| own.range != range);
             if next == Some(range) {
                 // Where others are left and none comes after it, all of them are used up, and it stays where it was.

@@ -101,7 +101,6 @@ pub fn next_block(file: &NodeFile, random: &dyn Random) -> Option<(IdBlocks, u32
 /// The next block of the ranges that were claimed: one range after another, in the order of the claims. The range that a block is
 /// followed by may have been used up long ago, when it was claimed before.
 pub fn next_claimed(file: &NodeFile) -> Option<(IdBlocks, u32)> {
-    let begin = |own: &IdRange| IdBlocks { first: first_of(own.range), taken: 0 }.take();
     let blocks = file.id_blocks?;
     let at = file.id_ranges.iter().position(|own| own.range == current_range(blocks))?;
     // Only the last is not begun, but where a node once went from the end of a range on into one that was claimed before.
@@ -109,7 +108,12 @@ pub fn next_claimed(file: &NodeFile) -> Option<(IdBlocks, u32)> {
         return None;
     }
     let next = blocks.take().filter(|(_, block)| range_of(*block) == current_range(blocks));
-    next.or_else(|| begin(file.id_ranges.get(at + 1)?))
+    next.or_else(|| begin(file.id_ranges.get(at + 1)?).take())
+}
+
+/// The blocks of a range of which none is taken.
+pub fn begin(own: &IdRange) -> IdBlocks {
+    IdBlocks { first: first_of(own.range), taken: 0 }
 }
 
 /// The range that blocks are taken of.

@@ -85,7 +85,7 @@ impl Sync {
             let found = match found {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
-                Err(error) if names::is_of_one_place(&self.bucket, &error) => {
+                Err(error) if names::is_of_one_object(&self.bucket, &error) => {
                     tracing::warn!(%error, %project, %nsid, "not looked at by reclaim, the others are");
                     if selection.is_whole() {
                         unread.get_or_insert(error);

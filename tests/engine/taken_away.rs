@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use serde_json::json;
-use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::error::Kind;
 use shoal::platform::disk::{Disk, publish};
 
 use crate::files;
-use crate::node::{Node, documents, name, put};
+use crate::node::{Node, documents, name, put, try_write};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_open_log_that_is_taken_away_is_missed_until_it_is_back() {
@@ -32,11 +31,8 @@ async fn an_open_log_that_is_taken_away_is_missed_until_it_is_back() {
         // Something is to be done with it sooner or later.
         assert!(engine.checkpoint(&name("docs")).await.is_err());
         for n in 0..4 {
-            let error = {
-                let body = json!({"upsert_rows": [{"id": 20 + n}]});
-                let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-                engine.write(&name("docs"), *request).await.unwrap_err()
-            };
+            let body = json!({"upsert_rows": [{"id": 20 + n}]});
+            let error = try_write(&engine, &name("docs"), body).await.unwrap_err();
             assert!(n == 0 || error.kind() == Kind::Corrupt && error.message().contains("missing"), "{error}");
             if let Ok(view) = engine.view(&name("docs")) {
                 assert_eq!(documents(&view).len(), 12, "what was acknowledged is not there");

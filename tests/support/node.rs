@@ -13,6 +13,7 @@ use shoal::error::Result;
 use shoal::model::ids::{DocId, NamespaceName, Project};
 use shoal::model::query::Answer;
 use shoal::model::value_render::to_json;
+use shoal::model::write::WriteOutcome;
 use shoal::platform::allowance::Allowance;
 use shoal::platform::clock::ManualClock;
 use shoal::platform::disk::Disk;
@@ -68,9 +69,13 @@ pub fn name(text: &str) -> NamespaceName {
     Project::default_project().namespace(text).unwrap()
 }
 
-pub async fn write(engine: &Arc<Engine>, namespace: &str, body: Json) {
+pub async fn try_write(engine: &Arc<Engine>, to: &NamespaceName, body: Json) -> Result<WriteOutcome> {
     let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&name(namespace), *request).await.unwrap();
+    engine.write(to, *request).await
+}
+
+pub async fn write(engine: &Arc<Engine>, namespace: &str, body: Json) {
+    try_write(engine, &name(namespace), body).await.unwrap();
 }
 
 /// Upserts documents with these ids, all with the same `n`.

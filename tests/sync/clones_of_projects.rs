@@ -3,22 +3,19 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::Engine;
 use shoal::model::ids::{NamespaceName, Project};
 use shoal::store::Bucket;
 
 use crate::fleet::{bucket, meet, sync};
-use crate::node::{Node, all, documents, name, put};
+use crate::node::{Node, all, documents, name, put, try_write};
 
-fn elsewhere(text: &str) -> NamespaceName {
+pub fn elsewhere(text: &str) -> NamespaceName {
     Project::new("acme", "other").unwrap().namespace(text).unwrap()
 }
 
 async fn put_elsewhere(engine: &Arc<Engine>, text: &str, id: u64) {
-    let body = json!({"upsert_rows": [{"id": id, "n": id}]});
-    let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&elsewhere(text), *request).await.unwrap();
+    try_write(engine, &elsewhere(text), json!({"upsert_rows": [{"id": id, "n": id}]})).await.unwrap();
 }
 
 /// A disk with namespaces of two projects, and its clone, which writes to the first one's only.

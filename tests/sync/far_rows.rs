@@ -6,15 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use serde_json::{Value as Json, json};
-use shoal::api::wire::write::{WriteBody, parse_write};
-use shoal::engine::Engine;
-use shoal::error::Result;
 use shoal::platform::random::{Random, SeededRandom};
 use shoal::store::{Backend, Bucket};
 
 use crate::faulty_store::{Fault, FaultyStore};
 use crate::fleet::sync;
-use crate::node::{Node, all, name, write};
+use crate::node::{Node, all, name, try_write, write};
 
 const ROWS: u64 = 400;
 
@@ -22,11 +19,6 @@ const ROWS: u64 = 400;
 fn text(seed: u64) -> String {
     let random = SeededRandom::new(seed);
     (0..400).map(|_| format!("{:016x}", random.next_u64())).collect()
-}
-
-async fn try_write(engine: &Arc<Engine>, body: Json) -> Result<()> {
-    let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&name("docs"), *request).await.map(|_| ())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -57,14 +49,14 @@ async fn a_write_that_wants_a_row_from_a_silent_bucket_holds_up_no_other_write()
         [json!({"patch_rows": [{"id": 17, "n": 2}]}), json!({"deletes": [200], "delete_condition": ["n", "Eq", 1]})];
     let waiting = wanted.map(|body| {
         let engine = engine.clone();
-        tokio::spawn(async move { try_write(&engine, body).await })
+        tokio::spawn(async move { try_write(&engine, &name("docs"), body).await })
     });
     while wire.steps() == steps {
         tokio::task::yield_now().await;
     }
     for id in 2_000..2_010 {
-        try_write(&engine, json!({"upsert_rows": [{"id": id, "n": 1}]})).await.unwrap();
-        try_write(&engine, json!({"patch_rows": [{"id": id, "n": 2}]})).await.unwrap();
+        try_write(&engine, &name("docs"), json!({"upsert_rows": [{"id": id, "n": 1}]})).await.unwrap();
+        try_write(&engine, &name("docs"), json!({"patch_rows": [{"id": id, "n": 2}]})).await.unwrap();
     }
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()), "the others waited for these");
     is_silent.store(false, Ordering::SeqCst);
@@ -72,8 +64,8 @@ async fn a_write_that_wants_a_row_from_a_silent_bucket_holds_up_no_other_write()
         // What the bucket says in the end, in time or not.
         let _ = waiting.await.unwrap();
     }
-    try_write(&engine, json!({"patch_rows": [{"id": 17, "n": 2}]})).await.unwrap();
-    try_write(&engine, json!({"deletes": [200], "delete_condition": ["n", "Eq", 1]})).await.unwrap();
+    try_write(&engine, &name("docs"), json!({"patch_rows": [{"id": 17, "n": 2}]})).await.unwrap();
+    try_write(&engine, &name("docs"), json!({"deletes": [200], "delete_condition": ["n", "Eq", 1]})).await.unwrap();
     sync(&node, &engine, &bucket).await.unwrap();
     sync(&writer, &whole, &bucket).await.unwrap();
     let found = all(&whole, "docs");

@@ -3,29 +3,27 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use shoal::api::wire::write::{WriteBody, parse_write};
 use shoal::engine::Engine;
 use shoal::error::Kind;
 use shoal::format::manifest::{Manifest, Parent, decode_manifest, encode_manifest};
 use shoal::format::names::{decode_binding, encode_binding};
-use shoal::model::ids::{CommitId, NamespaceName, Nsid, Project};
+use shoal::model::ids::{CommitId, NamespaceName, Nsid};
 use shoal::store::{Bucket, Patience};
 
+use crate::clones_of_projects::elsewhere;
 use crate::fleet::{bucket, sync};
-use crate::node::{Documents, Node, all, documents, name, put};
+use crate::node::{Documents, Node, all, documents, name, put, try_write};
 use crate::upkeep::reclaim;
 
 const P: &Patience = &Patience::ASKED;
 
 fn theirs() -> NamespaceName {
-    Project::new("acme", "other").unwrap().namespace("theirs").unwrap()
+    elsewhere("theirs")
 }
 
 async fn put_theirs(engine: &Arc<Engine>, n: u64) {
     let rows: Vec<_> = (0..50).map(|id| json!({"id": id, "n": n})).collect();
-    let body = json!({"upsert_rows": rows});
-    let WriteBody::Write(request) = parse_write(body).unwrap() else { panic!("expected a write") };
-    engine.write(&theirs(), *request).await.unwrap();
+    try_write(engine, &theirs(), json!({"upsert_rows": rows})).await.unwrap();
 }
 
 fn all_theirs(engine: &Engine) -> Documents {
@@ -127,6 +125,19 @@ async fn a_name_that_is_bound_to_an_incarnation_of_another_project_is_refused_an
 async fn a_name_in_the_bucket_that_is_damaged_keeps_what_other_projects_replaced_from_nothing() {
     let (bucket, node, engine) = two_projects(3).await;
     for n in 2..6 {
+        put_theirs(&engine, n).await;
+        engine.compact(&theirs()).await.unwrap();
+        sync(&node, &engine, &bucket).await.unwrap();
+    }
+    // One that nobody ever gave a name cannot be read, either.
+    let nameless = format!("default/default/namespaces/{}/manifests/{:020}.json", uuid::Uuid::from_u128(7), 0);
+    bucket.put(&nameless, "nonsense".into(), P).await.unwrap();
+    let run = reclaim(&node, &engine, &bucket, 0).await;
+    assert!(run.failed.as_ref().is_some_and(|error| error.to_string().contains(&nameless)), "{:?}", run.failed);
+    let reclaimed = run.namespaces.values().flatten().map(|done| done.objects).sum::<u64>();
+    assert!(reclaimed > 0, "nothing is reclaimed");
+    bucket.delete(&nameless, P).await.unwrap();
+    for n in 6..9 {
         put_theirs(&engine, n).await;
         engine.compact(&theirs()).await.unwrap();
         sync(&node, &engine, &bucket).await.unwrap();

@@ -162,7 +162,8 @@ impl Namespace {
         let context = &self.context;
         let names = decider.sealed.iter().map(|log| &log.name).chain(decider.distrust.as_ref().map(|log| &log.name));
         let keys = names.map(|name| log_key(&self.name.project, self.nsid, name));
-        let gone: Vec<String> = keys.filter(|key| is_gone(context, key)).collect();
+        // One that was opened again after it failed is both.
+        let gone: BTreeSet<String> = keys.filter(|key| is_gone(context, key)).collect();
         let _commits = context.commits.of(self.nsid);
         let kept = gone.iter().map(|key| KeptLog { key: key.clone(), writer: Some(decider.origin) });
         context.miss(&kept.collect::<Vec<_>>());
