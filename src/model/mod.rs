@@ -12,6 +12,7 @@ pub mod name_patterns;
 pub mod query;
 pub mod schema;
 pub mod schema_render;
+pub mod shown;
 pub mod value;
 pub mod value_render;
 pub mod version_vector;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::engine::Engine;
-use crate::engine::merge::diff::{Diff, is_same};
+use crate::engine::merge::diff::Diff;
 use crate::error::{Error, Result};
 use crate::model::as_of::AsOf;
 use crate::model::document::Document;
 use crate::model::ids::{DocId, NamespaceName};
+use crate::model::shown::{Shown, is_same};
 
 /// The most that one revert writes, in logical bytes; its documents are in memory at once.
 pub const REVERT_BYTES_MAX: u64 = 64 << 20;
@@ -51,10 +52,10 @@ impl Engine {
 
 fn differences(diff: &Diff) -> Result<(Vec<Arc<Document>>, Vec<DocId>)> {
     let (mut documents, mut deletes, mut bytes) = (Vec::new(), Vec::new(), 0);
-    let schema = &diff.from.view.schema;
+    let shown = Shown::new(&diff.from.view.schema);
     diff.for_each(|difference| {
         if let (Some(old), Some(new)) = (&difference.old, &difference.new)
-            && is_same((old, schema), (new, schema))
+            && is_same((old, &shown), (new, &shown))
         {
             // It differs in columns that were dropped since only, which stay dropped: written again it would differ as before.
             return Ok(());

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Version};
 use crate::model::schema::{ColumnUid, Schema};
+use crate::model::shown::Shown;
 use crate::segment::builder::Entry;
 use crate::segment::text::terms::DocTerms;
 
@@ -28,7 +29,8 @@ const CHUNK_ENTRIES: usize = 65_536;
 /// The columns of `schema` that `side` shows: what a side dropped does not come with its rows.
 pub fn visible(schema: &Schema, side: &Schema) -> Schema {
     let mut shown = schema.clone();
-    shown.columns.retain(|column| side.column_by_uid(column.uid()).is_some());
+    let side = Shown::new(side);
+    shown.columns.retain(|column| side.shows(column.uid()));
     shown
 }
 
@@ -39,8 +41,8 @@ pub fn tombstone(id: DocId, version: Version) -> Entry {
 /// What the commit will name, as it grows.
 pub struct Build<'a> {
     pub schema: &'a Schema,
-    pub their_schema: &'a Schema,
-    pub our_schema: &'a Schema,
+    pub theirs: Arc<Shown<'a>>,
+    pub ours: Arc<Shown<'a>>,
     pub dead: BTreeMap<Uuid, RoaringBitmap>,
     /// Rows of their segments that are copied, or stay where they are.
     pub rows: Vec<RoaringBitmap>,
@@ -57,11 +59,11 @@ pub struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// `whole`: the segments of theirs whose rows are copied, or stay where they are.
-    pub fn new(schema: &'a Schema, their_schema: &'a Schema, our_schema: &'a Schema, whole: Vec<bool>) -> Self {
+    pub fn new(schema: &'a Schema, theirs: Arc<Shown<'a>>, ours: Arc<Shown<'a>>, whole: Vec<bool>) -> Self {
         Build {
             schema,
-            their_schema,
-            our_schema,
+            theirs,
+            ours,
             dead: BTreeMap::new(),
             rows: vec![RoaringBitmap::new(); whole.len()],
             whole,
@@ -86,8 +88,10 @@ impl<'a> Build<'a> {
             (Resolution::TakeTheirs, State::Deleted(version), _) => self.delete(step, Some(version), ours, site),
             (Resolution::TakeTheirs, _, Some(_)) => self.take(step, walk, ours, site),
             (Resolution::TakeTheirs, _, None) => self.delete(step, None, ours, site),
-            (Resolution::RenewOurs, ..) => self.renew(step, step.ours.as_deref(), self.our_schema, ours, site),
-            (Resolution::RenewTheirs, ..) => self.renew(step, step.theirs.as_deref(), self.their_schema, ours, site),
+            (Resolution::RenewOurs, ..) => self.renew(step, step.ours.as_deref(), &self.ours.clone(), ours, site),
+            (Resolution::RenewTheirs, ..) => {
+                self.renew(step, step.theirs.as_deref(), &self.theirs.clone(), ours, site)
+            }
             (Resolution::Join | Resolution::OursAndTheirs | Resolution::TheirsAndOurs, ..) => {
                 Err(Error::internal("two states are kept, expected one"))
             }
@@ -105,7 +109,7 @@ impl<'a> Build<'a> {
         }
         match walk.theirs(step.candidate.theirs)? {
             Some(document) => {
-                let mut row = self.row(&document, self.their_schema, None, None);
+                let mut row = self.row(&document, &self.theirs, None, None);
                 if let (Entry::Row { terms, .. }, Some(Place::Tail(place))) = (&mut row, step.candidate.theirs.place)
                 {
                     *terms = self.terms_of(walk, place);
@@ -120,7 +124,7 @@ impl<'a> Build<'a> {
     fn terms_of(&self, walk: &Walk, place: u32) -> Vec<(ColumnUid, DocTerms)> {
         let full_text =
             |schema: &Schema, uid: ColumnUid| schema.column_by_uid(uid).map(|column| column.full_text.clone());
-        let is_alike = |uid: ColumnUid| full_text(self.schema, uid) == full_text(self.their_schema, uid);
+        let is_alike = |uid: ColumnUid| full_text(self.schema, uid) == full_text(self.theirs.schema, uid);
         let row = walk.changes.theirs.moment.view.tail.at(place);
         let terms = row.into_iter().flat_map(|row| &row.terms);
         terms.filter(|(uid, _)| is_alike(*uid)).cloned().collect()
@@ -137,7 +141,7 @@ impl<'a> Build<'a> {
         &mut self,
         step: &Step,
         document: Option<&Document>,
-        schema: &Schema,
+        side: &Shown,
         ours: &Moment,
         site: &mut Site,
     ) -> Result<()> {
@@ -146,16 +150,16 @@ impl<'a> Build<'a> {
             None => self.delete(step, Some(site.version), ours, site),
             Some(document) => {
                 self.bury(step, ours)?;
-                let row = self.row(document, schema, Some(site.version), None);
+                let row = self.row(document, side, Some(site.version), None);
                 self.add(row, site)
             }
         }
     }
 
     /// A document as a row: what its side does not show is left out.
-    pub fn row(&self, document: &Document, side: &Schema, renewed: Option<Version>, id: Option<DocId>) -> Entry {
+    pub fn row(&self, document: &Document, side: &Shown, renewed: Option<Version>, id: Option<DocId>) -> Entry {
         let mut document = document.clone();
-        document.fields.retain(|(uid, _)| side.column_by_uid(*uid).is_some());
+        document.fields.retain(|(uid, _)| side.shows(*uid));
         if let Some(version) = renewed {
             document.version = version;
             document.patch = None;

@@ -1,6 +1,5 @@
 //! What one state of a namespace has that another has not, document by document.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::changes::Changes;
@@ -11,8 +10,8 @@ use crate::model::as_of::AsOf;
 use crate::model::document::Document;
 use crate::model::ids::{DocId, NamespaceName};
 use crate::model::query::Projection;
-use crate::model::schema::{ColumnUid, Schema};
-use crate::model::value::Value;
+use crate::model::schema::Schema;
+use crate::model::shown::is_same;
 
 /// Two states to compare, taken.
 pub struct Diff {
@@ -101,8 +100,8 @@ impl Diff {
     }
 
     fn compare(&self, mut each: impl FnMut(Difference) -> Result<()>) -> Result<()> {
-        let (old_schema, new_schema) = (&self.from.view.schema, &self.to.view.schema);
         let mut changes = Changes::between(&self.to, &self.from)?;
+        let (old_shown, new_shown) = (changes.ours.shown.clone(), changes.theirs.shown.clone());
         while let Some(candidate) = changes.next_candidate()? {
             if candidate.theirs.state == candidate.ours.state {
                 continue;
@@ -113,21 +112,11 @@ impl Diff {
                 (None, None) => continue,
                 (None, Some(_)) => Change::Insert,
                 (Some(_), None) => Change::Delete,
-                (Some(old), Some(new)) if is_same((old, old_schema), (new, new_schema)) => continue,
+                (Some(old), Some(new)) if is_same((old, &old_shown), (new, &new_shown)) => continue,
                 (Some(_), Some(_)) => Change::Update,
             };
             each(Difference { id: candidate.id, change, old, new })?;
         }
         Ok(())
     }
-}
-
-/// Whether two documents have the same values under the same names. Values of columns that were dropped do not count.
-pub fn is_same(a: (&Document, &Schema), b: (&Document, &Schema)) -> bool {
-    content(a) == content(b)
-}
-
-fn content<'a>((document, schema): (&'a Document, &'a Schema)) -> BTreeMap<&'a str, &'a Value> {
-    let names: BTreeMap<ColumnUid, &str> = schema.columns.iter().map(|c| (c.uid(), c.name.as_str())).collect();
-    document.fields.iter().filter_map(|(uid, value)| Some((*names.get(uid)?, value))).collect()
 }

@@ -7,6 +7,7 @@
 
 use crate::model::document::Document;
 use crate::model::schema::{ColumnUid, Schema};
+use crate::model::shown::Shown;
 use crate::model::value::Value;
 
 /// What is known of the state that both began with.
@@ -23,16 +24,16 @@ pub enum Ground<'a> {
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
     pub document: &'a Document,
-    pub schema: &'a Schema,
+    pub shown: &'a Shown<'a>,
 }
 
 impl<'a> Seen<'a> {
     fn shows(&self, uid: ColumnUid) -> bool {
-        self.schema.column_by_uid(uid).is_some()
+        self.shown.shows(uid)
     }
 
     fn get(&self, uid: ColumnUid) -> Option<&'a Value> {
-        self.document.get(uid).filter(|_| self.shows(uid))
+        self.shown.get(self.document, uid)
     }
 }
 
@@ -121,6 +122,7 @@ mod tests {
     use crate::model::document::Document;
     use crate::model::ids::{DocId, Version};
     use crate::model::schema::{AttributeType, Column, ColumnUid, Schema};
+    use crate::model::shown::Shown;
     use crate::model::value::Value;
 
     fn schema() -> Schema {
@@ -148,7 +150,8 @@ mod tests {
 
     fn joined(ground: Ground, theirs: &Document, ours: &Document, theirs_is_newer: bool) -> Joined {
         let schema = schema();
-        let seen = |document| Seen { document, schema: &schema };
+        let shown = Shown::new(&schema);
+        let seen = |document| Seen { document, shown: &shown };
         join(&schema, ground, seen(theirs), seen(ours), theirs_is_newer)
     }
 

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::model::document::{Document, Tombstone};
 use crate::model::ids::{DocId, Hlc, Nsid, Version};
+use crate::model::shown::Shown;
 use crate::segment::documents::RowScan;
 
 /// Where the live state of a document is.
@@ -31,6 +32,7 @@ pub struct Found {
 /// A moment that documents are looked up in.
 pub struct Side<'a> {
     pub moment: &'a Moment,
+    pub shown: Arc<Shown<'a>>,
     /// The rows of the tail in the order of their ids.
     pub(super) tail: Vec<(&'a DocId, u32)>,
     /// Of each segment, read when first asked for.
@@ -46,6 +48,7 @@ impl<'a> Side<'a> {
         let segments = moment.view.segments.len();
         Side {
             moment,
+            shown: Arc::new(Shown::new(&moment.view.schema)),
             tail,
             tombstones: (0..segments).map(|_| OnceCell::new()).collect(),
             scans: (0..segments).map(|_| None).collect(),

@@ -120,7 +120,7 @@ impl Work<'_> {
             return Ok(());
         }
         let (base, shown) = match walk.common(step)? {
-            Common::Known { document: Some(document), schema, .. } => (Some(document), Some(schema)),
+            Common::Known { document: Some(document), shown, .. } => (Some(document), Some(shown)),
             Common::Known { document: None, .. } | Common::Unknown => (None, None),
         };
         let rows = [&base, &step.ours, &step.theirs];
@@ -128,7 +128,7 @@ impl Work<'_> {
         if self.listed_bytes > LISTED_BYTES_MAX {
             return Ok(());
         }
-        let base = base.zip(shown).map(|(document, schema)| document_json(&document, schema));
+        let base = base.zip(shown).map(|(document, shown)| document_json(&document, shown.schema));
         let row = |document: &Option<Arc<Document>>, schema: &Schema| {
             document.as_ref().map(|document| document_json(document, schema))
         };
@@ -181,8 +181,9 @@ impl Work<'_> {
             _ => Ground::Changes { theirs: intent(theirs, our_moment), ours: intent(ours, their_moment), is_union },
         };
         let theirs_is_newer = step.candidate.theirs.state.version() > step.candidate.ours.state.version();
-        let theirs = Seen { document: theirs, schema: &their_moment.view.schema };
-        let ours = Seen { document: ours, schema: &our_moment.view.schema };
+        let (their_shown, our_shown) = (walk.changes.theirs.shown.clone(), walk.changes.ours.shown.clone());
+        let theirs = Seen { document: theirs, shown: &their_shown };
+        let ours = Seen { document: ours, shown: &our_shown };
         Ok(Some(join(schema, ground, theirs, ours, theirs_is_newer)))
     }
 }

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use super::bases::{Base, evidence, newest_common};
 use super::changes::{Candidate, Changes};
 use super::decide::{Evidence, Resolution, Sides, State, Verdict, by_content, decide};
-use super::diff::is_same;
-use super::side::{Found, Side};
+use super::side::Found;
 use crate::engine::namespace::Moment;
 use crate::error::Result;
 use crate::model::document::Document;
-use crate::model::schema::Schema;
-use crate::model::value::Value;
+use crate::model::shown::{Shown, is_same};
 use crate::platform::allowance::{Allowance, ROWS_PER_CHECK};
 
 /// What becomes of one document.
@@ -35,7 +33,7 @@ pub enum Common<'a> {
     Known {
         /// `None`: there was no document.
         document: Option<Arc<Document>>,
-        schema: &'a Schema,
+        shown: Arc<Shown<'a>>,
         /// Neither side has seen anything newer that the other has seen, too.
         is_newest: bool,
     },
@@ -113,9 +111,7 @@ impl<'a> Walk<'a> {
             step.theirs = self.changes.theirs.live(step.candidate.theirs)?;
             step.ours = self.changes.ours.live(step.candidate.ours)?;
             if let (Some(theirs), Some(ours)) = (&step.theirs, &step.ours) {
-                let schema = |side: &Side<'a>| side.moment.view.schema.clone();
-                let (their_schema, our_schema) = (schema(&self.changes.theirs), schema(&self.changes.ours));
-                step.is_same = is_same((theirs, &their_schema), (ours, &our_schema));
+                step.is_same = is_same((theirs, &self.changes.theirs.shown), (ours, &self.changes.ours.shown));
             }
             if step.is_same {
                 let (theirs, ours) = (step.candidate.theirs.state, step.candidate.ours.state);
@@ -135,13 +131,13 @@ impl<'a> Walk<'a> {
         if !self.common_is_here(step) {
             return Ok(None);
         }
-        let Common::Known { document: base, schema, is_newest: true } = self.common(step)? else { return Ok(None) };
+        let Common::Known { document: base, shown, is_newest: true } = self.common(step)? else { return Ok(None) };
         // Where nothing was in common both wrote: who deleted what it had seen of the other did something, and is heard.
         let Some(base) = base.as_deref() else { return Ok(None) };
-        let base = Some((base, schema));
-        let changed = |side: Option<&Document>, schema: &Schema| is_changed(side.map(|side| (side, schema)), base);
-        let theirs_changed = changed(step.theirs.as_deref(), &self.changes.theirs.moment.view.schema);
-        let ours_changed = changed(step.ours.as_deref(), &self.changes.ours.moment.view.schema);
+        let base = Some((base, &*shown));
+        let changed = |side: Option<&Document>, shown: &Shown| is_changed(side.map(|side| (side, shown)), base);
+        let theirs_changed = changed(step.theirs.as_deref(), &self.changes.theirs.shown);
+        let ours_changed = changed(step.ours.as_deref(), &self.changes.ours.shown);
         Ok(by_content(step.candidate.theirs.state, step.candidate.ours.state, theirs_changed, ours_changed))
     }
 
@@ -156,7 +152,7 @@ impl<'a> Walk<'a> {
         let base = &mut self.bases[at];
         let read = base.side.live(found);
         self.has_lost_base |= read.is_err();
-        Ok(Common::Known { document: read?, schema: &base.side.moment.view.schema, is_newest: base.is_newest })
+        Ok(Common::Known { document: read?, shown: base.side.shown.clone(), is_newest: base.is_newest })
     }
 
     /// Whether a document that only theirs wrote has the content that it has here. What would have to be brought from the bucket
@@ -168,7 +164,7 @@ impl<'a> Walk<'a> {
             return Ok(false);
         }
         let (new, old) = (theirs.document(s)?, ours.document(t)?);
-        Ok(is_same((&new, &theirs.moment.view.schema), (&old, &ours.moment.view.schema)))
+        Ok(is_same((&new, &theirs.shown), (&old, &ours.shown)))
     }
 
     /// The document of a state that is taken as it is.
@@ -179,11 +175,7 @@ impl<'a> Walk<'a> {
 
 /// Whether a side has made something else of what both began with. A column that only one of the two states shows counts where
 /// the side has a value in it: what it dropped it has not changed.
-fn is_changed(side: Option<(&Document, &Schema)>, base: Option<(&Document, &Schema)>) -> bool {
+fn is_changed(side: Option<(&Document, &Shown)>, base: Option<(&Document, &Shown)>) -> bool {
     let (Some((side, shown)), Some((base, before))) = (side, base) else { return side.is_some() != base.is_some() };
-    shown.columns.iter().any(|column| {
-        let uid = column.uid();
-        let was: Option<&Value> = base.get(uid).filter(|_| before.column_by_uid(uid).is_some());
-        side.get(uid) != was
-    })
+    shown.uids().any(|uid| side.get(uid) != before.get(base, uid))
 }

@@ -139,7 +139,8 @@ impl Work<'_> {
         let reused: Vec<bool> =
             segments().zip(&self.taken).map(|(segment, rows)| site.reuses(segment, *rows, &shown)).collect();
         let whole = reused.iter().enumerate().map(|(at, reused)| *reused || self.is_copied(at)).collect();
-        let mut build = Build::new(&schema, &theirs.view.schema, &ours.view.schema, whole);
+        let (their_shown, our_shown) = (walk.changes.theirs.shown.clone(), walk.changes.ours.shown.clone());
+        let mut build = Build::new(&schema, their_shown, our_shown, whole);
         let mut ids = std::mem::take(&mut site.fresh_ids).into_iter();
         let mut conflict = 0;
         // What theirs forgot itself is not found among what differs.
@@ -232,10 +233,11 @@ impl Work<'_> {
             return Err(Error::internal("a merge that refuses conflicts meets one"));
         };
         let id = &step.candidate.id;
+        let (their_shown, our_shown) = (build.theirs.clone(), build.ours.clone());
         let lost = |side: Side, attributes: Vec<String>| {
             let (state, document, schema) = match side {
-                Side::Ours => (ours_state, &step.ours, build.our_schema),
-                Side::Theirs => (theirs_state, &step.theirs, build.their_schema),
+                Side::Ours => (ours_state, &step.ours, our_shown.schema),
+                Side::Theirs => (theirs_state, &step.theirs, their_shown.schema),
             };
             Lost { side, version: state.version(), document: document.as_deref(), schema, attributes }
         };
@@ -257,8 +259,8 @@ impl Work<'_> {
                 };
                 let another = fresh()?;
                 let (kept, beside) = match resolution {
-                    Resolution::OursAndTheirs => ((own, build.our_schema), (theirs, build.their_schema)),
-                    _ => ((theirs, build.their_schema), (own, build.our_schema)),
+                    Resolution::OursAndTheirs => ((own, &our_shown), (theirs, &their_shown)),
+                    _ => ((theirs, &their_shown), (own, &our_shown)),
                 };
                 build.renew(step, Some(kept.0), kept.1, ours, site)?;
                 let version = site.version;

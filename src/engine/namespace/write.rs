@@ -21,6 +21,7 @@ use crate::model::document::Document;
 use crate::model::filter::{Expr, Filter};
 use crate::model::ids::{DocId, Hlc, IdType, Version};
 use crate::model::schema::Schema;
+use crate::model::shown::Shown;
 use crate::model::write::{Idempotency, SchemaUpdate, WriteOutcome, WriteRequest};
 use crate::platform::allowance::{Allowance, End};
 use crate::platform::mmap::lacks_room;
@@ -150,9 +151,9 @@ impl Namespace {
         let making = self.begin_to_make(makes, false).ok_or_else(|| self.full(1))?;
         let schema = decider.schema.clone();
         let changes = tokio::task::block_in_place(|| {
-            let mut analysis = Analyzers::new();
+            let (mut analysis, shown) = (Analyzers::new(), Shown::new(&schema));
             let renewed = documents.into_iter().map(|document| {
-                let fields = document.fields.iter().filter(|(uid, _)| schema.column_by_uid(*uid).is_some()).cloned();
+                let fields = document.fields.iter().filter(|(uid, _)| shown.shows(*uid)).cloned();
                 let document = Document { id: document.id.clone(), version, fields: fields.collect(), patch: None };
                 whole(&schema, &mut analysis, document)
             });
