@@ -12,7 +12,7 @@ use shoal::api::wire::query::{parse_query, parse_recall};
 use shoal::api::wire::shape;
 use shoal::api::wire::write::{WriteBody, parse_schema, parse_write, parse_write_bytes};
 use shoal::error::Result;
-use shoal::format::claims::{decode_claim, encode_claim};
+use shoal::format::claims::{decode_claim, decode_told, encode_claim, encode_told};
 use shoal::format::clusters::{HEADER_BYTES, Table};
 use shoal::format::conflicts::{decode_conflicts, encode_conflicts};
 use shoal::format::log::{Frame, decode_log, encode_frame, encode_header, peek_header};
@@ -250,6 +250,9 @@ fn node(data: &[u8]) {
         }
         if let Some(found) = either(decode_claim(bytes, "fuzz")) {
             assert_eq!(again(decode_claim(&again(encode_claim(&found)), "again")), found);
+        }
+        if let Some(found) = either(decode_told(bytes, "fuzz")) {
+            assert_eq!(again(decode_told(&again(encode_told(&found)), "again")), found);
         }
         if let Some(found) = either(decode_traffic(bytes, "fuzz")) {
             assert_eq!(again(decode_traffic(&again(encode_traffic(&found)), "again")), found);

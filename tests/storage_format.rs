@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use half::f16;
 use shoal::format::answers;
-use shoal::format::claims::{self, ClaimFile, decode_claim, encode_claim};
+use shoal::format::claims::{self, ClaimFile, ToldFile, decode_claim, decode_told, encode_claim, encode_told};
 use shoal::format::conflicts::{
     self, ConflictsFile, Field, Loser, MergeSource, Side, StoredId, decode_conflicts, encode_conflicts,
 };
@@ -27,7 +27,8 @@ use shoal::format::marks::{
 };
 use shoal::format::names::{Ended, NameBinding, decode_binding, encode_binding, parse_name};
 use shoal::format::node::{
-    self, FormatFile, IdBlocks, IdRange, NodeFile, Pin, decode_format, decode_node, encode_format, encode_node,
+    self, FormatFile, IdBlocks, IdRange, IdTold, NodeFile, Pin, decode_format, decode_node, encode_format,
+    encode_node,
 };
 use shoal::format::ranges;
 use shoal::format::reclaim::{
@@ -349,6 +350,16 @@ fn claim_file() -> ClaimFile {
     ClaimFile { format: claims::VERSION, range: 31_250, node: Uuid::from_u128(0x4e), claim: Uuid::from_u128(0x1d) }
 }
 
+fn told_file() -> ToldFile {
+    ToldFile {
+        format: claims::VERSION,
+        range: 31_250,
+        number: 7,
+        node: Uuid::from_u128(0x4e),
+        token: Uuid::from_u128(0x70),
+    }
+}
+
 fn traffic_file() -> TrafficFile {
     TrafficFile { format: traffic::VERSION, month: "2026-11".into(), bytes_up: 7, bytes_down: 1 << 40 }
 }
@@ -388,6 +399,11 @@ fn node_file() -> NodeFile {
         pins,
         id_blocks: Some(IdBlocks { first: 2_000_000, taken: 3 }),
         id_ranges: vec![IdRange { range: 31_250, claim: Uuid::from_u128(0x1d) }],
+        id_told: Some(IdTold {
+            number: 7,
+            token: Uuid::from_u128(0x70),
+            blocks: IdBlocks { first: 2_000_000, taken: 2 },
+        }),
     }
 }
 
@@ -689,6 +705,7 @@ fn the_small_metadata_files_have_exactly_the_documented_fields() {
     check_fields("Format file", &format_file());
     check_fields("Node file", &node_file());
     check_fields("Claim file", &claim_file());
+    check_fields("Told file", &told_file());
     check_fields("Traffic file", &traffic_file());
     check_fields("Tag file", &tag_file());
     check_fields("Tags file", &tags_file());
@@ -762,14 +779,18 @@ fn golden_files_are_read_and_written_to_the_byte() {
     assert_eq!(decode_traffic(&found, "golden").unwrap(), traffic_file());
     let found = golden("v1", "claim.json", &encode_claim(&claim_file()).unwrap());
     assert_eq!(decode_claim(&found, "golden").unwrap(), claim_file());
-    let found = golden("v3", "node.json", &encode_node(&node_file()).unwrap());
+    let found = golden("v1", "told.json", &encode_told(&told_file()).unwrap());
+    assert_eq!(decode_told(&found, "golden").unwrap(), told_file());
+    let found = golden("v4", "node.json", &encode_node(&node_file()).unwrap());
     assert_eq!(decode_node(&found, "golden").unwrap(), node_file());
 }
 
 #[test]
-fn node_files_of_versions_1_and_2_are_still_read() {
+fn node_files_of_versions_1_to_3_are_still_read() {
     let read = |version: &str| std::fs::read(root().join("tests/golden").join(version).join("node.json")).unwrap();
-    let second = NodeFile { format: 2, id_ranges: Vec::new(), ..node_file() };
+    let third = NodeFile { format: 3, id_told: None, ..node_file() };
+    assert_eq!(decode_node(&read("v3"), "golden").unwrap(), third);
+    let second = NodeFile { format: 2, id_ranges: Vec::new(), ..third };
     assert_eq!(decode_node(&read("v2"), "golden").unwrap(), second);
     let first = NodeFile { format: 1, id_blocks: None, ..second };
     assert_eq!(decode_node(&read("v1"), "golden").unwrap(), first);

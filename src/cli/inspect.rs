@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::output;
 use crate::error::{Context, Error, Result};
-use crate::format::claims::decode_claim;
+use crate::format::claims::{decode_claim, decode_told};
 use crate::format::conflicts::decode_conflicts;
 use crate::format::log::decode_log;
 use crate::format::manifest::decode_manifest;
@@ -173,12 +173,13 @@ const DELETED: Small = ("mark of deletion", |bytes, name| body(decode_deleted(by
 const SWEEP: Small = ("sweep", |bytes, name| body(decode_sweep(bytes, name)?));
 const HOLD: Small = ("hold", |bytes, name| body(decode_hold(bytes, name)?));
 const CLAIM: Small = ("claim of ids", |bytes, name| body(decode_claim(bytes, name)?));
+const TOLD: Small = ("ids given", |bytes, name| body(decode_told(bytes, name)?));
 const NODE: Small = ("node", |bytes, name| body(decode_node(bytes, name)?));
 const FORMAT: Small = ("format", |bytes, name| body(decode_format(bytes, name)?));
 const TRAFFIC: Small = ("traffic", |bytes, name| body(decode_traffic(bytes, name)?));
 const UPLOAD: Small = ("upload that broke off", |bytes, name| body(decode_upload(bytes, name)?));
-const ALL: [Small; 13] =
-    [MANIFEST, BINDING, CONFLICTS, TAG, TAGS, DELETED, SWEEP, HOLD, CLAIM, NODE, FORMAT, TRAFFIC, UPLOAD];
+const ALL: [Small; 14] =
+    [MANIFEST, BINDING, CONFLICTS, TAG, TAGS, DELETED, SWEEP, HOLD, CLAIM, TOLD, NODE, FORMAT, TRAFFIC, UPLOAD];
 
 fn body(read: impl Serialize) -> Result<Json> {
     serde_json::to_value(read).map_err(|error| Error::internal(format!("print what was read: {error}")))
@@ -201,6 +202,7 @@ fn small_at(path: &Path) -> Option<Small> {
     }
     match (parent, second) {
         ("_ids", _) => Some(CLAIM),
+        (_, "_ids") => Some(TOLD),
         (_, "names") => Some(BINDING),
         _ if fourth == "names" => Some(BINDING),
         ("manifests" | "bases", nsid) if is_nsid(nsid) => Some(MANIFEST),

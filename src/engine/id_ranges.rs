@@ -1,5 +1,8 @@
 //! Ranges of blocks of integer ids that are this node's alone in a bucket: what it claims, and what it has.
 //!
+//! A disk that was cloned, or put back from a copy, has the same claims as another. So the bucket is told when blocks were given, in numbered
+//! entries: who finds an entry of another disk in place of its own next gives all its ranges up, and claims others.
+//!
 //! While it has none, the node takes blocks from a random one on, as it does without a bucket. With its first claim the blocks
 //! that it took before and that are in no range of its own are given up: their namespaces go on with others.
 
@@ -7,7 +10,7 @@ use super::Engine;
 use super::node::{begin, current_range, next_block, next_claimed};
 use crate::error::Result;
 use crate::format::claims::{RANGE_MAX, RANGES_MAX, range_of};
-use crate::format::node::{IdBlocks, IdRange};
+use crate::format::node::{IdBlocks, IdRange, IdTold};
 
 /// Another range is claimed while fewer blocks than this are left.
 const BLOCKS_LEFT_MIN: usize = 8;
@@ -71,11 +74,54 @@ impl Engine {
                 false => node.id_blocks.map(current_range),
             };
             let after = node.id_ranges.iter().skip_while(|own| own.range != range).nth(1).map(begin);
+            let had = node.id_ranges.clone();
             node.id_ranges.retain(|own| own.range != range);
-            if next == Some(range) {
-                // Where others are left and none comes after it, all of them are used up, and it stays where it was.
-                node.id_blocks = after.or(node.id_blocks.filter(|_| !node.id_ranges.is_empty()));
+            if node.id_ranges.first() != had.first() {
+                node.id_told = None;
             }
+            match (node.id_ranges.is_empty(), next == Some(range)) {
+                (true, _) if !had.is_empty() => node.id_blocks = Some(IdBlocks::NONE),
+                (true, true) => node.id_blocks = None,
+                // Where none comes after it, all of the others are used up, and it stays where it was.
+                (false, true) => node.id_blocks = after.or(node.id_blocks),
+                (_, false) => {}
+            }
+            true
+        })
+    }
+
+    /// Below which range the bucket is told of the blocks that were given, and what it was told last; `None` while there is nothing to
+    /// tell.
+    pub fn told_of_ids(&self) -> Option<(u32, Option<IdTold>)> {
+        let file = self.context.node.file();
+        file.id_ranges.first().map(|first| (first.range, file.id_told))
+    }
+
+    /// What is to be told of the blocks that were given since, kept here before it is. `None`: none were.
+    pub fn tell_of_ids(&self) -> Result<Option<IdTold>> {
+        let token = self.context.random.uuid_v7(self.now_millis());
+        let mut told = None;
+        self.context.edit_node(|node| {
+            let before = node.id_told.map(|told| told.blocks);
+            let blocks = node.id_blocks.filter(|blocks| blocks.taken > 0 || before.is_some());
+            let news = blocks.filter(|blocks| Some(*blocks) != before);
+            told =
+                news.map(|blocks| IdTold { number: node.id_told.map_or(0, |told| told.number + 1), token, blocks });
+            node.id_told = told.or(node.id_told);
+            told.is_some()
+        })?;
+        Ok(told)
+    }
+
+    /// Gives all ranges up, as another disk gives ids of them, too.
+    pub fn leave_id_ranges(&self) -> Result<()> {
+        self.context.edit_node(|node| {
+            let had = node.id_ranges.clone();
+            node.id_ranges.clear();
+            node.id_told = None;
+            // Who has claimed nothing begins somewhere else.
+            node.id_blocks =
+                (!had.is_empty()).then_some(IdBlocks::NONE).or(node.id_blocks.filter(|kept| *kept == IdBlocks::NONE));
             true
         })
     }

@@ -7,6 +7,7 @@
 //! - The copy in redb is written first and is never older than the file, so that a damaged file can be put back from it
 //!   without giving a block again.
 
+use std::cmp::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::Layout;
@@ -60,7 +61,7 @@ impl Node {
                     .with_hint("choose ids of your own, or use a namespace with UUIDs")
             };
             return Err(match next.id_ranges.len() {
-                0 => used_up(BLOCKS),
+                0 if next.id_blocks != Some(IdBlocks::NONE) => used_up(BLOCKS),
                 RANGES_MAX.. => used_up(RANGES_MAX as u32 * RANGE_BLOCKS),
                 _ => Error::unavailable("all integer ids that this node has claimed in the bucket are given out")
                     .with_code("ids_unclaimed")
@@ -123,7 +124,50 @@ pub fn current_range(blocks: IdBlocks) -> u32 {
 }
 
 fn owns(file: &NodeFile, block: u32) -> bool {
-    file.id_ranges.is_empty() || file.id_ranges.iter().any(|own| own.range == range_of(block))
+    match file.id_ranges.is_empty() {
+        true => file.id_blocks != Some(IdBlocks::NONE),
+        false => file.id_ranges.iter().any(|own| own.range == range_of(block)),
+    }
+}
+
+/// Whether a block of a range that the node has claimed is one that it has given. Of blocks of others nothing is known, and they
+/// count as given; so does what a node that once gave blocks again may have.
+fn is_given(file: &NodeFile, block: u32) -> bool {
+    let Some(blocks) = file.id_blocks else { return true };
+    let place = |range| file.id_ranges.iter().position(|own| own.range == range);
+    let (Some(at), Some(now)) = (place(range_of(block)), place(current_range(blocks))) else { return true };
+    let next = blocks.take().map(|(_, next)| next).filter(|next| range_of(*next) == range_of(block));
+    match at.cmp(&now) {
+        Ordering::Less => true,
+        Ordering::Equal => next.is_none_or(|next| block < next),
+        Ordering::Greater => now + CLAIMED_AHEAD < file.id_ranges.len() - 1,
+    }
+}
+
+/// Of the file and its copy, the one that knows of all blocks that were given; where neither does, all ranges are given up. The copy
+/// is never older than the file, unless one of the two was put back from somewhere else.
+pub fn latest(file: NodeFile, copy: NodeFile) -> NodeFile {
+    if file.node != copy.node || covers(&file, &copy) {
+        return file;
+    }
+    if covers(&copy, &file) {
+        return copy;
+    }
+    NodeFile { id_ranges: Vec::new(), id_blocks: Some(IdBlocks::NONE), id_told: None, ..file }
+}
+
+/// Whether `a` may be what became of `b`.
+fn covers(a: &NodeFile, b: &NodeFile) -> bool {
+    let Some(blocks) = b.id_blocks else { return true };
+    if b.id_ranges.is_empty() {
+        return match a.id_blocks {
+            Some(known) if a.id_ranges.is_empty() => known.first == blocks.first && known.taken >= blocks.taken,
+            // With its first claim a node gives up what it took before.
+            known => known.is_some(),
+        };
+    }
+    let last = blocks.taken.checked_sub(1).and_then(|taken| IdBlocks { taken, ..blocks }.take());
+    a.id_ranges.starts_with(&b.id_ranges) && last.is_none_or(|(_, block)| is_given(a, block))
 }
 
 fn write(disk: &dyn Disk, layout: &Layout, meta: &Meta, next: &mut NodeFile) -> Result<()> {

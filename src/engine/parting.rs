@@ -79,13 +79,7 @@ impl Engine {
 
     async fn part_now(&self, noticed: &NamespaceName) -> Result<u64> {
         // The other disk gives ids of the same blocks.
-        tokio::task::block_in_place(|| {
-            self.context.edit_node(|node| {
-                let had = node.id_blocks.take().is_some() || !node.id_ranges.is_empty();
-                node.id_ranges.clear();
-                had
-            })
-        })?;
+        tokio::task::block_in_place(|| self.leave_id_ranges())?;
         let mut parting = Parting::default();
         tokio::task::block_in_place(|| {
             for nsid in self.all_here() {

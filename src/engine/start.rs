@@ -22,7 +22,7 @@ use super::lineage::TagTurns;
 use super::made::Made;
 use super::namespace::head::Head;
 use super::namespace::{Intake, Namespace};
-use super::node::Node;
+use super::node::{Node, latest};
 use super::origins::Origins;
 use super::projects::Projects;
 use super::reserve::Reserve;
@@ -81,6 +81,7 @@ impl Engine {
         let (meta, why) = Meta::open(disk.clone(), layout.meta_file()).map_err(|error| {
             error.or_hint("meta.redb is made anew from the files, nothing is lost without it: move what is in its place away, and start again")
         })?;
+        let node = put_right(&*disk, &layout, node, &meta)?;
         if let Err(error) = meta.keep_node(&encode_node(&node)?) {
             tracing::warn!(%error, "the index has no copy of node.json, it is made when it is rebuilt");
         }
@@ -406,6 +407,7 @@ fn identity(disk: &dyn Disk, layout: &Layout, clock: &dyn Clock, random: &dyn Ra
         pins: Vec::new(),
         id_blocks: None,
         id_ranges: Vec::new(),
+        id_told: None,
     };
     if format.is_none() {
         put_format(disk, layout, &node)?;
@@ -422,6 +424,19 @@ fn node_from_index(disk: &dyn Disk, layout: &Layout) -> Result<Option<NodeFile>>
     tracing::warn!(path = %path.display(), "the file is damaged or missing, it is put back from the index");
     publish(disk, &path, &bytes).context(|| format!("write {}", path.display()))?;
     Ok(Some(node))
+}
+
+/// The index has a copy that knows of more: the file was put back from somewhere, and ids would be given again.
+fn put_right(disk: &dyn Disk, layout: &Layout, file: NodeFile, meta: &Meta) -> Result<NodeFile> {
+    let copy = meta.node().ok().flatten().and_then(|bytes| decode_node(&bytes, "meta.redb").ok());
+    let Some(copy) = copy else { return Ok(file) };
+    let latest = latest(file.clone(), copy);
+    if latest != file {
+        let path = layout.node_file();
+        tracing::warn!(path = %path.display(), "the file is older than the node is, and is put right from the index");
+        publish(disk, &path, &encode_node(&latest)?).context(|| format!("write {}", path.display()))?;
+    }
+    Ok(latest)
 }
 
 pub(super) fn put_format(disk: &dyn Disk, layout: &Layout, node: &NodeFile) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Claims of ranges of integer ids' blocks, `_ids/{range:020}.json` in a bucket: created once, never changed.
+//! Claims of ranges of integer ids' blocks, `_ids/{range:020}.json` in a bucket, and what nodes told of the blocks they gave,
+//! `_ids/{range:020}/{number:020}.json`: created once, never changed.
 //!
 //! Invariant: a range has one claim, and only the node whose `node.json` names that claim gives ids of its blocks.
 
@@ -29,6 +30,20 @@ pub struct ClaimFile {
     pub claim: Uuid,
 }
 
+/// What a node told of the blocks that it gave: no more than that it gave some. Entries are numbered from 0, below the first range of
+/// the node, and each has a token that one node knows. Of two disks with the same claims the one that comes second finds another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldFile {
+    pub format: u32,
+    pub range: u32,
+    pub number: u64,
+    /// Whose it is, for a person.
+    pub node: Uuid,
+    /// Tells this entry from any other.
+    pub token: Uuid,
+}
+
 /// The range that a block is in.
 pub fn range_of(block: u32) -> u32 {
     block / RANGE_BLOCKS
@@ -40,19 +55,30 @@ pub fn first_of(range: u32) -> u32 {
 }
 
 pub fn encode_claim(claim: &ClaimFile) -> Result<Vec<u8>> {
-    check(claim).map_err(|what| Error::internal(format!("encode a claim: {what}")))?;
+    check(claim.range).map_err(|what| Error::internal(format!("encode a claim: {what}")))?;
     envelope::seal(claim).map(|(bytes, _)| bytes)
 }
 
 pub fn decode_claim(bytes: &[u8], file: &str) -> Result<ClaimFile> {
     let (claim, _) = envelope::open::<ClaimFile>(bytes, VERSION, file)?;
-    check(&claim).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
+    check(claim.range).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
     Ok(claim)
 }
 
-fn check(claim: &ClaimFile) -> std::result::Result<(), String> {
-    if claim.range > RANGE_MAX {
-        return Err(format!("range {}, expected at most {RANGE_MAX}", claim.range));
+pub fn encode_told(told: &ToldFile) -> Result<Vec<u8>> {
+    check(told.range).map_err(|what| Error::internal(format!("encode what was told of ids: {what}")))?;
+    envelope::seal(told).map(|(bytes, _)| bytes)
+}
+
+pub fn decode_told(bytes: &[u8], file: &str) -> Result<ToldFile> {
+    let (told, _) = envelope::open::<ToldFile>(bytes, VERSION, file)?;
+    check(told.range).map_err(|what| Error::corrupt(format!("{file}: {what}")))?;
+    Ok(told)
+}
+
+fn check(range: u32) -> std::result::Result<(), String> {
+    if range > RANGE_MAX {
+        return Err(format!("range {range}, expected at most {RANGE_MAX}"));
     }
     Ok(())
 }

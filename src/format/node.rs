@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 
 /// The version of `_format.json`.
 pub const VERSION: u32 = 1;
-/// The version of `node.json`; version 1 has no blocks, version 2 no ranges.
-pub const NODE_VERSION: u32 = 3;
+/// The version of `node.json`; version 1 has no blocks, version 2 no ranges, version 3 nothing that the bucket was told of them.
+pub const NODE_VERSION: u32 = 4;
 /// Blocks are numbered from 1 to this: 21 bits of block above 32 bits of counter stay below 2^53, which readers of JSON
 /// need. Block 0 is left to the ids that callers count themselves.
 pub const BLOCKS: u32 = (1 << 21) - 1;
@@ -42,6 +42,9 @@ pub struct NodeFile {
     /// Ranges of blocks that this node has claimed in the bucket, in that order; with any, blocks are taken of these only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub id_ranges: Vec<IdRange>,
+    /// What the bucket was told last of the blocks that were given, or is about to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_told: Option<IdTold>,
 }
 
 /// A range of blocks, see [`super::claims`], and the claim by which it is this node's.
@@ -50,6 +53,15 @@ pub struct NodeFile {
 pub struct IdRange {
     pub range: u32,
     pub claim: Uuid,
+}
+
+/// An entry of [`super::claims::ToldFile`], and how far the sequence of blocks was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdTold {
+    pub number: u64,
+    pub token: Uuid,
+    pub blocks: IdBlocks,
 }
 
 /// The node's own sequence of blocks of integer ids: from a random first one upwards, and round.
@@ -63,6 +75,9 @@ pub struct IdBlocks {
 }
 
 impl IdBlocks {
+    /// Without ranges: another disk has those that the node had, too, and no block is given until it has claimed one.
+    pub const NONE: IdBlocks = IdBlocks { first: BLOCKS, taken: BLOCKS };
+
     /// The sequence with one more block taken, and that block; `None` when none is left.
     pub fn take(self) -> Option<(IdBlocks, u32)> {
         let block = 1 + ((u64::from(self.first) - 1 + u64::from(self.taken)) % u64::from(BLOCKS)) as u32;
@@ -99,12 +114,12 @@ pub fn decode_node(bytes: &[u8], file: &str) -> Result<NodeFile> {
 
 /// What must hold, checked before it is written and after it is read.
 fn check(node: &NodeFile) -> std::result::Result<(), String> {
-    if let Some(IdBlocks { first, taken }) = node.id_blocks
-        && !((1..=BLOCKS).contains(&first) && taken <= BLOCKS)
-    {
-        return Err(format!(
-            "{taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
-        ));
+    for IdBlocks { first, taken } in node.id_blocks.into_iter().chain(node.id_told.map(|told| told.blocks)) {
+        if !((1..=BLOCKS).contains(&first) && taken <= BLOCKS) {
+            return Err(format!(
+                "{taken} blocks of ids are taken from block {first} on, expected at most {BLOCKS} from one of 1 to {BLOCKS} on"
+            ));
+        }
     }
     if node.id_ranges.len() > RANGES_MAX || node.id_ranges.iter().any(|own| own.range > RANGE_MAX) {
         return Err(format!(
@@ -118,8 +133,8 @@ fn check(node: &NodeFile) -> std::result::Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::{
-        BLOCKS, FormatFile, IdBlocks, IdRange, NODE_VERSION, NodeFile, Pin, VERSION, decode_format, decode_node,
-        encode_format, encode_node,
+        BLOCKS, FormatFile, IdBlocks, IdRange, IdTold, NODE_VERSION, NodeFile, Pin, VERSION, decode_format,
+        decode_node, encode_format, encode_node,
     };
     use crate::error::Kind;
     use crate::format::envelope;
@@ -133,6 +148,7 @@ mod tests {
             pins: vec![Pin { name: "a/b/c".into(), since_ms: 5 }],
             id_blocks,
             id_ranges: vec![IdRange { range: 7, claim: Uuid::from_u128(9) }],
+            id_told: None,
         }
     }
 
@@ -164,10 +180,14 @@ mod tests {
             let (bytes, _) = envelope::seal(&wrong).unwrap();
             assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt, "{blocks:?}");
         }
-        let mut wrong = node(None);
-        wrong.id_ranges[0].range = 1 << 20;
-        assert_eq!(encode_node(&wrong).unwrap_err().kind(), Kind::Internal);
-        let (bytes, _) = envelope::seal(&wrong).unwrap();
-        assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt);
+        let mut of_no_range = node(None);
+        of_no_range.id_ranges[0].range = 1 << 20;
+        let blocks = IdBlocks { first: 0, taken: 0 };
+        let told = NodeFile { id_told: Some(IdTold { number: 0, token: Uuid::from_u128(3), blocks }), ..node(None) };
+        for wrong in [of_no_range, told] {
+            assert_eq!(encode_node(&wrong).unwrap_err().kind(), Kind::Internal);
+            let (bytes, _) = envelope::seal(&wrong).unwrap();
+            assert_eq!(decode_node(&bytes, "file").unwrap_err().kind(), Kind::Corrupt);
+        }
     }
 }

@@ -56,6 +56,7 @@ impl Sync {
 
     async fn part(&self, name: &NamespaceName) -> Result<String> {
         let count = self.engine.part(name).await?;
+        self.note_id_ranges(self.claim_id_ranges().await);
         let notice = format!(
             "the bucket has commits of {name} by this node that this node did not make: its disk was cloned, or restored from a \
              copy, or a branch was merged elsewhere before this was sent; it has new origins now, and {count} changes that were \

@@ -1,11 +1,11 @@
-//! Claims ranges of integer ids in the bucket, so that no two nodes give the same one.
+//! Claims ranges of integer ids in the bucket, so that no two nodes give the same one, and finds out whether another disk has the same claims.
 
 use bytes::Bytes;
 
 use super::{Sync, keys};
 use crate::error::Result;
-use crate::format::claims::{ClaimFile, VERSION, decode_claim, encode_claim};
-use crate::format::node::IdRange;
+use crate::format::claims::{ClaimFile, ToldFile, VERSION, decode_claim, decode_told, encode_claim, encode_told};
+use crate::format::node::{IdRange, IdTold};
 use crate::store::{Outcome, commit};
 
 /// How often another range is tried after one that somebody else has.
@@ -40,10 +40,51 @@ impl Sync {
         Ok(())
     }
 
+    /// Tells the bucket that blocks were given, where some were, and finds out whether a disk with the same claims told it something:
+    /// then others are claimed. `known`: what the bucket is known to have.
+    pub(super) async fn tell_of_ids(&self, known: &mut Option<(u32, Option<IdTold>)>) -> Result<()> {
+        let Some((range, told)) = self.engine.told_of_ids() else { return Ok(()) };
+        let mut is_mine = true;
+        if *known != Some((range, told)) {
+            // It may not have reached the bucket, and somebody else may have gone on.
+            if let Some(told) = told {
+                is_mine = self.tell(range, told).await?;
+            }
+            let next = keys::id_told(range, told.map_or(0, |told| told.number + 1));
+            is_mine = is_mine && self.bucket.get(&next, &self.options.patience).await?.is_none();
+        }
+        let news = if is_mine { tokio::task::block_in_place(|| self.engine.tell_of_ids())? } else { None };
+        if let Some(news) = news {
+            is_mine = self.tell(range, news).await?;
+        }
+        if is_mine {
+            *known = Some((range, news.or(told)));
+            return Ok(());
+        }
+        tracing::warn!(
+            range,
+            "another disk makes integer ids of what this node claimed: it was cloned, or put back from a copy; others are claimed, and \
+             what both gave is the same on both"
+        );
+        *known = None;
+        tokio::task::block_in_place(|| self.engine.leave_id_ranges())?;
+        self.claim_id_ranges().await
+    }
+
+    /// Whether an entry is this node's.
+    async fn tell(&self, range: u32, IdTold { number, token, .. }: IdTold) -> Result<bool> {
+        let file = ToldFile { format: VERSION, range, number, node: self.engine.node_id(), token };
+        let key_of = |number| keys::id_told(range, number);
+        let is_mine = |found: &[u8]| Ok(decode_told(found, &key_of(number))?.token == token);
+        let bytes = Bytes::from(encode_told(&file)?);
+        let outcome = commit(&self.bucket, &key_of, number, bytes, &is_mine, &self.options.patience).await?;
+        Ok(outcome == Outcome::Won)
+    }
+
     /// Who makes no integers as ids needs no range, and who does is refused with a reason: nothing else waits for one.
     pub(super) fn note_id_ranges(&self, done: Result<()>) {
         if let Err(error) = done {
-            tracing::warn!(%error, "no range of integer ids is claimed yet, the next pass tries again");
+            tracing::warn!(%error, "the claims of integer ids are not settled with the bucket yet, the next pass tries again");
         }
     }
 

@@ -75,6 +75,11 @@ pub fn id_range(range: u32) -> String {
     format!("_ids/{}", numbered(range.into()))
 }
 
+/// An entry of what a node, by its first range, told of the blocks that it gave.
+pub fn id_told(range: u32, number: u64) -> String {
+    format!("_ids/{range:020}/{}", numbered(number))
+}
+
 /// What all incarnations of a project lie below.
 pub fn namespaces(project: &Project) -> String {
     format!("{project}/namespaces")

@@ -55,6 +55,7 @@ use uuid::Uuid;
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
+use crate::format::node::IdTold;
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
@@ -126,6 +127,8 @@ struct Attached {
     bound: BTreeMap<(NamespaceName, u64), names::Bound>,
     /// The newest revisions of names here and there that know of each other: it takes files to say so.
     met: BTreeMap<NamespaceName, (u64, u64)>,
+    /// What it has of the blocks of ids that this node gave.
+    told: Option<(u32, Option<IdTold>)>,
 }
 
 impl Sync {
@@ -254,6 +257,8 @@ impl Sync {
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
         Box::pin(self.attach(attached)).await?;
+        // A claim begins a new sequence, of which nothing is given.
+        self.note_id_ranges(self.tell_of_ids(&mut attached.told).await);
         self.note_id_ranges(self.claim_id_ranges().await);
         // Before it is known what the bucket has: what is deleted from now on is told by the next pass.
         let untold = tokio::task::block_in_place(|| self.engine.untold());

@@ -95,8 +95,10 @@ async fn another_range_is_claimed_before_the_last_block_is_given_and_none_is_giv
         branch(&engine, "docs", &format!("fork{n}")).await;
         assert!(given.insert(engine.allocate_ids(&name(&format!("fork{n}")), 1).await.unwrap().remove(0)));
     }
-    let claims = bucket.list_all("_ids", None, 100, &Patience::ASKED).await.unwrap();
-    assert_eq!(claims.len(), 3);
+    let listed = bucket.list_all("_ids", None, 100, &Patience::ASKED).await.unwrap();
+    let (told, claims): (Vec<_>, Vec<_>) = listed.iter().partition(|found| found.key.matches('/').count() == 2);
+    // Once for the blocks that were given between two syncs.
+    assert_eq!((claims.len(), told.len()), (3, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,4 +179,105 @@ async fn a_node_that_gave_blocks_again_goes_on_with_new_ones() {
     engine.keep_id_range(range(700)).unwrap();
     assert_eq!(take(&engine, 70, &mut given).await, 64);
     assert!(given.iter().all(|id| matches!(id, DocId::Uint(id) if *id >= (700 * 64) << 32)));
+}
+
+/// Makes a branch of `docs`, and documents there under ids that were asked for.
+async fn branch_ids(engine: &Arc<Engine>, namespace: &str) -> Vec<DocId> {
+    branch(engine, "docs", namespace).await;
+    let ids = ids(engine, namespace).await;
+    let integers = ids.iter().filter_map(|id| if let DocId::Uint(id) = id { Some(*id) } else { None });
+    put(engine, namespace, integers, 1).await;
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_was_put_back_from_a_copy_gives_no_id_again_that_the_bucket_has_a_namespace_of() {
+    let (bucket, node) = (bucket(4), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let copy = Node { disk: node.disk.duplicate(), ..Node::new(2) };
+    let engine = node.open();
+    let lost = branch_ids(&engine, "before").await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    drop(engine);
+    let engine = copy.open();
+    sync(&copy, &engine, &bucket).await.unwrap();
+    let claimed = engine.id_ranges();
+    let given = branch_ids(&engine, "after").await;
+    assert!(given.iter().all(|id| !lost.contains(id)), "{lost:?} {given:?}");
+    // Neither is anything given up that is this node's alone.
+    for round in 0..3 {
+        sync(&copy, &engine, &bucket).await.unwrap();
+        branch_ids(&engine, &format!("after{round}")).await;
+    }
+    assert_eq!((engine.id_ranges(), claimed.len()), (claimed, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_that_gave_the_same_ids_to_branches_of_their_own_go_on_with_others() {
+    let (bucket, node) = (bucket(5), Node::new(1));
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    sync(&node, &engine, &bucket).await.unwrap();
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    let nodes = [Node { disk: node.disk.duplicate(), ..Node::new(2) }, node];
+    let engines = [nodes[0].open(), nodes[1].open()];
+    let both = branch_ids(&engines[0], "one").await;
+    assert_eq!(both, branch_ids(&engines[1], "other").await, "nobody can know yet");
+    for at in [0, 1, 0] {
+        sync(&nodes[at], &engines[at], &bucket).await.unwrap();
+    }
+    let mut given: BTreeSet<DocId> = both.into_iter().collect();
+    for (at, own) in [(0, "one"), (1, "other")] {
+        for id in [ids(&engines[at], own).await, branch_ids(&engines[at], &format!("{own}-next")).await].concat() {
+            assert!(given.insert(id.clone()), "{id:?} is given twice");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_node_file_that_is_put_back_gives_no_block_again() {
+    let (bucket, node) = (bucket(6), Node::new(1));
+    let path = Path::new("/data/node.json");
+    let put_back = |older: &[u8]| publish(&node.disk, path, older).unwrap();
+    let engine = node.open();
+    put(&engine, "docs", 0..3, 1).await;
+    let mut given: BTreeSet<DocId> = branch_ids(&engine, "offline").await.into_iter().collect();
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    for round in 0..3 {
+        let older = node.disk.read(path).unwrap();
+        for more in ["more", "again"] {
+            let engine = node.open();
+            let more = branch_ids(&engine, &format!("{more}{round}")).await;
+            assert!(more.into_iter().all(|id| given.insert(id)), "round {round}");
+            engine.shutdown().await.unwrap();
+            put_back(&older);
+        }
+        let engine = node.open();
+        sync(&node, &engine, &bucket).await.unwrap();
+        engine.shutdown().await.unwrap();
+    }
+    // One of before this node had other claims: nobody knows what it gave.
+    let older = node.disk.read(path).unwrap();
+    let engine = node.open();
+    engine.leave_id_ranges().unwrap();
+    sync(&node, &engine, &bucket).await.unwrap();
+    given.extend(branch_ids(&engine, "parted").await);
+    engine.shutdown().await.unwrap();
+    drop(engine);
+    put_back(&older);
+    let engine = node.open();
+    branch(&engine, "docs", "last").await;
+    let refused = engine.allocate_ids(&name("last"), 1).await.unwrap_err();
+    assert_eq!(refused.code(), "ids_unclaimed");
+    assert!(engine.allocate_ids(&name("offline"), 1).await.is_err());
+    sync(&node, &engine, &bucket).await.unwrap();
+    for namespace in ["last", "offline"] {
+        assert!(ids(&engine, namespace).await.into_iter().all(|id| given.insert(id)));
+    }
 }
