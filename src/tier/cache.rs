@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use roaring::RoaringBitmap;
 
-use super::keys_below;
 use super::partial::Partial;
 use super::remote::Remote;
 use super::room::{Room, Wanted};
+use super::{keys_below, remove_dir_of, remove_empty_below};
 use crate::error::{Context as _, DISK_FULL, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::disk::{Disk, create_dirs, if_there};
@@ -295,6 +295,7 @@ impl Cache {
                 }
             }
         }
+        remove_empty_below(&*self.shared.disk, &self.shared.root);
         let (limit, taken) = (self.shared.room.limit(), self.shared.room.taken());
         if limit > 0 && taken > limit {
             self.shared.evict(taken - limit);
@@ -327,9 +328,6 @@ impl Cache {
                 return Err(Error::corrupt(format!("object {key}: {} bytes, expected {bytes}", object.bytes())));
             }
             None => {
-                let path = self.shared.path(key);
-                let parent = path.parent().unwrap_or(&self.shared.root);
-                create_dirs(&*self.shared.disk, parent).context(|| format!("create {}", parent.display()))?;
                 let object = Partial::new(&self.shared, key, bytes, RoaringBitmap::new())?;
                 objects.insert(key.to_owned(), object.clone());
                 object
@@ -363,6 +361,7 @@ impl Cache {
             .and_then(|()| self.shared.disk.sync_dir(parent))
             .and_then(|()| self.shared.disk.sync_dir(whole.parent().unwrap_or(Path::new("/"))));
         moved.context(|| format!("move {} to {}", whole.display(), path.display()))?;
+        remove_dir_of(&*self.shared.disk, whole);
         self.shared.room.add(here.len() * BLOCK_BYTES);
         objects.insert(key.to_owned(), Partial::new(&self.shared, key, bytes, here)?);
         Ok(())

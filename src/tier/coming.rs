@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BUFFER_BYTES, Tier, keys_below};
+use super::{BUFFER_BYTES, Tier, keys_below, remove_dir_of, remove_empty_below};
 use crate::error::{Context as _, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
@@ -62,6 +62,7 @@ impl Coming {
                 if_there(self.disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
             }
         }
+        remove_empty_below(&*self.disk, &self.root);
         Ok(())
     }
 }
@@ -94,8 +95,11 @@ impl Tier {
                 (coming.disk.append(&path).context(step)?, crc32c::crc32c(&left))
             }
             None => {
-                create_dirs(&*coming.disk, path.parent().unwrap_or(&coming.root)).context(step)?;
-                (coming.disk.create(&path).context(step)?, 0)
+                let create = || {
+                    create_dirs(&*coming.disk, path.parent().unwrap_or(&coming.root))?;
+                    coming.disk.create(&path)
+                };
+                (unless_removed(create).context(step)?, 0)
             }
         };
         let here = here.unwrap_or(0);
@@ -205,13 +209,19 @@ impl Incoming<'_> {
             create_dirs(disk, &parent(&path))?;
             disk.rename(&self.path, &path)
         };
-        match place() {
-            // Who removes empty directories came between the two.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => place()?,
-            placed => placed?,
-        }
+        unless_removed(place)?;
         disk.sync_dir(&parent(&path))?;
-        disk.sync_dir(&parent(&self.path))
+        if_there(disk.sync_dir(&parent(&self.path)))?;
+        remove_dir_of(disk, &self.path);
+        Ok(())
+    }
+}
+
+/// Makes a directory and puts something into it: who removes empty ones may come between the two.
+fn unless_removed<T>(put: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match put() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => put(),
+        done => done,
     }
 }
 
@@ -224,6 +234,7 @@ impl Drop for Incoming<'_> {
         if !self.is_sound {
             // Best effort: a full disk needs the space back at once, and nothing is written to a file after it failed.
             let _ = self.claim.coming.disk.remove(&self.path);
+            remove_dir_of(&*self.claim.coming.disk, &self.path);
         }
     }
 }
@@ -234,7 +245,7 @@ mod tests {
 
     use super::super::tests::tier;
     use super::KEPT_MAX;
-    use crate::platform::disk::Disk;
+    use crate::platform::disk::{Disk, create_dirs};
     use crate::platform::memory_disk::MemoryDisk;
     use crate::platform::random::SeededRandom;
 
@@ -281,9 +292,30 @@ mod tests {
         }
         assert!(disk.list(Path::new("/data/coming/a")).unwrap().len() < KEPT_MAX);
         tier.forget_coming().unwrap();
-        assert_eq!(disk.list(Path::new("/data/coming/a")).unwrap(), []);
+        assert_eq!(disk.names(Path::new("/data/coming")).unwrap(), ["wanted"]);
         wanted.take(b"whatever!").unwrap();
         wanted.publish().unwrap();
         assert!(tier.has("wanted", 9));
+    }
+
+    #[test]
+    fn no_directory_stays_of_what_came_or_did_not() {
+        let disk = MemoryDisk::default();
+        let tier = tier(&disk);
+        let key = |n: usize| format!("a/p/namespaces/x/segments/{n}/data.seg");
+        for n in 0..3 {
+            let mut incoming = tier.receive(&key(n), 9).unwrap();
+            incoming.take(b"whatever!").unwrap();
+            incoming.publish().unwrap();
+            // One whose file is begun and not wanted in the end.
+            drop(tier.create(&key(n + 10)).unwrap());
+            tier.create(&key(n + 20)).unwrap().stage().map(drop).unwrap();
+        }
+        let segments = |root: &str| disk.list(&Path::new(root).join("a/p/namespaces/x/segments")).unwrap_or_default();
+        assert_eq!((segments("/data/coming").len(), segments("/data/store").len()), (0, 3));
+        // What an earlier release left.
+        create_dirs(&disk, Path::new("/data/coming/b/p/namespaces/y/segments/1")).unwrap();
+        tier.forget_coming().unwrap();
+        assert_eq!(disk.list(Path::new("/data/coming")).unwrap(), []);
     }
 }

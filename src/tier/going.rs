@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Tier, keys_below};
+use super::{Tier, keys_below, remove_dir_of};
 use crate::error::{Context as _, Error, Result};
 use crate::format::uploads::{UploadFile, decode_upload, encode_upload};
 use crate::platform::disk::{Disk, create_dirs, if_there, publish};
@@ -54,7 +54,9 @@ impl Ledger for Going {
 
     fn forget(&self) -> Result<()> {
         let path = self.path();
-        if_there(self.disk.remove(&path)).context(|| format!("remove {}", path.display())).map(drop)
+        if_there(self.disk.remove(&path)).context(|| format!("remove {}", path.display()))?;
+        remove_dir_of(&*self.disk, &path);
+        Ok(())
     }
 }
 

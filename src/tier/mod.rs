@@ -238,10 +238,7 @@ impl Tier {
         self.cache.remove(key)?;
         let path = self.path(key);
         if_there(self.disk.remove(&path)).context(|| format!("remove object {key}"))?;
-        // A segment has a directory of its own, which goes with it where that is the last in it.
-        if let Some(dir) = path.parent().filter(|dir| dir.parent().is_some_and(|kind| kind.ends_with("segments"))) {
-            let _ = self.disk.remove_dir(dir);
-        }
+        remove_dir_of(&*self.disk, &path);
         Ok(())
     }
 
@@ -265,6 +262,22 @@ impl Tier {
 fn keys_below(disk: &dyn Disk, root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
     let (found, errors) = walk(disk, root, folder);
     errors.into_iter().next().map_or(Ok(found), Err)
+}
+
+/// A segment has a directory of its own, which goes with it where that is the last in it.
+fn remove_dir_of(disk: &dyn Disk, path: &Path) {
+    if let Some(dir) = path.parent().filter(|dir| dir.parent().is_some_and(|kind| kind.ends_with("segments"))) {
+        let _ = disk.remove_dir(dir);
+    }
+}
+
+/// Removes directories below one that have nothing in them, nor in those below them. Best effort.
+fn remove_empty_below(disk: &dyn Disk, root: &Path) {
+    for entry in disk.list(root).unwrap_or_default().into_iter().filter(|entry| entry.is_dir) {
+        let dir = root.join(entry.name);
+        remove_empty_below(disk, &dir);
+        let _ = disk.remove_dir(&dir);
+    }
 }
 
 /// The same of directories that can be listed, and why the others cannot.
@@ -427,6 +440,7 @@ impl Drop for Staged {
             if self.shown {
                 let _ = self.disk.remove(&self.path);
             }
+            remove_dir_of(&*self.disk, &self.path);
         }
     }
 }
@@ -473,6 +487,7 @@ impl Drop for ObjectWriter<'_> {
             if self.shown {
                 let _ = self.tier.disk.remove(&self.path);
             }
+            remove_dir_of(&*self.tier.disk, &self.path);
         }
     }
 }

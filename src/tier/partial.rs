@@ -17,11 +17,12 @@ use roaring::RoaringBitmap;
 
 use super::cache::Shared;
 use super::remote::{Remote, no_bucket};
+use super::remove_dir_of;
 use super::room::Wanted;
 use crate::error::{Context as _, Error, Result};
 use crate::format::ranges::{self, BLOCK_BYTES};
 use crate::platform::allowance::{LOOK_EVERY, check_work};
-use crate::platform::disk::{RandomFile, if_there, publish};
+use crate::platform::disk::{RandomFile, create_dirs, if_there, publish};
 use crate::platform::mmap::{Coming as Read, Fill};
 
 /// Requests for one object at a time.
@@ -78,7 +79,9 @@ impl Partial {
         let blocks = ranges::blocks_of(bytes).ok_or_else(|| {
             Error::unavailable(format!("object {key}: {bytes} bytes are too many to hold in parts"))
         })?;
-        let file = shared.disk.random_access(&path).context(|| format!("open {}", path.display()))?;
+        let opened = create_dirs(&*shared.disk, path.parent().unwrap_or(&path))
+            .and_then(|()| shared.disk.random_access(&path));
+        let file = opened.context(|| format!("open {}", path.display()))?;
         let size = file.size().context(|| format!("open {}", path.display()))?;
         if size != bytes {
             file.set_len(bytes).context(|| format!("make {} of {bytes} bytes", path.display()))?;
@@ -178,6 +181,9 @@ impl Partial {
         let saved = self.file.sync().and_then(|()| {
             publish(&*self.shared.disk, &self.shared.map_path(&self.key), &ranges::encode(self.bytes, &here))
         });
+        if saved.is_err() && self.unlinked.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         saved.context(|| format!("write down what is here of {}", self.key)).inspect_err(|_| {
             self.state().is_unsaved = true;
         })
@@ -189,6 +195,7 @@ impl Partial {
         if_there(self.shared.disk.remove(&self.shared.map_path(&self.key))).context(step)?;
         if_there(self.shared.disk.remove(&self.path)).context(step)?;
         self.unlinked.store(true, Ordering::SeqCst);
+        remove_dir_of(&*self.shared.disk, &self.path);
         Ok(())
     }
 
