@@ -1,5 +1,6 @@
 //! What all namespaces of one engine share: disk, clock, index, bounds.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use super::commits::Commits;
 use super::damage::Damages;
 use super::doubted::Doubted;
+use super::expected::Expected;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::lineage::TagTurns;
@@ -127,7 +129,9 @@ pub struct Context {
     pub damages: Damages,
     /// Incarnations that have files and no name yet. They are listed here before their first file is made, and until
     /// after their name is bound.
-    pub unborn: Mutex<BTreeSet<Nsid>>,
+    pub unborn: Mutex<BTreeMap<Nsid, usize>>,
+    /// Objects of states on their way here.
+    pub expected: Expected,
     /// Incarnations with files that could not be read when counts were last made.
     pub unreadable: Mutex<AllUnreadable>,
     /// Names whose binding could not be read then.
@@ -213,7 +217,7 @@ impl Context {
 
     /// Lists an incarnation as unborn until the guard is dropped.
     pub fn birth(self: &Arc<Self>, nsid: Nsid) -> Birth {
-        self.unborn.lock().unwrap_or_else(PoisonError::into_inner).insert(nsid);
+        *self.unborn.lock().unwrap_or_else(PoisonError::into_inner).entry(nsid).or_default() += 1;
         Birth { context: self.clone(), nsid }
     }
 
@@ -363,7 +367,7 @@ impl Context {
 
     /// Incarnations that have files and no name yet.
     pub fn unborn(&self) -> BTreeSet<Nsid> {
-        self.unborn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.unborn.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// Changes `node.json`, durably; `edit` says whether there is anything to change.
@@ -399,6 +403,12 @@ pub struct Birth {
 
 impl Drop for Birth {
     fn drop(&mut self) {
-        self.context.unborn.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.nsid);
+        let mut unborn = self.context.unborn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = unborn.entry(self.nsid) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }

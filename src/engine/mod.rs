@@ -8,7 +8,7 @@
 //! - `projects` says whether a node has several, which share turns then, `changing` gives turns to who makes and ends names and tags;
 //! - `group_commit` and `journal` are the log, `log_frames` what is on its way there, `made` counts it and what writes make, `recovery` reads it back, `open_logs` has the names of its files; `node` is what belongs to this node alone, `traffic` what it counted, `ids` what it makes ids from and
 //!   `id_ranges` which of them no other node gives;
-//! - `remote` is what moves history to and from a bucket, `unsent` what is to be sent yet;
+//! - `remote` is what moves history to and from a bucket, `expected` what it needs on its way, `unsent` what is to be sent yet;
 //! - `succession` gives names to what the bucket has, `parting` new origins to a disk that was cloned; `origins` are those that are used again;
 //! - `damage` lists the files that are damaged, `unreadable` says what they may hold, `missing_logs` which logs are gone;
 //! - `copies` are those made in the background, `copy_tokens` says which are under way and what became of the others;
@@ -27,6 +27,7 @@ mod copy_tokens;
 pub mod damage;
 mod deleting;
 mod doubted;
+mod expected;
 pub mod filter;
 pub mod group_commit;
 mod id_ranges;

@@ -1,6 +1,6 @@
 //! Opens a data directory: its lock, its identity, its index, and what a crash left over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use super::commits::Commits;
 use super::context::{Context, EngineConfig};
 use super::damage::Damages;
 use super::doubted::Doubted;
+use super::expected::Expected;
 use super::ids::Uuids;
 use super::layout::Layout;
 use super::lineage::TagTurns;
@@ -121,7 +122,8 @@ impl Engine {
             node: Node::new(node),
             uuids: Uuids::default(),
             damages: Damages::default(),
-            unborn: Mutex::new(BTreeSet::new()),
+            unborn: Mutex::default(),
+            expected: Expected::default(),
             unreadable: Mutex::default(),
             names_whole: AtomicBool::new(true),
             commits: Commits::default(),

@@ -131,6 +131,32 @@ async fn a_tag_keeps_its_state_until_it_is_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tag_lets_go_of_stays_for_as_long_as_a_state_on_its_way_needs_it() {
+    let node = Node::new(5);
+    let engine = node.open();
+    put(&engine, "main", 0..20, 1).await;
+    engine.checkpoint(&name("main")).await.unwrap();
+    engine.tag(&name("main"), "v1", None).await.unwrap();
+    write(&engine, "main", json!({"delete_by_filter": ["n", "Gte", 1]})).await;
+    engine.compact(&name("main")).await.unwrap();
+    node.clock.advance(30 * DAY_MS);
+    engine.tend().await.unwrap();
+    let nsid = engine.nsid_of(&name("main")).unwrap();
+    let state = engine.tag_file(nsid, "v1").unwrap().unwrap().manifest.unwrap();
+    let is_here = || state.segments.iter().all(|segment| engine.has_object(&segment.key, segment.bytes));
+    assert!(!state.segments.is_empty() && is_here());
+    // Two passes that take in what needs it overlap.
+    let (one, other) = (engine.expect(&state), engine.expect(&state));
+    engine.untag(&name("main"), "v1").await.unwrap();
+    assert!(is_here());
+    drop(one);
+    assert!(is_here());
+    drop(other);
+    assert!(!is_here());
+    assert_eq!(engine.repair().unwrap(), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tag_that_could_not_be_written_keeps_nothing() {
     for after in 0..6 {
         let node = Node::new(1);

@@ -223,11 +223,12 @@ pub fn reclaim(context: &Context, free: &[String]) {
         return;
     }
     for key in free {
-        // The counts that said so may be of an index that was begun anew just then.
-        if !context.meta.is_free(key).unwrap_or(false) {
-            continue;
-        }
-        if let Err(error) = context.tier.remove(key) {
+        let remove = || match context.meta.is_free(key) {
+            Ok(true) => context.tier.remove(key),
+            // The counts that said so may be of an index that was begun anew just then.
+            _ => Ok(()),
+        };
+        if let Some(Err(error)) = context.expected.unless_expected(key, remove) {
             tracing::warn!(%error, key, "object is not reclaimed, a later sweep tries again");
         }
     }
