@@ -40,6 +40,19 @@ impl Sync {
         Ok(())
     }
 
+    /// What a pass does for ids.
+    pub(super) async fn settle_ids(&self, known: &mut Option<(u32, Option<IdTold>)>) -> Result<()> {
+        // Told before: a claim begins a new sequence, of which nothing is given.
+        let told = self.tell_of_ids(known).await;
+        let had_any = self.engine.told_of_ids().is_some();
+        self.claim_id_ranges().await?;
+        if !had_any {
+            // Nobody else can have told anything below what was claimed just now.
+            *known = self.engine.told_of_ids();
+        }
+        told
+    }
+
     /// Tells the bucket that blocks were given, where some were, and finds out whether a disk with the same claims told it something:
     /// then others are claimed. `known`: what the bucket is known to have.
     pub(super) async fn tell_of_ids(&self, known: &mut Option<(u32, Option<IdTold>)>) -> Result<()> {
@@ -73,6 +86,7 @@ impl Sync {
 
     /// Whether an entry is this node's.
     async fn tell(&self, range: u32, IdTold { number, token, .. }: IdTold) -> Result<bool> {
+        self.before_carrying().await?;
         let file = ToldFile { format: VERSION, range, number, node: self.engine.node_id(), token };
         let key_of = |number| keys::id_told(range, number);
         let is_mine = |found: &[u8]| Ok(decode_told(found, &key_of(number))?.token == token);
@@ -90,6 +104,7 @@ impl Sync {
 
     /// Whether a range is this node's by this claim.
     async fn claim(&self, IdRange { range, claim }: IdRange) -> Result<bool> {
+        self.before_carrying().await?;
         let file = ClaimFile { format: VERSION, range, node: self.engine.node_id(), claim };
         let key = keys::id_range(range);
         let bytes = Bytes::from(encode_claim(&file)?);

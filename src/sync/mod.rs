@@ -5,6 +5,7 @@
 //! - `tags` carries tags, both ways; `tag_waits` says when those are tried again that could not be read;
 //! - `reclaiming` is a run of reclaim, `collect` that of one namespace, `collect_tags` what tags keep in it, `gone` of a deleted one; `fences` and `holds` are what who
 //!   commits and who branches owes to it;
+//! - `attach` makes sure whose the bucket is;
 //! - `binding` decides what becomes of a name, `collision` settles what two nodes made of one, `waited` what somebody waits for, `names` are those in the bucket, `objects` what is carried, `keys` where things lie there;
 //! - `clones` notices that another disk writes by this one's origin, `set_back` that the bucket does not have what it had;
 //! - `status` is what a person is told, `report` how it is shown, `plan` what would be done;
@@ -17,6 +18,7 @@
 //! - Which of two states is newer is decided by what they have seen, never by when they were made or by a number.
 //! - Every answer about a commit that is not "done" is a question, and reading answers it; see [`crate::store::commit`].
 
+mod attach;
 mod binding;
 pub mod budget;
 mod clones;
@@ -50,8 +52,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use uuid::Uuid;
-
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
@@ -59,7 +59,7 @@ use crate::format::node::IdTold;
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
-use crate::store::{Bucket, Patience, UNREACHABLE, check_identity, claim_identity, probe, read_identity, unclaimed};
+use crate::store::{Bucket, Patience, UNREACHABLE, check_identity};
 use crate::tier::Remote;
 
 use self::binding::Choice;
@@ -111,6 +111,9 @@ pub struct Sync {
     seen: Mutex<BTreeMap<Nsid, Seen>>,
     /// Whether a manifest was found to be gone.
     is_set_back: AtomicBool,
+    /// Whether this pass made sure whose the bucket is, and whether it carried anything since.
+    is_sure: AtomicBool,
+    has_carried: AtomicBool,
     tag_waits: tag_waits::TagWaits,
 }
 
@@ -119,6 +122,10 @@ pub struct Sync {
 struct Attached {
     /// Whether it was found to be the one that this node belongs to.
     is_known: bool,
+    /// Whether it was found to be another's, or none, since.
+    is_doubted: bool,
+    /// Whether it was begun anew: states may name what is not there.
+    has_holes: bool,
     /// Whether it was put back since a pass that read it.
     is_to_be_read: bool,
     /// The names there, and when they were listed.
@@ -154,6 +161,8 @@ impl Sync {
             status: Mutex::new(status),
             seen,
             is_set_back: AtomicBool::new(false),
+            is_sure: AtomicBool::new(false),
+            has_carried: AtomicBool::new(false),
             tag_waits: tag_waits::TagWaits::default(),
         }
     }
@@ -187,11 +196,13 @@ impl Sync {
 
     /// Puts objects into the bucket that are not among `there`.
     async fn push(&self, objects: Vec<ObjectFact>, there: &BTreeSet<String>) -> Result<Carried> {
+        self.before_carrying().await?;
         objects::push(&self.engine, &self.bucket, objects, there, &|| self.may_carry(), &self.carrying()).await
     }
 
     /// Fetches objects that are not here.
     async fn pull(&self, objects: Vec<ObjectFact>) -> Result<Carried> {
+        self.before_carrying().await?;
         objects::pull(&self.engine, &self.bucket, objects, &|| self.may_carry(), &self.carrying()).await
     }
 
@@ -230,7 +241,8 @@ impl Sync {
         self.is_unasked.store(selection.is_unasked(), Ordering::SeqCst);
         self.edit(|status| status.started_ms = Some(began));
         let mut pass = Pass::default();
-        pass.failed = self.pass(&mut attached, selection, &mut pass).await.err();
+        let done = self.pass(&mut attached, selection, &mut pass).await;
+        pass.failed = self.after_carrying(&mut attached, done).await.err();
         pass.failed = pass.failed.or(self.count().err());
         pass.is_another_due = std::mem::take(&mut attached.is_to_be_read);
         // What rests after a failure has what came of it for its next turn.
@@ -257,9 +269,7 @@ impl Sync {
 
     async fn pass(&self, attached: &mut Attached, selection: &Selection, pass: &mut Pass) -> Result<()> {
         Box::pin(self.attach(attached)).await?;
-        // A claim begins a new sequence, of which nothing is given.
-        self.note_id_ranges(self.tell_of_ids(&mut attached.told).await);
-        self.note_id_ranges(self.claim_id_ranges().await);
+        self.note_id_ranges(self.settle_ids(&mut attached.told).await);
         // Before it is known what the bucket has: what is deleted from now on is told by the next pass.
         let untold = tokio::task::block_in_place(|| self.engine.untold());
         let in_bucket = self.names(attached, selection).await?;
@@ -279,7 +289,8 @@ impl Sync {
                 if pass.namespaces.contains_key(&name) {
                     continue;
                 }
-                let error = self.bring(attached, &name, &in_bucket, selection, pass).await.err();
+                let brought = self.bring(attached, &name, &in_bucket, selection, pass).await;
+                let error = self.look_for_holes(attached, &name, brought).await.err();
                 // What cannot be listed says nothing of the bucket as a whole.
                 if in_bucket.of(&name).is_ok() {
                     unreached =
@@ -312,42 +323,8 @@ impl Sync {
             None => are_all_listed && selection.is_whole() && !selection.rests(name),
         };
         tokio::task::block_in_place(|| self.engine.looked_at(is_through));
+        attached.has_holes &= failed.is_some() || !selection.is_whole();
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Makes sure that the bucket is this node's: once, and of a directory every time, whose disk may be away by now.
-    async fn attach(&self, attached: &mut Attached) -> Result<()> {
-        let (engine, bucket, patience) = (&self.engine, &self.bucket, &self.options.patience);
-        if attached.is_known {
-            return match bucket.is_directory() {
-                true => check_identity(bucket, engine.store_id(), patience).await,
-                false => Ok(()),
-            };
-        }
-        let found = read_identity(bucket, patience).await?;
-        // Nothing is written into the bucket of another store, not even to probe it.
-        found.iter().try_for_each(|found| self.belong_to(found.store))?;
-        // One that has met its bucket knows which store it is, and puts the file back.
-        if found.is_none()
-            && !tokio::task::block_in_place(|| engine.has_met_bucket())
-            && let Some(project) = names::any_project(bucket, patience).await?
-            && read_identity(bucket, patience).await?.is_none()
-        {
-            return Err(unclaimed(bucket.name(), &project.to_string()));
-        }
-        probe(bucket, patience).await?;
-        if found.is_none() {
-            self.belong_to(claim_identity(bucket, engine.store_id(), patience).await?.store)?;
-        }
-        attached.is_known = true;
-        self.note_id_ranges(self.assert_id_ranges().await);
-        Ok(())
-    }
-
-    fn belong_to(&self, store: Uuid) -> Result<()> {
-        tokio::task::block_in_place(|| self.engine.attach(store, self.bucket.name()))?;
-        self.bucket.expect(store);
-        Ok(())
     }
 
     /// One name, which is bound here, in the bucket, or in both.
@@ -428,6 +405,7 @@ impl Sync {
             return Ok(known.clone());
         }
         check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await?;
+        self.is_sure.store(true, Ordering::SeqCst);
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         if attached.is_ahead_of(&found) {
@@ -457,6 +435,7 @@ impl Sync {
         next: names::Bound,
         target: Option<Nsid>,
     ) -> Result<names::Bound> {
+        self.before_carrying().await?;
         // A namespace that came back after it was deleted is not deleted any more.
         let ended = next.ended.filter(|ended| Some(ended.nsid) != target);
         let seen = match target {

@@ -204,6 +204,9 @@ impl Sync {
                 tokio::task::block_in_place(|| engine.settle_common(nsid))?;
                 self.tags_sent(nsid, is_compared.then_some(tags), sent)?;
                 self.narrow_to_first(name, &ours, &wider).await;
+                if found.is_none() {
+                    done.sent += self.look_behind(name, &ours).await?;
+                }
                 let slept_ms = self.bucket_now().abs_diff(ours.committed_ms);
                 if found.is_none() && slept_ms > KNOWN_MS {
                     // What it holds may have been given up for that of a node that is lost.
@@ -352,6 +355,7 @@ impl Sync {
 
     /// Whether the bucket's next state is this one now.
     pub(super) async fn commit(&self, project: &Project, ours: &Manifest) -> Result<bool> {
+        self.before_carrying().await?;
         let key = keys::manifest(project, ours.nsid, ours.generation);
         let (bytes, crc32c) = encode_manifest(ours)?;
         let is_mine = |found: &[u8]| Ok(decode_manifest(found, &key)?.0.commit_id == ours.commit_id);

@@ -130,7 +130,8 @@ impl Sync {
             // Once a pass: of what it settled since it found out that is so.
             self.engine.lacks_names();
         }
-        *attached = Attached { is_known: attached.is_known, is_to_be_read: true, ..Attached::default() };
+        let Attached { is_known, is_doubted, has_holes, .. } = *attached;
+        *attached = Attached { is_known, is_doubted, has_holes, is_to_be_read: true, ..Attached::default() };
         self.forget_heads();
         // Those that were claimed may be others' next.
         self.note_id_ranges(self.assert_id_ranges().await);

@@ -10,7 +10,7 @@ use crate::unlucky::{Place, put_and_lose_power};
 
 /// Where a pass is cut off: after so many requests, and whether one more arrives.
 fn cuts() -> impl Iterator<Item = (u64, bool)> {
-    (0..40).flat_map(|requests| [(requests, true), (requests, false)])
+    (0..48).flat_map(|requests| [(requests, true), (requests, false)])
 }
 
 /// A node that has `docs` in common with the bucket.

@@ -45,6 +45,7 @@ mod parts;
 mod places;
 mod put_back;
 mod reclaiming;
+mod replaced;
 mod returning;
 mod reusing;
 mod schemas;

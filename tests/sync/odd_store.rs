@@ -1,4 +1,4 @@
-//! A store that reads tags wrong a few times, has no room for large objects, or ignores conditions.
+//! A store that reads tags wrong a few times, has no room for large objects, ignores conditions, or is emptied.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use shoal::store::{Backend, Bucket};
 
@@ -30,6 +30,8 @@ pub struct OddStore {
     pub largest: AtomicU64,
     /// Whether it creates what is there.
     pub ignores_conditions: AtomicBool,
+    /// Everything goes before so manieth a write from now on; 0 for never.
+    pub empties_at: AtomicU64,
 }
 
 impl OddStore {
@@ -54,6 +56,12 @@ impl fmt::Debug for OddStore {
 #[async_trait]
 impl ObjectStore for OddStore {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if self.empties_at.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) == Ok(1) {
+            let all: Vec<ObjectMeta> = self.store.list(None).filter_map(|found| async { found.ok() }).collect().await;
+            for object in all {
+                self.store.delete(&object.location).await?;
+            }
+        }
         let (bytes, room) = (payload.content_length() as u64, self.room.load(SeqCst));
         if room > 0 && bytes > room {
             self.written.fetch_add(bytes, SeqCst);
