@@ -74,12 +74,12 @@ impl Sync {
         if !self.wait || !self.namespaces.is_empty() || done["sync"]["in_bucket"] == true {
             return Ok(());
         }
-        // Somebody wrote while the pass ran.
+        // Somebody wrote while the pass ran, or tags cannot be sent.
         Err(Error::unavailable(format!(
-            "{} namespaces were written to meanwhile, {} bytes of them are not in the bucket yet",
-            done["sync"]["namespaces_behind"], done["sync"]["pending_bytes"]
+            "{} namespaces were written to meanwhile or have tags that cannot be sent: {} objects, {} bytes of them are not in the bucket",
+            done["sync"]["namespaces_behind"], done["sync"]["pending_objects"], done["sync"]["pending_bytes"]
         ))
-        .with_hint("what was there when you asked is in the bucket; run it again for the rest"))
+        .with_hint("what was written before you asked is in the bucket; run it again for the rest; the notices say of tags what keeps them"))
     }
 }
 

@@ -74,7 +74,7 @@ impl Engine {
         tokio::task::block_in_place(|| self.with_name(name, self.with_tags(name, unsent)?))
     }
 
-    /// With the tags that the bucket does not have, or that changed there and were not taken in; those of a namespace that is followed
+    /// With the tags that the bucket does not have, room or not, or that changed there and were not taken in; those of a namespace that is followed
     /// stay here.
     fn with_tags(&self, name: &NamespaceName, mut unsent: Unsent) -> Result<Unsent> {
         let Some(nsid) = self.catalog.find(name).filter(|_| !self.follows(name)) else { return Ok(unsent) };
@@ -84,7 +84,8 @@ impl Engine {
         {
             unsent.is_durable = false;
         }
-        for tag in self.tags_due(nsid)?.keys() {
+        let due = self.tags_due(nsid)?;
+        for tag in due.sent.keys().chain(due.crowded.keys()) {
             let at_ms = match self.tag_file(nsid, tag) {
                 Ok(Some(file)) => Some(file.at_ms),
                 Ok(None) => continue,

@@ -7,6 +7,8 @@
 //! - A tag goes by a deletion only. One that was in the bucket and is not listed is sent again, unless a fence condemned a deletion of it
 //!   since the state that both sides had in common, or may have: lists of long ago are not kept. Where the bucket's state does not go on
 //!   from that one, as after a copy was put back, no deletion is read into what is missing.
+//! - A bucket has a bounded number of names of tags, deleted ones included until a reclaim removes them. A tag of another name waits here
+//!   until there is room, and every pass says so.
 //! - What a tag names is safe once a commit follows its file, and no fence came in between: who commits one later finds the file. So it
 //!   names what a state names that is retained then, and objects of its own that no fence condemned since they were sent.
 
@@ -18,7 +20,7 @@ use super::fences::Condemned;
 use super::namespace::{Done, Found};
 use super::objects::check_objects;
 use super::{Sync, keys};
-use crate::engine::lineage::shared;
+use crate::engine::lineage::{TagsDue, shared};
 use crate::engine::remote::{keys_of, objects_of};
 use crate::error::{Error, Kind, Result};
 use crate::format::manifest::Manifest;
@@ -31,6 +33,8 @@ use crate::tier::GONE;
 const REVISIONS_MAX: usize = 65_536;
 /// Past states that are looked at for what a tag names and the newest state does not.
 const WALK_MAX: usize = 16;
+/// So many tags a notice names.
+const NAMED_MAX: usize = 16;
 
 /// Objects that were sent for tags alone, and the generation up to which no fence condemned them.
 #[derive(Default)]
@@ -65,7 +69,13 @@ impl Sync {
             return Ok(true);
         }
         let goes_on = self.goes_on(name, (common, newest), &known).await?;
-        if goes_on && known.changes == newest.tags {
+        let is_full = known.revisions.len() >= TAGS_SHARED_MAX;
+        let needless = match is_full {
+            true => tokio::task::block_in_place(|| engine.tags_due(nsid))?.needless,
+            false => BTreeMap::new(),
+        };
+        let looks_for_room = is_full && (!needless.is_empty() || self.is_room_due(newest));
+        if goes_on && known.changes == newest.tags && !looks_for_room {
             return Ok(true);
         }
         if !goes_on {
@@ -81,7 +91,12 @@ impl Sync {
         let here = tokio::task::block_in_place(|| engine.tag_revisions(nsid))?;
         let listed = self.listed_tags(&name.project, nsid).await?;
         let mut next = TagsFile { format: VERSION, changes: newest.tags, revisions: BTreeMap::new() };
-        for (tag, revs) in listed.iter().take(TAGS_SHARED_MAX) {
+        // Nodes that send at once may be too many together: what is here counts first, as it may be deleted here.
+        let (first, others): (Vec<_>, Vec<_>) = listed.iter().partition(|(tag, _)| here.contains_key(*tag));
+        if let more @ 1.. = listed.len().saturating_sub(TAGS_SHARED_MAX) {
+            done.tell(format!("the bucket has {more} tags more than {TAGS_SHARED_MAX}, which are not looked at"));
+        }
+        for (tag, revs) in first.into_iter().chain(others).take(TAGS_SHARED_MAX) {
             let Some(rev) = revs.last().copied() else { continue };
             let (own, was) = (here.get(tag).copied(), known.revisions.get(tag).copied());
             if was != Some(rev) && own == Some(rev) {
@@ -115,8 +130,13 @@ impl Sync {
         if !known.revisions.is_empty() {
             let since = common.filter(|_| goes_on);
             let there = self.look_for_missing(name, (since, newest), (known.revisions, &here), done).await?;
-            next.revisions.extend(there);
+            let room = TAGS_SHARED_MAX.saturating_sub(next.revisions.len());
+            next.revisions.extend(there.into_iter().take(room));
         }
+        for (tag, rev) in needless.iter().filter(|(tag, _)| !listed.contains_key(*tag)) {
+            tokio::task::block_in_place(|| engine.forget_tag(nsid, tag, *rev))?;
+        }
+        self.note_room(newest, next.revisions.len() < TAGS_SHARED_MAX, done);
         if is_compared {
             self.tag_waits.succeeded(&in_bucket);
         } else {
@@ -126,6 +146,24 @@ impl Sync {
         }
         tokio::task::block_in_place(|| engine.note_tags(nsid, &next))?;
         Ok(is_compared)
+    }
+
+    /// Whether a pass lists a full bucket's tags to see whether there is room again: a reclaim changes no tag, and deletes some time after
+    /// its fence.
+    fn is_room_due(&self, newest: &Manifest) -> bool {
+        let fence = newest.fence.as_ref().map_or(0, |fence| fence.generation);
+        self.tag_waits.is_due(&room_of(newest.nsid), fence, self.clock.now_millis())
+    }
+
+    /// What a list of the bucket's tags says of their room.
+    fn note_room(&self, newest: &Manifest, has_room: bool, done: &mut Done) {
+        let fence = newest.fence.as_ref().map_or(0, |fence| fence.generation);
+        if !has_room {
+            self.tag_waits.failed(room_of(newest.nsid), fence, self.clock.now_millis());
+        } else if self.tag_waits.succeeded(&room_of(newest.nsid)) {
+            let notice = "the bucket has room for new names of tags again".to_owned();
+            done.add(Done { notice: Some(notice), ..Done::default() });
+        }
     }
 
     /// Whether the bucket's state `newest` comes after `common`, and after what is `known` of its tags.
@@ -202,10 +240,13 @@ impl Sync {
         }
     }
 
-    /// Revisions of tags to send now: all that the bucket does not have and that can be read. Blocking.
+    /// Revisions of tags to send now: all that the bucket does not have, and has room for, and that can be read. Blocking.
     pub(super) fn tags_due(&self, nsid: Nsid, done: &mut Done) -> Result<BTreeMap<String, u64>> {
         let (engine, now) = (&self.engine, self.clock.now_millis());
-        let mut due = engine.tags_due(nsid)?;
+        let TagsDue { sent: mut due, crowded, .. } = engine.tags_due(nsid)?;
+        if !crowded.is_empty() {
+            done.add(Done { notice: Some(without_room(&crowded)), ..Done::default() });
+        }
         due.retain(|tag, rev| self.tag_waits.is_due(&(nsid, Some(tag.clone())), *rev, now));
         let mut unreadable = Vec::new();
         for (tag, rev) in &due {
@@ -397,6 +438,25 @@ impl Kept {
         let retained = before.and_then(|before| before.fence.as_ref()).map_or(0, |fence| fence.retained);
         Kept { keys, oldest: before.map_or(0, |before| before.generation), retained, left: WALK_MAX }
     }
+}
+
+/// What waits until there is room for tags: no tag has this name.
+fn room_of(nsid: Nsid) -> (Nsid, Option<String>) {
+    (nsid, Some(String::new()))
+}
+
+/// Says that tags stay on this node, as a bucket has too many names of others.
+fn without_room(crowded: &BTreeMap<String, u64>) -> String {
+    let named: Vec<String> = crowded.keys().take(NAMED_MAX).map(|tag| format!("'{tag}'")).collect();
+    let more = match crowded.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "tags that find no room in the bucket stay on this node: {}{more}; it has {TAGS_SHARED_MAX} names of tags of this namespace, which is \
+         the most, and deleted ones count until a reclaim, `sync.retention_days` after their deletion",
+        named.join(", ")
+    )
 }
 
 /// Whether nothing but one tag is wrong.

@@ -58,6 +58,7 @@ mod starved;
 mod tag_misreads;
 mod tag_oracle;
 mod tags;
+mod tags_crowded;
 mod tags_lost;
 mod tags_untold;
 mod unlucky;

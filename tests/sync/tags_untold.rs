@@ -14,7 +14,7 @@ use crate::reclaiming::two;
 use crate::tags::tag;
 
 /// Leaves what says that a tag was deleted now.
-fn leave_deleted(node: &Node, engine: &Engine, tag: &str) {
+pub fn leave_deleted(node: &Node, engine: &Engine, tag: &str) {
     let nsid = engine.nsid_of(&name("docs")).unwrap().to_string();
     let (dir, at_ms) = (Path::new("/data/local").join(nsid).join("tags").join(tag), node.clock.now_millis());
     create_dirs(&node.disk, &dir).unwrap();

@@ -31,7 +31,7 @@ pub use history::PastState;
 pub use names::There;
 pub use retention::drop_generations;
 pub use revert::Reverted;
-pub use shared_tags::shared;
+pub use shared_tags::{TagsDue, shared};
 pub use tags::{TAGS_MAX, Tag, TagTurns, UNTOLD_MAX};
 pub use undelete::DeletedNamespace;
 pub(in crate::engine) use undelete::Told;

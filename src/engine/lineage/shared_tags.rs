@@ -26,6 +26,17 @@ use crate::segment::Summary;
 use crate::segment::builder::{Entry, build};
 use crate::segment::merge::{Input, merge};
 
+/// Revisions of tags that the bucket does not have.
+#[derive(Debug, Default)]
+pub struct TagsDue {
+    /// Those to be sent.
+    pub sent: BTreeMap<String, u64>,
+    /// Those of tags whose names the bucket does not have, and has no room for.
+    pub crowded: BTreeMap<String, u64>,
+    /// Deletions of such tags: where the bucket really has none of that name nobody needs to be told.
+    pub needless: BTreeMap<String, u64>,
+}
+
 impl Engine {
     /// The newest revision of every tag of an incarnation, deleted ones included. Lists directories only. Blocking.
     pub fn tag_revisions(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
@@ -38,21 +49,37 @@ impl Engine {
         Ok(found)
     }
 
-    /// Revisions of this node's tags that the bucket does not have. Blocking.
-    pub fn tags_due(&self, nsid: Nsid) -> Result<BTreeMap<String, u64>> {
-        let mut due = self.tag_revisions(nsid)?;
-        if due.is_empty() {
-            return Ok(due);
+    /// Revisions of this node's tags that the bucket does not have, by what is to become of them. Blocking.
+    pub fn tags_due(&self, nsid: Nsid) -> Result<TagsDue> {
+        let (all, mut found) = (self.tag_revisions(nsid)?, TagsDue::default());
+        if all.is_empty() {
+            return Ok(found);
         }
         let known = self.known_tags(nsid)?.revisions;
         let mut room = TAGS_SHARED_MAX.saturating_sub(known.len());
-        due.retain(|tag, rev| {
-            let is_due = known.get(tag).is_none_or(|known| *known < *rev);
-            let has_room = known.contains_key(tag) || room > 0;
-            room = room.saturating_sub(usize::from(is_due && !known.contains_key(tag)));
-            is_due && has_room
-        });
-        Ok(due)
+        for (tag, rev) in all {
+            let there = known.get(&tag);
+            if there.is_some_and(|there| *there >= rev) {
+                continue;
+            }
+            if there.is_some() || room > 0 {
+                room -= usize::from(there.is_none());
+                found.sent.insert(tag, rev);
+            } else if matches!(self.tag_file(nsid, &tag), Ok(Some(file)) if file.manifest.is_none()) {
+                found.needless.insert(tag, rev);
+            } else {
+                found.crowded.insert(tag, rev);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether the bucket has as many names of tags, as far as is known here and with those of `here` that it is to be told of, as it may
+    /// have, so that a tag of a name that it does not have would find no room. Blocking.
+    pub(super) fn is_crowded_for(&self, (nsid, tag): (Nsid, &str), here: &[String]) -> Result<bool> {
+        let known = self.known_tags(nsid)?.revisions;
+        let is_new = |name: &&String| *name != tag && !known.contains_key(*name);
+        Ok(!known.contains_key(tag) && known.len() + here.iter().filter(is_new).count() >= TAGS_SHARED_MAX)
     }
 
     /// A tag's newest revision. Blocking.

@@ -13,7 +13,7 @@ use crate::engine::layout::numbered;
 use crate::engine::namespace::head::{keys, objects, reclaim, take_back};
 use crate::error::{Context as _, Error, Result};
 use crate::format::manifest::Manifest;
-use crate::format::marks::{TagFile, VERSION, encode_tag};
+use crate::format::marks::{TAGS_SHARED_MAX, TagFile, VERSION, encode_tag};
 use crate::model::as_of::AsOf;
 use crate::model::ids::{CommitId, NamespaceName, Nsid, Project};
 use crate::platform::disk::{create_dirs, if_there, try_publish, unpublish};
@@ -127,14 +127,20 @@ impl Engine {
         Ok(known.is_none() && !self.context.tier.cache().is_attached() && !self.is_shared(nsid)?)
     }
 
-    /// Refuses one more tag where a namespace has the most, and removes what says of others that they were deleted, where nobody needs
-    /// to be told: as long after that as past states are kept (a bucket may be there by then, and another node of a copied directory),
-    /// and the oldest where there are too many. Others are read only where their number says that there may be too many, but for a few.
-    /// The caller has the turn.
+    /// Refuses one more tag where a namespace has the most, and one of a new name where its bucket has the most names of them. Removes what
+    /// says of others that they were deleted, where nobody needs to be told: as long after that as past states are kept (a bucket may be
+    /// there by then, and another node of a copied directory), and the oldest where there are too many. Others are read only where their
+    /// number says that there may be too many, but for a few. The caller has the turn.
     fn make_room(&self, name: &NamespaceName, (nsid, tag): (Nsid, &str), is_known: bool) -> Result<()> {
         // Where it is not known, nothing is forgotten.
         let (context, is_here_only) = (&self.context, self.is_here_only(nsid).unwrap_or(false));
         let mut others = list(context, &context.layout.tags(nsid))?;
+        if !self.follows(name) && self.is_crowded_for((nsid, tag), &others)? {
+            return Err(Error::invalid(format!(
+                "{name} has {TAGS_SHARED_MAX} names of tags in its bucket or on their way there, which is the most, and '{tag}' is none of them"
+            ))
+            .with_hint("use a name again; a deleted tag counts until a reclaim, `sync.retention_days` after its deletion"));
+        }
         others.retain(|other| other != tag);
         let now = context.clock.now_millis();
         if others.len() < TAGS_MAX {
