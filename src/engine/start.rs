@@ -312,6 +312,8 @@ impl Engine {
         }
         tokio::task::block_in_place(|| {
             self.remember_parts();
+            // A clock that was set since the last look counts as time that passed otherwise, once another process sees it first.
+            self.context.look_at_wall();
             // Whoever changes files and what the index says of them is done with both, or sees that the node is stopping.
             let _alone = self.context.commits.alone();
             self.close_index()

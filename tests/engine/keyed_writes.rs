@@ -11,7 +11,7 @@ use shoal::error::{Kind, Result};
 use shoal::format::manifest::{StoredAnswer, decode_manifest, encode_manifest};
 use shoal::model::ids::{DocId, Hlc};
 use shoal::model::write::{Idempotency, WriteOutcome, WriteRequest};
-use shoal::platform::clock::ManualClock;
+use shoal::platform::clock::{Clock as _, ManualClock};
 use shoal::platform::disk::{Disk, create_dirs, publish};
 use shoal::platform::memory_disk::{Fault, MemoryDisk};
 
@@ -440,6 +440,21 @@ async fn setting_the_clock_makes_no_key_older_or_younger() {
                 assert!(!is_repeated(add(&engine, n).await), "{what}: key {n}");
             }
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_shortly_before_a_clean_stop_makes_no_key_older() {
+    for by in [25 * HOUR_MS, 20 * DAY_MS] {
+        let node = Node::new(1);
+        let engine = node.open();
+        add(&engine, 1).await.unwrap();
+        engine.checkpoint(&name("docs")).await.unwrap();
+        node.clock.advance(3_000);
+        node.clock.set(node.clock.now_millis() + by);
+        engine.shutdown().await.unwrap();
+        let engine = node.cut_power(engine);
+        assert!(is_repeated(add(&engine, 1).await), "set on by {by} ms");
     }
 }
 
