@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::names::parse_name;
 use crate::platform::clock::SystemClock;
 use crate::platform::disk::Disk;
+use crate::platform::owner::AsOwner;
 use crate::platform::random::SystemRandom;
 use crate::platform::real_disk::RealDisk;
 
@@ -221,14 +222,32 @@ fn json_of<T: serde::Serialize>(report: &T) -> Result<Value> {
     serde_json::to_value(report).map_err(|e| Error::internal(format!("print the report: {e}")))
 }
 
+/// A data directory that a command works on itself, as its owner where this is root.
+pub(super) struct Offline {
+    engine: Arc<Engine>,
+    /// Goes after the engine: whatever that leaves belongs to the owner.
+    _owner: Option<AsOwner>,
+}
+
+impl std::ops::Deref for Offline {
+    type Target = Arc<Engine>;
+
+    fn deref(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
 /// Opens a data directory that is there, under its lock.
-pub(super) fn open(data_dir: &std::path::Path) -> Result<Arc<Engine>> {
+pub(super) fn open(data_dir: &std::path::Path) -> Result<Offline> {
     // A mistyped path must not become a new, empty data directory that is found to be whole.
     let is_ours = |name: &str| matches!(name, "node.json" | "meta.redb" | "local");
     if RealDisk.list(data_dir).map_or(true, |entries| !entries.iter().any(|entry| is_ours(&entry.name))) {
         return Err(Error::not_found(format!("{} is not a Shoal data directory", data_dir.display())));
     }
-    Engine::open(EngineConfig::new(data_dir), Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))
+    let (data_dir, owner) = AsOwner::of(data_dir)?;
+    let config = EngineConfig::new(data_dir);
+    let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))?;
+    Ok(Offline { engine, _owner: owner })
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod memory_disk;
 pub mod mmap;
 pub mod new_file;
 pub mod open_files;
+pub mod owner;
 pub mod random;
 pub mod reads;
 pub mod real_disk;

@@ -1,7 +1,9 @@
 //! The same by HTTP and by the command line, against a daemon and on a data directory.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -258,4 +260,70 @@ fn snapshots_are_taken_of_and_restored_into_a_data_directory() {
         assert_eq!(contents(&engine, &name("docs")).await.unwrap(), expected);
         engine.shutdown().await.unwrap();
     });
+}
+
+/// What lies below a directory and belongs to somebody else.
+fn of_others(dir: &Path, uid: u32) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let facts = std::fs::symlink_metadata(&path).unwrap();
+        if facts.uid() != uid {
+            found.push(path.clone());
+        }
+        if facts.is_dir() {
+            found.extend(of_others(&path, uid));
+        }
+    }
+    found
+}
+
+fn give(path: &Path, uid: u32) {
+    std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path(), uid));
+    }
+}
+
+#[test]
+fn what_root_makes_in_a_data_directory_belongs_to_its_owner() {
+    const NOBODY: u32 = 65_534;
+    for is_reached in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        if std::fs::metadata(dir.path()).unwrap().uid() != 0 {
+            println!("SKIPPED: only root can act as somebody else");
+            return;
+        }
+        if is_reached {
+            std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        }
+        let data = dir.path().join("data");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+            let open = || Engine::open(EngineConfig::new(&data), Arc::new(RealDisk), clock, random).unwrap();
+            let engine = tokio::task::block_in_place(open);
+            fill(&engine, "docs").await;
+            engine.shutdown().await.unwrap();
+        });
+        give(&data, NOBODY);
+        std::fs::remove_file(data.join("meta.redb")).unwrap();
+        // Beside the directory, where only root may write, and by paths that begin where root is.
+        for command in [
+            &["check", "--level", "4"][..],
+            &["repair", "--yes"],
+            &["snapshot", "docs", "file"],
+            &["restore", "file", "acme/search/back"],
+            &["check", "--level", "4"],
+        ] {
+            let mut all = Command::new(env!("CARGO_BIN_EXE_shoal"));
+            all.env_clear().current_dir(dir.path()).args(command).args(["--data-dir", "data"]);
+            let output = all.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{command:?}, reached: {is_reached}: {said}");
+            assert_eq!(of_others(&data, NOBODY), Vec::<PathBuf>::new(), "{command:?}, reached: {is_reached}");
+        }
+        let file = std::fs::metadata(dir.path().join("file")).unwrap();
+        assert_eq!((file.uid(), data.join("local").is_dir()), (0, true));
+    }
 }
