@@ -2,7 +2,6 @@
 //! directory, under its lock.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use hyper::Method;
@@ -10,16 +9,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::http::{Client, Target};
-use super::{engine_runtime, output};
+use super::offline::offline;
+use super::output;
+use crate::engine::Engine;
 use crate::engine::check::{Problem, Remedy, RepairReport, RepairRequest, Report, Scope};
-use crate::engine::{Engine, EngineConfig};
 use crate::error::{Error, Result};
 use crate::format::names::parse_name;
-use crate::platform::clock::SystemClock;
-use crate::platform::disk::Disk;
-use crate::platform::owner::AsOwner;
-use crate::platform::random::SystemRandom;
-use crate::platform::real_disk::RealDisk;
 
 #[derive(Args)]
 pub struct Check {
@@ -67,12 +62,7 @@ impl Check {
     pub(super) fn run(self) -> Result<()> {
         let scope = Scope::parse(&self.scope)?;
         let report: Report = match &self.data_dir {
-            Some(dir) => {
-                let engine = open(dir)?;
-                let report = engine.check_in(self.level, &scope);
-                close(&engine);
-                report?
-            }
+            Some(dir) => offline(dir, async |engine| looking(engine, || engine.check_in(self.level, &scope)))?,
             None => ask(&self.target, "/v1/check", &json!({"level": self.level, "scope": self.scope}))?,
         };
         let problems = report.problems.len() as u64 + report.more_problems;
@@ -124,14 +114,9 @@ impl Repair {
         let scope = Scope::parse(&scope_text)?;
         let report: RepairReport = match &self.data_dir {
             Some(dir) => {
-                let engine = open(dir)?;
                 let (dry_run, force) = (!self.yes, self.force);
                 let request = RepairRequest { scope, dry_run, drop_damaged, force };
-                // What is left of a namespace that gives something up is written by a runtime.
-                let report =
-                    engine_runtime()?.block_on(async { tokio::task::block_in_place(|| engine.repair_in(&request)) });
-                close(&engine);
-                report?
+                offline(dir, async |engine| looking(engine, || engine.repair_in(&request)))?
             }
             None => {
                 let body = json!({
@@ -211,43 +196,19 @@ fn ask<T: DeserializeOwned>(target: &Target, path: &str, body: &Value) -> Result
     })
 }
 
-/// Where the disk is full the index cannot be marked as whole; the next start makes it anew.
-fn close(engine: &Engine) {
-    if let Err(error) = engine.close_index() {
-        tracing::warn!(%error, "meta.redb is not closed as whole, the next start makes it anew");
-    }
+/// Looks at everything, and marks the index as whole. Where the disk is full that cannot be, and the next start makes it anew.
+fn looking<T>(engine: &Engine, look: impl FnOnce() -> Result<T>) -> Result<T> {
+    tokio::task::block_in_place(|| {
+        let found = look();
+        if let Err(error) = engine.close_index() {
+            tracing::warn!(%error, "meta.redb is not closed as whole, the next start makes it anew");
+        }
+        found
+    })
 }
 
 fn json_of<T: serde::Serialize>(report: &T) -> Result<Value> {
     serde_json::to_value(report).map_err(|e| Error::internal(format!("print the report: {e}")))
-}
-
-/// A data directory that a command works on itself, as its owner where this is root.
-pub(super) struct Offline {
-    engine: Arc<Engine>,
-    /// Goes after the engine: whatever that leaves belongs to the owner.
-    _owner: Option<AsOwner>,
-}
-
-impl std::ops::Deref for Offline {
-    type Target = Arc<Engine>;
-
-    fn deref(&self) -> &Arc<Engine> {
-        &self.engine
-    }
-}
-
-/// Opens a data directory that is there, under its lock.
-pub(super) fn open(data_dir: &std::path::Path) -> Result<Offline> {
-    // A mistyped path must not become a new, empty data directory that is found to be whole.
-    let is_ours = |name: &str| matches!(name, "node.json" | "meta.redb" | "local");
-    if RealDisk.list(data_dir).map_or(true, |entries| !entries.iter().any(|entry| is_ours(&entry.name))) {
-        return Err(Error::not_found(format!("{} is not a Shoal data directory", data_dir.display())));
-    }
-    let (data_dir, owner) = AsOwner::of(data_dir)?;
-    let config = EngineConfig::new(data_dir);
-    let engine = Engine::open(config, Arc::new(RealDisk), Arc::new(SystemClock), Arc::new(SystemRandom))?;
-    Ok(Offline { engine, _owner: owner })
 }
 
 #[cfg(test)]

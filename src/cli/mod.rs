@@ -11,6 +11,7 @@ mod http;
 mod import;
 mod inspect;
 mod merge;
+mod offline;
 mod output;
 mod progress;
 mod query;

@@ -9,8 +9,9 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::http::Target;
+use super::offline::offline;
 use super::stream::{at_daemon, namespace, percent, upload};
-use super::{check, client_runtime, engine_runtime, output, progress};
+use super::{client_runtime, output, progress};
 use crate::error::{Context, Result};
 use crate::snapshot::restore::restore;
 
@@ -65,9 +66,8 @@ impl Restore {
     fn locally(&self, dir: &Path, input: Box<dyn Read + Send>) -> Result<Value> {
         let name = namespace(&self.namespace)?;
         let base = self.base.as_deref().map(namespace).transpose()?;
-        engine_runtime()?.block_on(async {
-            let engine = tokio::task::block_in_place(|| check::open(dir))?;
-            let done = restore(&engine, &name, base.as_ref(), input).await;
+        offline(dir, async |engine| {
+            let done = restore(engine, &name, base.as_ref(), input).await;
             engine.shutdown().await?;
             let done = done?;
             Ok(json!({"documents": done.documents, "bytes": done.bytes, "kind": done.kind, "commit": done.commit_id}))

@@ -8,8 +8,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::http::Target;
+use super::offline::offline;
 use super::stream::{at_daemon, download, namespace, percent};
-use super::{check, client_runtime, engine_runtime, output, progress};
+use super::{client_runtime, output, progress};
 use crate::api::wire::as_of::parse_as_of_text;
 use crate::error::Result;
 use crate::platform::real_disk::RealDisk;
@@ -67,9 +68,8 @@ impl Snapshot {
                 (None, true) => Extent::Flattened,
                 (None, false) => Extent::Full,
             };
-            return engine_runtime()?.block_on(async {
-                let engine = tokio::task::block_in_place(|| check::open(dir))?;
-                let written = match take(&engine, &name, &extent).await {
+            return offline(dir, async |engine| {
+                let written = match take(engine, &name, &extent).await {
                     Ok(taken) => tokio::task::block_in_place(|| taken.write(out)).map(drop),
                     Err(error) => Err(error),
                 };

@@ -23,11 +23,11 @@ pub struct AsOwner {
 }
 
 impl AsOwner {
-    /// Acts as the owner of `dir` where this is root and that is somebody else. Gives the path by which the directory is reached
-    /// meanwhile.
-    pub fn of(dir: &Path) -> Result<(PathBuf, Option<Self>)> {
+    /// Acts as the owner of `dir` where this is root and that is somebody else: who made the file `made` in it, or the directory
+    /// where there is none. Gives the path by which the directory is reached meanwhile.
+    pub fn of(dir: &Path, made: &str) -> Result<(PathBuf, Option<Self>)> {
         let step = || format!("act as the owner of {}", dir.display());
-        let owner = std::fs::metadata(dir).context(step)?;
+        let owner = std::fs::metadata(dir.join(made)).or_else(|_| std::fs::metadata(dir)).context(step)?;
         if !geteuid().is_root() || owner.uid() == 0 {
             return Ok((dir.to_owned(), None));
         }

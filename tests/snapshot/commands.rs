@@ -17,7 +17,7 @@ use shoal::platform::random::SystemRandom;
 use shoal::platform::real_disk::RealDisk;
 
 use super::client::Daemon;
-use super::node::{contents, fill, name, row, rows};
+use super::node::{contents, fill, name, row, rows, write};
 
 fn shoal(daemon: Option<&Daemon>, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
@@ -325,5 +325,41 @@ fn what_root_makes_in_a_data_directory_belongs_to_its_owner() {
         }
         let file = std::fs::metadata(dir.path().join("file")).unwrap();
         assert_eq!((file.uid(), data.join("local").is_dir()), (0, true));
+    }
+}
+
+#[test]
+fn what_is_merged_beside_roots_snapshot_belongs_to_who_made_the_files_too() {
+    const NOBODY: u32 = 65_534;
+    for round in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        if std::fs::metadata(dir.path()).unwrap().uid() != 0 {
+            println!("SKIPPED: only root can act as somebody else");
+            return;
+        }
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let data = dir.path().join("data");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+            let open = || Engine::open(EngineConfig::new(&data), Arc::new(RealDisk), clock, random).unwrap();
+            let engine = tokio::task::block_in_place(open);
+            write(&engine, "docs", rows(0, 300)).await;
+            engine.checkpoint(&name("docs")).await.unwrap();
+            // A segment of rows that are all replaced is merged away, which begins with the flush before the snapshot.
+            write(&engine, "docs", rows(0, 300)).await;
+            engine.shutdown().await.unwrap();
+        });
+        give(&data, NOBODY);
+        if round % 2 == 0 {
+            // A volume that the daemon writes by its group.
+            std::os::unix::fs::lchown(&data, Some(0), Some(NOBODY)).unwrap();
+            std::fs::set_permissions(&data, Permissions::from_mode(0o2775)).unwrap();
+        }
+        let mut all = Command::new(env!("CARGO_BIN_EXE_shoal"));
+        all.env_clear().current_dir(dir.path()).args(["snapshot", "docs", "file", "--data-dir", "data"]);
+        let output = all.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(of_others(&data, NOBODY), Vec::<PathBuf>::new(), "round {round}");
     }
 }
