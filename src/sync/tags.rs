@@ -295,7 +295,11 @@ impl Sync {
                 tokio::task::block_in_place(|| self.engine.take_tag(nsid, &file)).map(drop)
             }
             None => match own? {
-                Some(own) => tokio::task::block_in_place(|| self.engine.forget_tag(nsid, tag, own.rev)),
+                // What was done here since the pass began is later, and is sent.
+                Some(own) if own.rev <= rev => {
+                    tokio::task::block_in_place(|| self.engine.forget_tag(nsid, tag, own.rev))
+                }
+                Some(_) => Ok(()),
                 None => Ok(()),
             },
         }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -15,6 +15,7 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use shoal::store::{Backend, Bucket};
+use tokio::sync::Notify;
 
 use crate::node::Node;
 
@@ -32,6 +33,10 @@ pub struct OddStore {
     pub ignores_conditions: AtomicBool,
     /// Everything goes before so manieth a write from now on; 0 for never.
     pub empties_at: AtomicU64,
+    /// Reads of keys that have this in them say so, and wait until they may go on; nothing does where it is empty.
+    pub waits_at: Mutex<String>,
+    pub waits: Notify,
+    pub go_on: Notify,
 }
 
 impl OddStore {
@@ -82,6 +87,11 @@ impl ObjectStore for OddStore {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let waits_at = self.waits_at.lock().unwrap().clone();
+        if !waits_at.is_empty() && path.as_ref().contains(&waits_at) {
+            self.waits.notify_one();
+            self.go_on.notified().await;
+        }
         let is_head = options.head;
         let found = self.store.get_opts(path, options).await?;
         let is_tag = path.as_ref().contains("/tags/") && !is_head;

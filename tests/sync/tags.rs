@@ -14,6 +14,7 @@ use shoal::sync::{Selection, Sync};
 use crate::fleet::{meet, options, sync};
 use crate::meetings::{interrupted, over, silent_from};
 use crate::node::{DAY_MS, Documents, Node, all, branch, documents, name, put};
+use crate::odd_store::OddStore;
 use crate::reclaiming::{churn, keys, two};
 use crate::upkeep::{contents, delete_late, reclaim, reclaim_to_the_end};
 
@@ -104,6 +105,42 @@ async fn of_two_that_were_set_apart_the_later_one_holds_everywhere_and_it_is_tol
         meet(&both, &bucket).await;
         assert_eq!(at(&engines[0], "docs", "same"), at(&engines[1], "docs", "same"));
         reclaim_to_the_end(&nodes[1], &engines[1], &bucket).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_to_a_tag_while_a_pass_takes_in_its_deletion_holds_as_it_came_later() {
+    for is_set_again in [true, false] {
+        let (store, nodes) = (Arc::new(OddStore::default()), [Node::new(1), Node::new(2)]);
+        let engines = [nodes[0].open(), nodes[1].open()];
+        let both = [(&nodes[0], &engines[0]), (&nodes[1], &engines[1])];
+        let bucket = store.bucket(&nodes[0]);
+        put(&engines[0], "docs", 0..5, 1).await;
+        tag(&engines[0], "docs", "v1").await;
+        meet(&both, &bucket).await;
+        engines[1].untag(&name("docs"), "v1").await.unwrap();
+        sync(&nodes[1], &engines[1], &bucket).await.unwrap();
+        *store.waits_at.lock().unwrap() = "/tags/v1/".to_owned();
+        let (waiting, (node, engine)) = (store.clone(), both[0]);
+        let meanwhile = async {
+            waiting.waits.notified().await;
+            store.waits_at.lock().unwrap().clear();
+            node.clock.advance(60_000);
+            engine.untag(&name("docs"), "v1").await.unwrap();
+            if is_set_again {
+                put(engine, "docs", [9], 2).await;
+                tag(engine, "docs", "v1").await;
+            }
+            store.go_on.notify_one();
+        };
+        let (done, ()) = tokio::join!(sync(node, engine, &bucket), meanwhile);
+        done.unwrap();
+        meet(&both, &bucket).await;
+        let expected = if is_set_again { vec!["v1".to_owned()] } else { Vec::new() };
+        assert_eq!((tags(&engines[0], "docs"), tags(&engines[1], "docs")), (expected.clone(), expected));
+        if is_set_again {
+            assert_eq!(fresh(3, &bucket, "docs", "v1").await.len(), 6);
+        }
     }
 }
 
