@@ -3,17 +3,23 @@
 //! Invariant: an object that was found to be here after [`Expected::add`] stays until that is ended. What is let go of meanwhile goes
 //! then, unless something names it by then.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::context::{Birth, Context};
 use super::namespace::head::reclaim;
+use super::remote::keys_of;
+use super::{Engine, sweep};
+use crate::format::manifest::Manifest;
+use crate::model::ids::{Nsid, Project};
 
 /// How many expect each object, and whether it was let go of since.
 #[derive(Debug, Default)]
 pub struct Expected {
     objects: Mutex<BTreeMap<String, (usize, bool)>>,
+    /// Objects that were expected, are here, and that nothing names: what came for states that did not.
+    left: Mutex<BTreeSet<String>>,
 }
 
 impl Expected {
@@ -43,6 +49,19 @@ impl Expected {
         free
     }
 
+    fn left(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what came for other states below a prefix than one that needs `keys`.
+    fn outlived(&self, below: &str, keys: &BTreeSet<String>) -> Vec<String> {
+        let mut left = self.left();
+        let found: Vec<String> =
+            left.range(below.to_owned()..).take_while(|key| key.starts_with(below)).cloned().collect();
+        left.retain(|key| !key.starts_with(below));
+        found.into_iter().filter(|key| !keys.contains(key)).collect()
+    }
+
     /// Lets go of an object by `remove`, which runs before anybody comes to expect it; later where somebody does already.
     pub fn unless_expected<T>(&self, key: &str, remove: impl FnOnce() -> T) -> Option<T> {
         let mut objects = self.lock();
@@ -70,11 +89,45 @@ impl Expectation {
     }
 }
 
+impl Engine {
+    /// [`Engine::expect`] of the newest state of an incarnation: what came for earlier ones that were never taken in goes.
+    pub fn expect_newest(&self, project: &Project, manifest: &Manifest) -> Expectation {
+        let expected = self.expect(manifest);
+        let below = format!("{project}/namespaces/{}/", manifest.nsid);
+        supersede(&self.context, &below, &keys_of(manifest));
+        expected
+    }
+
+    /// Keeps objects that a state needs, those that come in for it and those that are here, until the result is dropped.
+    pub fn expect(&self, manifest: &Manifest) -> Expectation {
+        let keys: Vec<String> = keys_of(manifest).into_iter().collect();
+        let mut owners: Vec<Nsid> = keys.iter().filter_map(|key| sweep::parts(key)).map(|(nsid, _)| nsid).collect();
+        owners.push(manifest.nsid);
+        owners.sort_unstable();
+        owners.dedup();
+        Expectation::new(&self.context, keys, owners.into_iter().map(|nsid| self.context.birth(nsid)).collect())
+    }
+}
+
+/// Lets go of what came for states of an incarnation, whose objects lie below a prefix, before one that needs `keys`: they are not
+/// fetched any more.
+fn supersede(context: &Context, below: &str, keys: &BTreeSet<String>) {
+    let outlived = context.expected.outlived(below, keys);
+    if !outlived.is_empty() {
+        reclaim(context, &outlived);
+    }
+}
+
 impl Drop for Expectation {
     fn drop(&mut self) {
         let free = self.context.expected.end(&self.keys);
         if !free.is_empty() {
             reclaim(&self.context, &free);
         }
+        // The next pass may go on with them.
+        let context = &self.context;
+        let is_left = |key: &&String| context.tier.has(key, 0) && context.meta.is_free(key).unwrap_or(false);
+        let left: Vec<String> = self.keys.iter().filter(is_left).cloned().collect();
+        context.expected.left().extend(left);
     }
 }

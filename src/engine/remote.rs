@@ -9,7 +9,6 @@ use std::sync::{Arc, PoisonError};
 
 use uuid::Uuid;
 
-use super::expected::Expectation;
 use super::lineage::holdings::{generations, kin};
 use super::merge::decide::Policy;
 use super::merge::schemas::SCHEMA_CLASH;
@@ -277,16 +276,6 @@ impl Engine {
     /// Says that everything that was to come from the bucket is here: what came of other objects is let go of.
     pub fn has_received_all(&self) -> Result<()> {
         self.context.tier.forget_coming()
-    }
-
-    /// Keeps objects that a state needs, those that come in for it and those that are here, until the result is dropped.
-    pub fn expect(&self, manifest: &Manifest) -> Expectation {
-        let keys: Vec<String> = keys_of(manifest).into_iter().collect();
-        let mut owners: Vec<Nsid> = keys.iter().filter_map(|key| sweep::parts(key)).map(|(nsid, _)| nsid).collect();
-        owners.push(manifest.nsid);
-        owners.sort_unstable();
-        owners.dedup();
-        Expectation::new(&self.context, keys, owners.into_iter().map(|nsid| self.context.birth(nsid)).collect())
     }
 
     /// Takes in the bucket's state of a namespace, whose objects are here, with what was written here since on top of it. By

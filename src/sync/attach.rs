@@ -31,7 +31,8 @@ impl Sync {
         if attached.is_known {
             if bucket.is_directory() || attached.is_doubted {
                 self.make_sure().await?;
-                attached.is_doubted = false;
+                // What was carried while it was not this node's may have gone elsewhere.
+                attached.has_holes |= std::mem::take(&mut attached.is_doubted);
             }
             return Ok(());
         }
@@ -48,7 +49,8 @@ impl Sync {
         }
         probe(bucket, patience).await?;
         if found.is_none() {
-            attached.has_holes = tokio::task::block_in_place(|| engine.has_met_bucket());
+            attached.was_emptied = tokio::task::block_in_place(|| engine.has_met_bucket());
+            attached.has_holes |= attached.was_emptied;
             self.belong_to(claim_identity(bucket, engine.store_id(), patience).await?.store)?;
         }
         attached.is_known = true;
@@ -81,19 +83,27 @@ impl Sync {
 
     /// The end of a pass, which failed or did not: what it carried may have gone into a bucket that is not there any more.
     pub(super) async fn after_carrying(&self, attached: &mut Attached, done: Result<()>) -> Result<()> {
-        let done = match done {
-            Ok(()) if self.has_carried.load(Ordering::SeqCst) => {
-                let found = check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await;
-                // Where it cannot be asked nothing says that it is another.
-                found.or_else(|error| if error.code() == REPLACED { Err(error) } else { Ok(()) })
-            }
-            done => done,
-        };
+        let mut done = done;
+        if self.has_carried.load(Ordering::SeqCst)
+            && let Err(error) = check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await
+            && error.code() == REPLACED
+        {
+            // Where it cannot be asked nothing says that it is another.
+            done = Err(error);
+        }
         attached.is_doubted |= done.as_ref().is_err_and(|error| error.code() == REPLACED);
         done
     }
 
-    /// Where the bucket was begun anew: what of a namespace's state is not there is sent again, once it was brought together.
+    /// Where the bucket was begun anew: it has none of the tags that it was told of before.
+    pub(super) fn forget_tags_there(&self, attached: &Attached, name: &NamespaceName) -> Result<()> {
+        match self.engine.nsid_of(name).filter(|_| attached.was_emptied && !self.engine.follows(name)) {
+            Some(nsid) => tokio::task::block_in_place(|| self.engine.forget_sent_tags(nsid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the bucket was begun anew, or may have been another's: what of a namespace's state is not there is sent again, once it was brought together.
     pub(super) async fn look_for_holes(
         &self,
         attached: &Attached,

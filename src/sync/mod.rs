@@ -124,8 +124,10 @@ struct Attached {
     is_known: bool,
     /// Whether it was found to be another's, or none, since.
     is_doubted: bool,
-    /// Whether it was begun anew: states may name what is not there.
+    /// Whether it was begun anew, or may have been another's: states may name what is not there.
     has_holes: bool,
+    /// Whether it was begun anew.
+    was_emptied: bool,
     /// Whether it was put back since a pass that read it.
     is_to_be_read: bool,
     /// The names there, and when they were listed.
@@ -289,7 +291,10 @@ impl Sync {
                 if pass.namespaces.contains_key(&name) {
                     continue;
                 }
-                let brought = self.bring(attached, &name, &in_bucket, selection, pass).await;
+                let brought = match self.forget_tags_there(attached, &name) {
+                    Ok(()) => self.bring(attached, &name, &in_bucket, selection, pass).await,
+                    Err(error) => Err(error),
+                };
                 let error = self.look_for_holes(attached, &name, brought).await.err();
                 // What cannot be listed says nothing of the bucket as a whole.
                 if in_bucket.of(&name).is_ok() {
@@ -324,6 +329,7 @@ impl Sync {
         };
         tokio::task::block_in_place(|| self.engine.looked_at(is_through));
         attached.has_holes &= failed.is_some() || !selection.is_whole();
+        attached.was_emptied &= attached.has_holes;
         failed.map_or(Ok(()), Err)
     }
 

@@ -92,7 +92,7 @@ impl Sync {
                 met => return met,
             }
         }
-        let _expected = self.engine.expect(&found.manifest);
+        let _expected = self.engine.expect_newest(&name.project, &found.manifest);
         let fetched = self.fetch_objects(name, &found.manifest).await?;
         let generation = Some(found.manifest.generation);
         self.engine.adopt(name, found.manifest.clone()).await?;
@@ -323,7 +323,7 @@ impl Sync {
                  look at the clocks of the nodes that write it"
             ));
         }
-        let _expected = engine.expect(theirs);
+        let _expected = engine.expect_newest(&name.project, theirs);
         done.fetched += self.fetch_objects(name, theirs).await?;
         let apart = engine.set_apart(name, theirs, common).await?;
         let taken = engine.take_in(name, theirs.clone(), self.options.policy).await;

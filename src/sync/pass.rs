@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::namespace::Done;
+use super::status::is_foreign;
 use crate::error::{Error, Kind, Result};
 use crate::model::ids::NamespaceName;
 use crate::store::{FULL, MISCONFIGURED, UNREACHABLE};
@@ -22,6 +23,8 @@ impl Pass {
     /// What was done for a namespace. NotFound when it is neither here nor in the bucket.
     pub fn of(&self, name: &NamespaceName) -> Result<Done> {
         match (self.namespaces.get(name), &self.failed) {
+            // What went well for the namespace may have gone to another's bucket.
+            (_, Some(error)) if is_foreign(error) => Err(error.duplicate()),
             (Some(done), _) => done.as_ref().cloned().map_err(Error::duplicate),
             (None, Some(error)) => Err(error.duplicate()),
             (None, None) => Err(Error::not_found(format!("namespace {name} is neither here nor in the bucket"))),

@@ -130,8 +130,9 @@ impl Sync {
             // Once a pass: of what it settled since it found out that is so.
             self.engine.lacks_names();
         }
-        let Attached { is_known, is_doubted, has_holes, .. } = *attached;
-        *attached = Attached { is_known, is_doubted, has_holes, is_to_be_read: true, ..Attached::default() };
+        let Attached { is_known, is_doubted, has_holes, was_emptied, .. } = *attached;
+        let known = Attached { is_known, is_doubted, has_holes, was_emptied, ..Attached::default() };
+        *attached = Attached { is_to_be_read: true, ..known };
         self.forget_heads();
         // Those that were claimed may be others' next.
         self.note_id_ranges(self.assert_id_ranges().await);
