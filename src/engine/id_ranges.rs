@@ -1,7 +1,7 @@
 //! Ranges of blocks of integer ids that are this node's alone in a bucket: what it claims, and what it has.
 //!
-//! A disk that was cloned, or put back from a copy, has the same claims as another. So the bucket is told when blocks were given, in numbered
-//! entries: who finds an entry of another disk in place of its own next gives all its ranges up, and claims others.
+//! A disk that was cloned, or put back from a copy, has the same claims as another. So the bucket is told when blocks were given, and by the
+//! first pass of each process, in numbered entries: who finds an entry of another disk in place of its own next gives all its ranges up, and claims others.
 //!
 //! While it has none, the node takes blocks from a random one on, as it does without a bucket. With its first claim the blocks
 //! that it took before and that are in no range of its own are given up: their namespaces go on with others.
@@ -53,6 +53,9 @@ impl Engine {
 
     /// A claim is in the bucket: from now on blocks are taken of it, once none is left of the one before.
     pub fn keep_id_range(&self, range: IdRange) -> Result<()> {
+        if self.id_ranges().is_empty() {
+            self.context.node.has_shown();
+        }
         self.context.edit_node(|node| {
             let going_on = match node.id_ranges.is_empty() {
                 // What was given before there were claims is not given again.
@@ -97,19 +100,21 @@ impl Engine {
         file.id_ranges.first().map(|first| (first.range, file.id_told))
     }
 
-    /// What is to be told of the blocks that were given since, kept here before it is. `None`: none were.
+    /// What is to be told of the blocks that were given since, or of claims of before this process, kept here before it is. `None`: nothing.
     pub fn tell_of_ids(&self) -> Result<Option<IdTold>> {
+        let is_due = self.context.node.is_to_show();
         let token = self.context.random.uuid_v7(self.now_millis());
         let mut told = None;
         self.context.edit_node(|node| {
             let before = node.id_told.map(|told| told.blocks);
-            let blocks = node.id_blocks.filter(|blocks| blocks.taken > 0 || before.is_some());
-            let news = blocks.filter(|blocks| Some(*blocks) != before);
+            let blocks = node.id_blocks.filter(|blocks| is_due || blocks.taken > 0);
+            let news = blocks.filter(|blocks| is_due || Some(*blocks) != before);
             told =
                 news.map(|blocks| IdTold { number: node.id_told.map_or(0, |told| told.number + 1), token, blocks });
             node.id_told = told.or(node.id_told);
             told.is_some()
         })?;
+        self.context.node.has_shown();
         Ok(told)
     }
 

@@ -7,7 +7,8 @@
 //! - The copy in redb is written first and is never older than the file, so that a damaged file can be put back from it
 //!   without giving a block again.
 
-use std::cmp::Ordering;
+use std::cmp;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::layout::Layout;
@@ -24,11 +25,13 @@ const CLAIMED_AHEAD: usize = 1;
 /// `node.json`, and its copy in the index.
 pub struct Node {
     file: Mutex<NodeFile>,
+    /// Whether the bucket was told of claims since this process began: until then a copy of the disk may have them, too.
+    shown: AtomicBool,
 }
 
 impl Node {
     pub fn new(file: NodeFile) -> Self {
-        Node { file: Mutex::new(file) }
+        Node { file: Mutex::new(file), shown: AtomicBool::new(false) }
     }
 
     pub fn file(&self) -> NodeFile {
@@ -82,6 +85,15 @@ impl Node {
     /// Whether ids of a block may be given: the node claimed it, or has never claimed any.
     pub fn owns_block(&self, block: u32) -> bool {
         owns(&self.lock(), block)
+    }
+
+    /// Whether the bucket is to be told of the node's claims, though no block was given since.
+    pub fn is_to_show(&self) -> bool {
+        !self.shown.load(Ordering::SeqCst)
+    }
+
+    pub fn has_shown(&self) {
+        self.shown.store(true, Ordering::SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, NodeFile> {
@@ -138,9 +150,9 @@ fn is_given(file: &NodeFile, block: u32) -> bool {
     let (Some(at), Some(now)) = (place(range_of(block)), place(current_range(blocks))) else { return true };
     let next = blocks.take().map(|(_, next)| next).filter(|next| range_of(*next) == range_of(block));
     match at.cmp(&now) {
-        Ordering::Less => true,
-        Ordering::Equal => next.is_none_or(|next| block < next),
-        Ordering::Greater => now + CLAIMED_AHEAD < file.id_ranges.len() - 1,
+        cmp::Ordering::Less => true,
+        cmp::Ordering::Equal => next.is_none_or(|next| block < next),
+        cmp::Ordering::Greater => now + CLAIMED_AHEAD < file.id_ranges.len() - 1,
     }
 }
 

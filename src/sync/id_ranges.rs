@@ -11,6 +11,14 @@ use crate::store::{Outcome, commit};
 /// How often another range is tried after one that somebody else has.
 const ATTEMPTS: usize = 16;
 
+/// What the bucket has of the blocks of ids that this node gave, as far as this process knows.
+#[derive(Default)]
+pub(super) struct Told {
+    told: Option<(u32, Option<IdTold>)>,
+    /// Somebody else may have told it something since.
+    pub is_old: bool,
+}
+
 impl Sync {
     /// Makes sure of the ranges that this node has: the bucket may have been emptied since.
     pub(super) async fn assert_id_ranges(&self) -> Result<()> {
@@ -41,24 +49,24 @@ impl Sync {
     }
 
     /// What a pass does for ids.
-    pub(super) async fn settle_ids(&self, known: &mut Option<(u32, Option<IdTold>)>) -> Result<()> {
+    pub(super) async fn settle_ids(&self, known: &mut Told) -> Result<()> {
         // Told before: a claim begins a new sequence, of which nothing is given.
         let told = self.tell_of_ids(known).await;
         let had_any = self.engine.told_of_ids().is_some();
         self.claim_id_ranges().await?;
         if !had_any {
             // Nobody else can have told anything below what was claimed just now.
-            *known = self.engine.told_of_ids();
+            known.told = self.engine.told_of_ids();
         }
         told
     }
 
-    /// Tells the bucket that blocks were given, where some were, and finds out whether a disk with the same claims told it something:
-    /// then others are claimed. `known`: what the bucket is known to have.
-    pub(super) async fn tell_of_ids(&self, known: &mut Option<(u32, Option<IdTold>)>) -> Result<()> {
+    /// Tells the bucket that blocks were given, where some were or this process tells it for the first time, and finds out whether a disk
+    /// with the same claims told it something: then others are claimed. `known`: what the bucket is known to have.
+    pub(super) async fn tell_of_ids(&self, known: &mut Told) -> Result<()> {
         let Some((range, told)) = self.engine.told_of_ids() else { return Ok(()) };
         let mut is_mine = true;
-        if *known != Some((range, told)) {
+        if known.told != Some((range, told)) || std::mem::take(&mut known.is_old) {
             // It may not have reached the bucket, and somebody else may have gone on.
             if let Some(told) = told {
                 is_mine = self.tell(range, told).await?;
@@ -71,7 +79,7 @@ impl Sync {
             is_mine = self.tell(range, news).await?;
         }
         if is_mine {
-            *known = Some((range, news.or(told)));
+            *known = Told { told: Some((range, news.or(told))), is_old: false };
             return Ok(());
         }
         tracing::warn!(
@@ -79,7 +87,7 @@ impl Sync {
             "another disk makes integer ids of what this node claimed: it was cloned, or put back from a copy; others are claimed, and \
              what both gave is the same on both"
         );
-        *known = None;
+        *known = Told::default();
         tokio::task::block_in_place(|| self.engine.leave_id_ranges())?;
         self.claim_id_ranges().await
     }

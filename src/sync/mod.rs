@@ -55,7 +55,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::engine::Engine;
 use crate::engine::merge::decide::Policy;
 use crate::error::{Context as _, Error, Result};
-use crate::format::node::IdTold;
 use crate::meta::ObjectFact;
 use crate::model::ids::{Hlc, NamespaceName, Nsid};
 use crate::platform::clock::Clock;
@@ -137,7 +136,7 @@ struct Attached {
     /// The newest revisions of names here and there that know of each other: it takes files to say so.
     met: BTreeMap<NamespaceName, (u64, u64)>,
     /// What it has of the blocks of ids that this node gave.
-    told: Option<(u32, Option<IdTold>)>,
+    told: id_ranges::Told,
 }
 
 impl Sync {
@@ -412,6 +411,8 @@ impl Sync {
         }
         check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await?;
         self.is_sure.store(true, Ordering::SeqCst);
+        attached.told.is_old = true;
+        self.note_id_ranges(self.tell_of_ids(&mut attached.told).await);
         let found = names::all(&self.bucket, &self.options.patience).await;
         let found = found.context(|| "list the names in the bucket")?;
         if attached.is_ahead_of(&found) {

@@ -240,6 +240,40 @@ async fn clones_that_gave_the_same_ids_to_branches_of_their_own_go_on_with_other
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clones_that_both_synced_before_they_made_ids_make_different_ones() {
+    for is_restarted in [true, false] {
+        let (bucket, node) = (bucket(7), Node::new(1));
+        let engine = node.open();
+        put(&engine, "docs", 0..3, 1).await;
+        let given = branch_ids(&engine, "before").await;
+        let options = crate::fleet::options(shoal::engine::merge::decide::Policy::Lww);
+        let link = shoal::sync::Sync::new(engine.clone(), bucket.clone(), options, node.clock.clone());
+        link.run().await.unwrap();
+        link.run().await.unwrap();
+        // A copy of the disk of a node that goes on, or is started again.
+        let copy = Node { disk: node.disk.duplicate(), ..Node::new(2) };
+        copy.disk.power_cut(&*copy.random);
+        let there = copy.open();
+        sync(&copy, &there, &bucket).await.unwrap();
+        match is_restarted {
+            true => drop(sync(&node, &engine, &bucket).await.unwrap()),
+            false => {
+                node.clock.advance(3_600_000);
+                for _ in 0..2 {
+                    link.run().await.unwrap();
+                }
+            }
+        }
+        let mut given: BTreeSet<DocId> = given.into_iter().collect();
+        for (engine, own) in [(&engine, "one"), (&there, "other")] {
+            for id in [ids(engine, "before").await, branch_ids(engine, own).await].concat() {
+                assert!(given.insert(id.clone()), "restarted: {is_restarted}, {id:?} is given twice");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_node_file_that_is_put_back_gives_no_block_again() {
     let (bucket, node) = (bucket(6), Node::new(1));
     let path = Path::new("/data/node.json");
