@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::context::{Birth, Context};
+use super::layout::prefix;
 use super::namespace::head::reclaim;
 use super::remote::keys_of;
 use super::{Engine, sweep};
@@ -18,8 +19,8 @@ use crate::model::ids::{Nsid, Project};
 #[derive(Debug, Default)]
 pub struct Expected {
     objects: Mutex<BTreeMap<String, (usize, bool)>>,
-    /// Objects that were expected, are here, and that nothing names: what came for states that did not.
-    left: Mutex<BTreeSet<String>>,
+    /// Objects that came from the bucket since the newest state of their incarnation was expected, or for that: it may not come to be.
+    came: Mutex<BTreeSet<String>>,
 }
 
 impl Expected {
@@ -49,17 +50,19 @@ impl Expected {
         free
     }
 
-    fn left(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn came(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what came for other states below a prefix than one that needs `keys`.
     fn outlived(&self, below: &str, keys: &BTreeSet<String>) -> Vec<String> {
-        let mut left = self.left();
-        let found: Vec<String> =
-            left.range(below.to_owned()..).take_while(|key| key.starts_with(below)).cloned().collect();
-        left.retain(|key| !key.starts_with(below));
-        found.into_iter().filter(|key| !keys.contains(key)).collect()
+        let mut came = self.came();
+        let below = came.range(below.to_owned()..).take_while(|key| key.starts_with(below));
+        let outlived: Vec<String> = below.filter(|key| !keys.contains(*key)).cloned().collect();
+        for key in &outlived {
+            came.remove(key);
+        }
+        outlived
     }
 
     /// Lets go of an object by `remove`, which runs before anybody comes to expect it; later where somebody does already.
@@ -93,9 +96,17 @@ impl Engine {
     /// [`Engine::expect`] of the newest state of an incarnation: what came for earlier ones that were never taken in goes.
     pub fn expect_newest(&self, project: &Project, manifest: &Manifest) -> Expectation {
         let expected = self.expect(manifest);
-        let below = format!("{project}/namespaces/{}/", manifest.nsid);
-        supersede(&self.context, &below, &keys_of(manifest));
+        let below = format!("{}/", prefix(project, manifest.nsid));
+        let outlived = self.context.expected.outlived(&below, &keys_of(manifest));
+        if !outlived.is_empty() {
+            reclaim(&self.context, &outlived);
+        }
         expected
+    }
+
+    /// An object came from the bucket. As long as no state names it, the next pass may go on with it.
+    pub fn came(&self, key: &str) {
+        self.context.expected.came().insert(key.to_owned());
     }
 
     /// Keeps objects that a state needs, those that come in for it and those that are here, until the result is dropped.
@@ -109,25 +120,11 @@ impl Engine {
     }
 }
 
-/// Lets go of what came for states of an incarnation, whose objects lie below a prefix, before one that needs `keys`: they are not
-/// fetched any more.
-fn supersede(context: &Context, below: &str, keys: &BTreeSet<String>) {
-    let outlived = context.expected.outlived(below, keys);
-    if !outlived.is_empty() {
-        reclaim(context, &outlived);
-    }
-}
-
 impl Drop for Expectation {
     fn drop(&mut self) {
         let free = self.context.expected.end(&self.keys);
         if !free.is_empty() {
             reclaim(&self.context, &free);
         }
-        // The next pass may go on with them.
-        let context = &self.context;
-        let is_left = |key: &&String| context.tier.has(key, 0) && context.meta.is_free(key).unwrap_or(false);
-        let left: Vec<String> = self.keys.iter().filter(is_left).cloned().collect();
-        context.expected.left().extend(left);
     }
 }

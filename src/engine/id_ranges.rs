@@ -54,7 +54,7 @@ impl Engine {
     /// A claim is in the bucket: from now on blocks are taken of it, once none is left of the one before.
     pub fn keep_id_range(&self, range: IdRange) -> Result<()> {
         if self.id_ranges().is_empty() {
-            self.context.node.has_shown();
+            self.context.node.note_shown();
         }
         self.context.edit_node(|node| {
             let going_on = match node.id_ranges.is_empty() {
@@ -77,13 +77,13 @@ impl Engine {
                 false => node.id_blocks.map(current_range),
             };
             let after = node.id_ranges.iter().skip_while(|own| own.range != range).nth(1).map(begin);
-            let had = node.id_ranges.clone();
+            let first = node.id_ranges.first().copied();
             node.id_ranges.retain(|own| own.range != range);
-            if node.id_ranges.first() != had.first() {
+            if node.id_ranges.first() != first.as_ref() {
                 node.id_told = None;
             }
             match (node.id_ranges.is_empty(), next == Some(range)) {
-                (true, _) if !had.is_empty() => node.id_blocks = Some(IdBlocks::NONE),
+                (true, _) if first.is_some() => node.id_blocks = Some(IdBlocks::NONE),
                 (true, true) => node.id_blocks = None,
                 // Where none comes after it, all of the others are used up, and it stays where it was.
                 (false, true) => node.id_blocks = after.or(node.id_blocks),
@@ -114,19 +114,21 @@ impl Engine {
             node.id_told = told.or(node.id_told);
             told.is_some()
         })?;
-        self.context.node.has_shown();
+        self.context.node.note_shown();
         Ok(told)
     }
 
     /// Gives all ranges up, as another disk gives ids of them, too.
     pub fn leave_id_ranges(&self) -> Result<()> {
         self.context.edit_node(|node| {
-            let had = node.id_ranges.clone();
+            if !node.id_ranges.is_empty() {
+                node.id_blocks = Some(IdBlocks::NONE);
+            } else if node.id_blocks != Some(IdBlocks::NONE) {
+                // Who has claimed nothing begins somewhere else.
+                node.id_blocks = None;
+            }
             node.id_ranges.clear();
             node.id_told = None;
-            // Who has claimed nothing begins somewhere else.
-            node.id_blocks =
-                (!had.is_empty()).then_some(IdBlocks::NONE).or(node.id_blocks.filter(|kept| *kept == IdBlocks::NONE));
             true
         })
     }

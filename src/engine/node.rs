@@ -92,7 +92,8 @@ impl Node {
         !self.shown.load(Ordering::SeqCst)
     }
 
-    pub fn has_shown(&self) {
+    /// It was told of them.
+    pub fn note_shown(&self) {
         self.shown.store(true, Ordering::SeqCst);
     }
 
@@ -115,7 +116,7 @@ pub fn next_block(file: &NodeFile, random: &dyn Random) -> Option<(IdBlocks, u32
 /// followed by may have been used up long ago, when it was claimed before.
 pub fn next_claimed(file: &NodeFile) -> Option<(IdBlocks, u32)> {
     let blocks = file.id_blocks?;
-    let at = file.id_ranges.iter().position(|own| own.range == current_range(blocks))?;
+    let at = place_of(file, current_range(blocks))?;
     // Only the last is not begun, but where a node once went from the end of a range on into one that was claimed before.
     if at + CLAIMED_AHEAD < file.id_ranges.len().saturating_sub(1) {
         return None;
@@ -135,10 +136,15 @@ pub fn current_range(blocks: IdBlocks) -> u32 {
     range_of(last.take().map_or(blocks.first, |(_, block)| block))
 }
 
+/// Which of the ranges that were claimed a range is.
+fn place_of(file: &NodeFile, range: u32) -> Option<usize> {
+    file.id_ranges.iter().position(|own| own.range == range)
+}
+
 fn owns(file: &NodeFile, block: u32) -> bool {
     match file.id_ranges.is_empty() {
         true => file.id_blocks != Some(IdBlocks::NONE),
-        false => file.id_ranges.iter().any(|own| own.range == range_of(block)),
+        false => place_of(file, range_of(block)).is_some(),
     }
 }
 
@@ -146,7 +152,7 @@ fn owns(file: &NodeFile, block: u32) -> bool {
 /// count as given; so does what a node that once gave blocks again may have.
 fn is_given(file: &NodeFile, block: u32) -> bool {
     let Some(blocks) = file.id_blocks else { return true };
-    let place = |range| file.id_ranges.iter().position(|own| own.range == range);
+    let place = |range| place_of(file, range);
     let (Some(at), Some(now)) = (place(range_of(block)), place(current_range(blocks))) else { return true };
     let next = blocks.take().map(|(_, next)| next).filter(|next| range_of(*next) == range_of(block));
     match at.cmp(&now) {

@@ -82,8 +82,7 @@ impl Sync {
     }
 
     /// The end of a pass, which failed or did not: what it carried may have gone into a bucket that is not there any more.
-    pub(super) async fn after_carrying(&self, attached: &mut Attached, done: Result<()>) -> Result<()> {
-        let mut done = done;
+    pub(super) async fn after_carrying(&self, attached: &mut Attached, mut done: Result<()>) -> Result<()> {
         if self.has_carried.load(Ordering::SeqCst)
             && let Err(error) = check_identity(&self.bucket, self.engine.store_id(), &self.options.patience).await
             && error.code() == REPLACED
@@ -103,14 +102,9 @@ impl Sync {
         }
     }
 
-    /// Where the bucket was begun anew, or may have been another's: what of a namespace's state is not there is sent again, once it was brought together.
-    pub(super) async fn look_for_holes(
-        &self,
-        attached: &Attached,
-        name: &NamespaceName,
-        brought: Result<()>,
-    ) -> Result<()> {
-        brought?;
+    /// Where the bucket was begun anew, or may have been another's: what of the state of a namespace that was brought together is not
+    /// there is sent again.
+    pub(super) async fn look_for_holes(&self, attached: &Attached, name: &NamespaceName) -> Result<()> {
         if attached.has_holes
             && !self.engine.follows(name)
             && let Some(nsid) = self.engine.nsid_of(name)

@@ -290,11 +290,12 @@ impl Sync {
                 if pass.namespaces.contains_key(&name) {
                     continue;
                 }
-                let brought = match self.forget_tags_there(attached, &name) {
-                    Ok(()) => self.bring(attached, &name, &in_bucket, selection, pass).await,
-                    Err(error) => Err(error),
+                let brought = async {
+                    self.forget_tags_there(attached, &name)?;
+                    self.bring(attached, &name, &in_bucket, selection, pass).await?;
+                    self.look_for_holes(attached, &name).await
                 };
-                let error = self.look_for_holes(attached, &name, brought).await.err();
+                let error = brought.await.err();
                 // What cannot be listed says nothing of the bucket as a whole.
                 if in_bucket.of(&name).is_ok() {
                     unreached =

@@ -161,6 +161,7 @@ async fn pull_one(engine: &Arc<Engine>, bucket: &Bucket, object: ObjectFact, pat
         }
     }
     tokio::task::block_in_place(|| incoming.publish())?;
+    engine.came(key);
     Ok(came)
 }
 

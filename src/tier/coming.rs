@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{BUFFER_BYTES, Tier, keys_below, remove_dir_of, remove_empty_below};
+use super::{BUFFER_BYTES, Tier, keys_below, remove_dir_of, remove_empty_below, unless_removed};
 use crate::error::{Context as _, Error, Result};
 use crate::platform::disk::{Disk, DiskFile, create_dirs, if_there};
 use crate::platform::mmap::Mapping;
@@ -214,14 +214,6 @@ impl Incoming<'_> {
         if_there(disk.sync_dir(&parent(&self.path)))?;
         remove_dir_of(disk, &self.path);
         Ok(())
-    }
-}
-
-/// Makes a directory and puts something into it: who removes empty ones may come between the two.
-fn unless_removed<T>(put: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match put() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => put(),
-        done => done,
     }
 }
 

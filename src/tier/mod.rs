@@ -100,12 +100,7 @@ impl Tier {
             create_dirs(&*self.disk, parent)?;
             self.disk.create(&temporary)
         };
-        let file = match make() {
-            // Who removes empty directories came between the two; with the file in it, it is not empty.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(),
-            made => made,
-        };
-        let file = file.context(|| format!("create {}", temporary.display()))?;
+        let file = unless_removed(make).context(|| format!("create {}", temporary.display()))?;
         Ok(ObjectWriter {
             tier: self,
             file: Some(file),
@@ -262,6 +257,14 @@ impl Tier {
 fn keys_below(disk: &dyn Disk, root: &Path, folder: &str) -> Result<Vec<(String, u64)>> {
     let (found, errors) = walk(disk, root, folder);
     errors.into_iter().next().map_or(Ok(found), Err)
+}
+
+/// Makes a directory and puts something into it, with which it is not empty: who removes empty ones may come between the two.
+fn unless_removed<T>(put: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match put() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => put(),
+        done => done,
+    }
 }
 
 /// A segment has a directory of its own, which goes with it where that is the last in it.

@@ -278,6 +278,18 @@ fn of_others(dir: &Path, uid: u32) -> Vec<PathBuf> {
     found
 }
 
+/// Makes a data directory of what is done in it.
+fn make(data: &Path, work: impl AsyncFnOnce(&Arc<Engine>)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let open = || Engine::open(EngineConfig::new(data), Arc::new(RealDisk), clock, random).unwrap();
+        let engine = tokio::task::block_in_place(open);
+        work(&engine).await;
+        engine.shutdown().await.unwrap();
+    });
+}
+
 fn give(path: &Path, uid: u32) {
     std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
     if path.is_dir() {
@@ -298,14 +310,7 @@ fn what_root_makes_in_a_data_directory_belongs_to_its_owner() {
             std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         }
         let data = dir.path().join("data");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-            let open = || Engine::open(EngineConfig::new(&data), Arc::new(RealDisk), clock, random).unwrap();
-            let engine = tokio::task::block_in_place(open);
-            fill(&engine, "docs").await;
-            engine.shutdown().await.unwrap();
-        });
+        make(&data, async |engine| fill(engine, "docs").await);
         give(&data, NOBODY);
         std::fs::remove_file(data.join("meta.redb")).unwrap();
         // Beside the directory, where only root may write, and by paths that begin where root is.
@@ -339,16 +344,11 @@ fn what_is_merged_beside_roots_snapshot_belongs_to_who_made_the_files_too() {
         }
         std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let data = dir.path().join("data");
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
-            let open = || Engine::open(EngineConfig::new(&data), Arc::new(RealDisk), clock, random).unwrap();
-            let engine = tokio::task::block_in_place(open);
-            write(&engine, "docs", rows(0, 300)).await;
+        make(&data, async |engine| {
+            write(engine, "docs", rows(0, 300)).await;
             engine.checkpoint(&name("docs")).await.unwrap();
             // A segment of rows that are all replaced is merged away, which begins with the flush before the snapshot.
-            write(&engine, "docs", rows(0, 300)).await;
-            engine.shutdown().await.unwrap();
+            write(engine, "docs", rows(0, 300)).await;
         });
         give(&data, NOBODY);
         if round % 2 == 0 {

@@ -16,7 +16,7 @@ use crate::fleet::{bucket, fresh, lost, meet, options, sync};
 use crate::node::{Documents, Node, all, branch, name, put, write};
 
 /// A node that synced ten documents, and what an exact copy of its disk is.
-async fn cloned(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
+pub async fn cloned(seed: u64) -> (Bucket, [Node; 2], [Arc<Engine>; 2]) {
     let (bucket, node) = (bucket(seed), Node::new(1));
     let engine = node.open();
     put(&engine, "docs", 0..10, 1).await;

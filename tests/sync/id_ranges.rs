@@ -10,6 +10,7 @@ use shoal::model::ids::DocId;
 use shoal::platform::disk::{Disk, publish};
 use shoal::store::Patience;
 
+use crate::clones::cloned;
 use crate::fleet::{bucket, sync};
 use crate::node::{Node, branch, name, put};
 
@@ -192,18 +193,10 @@ async fn branch_ids(engine: &Arc<Engine>, namespace: &str) -> Vec<DocId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_put_back_from_a_copy_gives_no_id_again_that_the_bucket_has_a_namespace_of() {
-    let (bucket, node) = (bucket(4), Node::new(1));
-    let engine = node.open();
-    put(&engine, "docs", 0..3, 1).await;
-    sync(&node, &engine, &bucket).await.unwrap();
-    engine.shutdown().await.unwrap();
-    drop(engine);
-    let copy = Node { disk: node.disk.duplicate(), ..Node::new(2) };
-    let engine = node.open();
-    let lost = branch_ids(&engine, "before").await;
-    sync(&node, &engine, &bucket).await.unwrap();
-    drop(engine);
-    let engine = copy.open();
+    let (bucket, [node, copy], [lost_engine, engine]) = cloned(4).await;
+    let lost = branch_ids(&lost_engine, "before").await;
+    sync(&node, &lost_engine, &bucket).await.unwrap();
+    drop(lost_engine);
     sync(&copy, &engine, &bucket).await.unwrap();
     let claimed = engine.id_ranges();
     let given = branch_ids(&engine, "after").await;
@@ -218,14 +211,7 @@ async fn a_disk_that_was_put_back_from_a_copy_gives_no_id_again_that_the_bucket_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_that_gave_the_same_ids_to_branches_of_their_own_go_on_with_others() {
-    let (bucket, node) = (bucket(5), Node::new(1));
-    let engine = node.open();
-    put(&engine, "docs", 0..3, 1).await;
-    sync(&node, &engine, &bucket).await.unwrap();
-    engine.shutdown().await.unwrap();
-    drop(engine);
-    let nodes = [Node { disk: node.disk.duplicate(), ..Node::new(2) }, node];
-    let engines = [nodes[0].open(), nodes[1].open()];
+    let (bucket, nodes, engines) = cloned(5).await;
     let both = branch_ids(&engines[0], "one").await;
     assert_eq!(both, branch_ids(&engines[1], "other").await, "nobody can know yet");
     for at in [0, 1, 0] {

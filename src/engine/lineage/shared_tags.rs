@@ -74,12 +74,12 @@ impl Engine {
         Ok(found)
     }
 
-    /// Whether the bucket has as many names of tags, as far as is known here and with those of `here` that it is to be told of, as it may
+    /// Whether the bucket has as many names of tags, as far as is known here and with `others` that are here and that it is to be told of, as it may
     /// have, so that a tag of a name that it does not have would find no room. Blocking.
-    pub(super) fn is_crowded_for(&self, (nsid, tag): (Nsid, &str), here: &[String]) -> Result<bool> {
+    pub(super) fn is_crowded_for(&self, (nsid, tag): (Nsid, &str), others: &[String]) -> Result<bool> {
         let known = self.known_tags(nsid)?.revisions;
-        let is_new = |name: &&String| *name != tag && !known.contains_key(*name);
-        Ok(!known.contains_key(tag) && known.len() + here.iter().filter(is_new).count() >= TAGS_SHARED_MAX)
+        let is_new = |name: &&String| !known.contains_key(*name);
+        Ok(!known.contains_key(tag) && known.len() + others.iter().filter(is_new).count() >= TAGS_SHARED_MAX)
     }
 
     /// A tag's newest revision. Blocking.

@@ -135,13 +135,13 @@ impl Engine {
         // Where it is not known, nothing is forgotten.
         let (context, is_here_only) = (&self.context, self.is_here_only(nsid).unwrap_or(false));
         let mut others = list(context, &context.layout.tags(nsid))?;
+        others.retain(|other| other != tag);
         if !self.follows(name) && self.is_crowded_for((nsid, tag), &others)? {
             return Err(Error::invalid(format!(
                 "{name} has {TAGS_SHARED_MAX} names of tags in its bucket or on their way there, which is the most, and '{tag}' is none of them"
             ))
             .with_hint("use a name again; a deleted tag counts until a reclaim, `sync.retention_days` after its deletion"));
         }
-        others.retain(|other| other != tag);
         let now = context.clock.now_millis();
         if others.len() < TAGS_MAX {
             // All have their turn: the clock says where it begins.
